@@ -1,0 +1,126 @@
+"""The shapes that plug-ins fill: an algorithm is a record of pure functions, both halves of one paper."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from hansa.arrays import Array, Arrays
+from hansa.messages import Contribution, Metrics, Task, Update
+
+__all__ = ["Aggregate", "Aggregator", "Algorithm", "Cohort", "Partial", "Plan", "Policy", "State", "Trainer", "Transform"]
+
+
+Plan: TypeAlias = Any
+"""An aggregator's own value, for example `aggregators.mean.SumPlan`; others hand it back unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the server keeps between rounds."""
+
+    params: Arrays
+    """The global model."""
+    round: int = 0
+    """Committed rounds so far."""
+    slots: Mapping[str, Arrays] = field(default_factory=dict)
+    """An algorithm's own memory by name, for example {"m": …, "v": …} of FedAdam."""
+
+
+@dataclass(slots=True)
+class Partial:
+    """A sum of updates so far, with its total weight and its contributors. Owned by one fold, which changes it."""
+
+    sums: dict[str, Array]
+    """What the aggregator adds up, for example int64 fixed-point sums of n_i·Δ_i in the shapes of the model."""
+    weight: int = 0
+    """The weights of exactly the updates in `sums`."""
+    contributions: dict[str, Contribution] = field(default_factory=dict)
+    """By client; nobody is in here twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Many updates become one: the result of a round, before the server's half has used it."""
+
+    mean: Arrays
+    """Weighted mean of the changes, in the dtypes of `arrays.delta_dtype`."""
+    weight: int
+    contributions: Mapping[str, Contribution]
+
+
+class Aggregator(Protocol):
+    """How many updates become one. `merge` is associative and commutative, to the bit, with the identity `zero`."""
+
+    def plan(self, template: Arrays) -> Plan:
+        """What a fold must know, from what the algorithm broadcasts alone: every server derives the same."""
+
+    def zero(self, plan: Plan) -> Partial:
+        """The empty sum."""
+
+    def check(self, plan: Plan, update: Update) -> None:
+        """Raise `UpdateRejectedError` unless the update may be counted; reads every number, changes nothing."""
+
+    def accumulate(self, plan: Plan, partial: Partial, update: Update, contribution: Contribution) -> Partial:
+        """Check the update, then add it to `partial`, which is changed and returned; on an error it is unchanged."""
+
+    def merge(self, plan: Plan, left: Partial, right: Partial) -> Partial:
+        """Both sums together, after checking `right`; `left` is changed and returned; on an error it is unchanged."""
+
+    def report(self, plan: Plan, partial: Partial) -> Aggregate:
+        """The mean, from a partial of at least one contribution."""
+
+
+class Trainer(Protocol):
+    """Local training in one ML framework, or by a user's own functions."""
+
+    def initial_model(self, rng: np.random.Generator) -> Arrays:
+        """The model of round 0."""
+
+    def fit(self, model: Arrays, task: Task) -> Update:
+        """Train locally from `model`; `arrays` of the result is the model afterwards. Honours `task.correction`."""
+
+    def gradient(self, model: Arrays, task: Task) -> Update:
+        """The gradient of the mean loss over all local examples, in the structure of `model`; no step is taken."""
+
+    def evaluate(self, model: Arrays, task: Task) -> Metrics:
+        """Metrics of the model on the client's evaluation data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """Both halves of one paper; each field is a pure function."""
+
+    name: str
+    init: Callable[[Arrays], State]
+    """The initial model → the server's state."""
+    broadcast: Callable[[State], Arrays]
+    """State → what every client of the round receives, and the template of what it returns."""
+    client_update: Callable[[Trainer, Arrays, Task], Update]
+    """Local work on what was broadcast → an update whose arrays have the broadcast's structure."""
+    aggregator: Aggregator
+    server_update: Callable[[State, Aggregate], State]
+    keeps_partial_work: bool = False
+    """Whether the work of a straggler counts as far as it got (FedProx), instead of being late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """One update into one update, applied on the client after its half of the algorithm (clipping, quantization …)."""
+
+    name: str
+    apply: Callable[[Update, np.random.Generator], Update]
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """The clients invited to one round."""
+
+    invited: tuple[str, ...]
+    substitutes: tuple[str, ...] = ()
+    """Who takes the place of a client that fails, in this order."""
+
+
+Policy: TypeAlias = Callable[[Sequence[str], int, np.random.Generator], Cohort]
+"""(connected clients, sorted; round, from 1; rng) → cohort."""

@@ -1,0 +1,213 @@
+"""Named ndarrays in a fixed order, and the arithmetic on them.
+
+A model, a change of a model and a control variate are all `Arrays`. The rules for dtypes are in one place, here:
+
+| dtype of the model's tensor | dtype of its change (`subtract`) | applying a change (`apply`)              |
+|-----------------------------|----------------------------------|------------------------------------------|
+| float16, bfloat16, float32  | float32                          | added in float64, rounded once           |
+| float64                     | float64                          | added in float64                         |
+| integers, bool              | int64                            | added in int64; a bool is 1 when above 0 |
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import ArraysMismatchError
+
+__all__ = [
+    "DTYPES",
+    "Array",
+    "Arrays",
+    "add",
+    "apply",
+    "check_same_structure",
+    "delta_dtype",
+    "first_difference",
+    "is_floating",
+    "map_floating",
+    "scale",
+    "subtract",
+    "zeros_like",
+]
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+"""An ndarray of any shape and of a dtype in `DTYPES`."""
+
+DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType({
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+})
+"""The dtypes a tensor may have, by their safetensors names."""
+
+_ALLOWED = frozenset(DTYPES.values())
+
+
+class Arrays(Mapping[str, Array]):
+    """An immutable mapping of tensor name to ndarray, in a fixed order.
+
+    The arrays are read-only views, C-contiguous and little-endian; `.copy()` one to change it. Equality is of names,
+    order, dtypes, shapes and bits (NaN equals NaN).
+
+    Raises `ArraysMismatchError` for a value that is not numeric or a name that is not a string.
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, npt.ArrayLike] | None = None, /) -> None:
+        """items: tensor name → anything that `numpy.asarray` takes; never copied where it is contiguous already."""
+        frozen: dict[str, Array] = {}
+        for name, value in (items or {}).items():
+            frozen[_checked_name(name)] = _frozen(name, value)
+        self._items = frozen
+
+    def __getitem__(self, name: str) -> Array:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Arrays) and first_difference(self, other) is None
+
+    __hash__ = None  # type: ignore[assignment]  # large and compared by value: not a dictionary key
+
+    def __repr__(self) -> str:
+        return f"Arrays({len(self)} tensors, {self.nbytes:,} bytes)"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(array.nbytes for array in self._items.values())
+
+
+def is_floating(array: Array) -> bool:
+    """Whether an array holds floating-point numbers (float16, bfloat16, float32, float64)."""
+    return array.dtype.kind == "f" or array.dtype == DTYPES["BF16"]
+
+
+def delta_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of a change of a tensor of this dtype: float32, float64 or int64."""
+    if dtype == DTYPES["F64"]:
+        return DTYPES["F64"]
+    return DTYPES["F32"] if dtype.kind == "f" or dtype == DTYPES["BF16"] else DTYPES["I64"]
+
+
+def check_same_structure(expected: Mapping[str, Array], actual: Mapping[str, Array], what: str) -> None:
+    """Raise `ArraysMismatchError`, naming the first tensor at fault, unless names, order and shapes agree.
+
+    what: the actual thing, as the subject of the sentence, for example "the trained model".
+    """
+    missing = [name for name in expected if name not in actual]
+    extra = [name for name in actual if name not in expected]
+    if missing or extra:
+        said = [f"lacks {missing[:3]}"] * bool(missing) + [f"has the unknown {extra[:3]}"] * bool(extra)
+        raise ArraysMismatchError(f"{what} {' and '.join(said)}: its tensors must be the model's, {list(expected)[:6]}")
+    if list(expected) != list(actual):
+        raise ArraysMismatchError(f"{what} has its tensors in another order; keep the model's, {list(expected)[:6]}")
+    for name, array in expected.items():
+        if actual[name].shape != array.shape:
+            raise ArraysMismatchError(
+                f"{what} has the shape {actual[name].shape} for {name!r}, but the model has {array.shape}"
+            )
+
+
+def first_difference(left: Arrays, right: Arrays) -> str | None:
+    """The name of the first tensor whose dtype, shape or bits differ (or that one side lacks), else None."""
+    for mine, theirs in zip(left, right, strict=False):
+        if mine != theirs:
+            return mine
+        a, b = left[mine], right[mine]
+        if a.dtype != b.dtype or a.shape != b.shape or a.tobytes() != b.tobytes():
+            return mine
+    if len(left) != len(right):
+        longer = left if len(left) > len(right) else right
+        return list(longer)[min(len(left), len(right))]
+    return None
+
+
+def subtract(new: Arrays, old: Arrays) -> Arrays:
+    """The change `new − old`, in the dtypes of `delta_dtype`; both must have the same structure."""
+    check_same_structure(old, new, "the trained model")
+    return Arrays({name: _difference(new[name], old[name]) for name in old})
+
+
+def apply(params: Arrays, change: Arrays) -> Arrays:
+    """`params + change`, in the dtypes of `params`, each value rounded once."""
+    check_same_structure(params, change, "the change")
+    return Arrays({name: _moved(params[name], change[name]) for name in params})
+
+
+def add(left: Arrays, right: Arrays) -> Arrays:
+    """`left + right`, tensor by tensor, in the dtypes of `left`."""
+    check_same_structure(left, right, "the right-hand side")
+    return Arrays({name: np.add(left[name], right[name], dtype=left[name].dtype) for name in left})
+
+
+def scale(arrays: Arrays, factor: float) -> Arrays:
+    """Floating tensors times `factor`; other tensors are left as they are."""
+    return map_floating(lambda array: array * array.dtype.type(factor), arrays)
+
+
+def zeros_like(arrays: Arrays) -> Arrays:
+    """Zeros of the same names, shapes and dtypes."""
+    return Arrays({name: np.zeros_like(array) for name, array in arrays.items()})
+
+
+def map_floating(function: Callable[..., Array], arrays: Arrays, *others: Arrays) -> Arrays:
+    """`function` over the floating tensors of `arrays` and their namesakes in `others`; the rest is taken unchanged."""
+    return Arrays({
+        name: function(array, *(other[name] for other in others)) if is_floating(array) else array
+        for name, array in arrays.items()
+    })
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not name:
+        raise ArraysMismatchError(f"a tensor's name must be a non-empty string, not {name!r}")
+    return name
+
+
+def _frozen(name: str, value: npt.ArrayLike) -> Array:
+    array = np.asarray(value, order="C")
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    if array.dtype not in _ALLOWED:
+        raise ArraysMismatchError(f"tensor {name!r} has the dtype {array.dtype}; use one of {', '.join(DTYPES)}")
+    view = array.view()
+    view.flags.writeable = False
+    return cast("Array", view)
+
+
+def _difference(new: Array, old: Array) -> Array:
+    dtype = delta_dtype(old.dtype)
+    if dtype != DTYPES["I64"]:
+        return np.asarray(np.subtract(new, old, dtype=dtype))
+    return np.asarray(np.subtract(new.astype(dtype), old.astype(dtype)))
+
+
+def _moved(param: Array, change: Array) -> Array:
+    if is_floating(param):
+        moved = np.empty_like(param)
+        with np.errstate(over="ignore"):  # beyond the dtype's range is infinity, and the next check names it
+            np.add(param, change, out=moved, dtype=np.float64, casting="unsafe")
+        return moved
+    return np.asarray((param.astype(np.int64) + change.astype(np.int64)).astype(param.dtype))

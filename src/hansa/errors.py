@@ -1,0 +1,150 @@
+"""Everything that can go wrong, as one tree.
+
+HansaError
+├── InputError                 the caller gave something that cannot be used
+│   ├── ArraysMismatchError    names, shapes or dtypes differ from what is expected
+│   ├── AppError               an app cannot be loaded, or lacks a function that is needed
+│   ├── ConfigError            a setting is unknown or out of range, or a plug-in has no such name
+│   └── MissingExtraError      an optional dependency is not installed
+├── UpdateRejectedError        an update must not be counted; carries a `Reason`
+├── UserCodeError              user code raised, exited or hung; carries its traceback
+├── RunFailedError             a run ended without finishing
+│   └── QuorumNotMetError      too few updates arrived before the deadline
+├── WireError                  bytes from the network are not what they should be
+├── ConnectionFailedError      a peer cannot be reached
+├── AuthenticationError        no token, or one that does not hold
+├── PermissionDeniedError      the identity may not do this
+├── NotFoundError              there is no such thing (in this project)
+└── ConflictError              it exists already, or its state forbids the action
+
+Every message says what happened, to whom, and what to do.
+"""
+
+from enum import StrEnum
+
+__all__ = [
+    "AppError",
+    "ArraysMismatchError",
+    "AuthenticationError",
+    "ConfigError",
+    "ConflictError",
+    "ConnectionFailedError",
+    "HansaError",
+    "InputError",
+    "MissingExtraError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "QuorumNotMetError",
+    "Reason",
+    "RunFailedError",
+    "UpdateRejectedError",
+    "UserCodeError",
+    "WireError",
+]
+
+
+class Reason(StrEnum):
+    """Why an update was not counted."""
+
+    LATE = "late"
+    """The round had closed."""
+    DUPLICATE = "duplicate"
+    """The client had already been counted in this round."""
+    NOT_INVITED = "not-invited"
+    """The client is not in the round's cohort."""
+    UNKNOWN_ROUND = "unknown-round"
+    """No such run or round is open here."""
+    STRUCTURE = "structure"
+    """Tensor names, shapes or dtypes differ from the model's."""
+    NOT_FINITE = "not-finite"
+    """A value is NaN or infinite."""
+    OUT_OF_RANGE = "out-of-range"
+    """A value is too large for the exact sum."""
+    WEIGHT = "weight"
+    """`num_examples` is not between 1 and the run's `max_weight`."""
+    TOO_LARGE = "too-large"
+    """More bytes than the model can account for."""
+    DIGEST = "digest"
+    """The bytes received are not the bytes announced."""
+    MALFORMED = "malformed"
+    """The bytes are not a valid safetensors file."""
+
+
+class HansaError(Exception):
+    """Base of every error that hansa raises on purpose."""
+
+
+class InputError(HansaError):
+    """The caller gave something that cannot be used."""
+
+
+class ArraysMismatchError(InputError):
+    """Names, shapes or dtypes differ from what is expected."""
+
+
+class AppError(InputError):
+    """An app cannot be loaded, or lacks a function that is needed."""
+
+
+class ConfigError(InputError):
+    """A setting is unknown or out of range, or a plug-in has no such name."""
+
+
+class MissingExtraError(InputError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        """feature: what was asked for; extra: the name in `hansa[extra]` that brings it."""
+        super().__init__(f"{feature} needs an optional dependency: pip install 'hansa[{extra}]'")
+        self.extra = extra
+
+
+class UpdateRejectedError(HansaError):
+    """An update must not be counted."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        """detail: one sentence for a person, naming the tensor or the number at fault."""
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class UserCodeError(HansaError):
+    """User code raised, exited or hung."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        """traceback: the formatted traceback where there is one, else empty."""
+        super().__init__(message)
+        self.traceback = traceback
+
+
+class RunFailedError(HansaError):
+    """A run ended without finishing; the message is its cause."""
+
+
+class QuorumNotMetError(RunFailedError):
+    """Too few updates arrived before the deadline."""
+
+
+class WireError(HansaError):
+    """Bytes from the network are not what they should be."""
+
+
+class ConnectionFailedError(HansaError):
+    """A peer cannot be reached."""
+
+
+class AuthenticationError(HansaError):
+    """No token, or one that does not hold."""
+
+
+class PermissionDeniedError(HansaError):
+    """The identity may not do this."""
+
+
+class NotFoundError(HansaError):
+    """There is no such thing (in this project)."""
+
+
+class ConflictError(HansaError):
+    """It exists already, or its state forbids the action."""

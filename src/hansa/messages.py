@@ -1,0 +1,242 @@
+"""The things that travel between the parts of a federation: values, with no behaviour but their own arithmetic."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.arrays import Arrays
+from hansa.errors import InputError
+
+__all__ = [
+    "ClientInfo",
+    "Contribution",
+    "EvaluationRules",
+    "GradientCorrection",
+    "Kind",
+    "Metrics",
+    "RoundRules",
+    "RunSpec",
+    "Task",
+    "Update",
+    "Value",
+    "merge_metrics",
+]
+
+Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value] | None"
+"""What a configuration may hold; it survives the wire and the database with its type."""
+
+
+class Kind(StrEnum):
+    """What a client is asked to do."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """Who is training: what `@app.data` receives."""
+
+    name: str
+    """Unique in the project."""
+    index: int = 0
+    """The number of the client's share of a data set that is split among `total`, from 0."""
+    total: int = 1
+    """How many clients a split data set is shared among."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What the data owner set on this client, for example the path of its data."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientCorrection:
+    """What an algorithm adds to every local gradient: g ← g + proximal·(w − w₀) + offset, w₀ the model received."""
+
+    proximal: float = 0.0
+    """The μ of FedProx, ≥ 0."""
+    offset: Arrays | None = None
+    """Names and shapes of the model, for example SCAFFOLD's c − c_i."""
+
+
+def _ignore_progress(done: float, total: float) -> None:
+    """Progress that nobody asked for."""
+
+
+@dataclass(slots=True)
+class Task:
+    """One piece of work for one client: what `@app.train` and `@app.evaluate` receive beside the model."""
+
+    client: ClientInfo
+    round: int
+    """Counted from 1."""
+    rng: np.random.Generator
+    """Seeded by the run, the round and the client, so that a simulation and a network draw the same numbers."""
+    data: Any = None
+    """What `@app.data` returned for this client, else None."""
+    config: Mapping[str, Value] = field(default_factory=dict)
+    """The run's own settings, as given with `--set key=value`."""
+    work: float = 1.0
+    """The share of the local work that this device manages before the deadline, 0 < work ≤ 1 (simulated stragglers)."""
+    progress: Callable[[float, float], None] = _ignore_progress
+    """`task.progress(done, total)` renews the lease of a long task and is shown to the operator."""
+    _correction: GradientCorrection | None = None
+    _correction_was_read: bool = False
+
+    @property
+    def correction(self) -> GradientCorrection | None:
+        """What to add to each gradient (FedProx, SCAFFOLD …); None when the algorithm asks for nothing."""
+        self._correction_was_read = True
+        return self._correction
+
+    @property
+    def ignored_correction(self) -> bool:
+        """Whether the algorithm asked for a correction that local training never looked at."""
+        return self._correction is not None and not self._correction_was_read
+
+    def corrected_by(self, correction: GradientCorrection | None) -> "Task":
+        """The same task with this correction, not yet looked at."""
+        return replace(self, _correction=correction, _correction_was_read=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one client learned in one task.
+
+    Local training returns the model after training as `arrays`; the client half of the algorithm turns it into the
+    change, Δ = after − before, which is what travels and what aggregators sum.
+    """
+
+    arrays: Arrays
+    num_examples: int
+    """The weight n_i of this client, 1 ≤ n < 2^63."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        arrays: Mapping[str, npt.ArrayLike],
+        num_examples: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """arrays: a mapping of tensor name to array, with the model's names and shapes."""
+        object.__setattr__(self, "arrays", arrays if isinstance(arrays, Arrays) else Arrays(arrays))
+        object.__setattr__(self, "num_examples", _whole(num_examples, "Update"))
+        object.__setattr__(self, "metrics", _numbers(metrics or {}, "Update"))
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Named numbers with the number of examples that they were computed on."""
+
+    values: Mapping[str, float]
+    num_examples: int
+
+    def __init__(self, values: Mapping[str, float], num_examples: int) -> None:
+        """values: metric name → number; num_examples: the weight of this report in the mean over clients."""
+        object.__setattr__(self, "values", _numbers(values, "Metrics"))
+        object.__setattr__(self, "num_examples", _whole(num_examples, "Metrics"))
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One client's part in a sum: what is recorded of an update once its numbers are folded."""
+
+    client: str
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    digest: str = ""
+    """The content address of the update's bytes where they travelled, else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRules:
+    """Who takes part in a round, and when it closes."""
+
+    selection: str = "all"
+    """A policy of the entry-point group `hansa.policies`: all, count, fraction, cyclic, or a plug-in's."""
+    count: int | None = None
+    """Clients in the cohort, for the policy `count`."""
+    fraction: float | None = None
+    """0 < fraction ≤ 1 of the connected clients, for the policy `fraction`."""
+    min_clients: int = 1
+    """Connected clients that a round waits for before it opens."""
+    quorum: int = 1
+    """Updates without which a round fails."""
+    enough: int | None = None
+    """Accepted updates that close the round at once; None: it waits for all who are invited."""
+    deadline: float = 3600.0
+    """Seconds after the round is due; it closes with the quorum, or fails. Later updates are rejected."""
+    lease: float = 60.0
+    """Seconds without any progress after which a client's place is offered to another."""
+    replace_failed: bool = True
+    """Whether a client that fails is replaced by one that was not invited."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRules:
+    """What is evaluated after a round."""
+
+    every: int = 1
+    """Evaluate after every n-th round and after the last; 0: never."""
+    fraction: float = 1.0
+    """0 < fraction ≤ 1 of the connected clients evaluate."""
+    central: bool = True
+    """Also run `@app.central_evaluate` beside the aggregation, where the app has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything that decides the result of a run, as plain values; `hansa.run` makes objects of it."""
+
+    name: str = "run"
+    project: str = "default"
+    algorithm: str = "fedavg"
+    """A name of the entry-point group `hansa.algorithms`."""
+    algorithm_options: Mapping[str, Value] = field(default_factory=dict)
+    """For example {"learning_rate": 0.01, "beta1": 0.9} for fedadam."""
+    rounds: int = 10
+    seed: int = 0
+    rules: RoundRules = field(default_factory=RoundRules)
+    evaluation: EvaluationRules = field(default_factory=EvaluationRules)
+    max_weight: int = 2**24
+    """The most examples that one round may sum; a power of two. More examples cost precision (see aggregators.mean)."""
+    range_bits: int = 6
+    """A client may change a value by up to 2^range_bits times the tensor's scale; beyond, the update is rejected."""
+    config: Mapping[str, Value] = field(default_factory=dict)
+    """Handed to user code as `task.config`."""
+
+
+def merge_metrics(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, Metrics]:
+    """The mean of each metric over the reports that have it, weighted by their examples, and those examples.
+
+    reports: (metrics, num_examples) pairs, in any order: sums are exact (`math.fsum`), so the order does not matter.
+    A metric that is NaN or infinite anywhere comes out as NaN.
+    """
+    terms: dict[str, list[tuple[float, int]]] = {}
+    for values, num_examples in reports:
+        for name, value in values.items():
+            terms.setdefault(name, []).append((value, num_examples))
+    return {name: Metrics({name: _weighted_mean(pairs)}, sum(n for _, n in pairs)) for name, pairs in sorted(terms.items())}
+
+
+def _weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
+    total = sum(n for _, n in pairs)
+    if total == 0 or not all(math.isfinite(value) for value, _ in pairs):
+        return math.nan
+    return math.fsum(value * n for value, n in pairs) / total
+
+
+def _whole(num_examples: object, what: str) -> int:
+    if isinstance(num_examples, bool) or not isinstance(num_examples, int | np.integer):
+        raise InputError(f"{what}(num_examples={num_examples!r}): the number of examples must be a whole number")
+    return int(num_examples)
+
+
+def _numbers(values: Mapping[str, Any], what: str) -> dict[str, float]:
+    try:
+        return {str(name): float(value) for name, value in values.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{what}: metrics must be a mapping of name to number, not {values!r}") from error

@@ -1,0 +1,114 @@
+"""What hansa asks of a metadata store and of an object store; SQLite and a directory answer here, others by plug-in."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from hansa.store.records import (
+    ContributionRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    Record,
+    RoundRecord,
+    SessionRecord,
+)
+
+__all__ = ["MetadataStore", "ObjectStore", "Page", "Query", "RoundCommit"]
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to list, always within one project."""
+
+    project: str
+    where: Mapping[str, str | int | float | bool | Sequence[str]] = field(default_factory=dict)
+    """Column → the value that it equals, or the values it may have. An unknown column is a `ConfigError`."""
+    after: int | None = None
+    """Events only: those with a larger id."""
+    sort: str = ""
+    """A column, with a leading "-" for descending; empty: oldest first."""
+    limit: int = 100
+    """1 to 1000."""
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[R]):
+    """One page of a list."""
+
+    items: tuple[R, ...]
+    total: int
+    """How many match in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCommit:
+    """Everything that one round changes, written in one transaction after its objects are durable."""
+
+    session: SessionRecord
+    """As it is after the round."""
+    round: RoundRecord
+    model: ModelRecord
+    contributions: tuple[ContributionRecord, ...]
+    metrics: tuple[MetricRecord, ...] = ()
+    events: tuple[EventRecord, ...] = ()
+
+
+class MetadataStore(Protocol):
+    """Rows. Every method is one transaction, durable when it returns."""
+
+    async def open(self) -> None:
+        """Connect and migrate to the newest schema."""
+
+    async def close(self) -> None:
+        """Release every connection."""
+
+    async def get(self, kind: type[R], project: str, key: str) -> R:
+        """The row with this id; raise `NotFoundError` when the project has none."""
+
+    async def list(self, kind: type[R], query: Query) -> Page[R]:
+        """Rows that match."""
+
+    async def put(self, *records: Record) -> None:
+        """Insert or replace by id, all or none. Events get the next id."""
+
+    async def create(self, record: Record) -> None:
+        """Insert; raise `ConflictError` when the id exists."""
+
+    async def delete_session(self, project: str, session: str) -> None:
+        """Remove a session with its rounds, contributions, metrics, events and model rows (not the objects)."""
+
+    async def commit_round(self, commit: RoundCommit) -> None:
+        """Write a round at once. Writing the same round again changes nothing; another model for it is a `ConflictError`."""
+
+    async def ancestors(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
+        """The trail from this model back to its seed, nearest first."""
+
+    async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
+        """Every model that was made from this one, oldest first."""
+
+
+class ObjectStore(Protocol):
+    """Immutable bytes by content. A digest is blake3, 64 hexadecimal digits."""
+
+    async def put(self, parts: Iterable[bytes | memoryview]) -> str:
+        """Store the concatenation durably (it survives a power cut) and return its digest; storing twice is harmless."""
+
+    async def put_file(self, path: Path) -> str:
+        """The same for a file's bytes, in bounded memory."""
+
+    async def size(self, digest: str) -> int:
+        """Bytes; raise `NotFoundError` when absent."""
+
+    def read(self, digest: str, offset: int = 0, chunk: int = 1 << 20) -> AsyncIterator[bytes]:
+        """The bytes from an offset, in chunks; raise `NotFoundError` when absent."""
+
+    async def fetch(self, digest: str) -> Path:
+        """A local file with these bytes, to map into memory; the store keeps it."""
+
+    async def delete(self, digest: str) -> None:
+        """Remove; harmless when absent."""

@@ -1,0 +1,240 @@
+"""The rows that hansa keeps: frozen values, each in one project. Times are POSIX seconds (UTC)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from hansa.messages import Kind, RunSpec, Value
+
+__all__ = [
+    "ClientRecord",
+    "CombinerRecord",
+    "ContributionRecord",
+    "EventRecord",
+    "MetricRecord",
+    "ModelRecord",
+    "PackageRecord",
+    "ProjectRecord",
+    "Record",
+    "RoundRecord",
+    "SessionRecord",
+    "SessionState",
+    "TokenRecord",
+]
+
+
+class SessionState(StrEnum):
+    """The life of a session. FINISHED, FAILED and STOPPED are terminal; FAILED and STOPPED can be resumed."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRecord:
+    """A workspace."""
+
+    id: str
+    name: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A run on the network."""
+
+    id: str
+    project: str
+    name: str
+    spec: RunSpec
+    state: SessionState
+    created_at: float
+    package: str | None = None
+    """Digest of the user's code; None when clients bring their own."""
+    seed_model: str | None = None
+    """Digest of the model that it starts from; None: the app's initial model."""
+    round: int = 0
+    """Committed rounds."""
+    model: str | None = None
+    """Digest of the newest committed model."""
+    cause: str = ""
+    """Why it is in a terminal state."""
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A committed round. Its `link` chains model ← round ← contributors ← parent model, verifiable offline."""
+
+    id: str
+    """session/number"""
+    project: str
+    session: str
+    number: int
+    parent_model: str
+    model: str
+    state: str
+    """Digest of the algorithm's whole state after the round (params and slots)."""
+    accepted: int
+    rejected: int
+    failed: int
+    missing: int
+    weight: int
+    """Examples summed."""
+    opened_at: float
+    closed_at: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Weighted means of the training metrics of the contributors."""
+    link: str = ""
+    """blake3 over the previous link, parent model, model, state and the sorted contributors."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContributionRecord:
+    """What became of one invited client in one round."""
+
+    id: str
+    """session/number/client"""
+    project: str
+    session: str
+    round: int
+    client: str
+    outcome: str
+    """accepted, rejected, failed or missing"""
+    num_examples: int = 0
+    digest: str = ""
+    reason: str = ""
+    """Of a rejection or a failure, for a person."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A node of the model trail."""
+
+    id: str
+    """Content address: blake3 of the safetensors file. A model reached twice is one object with several records."""
+    project: str
+    session: str
+    """Empty for an uploaded seed."""
+    round: int
+    """0 for an initial model."""
+    parent: str | None
+    size: int
+    """Bytes."""
+    created_at: float
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRecord:
+    """One number of one round: of a client, or merged over clients (`client` empty), or central (`central`)."""
+
+    id: str
+    project: str
+    session: str
+    round: int
+    kind: Kind
+    name: str
+    value: float
+    num_examples: int
+    client: str = ""
+    """Empty: the weighted mean over clients; "central": evaluated beside the aggregation."""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened, in order; the live stream is these."""
+
+    id: int
+    """Grows by commit order; the cursor of the stream. 0 before it is stored."""
+    project: str
+    session: str
+    """Empty for an event of the network."""
+    kind: str
+    """For example session.started, round.opened, update.accepted, update.rejected, task.failed, round.committed."""
+    message: str
+    """One sentence for a person."""
+    at: float
+    data: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRecord:
+    """A client that has connected at least once."""
+
+    id: str
+    """project/name"""
+    project: str
+    name: str
+    combiner: str
+    """The server that its stream ends at; empty when it is away."""
+    connected: bool
+    first_seen: float
+    last_seen: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CombinerRecord:
+    """A combiner that has connected at least once."""
+
+    id: str
+    """project/name"""
+    project: str
+    name: str
+    parent: str
+    address: str
+    connected: bool
+    first_seen: float
+    last_seen: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PackageRecord:
+    """User code that sessions ship to clients."""
+
+    id: str
+    """blake3 of the archive."""
+    project: str
+    name: str
+    size: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """A token that was issued; the token itself is not kept."""
+
+    id: str
+    """The token's jti."""
+    project: str
+    name: str
+    """The identity."""
+    role: str
+    created_at: float
+    expires_at: float | None = None
+    revoked: bool = False
+
+
+Record: TypeAlias = (
+    ProjectRecord
+    | SessionRecord
+    | RoundRecord
+    | ContributionRecord
+    | ModelRecord
+    | MetricRecord
+    | EventRecord
+    | ClientRecord
+    | CombinerRecord
+    | PackageRecord
+    | TokenRecord
+)

@@ -1,0 +1,283 @@
+"""What nodes say to each other on a control stream, as values; `proto/hansa/v1/control.proto` says the same in bytes.
+
+A node (client or combiner) dials its parent (a combiner, or the controller's root) and opens one stream. Frames of
+`FromNode` climb, frames of `ToNode` descend. A combiner passes its children's frames on, so `client` is always the
+name of the client that the frame is about.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from hansa.errors import Reason
+from hansa.messages import Contribution, Kind, RunSpec
+
+__all__ = [
+    "Admission",
+    "Blob",
+    "Closed",
+    "Evaluated",
+    "FromNode",
+    "Heartbeat",
+    "Hello",
+    "LogLine",
+    "Offer",
+    "OpenRound",
+    "Presence",
+    "Present",
+    "Progress",
+    "Redirect",
+    "Role",
+    "RoundKey",
+    "Seal",
+    "Settled",
+    "TaskFailed",
+    "TaskStarted",
+    "ToNode",
+    "Verdict",
+    "Welcome",
+    "Withdraw",
+]
+
+
+class Role(StrEnum):
+    """What an identity may be."""
+
+    ADMIN = "admin"
+    CLIENT = "client"
+    COMBINER = "combiner"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """An object by content: a model, an update, a partial sum, a package."""
+
+    digest: str
+    """blake3 of the bytes, 64 hexadecimal digits."""
+    size: int
+    """Bytes."""
+    inline: bytes = b""
+    """The bytes themselves when there are at most `chunks.INLINE_LIMIT` of them, else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundKey:
+    """One training or evaluation phase of one round of one run."""
+
+    run: str
+    round: int
+    """From 1."""
+    kind: Kind
+
+
+# ── from a node to its parent ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first frame of a stream. The name and role are those of the token; a frame cannot claim another."""
+
+    role: Role
+    instance: str
+    """Random per process: tells a reconnect from a second process that uses the same identity."""
+    version: str
+    """Of the software, for people."""
+    capabilities: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    address: str = ""
+    """host:port at which a combiner's children reach it; empty for a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Nothing new, still here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """One client below a combiner."""
+
+    client: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    combiner: str = ""
+    """The server that the client's stream ends at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Clients and combiners that came or went below a combiner."""
+
+    joined: tuple[Present, ...] = ()
+    left: tuple[str, ...] = ()
+    combiners: tuple[Present, ...] = ()
+    """Every combiner below the sender, by `client` name, with its address in labels["address"] and its parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """The client has the model and has begun."""
+
+    key: RoundKey
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Renews the lease: bytes moved or steps trained."""
+
+    key: RoundKey
+    client: str
+    activity: str
+    """What it is doing: download, train, evaluate, upload."""
+    done: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """User code raised, exited or hung, or the app does not fit."""
+
+    key: RoundKey
+    client: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The result of an evaluation task."""
+
+    key: RoundKey
+    client: str
+    num_examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A trained update, or a combiner's partial sum, that waits to be fetched or is inline."""
+
+    key: RoundKey
+    sender: str
+    """The client of an update, the combiner of a partial sum."""
+    blob: Blob
+    contributions: tuple[Contribution, ...]
+    """Exactly one for an update; all that are summed for a partial."""
+    partial: bool = False
+    weight: int = 0
+    """Of a partial: its denominator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A combiner tells its parent what became of one client's offer."""
+
+    key: RoundKey
+    client: str
+    accepted: bool
+    num_examples: int = 0
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line that user code printed, or the node's own."""
+
+    key: RoundKey
+    client: str
+    line: str
+    level: str = "info"
+
+
+# ── from a parent to a node ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The answer to `Hello`."""
+
+    node: str
+    """The name of the server."""
+    heartbeat: float
+    """Seconds between the node's heartbeats."""
+    public_key: str = ""
+    """PEM; with it a combiner verifies its children's tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """A phase opens, or more clients are invited to one that is open. To a client: this is your task."""
+
+    key: RoundKey
+    spec: RunSpec
+    model: Blob
+    """What the algorithm broadcasts, as safetensors."""
+    invited: tuple[str, ...]
+    """The clients below the receiver that take part; for a client, itself."""
+    package: Blob | None = None
+    """The user's code; None when clients bring their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Stop working on a task."""
+
+    key: RoundKey
+    client: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """There is room: send the offered bytes from `offset`."""
+
+    key: RoundKey
+    sender: str
+    upload: str
+    """The name of the upload for the Upload call."""
+    offset: int
+    """Bytes that the server has already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of an offer: folded into the sum, or rejected with a reason."""
+
+    key: RoundKey
+    client: str
+    accepted: bool
+    reason: Reason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Take no more updates for this phase, and send up the partial sum."""
+
+    key: RoundKey
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The phase is over. `committed` names the clients whose update is in the committed model."""
+
+    key: RoundKey
+    committed: tuple[str, ...] = ()
+    cause: str = ""
+    """Why the round was not committed; empty when it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Leave this stream: ask the controller for another server, or stop when `final`."""
+
+    why: str
+    final: bool = False
+
+
+FromNode: TypeAlias = (
+    Hello | Heartbeat | Presence | TaskStarted | Progress | TaskFailed | Evaluated | Offer | Settled | LogLine
+)
+ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect
