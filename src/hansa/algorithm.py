@@ -9,7 +9,18 @@ import numpy as np
 from hansa.arrays import Array, Arrays
 from hansa.messages import Contribution, Metrics, Task, Update
 
-__all__ = ["Aggregate", "Aggregator", "Algorithm", "Cohort", "Partial", "Plan", "Policy", "State", "Trainer", "Transform"]
+__all__ = [
+    "Aggregate",
+    "Aggregator",
+    "Algorithm",
+    "Cohort",
+    "Partial",
+    "Plan",
+    "Policy",
+    "State",
+    "Trainer",
+    "Transform",
+]
 
 
 Plan: TypeAlias = Any

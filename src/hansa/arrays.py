@@ -38,21 +38,23 @@ __all__ = [
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """An ndarray of any shape and of a dtype in `DTYPES`."""
 
-DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType({
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "U16": np.dtype("<u2"),
-    "I16": np.dtype("<i2"),
-    "U32": np.dtype("<u4"),
-    "I32": np.dtype("<i4"),
-    "U64": np.dtype("<u8"),
-    "I64": np.dtype("<i8"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F32": np.dtype("<f4"),
-    "F64": np.dtype("<f8"),
-})
+DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {
+        "BOOL": np.dtype(np.bool_),
+        "U8": np.dtype(np.uint8),
+        "I8": np.dtype(np.int8),
+        "U16": np.dtype("<u2"),
+        "I16": np.dtype("<i2"),
+        "U32": np.dtype("<u4"),
+        "I32": np.dtype("<i4"),
+        "U64": np.dtype("<u8"),
+        "I64": np.dtype("<i8"),
+        "F16": np.dtype("<f2"),
+        "BF16": np.dtype(ml_dtypes.bfloat16),
+        "F32": np.dtype("<f4"),
+        "F64": np.dtype("<f8"),
+    }
+)
 """The dtypes a tensor may have, by their safetensors names."""
 
 _ALLOWED = frozenset(DTYPES.values())
@@ -174,10 +176,12 @@ def zeros_like(arrays: Arrays) -> Arrays:
 
 def map_floating(function: Callable[..., Array], arrays: Arrays, *others: Arrays) -> Arrays:
     """`function` over the floating tensors of `arrays` and their namesakes in `others`; the rest is taken unchanged."""
-    return Arrays({
-        name: function(array, *(other[name] for other in others)) if is_floating(array) else array
-        for name, array in arrays.items()
-    })
+    return Arrays(
+        {
+            name: function(array, *(other[name] for other in others)) if is_floating(array) else array
+            for name, array in arrays.items()
+        }
+    )
 
 
 def _checked_name(name: object) -> str:

@@ -219,7 +219,9 @@ def merge_metrics(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[st
     for values, num_examples in reports:
         for name, value in values.items():
             terms.setdefault(name, []).append((value, num_examples))
-    return {name: Metrics({name: _weighted_mean(pairs)}, sum(n for _, n in pairs)) for name, pairs in sorted(terms.items())}
+    return {
+        name: Metrics({name: _weighted_mean(pairs)}, sum(n for _, n in pairs)) for name, pairs in sorted(terms.items())
+    }
 
 
 def _weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:

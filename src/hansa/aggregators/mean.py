@@ -32,6 +32,8 @@ _BLOCK = 32 * 1024
 _HEADROOM = 62
 """Bits of an int64 sum, one short of its sign bit."""
 
+_MAX_RANGE_BITS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
@@ -68,8 +70,8 @@ class WeightedMean:
         """Refuse settings that leave no precision."""
         if not 1 <= self.max_weight <= 2**40 or self.max_weight & (self.max_weight - 1):
             raise ConfigError(f"max_weight is {self.max_weight}; it must be a power of two, at most 2^40")
-        if not 0 <= self.range_bits <= 20:
-            raise ConfigError(f"range_bits is {self.range_bits}; it must be between 0 and 20")
+        if not 0 <= self.range_bits <= _MAX_RANGE_BITS:
+            raise ConfigError(f"range_bits is {self.range_bits}; it must be between 0 and {_MAX_RANGE_BITS}")
 
     def plan(self, template: Arrays) -> SumPlan:
         """Quanta and limits for updates of the template's structure."""
@@ -89,7 +91,7 @@ class WeightedMean:
         if not 1 <= update.num_examples <= plan.max_weight:
             raise UpdateRejectedError(
                 Reason.WEIGHT,
-                f"num_examples is {update.num_examples}; it must be between 1 and max_weight = {plan.max_weight}",
+                f"num_examples is {update.num_examples}; it must be 1 to max_weight = {plan.max_weight}",
             )
         _check_structure(plan, update.arrays)
         for name, tensor in plan.tensors.items():
@@ -112,8 +114,8 @@ class WeightedMean:
         _check_new(left, right.contributions)
         self._check_partial(plan, right)
         _check_total(plan, left.weight + right.weight)
-        for name, total in left.sums.items():
-            total += right.sums[name]
+        for name, sums in left.sums.items():
+            np.add(sums, right.sums[name], out=sums)
         left.weight += right.weight
         left.contributions.update(right.contributions)
         return left
@@ -219,7 +221,7 @@ def _fold(total: Array, array: Array, tensor: TensorPlan, weight: int) -> None:
             whole *= weight
         else:
             np.multiply(block, weight, out=whole)
-        sums += whole
+        np.add(sums, whole, out=sums)
 
 
 def _mean(total: Array, tensor: TensorPlan, weight: int) -> Array:

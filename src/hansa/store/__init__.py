@@ -1,0 +1,3 @@
+"""Rows and objects: what outlives a process."""
+
+__all__: list[str] = []
