@@ -183,6 +183,8 @@ class EvaluationRules:
     """Evaluate after every n-th round and after the last; 0: never."""
     fraction: float = 1.0
     """0 < fraction ≤ 1 of the connected clients evaluate."""
+    clients: bool = True
+    """Clients evaluate with `@app.evaluate`, or with the app's trainer."""
     central: bool = True
     """Also run `@app.central_evaluate` beside the aggregation, where the app has one."""
 

@@ -1,0 +1,215 @@
+"""What a user writes: functions, gathered in an `App`; and how an app is loaded from a file or a folder."""
+
+import hashlib
+import importlib.util
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.algorithm import Trainer
+from hansa.arrays import Array, Arrays, check_same_structure
+from hansa.errors import AppError, ArraysMismatchError
+from hansa.messages import ClientInfo, Metrics, Task, Update
+from hansa.training import as_arrays, command
+from hansa.wire import codec
+
+__all__ = ["App", "find_app", "load_app"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DATA_KEPT = 512
+"""Clients whose data stay in memory; the least recently used go first."""
+
+
+class App:
+    """A federated application: either the user's own functions, or a `Trainer` that brings local training with it.
+
+    ```python
+    app = hansa.App()
+
+
+    @app.model
+    def initial_model(rng): ...
+
+
+    @app.train
+    def train(model, task): ...
+    ```
+    """
+
+    def __init__(self, trainer: Trainer | None = None) -> None:
+        """trainer: for example `hansa.training.torch.TorchTrainer(...)`; None when `@app.train` is given instead."""
+        self._given = trainer
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._data: OrderedDict[str, Any] = OrderedDict()
+        self.path: Path | None = None
+        """The file or folder that it was loaded from."""
+
+    def model(self, function: F) -> F:
+        """Register `model(rng)` → the initial model: Arrays, a mapping of arrays, a torch module, an estimator."""
+        return self._register("model", function)
+
+    def data(self, function: F) -> F:
+        """Register `data(client)` → anything; called once per client, and handed to tasks as `task.data`."""
+        return self._register("data", function)
+
+    def train(self, function: F) -> F:
+        """Register `train(model, task)` → `hansa.Update(new_model, num_examples=…, metrics=…)`."""
+        if self._given is not None:
+            raise AppError("this app was given a trainer: it trains by itself; drop either @app.train or the trainer")
+        return self._register("train", function)
+
+    def evaluate(self, function: F) -> F:
+        """Register `evaluate(model, task)` → `hansa.Metrics({...}, num_examples=…)`, on a client's own data."""
+        return self._register("evaluate", function)
+
+    def central_evaluate(self, function: F) -> F:
+        """Register `central_evaluate(model, rng)` → `hansa.Metrics`, run beside the server after a round."""
+        return self._register("central_evaluate", function)
+
+    @property
+    def trainer(self) -> Trainer:
+        """Local training, whoever wrote it."""
+        return _AppTrainer(self._given, self._functions)
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether clients can evaluate a model."""
+        return "evaluate" in self._functions or self._given is not None
+
+    @property
+    def can_evaluate_centrally(self) -> bool:
+        """Whether the app brings an evaluation of its own beside the server."""
+        return "central_evaluate" in self._functions
+
+    def evaluate_centrally(self, model: Arrays, rng: np.random.Generator) -> Metrics:
+        """Metrics of the global model on data that the app itself has."""
+        return _metrics(self._function("central_evaluate")(model, rng), "central_evaluate")
+
+    def load_data(self, client: ClientInfo) -> Any:
+        """The data of a client: what `@app.data` returned for it, remembered; None without such a function."""
+        if "data" not in self._functions:
+            return None
+        if client.name not in self._data:
+            self._data[client.name] = self._functions["data"](client)
+            while len(self._data) > _DATA_KEPT:
+                self._data.popitem(last=False)
+        self._data.move_to_end(client.name)
+        return self._data[client.name]
+
+    def _register(self, role: str, function: F) -> F:
+        if role in self._functions:
+            raise AppError(f"@app.{role} is given twice: {self._functions[role].__name__} and {function.__name__}")
+        self._functions[role] = function
+        return function
+
+    def _function(self, role: str) -> Callable[..., Any]:
+        return _function(self._functions, role)
+
+
+class _AppTrainer:
+    """The user's functions as a `Trainer`, falling back on the trainer that the app was given."""
+
+    def __init__(self, given: Trainer | None, functions: Mapping[str, Callable[..., Any]]) -> None:
+        self._given = given
+        self._functions = functions
+
+    def initial_model(self, rng: np.random.Generator) -> Arrays:
+        if self._given is not None and "model" not in self._functions:
+            return self._given.initial_model(rng)
+        return as_arrays(_function(self._functions, "model")(rng))
+
+    def fit(self, model: Arrays, task: Task) -> Update:
+        if self._given is not None:
+            return self._given.fit(model, task)
+        update = _function(self._functions, "train")(model, task)
+        if not isinstance(update, Update):
+            raise AppError(f"train() returned {_kind(update)}; return hansa.Update(new_model, num_examples=n)")
+        return Update(_like(model, update.arrays), update.num_examples, update.metrics)
+
+    def gradient(self, model: Arrays, task: Task) -> Update:
+        if self._given is None:
+            raise AppError("this algorithm needs gradients, which train() does not give: use hansa.App(trainer=…)")
+        return self._given.gradient(model, task)
+
+    def evaluate(self, model: Arrays, task: Task) -> Metrics:
+        if self._given is not None and "evaluate" not in self._functions:
+            return self._given.evaluate(model, task)
+        return _metrics(_function(self._functions, "evaluate")(model, task), "evaluate")
+
+
+def find_app(path: str | Path) -> Path:
+    """The file that makes an app of this path: an app.py, a hansa.toml, or a folder with one of them."""
+    given = Path(path)
+    candidates = [given / "hansa.toml", given / "app.py"] if given.is_dir() else [given]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    if given.is_dir():
+        raise AppError(f"the folder {given} has neither an app.py nor a hansa.toml; add one, or name the file")
+    raise AppError(f"there is no app at {given}: give an app.py, a hansa.toml, or a folder with one of them")
+
+
+def load_app(path: str | Path) -> App:
+    """The `App` of a file or folder; raises `AppError` that says what is missing. The app's own errors pass through."""
+    file = find_app(path)
+    if file.suffix == ".toml":
+        app = App(trainer=command.from_toml(file, save=codec.save, load=codec.load))
+        app.path = file.parent
+        return app
+    app = _loaded(file)
+    app.path = file
+    return app
+
+
+def _loaded(file: Path) -> App:
+    name = f"hansa_app_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise AppError(f"{file} cannot be loaded: an app is a Python file (app.py) or a hansa.toml")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
+    spec.loader.exec_module(module)
+    apps = [value for value in vars(module).values() if isinstance(value, App)]
+    app = getattr(module, "app", None)
+    if isinstance(app, App):
+        return app
+    if len(apps) == 1:
+        return apps[0]
+    raise AppError(f"{file} defines {len(apps)} apps; define one: app = hansa.App()")
+
+
+def _function(functions: Mapping[str, Callable[..., Any]], role: str) -> Callable[..., Any]:
+    if role not in functions:
+        raise AppError(f"the app has no {role} function: decorate one with @app.{role}, or give the app a trainer")
+    return functions[role]
+
+
+def _metrics(value: object, role: str) -> Metrics:
+    if not isinstance(value, Metrics):
+        raise AppError(f"{role}() returned {_kind(value)}; return hansa.Metrics({{'accuracy': a}}, num_examples=n)")
+    return value
+
+
+def _like(model: Arrays, trained: Arrays) -> Arrays:
+    """The trained arrays in the model's order and dtypes; a loss of kind (a float for an integer) is an error."""
+    reordered = Arrays({name: trained[name] for name in model if name in trained} | dict(trained.items()))
+    check_same_structure(model, reordered, "what train() returned")
+    return Arrays({name: _cast(name, reordered[name], model[name].dtype) for name in model})
+
+
+def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise ArraysMismatchError(f"train() returned {name!r} as {array.dtype}, but the model has {dtype}: convert it")
+    return array.astype(dtype, copy=False)
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
