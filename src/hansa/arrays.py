@@ -26,6 +26,7 @@ __all__ = [
     "add",
     "apply",
     "check_same_structure",
+    "constant_change",
     "delta_dtype",
     "first_difference",
     "is_floating",
@@ -172,6 +173,17 @@ def scale(arrays: Arrays, factor: float) -> Arrays:
 def zeros_like(arrays: Arrays) -> Arrays:
     """Zeros of the same names, shapes and dtypes."""
     return Arrays({name: np.zeros_like(array) for name, array in arrays.items()})
+
+
+def constant_change(params: Arrays, value: float) -> Arrays:
+    """A change by `value` of every floating tensor, and of no other: what server optimizers start to remember with."""
+    return Arrays(
+        {
+            name: np.full(array.shape, value, delta_dtype(array.dtype))
+            for name, array in params.items()
+            if is_floating(array)
+        }
+    )
 
 
 def map_floating(function: Callable[..., Array], arrays: Arrays, *others: Arrays) -> Arrays:
