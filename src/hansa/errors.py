@@ -14,6 +14,8 @@ HansaError
 ├── ConnectionFailedError      a peer cannot be reached
 ├── AuthenticationError        no token, or one that does not hold
 ├── PermissionDeniedError      the identity may not do this
+├── StorageError               a disk or a database cannot keep something, or give it back
+│   └── CorruptionError        what is stored is not what was stored, or its chain of hashes is broken
 ├── NotFoundError              there is no such thing (in this project)
 └── ConflictError              it exists already, or its state forbids the action
 
@@ -29,6 +31,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "ConnectionFailedError",
+    "CorruptionError",
     "HansaError",
     "InputError",
     "MissingExtraError",
@@ -37,6 +40,7 @@ __all__ = [
     "QuorumNotMetError",
     "Reason",
     "RunFailedError",
+    "StorageError",
     "UpdateRejectedError",
     "UserCodeError",
     "WireError",
@@ -140,6 +144,14 @@ class AuthenticationError(HansaError):
 
 class PermissionDeniedError(HansaError):
     """The identity may not do this."""
+
+
+class StorageError(HansaError):
+    """A disk or a database cannot keep something, or give it back."""
+
+
+class CorruptionError(StorageError):
+    """What is stored is not what was stored, or its chain of hashes is broken."""
 
 
 class NotFoundError(HansaError):
