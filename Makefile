@@ -1,0 +1,36 @@
+# Needs python3 (3.11 to 3.13) and make; everything else is installed into .venv on first use.
+#   make demo    a federated network on this machine: controller, two combiners, ten clients (ARGS=--json for one object)
+#   make test    every test but the slow ones (ARGS="-k rounds" to choose)
+#   make check   the gates: style, types, layers, broad excepts, import closure, the documentation site
+#   make bench   the benchmarks, beside this machine's own limits
+#   make docs    reference pages from the code, and the site in site/
+VENV ?= .venv
+export VENV
+RUN  := $(VENV)/bin/python -m
+.PHONY: demo test check bench docs
+
+demo:
+	@tools/install server,sklearn
+	@$(VENV)/bin/hansa demo $(ARGS)
+
+test:
+	@tools/install dev
+	@$(RUN) pytest -q $(ARGS)
+
+check:
+	@tools/install dev
+	@$(RUN) ruff check -q .
+	@$(RUN) ruff format -q --check .
+	@$(RUN) mypy
+	@$(VENV)/bin/lint-imports --no-logo
+	@$(VENV)/bin/python tools/gates.py
+	@$(RUN) zensical build --clean --strict
+
+bench:
+	@tools/install dev
+	@for script in benchmarks/*.py; do $(VENV)/bin/python "$$script" $(ARGS) || exit 1; done
+
+docs:
+	@tools/install dev
+	@$(VENV)/bin/python tools/reference.py
+	@$(RUN) zensical build --clean --strict
