@@ -1,0 +1,88 @@
+"""UCI Heart Disease: four hospitals, thirteen features, one question; a natural federation of four clients.
+
+The recipe is FLamby's Fed-Heart-Disease (du Terrail et al. 2022, arXiv:2210.04620), so that numbers can be compared:
+columns 10, 11 and 12 are dropped, then rows with a missing value; columns 2 and 6 are one-hot, without their first
+value; the diagnosis is 1 where it is above 0; each hospital keeps 34 % for testing (scikit-learn's
+`train_test_split`, random state 43, stratified where each class has more than two rows), and its features are
+standardized by the mean and the unbiased standard deviation of its own training part.
+
+Janosi, Steinbrunn, Pfisterer, Detrano: "Heart Disease", UCI Machine Learning Repository, 1988.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.arrays import Array
+from hansa.data.examples import Examples, Split
+from hansa.errors import InputError, MissingExtraError
+
+__all__ = ["HOSPITALS", "read"]
+
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+
+_COLUMNS = 14
+_DROPPED = (10, 11, 12)
+_ONE_HOT = (2, 6)
+_TEST_SHARE = 0.34
+_RANDOM_STATE = 43
+_STRATIFIED_ABOVE = 2
+
+
+def read(directory: str | Path) -> dict[str, Split]:
+    """Hospital → features float32 of shape (n, 13) and diagnoses float32 of shape (n,), 0 or 1.
+
+    directory: holds processed.cleveland.data, processed.hungarian.data, processed.switzerland.data, processed.va.data.
+    Train 199, 172, 30, 85; test 104, 89, 16, 45. Raises `InputError` for a file that is missing or not of 14 columns.
+    """
+    tables = {hospital: _table(Path(directory) / f"processed.{hospital}.data") for hospital in HOSPITALS}
+    values = {column: np.unique(np.concatenate([t[:, column] for t in tables.values()])) for column in _ONE_HOT}
+    return {hospital: _split(_features(table, values), table[:, -1] > 0) for hospital, table in tables.items()}
+
+
+def _table(file: Path) -> npt.NDArray[np.float64]:
+    """The complete rows of a file, shape (n, 14), the dropped columns as zeros."""
+    if not file.is_file():
+        raise InputError(f"there is no {file}; give the directory with the four processed.*.data files of UCI")
+    rows = [line.split(",") for line in file.read_text(encoding="ascii").splitlines() if line.strip()]
+    for number, row in enumerate(rows, 1):
+        if len(row) != _COLUMNS:
+            raise InputError(f"{file}, line {number}, has {len(row)} values; expected {_COLUMNS}")
+    kept = [["0" if column in _DROPPED else value.strip() for column, value in enumerate(row)] for row in rows]
+    try:
+        return np.array([row for row in kept if "?" not in row], np.float64)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}; expected numbers and '?'") from error
+
+
+def _features(table: npt.NDArray[np.float64], values: dict[int, npt.NDArray[np.float64]]) -> npt.NDArray[np.float32]:
+    """Eight numbers as they are, then the one-hot columns, shape (n, 13)."""
+    numeric = [c for c in range(_COLUMNS - 1) if c not in _DROPPED and c not in _ONE_HOT]
+    one_hot = [table[:, [column]] == values[column][1:] for column in _ONE_HOT]
+    return np.concatenate([table[:, numeric], *one_hot], axis=1).astype(np.float32)
+
+
+def _split(features: npt.NDArray[np.float32], diagnosis: npt.NDArray[np.bool_]) -> Split:
+    counts = np.bincount(diagnosis, minlength=2)
+    train, test = _indices(len(features), diagnosis if counts.min() > _STRATIFIED_ABOVE else None)
+    mean = features[train].mean(axis=0)
+    deviation = features[train].std(axis=0, ddof=1)
+    scaled = (features - mean) / np.where(deviation > 0, deviation, np.float32(1))  # a constant feature becomes 0
+    examples = Examples(scaled, diagnosis.astype(np.float32))
+    return Split(train=examples.take(train), test=examples.take(test))
+
+
+def _indices(count: int, stratify: npt.NDArray[np.bool_] | None) -> tuple[Array, Array]:
+    try:
+        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("the split of the heart-disease data", "sklearn") from error
+    train, test = train_test_split(
+        np.arange(count),
+        train_size=1 - _TEST_SHARE,
+        test_size=_TEST_SHARE,
+        random_state=_RANDOM_STATE,
+        stratify=stratify,
+    )
+    return train, test

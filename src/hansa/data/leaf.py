@@ -1,0 +1,75 @@
+"""LEAF's JSON files: {"users": […], "num_samples": […], "user_data": {user: {"x": […], "y": […]}}}.
+
+Caldas et al. 2018, "LEAF: A Benchmark for Federated Settings", arXiv:1812.01097.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hansa.data.examples import Examples, Split
+from hansa.errors import InputError
+
+__all__ = ["read", "read_file"]
+
+
+def read(directory: str | Path) -> dict[str, Split]:
+    """User → examples, for the users of `directory`/train/*.json, sorted; test examples from `directory`/test/*.json.
+
+    A user without test examples has empty ones. Raises `InputError` for a user that is in two files of one kind.
+    """
+    train, test = (_read_folder(Path(directory) / kind) for kind in ("train", "test"))
+    if unknown := sorted(set(test) - set(train)):
+        raise InputError(f"{directory} has test examples of {unknown[:3]}, which have no train examples")
+    return {user: Split(train[user], test.get(user, _none_like(train[user]))) for user in sorted(train)}
+
+
+def read_file(path: str | Path) -> dict[str, Examples]:
+    """User → examples of one file. Numbers become float32 (x) and int64 (y) where they fit, text stays text.
+
+    Raises `InputError` that names the file and the user.
+    """
+    file = Path(path)
+    try:
+        document = json.loads(file.read_bytes())
+        users, counts, data = document["users"], document["num_samples"], document["user_data"]
+        users = [str(user) for user in users]
+        parsed = {user: _examples(data[user], f"{user} of {file}") for user in users}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not a LEAF file: {type(error).__name__} {error}") from error
+    for user, count in zip(users, counts, strict=False):
+        if len(parsed[user].y) != count:
+            raise InputError(f"{user} of {file} has {len(parsed[user].y)} samples, but num_samples says {count}")
+    if len(counts) != len(users) or len(parsed) != len(users):
+        raise InputError(f"{file} names {len(users)} users, {len(parsed)} of them distinct, and {len(counts)} counts")
+    return parsed
+
+
+def _read_folder(folder: Path) -> dict[str, Examples]:
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise InputError(f"there is no {folder}/*.json; give the directory that holds LEAF's train and test folders")
+    found: dict[str, Examples] = {}
+    for file in files:
+        parsed = read_file(file)
+        if twice := sorted(found.keys() & parsed.keys()):
+            raise InputError(f"{twice[0]} is in {file} and in another file of {folder}; a user belongs in one")
+        found.update(parsed)
+    return found
+
+
+def _examples(data: dict[str, Any], whose: str) -> Examples:
+    x, y = np.asarray(data["x"]), np.asarray(data["y"])
+    if len(x) != len(y):
+        raise InputError(f"{whose} has {len(x)} inputs and {len(y)} targets; they must be as many")
+    if x.dtype.kind in "iuf":
+        x = x.astype(np.float32)
+    if y.dtype.kind in "iuf" and np.array_equal(y, np.trunc(y)):
+        y = y.astype(np.int64)
+    return Examples(x, y)
+
+
+def _none_like(examples: Examples) -> Examples:
+    return examples.take(np.empty(0, np.int64))
