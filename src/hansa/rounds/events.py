@@ -1,0 +1,216 @@
+"""What happens to a round, what it asks for, and how it ends.
+
+`Round.handle` takes an event and returns commands, which its driver carries out in order. Every event carries `now`, in
+seconds of the driver's clock: monotonic on a network, virtual in a simulation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hansa.errors import Reason
+
+__all__ = [
+    "Abandoned",
+    "Accepted",
+    "Cancelled",
+    "Command",
+    "Completed",
+    "Connected",
+    "Disconnected",
+    "Due",
+    "Event",
+    "Failed",
+    "Finish",
+    "Invite",
+    "NotMet",
+    "Outcome",
+    "Progressed",
+    "Rejected",
+    "Seal",
+    "Sealed",
+    "Tick",
+    "WakeAt",
+    "Withdraw",
+]
+
+
+# ── events: what happened ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The round should begin; its deadline counts from here. A round that has begun ignores it."""
+
+    now: float
+    connected: frozenset[str]
+    """Every client that is connected now; `Connected` and `Disconnected` change it from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A client came, or came back. A client whose stream was replaced is disconnected first."""
+
+    now: float
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A client went; it keeps its place until its lease ends."""
+
+    now: float
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A client has begun, or got further: renews its lease."""
+
+    now: float
+    client: str
+    activity: str
+    """What it is doing, for example download, train, evaluate, upload."""
+    done: float
+    total: float
+    """In the activity's own unit, for example bytes or steps; 0 where it is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A client's update was folded into a sum, or its evaluation report was taken."""
+
+    now: float
+    client: str
+    num_examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A client's update was refused."""
+
+    now: float
+    client: str
+    reason: Reason
+    detail: str
+    """One sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A client cannot deliver: its code raised, exited or hung."""
+
+    now: float
+    client: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed: the answer to `WakeAt`. More of them, or early ones, are harmless."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The answer to `Seal`: whose updates the sum really holds, which a lost server may have made fewer."""
+
+    now: float
+    contributors: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The run was stopped."""
+
+    now: float
+    cause: str
+
+
+Event: TypeAlias = (
+    Due | Connected | Disconnected | Progressed | Accepted | Rejected | Failed | Tick | Sealed | Cancelled
+)
+
+
+# ── outcomes: how it ended; every invited client is in exactly one of the four lists ─────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The sum holds at least a quorum."""
+
+    contributors: tuple[str, ...]
+    """Whose updates the sum holds, by name, as are the others."""
+    missing: tuple[str, ...] = ()
+    """Who was invited and delivered nothing that counts, or whose update was lost with a server."""
+    rejected: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Client → message."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotMet:
+    """The quorum was not met; nothing of the round is used."""
+
+    cause: str
+    """What happened, who was missing, and what to do."""
+    contributors: tuple[str, ...] = ()
+    """Whose updates were held when the round ended."""
+    missing: tuple[str, ...] = ()
+    rejected: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The run was stopped while the round was under way."""
+
+    cause: str
+
+
+Outcome: TypeAlias = Completed | NotMet | Abandoned
+
+
+# ── commands: what the driver is asked to do ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """Give the task to these clients, and take their updates.
+
+    It comes again for a client that reconnects while its task is open, and after `Seal` when the round opens again:
+    the servers then take updates again, and a client that has its update still offers that one.
+    """
+
+    clients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Tell a client to stop. If it delivers all the same before the seal, that counts."""
+
+    client: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Take no more updates, gather the sums, and answer with `Sealed` in any case, be it with nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send a `Tick` at or after this time; the newest replaces older ones."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The round is over, for every client that still works on it too. It is the last command."""
+
+    outcome: Outcome
+
+
+Command: TypeAlias = Invite | Withdraw | Seal | WakeAt | Finish

@@ -1,0 +1,105 @@
+"""What a round waits for, as a value that a person or a program can read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hansa.messages import Kind
+
+__all__ = ["Outstanding", "RoundState", "Why", "listed"]
+
+_SHOWN = 5
+"""Names in one sentence."""
+
+
+class RoundState(StrEnum):
+    """The life of a round."""
+
+    WAITING = "waiting"
+    """For its time, or for enough connected clients."""
+    OPEN = "open"
+    """Clients work, updates are taken."""
+    SEALING = "sealing"
+    """No more updates are taken; the servers hand in their sums."""
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """One client that the round waits for."""
+
+    name: str
+    activity: str
+    """What it last said that it does; "invited" before it said anything."""
+    done: float
+    total: float
+    """0 where it is unknown."""
+    rate: float | None
+    """Units of `done` per second; None until two reports tell it."""
+    silent: float
+    """Seconds since it was invited or last heard."""
+    lease_ends: float
+    """The time at which it loses its place unless it is heard before."""
+    connected: bool
+
+    def __str__(self) -> str:
+        """For example "b (train 40/100, silent for 3 s, not connected)"."""
+        measured = f" {self.done:g}/{self.total:g}" if self.total > 0 else ""
+        away = "" if self.connected else ", not connected"
+        return f"{self.name} ({self.activity}{measured}, silent for {self.silent:.3g} s{away})"
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What a round waits for at the time `now`."""
+
+    now: float
+    round: int
+    kind: Kind
+    state: RoundState
+    connected: int
+    needed: int
+    """Connected clients without which it does not open."""
+    invited: int
+    """Everyone who was ever invited to it, substitutes too."""
+    accepted: int
+    examples: int
+    """Of the accepted updates."""
+    quorum: int
+    enough: int | None
+    """Accepted updates that close it at once."""
+    deadline: float | None
+    """The time at which it closes or fails; None before it is due."""
+    outstanding: tuple[Outstanding, ...]
+    """Who holds a lease, by name."""
+    withdrawn: tuple[str, ...]
+    """Who lost its lease, by name."""
+    rejected: int
+    failed: int
+
+    def __str__(self) -> str:
+        """One sentence for a person."""
+        if self.deadline is None and self.state is RoundState.WAITING:
+            return f"round {self.round} is not due yet"
+        left = "" if self.deadline is None else f"; {self.deadline - self.now:.3g} s to its deadline"
+        match self.state:
+            case RoundState.WAITING:
+                return f"round {self.round} waits for clients: {self.connected} connected, {self.needed} needed{left}"
+            case RoundState.OPEN:
+                waited = listed(str(client) for client in self.outstanding) or "newcomers"
+                return f"round {self.round} is open: {self.counts()}; it waits for {waited}{left}"
+            case RoundState.SEALING:
+                return f"round {self.round} waits for the servers' sums: {self.counts()}"
+            case RoundState.CLOSED:
+                return f"round {self.round} is closed: {self.counts()}"
+
+    def counts(self) -> str:
+        """For example "2 of 4 invited clients delivered, 3 are needed"."""
+        return f"{self.accepted} of {self.invited} invited clients delivered, {self.quorum} are needed"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few, and how many more; empty for nobody."""
+    every = list(names)
+    rest = len(every) - _SHOWN
+    return ", ".join(every[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
