@@ -1,0 +1,156 @@
+"""Laws of algorithms: the server's half is a pure function, and what the client's half sends is what it can use."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from hansa.algorithm import Aggregate, Algorithm, State
+from hansa.arrays import Arrays
+from hansa.messages import Update
+from hansa.testing.broken import require, require_same, require_same_state
+from hansa.testing.federation import aggregate, task_of
+from hansa.testing.linear import LinearTrainer, make_examples
+from hansa.testing.values import models, random_change
+
+__all__ = ["LAWS", "Case", "Law", "cases"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An initial model, and the seed of what clients send."""
+
+    params: Arrays
+    clients: int
+    rounds: int
+    """Rounds that were played before the law looks."""
+    seed: int
+
+
+def cases(max_clients: int = 4, max_rounds: int = 3) -> st.SearchStrategy[Case]:
+    """Models of every dtype, after a few rounds of random updates."""
+    return st.builds(Case, models(), st.integers(1, max_clients), st.integers(0, max_rounds), st.integers(0, 2**32 - 1))
+
+
+def starts_at_round_zero_with_the_given_model(algorithm: Algorithm, case: Case) -> None:
+    """The state before the first round has the initial model, to the bit."""
+    state = algorithm.init(case.params)
+    require(state.round == 0, f"a new state is at round 0, not {state.round}")
+    require_same(state.params, case.params, "a new state has the given model")
+
+
+def server_update_counts_the_round(algorithm: Algorithm, case: Case) -> None:
+    """The round of the next state is one more."""
+    state, sent = _played(algorithm, case)
+    after = algorithm.server_update(state, sent)
+    require(after.round == state.round + 1, f"round {after.round} follows round {state.round}")
+
+
+def server_update_changes_nothing_it_was_given(algorithm: Algorithm, case: Case) -> None:
+    """State and aggregate have the same bits after as before."""
+    state, sent = _played(algorithm, case)
+    before = _copied(state)
+    mean, contributions = _copy(sent.mean), dict(sent.contributions)
+    algorithm.server_update(state, sent)
+    require_same_state(state, before, "server_update leaves the state that it was given alone")
+    require_same(sent.mean, mean, "server_update leaves the aggregate that it was given alone")
+    require(dict(sent.contributions) == contributions, "server_update leaves the contributions alone")
+
+
+def server_update_is_deterministic(algorithm: Algorithm, case: Case) -> None:
+    """The same state and aggregate give the same bits, whatever was computed in between."""
+    state, sent = _played(algorithm, case)
+    first = algorithm.server_update(state, sent)
+    algorithm.server_update(first, sent)
+    require_same_state(first, algorithm.server_update(state, sent), "server_update is deterministic")
+
+
+def structure_is_kept(algorithm: Algorithm, case: Case) -> None:
+    """Names, order, shapes and dtypes of the model, of each slot and of what is broadcast stay the same."""
+    state, sent = _played(algorithm, case)
+    after = algorithm.server_update(state, sent)
+    require(_structure(after.params) == _structure(case.params), "the model keeps its structure")
+    require(_slots(after) == _slots(algorithm.init(case.params)), "the slots keep their structure")
+    require(
+        _structure(algorithm.broadcast(after)) == _structure(algorithm.broadcast(state)),
+        "what is broadcast keeps its structure",
+    )
+
+
+def order_of_arrival_changes_nothing(algorithm: Algorithm, case: Case) -> None:
+    """The next state has the same bits whoever was first."""
+    state, sent = _played(algorithm, case)
+    broadcast = algorithm.broadcast(state)
+    forwards = _sent(broadcast, case, state.round)
+    backwards = dict(reversed(forwards.items()))
+    require_same_state(
+        algorithm.server_update(state, sent),
+        algorithm.server_update(state, aggregate(algorithm, broadcast, backwards)),
+        "the order of arrival changes nothing",
+    )
+
+
+def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
+    """What the client's half sends passes the aggregator's check; it is deterministic and leaves the model alone."""
+    rng = np.random.default_rng(case.seed)
+    data = make_examples(rng, (5, 3), 2, logistic=True)
+    trainer = LinearTrainer(2, logistic=True, epochs=2, batch_size=2, dtype=(np.float32, np.float64)[case.seed % 2])
+    broadcast = algorithm.broadcast(algorithm.init(trainer.initial_model(rng)))
+    before = _copy(broadcast)
+    first, second = (algorithm.client_update(trainer, broadcast, task_of("client-1", data)) for _ in range(2))
+    algorithm.aggregator.check(algorithm.aggregator.plan(broadcast), first)
+    require_same(broadcast, before, "the client's half leaves the model that it was given alone")
+    require_same(first.arrays, second.arrays, "the client's half is deterministic")
+    require(first.num_examples == second.num_examples, "the client's half is deterministic in num_examples")
+    require(first.metrics == second.metrics, "the client's half is deterministic in its metrics")
+
+
+Law = Callable[[Algorithm, Case], None]
+
+LAWS: tuple[Law, ...] = (
+    starts_at_round_zero_with_the_given_model,
+    server_update_counts_the_round,
+    server_update_changes_nothing_it_was_given,
+    server_update_is_deterministic,
+    structure_is_kept,
+    order_of_arrival_changes_nothing,
+    both_halves_fit,
+)
+
+
+def _played(algorithm: Algorithm, case: Case) -> tuple[State, Aggregate]:
+    """The state after the case's rounds, and what arrives in the next."""
+    state = algorithm.init(case.params)
+    for _ in range(case.rounds):
+        state = algorithm.server_update(state, _arrived(algorithm, state, case))
+    return state, _arrived(algorithm, state, case)
+
+
+def _arrived(algorithm: Algorithm, state: State, case: Case) -> Aggregate:
+    broadcast = algorithm.broadcast(state)
+    return aggregate(algorithm, broadcast, _sent(broadcast, case, state.round))
+
+
+def _sent(broadcast: Arrays, case: Case, number: int) -> dict[str, Update]:
+    rng = np.random.default_rng([case.seed, number])
+    return {
+        f"client-{index}": Update(random_change(broadcast, rng), int(rng.integers(1, 100)))
+        for index in range(case.clients)
+    }
+
+
+def _copy(arrays: Arrays) -> Arrays:
+    return Arrays({name: array.copy() for name, array in arrays.items()})
+
+
+def _copied(state: State) -> State:
+    return State(_copy(state.params), state.round, {slot: _copy(arrays) for slot, arrays in state.slots.items()})
+
+
+def _structure(arrays: Mapping[str, np.ndarray]) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [(name, str(array.dtype), array.shape) for name, array in arrays.items()]
+
+
+def _slots(state: State) -> dict[str, list[tuple[str, str, tuple[int, ...]]]]:
+    return {slot: _structure(arrays) for slot, arrays in state.slots.items()}

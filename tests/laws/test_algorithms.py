@@ -1,0 +1,94 @@
+"""Every law of algorithms, over everything registered in `hansa.algorithms`; and the laws between them."""
+
+from importlib.metadata import EntryPoint, entry_points
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hansa.aggregators.mean import WeightedMean
+from hansa.algorithm import Algorithm
+from hansa.algorithms.fedavg import fedavg
+from hansa.algorithms.fedavgm import fedavgm
+from hansa.algorithms.fedprox import fedprox
+from hansa.algorithms.fedsgd import fedsgd
+from hansa.testing.algorithms import LAWS, Case, Law, cases
+from hansa.testing.equalities import follows_centralized_descent, same_trajectory
+from hansa.testing.linear import LinearTrainer, make_examples
+
+REGISTERED = sorted(entry_points(group="hansa.algorithms"), key=lambda point: point.name)
+
+MEAN = WeightedMean()
+
+ONE_STEP = LinearTrainer(3, learning_rate=0.05)
+"""One full-batch step per round."""
+
+MANY_STEPS = LinearTrainer(3, logistic=True, epochs=3, batch_size=4)
+
+SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=5).map(tuple)
+SEEDS = st.integers(0, 2**32 - 1)
+
+some_clients = settings(derandomize=True, deadline=None, max_examples=20)
+
+
+def test_there_is_something_to_hold_to_the_laws():
+    built_in = {"fedavg", "fedavgm", "fedsgd", "fedadagrad", "fedadam", "fedyogi", "fedprox"}
+    assert built_in <= {point.name for point in REGISTERED}, "pip install -e . registers the built-ins"
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("point", REGISTERED, ids=lambda point: point.name)
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(case=cases())
+def test_holds(point: EntryPoint, law: Law, case: Case):
+    law(point.load()(MEAN), case)
+
+
+@pytest.mark.parametrize("point", REGISTERED, ids=lambda point: point.name)
+def test_an_algorithm_has_the_name_that_it_is_registered_under(point: EntryPoint):
+    assert point.load()(MEAN).name == point.name
+
+
+@some_clients
+@given(sizes=SIZES, seed=SEEDS)
+def test_fedavg_with_one_full_batch_step_is_centralized_gradient_descent(sizes: tuple[int, ...], seed: int):
+    data = make_examples(np.random.default_rng(seed), sizes, 3)
+    follows_centralized_descent(fedavg(MEAN), ONE_STEP, data, tolerance=1e-6)
+
+
+@some_clients
+@given(sizes=SIZES, seed=SEEDS)
+def test_fedsgd_is_centralized_gradient_descent(sizes: tuple[int, ...], seed: int):
+    data = make_examples(np.random.default_rng(seed), sizes, 3)
+    follows_centralized_descent(fedsgd(MEAN, learning_rate=0.05), ONE_STEP, data, tolerance=1e-6)
+
+
+@some_clients
+@given(sizes=SIZES, seed=SEEDS)
+def test_fedsgd_is_fedavg_with_one_full_batch_step(sizes: tuple[int, ...], seed: int):
+    data = make_examples(np.random.default_rng(seed), sizes, 3)
+    same_trajectory((fedsgd(MEAN, learning_rate=0.05), ONE_STEP), (fedavg(MEAN), ONE_STEP), data, tolerance=1e-6)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        fedprox(MEAN, mu=0.0),
+        fedavgm(MEAN, momentum=0.0, learning_rate=1.0),
+    ],
+    ids=["fedprox with mu 0", "fedavgm without momentum"],
+)
+@some_clients
+@given(sizes=SIZES, seed=SEEDS)
+def test_is_fedavg_to_the_bit(same: Algorithm, sizes: tuple[int, ...], seed: int):
+    data = make_examples(np.random.default_rng(seed), sizes, 3, logistic=True)
+    same_trajectory((same, MANY_STEPS), (fedavg(MEAN), MANY_STEPS), data)
+
+
+def test_the_laws_between_algorithms_can_fail():
+    data = make_examples(np.random.default_rng(1), (5, 9), 3, logistic=True)
+    with pytest.raises(AssertionError, match="fedprox and fedavg agree to the bit after round 1"):
+        same_trajectory((fedprox(MEAN, mu=1.0), MANY_STEPS), (fedavg(MEAN), MANY_STEPS), data)
+    with pytest.raises(AssertionError, match="fedavg and descent, after round 1: the models differ by"):
+        follows_centralized_descent(fedavg(MEAN), LinearTrainer(3, epochs=2), data)
