@@ -1,0 +1,310 @@
+"""Local training by programs in any language: the commands of a `hansa.toml`.
+
+```toml
+name = "digits in C"                       # optional
+build = "make"                             # optional: runs once per process, in this folder, before anything else
+init = "./softmax init {model_out}"        # writes the initial model; or model = "seed.safetensors", a file
+train = "./softmax train {model_in} {model_out} {metrics_out} {index} {total} {seed}"
+evaluate = "./softmax evaluate {model_in} {metrics_out} {index} {total}"  # optional
+```
+
+A command is a string, split as a shell would, or a list of arguments; no shell ever sees it. It runs in the folder of
+the file. Models are safetensors files. `{metrics_out}` is a JSON object of numbers with `num_examples` among them. A
+line that a command prints is printed on, and counts as progress; a line `progress 3 10` says how far it is. A setting
+of the data owner is `{settings.NAME}`; `{config}` is a JSON file with all of that and the run's own settings.
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from hansa.arrays import Arrays
+from hansa.errors import AppError, UserCodeError
+from hansa.messages import GradientCorrection, Metrics, Task, Update
+
+__all__ = ["CommandApp", "CommandTrainer", "Load", "Save", "from_toml", "read_toml"]
+
+Save: TypeAlias = Callable[[Arrays, Path], object]
+"""Writes a safetensors file."""
+Load: TypeAlias = Callable[[Path], Arrays]
+"""Reads a safetensors file."""
+
+_PLACEHOLDER = re.compile(r"\{([a-z_]+(?:\.[A-Za-z0-9_-]+)?)\}")
+_SETTING = "settings."
+_TASK = ("client", "index", "total", "round", "seed", "work", "config")
+_MEANINGS: Mapping[str, tuple[str, ...]] = {
+    "build": (),
+    "init": ("model_out", "seed"),
+    "train": (*_TASK, "model_in", "model_out", "metrics_out", "proximal", "offset"),
+    "evaluate": (*_TASK, "model_in", "metrics_out"),
+}
+"""Command → the placeholders that it may use, beside {settings.NAME} in train and evaluate."""
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "build": (),
+    "init": ("model_out",),
+    "train": ("model_in", "model_out", "metrics_out"),
+    "evaluate": ("model_in", "metrics_out"),
+}
+_SEEDS = 2**31
+"""Seeds fit a signed 32-bit integer, the smallest that a random number generator of some language takes."""
+_STDERR_KEPT = 8192
+"""Bytes from the end of what a failed command wrote to stderr."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandApp:
+    """What a `hansa.toml` says."""
+
+    folder: Path
+    """Where commands run."""
+    commands: Mapping[str, tuple[str, ...]]
+    """build, init, train, evaluate, as far as given → arguments, with placeholders."""
+    name: str = ""
+    model: Path | None = None
+    """The initial model, where it is a file."""
+
+
+def read_toml(path: Path) -> CommandApp:
+    """Read a `hansa.toml`; raises `AppError` that names the file, the key and what it must be."""
+    file = path / "hansa.toml" if path.is_dir() else path
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise AppError(f"{file} cannot be read as TOML: {error}") from error
+    unknown = sorted(set(table) - {"name", "model", *_MEANINGS})
+    if unknown:
+        raise AppError(f"{file}: {unknown[0]!r} means nothing here; there are name, model, {', '.join(_MEANINGS)}")
+    commands = {key: _command(f"{file}: {key}", key, table[key]) for key in _MEANINGS if key in table}
+    if "train" not in commands:
+        raise AppError(f'{file} has no train command: add train = "./program {{model_in}} {{model_out}} …"')
+    if ("init" in commands) == ("model" in table):
+        raise AppError(f"{file} must say where the initial model comes from: give an init command or a model file")
+    for key in ("name", "model"):
+        if not isinstance(table.get(key, ""), str):
+            raise AppError(f"{file}: {key} must be a string")
+    folder = file.parent.resolve()
+    if "model" in table and not (folder / table["model"]).is_file():
+        raise AppError(f"{file}: there is no model file {folder / table['model']}")
+    return CommandApp(folder, commands, table.get("name", ""), folder / table["model"] if "model" in table else None)
+
+
+def from_toml(path: Path, *, save: Save, load: Load) -> "CommandTrainer":
+    """The trainer of a `hansa.toml`; save and load: how models become safetensors files."""
+    return CommandTrainer(read_toml(path), save=save, load=load)
+
+
+@dataclass(slots=True)
+class CommandTrainer:
+    """Trains by running commands. Every task has a temporary folder of its own, which is removed after it."""
+
+    app: CommandApp
+    save: Save
+    load: Load
+    _built: bool = field(default=False, init=False)
+    _building: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def initial_model(self, rng: np.random.Generator) -> Arrays:
+        """What the init command writes, or the model file."""
+        if self.app.model is not None:
+            return self._loaded(self.app.model, "the app's model")
+        with tempfile.TemporaryDirectory(prefix="hansa-") as name:
+            out = Path(name) / "model_out.safetensors"
+            self._run("init", {"model_out": str(out), "seed": str(rng.integers(_SEEDS))}, "the initial model", None)
+            return self._loaded(out, "what init wrote to {model_out}")
+
+    def fit(self, model: Arrays, task: Task) -> Update:
+        """Run train; its metrics are those of {metrics_out} without num_examples."""
+        with tempfile.TemporaryDirectory(prefix="hansa-") as name:
+            folder = Path(name)
+            values = self._files(folder, model, task) | self._correction(folder, task)
+            out = folder / "model_out.safetensors"
+            self._run("train", values | {"model_out": str(out)}, task.client.name, task)
+            metrics = _read_metrics(folder / "metrics.json", "train", task.client.name)
+            arrays = self._loaded(out, f"what train wrote to {{model_out}} for {task.client.name}")
+        return Update(arrays, metrics.num_examples, metrics.values)
+
+    def gradient(self, model: Arrays, task: Task) -> Update:
+        """Always an `AppError`: there is no command for gradients."""
+        del model, task
+        raise AppError(
+            "this algorithm needs gradients, which an app of commands does not give: choose fedavg or fedprox"
+        )
+
+    def evaluate(self, model: Arrays, task: Task) -> Metrics:
+        """Run evaluate."""
+        with tempfile.TemporaryDirectory(prefix="hansa-") as name:
+            folder = Path(name)
+            self._run("evaluate", self._files(folder, model, task), task.client.name, task)
+            return _read_metrics(folder / "metrics.json", "evaluate", task.client.name)
+
+    def _files(self, folder: Path, model: Arrays, task: Task) -> dict[str, str]:
+        """The values of placeholders, with the files that they name."""
+        client = task.client
+        seed = int(task.rng.integers(_SEEDS))
+        plain: dict[str, Any] = {
+            "client": client.name,
+            "index": client.index,
+            "total": client.total,
+            "round": task.round,
+            "seed": seed,
+            "work": task.work,
+        }
+        described = {**plain, "settings": dict(client.settings), "config": task.config}
+        config = folder / "config.json"
+        config.write_text(json.dumps(described, default=_plain), encoding="utf-8")
+        model_in = folder / "model_in.safetensors"
+        self.save(model, model_in)
+        named = {f"{_SETTING}{key}": value for key, value in client.settings.items()}
+        files = {"config": config, "model_in": model_in, "metrics_out": folder / "metrics.json"}
+        return named | {key: str(value) for key, value in (plain | files).items()}
+
+    def _correction(self, folder: Path, task: Task) -> dict[str, str]:
+        """{proximal} and {offset}, where the train command asks for them; an error where it should and does not."""
+        asked = {key for argument in self.app.commands["train"] for key in _PLACEHOLDER.findall(argument)}
+        correction = task.correction or GradientCorrection()
+        if correction.proximal and "proximal" not in asked:
+            raise AppError("this algorithm adds μ(w − w₀) to gradients: let train take {proximal}, or choose fedavg")
+        if correction.offset is not None and "offset" not in asked:
+            raise AppError("this algorithm adds an offset to gradients: let train take {offset}, or choose fedavg")
+        path = folder / "offset.safetensors"
+        if correction.offset is not None:
+            self.save(correction.offset, path)
+        return {"proximal": repr(correction.proximal), "offset": str(path) if correction.offset is not None else ""}
+
+    def _loaded(self, path: Path, what: str) -> Arrays:
+        if not path.is_file():
+            raise UserCodeError(f"{what}: there is no such file ({path.name}); write a safetensors file there")
+        return self.load(path)
+
+    def _run(self, command: str, values: Mapping[str, str], who: str, task: Task | None) -> None:
+        with self._building:
+            if not self._built and "build" in self.app.commands:
+                _run_command("build", self.app.commands["build"], self.app.folder, "the app", None)
+            self._built = True
+        if command not in self.app.commands:
+            raise AppError(f"the app has no {command} command: add one to {self.app.folder / 'hansa.toml'}")
+        arguments = tuple(_filled(argument, values, who) for argument in self.app.commands[command])
+        _run_command(command, arguments, self.app.folder, who, task)
+
+
+def _command(where: str, key: str, value: object) -> tuple[str, ...]:
+    try:
+        arguments = shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise AppError(f"{where}: {error} in {value!r}") from error
+    if not isinstance(arguments, list) or not arguments or not all(isinstance(part, str) for part in arguments):
+        raise AppError(f"{where} must be a command: a string, or a list of strings")
+    used = [name for argument in arguments for name in _PLACEHOLDER.findall(argument)]
+    allowed = _MEANINGS[key]
+    for name in used:
+        if name not in allowed and not (name.startswith(_SETTING) and "client" in allowed):
+            known = ", ".join(f"{{{each}}}" for each in allowed) or "none"
+            raise AppError(f"{where} uses {{{name}}}, which is not known there; it may use: {known}")
+    for name in _NEEDED[key]:
+        if name not in used:
+            raise AppError(f"{where} does not use {{{name}}}: the program must be told where that file is")
+    return tuple(arguments)
+
+
+def _filled(argument: str, values: Mapping[str, str], who: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise AppError(
+                f"{who} has no setting {match[1].removeprefix(_SETTING)!r}, which a command in hansa.toml uses as "
+                f"{match[0]}: set it on that client"
+            )
+        return values[match[1]]
+
+    return _PLACEHOLDER.sub(value, argument)
+
+
+def _run_command(command: str, arguments: tuple[str, ...], folder: Path, who: str, task: Task | None) -> None:
+    """Run to the end, passing its lines on; raises `UserCodeError` with the end of its stderr when it fails."""
+    with tempfile.TemporaryFile() as stderr:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the user's own program, without a shell
+                arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+            )
+        except OSError as error:
+            raise AppError(f"the {command} command cannot be started: {arguments[0]}: {error.strerror}") from error
+        try:
+            for line in _lines(process):
+                _pass_on(line, task)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        if process.returncode:
+            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _STDERR_KEPT))
+            said = stderr.read().decode(errors="replace").strip()
+            last = f": {said.splitlines()[-1]}" if said else "; it wrote nothing to stderr"
+            raise UserCodeError(f"{who}: the {command} command {_ended(process.returncode)}{last}", said)
+
+
+def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
+    for line in process.stdout or ():
+        yield line.decode(errors="replace").rstrip()
+    process.wait()
+
+
+def _pass_on(line: str, task: Task | None) -> None:
+    match line.split():
+        case ["progress", done, total] if task is not None and _is_number(done) and _is_number(total):
+            task.progress(float(done), float(total))
+        case _:
+            print(line, flush=True)  # noqa: T201 - what user code prints goes where its prints go
+            if task is not None:
+                task.progress(0, 0)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None
+
+
+def _ended(returncode: int) -> str:
+    if returncode > 0:
+        return f"exited with {returncode}"
+    return f"was ended by {signal.Signals(-returncode).name}"
+
+
+def _plain(value: object) -> object:
+    """JSON for what configurations hold beside dicts and lists."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple | np.ndarray):
+        return list(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise AppError(f"task.config holds a {type(value).__name__}, which cannot be written as JSON for a command")
+
+
+def _read_metrics(path: Path, command: str, who: str) -> Metrics:
+    must = f"{who}: {command} must write a JSON object of numbers with num_examples to {{metrics_out}}"
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserCodeError(f"{must}; it wrote no file") from None
+    except ValueError as error:
+        raise UserCodeError(f"{must}; what it wrote is not JSON: {error}") from error
+    if not isinstance(numbers, dict) or not all(
+        isinstance(number, int | float) and not isinstance(number, bool) for number in numbers.values()
+    ):
+        raise UserCodeError(f"{must}; it wrote {json.dumps(numbers)[:200]}")
+    if not isinstance(numbers.get("num_examples"), int):
+        raise UserCodeError(f"{must}; num_examples is missing or no whole number in {json.dumps(numbers)[:200]}")
+    num_examples = numbers.pop("num_examples")
+    return Metrics(numbers, num_examples)

@@ -1,0 +1,135 @@
+"""What every trainer agrees on: what `task.data` may be, and how local work is cut into steps.
+
+`@app.data` returns one of
+
+- `(x, y)`: examples to train on and to evaluate on;
+- `(train, test)`, each of them `(x, y)`: examples to train on, and others to evaluate on;
+- an object with the attributes `train` and `test`, each `(x, y)`, as `hansa.data.Split` is.
+
+`x` and `y` are arrays or tensors of the same length, one example after the other; the pairs are tuples.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.errors import AppError, ConfigError, InputError
+from hansa.messages import Task
+
+__all__ = ["Batch", "LocalWork", "count", "evaluation_examples", "training_examples"]
+
+Batch: TypeAlias = "slice | npt.NDArray[np.intp]"
+"""Which examples a step uses: their indices, or a slice where they are neighbours in the data."""
+
+_NEARLY = 1e-9
+"""A share of the work this little above a whole number of steps is that number: 0.7 · 10 is 7.000000000000001."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWork:
+    """How much a client does in one round: `epochs` passes over its examples, or `steps` batches."""
+
+    batch_size: int | None = None
+    """Examples per step; None: all of them in every step."""
+    epochs: int | None = None
+    """Passes over the examples, each in a new random order; 1 when neither is given."""
+    steps: int | None = None
+    """Batches, from as many passes as that takes."""
+    drop_last: bool = False
+    """Leave out the last batch of a pass when it is smaller than the others (BatchNorm refuses a batch of one)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a positive whole number."""
+        for name in ("batch_size", "epochs", "steps"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        if self.epochs is not None and self.steps is not None:
+            raise ConfigError(f"epochs = {self.epochs} and steps = {self.steps} are both given; give one of them")
+
+    def planned(self, num_examples: int, share: float = 1.0) -> int:
+        """Steps that this share of the work takes, ⌈share · all⌉ and at least 1."""
+        whole = self.steps or (self.epochs or 1) * self._per_pass(num_examples)
+        return max(1, math.ceil(share * whole - _NEARLY))
+
+    def batches(self, num_examples: int, task: Task) -> Iterator[Batch]:
+        """The examples of each step, as far as `task.work` goes, in an order drawn from `task.rng`.
+
+        Each batch reports progress when the next one is asked for, that is, when its step is done.
+        """
+        planned = self.planned(num_examples, task.work)
+        done = 0
+        while done < planned:
+            for batch in self._pass(num_examples, task.rng):
+                yield batch
+                done += 1
+                task.progress(done, planned)
+                if done == planned:
+                    return
+
+    def _per_pass(self, num_examples: int) -> int:
+        if self.batch_size is None or self.batch_size >= num_examples:
+            return 1
+        return num_examples // self.batch_size if self.drop_last else -(-num_examples // self.batch_size)
+
+    def _pass(self, num_examples: int, rng: np.random.Generator) -> Iterator[Batch]:
+        if self.batch_size is None or self.batch_size >= num_examples:
+            yield slice(0, num_examples)
+            return
+        order = rng.permutation(num_examples)
+        for start in range(0, self._per_pass(num_examples) * self.batch_size, self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+def count(batch: Batch) -> int:
+    """How many examples a batch has."""
+    return batch.stop - batch.start if isinstance(batch, slice) else len(batch)
+
+
+def training_examples(task: Task) -> tuple[Any, Any]:
+    """`(x, y)` to train on; raises `InputError` when there are none, `AppError` when `task.data` is something else."""
+    return _examples(task, "train")
+
+
+def evaluation_examples(task: Task) -> tuple[Any, Any]:
+    """`(x, y)` to evaluate on: the test examples where `task.data` has some of its own, else the training examples."""
+    return _examples(task, "test")
+
+
+def _examples(task: Task, part: str) -> tuple[Any, Any]:
+    who, data = task.client.name, task.data
+    if hasattr(data, "train") and hasattr(data, "test"):
+        pair = getattr(data, part)
+    elif _is_pair(data) and isinstance(data[0], tuple):
+        pair = data[("train", "test").index(part)]
+    else:
+        pair = data
+    if not _is_pair(pair) or not all(getattr(array, "shape", ()) for array in pair):
+        raise AppError(
+            f"{who} has {_described(data)} as its data: let @app.data return a tuple of two arrays, (x, y), "
+            "or a tuple of two such tuples, (train, test)"
+        )
+    x, y = pair
+    if len(x) != len(y):
+        raise AppError(f"{who} has {len(x)} inputs and {len(y)} targets in its {part} data: there must be as many")
+    if not len(x):
+        verb = "train" if part == "train" else "evaluate"
+        raise InputError(
+            f"{who} has no examples to {verb} on: its {part} data are empty; leave this client out, or give it data"
+        )
+    return x, y
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2  # noqa: PLR2004 - that is what a pair is
+
+
+def _described(data: Any) -> str:
+    if data is None:
+        return "nothing"
+    inner = f" of {len(data)}" if isinstance(data, tuple | list) else ""
+    return f"a {type(data).__name__}{inner}"
