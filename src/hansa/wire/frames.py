@@ -14,6 +14,7 @@ from hansa.errors import Reason
 from hansa.messages import Contribution, Kind, RunSpec
 
 __all__ = [
+    "CENTRAL",
     "Admission",
     "Blob",
     "Closed",
@@ -39,6 +40,10 @@ __all__ = [
     "Welcome",
     "Withdraw",
 ]
+
+
+CENTRAL = "central"
+"""The name under which the app's own evaluation beside the server reports; no client may have it."""
 
 
 class Role(StrEnum):
