@@ -16,6 +16,9 @@ from hansa.rounds.rules import validate
 
 __all__ = ["all_clients", "count", "cyclic", "fraction", "sample"]
 
+_RESERVE = 256
+"""Substitutes beyond the size of the cohort; should they all fail too, a round takes whoever else is connected."""
+
 
 def all_clients(rules: RoundRules) -> Policy:
     """`all`: every connected client, and nobody in reserve."""
@@ -71,14 +74,20 @@ def cyclic(rules: RoundRules) -> Policy:
         if not available:
             return Cohort(())
         turn = (round_number - 1) % len(available)
-        return Cohort((available[turn],), (*available[turn + 1 :], *available[:turn]))
+        reserve = min(len(available) - 1, _RESERVE)
+        after = tuple(available[(turn + step) % len(available)] for step in range(1, reserve + 1))
+        return Cohort((available[turn],), after)
 
     return invite_next
 
 
 def sample(available: Sequence[str], size: int, rng: np.random.Generator) -> Cohort:
-    """`size` of the available, uniformly without replacement, by name; the rest as substitutes in random order."""
-    order = rng.permutation(len(available)).tolist()
+    """`size` of the available, uniformly without replacement, by name; substitutes from the rest in random order.
+
+    Only positions are drawn, and only the names that are drawn are looked at: a million may be available.
+    """
+    drawn = min(len(available), 2 * size + _RESERVE)
+    order = rng.choice(len(available), drawn, replace=False).tolist()
     return Cohort(
         tuple(available[i] for i in sorted(order[:size])),
         tuple(available[i] for i in order[size:]),
