@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from hansa.store.records import (
     ContributionRecord,
@@ -25,6 +25,7 @@ class Query:
     """What to list, always within one project."""
 
     project: str
+    """Empty: all projects, in a list of `ProjectRecord` only."""
     where: Mapping[str, str | int | float | bool | Sequence[str]] = field(default_factory=dict)
     """Column → the value that it equals, or the values it may have. An unknown column is a `ConfigError`."""
     after: int | None = None
@@ -58,6 +59,7 @@ class RoundCommit:
     events: tuple[EventRecord, ...] = ()
 
 
+@runtime_checkable
 class MetadataStore(Protocol):
     """Rows. Every method is one transaction, durable when it returns."""
 
@@ -74,29 +76,38 @@ class MetadataStore(Protocol):
         """Rows that match."""
 
     async def put(self, *records: Record) -> None:
-        """Insert or replace by id, all or none. Events get the next id."""
+        """Insert or replace by id, all or none. Events get the next id; one that has an id is a `ConflictError`."""
 
     async def create(self, record: Record) -> None:
         """Insert; raise `ConflictError` when the id exists."""
 
     async def delete_session(self, project: str, session: str) -> None:
-        """Remove a session with its rounds, contributions, metrics, events and model rows (not the objects)."""
+        """Remove a session with its rounds, contributions, metrics, events and model rows (not the objects).
+
+        Raise `NotFoundError` when the project has no such session.
+        """
 
     async def commit_round(self, commit: RoundCommit) -> None:
-        """Write a round at once. Writing the same round again changes nothing; another model for it is a `ConflictError`."""
+        """Write a round at once. Writing the same round again changes nothing; another one is a `ConflictError`.
+
+        The session must exist (`NotFoundError`) and the round must follow its newest one; an empty `round.link` is
+        filled in, any other must be what `link.round_link` gives (`ConflictError`). `InputError` when the parts of
+        the commit contradict each other.
+        """
 
     async def ancestors(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
-        """The trail from this model back to its seed, nearest first."""
+        """The trail from this model, which is not in it, back to its seed, nearest first."""
 
     async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """Every model that was made from this one, oldest first."""
 
 
+@runtime_checkable
 class ObjectStore(Protocol):
     """Immutable bytes by content. A digest is blake3, 64 hexadecimal digits."""
 
     async def put(self, parts: Iterable[bytes | memoryview]) -> str:
-        """Store the concatenation durably (it survives a power cut) and return its digest; storing twice is harmless."""
+        """Store the concatenation durably and return its digest: it survives a power cut; twice is harmless."""
 
     async def put_file(self, path: Path) -> str:
         """The same for a file's bytes, in bounded memory."""

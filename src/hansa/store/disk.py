@@ -1,0 +1,56 @@
+"""Directories that survive a power cut, and what the operating system's errors mean."""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from hansa.errors import StorageError
+
+__all__ = ["explained", "make_directory", "sync_directory"]
+
+_REMEDIES: Final[Mapping[int, str]] = {
+    errno.ENOSPC: "the disk is full: free some space or choose another disk, then try again",
+    errno.EDQUOT: "the disk quota is used up: free some space or raise the quota, then try again",
+    errno.EFBIG: "the file would be larger than the system allows: raise the limit (ulimit -f)",
+    errno.EACCES: "permission denied: give this user the right to write there",
+    errno.EPERM: "not permitted: give this user the right to write there",
+    errno.EROFS: "the disk is read-only: mount it for writing or choose another",
+    errno.EIO: "the disk reports an input/output error: check it, and restore a backup if it is failing",
+    errno.ENOTDIR: "a part of this path is a file, not a directory: choose another path",
+    errno.EISDIR: "this is a directory, not a file: choose another path",
+    errno.EMFILE: "this process has too many files open: raise the limit (ulimit -n)",
+}
+
+
+@contextmanager
+def explained(action: str, path: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `StorageError` that says what was being done, where, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
+        raise StorageError(f"cannot {action} {path}: {remedy}") from error
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it, so that they are still there after a power cut."""
+    missing = []
+    place = path
+    while not place.is_dir() and place != place.parent:
+        missing.append(place)
+        place = place.parent
+    for directory in reversed(missing):
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

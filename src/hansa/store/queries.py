@@ -1,0 +1,135 @@
+"""From a `Query` to SQL: every column, value and number that a caller gives is checked against the table first."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from typing import Any, Final
+
+from sqlalchemy import JSON, ColumnElement, Select, Table, func, literal, select
+
+from hansa.errors import ConfigError
+from hansa.store.ports import Query
+from hansa.store.records import EventRecord, ModelRecord, ProjectRecord
+from hansa.store.schema import TABLES, RecordType, field_types, order_column, project_column
+
+__all__ = ["page", "trail_down", "trail_up"]
+
+MAX_LIMIT: Final = 1000
+_TRUTH: Final[Mapping[str, bool]] = {"true": True, "false": False, "1": True, "0": False}
+_LARGEST: Final = 2**63
+
+
+def page(kind: RecordType, query: Query) -> tuple[Select[Any], Select[Any]]:
+    """(the rows of the page, how many match in all). Raise `ConfigError` for a column or value that cannot be."""
+    table = TABLES[kind]
+    if not 1 <= query.limit <= MAX_LIMIT:
+        raise ConfigError(f"limit = {query.limit}: a page has 1 to {MAX_LIMIT} rows")
+    if not 0 <= query.offset < _LARGEST:
+        raise ConfigError(f"offset = {query.offset}: it must be 0 or more")
+    conditions = [_condition(kind, name, wanted) for name, wanted in query.where.items()]
+    if kind is not ProjectRecord or query.project:
+        conditions.append(project_column(table) == query.project)
+    if query.after is not None:
+        if kind is not EventRecord:
+            raise ConfigError(f"`after` is for events; a list of {table.name} is paged with `offset`")
+        conditions.append(order_column(table) > max(-1, min(query.after, _LARGEST - 1)))
+    rows = select(table).where(*conditions).order_by(*_order(kind, query.sort)).limit(query.limit).offset(query.offset)
+    return rows, select(func.count()).select_from(table).where(*conditions)
+
+
+def _order(kind: RecordType, sort: str) -> tuple[ColumnElement[Any], ...]:
+    table = TABLES[kind]
+    number = order_column(table)
+    if not sort:
+        return (number,)
+    descending = sort.startswith("-")
+    column = _searchable(kind, sort.removeprefix("-"), "sort by")
+    if descending:
+        return (column.desc().nulls_last(), number.desc())
+    return (column.asc().nulls_last(), number)
+
+
+def _searchable(kind: RecordType, name: str, verb: str) -> ColumnElement[Any]:
+    table = TABLES[kind]
+    names = [field for field in field_types(kind) if not isinstance(table.c[field].type, JSON)]
+    if name not in names:
+        raise ConfigError(f"cannot {verb} {name!r}: the columns of {table.name} are {', '.join(names)}")
+    return table.c[name]
+
+
+def _condition(kind: RecordType, name: str, wanted: object) -> ColumnElement[bool]:
+    column = _searchable(kind, name, "filter by")
+    plain = field_types(kind)[name][0]
+    where = f"{TABLES[kind].name}.{name}"
+    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
+        return column.in_([_value(plain, item, where) for item in wanted])
+    return column == _value(plain, wanted, where)
+
+
+def _value(plain: type, wanted: object, where: str) -> str | int | float | bool:
+    """The wanted value as the column's type; a number or a truth value may come as text, as it does in a URL."""
+    with suppress(ValueError):
+        if issubclass(plain, Enum):
+            return str(plain(wanted).value)
+        match wanted:
+            case bool() if plain is bool:
+                return wanted
+            case str() if plain is bool and wanted.lower() in _TRUTH:
+                return _TRUTH[wanted.lower()]
+            case str() if plain is str:
+                return str(wanted)
+            case str() | int() | float() if plain is float and not isinstance(wanted, bool):
+                return float(wanted)
+            case str() | int() if plain is int and not isinstance(wanted, bool) and abs(int(wanted)) < _LARGEST:
+                return int(wanted)
+    raise ConfigError(f"{where} cannot be {wanted!r}: it is {_described(plain)}")
+
+
+def _described(plain: type) -> str:
+    if issubclass(plain, Enum):
+        return "one of " + ", ".join(str(member.value) for member in plain)
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(plain, "a text")
+
+
+def trail_up(project: str, model: str, limit: int) -> Select[Any]:
+    """The records of every model that this one was made from, nearest first, one for each.
+
+    A round may leave the model as it is, and two sessions may reach the same one, so the trail can join itself; it is
+    followed for at most `limit` steps.
+    """
+    models = TABLES[ModelRecord]
+    here = (models.c.project == project, models.c.parent.is_not(None))
+    start = select(models.c.parent.label("id"), literal(1).label("depth")).where(*here, models.c.id == model)
+    trail = start.cte("trail", recursive=True)
+    step = select(models.c.parent, trail.c.depth + 1).where(*here, models.c.id == trail.c.id, trail.c.depth < limit)
+    trail = trail.union(step)
+    nearest = select(trail.c.id, func.min(trail.c.depth).label("depth")).group_by(trail.c.id).subquery("nearest")
+    return (
+        select(models)
+        .join(nearest, models.c.id == nearest.c.id)
+        .where(models.c.project == project, models.c.id != model, _is_first_record(models))
+        .order_by(nearest.c.depth, models.c.seq)
+        .limit(limit)
+    )
+
+
+def trail_down(project: str, model: str, limit: int) -> Select[Any]:
+    """The records of every model that was made from this one, oldest first, one for each."""
+    models = TABLES[ModelRecord]
+    start = select(models.c.id).where(models.c.project == project, models.c.parent == model)
+    trail = start.cte("trail", recursive=True)
+    trail = trail.union(select(models.c.id).where(models.c.project == project, models.c.parent == trail.c.id))
+    return (
+        select(models)
+        .where(models.c.project == project, models.c.id != model, models.c.id.in_(select(trail.c.id)))
+        .where(_is_first_record(models))
+        .order_by(models.c.seq)
+        .limit(limit)
+    )
+
+
+def _is_first_record(models: Table) -> ColumnElement[bool]:
+    """Whether a row is the oldest of its model."""
+    same = models.alias("same")
+    oldest = select(func.min(same.c.seq)).where(same.c.project == models.c.project, same.c.id == models.c.id)
+    return models.c.seq == oldest.scalar_subquery()

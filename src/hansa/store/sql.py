@@ -1,0 +1,247 @@
+"""A metadata store over any SQL database: everything that is the same for SQLite and PostgreSQL."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Insert, Select, delete, insert, select, update
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from hansa.errors import ConfigError, ConflictError, HansaError, NotFoundError, StorageError
+from hansa.store import queries
+from hansa.store.link import round_link
+from hansa.store.ports import Page, Query, RoundCommit
+from hansa.store.records import EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
+from hansa.store.rounds import check_commit, check_successor
+from hansa.store.rows import from_row, to_row
+from hansa.store.schema import KEYS, TABLES, RecordType, order_column, project_column
+
+__all__ = ["Engines", "SqlStore"]
+
+R = TypeVar("R", bound=Record)
+_ROUNDS: Final = TABLES[RoundRecord]
+_SESSIONS: Final = TABLES[SessionRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """An open database."""
+
+    writer: AsyncEngine
+    """Its transactions may write, and are given one at a time."""
+    reader: AsyncEngine
+    """Its transactions read one state of the database each, many at once."""
+
+
+class SqlStore(ABC):
+    """`MetadataStore` over SQLAlchemy; a subclass knows one database: how to connect, migrate, upsert and explain.
+
+    One event loop owns a store. Its writes are done one after the other, in the order in which they were asked for,
+    so that events are numbered in commit order.
+    """
+
+    def __init__(self, name: str) -> None:
+        """name: the database as error messages call it."""
+        self._name = name
+        self._engines: Engines | None = None
+        self._turn = asyncio.Lock()
+        self._inserts: dict[RecordType, Insert] = {}
+
+    @abstractmethod
+    async def _connect(self) -> Engines:
+        """Make the engines of a database that is migrated to the newest schema."""
+
+    @abstractmethod
+    def _upsert(self, kind: RecordType) -> Insert:
+        """INSERT that replaces the row with the same key."""
+
+    @abstractmethod
+    def _explain(self, error: DBAPIError) -> HansaError:
+        """What the database's error means, and what to do."""
+
+    async def open(self) -> None:
+        """Connect and migrate to the newest schema; opening an open store does nothing."""
+        async with self._turn:
+            if self._engines is None:
+                with self._explained():
+                    self._engines = await self._connect()
+
+    async def close(self) -> None:
+        """Wait for the writes that have begun, then release every connection."""
+        async with self._turn:
+            engines, self._engines = self._engines, None
+            if engines is not None:
+                await engines.reader.dispose()
+                await engines.writer.dispose()
+
+    async def get(self, kind: type[R], project: str, key: str) -> R:
+        """The row with this id; raise `NotFoundError` when the project has none.
+
+        An event's key is its number in digits. Of a model that was reached more than once it is the oldest record.
+        """
+        table = TABLES[kind]
+        wanted: str | int = key
+        if kind is EventRecord:
+            wanted = int(key) if key.isascii() and key.isdigit() and int(key) < 2**63 else -1
+        rows = select(table).where(project_column(table) == project, table.c.id == wanted)
+        async with self._reading() as connection:
+            row = (await connection.execute(rows.order_by(order_column(table)).limit(1))).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no {_noun(kind)} {key!r} in project {project!r}")
+        return from_row(kind, row)
+
+    async def list(self, kind: type[R], query: Query) -> Page[R]:
+        """Rows that match; raise `ConfigError`, listing the columns that there are, for one that there is not."""
+        rows, count = queries.page(kind, query)
+        async with self._reading() as connection:
+            found = (await connection.execute(rows)).mappings().all()
+            total = len(found) + query.offset
+            if len(found) == query.limit or not found:
+                total = (await connection.execute(count)).scalar_one()
+        return Page(tuple(from_row(kind, row) for row in found), total)
+
+    async def put(self, *records: Record) -> None:
+        """Insert or replace by id, all or none; a row that is replaced keeps its place in the order.
+
+        Events get the next number; one that has a number already is stored, and a `ConflictError`.
+        """
+        rows = [(type(record), to_row(record)) for record in records]
+        _check_new([record for record in records if isinstance(record, EventRecord)])
+        if rows:
+            async with self._writing() as connection:
+                await self._write(connection, rows)
+
+    async def create(self, record: Record) -> None:
+        """Insert; raise `ConflictError` when the id exists."""
+        kind = type(record)
+        row = to_row(record)
+        if isinstance(record, EventRecord):
+            _check_new([record])
+        try:
+            async with self._writing() as connection:
+                await connection.execute(insert(TABLES[kind]), row)
+        except ConflictError as error:
+            raise ConflictError(f"there is a {_noun(kind)} {record.id!r} already; choose another id") from error
+
+    async def delete_session(self, project: str, session: str) -> None:
+        """Remove a session with its rounds, contributions, metrics, events and model rows (not the objects).
+
+        Raise `NotFoundError` when the project has no such session.
+        """
+        async with self._writing() as connection:
+            for table in TABLES.values():
+                if "session" in table.c:
+                    ours = (table.c.project == project, table.c.session == session)
+                    await connection.execute(delete(table).where(*ours))
+            gone = delete(_SESSIONS).where(_SESSIONS.c.project == project, _SESSIONS.c.id == session)
+            if (await connection.execute(gone)).rowcount == 0:
+                raise NotFoundError(f"there is no session {session!r} in project {project!r}")
+
+    async def commit_round(self, commit: RoundCommit) -> None:
+        """Write a round at once. Writing the same round again changes nothing; another one is a `ConflictError`.
+
+        The session must exist (`NotFoundError`) and the round must follow its newest one; an empty `round.link` is
+        filled in, any other must be what `round_link` gives (`ConflictError`). `InputError` when the parts of the
+        commit contradict each other.
+        """
+        check_commit(commit)
+        session, record = commit.session, commit.round
+        _check_new(commit.events)
+        session_row = to_row(session)
+        others: list[Record] = [commit.model, *commit.contributions, *commit.metrics, *commit.events]
+        rows = [(type(other), to_row(other)) for other in others]
+        async with self._writing() as connection:
+            previous, existing = await self._neighbours(connection, record)
+            link = round_link(previous.link if previous else "", record, commit.contributions)
+            if check_successor(record, link, previous, existing):
+                return
+            ours = update(_SESSIONS).where(_SESSIONS.c.project == session.project, _SESSIONS.c.id == session.id)
+            if (await connection.execute(ours, session_row)).rowcount == 0:
+                raise NotFoundError(
+                    f"there is no session {session.id!r} in project {session.project!r} (any more), "
+                    f"so its round {record.number} cannot be committed"
+                )
+            await connection.execute(insert(_ROUNDS), to_row(replace(record, link=link)))
+            await self._write(connection, rows)
+
+    async def ancestors(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
+        """The trail from this model, which is not in it, back to its seed, nearest first."""
+        return await self._trail(queries.trail_up, project, model, limit)
+
+    async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
+        """Every model that was made from this one, oldest first."""
+        return await self._trail(queries.trail_down, project, model, limit)
+
+    async def _trail(
+        self, follow: Callable[[str, str, int], Select[Any]], project: str, model: str, limit: int
+    ) -> Sequence[ModelRecord]:
+        if limit < 1:
+            raise ConfigError(f"limit = {limit}: a trail has at least 1 model")
+        await self.get(ModelRecord, project, model)
+        async with self._reading() as connection:
+            rows = (await connection.execute(follow(project, model, limit))).mappings().all()
+        return tuple(from_row(ModelRecord, row) for row in rows)
+
+    async def _neighbours(
+        self, connection: AsyncConnection, record: RoundRecord
+    ) -> tuple[RoundRecord | None, RoundRecord | None]:
+        """(the round before, the round with this number), as they are committed."""
+        near = select(_ROUNDS).where(
+            _ROUNDS.c.project == record.project,
+            _ROUNDS.c.session == record.session,
+            _ROUNDS.c.number.in_([record.number - 1, record.number]),
+        )
+        found = [from_row(RoundRecord, row) for row in (await connection.execute(near)).mappings()]
+        by_number = {row.number: row for row in found}
+        return by_number.get(record.number - 1), by_number.get(record.number)
+
+    async def _write(self, connection: AsyncConnection, rows: Sequence[tuple[RecordType, Mapping[str, Any]]]) -> None:
+        for kind, group in groupby(rows, key=lambda row: row[0]):
+            statement = self._inserts.get(kind)
+            if statement is None:
+                statement = self._inserts[kind] = self._upsert(kind) if kind in KEYS else insert(TABLES[kind])
+            await connection.execute(statement, [row for _, row in group])
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is committed, and on the disk, when the block ends; an error undoes all of it."""
+        async with self._turn:
+            with self._explained():
+                async with self._opened().writer.begin() as connection:
+                    yield connection
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state of the database."""
+        with self._explained():
+            async with self._opened().reader.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._explain(error) from error
+        except SQLAlchemyError as error:
+            raise StorageError(f"{self._name}: {error}") from error
+
+    def _opened(self) -> Engines:
+        if self._engines is None:
+            raise StorageError(f"{self._name} is not open: await its open() first")
+        return self._engines
+
+
+def _check_new(events: Sequence[EventRecord]) -> None:
+    for event in events:
+        if event.id:
+            raise ConflictError(f"event {event.id} ({event.kind}) is stored already, and events never change")
+
+
+def _noun(kind: RecordType) -> str:
+    return kind.__name__.removesuffix("Record").lower()

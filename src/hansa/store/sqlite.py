@@ -1,0 +1,101 @@
+"""The embedded metadata store: one SQLite file, nothing to install.
+
+Write-ahead logging lets readers work beside the one writer; `synchronous=FULL` makes every commit wait for the disk,
+so that it survives a power cut. Several processes may open the same file: they take turns to write.
+"""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Insert, event
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from hansa.errors import ConflictError, CorruptionError, HansaError, NotFoundError, StorageError
+from hansa.store.disk import explained, make_directory
+from hansa.store.migrations import upgrade
+from hansa.store.schema import KEYS, TABLES, RecordType
+from hansa.store.sql import Engines, SqlStore
+
+__all__ = ["SqliteStore"]
+
+_READERS: Final = 4
+
+
+class SqliteStore(SqlStore):
+    """`MetadataStore` in the file `path`; its directory is made when it is missing.
+
+    busy: seconds that a write waits for another process's.
+    """
+
+    def __init__(self, path: Path | str, *, busy: float = 10.0) -> None:
+        self.path: Final = Path(path)
+        self._busy: Final = busy
+        super().__init__(f"the SQLite database {self.path}")
+
+    async def _connect(self) -> Engines:
+        with explained("make the directory", self.path.parent):
+            await asyncio.to_thread(make_directory, self.path.parent)
+        writer = self._engine("BEGIN IMMEDIATE", 1, "synchronous=FULL", "foreign_keys=ON")
+        try:
+            async with writer.begin() as connection:
+                await connection.run_sync(upgrade)
+        except BaseException:
+            await writer.dispose()
+            raise
+        return Engines(writer, self._engine("BEGIN", _READERS, "query_only=ON"))
+
+    def _engine(self, begin: str, connections: int, *pragmas: str) -> AsyncEngine:
+        """begin: the statement that begins a transaction (the driver's own is switched off)."""
+        engine = create_async_engine(
+            URL.create("sqlite+aiosqlite", database=str(self.path)),
+            connect_args={"isolation_level": None, "timeout": self._busy},
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=None,
+        )
+
+        def connected(connection: Any, _: Any) -> None:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", *pragmas):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        event.listen(engine.sync_engine, "connect", connected)
+        event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        return engine
+
+    def _upsert(self, kind: RecordType) -> Insert:
+        table, key = TABLES[kind], KEYS[kind]
+        statement = insert(table)
+        replaced = {c.name: statement.excluded[c.name] for c in table.c if c.name not in (*key, "seq")}
+        return statement.on_conflict_do_update(index_elements=list(key), set_=replaced)
+
+    def _explain(self, error: DBAPIError) -> HansaError:
+        cause: BaseException | None = error.orig
+        while cause is not None and not isinstance(cause, sqlite3.Error):
+            cause = cause.__cause__
+        code = getattr(cause, "sqlite_errorname", "") or ""
+        if code.startswith("SQLITE_CONSTRAINT_FOREIGNKEY"):
+            return NotFoundError(f"a row belongs to a session that its project does not have ({self._name})")
+        if code.startswith("SQLITE_CONSTRAINT"):
+            return ConflictError(f"{self._name} refuses the row: {cause}")
+        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            return CorruptionError(
+                f"{self._name} is damaged or is another kind of file ({cause}): restore a backup, or give another path"
+            )
+        remedies = {
+            "SQLITE_FULL": "the disk is full: free some space, then try again",
+            "SQLITE_BUSY": f"another process has been writing for more than {self._busy:g} s: stop it, or try again",
+            "SQLITE_READONLY": "it is read-only: give this user the right to write the file and its directory",
+            "SQLITE_CANTOPEN": "it cannot be opened: check that the path is a file that this user may read and write",
+            "SQLITE_PERM": "permission denied: give this user the right to write the file and its directory",
+            "SQLITE_IOERR": "the disk reports an input/output error: check it, and its free space",
+        }
+        for prefix, remedy in remedies.items():
+            if code.startswith(prefix):
+                return StorageError(f"{self._name}: {remedy} ({cause})")
+        return StorageError(f"{self._name}: {error}")
