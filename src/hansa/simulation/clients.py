@@ -1,0 +1,119 @@
+"""Virtual clients: names and shares that exist only when they are asked for, so that a million of them cost nothing."""
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from hansa.errors import InputError
+from hansa.messages import ClientInfo
+
+__all__ = ["VirtualClients"]
+
+_PREFIX = "client-"
+
+
+class VirtualClients(Sequence[str]):
+    """The names client-0 … client-{n−1} in the order that `sorted` gives them, the order of a network's registry.
+
+    `sorted` puts client-10 before client-2. The k-th name is found by counting the numbers that begin with each
+    digit, so nothing is stored: a name costs a few microseconds, any n the same memory.
+    """
+
+    def __init__(self, total: int) -> None:
+        """total: how many clients are registered, at least 1."""
+        if total < 1:
+            raise InputError(f"clients is {total}; a simulation needs at least 1")
+        self._total = total
+
+    def __len__(self) -> int:
+        return self._total
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[str]: ...
+    def __getitem__(self, position: int | slice) -> str | Sequence[str]:
+        if isinstance(position, slice):
+            return tuple(self[k] for k in range(*position.indices(self._total)))
+        k = position + self._total if position < 0 else position
+        if not 0 <= k < self._total:
+            raise IndexError(f"there are {self._total} clients; there is none at position {position}")
+        return f"{_PREFIX}{_number_at(k, self._total)}"
+
+    def __iter__(self) -> Iterator[str]:
+        yield f"{_PREFIX}0"
+        number = 1
+        while 0 < number < self._total:
+            yield f"{_PREFIX}{number}"
+            number = _after(number, self._total)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._number(name) is not None
+
+    def index(self, value: str, start: int = 0, stop: int | None = None) -> int:
+        """The position of a name; raises ValueError where there is none, as a list does."""
+        number = self._number(value)
+        position = -1 if number is None else _position_of(number, self._total)
+        if not start <= position < (self._total if stop is None else stop):
+            raise ValueError(f"{value!r} is not one of the {self._total} clients {_PREFIX}0, {_PREFIX}1, …")
+        return position
+
+    def share(self, name: str) -> ClientInfo:
+        """The client of this name, with its share of a data set that is split among all."""
+        number = self._number(name)
+        if number is None:
+            raise InputError(f"there is no client {name!r}; there are {_PREFIX}0 to {_PREFIX}{self._total - 1}")
+        return ClientInfo(name=name, index=number, total=self._total)
+
+    def _number(self, name: str) -> int | None:
+        digits = name.removeprefix(_PREFIX)
+        if digits == name or not (digits.isascii() and digits.isdigit()) or str(int(digits)) != digits:
+            return None
+        return number if (number := int(digits)) < self._total else None
+
+
+def _after(number: int, total: int) -> int:
+    """The number that follows in the order of digits, 0 after the last."""
+    if number * 10 < total:
+        return number * 10
+    while number % 10 == 9 or number + 1 == total:  # noqa: PLR2004 - the last digit there is
+        number //= 10
+    return number + 1 if number else 0
+
+
+def _beginning_with(prefix: int, total: int) -> int:
+    """How many numbers below `total` have decimal digits that begin with those of `prefix` ≥ 1."""
+    count, low, high = 0, prefix, prefix + 1
+    while low < total:
+        count += min(high, total) - low
+        low, high = low * 10, high * 10
+    return count
+
+
+def _number_at(k: int, total: int) -> int:
+    """The k-th of the numbers 0 … total−1 in the order of their digits."""
+    if k == 0:
+        return 0
+    left, number = k - 1, 1
+    while left:
+        count = _beginning_with(number, total)
+        if left < count:  # it begins with these digits: one digit further
+            left -= 1
+            number *= 10
+        else:
+            left -= count
+            number += 1
+    return number
+
+
+def _position_of(number: int, total: int) -> int:
+    """The inverse of `_number_at`."""
+    if number == 0:
+        return 0
+    digits = str(number)
+    position = 0
+    for length in range(1, len(digits) + 1):
+        prefix = int(digits[:length])
+        first = 1 if length == 1 else prefix - prefix % 10
+        position += 1  # what comes before: the shorter prefix itself (0 for the first digit) …
+        position += sum(_beginning_with(sibling, total) for sibling in range(first, prefix))  # … and its other digits
+    return position

@@ -1,0 +1,233 @@
+"""Training and folding, one client after another: what every process of a simulation does."""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, TypeVar
+
+from hansa.algorithm import Partial, Plan
+from hansa.app import App
+from hansa.arrays import Arrays
+from hansa.errors import HansaError, Reason, UpdateRejectedError
+from hansa.messages import Contribution, Kind, Metrics, Update
+from hansa.run import Run
+from hansa.simulation.clients import VirtualClients
+
+__all__ = [
+    "Assignment",
+    "Engine",
+    "Failed",
+    "Folded",
+    "Folding",
+    "Inline",
+    "Outcome",
+    "Raised",
+    "Refused",
+    "attempt",
+    "failure",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One training task."""
+
+    client: str
+    work: float = 1.0
+    """As `Task.work`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """The update is in the sum."""
+
+    num_examples: int
+    weight: int
+    """What it added to the denominator."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The update may not be counted."""
+
+    reason: Reason
+    detail: str
+    full: bool = False
+    """Whether the update is sound, and only the sum has no room for its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """User code raised, or its process ended."""
+
+    message: str
+    traceback: str = ""
+
+
+Outcome: TypeAlias = Folded | Refused | Failed
+
+
+class Engine(Protocol):
+    """Where the clients of a round train and their updates are summed."""
+
+    def begin(self, number: int, broadcast: Arrays) -> None:
+        """Forget every sum; tasks are of this round and this model from now on."""
+
+    def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
+        """Train and fold each; the sum is as if they had come in this order.
+
+        Returns the outcomes by client; an earlier outcome of this round is in there again when it has changed.
+        """
+
+    def collect(self) -> Partial:
+        """The sum of all that was folded since `begin`."""
+
+    def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
+        """Evaluate a model on each client's own data."""
+
+    def close(self) -> None:
+        """End what was started; may be called twice."""
+
+
+class Folding:
+    """One sum, and the round that it belongs to."""
+
+    def __init__(self, app: App, run: Run, clients: VirtualClients, *, tolerate_failures: bool) -> None:
+        """tolerate_failures: an exception of user code becomes `Failed`; otherwise it passes through."""
+        self._app = app
+        self._run = run
+        self._clients = clients
+        self._tolerate = tolerate_failures
+        self._number = 0
+        self._broadcast = Arrays()
+        self._shown = Arrays()
+        self._plan: Plan = None
+        self.partial = Partial({})
+
+    def begin(self, number: int, broadcast: Arrays) -> None:
+        """Start a sum of zero."""
+        self._number = number
+        self._broadcast = broadcast
+        self._plan = self._run.algorithm.aggregator.plan(broadcast)
+        self.partial = self.zero()
+
+    def zero(self) -> Partial:
+        """An empty sum of this round."""
+        return self._run.algorithm.aggregator.zero(self._plan)
+
+    def train(self, assignment: Assignment, into: Partial | None = None) -> Outcome:
+        """Train one client and fold its update into the sum, or into another one of this round."""
+        client = assignment.client
+        share = self._clients.share(client)
+        partial = self.partial if into is None else into
+
+        def local_work() -> Outcome:
+            task = self._run.task(self._app, share, self._number, Kind.TRAIN, assignment.work)
+            update = self._run.train(self._app, self._broadcast, task)
+            return self.offer(client, update, partial)
+
+        return self._guarded(local_work, client, "trained")
+
+    def offer(self, client: str, update: Update, partial: Partial) -> Folded | Refused:
+        """Fold one update into a sum of this round, unless it may not be counted."""
+        aggregator = self._run.algorithm.aggregator
+        before = partial.weight
+        try:
+            aggregator.accumulate(
+                self._plan, partial, update, Contribution(client, update.num_examples, update.metrics)
+            )
+        except UpdateRejectedError as error:
+            return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
+        return Folded(update.num_examples, partial.weight - before, update.metrics)
+
+    def _is_sound(self, update: Update) -> bool:
+        try:
+            self._run.algorithm.aggregator.check(self._plan, update)
+        except UpdateRejectedError:
+            return False
+        return True
+
+    def merge(self, left: Partial, right: Partial) -> Partial:
+        """Both sums, in `left`."""
+        return self._run.algorithm.aggregator.merge(self._plan, left, right)
+
+    def show(self, number: int, model: Arrays) -> None:
+        """Evaluations are of this model from now on."""
+        self._number = number
+        self._shown = model
+
+    def evaluate(self, client: str) -> Metrics | Failed:
+        """Evaluate the model that was shown on one client's data."""
+        share = self._clients.share(client)
+
+        def local_work() -> Metrics:
+            task = self._run.task(self._app, share, self._number, Kind.EVALUATE)
+            return self._app.trainer.evaluate(self._shown, task)
+
+        return self._guarded(local_work, client, "evaluated")
+
+    def _guarded(self, work: Callable[[], T], client: str, what: str) -> T | Failed:
+        result = attempt(work)
+        if not isinstance(result, Raised):
+            return result
+        if not self._tolerate:
+            result.error.add_note(f"hansa: raised while {client} {what} in round {self._number}")
+            raise result.error
+        return failure(result.error)
+
+
+class Inline:
+    """Everything in this process, one client at a time: `print` and `breakpoint` of user code work."""
+
+    def __init__(self, folding: Folding) -> None:
+        """folding: of the run."""
+        self._folding = folding
+
+    def begin(self, number: int, broadcast: Arrays) -> None:
+        """See `Engine`."""
+        self._folding.begin(number, broadcast)
+
+    def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
+        """See `Engine`."""
+        return {assignment.client: self._folding.train(assignment) for assignment in assignments}
+
+    def collect(self) -> Partial:
+        """See `Engine`."""
+        return self._folding.partial
+
+    def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
+        """See `Engine`."""
+        self._folding.show(number, model)
+        return {client: self._folding.evaluate(client) for client in clients}
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An exception of user code."""
+
+    error: BaseException
+
+
+def attempt(work: Callable[[], T]) -> T | Raised:
+    """Run user code, with whatever it raises as a value; only Ctrl-C passes through."""
+    try:
+        return work()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything, and call exit()
+        return Raised(error)
+
+
+def failure(error: BaseException) -> Failed:
+    """What is told of an exception of user code: its last line, and where."""
+    text = "".join(traceback.format_exception(error))
+    said = str(error) or "no message"
+    message = said if isinstance(error, HansaError) else f"{type(error).__name__}: {said}"
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1] if frames else None
+    where = f" ({last.filename}:{last.lineno})" if last else ""
+    return Failed(message + where, text)

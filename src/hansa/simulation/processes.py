@@ -1,0 +1,292 @@
+"""A simulation on many cores: worker processes train chunks of the cohort, each folds into its own sum, sums merge.
+
+The sums are exact, so which worker trained whom cannot change a bit. A worker that dies takes its sum with it: the
+client that it was training has failed, the others whom it had folded are trained again elsewhere.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TypeAlias, cast
+
+from hansa.algorithm import Partial
+from hansa.arrays import Arrays
+from hansa.errors import ConfigError, RunFailedError, UserCodeError
+from hansa.messages import Contribution, Metrics, RunSpec
+from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
+from hansa.simulation.pipes import Channel, Message, receive, result_from, send, spec_to, to_bytes
+
+__all__ = ["Processes"]
+
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from hansa.simulation.worker import main
+main(*map(int, sys.argv[2:]))
+"""
+"""A program of its own, not a fork or a copy of the caller's: a script needs no `if __name__ == "__main__"` for it."""
+
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
+"""Read by BLAS and torch when they are loaded: the workers share the cores, none takes them all."""
+
+_CHUNKS = 4
+"""Chunks of a cohort per worker: fewer waste time at the end of a round, more cost messages."""
+
+_LARGEST_CHUNK = 64
+"""Clients in one message."""
+
+_PATIENCE = 5.0
+"""Seconds that a worker has to end after its pipe was closed, before it is killed."""
+
+Results: TypeAlias = dict[str, Outcome | Metrics]
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One process, with what it was given."""
+
+    process: subprocess.Popen[bytes]
+    jobs: Channel
+    answers: Channel
+    outstanding: deque[Assignment] = field(default_factory=deque)
+    """Given and not answered, in order: the first is in work."""
+    folded: dict[str, Assignment] = field(default_factory=dict)
+    """Clients in its sum."""
+
+    def end(self) -> None:
+        """Close its pipes, which ends it; kill it where that does not."""
+        self.jobs.close()
+        self.answers.close()
+        try:
+            self.process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class Processes:
+    """An `Engine` of worker processes, each with one thread for arithmetic. They live until `close`."""
+
+    def __init__(
+        self, app: Path, spec: RunSpec, folding: Folding, *, clients: int, workers: int | None, tolerate: bool
+    ) -> None:
+        """app: the file or folder that each worker loads; folding: of this process, which merges.
+
+        clients: registered in all; workers: None for one per core; tolerate: failures of user code.
+        """
+        self._count = _cores() if workers is None else workers
+        if self._count < 1:
+            raise ConfigError(f"workers is {workers}; it must be at least 1")
+        self._start: Message = {"app": str(app), "spec": spec_to(spec), "clients": clients}
+        self._spec = spec
+        self._folding = folding
+        self._tolerate = tolerate
+        self._workers: list[_Worker] = []
+        self._opening: tuple[Message, bytes] | None = None
+        self._assigned: dict[str, Assignment] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._in_order = False
+
+    def begin(self, number: int, broadcast: Arrays) -> None:
+        """See `Engine`."""
+        self._folding.begin(number, broadcast)
+        self._in_order = False
+        self._assigned = {}
+        self._outcomes = {}
+        self._open({"do": "begin", "round": number}, broadcast)
+
+    def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
+        """See `Engine`."""
+        before = self._outcomes
+        self._assigned |= {assignment.client: assignment for assignment in assignments}
+        self._outcomes = before | self._outcomes_of(assignments)
+        if not self._in_order and self._overflows():
+            self._fold_in_order()
+        return {client: outcome for client, outcome in self._outcomes.items() if before.get(client) != outcome}
+
+    def collect(self) -> Partial:
+        """See `Engine`; the workers hand their sums over."""
+        total = self._folding.partial
+        while holders := [worker for worker in self._workers if worker.folded]:
+            for worker in holders:
+                partial = self._sum_of(worker)
+                if partial is not None:
+                    self._folding.merge(total, partial)
+        return total
+
+    def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
+        """See `Engine`."""
+        self._in_order = False
+        self._open({"do": "show", "round": number}, model)
+        results = self._spread("evaluate", [Assignment(client) for client in clients])
+        return {client: result for client, result in results.items() if isinstance(result, Metrics | Failed)}
+
+    def close(self) -> None:
+        """See `Engine`."""
+        while self._workers:
+            self._workers.pop().end()
+
+    # ── jobs out, answers in ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, message: Message, arrays: Arrays) -> None:
+        """Tell every worker of another model, and start those that are missing."""
+        self._opening = (message, to_bytes(arrays))
+        for worker in list(self._workers):
+            worker.folded.clear()
+            try:
+                send(worker.jobs, *self._opening)
+            except OSError:  # it died idle; nothing of it is needed
+                self._remove(worker)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Start the missing workers; all load the app at the same time."""
+        new = [self._started() for _ in range(self._count - len(self._workers))]
+        self._workers += new
+        for worker in new:
+            try:
+                answer, _ = receive(worker.answers)
+            except (EOFError, OSError):
+                status = self._remove(worker)
+                raise RunFailedError(f"a worker process ended while it loaded the app, with {status}") from None
+            if answer["broken"] is not None:
+                error = UserCodeError(f"a worker cannot load the app: {answer['broken']}", answer["traceback"])
+                error.add_note(answer["traceback"])
+                raise error
+            if self._opening is not None:
+                send(worker.jobs, *self._opening)
+
+    def _started(self) -> _Worker:
+        jobs_end, jobs = Pipe(duplex=False)
+        answers, answers_end = Pipe(duplex=False)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - this interpreter, with a program of our own
+                [sys.executable, "-c", _START, json.dumps(sys.path), str(jobs_end.fileno()), str(answers_end.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(jobs_end.fileno(), answers_end.fileno()),
+                env={**os.environ, **_ONE_THREAD},  # noqa: TID251 - a child inherits it; nothing is read from it here
+                start_new_session=True,
+            )
+        finally:
+            jobs_end.close()
+            answers_end.close()
+        worker = _Worker(process, jobs, answers)
+        with contextlib.suppress(OSError):  # it died at once: whoever waits for its answer finds out
+            send(jobs, self._start)
+        return worker
+
+    def _outcomes_of(self, assignments: Iterable[Assignment]) -> dict[str, Outcome]:
+        results = self._spread("train", assignments)
+        return {client: result for client, result in results.items() if not isinstance(result, Metrics)}
+
+    def _spread(self, what: str, assignments: Iterable[Assignment]) -> Results:
+        """Give the assignments to the workers as they get free, and wait for every answer."""
+        results: Results = {}
+        left = deque(assignments)
+        size = len(left) if self._in_order else max(1, min(_LARGEST_CHUNK, len(left) // (_CHUNKS * self._count)))
+        while left or any(worker.outstanding for worker in self._workers):
+            for worker in self._workers[: 1 if self._in_order else None]:
+                if left and len(worker.outstanding) <= 1:
+                    self._give(worker, what, [left.popleft() for _ in range(min(size, len(left)))])
+            busy = {worker.answers: worker for worker in self._workers if worker.outstanding}
+            for pipe in wait(list(busy)):
+                worker = busy[cast("Channel", pipe)]
+                try:
+                    answer, _ = receive(worker.answers)
+                except (EOFError, OSError):
+                    left.extendleft(reversed(self._bury(worker, results)))
+                else:
+                    self._take(worker, answer, results)
+        return results
+
+    def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
+        worker.outstanding.extend(chunk)
+        tasks = [(assignment.client, assignment.work) for assignment in chunk]
+        with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again
+            send(worker.jobs, {"do": what, "tasks": tasks})
+
+    def _take(self, worker: _Worker, answer: Message, results: Results) -> None:
+        """Note one answer; without tolerance, a failure of user code is raised here."""
+        assignment = worker.outstanding.popleft()
+        result = result_from(answer)
+        if isinstance(result, Failed) and not self._tolerate:
+            error = UserCodeError(f"{assignment.client}: {result.message}", result.traceback)
+            error.add_note(result.traceback)
+            raise error
+        if isinstance(result, Folded):
+            worker.folded[assignment.client] = assignment
+        results[assignment.client] = result
+
+    def _bury(self, worker: _Worker, results: Results) -> list[Assignment]:
+        """Replace a dead worker: its first client has failed; returns who must be given to others."""
+        lost = list(worker.folded.values())
+        status = self._remove(worker)
+        unfinished = list(worker.outstanding)
+        if unfinished:
+            client = unfinished.pop(0).client
+            results[client] = Failed(f"the process that worked for {client} ended, with {status}")
+        self._fill()
+        return [*lost, *unfinished]
+
+    def _remove(self, worker: _Worker) -> str:
+        """End a worker that died; returns how, for a sentence."""
+        self._workers.remove(worker)
+        worker.end()
+        code = worker.process.returncode
+        return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+    # ── sums ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _overflows(self) -> bool:
+        """Whether the sums of all workers may be more than one sum can hold."""
+        weight = sum(outcome.weight for outcome in self._outcomes.values() if isinstance(outcome, Folded))
+        full = any(isinstance(outcome, Refused) and outcome.full for outcome in self._outcomes.values())
+        return full or weight > self._spec.max_weight
+
+    def _fold_in_order(self) -> None:
+        """Who is refused for the lack of room depends on the order: fold all into the sum of one worker."""
+        assert self._opening is not None  # noqa: S101 - `begin` comes before `train`
+        self._in_order = True
+        for worker in list(self._workers):
+            worker.folded.clear()
+            with contextlib.suppress(OSError):
+                send(worker.jobs, *self._opening)
+        self._outcomes = self._outcomes_of(self._assigned.values())
+
+    def _sum_of(self, worker: _Worker) -> Partial | None:
+        """What a worker has summed; None when it died, and its clients were trained again elsewhere."""
+        try:
+            send(worker.jobs, {"do": "collect"})
+            answer, sums = receive(worker.answers)
+        except (EOFError, OSError):
+            again = self._spread("train", self._bury(worker, {}))
+            for client, result in again.items():
+                if result != self._outcomes[client]:
+                    raise RunFailedError(
+                        f"{client} was trained again, because a worker process had ended, with another result: {result}"
+                    ) from None
+            return None
+        contributions = {client: self._contribution(client) for client in worker.folded}
+        worker.folded.clear()
+        return Partial(dict(sums), answer["weight"], contributions)
+
+    def _contribution(self, client: str) -> Contribution:
+        outcome = self._outcomes[client]
+        assert isinstance(outcome, Folded)  # noqa: S101 - it is in a sum
+        return Contribution(client, outcome.num_examples, outcome.metrics)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

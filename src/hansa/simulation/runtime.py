@@ -1,0 +1,279 @@
+"""A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+import numpy as np
+
+from hansa.algorithm import Cohort, Partial, State
+from hansa.app import App, load_app
+from hansa.arrays import Array, Arrays
+from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
+from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, Value, merge_metrics
+from hansa.rounds import Round
+from hansa.rounds.events import Completed, NotMet
+from hansa.run import Run, derive_rng, resolve, suit
+from hansa.simulation.clients import VirtualClients
+from hansa.simulation.clock import Rehearsal, rehearse
+from hansa.simulation.devices import Behaviour, Devices, Instant
+from hansa.simulation.fold import Engine, Failed, Folded, Folding, Inline, Outcome
+from hansa.simulation.processes import Processes
+from hansa.simulation.result import RoundRecord, SimulationResult
+from hansa.simulation.worker import IN_WORKER
+from hansa.wire import codec
+
+__all__ = ["EngineName", "Settings", "Simulation", "simulate"]
+
+EngineName = Literal["inline", "processes"]
+
+_ALL_CONNECTED = 4096
+"""Up to so many clients a round knows all of them, as on a network; of more, the cohort, its reserve and …"""
+_SOME_CONNECTED = 256
+"""… so many of the first by name, which is the order in which a round falls back on whoever is connected."""
+
+
+class Settings(TypedDict, total=False):
+    """The fields of `RunSpec`, as keywords."""
+
+    name: str
+    project: str
+    algorithm: str
+    algorithm_options: Mapping[str, Value]
+    rounds: int
+    seed: int
+    rules: RoundRules
+    evaluation: EvaluationRules
+    max_weight: int
+    range_bits: int
+    config: Mapping[str, Value]
+
+
+def simulate(
+    app: App | str | Path,
+    spec: RunSpec | None = None,
+    *,
+    clients: int,
+    engine: EngineName = "inline",
+    workers: int | None = None,
+    devices: Devices | None = None,
+    tolerate_failures: bool | None = None,
+    initial_model: Mapping[str, Array] | None = None,
+    on_round: Callable[[RoundRecord], None] | None = None,
+    stop: Callable[[RoundRecord], bool] | None = None,
+    **settings: Unpack[Settings],
+) -> SimulationResult:
+    """Run an app on virtual clients, `client-0` … `client-{n−1}`: the same rounds, and the same bits, as on a network.
+
+    ```python
+    result = hansa.simulate("app.py", clients=100, rounds=20, seed=1)
+    print(result.rounds[-1].evaluation, result.model_hash)
+    ```
+
+    Args:
+        app: an `App`, or the path of one; with engine="processes" it must come from a file.
+        spec: the run; or give its fields as keywords (`rounds=20, algorithm="fedprox"`), which replace those of `spec`.
+        clients: registered clients; they cost nothing until they are selected.
+        engine: "inline" trains one client after another in this process, so that `print` and `breakpoint` work;
+            "processes" trains on all cores. The result is the same, to the bit.
+        workers: worker processes, by default as many as there are cores.
+        devices: how devices behave on the virtual clock (`hansa.simulation.devices`); by default they answer at once.
+        tolerate_failures: whether an exception in a client's code makes that client fail and be replaced, as on a
+            network. By default it does with engine="processes", and ends the simulation with its own traceback with
+            engine="inline". A worker process that dies only ever fails its client.
+        initial_model: the model of round 0, in place of the app's.
+        on_round: called after each round.
+        stop: called after each round; True ends the run.
+        **settings: fields of `RunSpec`.
+
+    Raises:
+        QuorumNotMetError: too few updates counted in a round; it names who was missing.
+        UserCodeError: user code raised in a worker process, or its file cannot be loaded there.
+        ConfigError: a setting cannot be used.
+
+    """
+    if IN_WORKER.is_set():
+        raise AppError(
+            "the app starts a simulation while it is loaded, and a worker process has just loaded it: "
+            'put that call under `if __name__ == "__main__":`'
+        )
+    loaded = app if isinstance(app, App) else load_app(app)
+    run = resolve(suit(replace(spec or RunSpec(), **settings), loaded))
+    names = VirtualClients(clients)
+    tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
+    folding = Folding(loaded, run, names, tolerate_failures=tolerate)
+    match engine:
+        case "inline":
+            made: Engine = Inline(folding)
+        case "processes":
+            made = Processes(_file_of(loaded), run.spec, folding, clients=clients, workers=workers, tolerate=tolerate)
+        case _:
+            raise ConfigError(f"engine is {engine!r}; there is: inline, processes")
+    simulation = Simulation(run, loaded, names, made, devices or Instant())
+    try:
+        return simulation.run(initial_model, on_round, stop)
+    finally:
+        made.close()
+
+
+def _file_of(app: App) -> Path:
+    if app.path is None:
+        raise AppError(
+            "worker processes load the app from its file, and this one was made in memory: "
+            'save it as app.py and call hansa.simulate("app.py", …), or use engine="inline"'
+        )
+    return app.path
+
+
+@dataclass(slots=True)
+class Simulation:
+    """The rounds of one run, whichever engine trains."""
+
+    setup: Run
+    app: App
+    clients: VirtualClients
+    engine: Engine
+    devices: Devices
+
+    def run(
+        self,
+        initial_model: Mapping[str, Array] | None,
+        on_round: Callable[[RoundRecord], None] | None,
+        stop: Callable[[RoundRecord], bool] | None,
+    ) -> SimulationResult:
+        """All rounds, from the initial model."""
+        model = self.setup.initial_model(self.app) if initial_model is None else Arrays(initial_model)
+        state = self.setup.start(model)
+        records: list[RoundRecord] = []
+        for number in range(1, self.setup.spec.rounds + 1):
+            began = time.perf_counter()
+            state, record = self._round(state, number)
+            record = replace(self._evaluated(state, record), seconds=time.perf_counter() - began)
+            records.append(record)
+            if on_round is not None:
+                on_round(record)
+            if stop is not None and stop(record):
+                break
+        return SimulationResult(self.setup.spec, tuple(records), state)
+
+    # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _round(self, state: State, number: int) -> tuple[State, RoundRecord]:
+        algorithm = self.setup.algorithm
+        broadcast = algorithm.broadcast(state)
+        self.engine.begin(number, broadcast)
+        played, outcomes = self._play(number)
+        completed = _completed(played, outcomes)
+        total = self._total(number, broadcast, played, outcomes)
+        aggregate = algorithm.aggregator.report(algorithm.aggregator.plan(broadcast), total)
+        after = self.setup.finish(state, aggregate)
+        reports = [(c.metrics, c.num_examples) for c in aggregate.contributions.values()]
+        return after, RoundRecord(
+            round=number,
+            model_hash=codec.digest(after.params),
+            metrics={name: metric.values[name] for name, metric in merge_metrics(reports).items()},
+            num_examples=aggregate.weight,
+            accepted=completed.contributors,
+            rejected={name: f"{reason}: {detail}" for name, (reason, detail) in completed.rejected.items()},
+            failed=dict(completed.failed),
+            missing=completed.missing,
+            virtual_seconds=played.seconds,
+        )
+
+    def _play(self, number: int) -> tuple[Rehearsal, dict[str, Outcome]]:
+        """Rehearse, train whom that needs, rehearse with what came of it: until nothing is unknown."""
+        rules = self.setup.spec.rules
+        cohort = self.setup.cohort(self.clients, number)
+        connected = self._connected(cohort)
+        behave = _remembered(partial(self._behave, number))
+        outcomes: dict[str, Outcome] = {}
+        while True:
+            machine = Round(number, Kind.TRAIN, rules, lambda _connected: cohort)
+            played = rehearse(
+                machine, connected, behave, outcomes, keeps_partial_work=self.setup.algorithm.keeps_partial_work
+            )
+            if not played.unknown:
+                return played, outcomes
+            outcomes.update(self.engine.train(played.unknown))
+
+    def _total(self, number: int, broadcast: Arrays, played: Rehearsal, outcomes: Mapping[str, Outcome]) -> Partial:
+        """The sum of exactly those who are accepted."""
+        folded = {client for client, outcome in outcomes.items() if isinstance(outcome, Folded)}
+        if folded != {assignment.client for assignment in played.accepted}:
+            # A failure has moved the end of the round before an arrival that was counted on: fold once more.
+            self.engine.begin(number, broadcast)
+            again = self.engine.train(played.accepted)
+            changed = [client for client, outcome in again.items() if outcome != outcomes[client]]
+            if changed:
+                raise RunFailedError(
+                    f"{changed[0]} was trained twice in round {number}, with two results: {again[changed[0]]}; "
+                    "use task.rng for all random numbers, and change nothing outside the function"
+                )
+        return self.engine.collect()
+
+    def _connected(self, cohort: Cohort) -> frozenset[str]:
+        """Whom the round may invite: everybody, or of very many the cohort, its reserve and the first by name."""
+        if len(self.clients) <= _ALL_CONNECTED:
+            return frozenset(self.clients)
+        rules = self.setup.spec.rules
+        first = islice(self.clients, max(_SOME_CONNECTED, rules.min_clients, rules.quorum))
+        return frozenset(cohort.invited).union(cohort.substitutes, first)
+
+    def _behave(self, number: int, clients: Sequence[str]) -> Sequence[Behaviour]:
+        return self.devices.behave(clients, number, self._random_for)
+
+    def _random_for(self, purpose: str, *keys: str | int) -> np.random.Generator:
+        return derive_rng(self.setup.spec.seed, "device", purpose, *keys)
+
+    # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _evaluated(self, state: State, record: RoundRecord) -> RoundRecord:
+        """The record with what is measured of the new model; that takes no virtual time."""
+        if not self.setup.evaluates(record.round):
+            return record
+        rules = self.setup.spec.evaluation
+        if rules.clients:
+            cohort = self.setup.evaluation_cohort(self.clients, record.round).invited
+            results = self.engine.evaluate(record.round, state.params, cohort)
+            reports = [(r.values, r.num_examples) for r in results.values() if not isinstance(r, Failed)]
+            merged = {name: metric.values[name] for name, metric in merge_metrics(reports).items()}
+            broken = {client: r.message for client, r in sorted(results.items()) if isinstance(r, Failed)}
+            record = replace(record, evaluation=merged, failed_evaluations=broken)
+        if rules.central:
+            central = self.setup.central_metrics(self.app, state.params, record.round)
+            record = replace(record, central=dict(central.values))
+        return record
+
+
+def _completed(played: Rehearsal, outcomes: Mapping[str, Outcome]) -> Completed:
+    """How the round ended; raises where it failed, with the first traceback of user code as a note."""
+    match played.ended:
+        case Completed():
+            return played.ended
+        case NotMet(cause):
+            error = QuorumNotMetError(cause)
+            tracebacks = [o.traceback for o in outcomes.values() if isinstance(o, Failed) and o.traceback]
+            if tracebacks:
+                error.add_note(f"the first failure:\n{tracebacks[0]}")
+            raise error
+        case _:
+            raise RunFailedError(played.ended.cause)
+
+
+def _remembered(
+    behave: Callable[[Sequence[str]], Sequence[Behaviour]],
+) -> Callable[[Sequence[str]], dict[str, Behaviour]]:
+    """Each client behaves as it did before, however often its round is rehearsed."""
+    known: dict[str, Behaviour] = {}
+
+    def again(clients: Sequence[str]) -> dict[str, Behaviour]:
+        new = tuple(client for client in clients if client not in known)
+        if new:
+            known.update(zip(new, behave(new), strict=True))
+        return {client: known[client] for client in clients}
+
+    return again
