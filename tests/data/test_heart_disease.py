@@ -32,6 +32,15 @@ def test_a_constant_feature_becomes_zero_and_not_nan(hospitals: dict[str, heart_
     assert all(np.isfinite(split.test.x).all() for split in hospitals.values())
 
 
+def test_the_pooled_test_is_standardized_by_all_training_parts(shared_data: Path) -> None:
+    pooled = heart_disease.pooled_test(shared_data / "heart_disease")
+    assert pooled.x.shape == (254, 13)
+    age = 0
+    assert abs(float(pooled.x[:, age].mean())) < 0.2
+    swiss = pooled.x[104 + 89 : 104 + 89 + 16]
+    assert swiss[:, 3].max() < -1  # no cholesterol was recorded there, which only the pooled scale can tell
+
+
 def test_every_swiss_training_patient_is_ill(hospitals: dict[str, heart_disease.Split]) -> None:
     assert hospitals["switzerland"].train.y.tolist() == [1.0] * 30
     assert hospitals["cleveland"].train.y.mean() == pytest.approx(91 / 199)
@@ -56,8 +65,13 @@ def test_rows_with_a_missing_value_go_but_not_for_the_dropped_columns(tmp_path: 
 def test_a_missing_file_and_a_malformed_line_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no .*processed\.cleveland\.data"):
         heart_disease.read(tmp_path)
+    with pytest.raises(InputError, match="no hospital 'charite'"):
+        heart_disease.read_hospital(tmp_path, "charite")
     _write(tmp_path, "1,2,3\n")
     with pytest.raises(InputError, match="line 1, has 3 values"):
+        heart_disease.read(tmp_path)
+    _write(tmp_path, "50,1,9,130,200,0,1,150,0,1.5,2,?,?,1\n")
+    with pytest.raises(InputError, match=r"has 9\.0 in column 2; expected one of"):
         heart_disease.read(tmp_path)
     _write(tmp_path, ",".join(["x"] * 14))
     with pytest.raises(InputError, match="expected numbers and"):
