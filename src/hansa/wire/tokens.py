@@ -1,0 +1,207 @@
+"""Who is calling: a JSON Web Token, signed with Ed25519 (RFC 7519, RFC 8037), that names an identity, role and project.
+
+Whoever has the private key issues tokens; the public key alone verifies them, so combiners need no secret. Revocation
+is the issuer's list of token ids. Issuing and verifying need the server extra; a client only carries its token, and
+`holder` reads what it says without it.
+"""
+
+import base64
+import binascii
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from hansa.errors import AuthenticationError, InputError, MissingExtraError
+from hansa.wire.frames import CENTRAL, Role
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+__all__ = ["AUDIENCE", "Identity", "holder", "issue", "new_key", "public_key", "verify"]
+
+AUDIENCE: Final = "hansa"
+"""What tokens are for; one of another system, signed with the same key, does not hold here."""
+
+_ALGORITHM: Final = "EdDSA"
+_REQUIRED: Final = ("sub", "role", "project", "jti", "iat", "aud")
+_LEEWAY: Final = 30.0
+"""Seconds by which the clocks of issuer and verifier may differ."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+_MAX_TOKEN: Final = 8192
+"""Characters; ours have about 300."""
+_FLAWS: Final = {
+    "ExpiredSignatureError": "the token has expired: ask for a new one",
+    "ImmatureSignatureError": "the token was issued in the future: check the clocks of both machines",
+    "InvalidAudienceError": "the token is for another audience: use one that this network issued",
+    "InvalidAlgorithmError": f"the token is not signed with {_ALGORITHM}: use one that this network issued",
+    "InvalidSignatureError": "the token's signature does not hold: another network issued it, or it was changed",
+}
+"""By the names of PyJWT's errors, which is not imported here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a token was issued to."""
+
+    name: str
+    """Unique in its project."""
+    role: Role
+    project: str
+    token_id: str
+    """What a revocation names."""
+
+
+def new_key() -> str:
+    """A fresh private key, as PEM: keep it where only the server reads it."""
+    serialization, ed25519 = _cryptography()
+    pem: bytes = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return pem.decode()
+
+
+def public_key(private_pem: str) -> str:
+    """The public half of a private key, as PEM: not a secret. Raises `InputError` for anything else."""
+    serialization, _ = _cryptography()
+    pem: bytes = (
+        _private(private_pem)
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return pem.decode()
+
+
+def issue(private_pem: str, name: str, role: Role, project: str, expires_in: float | None = None) -> tuple[str, str]:
+    """(token, its id). expires_in: seconds from now; None: it holds until it is revoked.
+
+    Raises `InputError` for a name that could not be a file's name or that is reserved.
+    """
+    for what, text in (("name", name), ("project", project)):
+        if not _NAME.fullmatch(text):
+            raise InputError(
+                f"the {what} {text[:140]!r} cannot be used: take 1 to 128 of A-Z a-z 0-9 . _ @ -, "
+                "a letter or digit first"
+            )
+    if name == CENTRAL:
+        raise InputError(f"the name {CENTRAL!r} is reserved for evaluation beside the server: take another")
+    jwt = _jwt()
+    now = datetime.now(UTC).timestamp()
+    token_id = secrets.token_hex(16)
+    claims: dict[str, Any] = {
+        "sub": name,
+        "role": role.value,
+        "project": project,
+        "jti": token_id,
+        "iat": int(now),
+        "aud": AUDIENCE,
+    }
+    if expires_in is not None:
+        claims["exp"] = int(now + expires_in)
+    return jwt.encode(claims, _private(private_pem), algorithm=_ALGORITHM), token_id
+
+
+def verify(public_pem: str, token: str, audience: str = AUDIENCE) -> Identity:
+    """Whom the token was issued to. Raises `AuthenticationError` that says what is wrong with it.
+
+    Whether it has been revoked is not known here: ask the issuer for `token_id`.
+    """
+    jwt = _jwt()
+    if len(token) > _MAX_TOKEN:
+        raise AuthenticationError(f"{len(token)} characters are too many for a token")
+    try:
+        claims = jwt.decode(
+            token,
+            _public(public_pem),
+            algorithms=[_ALGORITHM],
+            audience=audience,
+            leeway=_LEEWAY,
+            options={"require": list(_REQUIRED), "strict_aud": True},
+        )
+    except jwt.PyJWTError as error:
+        raise AuthenticationError(_flaw(error)) from error
+    return _identity(claims)
+
+
+def holder(token: str) -> Identity:
+    """What a token says of its own holder. Nothing is verified: never decide by it what another may do.
+
+    Raises `AuthenticationError` for what is not a token at all.
+    """
+    try:
+        payload = token.split(".")[1].encode("ascii")
+        claims = json.loads(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+    except (IndexError, ValueError, binascii.Error, RecursionError) as error:
+        raise AuthenticationError("this is not a hansa token: copy it whole, as it was printed") from error
+    if not isinstance(claims, dict):
+        raise AuthenticationError("this is not a hansa token: it has no claims")
+    return _identity(claims)
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    for claim in ("sub", "role", "project", "jti"):
+        value = claims.get(claim)
+        if not isinstance(value, str) or not value:
+            raise AuthenticationError(f"the token's claim {claim!r} is missing or not text: ask for a new token")
+    for claim in ("sub", "project"):
+        if not _NAME.fullmatch(claims[claim]):
+            raise AuthenticationError(f"the token's {claim!r} cannot be used as a name: ask for a new token")
+    try:
+        role = Role(claims["role"])
+    except ValueError as error:
+        known = ", ".join(Role)
+        raise AuthenticationError(f"the token has the role {claims['role'][:40]!r}; known are {known}") from error
+    return Identity(claims["sub"], role, claims["project"], claims["jti"])
+
+
+def _flaw(error: Exception) -> str:
+    """One sentence for the holder of a token that does not hold."""
+    if type(error).__name__ == "MissingRequiredClaimError":
+        return f"the token lacks {error}: ask for a new one"
+    return _FLAWS.get(type(error).__name__, f"this is not a valid token ({error}): copy it whole, as it was printed")
+
+
+def _private(pem: str) -> Any:
+    serialization, ed25519 = _cryptography()
+    try:
+        key = serialization.load_pem_private_key(pem.encode(), password=None)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            "the signing key is not an Ed25519 private key in PEM: it is damaged, or another file"
+        ) from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise InputError(f"the signing key is a {type(key).__name__}, not an Ed25519 private key")
+    return key
+
+
+@lru_cache(maxsize=16)
+def _public(pem: str) -> "Ed25519PublicKey":
+    serialization, ed25519 = _cryptography()
+    try:
+        key = serialization.load_pem_public_key(pem.encode())
+    except ValueError as error:
+        raise InputError("the verification key is not an Ed25519 public key in PEM") from error
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise InputError(f"the verification key is a {type(key).__name__}, not an Ed25519 public key")
+    return cast("Ed25519PublicKey", key)
+
+
+def _jwt() -> Any:
+    try:
+        import jwt  # noqa: PLC0415 - an extra, needed by servers alone
+    except ImportError as error:
+        raise MissingExtraError("Issuing and verifying tokens", "server") from error
+    return jwt
+
+
+def _cryptography() -> tuple[Any, Any]:
+    """(serialization, ed25519)."""
+    try:
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - an extra, needed by servers alone
+        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - the same
+    except ImportError as error:
+        raise MissingExtraError("Issuing and verifying tokens", "server") from error
+    return serialization, ed25519
