@@ -2,11 +2,16 @@
 
 A model, a change of a model and a control variate are all `Arrays`. The rules for dtypes are in one place, here:
 
-| dtype of the model's tensor | dtype of its change (`subtract`) | applying a change (`apply`)              |
-|-----------------------------|----------------------------------|------------------------------------------|
-| float16, bfloat16, float32  | float32                          | added in float64, rounded once           |
-| float64                     | float64                          | added in float64                         |
-| integers, bool              | int64                            | added in int64; a bool is 1 when above 0 |
+| dtype of the model's tensor | dtype of its change (`subtract`) | applying a change (`apply`)                        |
+|-----------------------------|----------------------------------|----------------------------------------------------|
+| float16, float32            | float32                          | added in float64, rounded once                     |
+| bfloat16                    | float32                          | added in float32, then rounded                     |
+| float64                     | float64                          | added in float64                                   |
+| integers                    | int64                            | added exactly; beyond the dtype's range, its limit |
+| bool                        | int64                            | added as 0 and 1; true when above 0                |
+
+Beyond its range, the change of a floating tensor is infinite and that of an integer is the nearest limit of int64:
+aggregators reject both by name, and no number wraps around.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -148,8 +153,16 @@ def first_difference(left: Arrays, right: Arrays) -> str | None:
 
 
 def subtract(new: Arrays, old: Arrays) -> Arrays:
-    """The change `new − old`, in the dtypes of `delta_dtype`; both must have the same structure."""
+    """The change `new − old`, in the dtypes of `delta_dtype`; both must have the same structure.
+
+    Raises `ArraysMismatchError` where an integer of the old model has become a floating-point number in the new one.
+    """
     check_same_structure(old, new, "the trained model")
+    for name, array in old.items():
+        if is_floating(new[name]) and not is_floating(array):
+            raise ArraysMismatchError(
+                f"the trained model has {new[name].dtype} for {name!r}, but the model has {array.dtype}: convert it"
+            )
     return Arrays({name: _difference(new[name], old[name]) for name in old})
 
 
@@ -203,7 +216,10 @@ def _checked_name(name: object) -> str:
 
 
 def _frozen(name: str, value: npt.ArrayLike) -> Array:
-    array = np.asarray(value, order="C")
+    try:
+        array = np.asarray(value, order="C")
+    except (TypeError, ValueError) as error:
+        raise ArraysMismatchError(f"tensor {name!r} is not an array of numbers: {error}") from error
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
     if array.dtype not in _ALLOWED:
@@ -216,14 +232,26 @@ def _frozen(name: str, value: npt.ArrayLike) -> Array:
 def _difference(new: Array, old: Array) -> Array:
     dtype = delta_dtype(old.dtype)
     if dtype != DTYPES["I64"]:
-        return np.asarray(np.subtract(new, old, dtype=dtype))
-    return np.asarray(np.subtract(new.astype(dtype), old.astype(dtype)))
+        with np.errstate(over="ignore", invalid="ignore"):  # the aggregator names what is not finite
+            return np.asarray(np.subtract(new, old, dtype=dtype, casting="same_kind"))
+    wrapped = np.asarray(np.subtract(new.astype(dtype), old.astype(dtype)))
+    above = new > old
+    wrapped = np.where(above & (wrapped < 0), np.iinfo(dtype).max, wrapped)
+    return np.asarray(np.where((new < old) & (wrapped > 0), np.iinfo(dtype).min, wrapped))
 
 
 def _moved(param: Array, change: Array) -> Array:
     if is_floating(param):
         moved = np.empty_like(param)
+        exact = np.float32 if param.dtype == DTYPES["BF16"] else np.float64
         with np.errstate(over="ignore"):  # beyond the dtype's range is infinity, and the next check names it
-            np.add(param, change, out=moved, dtype=np.float64, casting="unsafe")
+            np.add(param, change, out=moved, dtype=exact, casting="unsafe")
         return moved
-    return np.asarray((param.astype(np.int64) + change.astype(np.int64)).astype(param.dtype))
+    if param.dtype == DTYPES["BOOL"]:
+        return np.asarray(param.astype(np.int64) + change > 0)
+    limits = np.iinfo(param.dtype)
+    moved = np.asarray((param.astype(np.int64) + change).astype(param.dtype))
+    # What was added and came out smaller has wrapped around; a step of 2^width or more is beyond the limit anyway.
+    width = limits.max - limits.min
+    moved = np.where((change > 0) & ((moved < param) | (change > width)), limits.max, moved)
+    return np.asarray(np.where((change < 0) & ((moved > param) | (change < -width)), limits.min, moved))

@@ -215,7 +215,7 @@ def merge_metrics(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[st
     """The mean of each metric over the reports that have it, weighted by their examples, and those examples.
 
     reports: (metrics, num_examples) pairs, in any order: sums are exact (`math.fsum`), so the order does not matter.
-    A metric that is NaN or infinite anywhere comes out as NaN.
+    A metric that is NaN or infinite anywhere, or whose sum is, comes out as NaN.
     """
     terms: dict[str, list[tuple[float, int]]] = {}
     for values, num_examples in reports:
@@ -228,9 +228,13 @@ def merge_metrics(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[st
 
 def _weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
     total = sum(n for _, n in pairs)
-    if total == 0 or not all(math.isfinite(value) for value, _ in pairs):
+    products = [value * n for value, n in pairs]
+    if total == 0 or not all(map(math.isfinite, products)):
         return math.nan
-    return math.fsum(value * n for value, n in pairs) / total
+    try:
+        return math.fsum(products) / total
+    except OverflowError:
+        return math.nan
 
 
 def _whole(num_examples: object, what: str) -> int:

@@ -15,9 +15,10 @@ roundings of float64). Means of integers and bools are rounded half to even; a t
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from hansa.algorithm import Aggregate, Partial
 from hansa.arrays import DTYPES, Array, Arrays, delta_dtype, is_floating
@@ -26,8 +27,8 @@ from hansa.messages import Contribution, Update
 
 __all__ = ["SumPlan", "TensorPlan", "WeightedMean"]
 
-_BLOCK = 32 * 1024
-"""Elements worked on at once: the float64 and int64 scratch of a block stay in a core's L2 cache."""
+_BLOCK = 64 * 1024
+"""Elements worked on at once: the scratch of a block, 1 MiB, stays in a core's L2 cache."""
 
 _HEADROOM = 62
 """Bits of an int64 sum, one short of its sign bit."""
@@ -44,6 +45,8 @@ class TensorPlan:
     """Of the change, by `arrays.delta_dtype`."""
     exponent: int
     """The quantum is 2^exponent; 0 for integers."""
+    bound: float
+    """The largest |Δ| that is summed: a whole number of quanta, within the range of the dtype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,13 @@ class SumPlan:
     max_weight: int
     limit: int
     """The largest magnitude of one value in quanta, 2^62 / max_weight."""
+    largest: int
+    """Elements of the largest tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedMean:
-    """Σ n_i Δ_i / Σ n_i over the accepted updates; with `uniform`, every n_i counts as 1 (SCAFFOLD, clustered means)."""
+    """Σ n_i Δ_i / Σ n_i over the accepted updates; with `uniform`, every n_i counts as 1 (SCAFFOLD)."""
 
     max_weight: int = 2**24
     """The largest Σ n_i, a power of two, at most 2^40."""
@@ -76,10 +81,12 @@ class WeightedMean:
     def plan(self, template: Arrays) -> SumPlan:
         """Quanta and limits for updates of the template's structure."""
         finest = self.range_bits + self.max_weight.bit_length() - 1 - _HEADROOM
+        limit = 2**_HEADROOM // self.max_weight
         return SumPlan(
-            tensors={name: _tensor_plan(array, finest) for name, array in template.items()},
+            tensors={name: _tensor_plan(name, array, finest, limit) for name, array in template.items()},
             max_weight=self.max_weight,
-            limit=2**_HEADROOM // self.max_weight,
+            limit=limit,
+            largest=max((array.size for array in template.values()), default=0),
         )
 
     def zero(self, plan: SumPlan) -> Partial:
@@ -95,16 +102,22 @@ class WeightedMean:
             )
         _check_structure(plan, update.arrays)
         for name, tensor in plan.tensors.items():
-            _check_values(name, tensor, update.arrays[name], plan.limit)
+            _check_values(name, tensor, update.arrays[name])
 
     def accumulate(self, plan: SumPlan, partial: Partial, update: Update, contribution: Contribution) -> Partial:
         """Add one update; `partial` is changed and returned, or left alone on an error."""
         _check_new(partial, (contribution.client,))
+        if contribution.num_examples != update.num_examples:
+            raise UpdateRejectedError(
+                Reason.WEIGHT,
+                f"{contribution.client} announced {contribution.num_examples} examples and sent {update.num_examples}",
+            )
         self.check(plan, update)
         weight = 1 if self.uniform else update.num_examples
         _check_total(plan, partial.weight + weight)
+        scratch = _scratch(plan)
         for name, tensor in plan.tensors.items():
-            _fold(partial.sums[name], update.arrays[name], tensor, weight)
+            _fold(partial.sums[name], update.arrays[name], tensor, weight, scratch)
         partial.weight += weight
         partial.contributions[contribution.client] = contribution
         return partial
@@ -124,7 +137,8 @@ class WeightedMean:
         """The mean in the dtypes of the changes."""
         if partial.weight < 1:
             raise UpdateRejectedError(Reason.WEIGHT, "nothing was summed: a mean needs at least one contribution")
-        means = {name: _mean(partial.sums[name], tensor, partial.weight) for name, tensor in plan.tensors.items()}
+        scratch, weight = _scratch(plan), partial.weight
+        means = {name: _mean(partial.sums[name], tensor, weight, scratch) for name, tensor in plan.tensors.items()}
         ordered = dict(sorted(partial.contributions.items()))
         return Aggregate(Arrays(means), partial.weight, ordered)
 
@@ -139,23 +153,26 @@ class WeightedMean:
             name: (tensor.shape, DTYPES["I64"]) for name, tensor in plan.tensors.items()
         }:
             raise UpdateRejectedError(Reason.STRUCTURE, "a partial sum has other tensors than the model")
+        largest = plan.limit * partial.weight
         for name, sums in partial.sums.items():
-            if sums.size and max(abs(int(sums.max())), abs(int(sums.min()))) > plan.limit * partial.weight:
+            if not all(-largest <= block.min().item() and block.max().item() <= largest for block in _blocks(sums)):
                 raise UpdateRejectedError(
                     Reason.OUT_OF_RANGE, f"a partial sum of {name!r} is larger than its weight allows"
                 )
 
 
-def _tensor_plan(array: Array, finest: int) -> TensorPlan:
+def _tensor_plan(name: str, array: Array, finest: int, limit: int) -> TensorPlan:
     dtype = delta_dtype(array.dtype)
-    exponent = 0
-    if is_floating(array):
+    if not is_floating(array):
+        return TensorPlan(array.shape, dtype, 0, limit)
+    with np.errstate(invalid="ignore"):
         largest = max(float(np.max(array)), -float(np.min(array)), 1.0) if array.size else 1.0
-        if not math.isfinite(largest):
-            raise UpdateRejectedError(Reason.NOT_FINITE, "the global model itself holds NaN or infinity")
-        mantissa, power = math.frexp(largest)
-        exponent = finest + (power - 1 if mantissa == 0.5 else power)  # noqa: PLR2004 - an exact power of two
-    return TensorPlan(array.shape, dtype, exponent)
+    if not math.isfinite(largest):
+        raise UpdateRejectedError(Reason.NOT_FINITE, f"{name!r} of the global model itself holds NaN or infinity")
+    mantissa, power = math.frexp(largest)
+    exponent = finest + (power - 1 if mantissa == 0.5 else power)  # noqa: PLR2004 - an exact power of two
+    representable = int(np.finfo(dtype).max) >> max(exponent, 0)
+    return TensorPlan(array.shape, dtype, exponent, math.ldexp(min(limit, representable), exponent))
 
 
 def _check_new(partial: Partial, clients: Mapping[str, Contribution] | tuple[str, ...]) -> None:
@@ -168,7 +185,7 @@ def _check_total(plan: SumPlan, weight: int) -> None:
     if weight > plan.max_weight:
         raise UpdateRejectedError(
             Reason.WEIGHT,
-            f"with it the round would sum {weight} examples, more than max_weight = {plan.max_weight}; raise max_weight",
+            f"the round would sum {weight} examples with it, more than max_weight = {plan.max_weight}: raise it",
         )
 
 
@@ -190,46 +207,56 @@ def _check_structure(plan: SumPlan, arrays: Arrays) -> None:
             )
 
 
-def _check_values(name: str, tensor: TensorPlan, array: Array, limit: int) -> None:
-    """Finite, and within the limit; one pass, block by block."""
-    bound = math.ldexp(limit, tensor.exponent)
+def _check_values(name: str, tensor: TensorPlan, array: Array) -> None:
+    """Finite, and within the bound; one pass, block by block."""
     for block in _blocks(array):
-        low, high = block.min(), block.max()
-        if -bound <= low and high <= bound:
+        low, high = block.min().item(), block.max().item()
+        if -tensor.bound <= low and high <= tensor.bound:
             continue
-        if array.dtype.kind == "f" and not (np.isfinite(low) and np.isfinite(high)):
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise UpdateRejectedError(Reason.NOT_FINITE, f"{name!r} holds NaN or infinity")
         raise UpdateRejectedError(
             Reason.OUT_OF_RANGE,
-            f"{name!r} changes by up to {max(abs(float(low)), abs(float(high))):.3g}, more than {bound:.3g} is not "
-            "summed; check the learning rate, or raise range_bits",
+            f"{name!r} changes by up to {max(-low, high):.3g}, more than {tensor.bound:.3g} is not summed; "
+            "check the learning rate, or raise range_bits",
         )
 
 
-def _fold(total: Array, array: Array, tensor: TensorPlan, weight: int) -> None:
+_Scratch: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
+
+
+def _scratch(plan: SumPlan) -> _Scratch:
+    """Room for one block, used again for every block of every tensor."""
+    size = min(_BLOCK, plan.largest)
+    return np.empty(size, np.float64), np.empty(size, np.int64)
+
+
+def _fold(total: Array, array: Array, tensor: TensorPlan, weight: int, scratch: _Scratch) -> None:
     """`total` += weight · rint(array / 2^exponent), in place and exactly."""
-    scaled = np.empty(min(_BLOCK, array.size), np.float64)
-    quanta = np.empty(scaled.shape, np.int64)
     inverse = math.ldexp(1.0, -tensor.exponent)
     for block, sums in zip(_blocks(array), _blocks(total), strict=True):
-        whole = quanta[: block.size]
-        if array.dtype.kind == "f":
-            view = scaled[: block.size]
-            np.multiply(block, inverse, out=view, dtype=np.float64)
-            np.rint(view, out=view)
-            np.copyto(whole, view, casting="unsafe")
-            whole *= weight
+        scaled, whole = scratch[0][: block.size], scratch[1][: block.size]
+        if tensor.dtype.kind == "f":
+            np.copyto(scaled, block)
+            np.multiply(scaled, inverse, out=scaled)
+            np.rint(scaled, out=scaled)
+            np.copyto(whole, scaled, casting="unsafe")
+            np.multiply(whole, weight, out=whole)
         else:
             np.multiply(block, weight, out=whole)
         np.add(sums, whole, out=sums)
 
 
-def _mean(total: Array, tensor: TensorPlan, weight: int) -> Array:
+def _mean(total: Array, tensor: TensorPlan, weight: int, scratch: _Scratch) -> Array:
+    """total / weight · 2^exponent: the quotient first, so that nothing overflows that the mean itself does not."""
     mean = np.empty(tensor.shape, tensor.dtype)
     quantum = math.ldexp(1.0, tensor.exponent)
     for sums, block in zip(_blocks(total), _blocks(mean), strict=True):
         if tensor.dtype.kind == "f":
-            np.copyto(block, sums * quantum / weight, casting="same_kind")
+            quotient = scratch[0][: block.size]
+            np.divide(sums, weight, out=quotient)
+            np.multiply(quotient, quantum, out=quotient)
+            np.copyto(block, quotient, casting="same_kind")
         else:
             np.copyto(block, _rounded_quotient(sums, weight))
     return mean
