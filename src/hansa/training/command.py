@@ -239,9 +239,10 @@ def _run_command(command: str, arguments: tuple[str, ...], folder: Path, who: st
             )
         except OSError as error:
             raise AppError(f"the {command} command cannot be started: {arguments[0]}: {error.strerror}") from error
+        reached = (0.0, 1.0)
         try:
             for line in _lines(process):
-                _pass_on(line, task)
+                reached = _pass_on(line, task, reached)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -261,14 +262,16 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
     process.wait()
 
 
-def _pass_on(line: str, task: Task | None) -> None:
+def _pass_on(line: str, task: Task | None, reached: tuple[float, float]) -> tuple[float, float]:
+    """Print a line, or take note of how far it says the program is; either way the task is alive."""
     match line.split():
-        case ["progress", done, total] if task is not None and _is_number(done) and _is_number(total):
-            task.progress(float(done), float(total))
+        case ["progress", done, total] if _is_number(done) and _is_number(total):
+            reached = (float(done), float(total))
         case _:
             print(line, flush=True)  # noqa: T201 - what user code prints goes where its prints go
-            if task is not None:
-                task.progress(0, 0)
+    if task is not None:
+        task.progress(*reached)
+    return reached
 
 
 def _is_number(text: str) -> bool:
