@@ -4,6 +4,7 @@
 """
 
 from hansa.simulation.devices import Behaviour, Devices, Dropouts, Instant, LogNormalSpeeds, Stragglers
+from hansa.simulation.parity import Variant, Way, check_parity, differences
 from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.runtime import simulate
 
@@ -16,5 +17,9 @@ __all__ = [
     "RoundRecord",
     "SimulationResult",
     "Stragglers",
+    "Variant",
+    "Way",
+    "check_parity",
+    "differences",
     "simulate",
 ]

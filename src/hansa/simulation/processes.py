@@ -168,6 +168,8 @@ class Processes:
                 send(worker.jobs, *self._opening)
 
     def _started(self) -> _Worker:
+        from hansa.settings import environment_for_user_code  # noqa: PLC0415 - slow to import, and only needed here
+
         jobs_end, jobs = Pipe(duplex=False)
         answers, answers_end = Pipe(duplex=False)
         try:
@@ -175,7 +177,7 @@ class Processes:
                 [sys.executable, "-c", _START, json.dumps(sys.path), str(jobs_end.fileno()), str(answers_end.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(jobs_end.fileno(), answers_end.fileno()),
-                env={**os.environ, **_ONE_THREAD},  # noqa: TID251 - a child inherits it; nothing is read from it here
+                env=environment_for_user_code() | _ONE_THREAD,
                 start_new_session=True,
             )
         finally:
