@@ -297,9 +297,9 @@ def _methods(kind: type) -> str:
     rows = []
     for name, member in vars(kind).items():
         if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+            called = _signature(member) if inspect.isfunction(member) else ""
             text = _first_paragraph(inspect.getdoc(member))
-            called = _signature(member).split(" -> ")[0].replace("(self, ", "(").replace("(self)", "()")
-            rows.append((f"`{name}{called}`" if inspect.isfunction(member) else f"`{name}`", text))
+            rows.append((f"`{name}{called.replace('(self, ', '(').replace('(self)', '()')}`", text))
     return _table(("", ""), rows) if rows else ""
 
 
@@ -323,8 +323,9 @@ def _errors() -> str:
 
 def _dtypes() -> str:
     arrays = import_module("hansa.arrays")
-    rows = [(f"`{name}`", str(dtype), str(arrays.delta_dtype(dtype))) for name, dtype in arrays.DTYPES.items()]
-    return _table(("safetensors", "in memory", "of its change"), rows)
+    names = ", ".join(f"`{name}`" for name in arrays.DTYPES)
+    rules = (arrays.__doc__ or "").partition("in one place, here:\n\n")[2]
+    return f"By their safetensors names: {names}.\n\n{inspect.cleandoc(rules)}"
 
 
 def _messages() -> str:
