@@ -80,7 +80,8 @@ class App:
     @property
     def can_evaluate(self) -> bool:
         """Whether clients can evaluate a model."""
-        return "evaluate" in self._functions or self._given is not None
+        given = self._given is not None and getattr(self._given, "can_evaluate", True)  # commands may lack one
+        return "evaluate" in self._functions or given
 
     @property
     def can_evaluate_centrally(self) -> bool:

@@ -42,6 +42,7 @@ train = [{PYTHON}, "program.py", "train", "{{model_in}}", "{{model_out}}", "{{me
 evaluate = [{PYTHON}, "program.py", "evaluate", "{{model_in}}", "{{metrics_out}}"]
 """
 
+COMMANDS = 'init = "x {model_out}"\ntrain = "x {model_in} {model_out} {metrics_out}"\n'
 MODEL = Arrays({"w": np.array([1.0, 2.0])})
 
 
@@ -193,6 +194,25 @@ def test_a_setting_that_the_client_lacks_is_named(tmp_path: Path) -> None:
         app(tmp_path, toml).fit(MODEL, task())
 
 
+def test_the_apps_own_settings_hold_where_the_owner_sets_nothing_else(tmp_path: Path) -> None:
+    toml = TOML.replace('"{config}"]', '"{config}", "out", "{settings.data}", "{settings.path}"]')
+    app(tmp_path, toml + '[settings]\ndata = "x"\npath = "y"').fit(MODEL, task())
+    assert (tmp_path / "out").read_text().splitlines() == ["/a b/c", "y"]
+
+
+def test_the_interpreter_that_runs_hansa_can_run_a_program(tmp_path: Path) -> None:
+    trainer = app(tmp_path, TOML.replace(PYTHON, '"{python}"'))
+    assert trainer.evaluate(MODEL, task()).values == {"mean": 1.5}
+
+
+def test_an_app_without_an_evaluate_command_says_so(tmp_path: Path) -> None:
+    assert app(tmp_path).can_evaluate
+    trainer = app(tmp_path, "\n".join(line for line in TOML.splitlines() if not line.startswith("evaluate")))
+    assert not trainer.can_evaluate
+    with pytest.raises(AppError, match="no evaluate command"):
+        trainer.evaluate(MODEL, task())
+
+
 def test_a_model_file_serves_as_the_initial_model(tmp_path: Path) -> None:
     toml = "\n".join(line for line in TOML.splitlines() if not line.startswith("init")) + '\nmodel = "seed.safetensors"'
     with pytest.raises(AppError, match="no model file"):
@@ -230,10 +250,12 @@ def test_corrections_reach_a_program_that_takes_them_and_no_other(tmp_path: Path
         ('init = "x {model_out} {settings.a}"\ntrain = "x"', "init uses {settings.a}"),
         ('init = "x {model_out}"\ntrain = "x {modle_in}"', "train uses {modle_in}"),
         ('init = "x {model_out}"\ntrain = 3', "train must be a command"),
+        (f"{COMMANDS}settings = 1", "[settings] must be a table"),
+        (f"{COMMANDS}[settings]\nspeed = 1", "[settings] must be a table"),
+        (f"name = 1\n{COMMANDS}", "name must be a string"),
         ("init = []", "init must be a command"),
         ("init = [1]", "init must be a command"),
         ('init = "x \'"', "No closing quotation"),
-        ('name = 1\ninit = "x {model_out}"\ntrain = "x {model_in} {model_out} {metrics_out}"', "name must be a string"),
     ],
 )
 def test_a_file_that_means_nothing_is_refused_by_its_key(tmp_path: Path, toml: str, said: str) -> None:

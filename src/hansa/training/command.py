@@ -4,14 +4,18 @@
 name = "digits in C"                       # optional
 build = "make"                             # optional: runs once per process, in this folder, before anything else
 init = "./softmax init {model_out}"        # writes the initial model; or model = "seed.safetensors", a file
-train = "./softmax train {model_in} {model_out} {metrics_out} {index} {total} {seed}"
-evaluate = "./softmax evaluate {model_in} {metrics_out} {index} {total}"  # optional
+train = "./softmax train {model_in} {model_out} {metrics_out} {settings.data} {index} {total} {seed}"
+evaluate = "./softmax evaluate {model_in} {metrics_out} {settings.data} {index} {total}"  # optional
+
+[settings]                                 # optional: what a client uses whose owner sets nothing else
+data = "data/digits.txt"
 ```
 
 A command is a string, split as a shell would, or a list of arguments; no shell ever sees it. It runs in the folder of
 the file. Models are safetensors files. `{metrics_out}` is a JSON object of numbers with `num_examples` among them. A
 line that a command prints is printed on, and counts as progress; a line `progress 3 10` says how far it is. A setting
-of the data owner is `{settings.NAME}`; `{config}` is a JSON file with all of that and the run's own settings.
+of the data owner is `{settings.NAME}`; `{config}` is a JSON file with all of that and the run's own settings;
+`{python}` is the interpreter that runs hansa.
 """
 
 import json
@@ -20,6 +24,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import tomllib
@@ -43,10 +48,10 @@ Load: TypeAlias = Callable[[Path], Arrays]
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+(?:\.[A-Za-z0-9_-]+)?)\}")
 _SETTING = "settings."
-_TASK = ("client", "index", "total", "round", "seed", "work", "config")
+_TASK = ("python", "client", "index", "total", "round", "seed", "work", "config")
 _MEANINGS: Mapping[str, tuple[str, ...]] = {
-    "build": (),
-    "init": ("model_out", "seed"),
+    "build": ("python",),
+    "init": ("python", "model_out", "seed"),
     "train": (*_TASK, "model_in", "model_out", "metrics_out", "proximal", "offset"),
     "evaluate": (*_TASK, "model_in", "metrics_out"),
 }
@@ -74,6 +79,8 @@ class CommandApp:
     name: str = ""
     model: Path | None = None
     """The initial model, where it is a file."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of a client whose owner sets nothing else."""
 
 
 def read_toml(path: Path) -> CommandApp:
@@ -83,9 +90,10 @@ def read_toml(path: Path) -> CommandApp:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise AppError(f"{file} cannot be read as TOML: {error}") from error
-    unknown = sorted(set(table) - {"name", "model", *_MEANINGS})
+    unknown = sorted(set(table) - {"name", "model", "settings", *_MEANINGS})
     if unknown:
-        raise AppError(f"{file}: {unknown[0]!r} means nothing here; there are name, model, {', '.join(_MEANINGS)}")
+        known = ", ".join(("name", "model", *_MEANINGS, "settings"))
+        raise AppError(f"{file}: {unknown[0]!r} means nothing here; there are {known}")
     commands = {key: _command(f"{file}: {key}", key, table[key]) for key in _MEANINGS if key in table}
     if "train" not in commands:
         raise AppError(f'{file} has no train command: add train = "./program {{model_in}} {{model_out}} …"')
@@ -94,10 +102,14 @@ def read_toml(path: Path) -> CommandApp:
     for key in ("name", "model"):
         if not isinstance(table.get(key, ""), str):
             raise AppError(f"{file}: {key} must be a string")
+    settings = table.get("settings", {})
+    if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
+        raise AppError(f"{file}: [settings] must be a table of strings")
     folder = file.parent.resolve()
     if "model" in table and not (folder / table["model"]).is_file():
         raise AppError(f"{file}: there is no model file {folder / table['model']}")
-    return CommandApp(folder, commands, table.get("name", ""), folder / table["model"] if "model" in table else None)
+    model = folder / table["model"] if "model" in table else None
+    return CommandApp(folder, commands, table.get("name", ""), model, settings)
 
 
 def from_toml(path: Path, *, save: Save, load: Load) -> "CommandTrainer":
@@ -114,6 +126,11 @@ class CommandTrainer:
     load: Load
     _built: bool = field(default=False, init=False)
     _building: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether there is an evaluate command."""
+        return "evaluate" in self.app.commands
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
         """What the init command writes, or the model file."""
@@ -153,6 +170,7 @@ class CommandTrainer:
         """The values of placeholders, with the files that they name."""
         client = task.client
         seed = int(task.rng.integers(_SEEDS))
+        settings = {**self.app.settings, **client.settings}
         plain: dict[str, Any] = {
             "client": client.name,
             "index": client.index,
@@ -161,12 +179,12 @@ class CommandTrainer:
             "seed": seed,
             "work": task.work,
         }
-        described = {**plain, "settings": dict(client.settings), "config": task.config}
+        described = {**plain, "settings": settings, "config": task.config}
         config = folder / "config.json"
         config.write_text(json.dumps(described, default=_plain), encoding="utf-8")
         model_in = folder / "model_in.safetensors"
         self.save(model, model_in)
-        named = {f"{_SETTING}{key}": value for key, value in client.settings.items()}
+        named = {f"{_SETTING}{key}": value for key, value in settings.items()}
         files = {"config": config, "model_in": model_in, "metrics_out": folder / "metrics.json"}
         return named | {key: str(value) for key, value in (plain | files).items()}
 
@@ -191,11 +209,15 @@ class CommandTrainer:
     def _run(self, command: str, values: Mapping[str, str], who: str, task: Task | None) -> None:
         with self._building:
             if not self._built and "build" in self.app.commands:
-                _run_command("build", self.app.commands["build"], self.app.folder, "the app", None)
+                self._start("build", {}, "the app", None)
             self._built = True
         if command not in self.app.commands:
             raise AppError(f"the app has no {command} command: add one to {self.app.folder / 'hansa.toml'}")
-        arguments = tuple(_filled(argument, values, who) for argument in self.app.commands[command])
+        self._start(command, values, who, task)
+
+    def _start(self, command: str, values: Mapping[str, str], who: str, task: Task | None) -> None:
+        known = {"python": sys.executable, **values}
+        arguments = tuple(_filled(argument, known, who) for argument in self.app.commands[command])
         _run_command(command, arguments, self.app.folder, who, task)
 
 
