@@ -12,7 +12,6 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from hansa.algorithm import Partial
-from hansa.app import load_app
 from hansa.arrays import Arrays, first_difference
 from hansa.errors import Reason, RunFailedError
 from hansa.messages import Metrics, RunSpec
@@ -20,6 +19,7 @@ from hansa.run import derive_rng, resolve, suit
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.devices import Behaviour, Devices, Instant, RandomFor
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome, Refused
+from hansa.simulation.load import load
 from hansa.simulation.runtime import EngineName, Simulation, simulate
 from hansa.wire import codec
 
@@ -160,7 +160,7 @@ def _plain(app: Path, spec: RunSpec, clients: int, **options: Unpack[_Options]) 
 
 
 def _with_engine(make: Callable[[Folding], Engine], app: Path, spec: RunSpec, clients: int) -> Arrays:
-    loaded = load_app(app)
+    loaded = load(app)
     run, names = resolve(suit(spec, loaded)), VirtualClients(clients)
     engine = make(Folding(loaded, run, names, tolerate_failures=False))
     return Simulation(run, loaded, names, engine, Instant()).run(None, None, None).model

@@ -11,7 +11,7 @@ from typing import Literal, TypedDict, Unpack
 import numpy as np
 
 from hansa.algorithm import Cohort, Partial, State
-from hansa.app import App, load_app
+from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, Value, merge_metrics
@@ -22,9 +22,9 @@ from hansa.simulation.clients import VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
 from hansa.simulation.devices import Behaviour, Devices, Instant
 from hansa.simulation.fold import Engine, Failed, Folded, Folding, Inline, Outcome
+from hansa.simulation.load import check_not_loading, load
 from hansa.simulation.processes import Processes
 from hansa.simulation.result import RoundRecord, SimulationResult
-from hansa.simulation.worker import IN_WORKER
 from hansa.wire import codec
 
 __all__ = ["EngineName", "Settings", "Simulation", "simulate"]
@@ -96,12 +96,8 @@ def simulate(
         ConfigError: a setting cannot be used.
 
     """
-    if IN_WORKER.is_set():
-        raise AppError(
-            "the app starts a simulation while it is loaded, and a worker process has just loaded it: "
-            'put that call under `if __name__ == "__main__":`'
-        )
-    loaded = app if isinstance(app, App) else load_app(app)
+    check_not_loading()
+    loaded = app if isinstance(app, App) else load(app)
     run = resolve(suit(replace(spec or RunSpec(), **settings), loaded))
     names = VirtualClients(clients)
     tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures

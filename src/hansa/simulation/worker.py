@@ -13,24 +13,20 @@ import threading
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
-from hansa.app import load_app
 from hansa.arrays import Arrays
 from hansa.run import resolve
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.fold import Assignment, Folding, Raised, attempt, failure
+from hansa.simulation.load import load
 from hansa.simulation.pipes import Channel, Message, receive, result_to, send, spec_from, to_bytes
 
-__all__ = ["IN_WORKER", "main"]
+__all__ = ["main"]
 
 Jobs: TypeAlias = "queue.SimpleQueue[tuple[Message, Arrays]]"
-
-IN_WORKER = threading.Event()
-"""Set in a worker: an app that simulates itself while it is loaded must not start workers of workers."""
 
 
 def main(jobs_fd: int, answers_fd: int) -> None:
     """Serve until the pipe of jobs is closed."""
-    IN_WORKER.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the simulation hears Ctrl-C, and closes the pipe
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text files: what is printed is not lost
@@ -59,7 +55,7 @@ def _take(pipe: Channel, jobs: Jobs) -> None:
 
 def _folding(start: Message) -> Folding:
     run, clients = resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
-    return Folding(load_app(start["app"]), run, clients, tolerate_failures=True)
+    return Folding(load(start["app"]), run, clients, tolerate_failures=True)
 
 
 def _do(job: Message, body: Arrays, folding: Folding, answers: Channel) -> None:
