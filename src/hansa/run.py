@@ -15,6 +15,7 @@ from hansa.arrays import Arrays
 from hansa.errors import ConfigError
 from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, Task, Update
 from hansa.rounds import policies
+from hansa.rounds.rules import validate
 
 __all__ = ["Run", "derive_rng", "names", "plugin", "resolve", "slots_from_arrays", "slots_to_arrays", "suit"]
 
@@ -68,7 +69,8 @@ class Run:
     def evaluation_cohort(self, available: Sequence[str], number: int) -> Cohort:
         """Who evaluates the model of a round."""
         rng = derive_rng(self.spec.seed, "evaluation", number)
-        rules = replace(self.spec.rules, selection="fraction", fraction=self.spec.evaluation.fraction)
+        fraction = self.spec.evaluation.fraction
+        rules = replace(self.spec.rules, selection="fraction", fraction=fraction, count=None)
         return policies.fraction(rules)(available, number, rng)
 
     def central_metrics(self, app: App, model: Arrays, number: int) -> Metrics:
@@ -84,6 +86,7 @@ def resolve(spec: RunSpec) -> Run:
         raise ConfigError(f"seed is {spec.seed}; it must be between 0 and 2^63 - 1")
     if spec.evaluation.every < 0 or not 0 < spec.evaluation.fraction <= 1:
         raise ConfigError("evaluation.every must be at least 0, and evaluation.fraction above 0 and at most 1")
+    validate(spec.rules)
     aggregator = WeightedMean(max_weight=spec.max_weight, range_bits=spec.range_bits)
     make = plugin("hansa.algorithms", spec.algorithm)
     try:

@@ -1,0 +1,3 @@
+"""The network runtime: a tree of processes that talk gRPC. The controller hosts its root, combiners branch, clients train."""
+
+__all__: list[str] = []

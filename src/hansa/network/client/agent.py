@@ -1,0 +1,250 @@
+"""A data owner's agent: it keeps the connection, and has tasks done by a worker process.
+
+What was learned is kept until the round that it belongs to is committed, or has refused it.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+import hansa
+from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, UserCodeError, WireError
+from hansa.messages import ClientInfo
+from hansa.network.client.workshop import Workshop
+from hansa.network.files import mapped
+from hansa.network.link import Link
+from hansa.packages import unpack
+from hansa.wire.frames import (
+    Admission,
+    Closed,
+    Hello,
+    LogLine,
+    Offer,
+    OpenRound,
+    Progress,
+    Role,
+    RoundKey,
+    TaskFailed,
+    ToNode,
+    Verdict,
+    Welcome,
+    Withdraw,
+)
+
+__all__ = ["Agent"]
+
+_log = structlog.get_logger(__name__)
+
+_MODELS_KEPT = 3
+"""Downloaded models that stay: the one that is evaluated is the one that is trained from next."""
+
+_PROGRESS_STEP = 16 << 20
+"""Bytes downloaded between two progress reports."""
+
+
+class Agent:
+    """One client on the network."""
+
+    def __init__(
+        self,
+        client: ClientInfo,
+        *,
+        join: str,
+        token: str,
+        work: Path,
+        app: Path | None = None,
+        preferred: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates."""
+        self.client = client
+        hello = Hello(Role.CLIENT, uuid.uuid4().hex, hansa.__version__, labels=dict(labels or {}))
+        self._link = Link(self, join=join, token=token, hello=hello, preferred=preferred)
+        self._app = app
+        self._work = work
+        self._objects = work / "objects"
+        self._workshops: dict[Path, Workshop] = {}
+        self._tasks: dict[RoundKey, asyncio.Task[None]] = {}
+        self._outbox: dict[RoundKey, Offer] = {}
+        """Trained updates until the round is committed or has refused them."""
+        self._models: list[str] = []
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._at_work: RoundKey | None = None
+
+    async def run(self) -> None:
+        """Serve until the network dismisses this client; raises what trying again cannot mend."""
+        self._objects.mkdir(parents=True, exist_ok=True)
+        if self._app is not None:
+            self._start(self._workshop(self._app).start())
+        try:
+            await self._link.run()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """End every task and worker process."""
+        ending = [*self._tasks.values(), *self._jobs]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        for workshop in self._workshops.values():
+            await workshop.aclose()
+
+    # ── the link ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attached(self, welcome: Welcome) -> None:
+        """Connected (again)."""
+        _log.info("connected", client=self.client.name, to=welcome.node)
+
+    def detached(self, why: str) -> None:
+        """Work goes on; its result is offered after the reconnect."""
+        _log.info("connection lost", client=self.client.name, why=why)
+
+    def receive(self, frame: ToNode) -> None:
+        """A frame from the server."""
+        match frame:
+            case OpenRound():
+                self._open(frame)
+            case Withdraw():
+                self._withdraw(frame)
+            case Admission():
+                self._start(self._upload(frame))
+            case Verdict():
+                self._judged(frame)
+            case Closed():
+                self._close(frame)
+            case _:
+                pass
+
+    def _open(self, opened: OpenRound) -> None:
+        """A task; one that is in hand or done is not begun again."""
+        for key in [key for key in self._outbox if key.run == opened.key.run and key.round < opened.key.round]:
+            self._forget(key)
+        offer = self._outbox.get(opened.key)
+        if offer is not None:
+            self._link.send(offer)
+        elif opened.key not in self._tasks:
+            task = asyncio.create_task(self._perform(opened))
+            self._tasks[opened.key] = task
+            task.add_done_callback(lambda _done: self._tasks.pop(opened.key, None))
+
+    def _withdraw(self, frame: Withdraw) -> None:
+        task = self._tasks.get(frame.key)
+        if task is not None:
+            _log.warning("task withdrawn", client=self.client.name, round=frame.key.round, why=frame.why)
+            task.cancel()
+
+    def _judged(self, verdict: Verdict) -> None:
+        if not verdict.accepted:
+            reason = verdict.reason.value if verdict.reason is not None else ""
+            _log.warning(
+                "update rejected",
+                client=self.client.name,
+                round=verdict.key.round,
+                reason=reason,
+                detail=verdict.detail,
+            )
+            self._forget(verdict.key)
+
+    def _close(self, closed: Closed) -> None:
+        task = self._tasks.get(closed.key)
+        if task is not None:
+            task.cancel()
+        self._forget(closed.key)
+
+    # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _perform(self, opened: OpenRound) -> None:
+        """Fetch what the task needs, have it done, and hand in the result or the failure."""
+        try:
+            app = await self._app_of(opened)
+            await self._model_of(opened)
+            self._at_work = opened.key
+            answer = await self._workshop(app).work(opened, self._link.send)
+        except UserCodeError as error:
+            _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
+            self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
+        except NotFoundError as error:  # the round closed meanwhile: nobody waits
+            _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
+        except HansaError as error:
+            self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
+        else:
+            if isinstance(answer, Offer):
+                self._outbox[opened.key] = answer
+            self._link.send(answer)
+
+    async def _app_of(self, opened: OpenRound) -> Path:
+        """The owner's own app, or the session's package, unpacked once."""
+        if self._app is not None:
+            return self._app
+        if opened.package is None:
+            raise UserCodeError(
+                f"{self.client.name} was started without an app, and the session brings none: start the client with "
+                "`hansa client start app.py`, or the session with a package"
+            )
+        folder = self._work / "packages" / opened.package.digest
+        archive = self._work / f"{opened.package.digest}.zip"
+        known = [path for path in self._workshops if path.is_relative_to(folder)]
+        if known:
+            return known[0]
+        await self._link.download(opened.package, archive)
+        return await asyncio.to_thread(lambda: unpack(archive.read_bytes(), folder))
+
+    async def _model_of(self, opened: OpenRound) -> None:
+        """Have the broadcast model in the folder of objects, unless it came inline."""
+        blob = opened.model
+        if blob.inline or not blob.size:
+            return
+        reported = 0
+
+        def on_progress(have: int) -> None:
+            nonlocal reported
+            if have - reported >= _PROGRESS_STEP or have == blob.size:
+                reported = have
+                self._link.send(Progress(opened.key, self.client.name, "download", have, blob.size))
+
+        await self._link.download(blob, self._objects / blob.digest, on_progress)
+        if blob.digest in self._models:
+            self._models.remove(blob.digest)
+        self._models.append(blob.digest)
+        for digest in self._models[:-_MODELS_KEPT]:
+            (self._objects / digest).unlink(missing_ok=True)
+        del self._models[:-_MODELS_KEPT]
+
+    async def _upload(self, admission: Admission) -> None:
+        """Send an update that the server has room for now."""
+        offer = self._outbox.get(admission.key)
+        if offer is None:
+            return
+        data = await asyncio.to_thread(mapped, self._objects / offer.blob.digest)
+        try:
+            await self._link.upload(admission.upload, [data], admission.offset)
+        except (ConnectionFailedError, NotFoundError, WireError) as error:
+            _log.info("upload interrupted", client=self.client.name, round=admission.key.round, why=str(error))
+            if self._link.connected and admission.key in self._outbox:
+                self._link.send(offer)
+
+    def _forget(self, key: RoundKey) -> None:
+        offer = self._outbox.pop(key, None)
+        if offer is not None and not offer.blob.inline:
+            (self._objects / offer.blob.digest).unlink(missing_ok=True)
+
+    def _workshop(self, app: Path) -> Workshop:
+        if app not in self._workshops:
+            self._workshops[app] = Workshop(app, self.client, self._objects, self._printed)
+        return self._workshops[app]
+
+    def _printed(self, line: str) -> None:
+        """A line that user code printed: shown here, and told to the session."""
+        print(f"[{self.client.name}] {line}", flush=True)  # noqa: T201 - the owner's terminal shows the owner's code
+        if self._at_work is not None:
+            self._link.send(LogLine(self._at_work, self.client.name, line))
+
+    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)

@@ -1,0 +1,230 @@
+"""The process that runs user code: `python -m hansa.network.client.worker`. It reads tasks and answers with frames.
+
+It is a process of its own so that code that raises, exits, crashes or hangs takes nothing else with it. It ends when
+its agent does.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hansa.app import App, load_app
+from hansa.arrays import Arrays
+from hansa.errors import AppError, HansaError
+from hansa.messages import ClientInfo, Contribution, Kind, Task
+from hansa.network.client.pipe import FramePipe
+from hansa.run import Run, resolve
+from hansa.wire import codec, framing
+from hansa.wire.chunks import INLINE_LIMIT
+from hansa.wire.frames import (
+    CENTRAL,
+    Blob,
+    Evaluated,
+    FromNode,
+    Offer,
+    OpenRound,
+    Progress,
+    RoundKey,
+    TaskFailed,
+    TaskStarted,
+)
+
+__all__ = ["Worker", "main"]
+
+_SHARE_OF_A_CORE = 0.01
+"""CPU time over wall time that counts as work between two pulses: a process that sleeps or deadlocks uses less."""
+
+_REPORTS_PER_SECOND = 5
+
+
+@dataclass(slots=True)
+class _Current:
+    """The task in hand, as the pulse thread sees it."""
+
+    key: RoundKey
+    client: str
+    lease: float
+    activity: str
+    done: float = 0.0
+    total: float = 0.0
+    reported_at: float = 0.0
+
+
+class Worker:
+    """One app, one client, one task at a time."""
+
+    def __init__(self, pipe: FramePipe, app_path: Path, info: ClientInfo, objects: Path) -> None:
+        """objects: the folder in which models lie by digest, and in which updates are left."""
+        self._pipe = pipe
+        self._app_path = app_path
+        self._info = info
+        self._objects = objects
+        self._app: App | None = None
+        self._current: _Current | None = None
+        self._runs: dict[str, Run] = {}
+
+    def serve(self) -> None:
+        """Answer tasks until the agent is gone."""
+        threading.Thread(target=self._pulse, daemon=True, name="pulse").start()
+        self._warm_up()
+        while (raw := self._pipe.read()) is not None:
+            frame = framing.decode_to_node(raw)
+            if isinstance(frame, OpenRound):
+                self._work(frame)
+
+    def _warm_up(self) -> None:
+        """Load the app before the first task; whatever is wrong with it is said when a task needs it."""
+        try:
+            self._loaded()
+        except BaseException:  # noqa: BLE001 - the app's code may raise anything: the task reports it
+            self._app = None
+
+    def _loaded(self) -> App:
+        if self._app is None:
+            self._app = load_app(self._app_path)
+        return self._app
+
+    def _work(self, opened: OpenRound) -> None:
+        client = opened.invited[0]
+        self._current = _Current(opened.key, client, opened.spec.rules.lease, opened.key.kind.value)
+        self._send(TaskStarted(opened.key, client))
+        try:
+            answer = self._answer(opened, client)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too: reported
+            answer = _failure(opened.key, client, error)
+        self._current = None
+        self._send(answer)
+
+    def _answer(self, opened: OpenRound, client: str) -> FromNode:
+        app = self._loaded()
+        run = resolve(opened.spec)
+        model = self._model(opened.model)
+        number = opened.key.round
+        if client == CENTRAL:
+            metrics = run.central_metrics(app, model, number)
+            return Evaluated(opened.key, client, metrics.num_examples, metrics.values)
+        task = run.task(app, self._info, number, opened.key.kind)
+        task.progress = self._progress
+        return (
+            self._trained(opened, run, app, model, task)
+            if opened.key.kind is Kind.TRAIN
+            else _evaluated(opened.key, app, model, task)
+        )
+
+    def _trained(self, opened: OpenRound, run: Run, app: App, model: Arrays, task: Task) -> Offer:
+        update = run.train(app, model, task)
+        name = self._info.name
+        contribution = Contribution(name, update.num_examples, update.metrics)
+        return Offer(opened.key, name, self._left(update.arrays), (contribution,))
+
+    def _model(self, blob: Blob) -> Arrays:
+        if blob.inline or not blob.size:
+            return codec.decode(blob.inline)
+        return codec.load(self._objects / blob.digest)
+
+    def _left(self, arrays: Arrays) -> Blob:
+        """The update as an object: inline when it is small, else a file in the folder of objects."""
+        digest, size = codec.digest(arrays), codec.size(arrays)
+        if size <= INLINE_LIMIT:
+            return Blob(digest, size, b"".join(codec.encode(arrays)))
+        codec.save(arrays, self._objects / digest)
+        return Blob(digest, size)
+
+    def _progress(self, done: float, total: float) -> None:
+        current = self._current
+        if current is None:
+            return
+        current.done, current.total = float(done), float(total)
+        now = time.monotonic()
+        if now - current.reported_at >= 1 / _REPORTS_PER_SECOND:
+            self._report(current, now)
+
+    def _report(self, current: _Current, now: float) -> None:
+        current.reported_at = now
+        self._send(Progress(current.key, current.client, current.activity, current.done, current.total))
+
+    def _pulse(self) -> None:
+        """Report work by the CPU time it takes, for code that reports nothing; and end with the agent."""
+        parent = os.getppid()
+        used, at = cpu_seconds(), time.monotonic()
+        while os.getppid() == parent:
+            current = self._current
+            time.sleep(min(1.0, current.lease / 4) if current is not None else 1.0)
+            now, spent = time.monotonic(), cpu_seconds()
+            if current is not None and current is self._current and spent - used >= _SHARE_OF_A_CORE * (now - at):
+                self._report(current, now)
+            used, at = spent, now
+        os._exit(0)
+
+    def _send(self, frame: FromNode) -> None:
+        self._pipe.write(framing.encode_from_node(frame))
+
+
+def cpu_seconds() -> float:
+    """CPU seconds used by this process and by its running descendants (where /proc tells)."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system + _children_seconds()
+
+
+def _children_seconds() -> float:
+    """CPU seconds of the living descendants: a black-box command trains in one."""
+    parents: dict[int, tuple[int, float]] = {}
+    tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        parents[int(stat.parent.name)] = (int(fields[1]), (int(fields[11]) + int(fields[12])) / tick)
+    family, grown = {os.getpid()}, True
+    while grown:
+        more = {pid for pid, (parent, _) in parents.items() if parent in family} - family
+        family |= more
+        grown = bool(more)
+    return sum(parents[pid][1] for pid in family if pid in parents and pid != os.getpid())
+
+
+def _evaluated(key: RoundKey, app: App, model: Arrays, task: Task) -> Evaluated:
+    metrics = app.trainer.evaluate(model, task)
+    return Evaluated(key, task.client.name, metrics.num_examples, metrics.values)
+
+
+def _failure(key: RoundKey, client: str, error: BaseException) -> TaskFailed:
+    """What the session is told: the error in one line, and the traceback from the user's code on."""
+    if isinstance(error, SystemExit):
+        return TaskFailed(key, client, f"the app called sys.exit({error.code!r}) instead of returning a result")
+    said = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, AppError):
+        return TaskFailed(key, client, said)
+    return TaskFailed(key, client, said, "".join(traceback.format_exception(error)))
+
+
+def client_info(text: str) -> ClientInfo:
+    """A `ClientInfo` from JSON: {"name", "index", "total", "settings"}."""
+    fields: Mapping[str, object] = json.loads(text)
+    return ClientInfo(**fields)  # type: ignore[arg-type]  # written by the agent on the other end
+
+
+def main() -> None:
+    """Serve the agent that started this process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--app", type=Path, required=True)
+    parser.add_argument("--client", type=client_info, required=True)
+    parser.add_argument("--objects", type=Path, required=True)
+    given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's: it ends this process in order
+    connection = socket.socket(fileno=given.fd)
+    Worker(FramePipe(connection), given.app, given.client, given.objects).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The agent's side of a worker process: start it, give it a task, watch its lease, end it."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from hansa.errors import UserCodeError
+from hansa.messages import ClientInfo
+from hansa.network.client.pipe import read_frame, write_frame
+from hansa.settings import environment_for_user_code
+from hansa.wire import framing
+from hansa.wire.frames import Evaluated, FromNode, Offer, OpenRound, TaskFailed
+
+__all__ = ["Workshop"]
+
+_LONGEST_LINE = 1 << 14
+"""Bytes of a printed line after which it is passed on in parts."""
+
+
+class Workshop:
+    """One app's worker process, started when it is first needed and again after it has died."""
+
+    def __init__(self, app: Path, client: ClientInfo, objects: Path, on_line: Callable[[str], None]) -> None:
+        """on_line: called with each line that user code prints."""
+        self._app = app
+        self._client = client
+        self._objects = objects
+        self._on_line = on_line
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._echo: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        self._failed_hard = False
+        """Whether the process must be ended after a failure: it hangs, is gone, or works on what nobody wants."""
+
+    async def start(self) -> None:
+        """Have a process ready: it loads the app meanwhile."""
+        async with self._lock:
+            await self._started()
+
+    async def work(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
+        """Do one task, one at a time; on_frame gets what happens on the way (started, progress).
+
+        Raises `UserCodeError` when the code raised, ended its process, or showed no progress for the lease.
+        A cancelled task ends the process.
+        """
+        async with self._lock:
+            await self._started()
+            try:
+                return await self._answer(opened, on_frame)
+            except (UserCodeError, asyncio.CancelledError):
+                if self._failed_hard:
+                    await self._stop()
+                raise
+
+    async def aclose(self) -> None:
+        """End the process."""
+        await self._stop()
+
+    async def _started(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            return
+        await self._stop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            arguments = ("--fd", str(theirs.fileno()), "--app", str(self._app), "--objects", str(self._objects))
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-u", "-m", "hansa.network.client.worker", *arguments,
+                "--client", json.dumps(asdict(self._client)),
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True, env=environment_for_user_code(),
+            )  # fmt: skip
+        self._reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._echo = asyncio.create_task(self._read_lines(self._process))
+
+    async def _answer(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
+        self._failed_hard = True
+        reader, writer = self._reader, self._writer
+        if reader is None or writer is None:
+            raise UserCodeError("the worker process did not start")
+        write_frame(writer, framing.encode_to_node(opened))
+        lease = opened.spec.rules.lease
+        while True:
+            try:
+                async with asyncio.timeout(lease):
+                    raw = await read_frame(reader)
+            except TimeoutError:
+                raise UserCodeError(
+                    f"no progress for {lease:g} seconds (nothing reported, no CPU used): it hangs and was ended"
+                ) from None
+            if raw is None:
+                raise UserCodeError(f"the app ended its process ({await self._ending()})")
+            frame = framing.decode_from_node(raw)
+            if isinstance(frame, TaskFailed):
+                self._failed_hard = False
+                raise UserCodeError(frame.message, frame.traceback)
+            if isinstance(frame, Offer | Evaluated):
+                return frame
+            on_frame(frame)
+
+    async def _ending(self) -> str:
+        """How the process ended, in words."""
+        if self._process is None:
+            return "it is gone"
+        code = await self._process.wait()
+        return f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
+
+    async def _read_lines(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            return
+        pending = b""
+        while raw := await process.stdout.read(1 << 16):
+            *lines, pending = (pending + raw).split(b"\n")
+            if len(pending) > _LONGEST_LINE:
+                lines, pending = [*lines, pending], b""
+            for line in lines:
+                self._on_line(line.decode(errors="replace"))
+        if pending:
+            self._on_line(pending.decode(errors="replace"))
+
+    async def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, 9)  # its own group: commands that it started go with it
+            await process.wait()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._echo is not None:
+            await self._echo
+            self._echo = None

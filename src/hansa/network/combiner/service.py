@@ -1,0 +1,109 @@
+"""The gRPC face of an aggregation server: control streams and transfers, each call bound to an identity."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from hansa.errors import ConnectionFailedError, HansaError, PermissionDeniedError, WireError
+from hansa.network.combiner.children import Child
+from hansa.network.combiner.hub import Hub
+from hansa.wire import channel, chunks
+from hansa.wire.calls import DownloadRequest
+from hansa.wire.channel import Authenticate, Stream
+from hansa.wire.frames import FromNode, Hello, Redirect, Role, ToNode, Welcome
+from hansa.wire.tokens import Identity
+
+__all__ = ["NodeService"]
+
+
+class NodeService:
+    """Serves the children of one or more hubs; which hub is a matter of the identity's project."""
+
+    def __init__(
+        self, hub: Callable[[Identity], Hub], authenticate: Authenticate, public_key: Callable[[], str]
+    ) -> None:
+        """hub: identity → its hub, or raise `PermissionDeniedError`; public_key: PEM, told to combiners below."""
+        self._hub = hub
+        self._authenticate = authenticate
+        self._public_key = public_key
+
+    def handlers(self) -> tuple[Any, ...]:
+        """For `channel.create_server`."""
+        return (
+            channel.control_handler(self._attach, self._authenticate),
+            channel.transfer_handler(self._download, self._upload, self._authenticate),
+        )
+
+    async def _attach(self, identity: Identity, stream: Stream[ToNode, FromNode]) -> None:
+        """One control stream from hello to its end."""
+        _need_node(identity)
+        hello = await stream.receive()
+        if not isinstance(hello, Hello) or hello.role is not identity.role:
+            raise WireError(f"{identity.name} must begin with a Hello of the role {identity.role.value}")
+        hub = self._hub(identity)
+        outbox: asyncio.Queue[ToNode] = asyncio.Queue()
+        ended = asyncio.Event()
+        why: list[str] = []
+
+        def close(reason: str) -> None:
+            why.append(reason)
+            ended.set()
+
+        now = asyncio.get_running_loop().time()
+        child = Child(identity.name, hello, outbox.put_nowait, close, now)
+        key = self._public_key() if identity.role is Role.COMBINER else ""
+        outbox.put_nowait(Welcome(hub.name, hub.children.lease / 3, key))
+        hub.join(child)
+        try:
+            await _first_of(_write(stream, outbox), _read(stream, hub, child), ended.wait())
+        finally:
+            hub.leave(child)
+        if why:
+            with suppress(ConnectionFailedError):
+                await stream.send(Redirect(why[0]))
+
+    async def _download(self, identity: Identity, request: DownloadRequest) -> AsyncGenerator[bytes, None]:
+        _need_node(identity)
+        data = await self._hub(identity).read(request.digest)
+        for frame in chunks.split([data], request.offset):
+            yield frame
+
+    async def _upload(self, identity: Identity, name: str, pieces: AsyncIterator[tuple[int, memoryview]]) -> int:
+        _need_node(identity)
+        return await self._hub(identity).write(identity.name, name, pieces)
+
+
+async def _write(stream: Stream[ToNode, FromNode], outbox: "asyncio.Queue[ToNode]") -> None:
+    while True:
+        await stream.send(await outbox.get())
+
+
+async def _read(stream: Stream[ToNode, FromNode], hub: Hub, child: Child) -> None:
+    async for frame in stream:
+        hub.receive(child, frame)
+
+
+async def _first_of(*jobs: Any) -> None:
+    """Run until one ends, cancel the others, and raise what it raised; a lost connection is an ordinary end."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [
+        result for task, result in zip(tasks, results, strict=True) if task in done and isinstance(result, Exception)
+    ]
+    for error in errors:
+        if isinstance(error, HansaError) and not isinstance(error, ConnectionFailedError):
+            raise error
+
+
+def _need_node(identity: Identity) -> None:
+    if identity.role is Role.ADMIN:
+        raise PermissionDeniedError(
+            f"{identity.name} has the role admin: nodes need a token of the role client or combiner "
+            "(hansa token create --role client)"
+        )

@@ -1,0 +1,138 @@
+"""From the end of a round to rows, and from rows back to the state that the next round starts from."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hansa.algorithm import Aggregate, State
+from hansa.errors import ConflictError
+from hansa.messages import Kind, merge_metrics
+from hansa.network.controller.journal import event
+from hansa.rounds.events import Completed
+from hansa.run import Run, slots_from_arrays
+from hansa.store.link import ACCEPTED, round_link
+from hansa.store.ports import MetadataStore, ObjectStore, RoundCommit
+from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, RoundRecord, SessionRecord
+from hansa.wire import codec
+
+__all__ = ["Outcomes", "round_commit", "state_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What a round came to, once its objects are durable."""
+
+    number: int
+    completed: Completed
+    aggregate: Aggregate
+    model: str
+    """Digest of the new model."""
+    size: int
+    """Bytes of the new model."""
+    state: str
+    """Digest of the algorithm's slots; empty when it has none."""
+    opened_at: float
+
+
+async def state_of(session: SessionRecord, run: Run, store: MetadataStore, objects: ObjectStore) -> State:
+    """The server's state after the last committed round, or before the first."""
+    digest = session.model or session.seed_model
+    if digest is None:
+        raise ConflictError(f"session {session.name} has no model to start from: create it with a seed model")
+    params = codec.load(await objects.fetch(digest))
+    if session.round == 0:
+        return run.start(params)
+    last = await store.get(RoundRecord, session.project, f"{session.id}/{session.round}")
+    if not last.state:
+        return replace(run.start(params), round=session.round)
+    slots = slots_from_arrays(codec.load(await objects.fetch(last.state)))
+    return State(params, session.round, slots)
+
+
+async def round_commit(store: MetadataStore, session: SessionRecord, outcomes: Outcomes) -> RoundCommit:
+    """Everything that the round changes, linked to the round before it."""
+    number, model, state, opened_at = outcomes.number, outcomes.model, outcomes.state, outcomes.opened_at
+    now = time.time()
+    previous = ""
+    if number > 1:
+        previous = (await store.get(RoundRecord, session.project, f"{session.id}/{number - 1}")).link
+    contributions = tuple(_contributions(session, number, outcomes))
+    aggregate, completed = outcomes.aggregate, outcomes.completed
+    reports = [(part.metrics, part.num_examples) for part in aggregate.contributions.values()]
+    metrics = {name: merged.values[name] for name, merged in merge_metrics(reports).items()}
+    parent = session.model or session.seed_model or ""
+    record = RoundRecord(
+        id=f"{session.id}/{number}",
+        project=session.project,
+        session=session.id,
+        number=number,
+        parent_model=parent,
+        model=model,
+        state=state,
+        accepted=len(aggregate.contributions),
+        rejected=len(completed.rejected),
+        failed=len(completed.failed),
+        missing=len(completed.missing),
+        weight=aggregate.weight,
+        opened_at=opened_at,
+        closed_at=now,
+        metrics=metrics,
+    )
+    record = replace(record, link=round_link(previous, record, contributions))
+    summary = _summary(record)
+    committed = event(
+        session.project, session.id, "round.committed", summary, round=number, model=model, metrics=metrics,
+        accepted=record.accepted, rejected=record.rejected, failed=record.failed, missing=list(completed.missing),
+        seconds=now - opened_at,
+    )  # fmt: skip
+    return RoundCommit(
+        session=replace(session, round=number, model=model),
+        round=record,
+        model=ModelRecord(model, session.project, session.id, number, parent or None, outcomes.size, now),
+        contributions=contributions,
+        metrics=tuple(_metrics(session, record)),
+        events=(committed,),
+    )
+
+
+def _summary(record: RoundRecord) -> str:
+    counts = f"{record.accepted} accepted, {record.rejected} rejected, {record.failed} failed, {record.missing} missing"
+    return f"round {record.number}: {counts}"
+
+
+def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> Iterator[ContributionRecord]:
+    """One row for each invited client."""
+    completed = outcomes.completed
+
+    def row(client: str, outcome: str, reason: str = "") -> ContributionRecord:
+        key = f"{session.id}/{number}/{client}"
+        return ContributionRecord(key, session.project, session.id, number, client, outcome, reason=reason)
+
+    for client, part in outcomes.aggregate.contributions.items():
+        yield replace(
+            row(client, ACCEPTED), num_examples=part.num_examples, digest=part.digest, metrics=dict(part.metrics)
+        )
+    for client, (reason, detail) in completed.rejected.items():
+        yield row(client, "rejected", f"{reason}: {detail}")
+    for client, message in completed.failed.items():
+        yield row(client, "failed", message)
+    for client in completed.missing:
+        yield row(client, "missing", "nothing arrived before the round closed")
+
+
+def _metrics(session: SessionRecord, record: RoundRecord) -> Iterator[MetricRecord]:
+    """The training metrics, merged over the contributors."""
+    for name, value in record.metrics.items():
+        key = f"{session.id}/{record.number}/{Kind.TRAIN}//{name}"
+        yield MetricRecord(
+            key,
+            session.project,
+            session.id,
+            record.number,
+            Kind.TRAIN,
+            name,
+            value,
+            record.weight,
+            "",
+            record.closed_at,
+        )

@@ -1,0 +1,274 @@
+"""The control plane as one object: what the REST API, and nothing else, drives."""
+
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from hansa.errors import AuthenticationError, ConfigError, ConflictError, HansaError, InputError, NotFoundError
+from hansa.messages import ClientInfo, Metrics, RunSpec
+from hansa.network.client.workshop import Workshop
+from hansa.network.combiner.hub import Hub
+from hansa.network.controller.directory import ROOT
+from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.tree import ProjectTree
+from hansa.packages import unpack
+from hansa.rounds.why import Why
+from hansa.run import plugin, resolve
+from hansa.store.ports import MetadataStore, ObjectStore, Query
+from hansa.store.records import (
+    ModelRecord,
+    PackageRecord,
+    ProjectRecord,
+    SessionRecord,
+    SessionState,
+    TokenRecord,
+)
+from hansa.wire import codec, tokens
+from hansa.wire.frames import CENTRAL, Blob, Evaluated, OpenRound, Role, RoundKey
+from hansa.wire.tokens import Identity
+
+__all__ = ["Controller"]
+
+_log = structlog.get_logger(__name__)
+
+_NAME_LIMIT = 100
+_LEASE_OF_CENTRAL = 600.0
+
+
+class Controller:
+    """Sessions, models, packages, tokens and the trees of every project."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        objects: ObjectStore,
+        key: str,
+        *,
+        address: str,
+        balancer: str = "least-loaded",
+        slots: int = 2,
+        silence: float = 15.0,
+    ) -> None:
+        """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root."""
+        self.store = store
+        self.objects = objects
+        self.journal = Journal(store)
+        self.public_key = tokens.public_key(key)
+        self._key = key
+        self._address = address
+        self._balancer = plugin("hansa.balancers", balancer)
+        self._slots = slots
+        self._silence = silence
+        self._trees: dict[str, ProjectTree] = {}
+        self._revoked: set[str] = set()
+        self._workshops: dict[str, Workshop] = {}
+        self._scratch = tempfile.TemporaryDirectory(prefix="hansa-controller-")
+
+    async def open(self) -> None:
+        """Take up every session that was running when the controller last ended."""
+        for project in await self._projects():
+            revoked = await self.store.list(TokenRecord, Query(project.id, where={"revoked": True}, limit=1000))
+            self._revoked.update(record.id for record in revoked.items)
+            running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
+            for session in (await self.store.list(SessionRecord, running)).items:
+                _log.info("session goes on", session=session.id, round=session.round)
+                self.tree(project.id).start(session)
+
+    async def aclose(self) -> None:
+        """Leave; running sessions are taken up by the next `open`."""
+        for tree in self._trees.values():
+            await tree.aclose()
+        for workshop in self._workshops.values():
+            await workshop.aclose()
+        await self.journal.aclose()
+        self._scratch.cleanup()
+
+    def tree(self, project: str) -> ProjectTree:
+        """A project's network."""
+        if project not in self._trees:
+            self._trees[project] = ProjectTree(
+                project,
+                store=self.store,
+                objects=self.objects,
+                journal=self.journal,
+                balancer=self._balancer,
+                address=self._address,
+                central=self._evaluate_centrally,
+                slots=self._slots,
+                silence=self._silence,
+            )
+        return self._trees[project]
+
+    def hub(self, identity: Identity) -> Hub:
+        """The root that a node of this identity attaches to."""
+        return self.tree(identity.project).hub
+
+    def assign(self, identity: Identity, preferred: str, labels: Mapping[str, str]) -> tuple[str, str]:
+        """(name, address) of the server for a node."""
+        server = self.tree(identity.project).directory.assign(identity.name, identity.role, preferred, labels)
+        return server.name, server.address
+
+    # ── projects and tokens ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def create_project(self, project: str) -> ProjectRecord:
+        """A new project; raises `ConflictError` when there is one of this name."""
+        record = ProjectRecord(_name(project, "project"), project, time.time())
+        await self.store.create(record)
+        return record
+
+    async def issue_token(
+        self, project: str, name: str, role: Role, expires_in: float | None = None
+    ) -> tuple[str, TokenRecord]:
+        """A token for an identity; expires_in: seconds, None for ever. The token is not kept."""
+        if name in {CENTRAL, ROOT}:
+            raise ConfigError(f"{name!r} is hansa's own name; choose another for this {role.value}")
+        token, jti = tokens.issue(self._key, _name(name, "identity"), role, project, expires_in)
+        now = time.time()
+        expires_at = None if expires_in is None else now + expires_in
+        record = TokenRecord(jti, project, name, role.value, now, expires_at)
+        await self.store.create(record)
+        return token, record
+
+    async def revoke_token(self, project: str, token_id: str) -> TokenRecord:
+        """A token that is refused from now on."""
+        record = replace(await self.store.get(TokenRecord, project, token_id), revoked=True)
+        await self.store.put(record)
+        self._revoked.add(token_id)
+        return record
+
+    def verify(self, token: str) -> Identity:
+        """Who holds this token; raises `AuthenticationError`."""
+        identity = tokens.verify(self.public_key, token)
+        if identity.token_id in self._revoked:
+            raise AuthenticationError(f"the token of {identity.name} was revoked; ask the operator for another")
+        return identity
+
+    # ── models and packages ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_model(self, project: str, file: bytes, name: str = "") -> ModelRecord:
+        """A seed model, as a safetensors file; raises `WireError` when it is none."""
+        arrays = codec.decode(file)
+        digest = await self.objects.put(codec.encode(arrays))
+        record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
+        await self.store.put(record)
+        return record
+
+    async def add_package(self, project: str, archive: bytes, name: str) -> PackageRecord:
+        """User code for sessions; raises `AppError` when it cannot be unpacked safely."""
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
+            unpack(archive, Path(folder))
+        digest = await self.objects.put([archive])
+        record = PackageRecord(digest, project, _name(name, "package"), len(archive), time.time())
+        await self.store.put(record)
+        return record
+
+    # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def create_session(
+        self, project: str, spec: RunSpec, *, seed_model: str, package: str | None = None
+    ) -> SessionRecord:
+        """A session, not started. Raises `ConfigError`, and `NotFoundError` for a foreign model or package."""
+        spec = replace(spec, project=project)
+        resolve(spec)
+        await self.store.get(ProjectRecord, project, project)
+        await self._need_model(project, seed_model)
+        if package is not None:
+            await self.store.get(PackageRecord, project, package)
+        session = SessionRecord(
+            id=uuid.uuid4().hex[:12],
+            project=project,
+            name=_name(spec.name, "session"),
+            spec=spec,
+            state=SessionState.CREATED,
+            created_at=time.time(),
+            package=package,
+            seed_model=seed_model,
+        )
+        await self.store.create(session)
+        await self.journal.record(event(project, session.id, "session.created", f"session {session.name} was created"))
+        return session
+
+    async def start_session(self, project: str, session_id: str) -> SessionRecord:
+        """Run a created session, or resume one that failed or was stopped, after its last committed round."""
+        session = await self.store.get(SessionRecord, project, session_id)
+        if session.state is SessionState.FINISHED:
+            raise ConflictError(
+                f"session {session.name} has finished its {session.spec.rounds} rounds; start a new one from its model"
+            )
+        self.tree(project).start(session)
+        return replace(session, state=SessionState.RUNNING)
+
+    async def stop_session(self, project: str, session_id: str, who: str) -> SessionRecord:
+        """Stop a running session; what is committed stays, and it can be resumed."""
+        await self.store.get(SessionRecord, project, session_id)
+        await self.tree(project).stop(session_id, f"stopped by {who}")
+        return await self.store.get(SessionRecord, project, session_id)
+
+    async def delete_session(self, project: str, session_id: str) -> None:
+        """Delete a session that does not run, with its records; objects stay until retention takes them."""
+        session = await self.store.get(SessionRecord, project, session_id)
+        if self.tree(project).is_running(session_id):
+            raise ConflictError(f"session {session.name} is running; stop it before you delete it")
+        await self.store.delete_session(project, session_id)
+        await self.journal.record(event(project, "", "session.deleted", f"session {session.name} was deleted"))
+
+    async def why(self, project: str, session_id: str) -> Why | None:
+        """What a session waits for; None when it does not run, or is between phases."""
+        await self.store.get(SessionRecord, project, session_id)
+        return self.tree(project).why(session_id)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _projects(self) -> tuple[ProjectRecord, ...]:
+        return (await self.store.list(ProjectRecord, Query("", limit=1000))).items
+
+    async def _need_model(self, project: str, digest: str) -> None:
+        page = await self.store.list(ModelRecord, Query(project, where={"id": digest}, limit=1))
+        if not page.items:
+            raise NotFoundError(f"project {project} has no model {digest[:12]}…; upload it first")
+
+    async def _evaluate_centrally(self, session: SessionRecord, key: RoundKey, blob: Blob) -> Metrics:
+        """Run the app's own evaluation in a worker process beside the server."""
+        if session.package is None:
+            raise InputError("a central evaluation needs the session's package")
+        workshop = await self._workshop(session.package)
+        path = await self.objects.fetch(blob.digest)
+        link = Path(self._scratch.name) / "objects" / blob.digest
+        if not link.exists():
+            link.symlink_to(path)
+        rules = replace(session.spec.rules, lease=max(session.spec.rules.lease, _LEASE_OF_CENTRAL))
+        opened = OpenRound(key, replace(session.spec, rules=rules), blob, (CENTRAL,))
+        answer = await workshop.work(opened, lambda _frame: None)
+        if not isinstance(answer, Evaluated):
+            raise HansaError("central_evaluate() of the app gave no metrics")
+        return Metrics(answer.metrics, answer.num_examples)
+
+    async def _workshop(self, package: str) -> Workshop:
+        if package not in self._workshops:
+            chunks = [chunk async for chunk in self.objects.read(package)]
+            folder = Path(self._scratch.name) / package
+            app = unpack(b"".join(chunks), folder)
+            (Path(self._scratch.name) / "objects").mkdir(exist_ok=True)
+            info = ClientInfo(CENTRAL)
+            self._workshops[package] = Workshop(app, info, Path(self._scratch.name) / "objects", _print_line)
+        return self._workshops[package]
+
+
+def _print_line(line: str) -> None:
+    _log.info("the app printed", client=CENTRAL, line=line)
+
+
+def _name(text: str, what: str) -> str:
+    """A name that is safe in a URL, a log line and a table; raises `ConfigError`."""
+    if not 1 <= len(text) <= _NAME_LIMIT or not all(letter.isalnum() or letter in "._-" for letter in text):
+        raise ConfigError(
+            f"{text[:_NAME_LIMIT]!r} cannot name a {what}: use 1 to {_NAME_LIMIT} letters, digits, '.', '_' or '-'"
+        )
+    if not text.isascii() or text.startswith("."):
+        raise ConfigError(f"{text!r} cannot name a {what}: use ASCII letters, and no dot first")
+    return text

@@ -1,0 +1,99 @@
+"""What happens, told as it happens: stored events in commit order, and live progress that nobody keeps."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+from hansa.messages import Value
+from hansa.store.ports import MetadataStore, Query
+from hansa.store.records import EventRecord
+
+__all__ = ["Journal", "Live", "event"]
+
+_BACKLOG = 1000
+"""Live items that a slow reader may fall behind by; older ones are dropped, stored events never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Something that is only true now: who has started, how far a client is. Not stored, without a cursor."""
+
+    project: str
+    session: str
+    kind: str
+    """For example round.opened, client.progress, update.accepted."""
+    data: Mapping[str, Value] = field(default_factory=dict)
+    at: float = 0.0
+
+
+class Journal:
+    """Writes events, and wakes those who follow them."""
+
+    def __init__(self, store: MetadataStore) -> None:
+        """store: where events are kept."""
+        self._store = store
+        self._followers: set[asyncio.Queue[Live | None]] = set()
+        self._pending: set[asyncio.Task[None]] = set()
+
+    async def record(self, *events: EventRecord) -> None:
+        """Store events in one transaction and tell the followers."""
+        await self._store.put(*events)
+        self.notify()
+
+    def later(self, record: EventRecord) -> None:
+        """Store an event soon, without waiting; `aclose` waits for it."""
+        task = asyncio.create_task(self.record(record))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def aclose(self) -> None:
+        """Wait for the events that are being stored."""
+        await asyncio.gather(*self._pending)
+
+    def notify(self) -> None:
+        """Events were stored by somebody else (with a round, in its transaction)."""
+        for queue in self._followers:
+            _push(queue, None)
+
+    def live(self, project: str, session: str, kind: str, **data: Value) -> None:
+        """Tell the followers, and nobody later."""
+        for queue in self._followers:
+            _push(queue, Live(project, session, kind, data, time.time()))
+
+    async def follow(self, project: str, after: int, session: str = "") -> AsyncIterator[EventRecord | Live]:
+        """Stored events with an id above `after`, then new ones and live ones as they happen, without a gap.
+
+        session: only this session's, and the network's own; empty: the whole project's.
+        """
+        queue: asyncio.Queue[Live | None] = asyncio.Queue(_BACKLOG)
+        self._followers.add(queue)
+        try:
+            wanted = {session, ""} if session else None
+            while True:
+                page = await self._store.list(EventRecord, Query(project, after=after, limit=1000))
+                for stored in page.items:
+                    after = stored.id
+                    if wanted is None or stored.session in wanted:
+                        yield stored
+                if page.total > len(page.items):
+                    continue
+                while (item := await queue.get()) is not None:
+                    if item.project == project and (wanted is None or item.session in wanted):
+                        yield item
+        finally:
+            self._followers.discard(queue)
+
+
+def event(project: str, session: str, kind: str, message: str, **data: Value) -> EventRecord:
+    """An event that happens now and is not stored yet."""
+    return EventRecord(0, project, session, kind, message, time.time(), data)
+
+
+def _push(queue: asyncio.Queue[Live | None], item: Live | None) -> None:
+    """Queue an item; a full queue loses its oldest live item, and never the last call to look at the store."""
+    if queue.full():
+        dropped = queue.get_nowait()
+        if dropped is None and item is not None:
+            item = None
+    queue.put_nowait(item)

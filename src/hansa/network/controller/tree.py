@@ -1,0 +1,193 @@
+"""One project's network: the root of its tree, who is connected, and the sessions that run on it."""
+
+import asyncio
+import time
+from dataclasses import replace
+
+import structlog
+
+from hansa.algorithm import Partial
+from hansa.errors import ConflictError, NotFoundError
+from hansa.network.combiner.hub import Hub
+from hansa.network.controller.balancers import Balancer
+from hansa.network.controller.directory import ROOT, Directory
+from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.session import Central, SessionRunner, Surroundings
+from hansa.network.files import mapped
+from hansa.rounds.why import Why
+from hansa.store.ports import MetadataStore, ObjectStore
+from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, SessionRecord
+from hansa.wire.frames import Blob, FromNode, LogLine, Presence, Present, RoundKey
+
+__all__ = ["ProjectTree"]
+
+_log = structlog.get_logger(__name__)
+
+
+class ProjectTree:
+    """The root's `Upstream`: reports arrive here and go to the session that they are about."""
+
+    def __init__(
+        self,
+        project: str,
+        *,
+        store: MetadataStore,
+        objects: ObjectStore,
+        journal: Journal,
+        balancer: Balancer,
+        address: str,
+        central: Central,
+        slots: int,
+        silence: float,
+    ) -> None:
+        """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`."""
+        self.project = project
+        self.directory = Directory(address, balancer)
+        self.hub = Hub(ROOT, self, slots=slots, lease=silence)
+        self._store = store
+        self._objects = objects
+        self._journal = journal
+        self._central = central
+        self._runners: dict[str, SessionRunner] = {}
+        self._tasks: dict[str, asyncio.Task[SessionRecord]] = {}
+        self._writes: asyncio.Queue[Presence] = asyncio.Queue()
+        self._jobs = [asyncio.create_task(self.hub.watch()), asyncio.create_task(self._write_presence())]
+
+    # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, session: SessionRecord) -> asyncio.Task[SessionRecord]:
+        """Run a session in the background; raises `ConflictError` when it runs already, `ConfigError` for its spec."""
+        if session.id in self._tasks:
+            raise ConflictError(f"session {session.name} is running already")
+        connected = lambda: frozenset(self.directory.clients)  # noqa: E731 - a view of the directory
+        around = Surroundings(self._store, self._objects, self._journal, self.hub, connected, self._central)
+        runner = SessionRunner(session, around)
+        task = asyncio.create_task(runner.run(), name=f"session {session.name}")
+        self._runners[session.id], self._tasks[session.id] = runner, task
+        task.add_done_callback(lambda done: self._ended(session.id, done))
+        return task
+
+    async def stop(self, session: str, cause: str) -> None:
+        """Stop a running session and wait until it has; raises `ConflictError` when it does not run."""
+        if session not in self._runners:
+            raise ConflictError("the session is not running: there is nothing to stop")
+        task = self._tasks[session]
+        self._runners[session].stop(cause)
+        await asyncio.wait([task])
+
+    def is_running(self, session: str) -> bool:
+        """Whether it runs here."""
+        return session in self._tasks
+
+    def why(self, session: str) -> Why | None:
+        """What a running session waits for."""
+        runner = self._runners.get(session)
+        return runner.why() if runner is not None else None
+
+    async def aclose(self) -> None:
+        """Leave: sessions keep their state and go on when the controller is back."""
+        for task in [*self._tasks.values(), *self._jobs]:
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), *self._jobs, return_exceptions=True)
+        await self.hub.aclose()
+
+    # ── the root's upstream ──────────────────────────────────────────────────────────────────────────────────────
+
+    def send(self, frame: FromNode) -> None:
+        """A report has reached the root."""
+        if isinstance(frame, Presence):
+            self._apply(frame)
+        elif isinstance(frame, LogLine):
+            self._journal.live(
+                self.project, frame.key.run, "log", client=frame.client, line=frame.line, level=frame.level
+            )
+        else:
+            key = getattr(frame, "key", None)
+            runner = self._runners.get(key.run) if isinstance(key, RoundKey) else None
+            if runner is not None:
+                runner.receive(frame)
+
+    async def deliver(self, key: RoundKey, partial: Partial | None) -> None:
+        """The root's sum of a sealed phase."""
+        if key.run in self._runners:
+            self._runners[key.run].delivered(key, partial)
+
+    async def fetch(self, blob: Blob) -> memoryview:
+        """The bytes of an object, mapped into memory."""
+        path = await self._objects.fetch(blob.digest)
+        return await asyncio.to_thread(mapped, path)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _apply(self, presence: Presence) -> None:
+        self.directory.apply(presence)
+        for runner in self._runners.values():
+            runner.presence(presence)
+        self._writes.put_nowait(presence)
+
+    def _ended(self, session: str, task: "asyncio.Task[SessionRecord]") -> None:
+        self._runners.pop(session, None)
+        self._tasks.pop(session, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a session ended in an error of hansa itself", session=session, exc_info=error)
+            self._journal.later(event(self.project, session, "session.crashed", f"{type(error).__name__}: {error}"))
+
+    async def _write_presence(self) -> None:
+        """Keep the rows of clients and combiners; the directory in memory is what decisions are made on."""
+        while True:
+            presence = await self._writes.get()
+            now = time.time()
+            records = [await self._client(present, now) for present in presence.joined]
+            combiners = [await self._combiner(present, now) for present in presence.combiners]
+            gone = [record for name in presence.left for record in await self._gone(name, now)]
+            events = [
+                *(self._event("client.connected", f"{p.client} connected to {p.combiner}") for p in presence.joined),
+                *(self._event("combiner.connected", f"combiner {p.client} serves") for p in presence.combiners),
+                *(self._event("node.left", f"{name} is gone") for name in presence.left),
+            ]
+            await self._store.put(*records, *combiners, *gone)
+            await self._journal.record(*events)
+
+    def _event(self, kind: str, message: str) -> EventRecord:
+        return event(self.project, "", kind, message)
+
+    async def _client(self, present: Present, now: float) -> ClientRecord:
+        key = f"{self.project}/{present.client}"
+        labels = dict(present.labels)
+        version = labels.pop("version", "")
+        try:
+            known = await self._store.get(ClientRecord, self.project, key)
+        except NotFoundError:
+            known = ClientRecord(key, self.project, present.client, "", connected=False, first_seen=now, last_seen=now)
+        return replace(known, combiner=present.combiner, connected=True, last_seen=now, labels=labels, version=version)
+
+    async def _combiner(self, present: Present, now: float) -> CombinerRecord:
+        key = f"{self.project}/{present.client}"
+        labels = dict(present.labels)
+        address = labels.pop("address", "")
+        try:
+            known = await self._store.get(CombinerRecord, self.project, key)
+        except NotFoundError:
+            known = CombinerRecord(
+                key, self.project, present.client, present.combiner, address,
+                connected=False, first_seen=now, last_seen=now,
+            )  # fmt: skip
+        return replace(known, parent=present.combiner, address=address, connected=True, last_seen=now, labels=labels)
+
+    async def _gone(self, name: str, now: float) -> list[ClientRecord | CombinerRecord]:
+        """The rows of a node that has left, unless it is back by now."""
+        records: list[ClientRecord | CombinerRecord] = []
+        key = f"{self.project}/{name}"
+        if name not in self.directory.clients:
+            try:
+                client = await self._store.get(ClientRecord, self.project, key)
+                records.append(replace(client, connected=False, combiner="", last_seen=now))
+            except NotFoundError:
+                pass
+        if name not in self.directory.combiners:
+            try:
+                combiner = await self._store.get(CombinerRecord, self.project, key)
+                records.append(replace(combiner, connected=False, last_seen=now))
+            except NotFoundError:
+                pass
+        return records

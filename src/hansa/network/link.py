@@ -1,0 +1,231 @@
+"""A node's connection to its parent: it asks where to go, dials out, says hello, keeps the stream, and dials again.
+
+Clients and combiners both hang on a `Link`; neither opens a port for its parent.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from blake3 import blake3
+
+from hansa.errors import (
+    ConflictError,
+    ConnectionFailedError,
+    NotFoundError,
+    WireError,
+)
+from hansa.wire import channel, chunks
+from hansa.wire.calls import AssignRequest, DownloadRequest
+from hansa.wire.frames import Blob, FromNode, Heartbeat, Hello, Redirect, ToNode, Welcome
+
+__all__ = ["Backoff", "Link", "Node"]
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_WAIT = 0.1
+_LONGEST_WAIT = 5.0
+
+
+class Node(Protocol):
+    """What hangs on a link."""
+
+    def attached(self, welcome: Welcome) -> None:
+        """The stream is open; called again after every reconnect."""
+
+    def receive(self, frame: ToNode) -> None:
+        """A frame from the parent; must not block."""
+
+    def detached(self, why: str) -> None:
+        """The stream is gone; the link dials again."""
+
+
+class Backoff:
+    """Seconds to wait before the next attempt: doubling, jittered so that a crowd does not come back at once."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        """rng: for the jitter; nothing that is computed depends on it."""
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._wait = _FIRST_WAIT
+
+    def next(self) -> float:
+        """Between half and all of the current wait, which then doubles up to 5 seconds."""
+        wait, self._wait = self._wait, min(self._wait * 2, _LONGEST_WAIT)
+        return wait * self._rng.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """It worked: begin anew."""
+        self._wait = _FIRST_WAIT
+
+
+class Link:
+    """Keeps a node attached until it is closed; raises only what trying again cannot mend."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        join: str,
+        token: str,
+        hello: Hello,
+        preferred: str = "",
+    ) -> None:
+        """join: host:port of the controller; preferred: the combiner that the node would like; hello: who it is."""
+        self._node = node
+        self._join = join
+        self._token = token
+        self._hello = hello
+        self._preferred = preferred
+        self._outbox: asyncio.Queue[FromNode] | None = None
+        self._channel: channel.Channel | None = None
+        self._backoff = Backoff()
+
+    @property
+    def connected(self) -> bool:
+        """Whether frames can be sent now."""
+        return self._outbox is not None
+
+    def send(self, frame: FromNode) -> None:
+        """Queue a frame; while there is no stream it is dropped: the parent asks again after a reconnect."""
+        if self._outbox is not None:
+            self._outbox.put_nowait(frame)
+
+    async def run(self) -> None:
+        """Stay attached. Returns when the parent dismisses the node for good.
+
+        Raises `AuthenticationError` and `PermissionDeniedError`, which waiting does not mend.
+        """
+        while True:
+            try:
+                dismissed = await self._attach_once()
+            except (ConnectionFailedError, NotFoundError, ConflictError, WireError) as error:
+                why = str(error)
+            else:
+                if dismissed.final:
+                    return
+                why = dismissed.why
+            wait = self._backoff.next()
+            _log.info("not connected", why=why, again_in=round(wait, 2))
+            await asyncio.sleep(wait)
+
+    async def download(self, blob: Blob, target: Path, on_progress: Callable[[int], None] | None = None) -> Path:
+        """An object as a file, whole and verified; resumes where a broken stream stopped.
+
+        Raises `NotFoundError` when the parent has no use for it any more, `WireError` when its bytes are not its own.
+        """
+        if await asyncio.to_thread(target.exists):
+            return target
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+        backoff = Backoff()
+        try:
+            while True:
+                try:
+                    await self._download_some(blob, part, on_progress)
+                    break
+                except ConnectionFailedError as error:
+                    _log.info("download interrupted", object=blob.digest[:12], why=str(error))
+                    await asyncio.sleep(backoff.next())
+            await asyncio.to_thread(_check_file, part, blob)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+
+    async def upload(self, name: str, parts: Sequence[bytes | memoryview], offset: int) -> int:
+        """Send the bytes from an offset; returns how many the parent has. Raises `ConnectionFailedError`."""
+        reply = await channel.upload(self._parent("upload"), self._token, name, chunks.split(parts, offset))
+        return reply.received
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _parent(self, what: str) -> channel.Channel:
+        if self._channel is None:
+            raise ConnectionFailedError(f"the connection to the parent is lost; the {what} goes on after a reconnect")
+        return self._channel
+
+    async def _attach_once(self) -> Redirect:
+        """One stream, from its assignment to its end."""
+        controller = channel.open_channel(self._join)
+        try:
+            request = AssignRequest(self._preferred, self._hello.labels)
+            assignment = await channel.assign(controller, self._token, request)
+        finally:
+            await controller.close()
+        self._channel = channel.open_channel(assignment.address or self._join)
+        try:
+            return await self._converse(self._channel)
+        finally:
+            parent, self._channel = self._channel, None
+            await parent.close()
+
+    async def _converse(self, parent: channel.Channel) -> Redirect:
+        outbox: asyncio.Queue[FromNode] = asyncio.Queue()
+        stream = channel.attach(parent, self._token)
+        why = "the server ended the stream"
+        jobs: list[asyncio.Task[None]] = []
+        try:
+            await stream.send(self._hello)
+            async for frame in stream:
+                match frame:
+                    case Welcome():
+                        self._outbox = outbox
+                        self._backoff.reset()
+                        jobs = [
+                            asyncio.create_task(_beat(outbox, frame.heartbeat)),
+                            asyncio.create_task(_write(stream, outbox)),
+                        ]
+                        self._node.attached(frame)
+                    case Redirect():
+                        why = frame.why
+                        return frame
+                    case _:
+                        self._node.receive(frame)
+        except ConnectionFailedError as error:
+            why = str(error)
+            raise
+        finally:
+            for job in jobs:
+                job.cancel()
+            stream.close()
+            if self._outbox is not None:
+                self._outbox = None
+                self._node.detached(why)
+        return Redirect(why)
+
+    async def _download_some(self, blob: Blob, part: Path, on_progress: Callable[[int], None] | None) -> None:
+        file = await asyncio.to_thread(part.open, "ab")
+        with file:
+            have = file.tell()
+            request = DownloadRequest(blob.digest, have)
+            async for offset, data in channel.download(self._parent("download"), self._token, request):
+                if offset != have or have + len(data) > blob.size:
+                    raise WireError(f"a chunk of {blob.digest[:12]} begins at {offset}, expected {have}")
+                file.write(data)
+                have += len(data)
+                if on_progress is not None:
+                    on_progress(have)
+        if have < blob.size:
+            raise ConnectionFailedError(f"the download of {blob.digest[:12]} ended at {have} of {blob.size} bytes")
+
+
+async def _write(stream: channel.Stream[FromNode, ToNode], outbox: "asyncio.Queue[FromNode]") -> None:
+    with suppress(ConnectionFailedError):  # whoever reads the stream is told
+        while True:
+            await stream.send(await outbox.get())
+
+
+async def _beat(outbox: "asyncio.Queue[FromNode]", every: float) -> None:
+    while True:
+        await asyncio.sleep(every)
+        outbox.put_nowait(Heartbeat())
+
+
+def _check_file(part: Path, blob: Blob) -> None:
+    digest = blake3(max_threads=blake3.AUTO).update_mmap(part).hexdigest() if blob.size else blake3(b"").hexdigest()
+    if digest != blob.digest:
+        raise WireError(f"the bytes received for {blob.digest[:12]} have the digest {digest[:12]}; they are not used")

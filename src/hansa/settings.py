@@ -1,0 +1,44 @@
+"""Settings from the environment (HANSA_…) and nothing else: the one module that reads it."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings", "environment_for_user_code"]
+
+_PREFIX = "HANSA_"
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable HANSA_ + its name in capitals; a command-line option overrides it."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
+
+    url: str = Field("http://127.0.0.1:8470", description="REST address of the controller, for CLI and Python client.")
+    token: SecretStr | None = Field(
+        None, description="Token of the person or node; else the one that `hansa up` saved."
+    )
+    project: str = Field("default", description="Project that commands act in.")
+    data: Path = Field(Path("hansa-data"), description="Folder of a server: database, objects, keys.")
+    store: str = Field("", description="Metadata store as a URL; empty: SQLite in the data folder.")
+    objects: str = Field("", description="Object store as a URL; empty: a folder in the data folder.")
+    host: str = Field("127.0.0.1", description="Address that a server listens on.")
+    port: int = Field(8470, ge=0, le=65535, description="Port of the REST API; 0: any free one.")
+    grpc_port: int = Field(8471, ge=0, le=65535, description="Port for clients and combiners; 0: any free one.")
+    advertise: str = Field("", description="host:port at which nodes reach a server; empty: host and port as bound.")
+    balancer: str = Field("least-loaded", description="How clients are spread: a name of the group hansa.balancers.")
+    slots: int = Field(2, ge=1, le=64, description="Updates that an aggregation server holds in memory at once.")
+    silence: float = Field(15.0, gt=0, description="Seconds without a heartbeat after which a node counts as lost.")
+    work: Path | None = Field(None, description="Folder for a node's models and updates; empty: a temporary one.")
+    credentials: Path = Field(
+        Path("~/.config/hansa/credentials.json"), description="Where `hansa up` saves the operator's token."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
+
+
+def environment_for_user_code() -> dict[str, str]:
+    """The environment without hansa's own settings: a worker process needs no token."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}  # noqa: TID251 - here
