@@ -43,7 +43,7 @@ class SqliteStore(SqlStore):
         try:
             async with writer.begin() as connection:
                 await connection.run_sync(upgrade)
-        except BaseException:
+        except BaseException:  # whatever stops it, the connection is let go
             await writer.dispose()
             raise
         return Engines(writer, self._engine("BEGIN", _READERS, "query_only=ON"))
