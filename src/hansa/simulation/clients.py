@@ -90,19 +90,24 @@ def _beginning_with(prefix: int, total: int) -> int:
 
 
 def _number_at(k: int, total: int) -> int:
-    """The k-th of the numbers 0 … total−1 in the order of their digits."""
+    """The k-th of the numbers 0 … total−1 in the order of their digits, digit by digit."""
     if k == 0:
         return 0
     left, number = k - 1, 1
-    while left:
-        count = _beginning_with(number, total)
-        if left < count:  # it begins with these digits: one digit further
-            left -= 1
-            number *= 10
-        else:
-            left -= count
-            number += 1
-    return number
+    power = 10 ** (len(str(total - 1)) - 1)
+    """How many of the longest numbers begin with `number`, where all of them are below `total`."""
+    while True:
+        shorter = (power - 1) // 9  # numbers that begin with `number` and are not of the longest, itself included
+        whole = max(0, total // power - number)  # siblings from here on of whose longest numbers none is missing
+        step = min(left // (shorter + power), whole)
+        number, left = number + step, left - step * (shorter + power)
+        here = shorter + min(max(total - number * power, 0), power)
+        if left >= here:  # beyond the sibling at which the longest numbers end, there are shorter ones only
+            step, left = divmod(left - here, shorter)
+            number += 1 + step
+        if left == 0:
+            return number
+        left, number, power = left - 1, number * 10, power // 10
 
 
 def _position_of(number: int, total: int) -> int:
