@@ -100,7 +100,12 @@ class MissingExtraError(InputError):
     def __init__(self, feature: str, extra: str) -> None:
         """feature: what was asked for; extra: the name in `hansa[extra]` that brings it."""
         super().__init__(f"{feature} needs an optional dependency: pip install 'hansa[{extra}]'")
+        self.feature = feature
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str]]:
+        """It can be copied, and come back from another process."""
+        return type(self), (self.feature, self.extra)
 
 
 class UpdateRejectedError(HansaError):
@@ -111,6 +116,10 @@ class UpdateRejectedError(HansaError):
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type["UpdateRejectedError"], tuple[Reason, str]]:
+        """It can be copied, and come back from another process."""
+        return type(self), (self.reason, self.detail)
 
 
 class UserCodeError(HansaError):
