@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from hansa.messages import RunSpec
 from hansa.store.files import DirectoryObjects
 from hansa.store.ports import MetadataStore, ObjectStore
+from hansa.store.records import SessionRecord, SessionState
 from hansa.store.sqlite import SqliteStore
 
 sys.path.append(str(Path(__file__).parent))  # for store_examples, which the processes of these tests import too
@@ -48,3 +50,9 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty object store; every object store is a parameter here."""
     made: ObjectStore = request.param(tmp_path)
     return made
+
+
+@pytest.fixture
+def sample_session() -> SessionRecord:
+    """A session as it is stored."""
+    return SessionRecord("s1", "harbour", "digits", RunSpec(), SessionState.RUNNING, created_at=1.0)

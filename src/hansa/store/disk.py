@@ -20,6 +20,7 @@ _REMEDIES: Final[Mapping[int, str]] = {
     errno.EROFS: "the disk is read-only: mount it for writing or choose another",
     errno.EIO: "the disk reports an input/output error: check it, and restore a backup if it is failing",
     errno.ENOTDIR: "a part of this path is a file, not a directory: choose another path",
+    errno.EEXIST: "a part of this path is a file, not a directory: choose another path",
     errno.EISDIR: "this is a directory, not a file: choose another path",
     errno.EMFILE: "this process has too many files open: raise the limit (ulimit -n)",
 }

@@ -34,14 +34,15 @@ def open_store(url: str) -> MetadataStore:
 
     Raise `ConfigError` for a URL that no store serves, `MissingExtraError` for one whose libraries are not installed.
     """
-    return _opened(url, _scheme(url), MetadataStore, "sqlite:///path/to/hansa.db")  # type: ignore[type-abstract]  # isinstance is all
+    example = "sqlite:///path/to/hansa.db"
+    if not _scheme(url):
+        raise ConfigError(f"{url!r} does not say which kind of store it is: write {example}")
+    return _opened(url, MetadataStore, "a metadata store", example)  # type: ignore[type-abstract]  # isinstance is all
 
 
 def open_objects(url: str) -> ObjectStore:
     """The object store at a URL or in a directory. Errors as of `open_store`."""
-    scheme = _scheme(url)
-    name = "directory" if scheme in ("", "file") else scheme
-    return _opened(url, name, ObjectStore, "file:///path/to/objects")  # type: ignore[type-abstract]  # isinstance is all
+    return _opened(url, ObjectStore, "an object store", "file:///path/to/objects")  # type: ignore[type-abstract]  # isinstance is all
 
 
 def sqlite(url: str) -> MetadataStore:
@@ -71,7 +72,9 @@ def directory(url: str) -> ObjectStore:
 _BUILT_IN: Final[Mapping[str, Factory]] = {"sqlite": sqlite, "directory": directory}
 
 
-def _opened(url: str, name: str, port: type[S], example: str) -> S:
+def _opened(url: str, port: type[S], purpose: str, example: str) -> S:
+    scheme = _scheme(url)
+    name = "directory" if scheme in ("", "file") else scheme
     factory = _BUILT_IN.get(name) or _registered(name)
     if factory is None:
         if name in _COMING:
@@ -86,7 +89,7 @@ def _opened(url: str, name: str, port: type[S], example: str) -> S:
         )
     store = factory(url)
     if not isinstance(store, port):
-        raise ConfigError(f"{url!r} is not a URL of a {_purpose(port)} store; give {example}")
+        raise ConfigError(f"{url!r} is not the URL of {purpose}; give {example}")
     return store
 
 
@@ -95,10 +98,6 @@ def _registered(name: str) -> Factory | None:
         factory: Factory = entry.load()
         return factory
     return None
-
-
-def _purpose(port: type[Any]) -> str:
-    return "metadata" if port is MetadataStore else "object"
 
 
 def _scheme(url: str) -> str:

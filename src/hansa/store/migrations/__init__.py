@@ -37,9 +37,10 @@ def upgrade(connection: Connection, target: str = HEAD) -> None:
             f"the database has schema {current}, written by a newer version of hansa; this version knows schemas up to "
             f"{HEAD}: upgrade hansa, or restore a backup from before the upgrade"
         )
-    if current is None and (tables := inspect(connection).get_table_names()):
+    strangers = [] if current else sorted({*inspect(connection).get_table_names()} - {"alembic_version"})
+    if strangers:
         raise StorageError(
-            f"the database already holds tables that are not hansa's ({', '.join(tables[:3])}); "
+            f"the database already holds tables that are not hansa's ({', '.join(strangers[:3])}); "
             "give hansa a database of its own"
         )
     if current != target:

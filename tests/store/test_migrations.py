@@ -1,0 +1,150 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect, text
+from store_examples import PROJECT, a_session
+
+import hansa.store.migrations
+from hansa.errors import StorageError
+from hansa.store.migrations import HEAD, REVISIONS, current_revision, downgrade, upgrade
+from hansa.store.records import SessionRecord
+from hansa.store.schema import METADATA
+from hansa.store.sqlite import SqliteStore
+
+
+def shape(connection: Connection) -> dict[str, Any]:
+    """Everything that the database says of its tables, in a fixed order."""
+    look = inspect(connection)
+    return {
+        table: {
+            "columns": [
+                (c["name"], str(c["type"]), c["nullable"], str(c["default"]), c["primary_key"])
+                for c in look.get_columns(table)
+            ],
+            "unique": sorted((str(u["name"]), tuple(u["column_names"])) for u in look.get_unique_constraints(table)),
+            "indexes": sorted((str(i["name"]), tuple(i["column_names"])) for i in look.get_indexes(table)),
+            "foreign": json.dumps(look.get_foreign_keys(table), sort_keys=True, default=str),
+            "autoincrement": "AUTOINCREMENT"
+            in connection.execute(text("SELECT sql FROM sqlite_master WHERE name = :t"), {"t": table}).scalar_one(),
+        }
+        for table in sorted(look.get_table_names())
+        if table != "alembic_version"
+    }
+
+
+@pytest.fixture
+def connection():
+    engine = create_engine("sqlite://")
+    with engine.begin() as made:
+        yield made
+    engine.dispose()
+
+
+def test_the_migrations_make_the_schema_that_the_software_uses(connection: Connection):
+    upgrade(connection)
+    migrated = shape(connection)
+    other = create_engine("sqlite://")
+    with other.begin() as fresh:
+        METADATA.create_all(fresh)
+        declared = shape(fresh)
+    other.dispose()
+
+    assert migrated == declared
+    assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def test_the_list_of_revisions_is_the_one_that_the_files_make():
+    script = ScriptDirectory(str(Path(hansa.store.migrations.__file__).parent))
+
+    assert tuple(reversed([step.revision for step in script.walk_revisions()])) == REVISIONS
+
+
+def test_every_migration_goes_up_and_down_again(connection: Connection):
+    shapes: list[dict[str, Any]] = [{}]
+    for revision in REVISIONS:
+        upgrade(connection, revision)
+        assert current_revision(connection) == revision
+        shapes.append(shape(connection))
+    assert shapes[-1] != {}
+
+    for revision, expected in zip(["base", *REVISIONS][-2::-1], shapes[-2::-1], strict=True):
+        downgrade(connection, revision)
+        assert shape(connection) == expected
+
+    upgrade(connection)
+    assert shape(connection) == shapes[-1]
+
+
+async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path):
+    path = tmp_path / "hansa.db"
+    store = SqliteStore(path)
+    await store.open()
+    await store.put(a_session())
+    await store.close()
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    before = path.read_bytes()
+
+    with pytest.raises(StorageError, match=f"schema 9999, written by a newer version.* up to {HEAD}"):
+        await SqliteStore(path).open()
+
+    assert path.read_bytes() == before
+
+
+async def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path):
+    path = tmp_path / "recipes.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE recipes (name TEXT)"))
+    engine.dispose()
+
+    with pytest.raises(StorageError, match="not hansa's \\(recipes\\)"):
+        await SqliteStore(path).open()
+
+    with (engine := create_engine(f"sqlite:///{path}")).connect() as connection:
+        assert inspect(connection).get_table_names() == ["recipes"]
+    engine.dispose()
+
+
+async def test_a_migration_that_fails_leaves_an_empty_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "hansa.db"
+
+    def half(connection: Connection) -> None:
+        upgrade(connection)
+        raise StorageError("the power went")
+
+    monkeypatch.setattr("hansa.store.sqlite.upgrade", half)
+    with pytest.raises(StorageError, match="the power went"):
+        await SqliteStore(path).open()
+    monkeypatch.undo()
+
+    with (engine := create_engine(f"sqlite:///{path}")).connect() as connection:
+        assert inspect(connection).get_table_names() == []
+    engine.dispose()
+    store = SqliteStore(path)
+    await store.open()
+    await store.put(a_session())
+    assert (await store.get(SessionRecord, PROJECT, "s1")).id == "s1"
+    await store.close()
+
+
+def test_only_opening_an_old_or_empty_database_loads_the_migration_tool(tmp_path: Path):
+    program = (
+        "import asyncio, sys; from hansa.store.sqlite import SqliteStore\n"
+        "async def main():\n    store = SqliteStore(sys.argv[1]); await store.open(); await store.close()\n"
+        "asyncio.run(main()); print('alembic' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "hansa.db")]
+
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True, timeout=60) for _ in range(2)]
+
+    assert [run.stdout for run in runs] == ["True\n", "False\n"]
