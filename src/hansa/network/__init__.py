@@ -1,3 +1,3 @@
-"""The network runtime: a tree of processes that talk gRPC. The controller hosts its root, combiners branch, clients train."""
+"""The network runtime: a tree of processes that talk gRPC. The controller hosts the root, combiners branch."""
 
 __all__: list[str] = []

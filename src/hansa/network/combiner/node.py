@@ -22,7 +22,7 @@ from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.service import NodeService
 from hansa.network.files import mapped
 from hansa.network.link import Link
-from hansa.wire import channel, chunks, codec, tokens
+from hansa.wire import chunks, codec, service, tokens
 from hansa.wire.frames import (
     Admission,
     Blob,
@@ -81,9 +81,9 @@ class CombinerNode:
     async def run(self) -> None:
         """Serve until dismissed; raises `InputError` when the port is taken."""
         self._work.mkdir(parents=True, exist_ok=True)
-        service = NodeService(self._hub_of, self._authenticate, lambda: self._public_key)
-        server = channel.create_server(*service.handlers())
-        port = channel.bind(server, self._listen)
+        face = NodeService(self._hub_of, self._authenticate, lambda: self._public_key)
+        server = service.create_server(*face.handlers())
+        port = service.bind(server, self._listen)
         await server.start()
         host = self._listen.rpartition(":")[0]
         address = self._advertise or f"{host}:{port}"

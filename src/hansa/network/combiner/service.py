@@ -8,10 +8,11 @@ from typing import Any
 from hansa.errors import ConnectionFailedError, HansaError, PermissionDeniedError, WireError
 from hansa.network.combiner.children import Child
 from hansa.network.combiner.hub import Hub
-from hansa.wire import channel, chunks
+from hansa.wire import chunks, service
 from hansa.wire.calls import DownloadRequest
-from hansa.wire.channel import Authenticate, Stream
+from hansa.wire.channel import Stream
 from hansa.wire.frames import FromNode, Hello, Redirect, Role, ToNode, Welcome
+from hansa.wire.service import Authenticate
 from hansa.wire.tokens import Identity
 
 __all__ = ["NodeService"]
@@ -29,10 +30,10 @@ class NodeService:
         self._public_key = public_key
 
     def handlers(self) -> tuple[Any, ...]:
-        """For `channel.create_server`."""
+        """For `service.create_server`."""
         return (
-            channel.control_handler(self._attach, self._authenticate),
-            channel.transfer_handler(self._download, self._upload, self._authenticate),
+            service.control_handler(self._attach, self._authenticate),
+            service.transfer_handler(self._download, self._upload, self._authenticate),
         )
 
     async def _attach(self, identity: Identity, stream: Stream[ToNode, FromNode]) -> None:

@@ -13,7 +13,7 @@ from hansa.network.controller.controller import Controller
 from hansa.settings import Settings
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import MetadataStore
-from hansa.wire import channel, tokens
+from hansa.wire import service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.tokens import Identity
 
@@ -39,9 +39,9 @@ class ControllerServer:
         store = open_store(settings.store or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(settings.objects or str(settings.data / "objects"))
         await store.open()
-        server = channel.create_server()
+        server = service.create_server()
         try:
-            port = channel.bind(server, f"{settings.host}:{settings.grpc_port}")
+            port = service.bind(server, f"{settings.host}:{settings.grpc_port}")
         except InputError:
             await store.close()
             raise
@@ -57,9 +57,9 @@ class ControllerServer:
             silence=settings.silence,
         )
         self = cls(controller, address, server, store)
-        service = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
-        directory = channel.directory_handler(self._assign, self._authenticate)
-        server.add_generic_rpc_handlers((*service.handlers(), directory))
+        face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
+        directory = service.directory_handler(self._assign, self._authenticate)
+        server.add_generic_rpc_handlers((*face.handlers(), directory))
         try:
             await controller.create_project(settings.project)
         except ConflictError:
