@@ -86,6 +86,14 @@ def test_another_seed_is_another_order(name: str) -> None:
     assert trainer.fit(model, task(seed=3)).arrays != trainer.fit(model, task(seed=4)).arrays
 
 
+@pytest.mark.parametrize("trainer", CLASSIFIERS.values(), ids=CLASSIFIERS)
+def test_data_of_less_precision_are_the_same_data(trainer: SklearnTrainer) -> None:
+    model = start(trainer)
+    halves = np.round(X * 2) / 2
+    expected = trainer.fit(model, task((halves, LABELS))).arrays
+    assert trainer.fit(model, task((halves.astype(np.float32), LABELS.astype(np.uint8)))).arrays == expected
+
+
 def test_a_linear_model_starts_from_zeros_with_nothing_seen() -> None:
     model = start(CLASSIFIERS["sgd"])
     assert list(model) == ["coef_", "intercept_", "t_"]

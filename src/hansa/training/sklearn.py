@@ -35,8 +35,8 @@ class SklearnTrainer:
     draws, after one step on an all-zero example of each class.
 
     A client need not have every class. `task.data` is what `hansa.training.local` says, with `x` of shape
-    (n, num_features). `fit` and `evaluate` report accuracy, and a loss where the estimator gives probabilities; for a
-    regressor they report r2 and the mean squared error as loss.
+    (n, num_features), which is cast to float64, the dtype of the model. `fit` and `evaluate` report accuracy, and a
+    loss where the estimator gives probabilities; for a regressor they report r2 and the mean squared error as loss.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SklearnTrainer:
 
     def fit(self, model: Arrays, task: Task) -> Update:
         """Train from `model` as far as `task.work` goes; raises `AppError` when the algorithm corrects gradients."""
-        x, y = (np.asarray(array) for array in training_examples(task))
+        x, y = _arrays(training_examples(task))
         correction = task.correction
         if correction is not None and (correction.proximal or correction.offset is not None):
             raise _no_gradients()
@@ -96,7 +96,7 @@ class SklearnTrainer:
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
         """Metrics over the client's evaluation examples."""
-        x, y = (np.asarray(array) for array in evaluation_examples(task))
+        x, y = _arrays(evaluation_examples(task))
         return Metrics(self._measured(self._holding(model, task.rng), x, y), len(x))
 
     def _check(self, estimator: Any, wants_steps: object) -> None:
@@ -148,7 +148,7 @@ class SklearnTrainer:
             estimator.fit(x, y)
             return
         weights = np.concatenate([np.ones(len(x)), np.zeros(len(lacking))])
-        blank = np.zeros((len(lacking), x.shape[1]), x.dtype)
+        blank = np.zeros((len(lacking), x.shape[1]))
         estimator.fit(np.concatenate([x, blank]), np.concatenate([y, lacking]), sample_weight=weights)
 
     def _holding(self, model: Arrays, rng: np.random.Generator) -> Any:
@@ -194,6 +194,10 @@ def arrays_of_estimator(estimator: Any) -> Arrays:
     if "coef_" in found and hasattr(estimator, "t_"):
         found["t_"] = np.array(round(estimator.t_), np.int64)
     return Arrays(found)
+
+
+def _arrays(pair: tuple[Any, Any]) -> tuple[Array, Array]:
+    return np.asarray(pair[0], np.float64), np.asarray(pair[1])
 
 
 def _no_gradients() -> AppError:
