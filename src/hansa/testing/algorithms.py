@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from hansa.algorithm import Aggregate, Algorithm, State
 from hansa.arrays import Arrays
+from hansa.errors import UpdateRejectedError
 from hansa.messages import Update
-from hansa.testing.broken import require, require_same, require_same_state
+from hansa.testing.broken import LawBrokenError, require, require_same, require_same_state
 from hansa.testing.federation import aggregate, task_of
 from hansa.testing.linear import LinearTrainer, make_examples
 from hansa.testing.values import models, random_change
@@ -99,7 +100,10 @@ def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
     broadcast = algorithm.broadcast(algorithm.init(trainer.initial_model(rng)))
     before = _copy(broadcast)
     first, second = (algorithm.client_update(trainer, broadcast, task_of("client-1", data)) for _ in range(2))
-    algorithm.aggregator.check(algorithm.aggregator.plan(broadcast), first)
+    try:
+        algorithm.aggregator.check(algorithm.aggregator.plan(broadcast), first)
+    except UpdateRejectedError as error:
+        raise LawBrokenError(f"it does not hold that the aggregator takes what the client sends: {error}") from error
     require_same(broadcast, before, "the client's half leaves the model that it was given alone")
     require_same(first.arrays, second.arrays, "the client's half is deterministic")
     require(first.num_examples == second.num_examples, "the client's half is deterministic in num_examples")
