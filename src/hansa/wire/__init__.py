@@ -10,7 +10,8 @@
 | `limits`   | how much a peer may say at once                                                                     |
 | `codec`    | weights ↔ canonical safetensors, without copying; content addresses; files                           |
 | `chunks`   | pieces of those bytes on a stream, hand-framed as protobuf `Chunk`s, and their assembly             |
-| `channel`  | gRPC: servers, connections, the three services, and errors carried across as hansa's own            |
+| `channel`  | gRPC as a client: connections, control streams, transfers; failures as hansa's own errors            |
+| `service`  | gRPC as a server: the three services of hansa.v1 as handlers, and where they listen                 |
 | `tokens`   | who is calling: JWTs signed with Ed25519                                                            |
 
 The schema is proto/hansa/v1; `_generated` is made from it by `python proto/generate.py`, and nobody else imports it.

@@ -1,0 +1,324 @@
+"""gRPC, the client's side: connections to servers, the calls of hansa.v1, and failures as hansa's own errors.
+
+Messages are bytes to gRPC (no serializers), so that chunks move at raw speed; this module turns them into values. Every
+call takes the `Channel` and the token first. The errors of `hansa.errors` that a server raised arrive as the same
+class; a server that cannot be reached, or is lost, is a `ConnectionFailedError`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar, cast
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no types
+import grpc.aio  # type: ignore[import-untyped]  # the same
+
+from hansa.errors import (
+    AuthenticationError,
+    ConflictError,
+    ConnectionFailedError,
+    HansaError,
+    InputError,
+    NotFoundError,
+    PermissionDeniedError,
+    WireError,
+)
+from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.chunks import MAX_CHUNK, unframe
+from hansa.wire.frames import FromNode, ToNode
+from hansa.wire.framing import (
+    decode_call,
+    decode_to_node,
+    encode_call,
+    encode_from_node,
+)
+from hansa.wire.limits import MAX_FRAME
+
+__all__ = [
+    "AUTHORIZATION",
+    "BEARER",
+    "KEEPALIVE",
+    "MAX_DETAIL",
+    "OPTIONS",
+    "UPLOAD",
+    "Channel",
+    "Stream",
+    "assign",
+    "attach",
+    "chunks_of",
+    "download",
+    "open_channel",
+    "split_address",
+    "upload",
+]
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+AUTHORIZATION: Final = "authorization"
+"""The metadata that carries the token, after `BEARER`."""
+UPLOAD: Final = "hansa-upload"
+"""The metadata that names an upload."""
+BEARER: Final = "Bearer "
+MAX_DETAIL: Final = 1000
+"""Characters of an error message that travel in a status."""
+KEEPALIVE: Final = 30_000
+"""Milliseconds between pings on a silent connection: routers forget connections that say nothing."""
+
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", max(MAX_FRAME, MAX_CHUNK) + 1024),
+    ("grpc.max_send_message_length", max(MAX_FRAME, MAX_CHUNK) + 1024),
+    ("grpc.keepalive_time_ms", KEEPALIVE),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # else a server that thinks for long is pinged twice and then not at all
+)
+_CLIENT: Final = (
+    *OPTIONS,
+    ("grpc.use_local_subchannel_pool", 1),  # a connection, and its backoff, belong to one node
+    ("grpc.initial_reconnect_backoff_ms", 100),  # the node itself waits, with jitter, before it tries again
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),  # a node resumes; it does not send a stream twice
+)
+
+_ERRORS: Final[dict[Any, type[HansaError]]] = {
+    grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ABORTED: ConflictError,
+    grpc.StatusCode.FAILED_PRECONDITION: ConflictError,
+    grpc.StatusCode.INVALID_ARGUMENT: WireError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: WireError,
+}
+_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+_RESET: Final = ("Stream removed", "RST_STREAM", "Socket closed", "Connection reset")
+"""How gRPC words a connection that ended in the middle of a call, under INTERNAL or UNKNOWN."""
+
+_UNREACHED: Final = ("failed to connect", "errors resolving", "DNS resolution")
+"""How it words a connection that was never made."""
+
+
+# ── a control stream, seen from either side ──────────────────────────────────────────────────────────────────────────
+
+
+class Stream(Generic[S, R]):
+    """Sends frames of one kind and yields those of the other, until the other side ends it.
+
+    Several tasks may `send`, one may `receive`; a cancelled `receive` ends the stream. A node leaves by `close`, a
+    server by returning from its function.
+    """
+
+    def __init__(
+        self, call: Any, encode: Callable[[S], bytes], decode: Callable[[bytes], R], address: str | None
+    ) -> None:
+        """call: what can read and write bytes; address: of the server on a node's side, None on the server's."""
+        self._call = call
+        self._encode = encode
+        self._decode = decode
+        self._address = address
+        self._sending = asyncio.Lock()
+        self._closed = False
+
+    async def send(self, frame: S) -> None:
+        """Send one frame; waits while the other side does not read. Raises what ended the stream, once it has ended."""
+        data = self._encode(frame)
+        async with self._sending, _Translated(self._call, self._address):
+            await _write(self._call, data)
+
+    async def receive(self) -> R | None:
+        """The next frame; None once either side has ended the stream in good order."""
+        try:
+            async with _Translated(self._call, self._address):
+                data = await self._call.read()
+        except ConnectionFailedError:
+            if self._closed:
+                return None
+            raise
+        return None if data is grpc.aio.EOF else self._decode(data)
+
+    async def __aiter__(self) -> AsyncIterator[R]:
+        """Frames, to the end."""
+        while (frame := await self.receive()) is not None:
+            yield frame
+
+    def close(self) -> None:
+        """On a node's side: end the call now; it may be called twice."""
+        self._closed = True
+        self._call.cancel()
+
+
+class _Translated:
+    """`async with`: what gRPC raises inside leaves as an error of hansa."""
+
+    def __init__(self, call: Any, address: str | None) -> None:
+        """address: of the server on a client's side, None on the server's."""
+        self._call = call
+        self._address = address
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        match error:
+            case None | HansaError():
+                return
+            case grpc.aio.AioRpcError():
+                raise _failure(error.code(), error.details() or "", self._address) from error
+            case asyncio.CancelledError() if not _current_task().cancelling():
+                raise ConnectionFailedError(f"the connection to {self._address or 'the node'} was closed") from error
+            case asyncio.InvalidStateError() | grpc.aio.UsageError() | grpc.aio.InternalError():
+                if self._address is None:
+                    raise ConnectionFailedError("the node has gone: its stream has ended") from error
+                raise _failure(await self._call.code(), await self._call.details(), self._address) from error
+            case _:
+                return
+
+
+def _current_task() -> "asyncio.Task[Any]":
+    """The task that runs this; gRPC cancels the waiter of a call that was ended locally, and not its task."""
+    return cast("asyncio.Task[Any]", asyncio.current_task())
+
+
+def _failure(code: Any, detail: str, address: str | None) -> HansaError:
+    """The error for a status. address: of the server that sent it or that cannot be reached."""
+    detail = detail[:MAX_DETAIL]
+    if code in _LOST or any(words in detail for words in _RESET):
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED or any(words in detail for words in _UNREACHED):
+            why = detail.rpartition(": ")[2].strip("[]{}") or code.name
+            return ConnectionFailedError(
+                f"cannot reach {address} ({why}): check the address, that the server runs, and the network between"
+            )
+        return ConnectionFailedError(f"the connection to {address} was lost ({detail or code.name})")
+    if code is grpc.StatusCode.OK:
+        return ConnectionFailedError(f"{address} has ended the stream")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return WireError(f"{address} does not speak hansa.v1 ({detail}): check the address, and both versions")
+    kind = _ERRORS.get(code)
+    if kind is None:
+        return HansaError(f"{address} failed ({detail or code.name}): its log says more")
+    return kind(f"{address} refused: {detail}")
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A connection to one server, made when it is first used and made anew when it is lost."""
+
+    address: str
+    """host:port, as it was given: errors name it."""
+    raw: Any
+    """`grpc.aio.Channel`."""
+
+    async def close(self) -> None:
+        """End it and every call on it."""
+        await self.raw.close()
+
+    def call(self, method: str, kind: str) -> Any:
+        """A callable for one method; kind: unary_unary, stream_stream and so on."""
+        return getattr(self.raw, kind)(f"/hansa.v1.{method}")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """(host, port) of host:port or [host]:port. Raises `InputError`."""
+    host, colon, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    known = bool(colon) and port.isascii() and port.isdigit() and int(port) < 2**16
+    if not known or "/" in host or (":" in bare and bare == host):
+        raise InputError(f"{address!r} is not an address: write host:port, for example controller.example.org:7433")
+    return bare, int(port)
+
+
+def open_channel(address: str, credentials: Any = None) -> Channel:
+    """A channel to host:port, within a running loop; nothing is sent yet. Raises `InputError` for another address.
+
+    credentials: `grpc.ChannelCredentials` for TLS; None: unencrypted.
+    """
+    host, _ = split_address(address)
+    options: list[tuple[str, int]] = list(_CLIENT)
+    if host in ("localhost", "::1") or host.startswith("127."):
+        options.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine's own loopback
+    if credentials is None:
+        return Channel(address, grpc.aio.insecure_channel(address, options=options))
+    return Channel(address, grpc.aio.secure_channel(address, credentials, options=options))
+
+
+def attach(channel: Channel, token: str) -> Stream[FromNode, ToNode]:
+    """Open a control stream; what goes wrong is raised by its first `send` or `receive`."""
+    call = channel.call("Control/Attach", "stream_stream")(metadata=_metadata(token))
+    return Stream(call, encode_from_node, decode_to_node, channel.address)
+
+
+async def assign(channel: Channel, token: str, request: AssignRequest, timeout: float = 30.0) -> Assignment:  # noqa: ASYNC109 - a deadline that travels with the call
+    """Ask the controller for a server. timeout: seconds."""
+    method = channel.call("Directory/Assign", "unary_unary")
+    call = method(encode_call(request), metadata=_metadata(token), timeout=timeout)
+    async with _Translated(call, channel.address):
+        return decode_call(Assignment, await call)
+
+
+async def download(
+    channel: Channel, token: str, request: DownloadRequest
+) -> AsyncGenerator[tuple[int, memoryview], None]:
+    """Chunks as (offset, data), from the request's offset to the end; resume by a new request."""
+    call = channel.call("Transfer/Download", "unary_stream")(encode_call(request), metadata=_metadata(token))
+    try:
+        async for chunk in chunks_of(call, channel.address):
+            yield chunk
+    finally:
+        call.cancel()
+
+
+async def upload(
+    channel: Channel, token: str, name: str, frames: Iterable[bytes] | AsyncIterable[bytes]
+) -> UploadReply:
+    """Send chunk frames (`chunks.split`) of an admitted upload; returns how far the server has come."""
+    call = channel.call("Transfer/Upload", "stream_unary")(metadata=((UPLOAD, name), *_metadata(token)))
+    try:
+        async with _Translated(call, channel.address):
+            await _send_all(call, frames)
+            return decode_call(UploadReply, await call)
+    finally:
+        call.cancel()
+
+
+async def _write(call: Any, data: bytes) -> None:
+    """Write; where the other side has ended the call, raise what it ended it with.
+
+    `call.write` of grpc.aio says "Internal error from Core" when it meets a call that is ending, and then keeps the
+    server's own status from everyone; one layer below, the status is still to be had.
+    """
+    inner = getattr(call, "_cython_call", None)
+    if inner is None or not hasattr(inner, "send_serialized_message"):  # the server's side, or another grpcio
+        await call.write(data)
+        return
+    await call.wait_for_connection()
+    if call.done():
+        raise asyncio.InvalidStateError
+    await inner.send_serialized_message(data)
+
+
+async def _send_all(call: Any, frames: Iterable[bytes] | AsyncIterable[bytes]) -> None:
+    """Write until the end, or until the server has answered without waiting for it."""
+    if isinstance(frames, AsyncIterable):
+        async for frame in frames:
+            if call.done():
+                return
+            await _write(call, frame)
+    else:
+        for frame in frames:
+            if call.done():
+                return
+            await _write(call, frame)
+    await call.done_writing()
+
+
+async def chunks_of(call: Any, address: str | None) -> AsyncIterator[tuple[int, memoryview]]:
+    """What arrives on a stream of chunks, as (offset, data); address: as of `Stream`."""
+    while True:
+        async with _Translated(call, address):
+            data = await call.read()
+        if data is grpc.aio.EOF:
+            return
+        yield unframe(data)
+
+
+def _metadata(token: str) -> Sequence[tuple[str, str]]:
+    return ((AUTHORIZATION, BEARER + token),)

@@ -1,0 +1,209 @@
+"""gRPC, the server's side: the three services of hansa.v1 as handlers, and where they listen.
+
+Every call carries a token, and a handler cannot be made without a function that verifies it: nothing is answered
+before the identity is known. What a handler raises of `hansa.errors` travels as a gRPC status with its message, and the
+caller gets the same class back (see `channel`).
+"""
+
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, NoReturn, TypeAlias
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no types
+import grpc.aio  # type: ignore[import-untyped]  # the same
+
+from hansa.errors import (
+    AuthenticationError,
+    ConflictError,
+    ConnectionFailedError,
+    HansaError,
+    InputError,
+    NotFoundError,
+    PermissionDeniedError,
+    UpdateRejectedError,
+    WireError,
+)
+from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.channel import (
+    AUTHORIZATION,
+    BEARER,
+    KEEPALIVE,
+    MAX_DETAIL,
+    OPTIONS,
+    UPLOAD,
+    Stream,
+    chunks_of,
+    split_address,
+)
+from hansa.wire.frames import FromNode, ToNode
+from hansa.wire.framing import decode_call, decode_from_node, encode_call, encode_to_node
+from hansa.wire.tokens import Identity
+
+__all__ = [
+    "Assign",
+    "Attach",
+    "Authenticate",
+    "Download",
+    "Upload",
+    "bind",
+    "control_handler",
+    "create_server",
+    "directory_handler",
+    "transfer_handler",
+]
+
+_SERVER: Final = (
+    *OPTIONS,
+    ("grpc.so_reuseport", 0),  # else two servers share a port in silence, and each gets half of the clients
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE // 3),  # a third: pings may bunch up on the way
+)
+
+_STATUS: Final = (
+    (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
+    (PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (ConflictError, grpc.StatusCode.ABORTED),
+    (UpdateRejectedError, grpc.StatusCode.FAILED_PRECONDITION),
+    (ConnectionFailedError, grpc.StatusCode.UNAVAILABLE),
+    (WireError, grpc.StatusCode.INVALID_ARGUMENT),
+    (InputError, grpc.StatusCode.INVALID_ARGUMENT),
+    (HansaError, grpc.StatusCode.INTERNAL),
+)
+
+Authenticate: TypeAlias = Callable[[str], Awaitable[Identity]]
+"""The token of a call → who calls; raises `AuthenticationError`."""
+Attach: TypeAlias = Callable[[Identity, Stream[ToNode, FromNode]], Awaitable[None]]
+"""Serves one control stream, which ends when it returns; it is cancelled when the node goes."""
+Assign: TypeAlias = Callable[[Identity, AssignRequest], Awaitable[Assignment]]
+Download: TypeAlias = Callable[[Identity, DownloadRequest], AsyncGenerator[bytes, None]]
+"""Yields chunk frames (`chunks.split`) from the request's offset to the end."""
+Upload: TypeAlias = Callable[[Identity, str, AsyncIterator[tuple[int, memoryview]]], Awaitable[int]]
+"""(identity, name of the upload, its chunks as (offset, data)) → bytes of the whole that are here now."""
+
+
+def create_server(*handlers: Any) -> Any:
+    """A `grpc.aio.Server` with these handlers, to be bound and started; made within a running loop."""
+    server = grpc.aio.server(options=_SERVER)
+    server.add_generic_rpc_handlers(handlers)
+    return server
+
+
+def bind(server: Any, address: str, credentials: Any = None) -> int:
+    """Listen at host:port and return the port, which the system chooses for 0. Raises `InputError` that says why not.
+
+    credentials: `grpc.ServerCredentials` for TLS; None: unencrypted.
+    """
+    _probe(address)
+    try:
+        port = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
+    except RuntimeError as error:
+        raise InputError(f"cannot listen at {address}: {error}; choose another address") from error
+    return int(port)
+
+
+def control_handler(attach: Attach, authenticate: Authenticate) -> Any:
+    """The service `hansa.v1.Control`."""
+
+    async def serve(_requests: Any, context: Any) -> None:
+        async with _Answering(context, authenticate) as identity:
+            await attach(identity, Stream(context, encode_to_node, decode_from_node, None))
+
+    return _service("Control", {"Attach": grpc.stream_stream_rpc_method_handler(serve)})
+
+
+def directory_handler(assign: Assign, authenticate: Authenticate) -> Any:
+    """The service `hansa.v1.Directory`."""
+
+    async def serve(request: bytes, context: Any) -> bytes:
+        async with _Answering(context, authenticate) as identity:
+            return encode_call(await assign(identity, decode_call(AssignRequest, request)))
+
+    return _service("Directory", {"Assign": grpc.unary_unary_rpc_method_handler(serve)})
+
+
+def transfer_handler(download: Download, upload: Upload, authenticate: Authenticate) -> Any:
+    """The service `hansa.v1.Transfer`."""
+
+    async def send(request: bytes, context: Any) -> None:
+        async with (
+            _Answering(context, authenticate) as identity,
+            aclosing(download(identity, decode_call(DownloadRequest, request))) as frames,
+        ):
+            async for frame in frames:
+                await context.write(frame)
+
+    async def receive(_requests: Any, context: Any) -> bytes:
+        async with _Answering(context, authenticate) as identity:
+            name = _metadatum(context, UPLOAD)
+            return encode_call(UploadReply(await upload(identity, name, chunks_of(context, None))))
+
+    return _service(
+        "Transfer",
+        {
+            "Download": grpc.unary_stream_rpc_method_handler(send),
+            "Upload": grpc.stream_unary_rpc_method_handler(receive),
+        },
+    )
+
+
+class _Answering:
+    """`async with`: the caller's identity inside; errors of hansa leave as a status."""
+
+    def __init__(self, context: Any, authenticate: Authenticate) -> None:
+        self._context = context
+        self._authenticate = authenticate
+
+    async def __aenter__(self) -> Identity:
+        try:
+            header = _metadatum(self._context, AUTHORIZATION)
+            if not header.startswith(BEARER):
+                raise AuthenticationError("the call has no bearer token: send `authorization: Bearer TOKEN`")
+            return await self._authenticate(header.removeprefix(BEARER))
+        except HansaError as error:
+            await self._abort(error)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, HansaError):
+            await self._abort(error)
+
+    async def _abort(self, error: HansaError) -> NoReturn:
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+        await self._context.abort(status, str(error)[:MAX_DETAIL])
+        raise AssertionError from error  # abort raises; this tells the type checker
+
+
+def _metadatum(context: Any, key: str) -> str:
+    values = [value for name, value in context.invocation_metadata() or () if name == key]
+    if len(values) == 1 and isinstance(values[0], str):
+        return values[0]
+    flaw = "more than once" if values else "not"
+    if key == AUTHORIZATION:
+        raise AuthenticationError(f"a token came {flaw} with the call: send `authorization: Bearer TOKEN`, once")
+    raise WireError(f"the metadata {key!r} came {flaw} with the call")
+
+
+def _service(name: str, methods: dict[str, Any]) -> Any:
+    return grpc.method_handlers_generic_handler(f"hansa.v1.{name}", methods)
+
+
+def _probe(address: str) -> None:
+    """Raise `InputError` unless every address that the name stands for is free.
+
+    gRPC does not say why it cannot listen, and is content when it can listen at one address of several.
+    """
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, place in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(place)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {address}: {error.strerror}; stop what uses the port, or choose another address"
+        ) from error
