@@ -141,15 +141,15 @@ class ProjectTree:
             combiners = [await self._combiner(present, now) for present in presence.combiners]
             gone = [record for name in presence.left for record in await self._gone(name, now)]
             events = [
-                *(self._event("client.connected", f"{p.client} connected to {p.combiner}") for p in presence.joined),
-                *(self._event("combiner.connected", f"combiner {p.client} serves") for p in presence.combiners),
-                *(self._event("node.left", f"{name} is gone") for name in presence.left),
+                *(self._event("client.connected", p.client, f"connected to {p.combiner}") for p in presence.joined),
+                *(self._event("combiner.connected", p.client, f"serves below {p.combiner}") for p in presence.combiners),
+                *(self._event("node.left", name, "is gone") for name in presence.left),
             ]
             await self._store.put(*records, *combiners, *gone)
             await self._journal.record(*events)
 
-    def _event(self, kind: str, message: str) -> EventRecord:
-        return event(self.project, "", kind, message)
+    def _event(self, kind: str, name: str, what: str) -> EventRecord:
+        return event(self.project, "", kind, f"{name} {what}", name=name)
 
     async def _client(self, present: Present, now: float) -> ClientRecord:
         key = f"{self.project}/{present.client}"

@@ -1,0 +1,130 @@
+"""Sessions over a real network: the same bits as in simulation, whatever the tree."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from federation import federation
+
+import hansa
+from hansa.errors import ConflictError
+from hansa.messages import RoundRules, RunSpec
+from hansa.store.link import verify_chain
+from hansa.store.ports import Query
+from hansa.store.records import ModelRecord, SessionState
+
+FOUR = RoundRules(min_clients=4, quorum=4, deadline=60)
+
+
+async def test_a_session_on_one_server_has_the_bits_of_the_simulation(app: Path, tmp_path: Path) -> None:
+    spec = RunSpec(rounds=3, seed=7, rules=FOUR)
+    async with federation(tmp_path) as made:
+        await made.clients(4)
+        session = await made.run(app, spec)
+    assert session.state is SessionState.FINISHED, session.cause
+    assert session.model == hansa.simulate(app, spec, clients=4).model_hash
+
+
+async def test_a_tree_of_three_tiers_and_five_combiners_has_the_same_bits(large_app: Path, tmp_path: Path) -> None:
+    spec = RunSpec(rounds=2, algorithm="fedadam", algorithm_options={"learning_rate": 0.1}, rules=FOUR)
+    async with federation(tmp_path, ["north", "south"]) as made:
+        for name, parent in (("n1", "north"), ("n2", "north"), ("s1", "south")):
+            await made.combiner(name, parent=parent)
+        await made.clients(4)
+        session = await made.run(large_app, spec)
+        servers = {present.combiner for present in made.tree.directory.clients.values()}
+        rounds = await made.rounds(session)
+        contributions = await made.contributions(session)
+    assert servers == {"n1", "n2", "s1"}
+    assert session.state is SessionState.FINISHED, session.cause
+    assert session.model == hansa.simulate(large_app, spec, clients=4).model_hash
+    assert [record.weight for record in rounds] == [10 + 11 + 12 + 13] * 2
+    verify_chain(rounds, contributions)
+
+
+async def test_clients_may_bring_their_own_code(app: Path, tmp_path: Path) -> None:
+    spec = RunSpec(rounds=1, rules=FOUR)
+    async with federation(tmp_path) as made:
+        await made.clients(4, app=app)
+        session = await made.run(app, spec, package=False)
+    assert session.state is SessionState.FINISHED, session.cause
+
+
+async def test_metrics_are_kept_per_client_merged_and_central(app: Path, tmp_path: Path) -> None:
+    async with federation(tmp_path, ["only"]) as made:
+        await made.clients(4)
+        session = await made.run(app, RunSpec(rounds=2, rules=FOUR))
+        last = await made.metrics(session, round=2, kind="evaluate")
+    by_client = {metric.client: metric for metric in last if metric.name == "mse" and metric.client}
+    merged = next(metric for metric in last if metric.name == "mse" and not metric.client)
+    weights = {f"client-{i}": 10 + i for i in range(4)}
+    assert {name: metric.num_examples for name, metric in by_client.items()} == weights
+    assert merged.value == pytest.approx(sum(by_client[name].value * n for name, n in weights.items()) / 46)
+    assert any(metric.name == "norm" and metric.client == "central" for metric in last)
+
+
+async def test_two_sessions_run_at_once_and_keep_apart(app: Path, tmp_path: Path) -> None:
+    one, two = RunSpec(name="one", rounds=3, seed=1, rules=FOUR), RunSpec(name="two", rounds=3, seed=2, rules=FOUR)
+    async with federation(tmp_path, ["a", "b"]) as made:
+        await made.clients(4)
+        first, second = await made.start(app, one), await made.start(app, two)
+        ended = await asyncio.gather(made.end(first), made.end(second))
+    assert [session.model for session in ended] == [
+        hansa.simulate(app, spec, clients=4).model_hash for spec in (one, two)
+    ]
+
+
+async def test_a_stopped_session_resumes_to_the_bits_of_one_that_never_stopped(app: Path, tmp_path: Path) -> None:
+    spec = RunSpec(rounds=40, algorithm="fedyogi", rules=FOUR)
+    async with federation(tmp_path) as made:
+        await made.clients(4)
+        session = await made.start(app, spec)
+        await made.until_event(session, "round.committed")
+        stopped = await made.controller.stop_session("default", session.id, "a test")
+        assert stopped.state is SessionState.STOPPED
+        assert 1 <= stopped.round < 40
+        assert stopped.cause == "stopped by a test"
+        await made.controller.start_session("default", session.id)
+        await made.until_event(session, "session.finished")
+        session = await made.session(session)
+    assert session.round == 40
+    assert session.model == hansa.simulate(app, spec, clients=4).model_hash
+
+
+async def test_a_controller_that_comes_back_goes_on_with_its_sessions(app: Path, tmp_path: Path) -> None:
+    spec = RunSpec(rounds=40, algorithm="fedavgm", rules=FOUR)
+    async with federation(tmp_path) as made:
+        await made.clients(4)
+        session = await made.start(app, spec)
+        await made.until_event(session, "round.committed")
+    async with federation(tmp_path) as made:
+        assert (await made.session(session)).state is SessionState.RUNNING
+        await made.clients(4)
+        await made.until_event(session, "session.finished")
+        session = await made.session(session)
+    assert session.model == hansa.simulate(app, spec, clients=4).model_hash
+
+
+async def test_the_model_trail_leads_from_the_last_model_to_the_seed(app: Path, tmp_path: Path) -> None:
+    async with federation(tmp_path) as made:
+        await made.clients(4)
+        session = await made.run(app, RunSpec(rounds=3, rules=FOUR))
+        assert session.model is not None
+        trail = await made.controller.store.ancestors("default", session.model)
+        models = await made.controller.store.list(ModelRecord, Query("default"))
+    assert [model.round for model in trail] == [2, 1, 0]
+    assert trail[-1].id == session.seed_model
+    assert models.total == 4
+
+
+async def test_a_running_session_is_not_started_twice_nor_deleted(app: Path, tmp_path: Path) -> None:
+    async with federation(tmp_path) as made:
+        session = await made.start(app, RunSpec(rules=FOUR))
+        with pytest.raises(ConflictError, match="running already"):
+            await made.controller.start_session("default", session.id)
+        with pytest.raises(ConflictError, match="stop it before"):
+            await made.controller.delete_session("default", session.id)
+        why = await made.controller.why("default", session.id)
+        assert "0 connected, 4 needed" in str(why)
+        await made.controller.stop_session("default", session.id, "a test")
+        await made.controller.delete_session("default", session.id)
