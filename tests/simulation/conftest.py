@@ -50,6 +50,8 @@ def train(model, task):
 def evaluate(model, task):
     if task.config.get(task.client.name) == "blind":
         raise OSError("no test set")
+    if task.config.get(task.client.name) == "exit-blind":
+        os._exit(3)
     norm = float(np.abs(task.data @ model["w"]).mean())
     return hansa.Metrics({"norm": norm, "draw": task.rng.random()}, num_examples=len(task.data))
 

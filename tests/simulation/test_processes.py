@@ -13,9 +13,7 @@ import pytest
 
 from hansa.errors import ConfigError, QuorumNotMetError, UserCodeError
 from hansa.messages import RoundRules
-from hansa.simulation import LogNormalSpeeds, SimulationResult, simulate
-
-EIGHT = RoundRules(selection="count", count=8)
+from hansa.simulation import LogNormalSpeeds, RoundRecord, SimulationResult, simulate
 
 
 def without_seconds(result: SimulationResult) -> list[dict[str, object]]:
@@ -68,6 +66,31 @@ def test_a_client_that_ends_its_process_fails_by_name_and_the_run_goes_on(app: P
         app, clients=30, rounds=2, rules=rules, config=dict.fromkeys(config, "raise"), tolerate_failures=True
     )
     assert result.model_hash == raised.model_hash
+
+
+def test_a_process_that_ends_while_it_evaluates_fails_the_evaluation_of_its_client(app: Path) -> None:
+    config = {"client-1": "exit-blind"}
+    options = {"clients": 6, "rounds": 2, "config": config}
+    result = simulate(app, **options, engine="processes", workers=2)
+    ended = "the process that worked for client-1 ended, with exit status 3"
+    assert [record.failed_evaluations for record in result.rounds] == [{"client-1": ended}] * 2
+    config["client-1"] = "blind"
+    alone = simulate(app, **options, tolerate_failures=True)
+    assert [record.evaluation for record in result.rounds] == [record.evaluation for record in alone.rounds]
+
+
+def test_workers_that_die_between_rounds_are_replaced_and_cost_nobody_a_place(app: Path) -> None:
+    before = children()
+
+    def kill_all(_record: RoundRecord) -> None:
+        for pid in children() - before:
+            os.kill(pid, signal.SIGKILL)
+            assert gone(pid)
+
+    result = simulate(app, clients=6, rounds=3, engine="processes", workers=2, on_round=kill_all)
+    assert [record.failed for record in result.rounds] == [{}, {}, {}]
+    assert result.model_hash == simulate(app, clients=6, rounds=3).model_hash
+    assert children() == before
 
 
 def test_a_quorum_missed_because_every_process_died_names_the_clients(app: Path) -> None:

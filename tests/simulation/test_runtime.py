@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 import hansa
 from hansa.errors import AppError, ConfigError, QuorumNotMetError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.run import resolve
 from hansa.simulation import Behaviour, Dropouts, LogNormalSpeeds, RoundRecord, Stragglers, simulate
 from hansa.simulation.devices import RandomFor
 from hansa.simulation.runtime import Settings
@@ -240,6 +241,60 @@ def test_a_device_too_slow_for_the_deadline_does_the_share_that_fits(app: Path) 
     ).rounds[0]
     assert record.metrics["work"] == 0.25
     assert record.virtual_seconds == pytest.approx(30.0)
+
+
+def test_a_substitute_that_a_failure_calls_earlier_does_as_much_as_its_time_allows(app: Path) -> None:
+    spec = RunSpec(
+        rounds=1,
+        rules=RoundRules(selection="count", count=3, deadline=100.0, lease=30.0),
+        algorithm="fedprox",
+        algorithm_options={"mu": 0.0},
+    )
+    cohort = resolve(spec).cohort(sorted(f"client-{k}" for k in range(10)), 1)
+    fails, vanishes, works = cohort.invited
+    first, second = cohort.substitutes[:2]
+    script = {
+        vanishes: Behaviour(drops_out=True),
+        first: Behaviour(200.0),  # takes the place of `fails` at 1 s: 99 s of 200 remain
+        second: Behaviour(200.0),  # takes the place of `vanishes` at 30 s: 70 s of 200 remain
+    }
+    config = {fails: "raise"}
+    result = simulate(app, spec, clients=10, devices=Scripted(script), config=config, tolerate_failures=True)
+    record = result.rounds[0]
+    assert (record.failed.keys(), record.missing) == ({fails}, (vanishes,))
+    assert record.accepted == tuple(sorted([works, first, second]))
+    examples = {name: 10 + int(name.removeprefix("client-")) % 7 for name in record.accepted}
+    done = examples[works] * 1.0 + examples[first] * 0.495 + examples[second] * 0.35
+    assert record.metrics["work"] == pytest.approx(done / sum(examples.values()))
+    assert record.num_examples == sum(examples.values())
+    assert int(result.model["steps"]) == 3
+    together = simulate(app, spec, clients=10, devices=Scripted(script), config=config, engine="processes", workers=2)
+    assert together.model_hash == result.model_hash
+
+
+def test_who_was_trained_for_nothing_is_not_in_the_sum(app: Path) -> None:
+    rules = RoundRules(selection="count", count=3, lease=30.0, enough=2)
+    spec = RunSpec(rounds=1, rules=rules)
+    cohort = resolve(spec).cohort(sorted(f"client-{k}" for k in range(10)), 1)
+    fails, vanishes, slow = cohort.invited
+    first, second = cohort.substitutes[:2]
+    # Were it not for the failure: `fails` at 1 s and `slow` at 75 s are enough, so `slow` is trained. But as things
+    # go, `first` takes a place at 1 s and `second` at 30 s; they arrive at 51 s and 31 s, before `slow`.
+    script = {
+        vanishes: Behaviour(drops_out=True),
+        slow: Behaviour(75.0),
+        first: Behaviour(50.0),
+        second: Behaviour(1.0),
+    }
+    config = {fails: "raise"}
+    alone = simulate(app, spec, clients=10, devices=Scripted(script), config=config, tolerate_failures=True)
+    record = alone.rounds[0]
+    assert (record.virtual_seconds, record.failed.keys()) == (51.0, {fails})
+    assert record.accepted == tuple(sorted([first, second]))
+    assert record.missing == tuple(sorted([vanishes, slow]))
+    assert record.num_examples == sum(10 + int(name.removeprefix("client-")) % 7 for name in (first, second))
+    together = simulate(app, spec, clients=10, devices=Scripted(script), config=config, engine="processes", workers=2)
+    assert together.model_hash == alone.model_hash
 
 
 def test_dropouts_are_counted(app: Path) -> None:

@@ -94,7 +94,7 @@ def _number_at(k: int, total: int) -> int:
     if k == 0:
         return 0
     left, number = k - 1, 1
-    power = 10 ** (len(str(total - 1)) - 1)
+    power = int(10 ** (len(str(total - 1)) - 1))
     """How many of the longest numbers begin with `number`, where all of them are below `total`."""
     while True:
         shorter = (power - 1) // 9  # numbers that begin with `number` and are not of the longest, itself included

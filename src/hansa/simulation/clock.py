@@ -46,7 +46,7 @@ class Rehearsal:
     accepted: tuple[Assignment, ...]
     """In the order of their arrival."""
     unknown: tuple[Assignment, ...]
-    """Of these, who has not been trained yet."""
+    """Of these, what has not been trained yet."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class _Stage:
 
     machine: Round
     behave: Callable[[Sequence[str]], Mapping[str, Behaviour]]
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[Assignment, Outcome]
     keeps_partial_work: bool
     now: float = 0.0
     wake: float = math.inf
@@ -73,14 +73,14 @@ def rehearse(
     machine: Round,
     connected: frozenset[str],
     behave: Callable[[Sequence[str]], Mapping[str, Behaviour]],
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[Assignment, Outcome],
     *,
     keeps_partial_work: bool,
 ) -> Rehearsal:
     """Play a round to its end, from time 0.
 
     machine: new; behave: clients invited together → their behaviour, the same for the same client at every call;
-    outcomes: of those who were trained already.
+    outcomes: of what was trained already.
     """
     stage = _Stage(machine, behave, outcomes, keeps_partial_work)
     _tell(stage, Due(0.0, connected))
@@ -97,7 +97,7 @@ def _arrive(stage: _Stage) -> None:
     stage.now, _, assignment = heapq.heappop(stage.arrivals)
     client = assignment.client
     stage.alive.discard(client)
-    outcome = stage.outcomes.get(client)
+    outcome = stage.outcomes.get(assignment)
     match outcome:
         case None | Folded():
             stage.accepted.append(assignment)

@@ -46,6 +46,9 @@ _CHUNKS = 4
 _LARGEST_CHUNK = 64
 """Clients in one message."""
 
+_MOST_VAIN_DEATHS = 5
+"""Processes that may end in a row without having begun a task, before the simulation gives up."""
+
 _PATIENCE = 5.0
 """Seconds that a worker has to end after its pipe was closed, before it is killed."""
 
@@ -60,14 +63,20 @@ class _Worker:
     jobs: Channel
     answers: Channel
     outstanding: deque[Assignment] = field(default_factory=deque)
-    """Given and not answered, in order: the first is in work."""
+    """Given and not answered, in order."""
+    busy: bool = False
+    """Whether the first of them has begun."""
     folded: dict[str, Assignment] = field(default_factory=dict)
     """Clients in its sum."""
 
-    def end(self) -> None:
-        """Close its pipes, which ends it; kill it where that does not."""
+    def dismiss(self) -> None:
+        """Close its pipes, which ends it."""
         self.jobs.close()
         self.answers.close()
+
+    def end(self) -> None:
+        """Dismiss it, and wait until it has gone; kill it where it does not go."""
+        self.dismiss()
         try:
             self.process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -97,6 +106,7 @@ class Processes:
         self._assigned: dict[str, Assignment] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._in_order = False
+        self._vain_deaths = 0
 
     def begin(self, number: int, broadcast: Arrays) -> None:
         """See `Engine`."""
@@ -134,6 +144,8 @@ class Processes:
 
     def close(self) -> None:
         """See `Engine`."""
+        for worker in self._workers:
+            worker.dismiss()
         while self._workers:
             self._workers.pop().end()
 
@@ -152,9 +164,10 @@ class Processes:
 
     def _fill(self) -> None:
         """Start the missing workers; all load the app at the same time."""
-        new = [self._started() for _ in range(self._count - len(self._workers))]
-        self._workers += new
-        for worker in new:
+        first = len(self._workers)
+        while len(self._workers) < self._count:
+            self._workers.append(self._started())
+        for worker in self._workers[first:]:
             try:
                 answer, _ = receive(worker.answers)
             except (EOFError, OSError):
@@ -220,6 +233,10 @@ class Processes:
 
     def _take(self, worker: _Worker, answer: Message, results: Results) -> None:
         """Note one answer; without tolerance, a failure of user code is raised here."""
+        self._vain_deaths = 0
+        worker.busy = "began" in answer
+        if worker.busy:
+            return
         assignment = worker.outstanding.popleft()
         result = result_from(answer)
         if isinstance(result, Failed) and not self._tolerate:
@@ -231,13 +248,20 @@ class Processes:
         results[assignment.client] = result
 
     def _bury(self, worker: _Worker, results: Results) -> list[Assignment]:
-        """Replace a dead worker: its first client has failed; returns who must be given to others."""
+        """Replace a dead worker: the client that it was at has failed; returns who must be given to others."""
         lost = list(worker.folded.values())
         status = self._remove(worker)
         unfinished = list(worker.outstanding)
-        if unfinished:
+        if worker.busy:
             client = unfinished.pop(0).client
             results[client] = Failed(f"the process that worked for {client} ended, with {status}")
+        else:
+            self._vain_deaths += 1
+            if self._vain_deaths > _MOST_VAIN_DEATHS:
+                raise RunFailedError(
+                    f"{self._vain_deaths} worker processes ended in a row before they began a task, the last with "
+                    f"{status}; does the machine have the memory for {self._count} workers?"
+                )
         self._fill()
         return [*lost, *unfinished]
 

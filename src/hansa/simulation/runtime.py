@@ -1,7 +1,7 @@
 """A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 
-from hansa.algorithm import Cohort, Partial, State
+from hansa.algorithm import Cohort, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
@@ -21,7 +21,7 @@ from hansa.run import Run, derive_rng, resolve, suit
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
 from hansa.simulation.devices import Behaviour, Devices, Instant
-from hansa.simulation.fold import Engine, Failed, Folded, Folding, Inline, Outcome
+from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome
 from hansa.simulation.load import check_not_loading, load
 from hansa.simulation.processes import Processes
 from hansa.simulation.result import RoundRecord, SimulationResult
@@ -161,55 +161,64 @@ class Simulation:
     def _round(self, state: State, number: int) -> tuple[State, RoundRecord]:
         algorithm = self.setup.algorithm
         broadcast = algorithm.broadcast(state)
-        self.engine.begin(number, broadcast)
-        played, outcomes = self._play(number)
-        completed = _completed(played, outcomes)
-        total = self._total(number, broadcast, played, outcomes)
-        aggregate = algorithm.aggregator.report(algorithm.aggregator.plan(broadcast), total)
+        completed, seconds = self._play(number, broadcast)
+        plan = algorithm.aggregator.plan(broadcast)
+        aggregate = algorithm.aggregator.report(plan, self.engine.collect())
         after = self.setup.finish(state, aggregate)
-        reports = [(c.metrics, c.num_examples) for c in aggregate.contributions.values()]
         return after, RoundRecord(
             round=number,
             model_hash=codec.digest(after.params),
-            metrics={name: metric.values[name] for name, metric in merge_metrics(reports).items()},
+            metrics=_means((each.metrics, each.num_examples) for each in aggregate.contributions.values()),
             num_examples=aggregate.weight,
             accepted=completed.contributors,
             rejected={name: f"{reason}: {detail}" for name, (reason, detail) in completed.rejected.items()},
             failed=dict(completed.failed),
             missing=completed.missing,
-            virtual_seconds=played.seconds,
+            virtual_seconds=seconds,
         )
 
-    def _play(self, number: int) -> tuple[Rehearsal, dict[str, Outcome]]:
-        """Rehearse, train whom that needs, rehearse with what came of it: until nothing is unknown."""
-        rules = self.setup.spec.rules
+    def _play(self, number: int, broadcast: Arrays) -> tuple[Completed, float]:
+        """Rehearse, train whom that needs, rehearse with what came of it: until nothing is unknown.
+
+        Afterwards the engine's sum is exactly of those who are accepted.
+        """
         cohort = self.setup.cohort(self.clients, number)
         connected = self._connected(cohort)
         behave = _remembered(partial(self._behave, number))
-        outcomes: dict[str, Outcome] = {}
+        keeps = self.setup.algorithm.keeps_partial_work
+        outcomes: dict[Assignment, Outcome] = {}
+        trained: dict[str, Assignment] = {}
+        self.engine.begin(number, broadcast)
         while True:
-            machine = Round(number, Kind.TRAIN, rules, lambda _connected: cohort)
-            played = rehearse(
-                machine, connected, behave, outcomes, keeps_partial_work=self.setup.algorithm.keeps_partial_work
-            )
+            machine = Round(number, Kind.TRAIN, self.setup.spec.rules, lambda _connected: cohort)
+            played = rehearse(machine, connected, behave, outcomes, keeps_partial_work=keeps)
             if not played.unknown:
-                return played, outcomes
-            outcomes.update(self.engine.train(played.unknown))
+                break
+            if any(assignment.client in trained for assignment in played.unknown):
+                # A failure has moved the moment at which a substitute began, and with it how much it can do.
+                self.engine.begin(number, broadcast)
+                trained.clear()
+            trained |= {assignment.client: assignment for assignment in played.unknown}
+            results = self.engine.train(played.unknown)
+            outcomes |= {trained[client]: outcome for client, outcome in results.items()}
+        completed = _completed(played, outcomes)
+        if {task for task in trained.values() if isinstance(outcomes[task], Folded)} != set(played.accepted):
+            self._fold_again(number, broadcast, played, outcomes)
+        return completed, played.seconds
 
-    def _total(self, number: int, broadcast: Arrays, played: Rehearsal, outcomes: Mapping[str, Outcome]) -> Partial:
-        """The sum of exactly those who are accepted."""
-        folded = {client for client, outcome in outcomes.items() if isinstance(outcome, Folded)}
-        if folded != {assignment.client for assignment in played.accepted}:
-            # A failure has moved the end of the round before an arrival that was counted on: fold once more.
-            self.engine.begin(number, broadcast)
-            again = self.engine.train(played.accepted)
-            changed = [client for client, outcome in again.items() if outcome != outcomes[client]]
-            if changed:
+    def _fold_again(
+        self, number: int, broadcast: Arrays, played: Rehearsal, outcomes: Mapping[Assignment, Outcome]
+    ) -> None:
+        """Sum the accepted anew: a failure has moved the end of the round, or who began when, so others were folded."""
+        self.engine.begin(number, broadcast)
+        results = self.engine.train(played.accepted)
+        for assignment in played.accepted:
+            before, after = outcomes[assignment], results[assignment.client]
+            if after != before:
                 raise RunFailedError(
-                    f"{changed[0]} was trained twice in round {number}, with two results: {again[changed[0]]}; "
-                    "use task.rng for all random numbers, and change nothing outside the function"
+                    f"{assignment.client} was trained twice in round {number}, with two results: {before} and {after}; "
+                    "draw from task.rng alone, and change nothing outside the function"
                 )
-        return self.engine.collect()
 
     def _connected(self, cohort: Cohort) -> frozenset[str]:
         """Whom the round may invite: everybody, or of very many the cohort, its reserve and the first by name."""
@@ -235,8 +244,7 @@ class Simulation:
         if rules.clients:
             cohort = self.setup.evaluation_cohort(self.clients, record.round).invited
             results = self.engine.evaluate(record.round, state.params, cohort)
-            reports = [(r.values, r.num_examples) for r in results.values() if not isinstance(r, Failed)]
-            merged = {name: metric.values[name] for name, metric in merge_metrics(reports).items()}
+            merged = _means((r.values, r.num_examples) for r in results.values() if not isinstance(r, Failed))
             broken = {client: r.message for client, r in sorted(results.items()) if isinstance(r, Failed)}
             record = replace(record, evaluation=merged, failed_evaluations=broken)
         if rules.central:
@@ -245,7 +253,11 @@ class Simulation:
         return record
 
 
-def _completed(played: Rehearsal, outcomes: Mapping[str, Outcome]) -> Completed:
+def _means(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, float]:
+    return {name: merged.values[name] for name, merged in merge_metrics(reports).items()}
+
+
+def _completed(played: Rehearsal, outcomes: Mapping[Assignment, Outcome]) -> Completed:
     """How the round ended; raises where it failed, with the first traceback of user code as a note."""
     match played.ended:
         case Completed():

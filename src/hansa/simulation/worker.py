@@ -66,10 +66,12 @@ def _do(job: Message, body: Arrays, folding: Folding, answers: Channel) -> None:
             folding.show(job["round"], body)
         case "train":
             for client, work in job["tasks"]:
+                send(answers, {"began": client})
                 outcome = folding.train(Assignment(client, work))
                 send(answers, {"client": client, **result_to(outcome)})
         case "evaluate":
             for client, _ in job["tasks"]:
+                send(answers, {"began": client})
                 send(answers, {"client": client, **result_to(folding.evaluate(client))})
         case "collect":
             partial, folding.partial = folding.partial, folding.zero()
