@@ -321,6 +321,26 @@ def test_metrics_do_not_depend_on_the_size_of_evaluation_batches() -> None:
     assert parts.evaluate(model, task()).values == pytest.approx(expected.values, rel=1e-6)
 
 
+def test_evaluation_and_gradients_tell_how_far_they_are() -> None:
+    given = trainer(evaluation_batch_size=15)
+    model = start(given)
+    for work in (given.evaluate, given.gradient):
+        told: list[tuple[float, float]] = []
+        work(model, task(progress=lambda done, total, told=told: told.append((done, total))))
+        assert told == [(15, 40), (30, 40), (40, 40)]
+
+
+def test_things_that_are_made_already_are_refused_at_once() -> None:
+    module = linear()
+    for given in (
+        (module, nn.CrossEntropyLoss(), sgd()),
+        (linear, nn.CrossEntropyLoss, sgd()),
+        (linear, nn.CrossEntropyLoss(), sgd()(module.parameters())),
+    ):
+        with pytest.raises(AppError, match="makes its own"):
+            TorchTrainer(*given)
+
+
 def test_accuracy_counts_classes_and_signs() -> None:
     outputs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     assert accuracy(outputs, torch.tensor([1, 0, 0])) == pytest.approx(2 / 3)

@@ -57,16 +57,26 @@ class TorchTrainer:
 
         module: makes a new module, for example its class. optimizer: makes one for these parameters, for example
         `lambda parameters: torch.optim.SGD(parameters, lr=0.1)`. batch_size, epochs, steps, drop_last: as in
-        `LocalWork`. metrics: each a mean over the batch; None: accuracy where the targets are integers. threads: of
-        torch while this trains; 1 gives the same bits on every machine of a kind, None leaves torch's own setting,
-        which is faster for a large model that has a machine for itself. channels_last: faster for convolutions.
+        `LocalWork`; a module with BatchNorm needs drop_last, as it refuses a batch of one. metrics: each a mean over
+        the batch; None: accuracy where the targets are integers. threads: of torch while this trains; 1 gives the same
+        bits on every machine of a kind, None leaves torch's own setting, which is faster for a large model that has a
+        machine for itself. channels_last: faster for convolutions.
         """
+        if (
+            isinstance(module, torch.nn.Module)
+            or isinstance(loss, type)
+            or isinstance(optimizer, torch.optim.Optimizer)
+        ):
+            raise AppError(
+                "TorchTrainer makes its own module and optimizer, so give it functions or classes: "
+                "TorchTrainer(Net, nn.CrossEntropyLoss(), lambda parameters: torch.optim.SGD(parameters, lr=0.1))"
+            )
         self._build = module
         self._loss = loss
         self._optimizer = optimizer
         self._work = LocalWork(batch_size, epochs, steps, drop_last)
         self._metrics = metrics
-        self._evaluation = LocalWork(evaluation_batch_size)
+        self._evaluation_batch_size = evaluation_batch_size
         self._device = torch.device(device)
         self._threads = threads
         self._format = torch.channels_last if channels_last else torch.preserve_format
@@ -109,7 +119,7 @@ class TorchTrainer:
         with self._seeded(task.rng):
             module.eval()
             module.zero_grad()
-            for batch in self._neighbours(len(x)):
+            for batch in self._neighbours(len(x), task):
                 inputs, targets = self._batch(x, y, batch, module)
                 loss = self._loss(module(inputs), targets)
                 (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # as above
@@ -128,7 +138,7 @@ class TorchTrainer:
         sums: dict[str, list[tuple[torch.Tensor, int]]] = {}
         with self._seeded(task.rng), torch.no_grad():
             module.eval()
-            for batch in self._neighbours(len(x)):
+            for batch in self._neighbours(len(x), task):
                 inputs, targets = self._batch(x, y, batch, module)
                 outputs = module(inputs)
                 for name, function in self._measures(targets).items():
@@ -151,10 +161,13 @@ class TorchTrainer:
         load_into_module(module, model)
         return module
 
-    def _neighbours(self, num_examples: int) -> Iterator[slice]:
-        size = self._evaluation.batch_size or num_examples
+    def _neighbours(self, num_examples: int, task: Task) -> Iterator[slice]:
+        """The examples in their order; each batch reports progress when the next one is asked for."""
+        size = self._evaluation_batch_size
         for start in range(0, num_examples, size):
-            yield slice(start, min(start + size, num_examples))
+            end = min(start + size, num_examples)
+            yield slice(start, end)
+            task.progress(end, num_examples)
 
     def _batch(self, x: Any, y: Any, batch: Batch, module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
