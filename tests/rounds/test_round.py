@@ -247,7 +247,7 @@ def test_an_evaluation_closes_by_the_same_rules():
 def test_never_counts_a_client_twice():
     round_ = opened(RoundRules(min_clients=2, quorum=2))
     round_.handle(Accepted(1.0, "a", 5))
-    assert round_.handle(Accepted(1.0, "a", 5)) == []
+    assert round_.handle(Accepted(1.0, "a", 9)) == []
     why = round_.why(1.0)
     assert (why.accepted, why.examples) == (1, 5)
 
@@ -284,6 +284,13 @@ def test_the_first_failure_stands():
     assert finish == Finish(Completed(("b",), missing=("c",), failed={"a": "first"}))
 
 
+def test_time_never_runs_backwards():
+    round_ = opened(RoundRules(lease=60.0), invite("a"))
+    round_.handle(Progressed(50.0, "a", "train", 1, 9))
+    round_.handle(Progressed(40.0, "a", "train", 2, 9))
+    assert round_.why(50.0).outstanding[0].lease_ends == 110.0
+
+
 # ── leases and substitutes ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -294,6 +301,12 @@ def test_a_silent_client_loses_its_lease_and_a_substitute_is_invited():
         Invite(("c",)),
         WakeAt(120.0),
     ]
+
+
+def test_leases_that_end_together_are_withdrawn_by_name_and_nobody_takes_two_places():
+    round_ = opened(RoundRules(lease=60.0), invite("b", "a", substitutes=("d", "d", "c")), connected="abcd")
+    why = "no progress for 60 s, the lease is 60 s"
+    assert round_.handle(Tick(60.0))[:3] == [Withdraw("a", why), Withdraw("b", why), Invite(("d", "c"))]
 
 
 def test_progress_renews_the_lease():
@@ -379,6 +392,42 @@ def test_a_client_that_returns_after_its_lease_is_not_needed_if_its_place_is_tak
     round_.handle(Disconnected(1.0, "a"))
     round_.handle(Tick(60.0))
     assert round_.handle(Connected(70.0, "a")) == []
+
+
+def test_a_client_that_came_back_and_went_again_is_not_offered_a_place():
+    round_ = opened(RoundRules(lease=60.0), invite("a", substitutes=("b",)), connected="ab")
+    round_.handle(Disconnected(1.0, "a"))
+    round_.handle(Tick(60.0))
+    round_.handle(Connected(70.0, "a"))
+    round_.handle(Disconnected(71.0, "a"))
+    assert round_.handle(Failed(72.0, "b", "boom")) == []
+    assert round_.handle(Connected(73.0, "a")) == [Invite(("a",))]
+
+
+def test_a_client_that_may_come_back_is_waited_for_even_when_nobody_is_replaced():
+    round_ = opened(RoundRules(lease=60.0, replace_failed=False), invite("a"))
+    round_.handle(Disconnected(1.0, "a"))
+    round_.handle(Tick(60.0))
+    assert round_.state is RoundState.OPEN
+    assert round_.handle(Connected(70.0, "a")) == [Invite(("a",)), WakeAt(130.0)]
+
+
+def test_a_client_that_lost_its_lease_and_then_fails_is_listed_as_failed():
+    round_ = opened(RoundRules(lease=60.0), invite("a", substitutes=("b",)))
+    round_.handle(Tick(60.0))
+    round_.handle(Failed(61.0, "a", "killed"))
+    round_.handle(Accepted(62.0, "b", 5))
+    assert round_.handle(Sealed(63.0, frozenset("b"))) == [Finish(Completed(("b",), failed={"a": "killed"}))]
+
+
+def test_nobody_is_invited_while_sealing_or_past_the_deadline():
+    sealed = sealing(RoundRules(enough=2))
+    sealed.handle(Disconnected(2.5, "c"))
+    assert sealed.handle(Connected(2.6, "c")) == []
+    over = opened(RoundRules(deadline=50.0), invite("a", "b"))
+    over.handle(Accepted(1.0, "b", 5))
+    over.handle(Disconnected(2.0, "a"))
+    assert over.handle(Connected(50.0, "a")) == [Seal()]
 
 
 def test_a_client_that_hangs_is_not_invited_over_and_over():
@@ -533,6 +582,9 @@ def test_the_rate_starts_anew_with_another_activity_or_when_work_starts_over():
     assert rate() == 100.0
     round_.handle(Progressed(2.0, "a", "train", 0, 10))
     assert rate() is None
+    round_.handle(Progressed(2.5, "a", "upload", 5, 10))
+    assert rate() is None
+    round_.handle(Progressed(3.0, "a", "train", 2, 10))
     round_.handle(Progressed(4.0, "a", "train", 4, 10))
     assert rate() == 2.0
     round_.handle(Progressed(5.0, "a", "train", 1, 10))

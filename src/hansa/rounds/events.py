@@ -114,7 +114,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The answer to `Seal`: whose updates the sum really holds, which a lost server may have made fewer."""
+    """The one answer to each `Seal`: whose updates the sum really holds. A lost server may have made them fewer."""
 
     now: float
     contributors: frozenset[str]

@@ -273,7 +273,7 @@ class Round:
         """Renewed leases leave an earlier alarm standing: it finds nothing to do, and sets the next."""
         if self.state not in {RoundState.WAITING, RoundState.OPEN}:
             return
-        if ticked or self._soonest < self._wake or self._wake <= self._now:
+        if ticked or self._soonest < self._wake:
             self._wake = self._soonest
             yield WakeAt(self._wake)
 
