@@ -12,10 +12,11 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import EnumType
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
@@ -47,14 +48,13 @@ def block_names(page: str) -> list[str]:
 # ── the command line ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(path, click command) of each command of `hansa` that runs something, in the order of the help."""
-    typer_main = import_module("typer.main")
-    root = typer_main.get_command(import_module("hansa.cli").app)
+def commands(*, groups: bool = False) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, command) of each command of `hansa` that runs something, in the order of the help; groups: them too."""
+    root = import_module("typer.main").get_command(import_module("hansa.cli").app)
 
     def walk(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         children: Mapping[str, Any] = getattr(command, "commands", {})
-        if not children or (path and getattr(command, "invoke_without_command", False)):
+        if not children or groups:
             yield path, command
         for name, child in children.items():
             if not child.hidden:
@@ -76,7 +76,8 @@ def _command(path: tuple[str, ...], command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     usage = " ".join(["hansa", *path, *(_usage(argument) for argument in arguments)])
     rows = [(f"`{_usage(argument)}`", "", _sentence(getattr(argument, "help", ""))) for argument in arguments]
-    rows += [(_spelling(option), _default(option), _sentence(option.help)) for option in options(command)]
+    kinds = get_type_hints(command.callback)
+    rows += [(_spelling(o, kinds.get(o.name)), _default(o), _sentence(o.help)) for o in options(command)]
     table = _table(("", "default", ""), rows) if rows else ""
     return f"### `{usage}`\n\n{_prose(command.help)}\n\n{table}".rstrip()
 
@@ -86,13 +87,14 @@ def _usage(argument: Any) -> str:
     return name if argument.required else f"[{name}]"
 
 
-def _spelling(option: Any) -> str:
+def _spelling(option: Any, annotation: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
-    choices = getattr(option.type, "choices", None)
     if option.is_flag:
         return names
-    kind = " | ".join(map(str, choices)) if choices else (option.metavar or option.type.name)
-    return f"{names} {kind.lower() if not choices else kind}"
+    kinds = [kind for kind in get_args(annotation) or [annotation] if kind is not type(None)]
+    choices = [value for kind in kinds for value in (kind if isinstance(kind, EnumType) else [kind])]
+    words = [_kind(c) if isinstance(c, type) else str(getattr(c, "value", c)) for c in choices]
+    return f"{names} {option.metavar or ' | '.join(words).lower()}"
 
 
 def _default(option: Any) -> str:
