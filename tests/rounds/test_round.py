@@ -589,6 +589,8 @@ def test_the_rate_starts_anew_with_another_activity_or_when_work_starts_over():
     assert rate() == 2.0
     round_.handle(Progressed(5.0, "a", "train", 1, 10))
     assert rate() is None
+    round_.handle(Progressed(6.0, "a", "train", 3, 10))
+    assert rate() == 2.0
 
 
 def test_why_says_so_while_it_waits_for_clients_and_for_sums():
