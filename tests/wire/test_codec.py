@@ -62,7 +62,7 @@ def test_the_bytes_of_a_small_model_are_these():
     header = (
         b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"I64","shape":[],"data_offsets":[8,16]}}'
     )
-    padded = header + b" " * 4  # 8 + 108 + 4 = 120, a multiple of 8
+    padded = header + b" " * 5  # 8 + 107 + 5 = 120, a multiple of 8
     assert joined(model) == (112).to_bytes(8, "little") + padded + b"\0\0\x80\x3f\0\0\0\x40" + b"\7\0\0\0\0\0\0\0"
 
 

@@ -1,0 +1,186 @@
+"""What v1 looked like on the wire stays readable: bytes captured once, decoded and encoded by today's code.
+
+A capture is never changed. When a frame gains a field, move its row from `NEWEST` to `OLDER` under a new name (rename
+the file too, `hello` → `hello-1`): its bytes must still decode, to a value that has the field's default. Then add a row
+with the field set, and capture it:
+
+    python tests/wire/test_golden.py        writes the captures that are missing, and nothing else
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from hansa.algorithm import Partial
+from hansa.arrays import Arrays
+from hansa.errors import Reason
+from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.wire import chunks, codec, framing
+from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.frames import (
+    Admission,
+    Blob,
+    Closed,
+    Evaluated,
+    FromNode,
+    Heartbeat,
+    Hello,
+    LogLine,
+    Offer,
+    OpenRound,
+    Presence,
+    Present,
+    Progress,
+    Redirect,
+    Role,
+    RoundKey,
+    Seal,
+    Settled,
+    TaskFailed,
+    TaskStarted,
+    ToNode,
+    Verdict,
+    Welcome,
+    Withdraw,
+)
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+class Capture(NamedTuple):
+    value: Any
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+def up(value: FromNode) -> Capture:
+    return Capture(value, framing.encode_from_node, framing.decode_from_node)
+
+
+def down(value: ToNode) -> Capture:
+    return Capture(value, framing.encode_to_node, framing.decode_to_node)
+
+
+def call(value: Any) -> Capture:
+    return Capture(value, framing.encode_call, lambda data: framing.decode_call(type(value), data))
+
+
+ROUND = RoundKey("run-7f3a", 3, Kind.TRAIN)
+EVALUATION = RoundKey("run-7f3a", 3, Kind.EVALUATE)
+ALICE = Contribution("alice", 120, {"accuracy": 0.75, "loss": math.inf}, "a1" * 32)
+BOB = Contribution("bob", 2**40, {}, "")
+MODEL = Arrays(
+    {
+        "layer.weight": np.array([[1.5, -2.0, 0.1]], np.float32),
+        "layer.bias": np.array([0.5], ml_dtypes.bfloat16),
+        "steps": np.array(12, np.int64),
+        "seen": np.array([True, False]),
+        "empty": np.zeros((0, 2)),
+    }
+)
+SUMS = {"layer.weight": np.array([[-(2**62), 0, 5]])}
+SPEC = RunSpec(
+    name="digits",
+    project="stroke",
+    algorithm="fedadam",
+    algorithm_options={"learning_rate": 0.01, "beta1": 0.9},
+    rounds=20,
+    seed=-1,
+    rules=RoundRules("fraction", None, 0.5, 3, 2, 5, 120.0, 7.5, False),
+    evaluation=EvaluationRules(0, 0.25, False, False),
+    max_weight=2**20,
+    range_bits=4,
+    config={"epochs": 2, "rate": 1.0, "on": True, "none": None, "list": [1, "two", {"three": [3.0]}], "name": "Å"},
+)
+
+NEWEST: dict[str, Capture] = {
+    "hello": up(Hello(Role.COMBINER, "f00d", "0.1.0", ("zstd",), {"region": "north"}, "combiner-1:7433")),
+    "heartbeat": up(Heartbeat()),
+    "presence": up(
+        Presence(
+            (Present("alice", {"gpu": "1"}, "combiner-1"),),
+            ("bob",),
+            (Present("combiner-2", {"address": "c2:7433"}, "combiner-1"),),
+        )
+    ),
+    "task_started": up(TaskStarted(ROUND, "alice")),
+    "progress": up(Progress(ROUND, "alice", "train", 3.0, 10.0)),
+    "task_failed": up(TaskFailed(EVALUATION, "alice", "the app raised ValueError", "Traceback …")),
+    "evaluated": up(Evaluated(EVALUATION, "alice", 40, {"accuracy": 0.5})),
+    "offer": up(Offer(ROUND, "alice", Blob("a1" * 32, 4, b"\0\1\2\3"), (ALICE,))),
+    "offer_partial": up(Offer(ROUND, "combiner-1", Blob("b2" * 32, 2**33), (ALICE, BOB), True, 2**40 + 120)),
+    "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
+    "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
+    "welcome": down(Welcome("root", 5.0, "-----BEGIN PUBLIC KEY-----\n")),
+    "open_round": down(OpenRound(ROUND, SPEC, Blob("c3" * 32, 3, b"abc"), ("alice", "bob"), Blob("d4" * 32, 9))),
+    "open_round_defaults": down(OpenRound(ROUND, RunSpec(), Blob("c3" * 32, 0), ())),
+    "withdraw": down(Withdraw(ROUND, "alice", "the session was stopped")),
+    "admission": down(Admission(ROUND, "alice", "u-1", 2**21)),
+    "verdict": down(Verdict(ROUND, "alice", False, Reason.LATE, "the round had closed")),
+    "verdict_accepted": down(Verdict(ROUND, "alice", True)),
+    "seal": down(Seal(ROUND)),
+    "closed": down(Closed(ROUND, ("alice", "bob"), "")),
+    "redirect": down(Redirect("the server is stopping", True)),
+    "assign_request": call(AssignRequest("combiner-2", {"region": "north"})),
+    "assignment": call(Assignment("combiner-2", "c2.example.org:7433")),
+    "download_request": call(DownloadRequest("c3" * 32, 2**20)),
+    "upload_reply": call(UploadReply(2**21)),
+    "model": Capture(MODEL, lambda value: b"".join(codec.encode(value)), codec.decode),
+    "partial": Capture(
+        Partial(SUMS, 2**40 + 120, {"alice": ALICE, "bob": BOB}),
+        lambda value: b"".join(codec.encode_partial(value)),
+        lambda data: codec.decode_partial(data, (ALICE, BOB), 2**40 + 120),
+    ),
+    "chunk": Capture((2**21, b"weights"), lambda value: chunks.frame(*value), chunks.unframe),
+}
+
+OLDER: dict[str, Capture] = {}
+"""Captures of earlier versions: they decode to these values of today, whose encoding has become another."""
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, Partial):
+        return (Arrays(left.sums), left.weight, left.contributions) == (
+            Arrays(right.sums),
+            right.weight,
+            right.contributions,
+        )
+    return bool(left == right)
+
+
+@pytest.mark.parametrize("name", [*NEWEST, *OLDER])
+def test_a_capture_decodes_to_its_value(name: str):
+    capture = (NEWEST | OLDER)[name]
+    assert same(capture.decode((FOLDER / f"{name}.bin").read_bytes()), capture.value)
+
+
+@pytest.mark.parametrize("name", NEWEST)
+def test_the_value_encodes_to_the_capture(name: str):
+    capture = NEWEST[name]
+    assert capture.encode(capture.value) == (FOLDER / f"{name}.bin").read_bytes()
+
+
+def test_every_frame_and_call_has_a_capture():
+    kinds = {type(capture.value) for capture in NEWEST.values()}
+    assert kinds >= {*get_args(FromNode), *get_args(ToNode), AssignRequest, Assignment, DownloadRequest, UploadReply}
+
+
+def test_every_capture_on_disk_is_read():
+    assert {path.stem for path in FOLDER.glob("*.bin")} == {*NEWEST, *OLDER}
+
+
+def test_the_content_address_of_a_model_has_not_moved():
+    assert codec.digest(MODEL) == "4aebbda5a835eef0ea15853d9fc4bab7949d7496c2394cd259d0a32fb48d8da8"
+
+
+if __name__ == "__main__":
+    for name, capture in NEWEST.items():
+        target = FOLDER / f"{name}.bin"
+        if not target.exists():
+            target.write_bytes(capture.encode(capture.value))
+            print(f"captured {target}")  # noqa: T201 - a command
