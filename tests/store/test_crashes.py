@@ -1,5 +1,6 @@
 """Processes that are killed while they write, and processes that write the same file."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,29 @@ async def test_a_process_killed_at_a_durable_step_leaves_every_acknowledged_roun
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert await check_history(tmp_path, "s1", 40) == 40
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace shows the order of the calls")
+def test_every_step_of_a_round_is_on_the_disk_before_the_next_is_taken(tmp_path: Path):
+    log = tmp_path / "calls"
+    trace = ("strace", "-f", "-qq", "-y", "-o", str(log), "-e", "trace=fsync,fdatasync,rename,write")
+    with start(tmp_path, limit=5, under=trace) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    steps = {
+        "object written": r"fsync\(\d+<.*/objects/incoming/",
+        "object named": r"rename\(",
+        "name kept": r"fsync\(\d+<.*/objects/../..>",
+        "round committed": r"fdatasync\(\d+<.*hansa\.db-wal",
+        "acknowledged": r'write\(1<.*, "\d+',
+    }
+
+    calls = [name for line in log.read_text().splitlines() for name, call in steps.items() if re.search(call, line)]
+
+    rounds = "|".join(calls).split("acknowledged")[:-1]
+    order = ".*".join(list(steps)[:-1])
+    assert len(rounds) == 5
+    assert all(re.search(order, calls_of_a_round) for calls_of_a_round in rounds), rounds
 
 
 async def test_processes_that_open_the_same_new_file_at_once_each_write_their_rounds(tmp_path: Path):

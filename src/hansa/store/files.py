@@ -44,6 +44,7 @@ class DirectoryObjects:
         self._incoming: Final = self.root / "incoming"
         self._prepared = False
         self._verified: dict[str, tuple[int, ...]] = {}
+        self._durable: set[Path] = set()
 
     def prepare(self) -> None:
         """Make the directory and remove what a crash left half-written; the first write does it too."""
@@ -137,11 +138,15 @@ class DirectoryObjects:
     def _settle(self, file: BinaryIO, path: Path, digest: str) -> None:
         """Give the file its name, durably. A whole object that is there already stays; a corrupt one is replaced."""
         target = self._path(digest)
-        make_directory(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or _digest_of(target) != digest:
             os.fsync(file.fileno())
             path.replace(target)
         sync_directory(target.parent)
+        for directory in (target.parent, target.parent.parent):
+            if directory not in self._durable:  # this process has not seen its name reach the disk
+                sync_directory(directory.parent)
+                self._durable.add(directory)
         self._verified[digest] = _signature(target)
 
     def _open(self, digest: str, offset: int) -> "_Reader":
