@@ -31,6 +31,14 @@ def test_count_invites_all_where_fewer_are_connected():
     assert count(RoundRules(selection="count", count=30))(TEN, 1, rng()) == Cohort(tuple(TEN))
 
 
+def test_the_reserve_of_a_small_cohort_of_many_clients_is_bounded():
+    many = [f"client-{i}" for i in range(10_000)]
+    cohort = count(RoundRules(selection="count", count=3))(many, 1, rng())
+    assert (len(cohort.invited), len(cohort.substitutes)) == (3, 3 + 256)
+    assert len({*cohort.invited, *cohort.substitutes}) == 3 + 3 + 256
+    assert len(cyclic(RoundRules(selection="cyclic"))(many, 1, rng()).substitutes) == 256
+
+
 def test_the_same_generator_chooses_the_same_cohort():
     policy = count(RoundRules(selection="count", count=3))
     assert policy(TEN, 1, rng(5)) == policy(TEN, 1, rng(5))

@@ -32,7 +32,7 @@ def all_clients(rules: RoundRules) -> Policy:
 
 
 def count(rules: RoundRules) -> Policy:
-    """`count`: that many, uniformly without replacement, or all where fewer are connected; the rest are in reserve."""
+    """`count`: that many, uniformly without replacement, or all where fewer are connected; others are in reserve."""
     validate(rules)
     _refuse_unused(rules, "count")
     size = rules.count
@@ -50,7 +50,7 @@ def count(rules: RoundRules) -> Policy:
 
 
 def fraction(rules: RoundRules) -> Policy:
-    """`fraction`: that share, to the nearest whole number, of at least the quorum; the rest are in reserve."""
+    """`fraction`: that share, to the nearest whole number, of at least the quorum; others are in reserve."""
     validate(rules)
     _refuse_unused(rules, "fraction")
     share = rules.fraction
