@@ -162,7 +162,7 @@ def _fields(kind: type) -> str:
 
 def _dataclass_default(field: "dataclasses.Field[Any]") -> str:
     if field.default is not dataclasses.MISSING:
-        return "" if field.default == "" else _code(field.default)
+        return "" if field.default == "" or callable(field.default) else _code(field.default)
     if field.default_factory is dataclasses.MISSING:
         return "required"
     value = field.default_factory()
@@ -306,12 +306,8 @@ def _methods(kind: type) -> str:
 
 
 def _signature(function: Any) -> str:
-    parameters = inspect.signature(function).parameters.values()
-    shown = [f"{'*' * (p.kind is p.VAR_POSITIONAL)}{'**' * (p.kind is p.VAR_KEYWORD)}{p.name}" for p in parameters]
-    marked = [
-        f"{text}={p.default!r}" if p.default is not p.empty else text for text, p in zip(shown, parameters, strict=True)
-    ]
-    return f"({', '.join(marked)})"
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()]
+    return str(inspect.Signature(parameters))
 
 
 def _errors() -> str:
@@ -380,7 +376,10 @@ def _sentence(text: str | None) -> str:
 
 
 def _prose(text: str | None) -> str:
-    return inspect.cleandoc((text or "").split("\f", maxsplit=1)[0])
+    """A docstring as Markdown: the entries of `Args:` and its like become a list."""
+    clean = inspect.cleandoc((text or "").split("\f", maxsplit=1)[0])
+    listed = re.sub(r"^ {4}(\S[^:\n]*): ", r"- `\1`: ", clean, flags=re.MULTILINE)
+    return re.sub(r"^(Args|Raises|Returns|Yields):\n", r"\1:\n\n", listed, flags=re.MULTILINE)
 
 
 def _first_paragraph(text: str | None) -> str:
