@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import blake3
 import grpc.aio
@@ -401,3 +402,42 @@ def test_addresses_may_be_names_and_numbers():
 
 def test_the_keys_of_this_test_are_real():
     assert tokens.verify(tokens.public_key(KEY), TOKEN).name == "client-0"
+
+
+async def talk(stream: Stream[Any, Any], frame: Any) -> None:
+    for _ in range(10_000):
+        await stream.send(frame)
+
+
+async def test_sending_to_a_node_that_has_gone_is_a_lost_connection(peer: Peer):
+    streams: asyncio.Queue[Stream[ToNode, FromNode]] = asyncio.Queue()
+    gone = asyncio.Event()
+
+    async def keep(_identity: Identity, stream: Stream[ToNode, FromNode]) -> None:
+        try:
+            await stream.receive()
+            streams.put_nowait(stream)
+            await stream.receive()
+        finally:
+            gone.set()
+
+    peer.serve = keep
+    stream = channel.attach(peer.channel, TOKEN)
+    await stream.send(HELLO)
+    kept = await streams.get()
+    stream.close()
+    await asyncio.wait_for(gone.wait(), 5)
+    with pytest.raises(ConnectionFailedError, match="the node has gone"):
+        await talk(kept, WELCOME)
+
+
+async def test_a_refusal_is_not_lost_while_the_node_keeps_talking(peer: Peer):
+    async def refuse(_identity: Identity, stream: Stream[ToNode, FromNode]) -> None:
+        await stream.receive()
+        raise ConflictError("connected already, from another process")
+
+    peer.serve = refuse
+    for _ in range(20):
+        stream = channel.attach(peer.channel, TOKEN)
+        with pytest.raises(ConflictError, match="connected already"):
+            await talk(stream, LogLine(ROUND, "client-0", "x" * 1000))
