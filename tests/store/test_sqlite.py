@@ -12,6 +12,7 @@ from store_examples import PROJECT, a_commit, a_session, every
 from hansa.errors import CorruptionError, NotFoundError, StorageError
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import EventRecord, RoundRecord, SessionRecord
+from hansa.store.schema import TABLES, project_column
 from hansa.store.sqlite import SqliteStore
 
 
@@ -34,6 +35,14 @@ async def test_a_commit_waits_for_the_disk(sqlite: SqliteStore):
     assert await ask(sqlite, "PRAGMA journal_mode") == "wal"
     assert await ask(sqlite, "PRAGMA synchronous") == 2  # FULL
     assert await ask(sqlite, "PRAGMA foreign_keys") == 1
+
+
+async def test_a_row_is_found_by_its_id_through_an_index_in_every_table(sqlite: SqliteStore):
+    for table in TABLES.values():
+        where = f"{table.name} WHERE {project_column(table).name} = 'p' AND id = 'x'"
+        async with sqlite._opened().reader.connect() as connection:
+            plan = (await connection.execute(text(f"EXPLAIN QUERY PLAN SELECT * FROM {where}"))).all()  # noqa: S608  # our own names
+        assert [step.detail for step in plan if "SCAN" in step.detail] == [], table.name
 
 
 async def test_readers_cannot_write(sqlite: SqliteStore):

@@ -98,6 +98,7 @@ def _trail() -> None:
         ),
         sqlite_autoincrement=True,
     )
+    op.create_index("ix_rounds_id", "rounds", ["project", "id"])
     op.create_table(
         "contributions",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
