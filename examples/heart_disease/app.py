@@ -16,4 +16,4 @@ def patients(client: hansa.ClientInfo) -> Split:
     """The records of one hospital, from the folder that its owner set, or from the first place where there are some."""
     places = [Path(client.settings.get("data", "data/heart_disease")), *BESIDE]
     folder = next((place for place in places if place.is_dir()), places[0])
-    return heart_disease.read_hospital(folder, heart_disease.HOSPITALS[client.index])
+    return heart_disease.read_hospital(folder, client.index)

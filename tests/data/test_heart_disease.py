@@ -67,6 +67,8 @@ def test_a_missing_file_and_a_malformed_line_are_named(tmp_path: Path) -> None:
         heart_disease.read(tmp_path)
     with pytest.raises(InputError, match="no hospital 'charite'"):
         heart_disease.read_hospital(tmp_path, "charite")
+    with pytest.raises(InputError, match="no hospital number 4; there are 4"):
+        heart_disease.read_hospital(tmp_path, 4)
     _write(tmp_path, "1,2,3\n")
     with pytest.raises(InputError, match="line 1, has 3 values"):
         heart_disease.read(tmp_path)

@@ -43,11 +43,15 @@ def read(directory: str | Path) -> dict[str, Split]:
     return {hospital: read_hospital(directory, hospital) for hospital in HOSPITALS}
 
 
-def read_hospital(directory: str | Path, hospital: str) -> Split:
-    """One of `HOSPITALS`, from its file alone.
+def read_hospital(directory: str | Path, hospital: str | int) -> Split:
+    """One of `HOSPITALS`, by name or by number from 0, from its file alone.
 
     Raises `InputError`, naming the file, when it is missing, not of 14 columns, or has a value that is out of range.
     """
+    if isinstance(hospital, int):
+        if not 0 <= hospital < len(HOSPITALS):
+            raise InputError(f"there is no hospital number {hospital}; there are {len(HOSPITALS)}, counted from 0")
+        hospital = HOSPITALS[hospital]
     raw = _raw(Path(directory), hospital)
     return Split(train=_standardized(raw.train, raw.train.x), test=_standardized(raw.test, raw.train.x))
 
