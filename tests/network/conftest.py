@@ -75,6 +75,15 @@ def large_app(tmp_path: Path) -> Path:
     return _written(tmp_path, 1_000_000)
 
 
+@pytest.fixture
+def healthy(app: Path, tmp_path: Path) -> Path:
+    """The owner's own copy of the app, which does not hang."""
+    path = tmp_path / "own" / "app.py"
+    path.parent.mkdir()
+    path.write_text(app.read_text().replace("time.sleep(1000)", "pass"))
+    return path
+
+
 def _written(folder: Path, size: int) -> Path:
     path = folder / "app.py"
     path.write_text(APP.replace("SIZE", str(size)))
