@@ -3,11 +3,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hansa.data import partition
 from hansa.errors import InputError
+
+many = settings(derandomize=True, deadline=None, max_examples=100)
 
 Labels = npt.NDArray[np.int64]
 Partitioner = Callable[[Labels, int, np.random.Generator], list[partition.Indices]]
@@ -39,6 +41,7 @@ def _mixes(labels: Labels, parts: list[partition.Indices]) -> npt.NDArray[np.flo
 
 
 @pytest.mark.parametrize("name", PARTITIONERS)
+@many
 @given(request=requests())
 def test_every_sample_has_exactly_one_owner(name: str, request: tuple[Labels, int, int]) -> None:
     labels, num_clients, seed = request
@@ -49,6 +52,7 @@ def test_every_sample_has_exactly_one_owner(name: str, request: tuple[Labels, in
 
 
 @pytest.mark.parametrize("name", PARTITIONERS)
+@many
 @given(request=requests())
 def test_the_same_seed_gives_the_same_partition(name: str, request: tuple[Labels, int, int]) -> None:
     labels, num_clients, seed = request
@@ -71,6 +75,7 @@ def test_more_clients_than_samples_is_refused(name: str) -> None:
         PARTITIONERS[name](np.arange(3), 0, np.random.default_rng(0))
 
 
+@many
 @given(alpha=st.floats(1e-9, 1e9), seed=st.integers(0, 100))
 def test_dirichlet_holds_for_every_alpha(alpha: float, seed: int) -> None:
     labels = np.repeat(np.arange(4), [1, 10, 50, 39])
@@ -149,6 +154,7 @@ def test_two_shards_of_sorted_labels_give_at_most_two_labels() -> None:
         partition.shards(labels, 10, np.random.default_rng(1), shards_per_client=0)
 
 
+@many
 @given(
     num_clients=st.integers(1, 20),
     labels_per_client=st.integers(1, 6),
