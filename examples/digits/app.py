@@ -1,5 +1,7 @@
 """Owners of handwritten digits, each with its own mix of labels, train one classifier: softmax regression in numpy."""
 
+from functools import cache
+
 import numpy as np
 
 import hansa
@@ -13,8 +15,13 @@ app = hansa.App()
 @app.data
 def share(client: hansa.ClientInfo) -> Examples:
     """One owner's images: every owner draws the same partition, and keeps its own part of it."""
-    parts = partition.dirichlet(DIGITS.train.y, client.total, alpha=0.5, rng=np.random.default_rng(0))
-    return DIGITS.train.take(parts[client.index])
+    return DIGITS.train.take(shares(client.total)[client.index])
+
+
+@cache
+def shares(owners: int) -> list[np.ndarray]:
+    """Which images each owner has; 0.5 is skewed: some owners lack some digits altogether."""
+    return partition.dirichlet(DIGITS.train.y, owners, alpha=0.5, rng=np.random.default_rng(0))
 
 
 @app.model

@@ -12,7 +12,7 @@ __all__ = ["Examples", "Split"]
 
 
 class Examples(NamedTuple):
-    """Inputs and targets of the same length: unpacks like a tuple, `x, y = split.train`."""
+    """Inputs and targets of the same length, as a pair: `x, y = split.train`; there are `len(split.train.y)`."""
 
     x: Array
     """Shape (n, …)."""
