@@ -25,7 +25,7 @@ from hansa.messages import Kind
 from hansa.wire import channel, chunks, framing, service, tokens
 from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest
 from hansa.wire.channel import Channel, Stream
-from hansa.wire.frames import FromNode, Heartbeat, Hello, LogLine, Role, RoundKey, Seal, ToNode, Welcome
+from hansa.wire.frames import FromNode, Heartbeat, Hello, LogLine, Redirect, Role, RoundKey, Seal, ToNode, Welcome
 from hansa.wire.tokens import Identity
 
 KEY = tokens.new_key()
@@ -204,7 +204,7 @@ async def test_an_error_of_the_server_arrives_as_the_same_class_with_its_message
 
 async def test_bytes_that_are_no_frame_end_the_stream_with_the_reason(peer: Peer):
     peer.serve = echo_lines
-    call = peer.channel.call("Control/Attach", "stream_stream")(metadata=(("authorization", f"Bearer {TOKEN}"),))
+    call = peer.channel.start("Control/Attach", "stream_stream", metadata=(("authorization", f"Bearer {TOKEN}"),))
     await call.write(b"\xff\xff\xff")
     with pytest.raises(grpc.aio.AioRpcError, match="FromNode"):
         await call.read()
@@ -290,7 +290,7 @@ async def test_no_method_is_served_without_a_token_that_holds(
 ):
     kind = METHODS[method]
     request = () if kind.startswith("stream") else (framing.encode_call(DownloadRequest("0" * 64)),)
-    call = peer.channel.call(method, kind)(*request, metadata=metadata)
+    call = peer.channel.start(method, kind, *request, metadata=metadata)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (call.read() if kind.endswith("stream") else call)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -298,7 +298,7 @@ async def test_no_method_is_served_without_a_token_that_holds(
 
 
 async def test_an_unknown_method_is_said_to_be_one(peer: Peer):
-    call = peer.channel.call("Control/Detach", "unary_unary")(b"", metadata=(("authorization", f"Bearer {TOKEN}"),))
+    call = peer.channel.start("Control/Detach", "unary_unary", b"", metadata=(("authorization", f"Bearer {TOKEN}"),))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     failure = channel._failure(caught.value.code(), caught.value.details() or "", peer.address)
@@ -441,3 +441,18 @@ async def test_a_refusal_is_not_lost_while_the_node_keeps_talking(peer: Peer):
         stream = channel.attach(peer.channel, TOKEN)
         with pytest.raises(ConflictError, match="connected already"):
             await talk(stream, LogLine(ROUND, "client-0", "x" * 1000))
+
+
+async def test_a_server_may_stop_listening_and_still_say_goodbye(peer: Peer):
+    async def leave(_identity: Identity, stream: Stream[ToNode, FromNode]) -> None:
+        await stream.receive()
+        listening = asyncio.create_task(stream.receive())
+        await stream.send(WELCOME)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await stream.send(Redirect("the server is stopping"))
+
+    peer.serve = leave
+    stream = channel.attach(peer.channel, TOKEN)
+    await stream.send(HELLO)
+    assert [frame async for frame in stream] == [WELCOME, Redirect("the server is stopping")]

@@ -7,8 +7,8 @@ class; a server that cannot be reached, or is lost, is a `ConnectionFailedError`
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
+from weakref import WeakSet
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 import grpc.aio  # type: ignore[import-untyped]  # the same
@@ -103,8 +103,8 @@ _UNREACHED: Final = ("failed to connect", "errors resolving", "DNS resolution")
 class Stream(Generic[S, R]):
     """Sends frames of one kind and yields those of the other, until the other side ends it.
 
-    Several tasks may `send`, one may `receive`; a cancelled `receive` ends the stream. A node leaves by `close`, a
-    server by returning from its function.
+    Several tasks may `send`, one may `receive`. A node leaves by `close`, or when its `receive` is cancelled; a server
+    leaves by returning from its function.
     """
 
     def __init__(
@@ -198,22 +198,27 @@ def _failure(code: Any, detail: str, address: str | None) -> HansaError:
     return kind(f"{address} refused: {detail}")
 
 
-@dataclass(frozen=True, slots=True)
 class Channel:
     """A connection to one server, made when it is first used and made anew when it is lost."""
 
-    address: str
-    """host:port, as it was given: errors name it."""
-    raw: Any
-    """`grpc.aio.Channel`."""
+    def __init__(self, address: str, raw: Any) -> None:
+        """raw: the `grpc.aio.Channel`."""
+        self.address = address
+        """host:port, as it was given: errors name it."""
+        self._raw = raw
+        self._calls: WeakSet[Any] = WeakSet()
+
+    def start(self, method: str, kind: str, *request: bytes, **options: Any) -> Any:
+        """Start a call; kind: unary_unary, stream_stream and so on; options: of gRPC, such as metadata."""
+        call = getattr(self._raw, kind)(f"/hansa.v1.{method}")(*request, **options)
+        self._calls.add(call)
+        return call
 
     async def close(self) -> None:
         """End it and every call on it."""
-        await self.raw.close()
-
-    def call(self, method: str, kind: str) -> Any:
-        """A callable for one method; kind: unary_unary, stream_stream and so on."""
-        return getattr(self.raw, kind)(f"/hansa.v1.{method}")
+        for call in list(self._calls):  # older grpcio does not find those that our own coroutines wait for
+            call.cancel()
+        await self._raw.close()
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -242,14 +247,14 @@ def open_channel(address: str, credentials: Any = None) -> Channel:
 
 def attach(channel: Channel, token: str) -> Stream[FromNode, ToNode]:
     """Open a control stream; what goes wrong is raised by its first `send` or `receive`."""
-    call = channel.call("Control/Attach", "stream_stream")(metadata=_metadata(token))
+    call = channel.start("Control/Attach", "stream_stream", metadata=_metadata(token))
     return Stream(call, encode_from_node, decode_to_node, channel.address)
 
 
 async def assign(channel: Channel, token: str, request: AssignRequest, timeout: float = 30.0) -> Assignment:  # noqa: ASYNC109 - a deadline that travels with the call
     """Ask the controller for a server. timeout: seconds."""
-    method = channel.call("Directory/Assign", "unary_unary")
-    call = method(encode_call(request), metadata=_metadata(token), timeout=timeout)
+    data = encode_call(request)
+    call = channel.start("Directory/Assign", "unary_unary", data, metadata=_metadata(token), timeout=timeout)
     async with _Translated(call, channel.address):
         return decode_call(Assignment, await call)
 
@@ -258,7 +263,7 @@ async def download(
     channel: Channel, token: str, request: DownloadRequest
 ) -> AsyncGenerator[tuple[int, memoryview], None]:
     """Chunks as (offset, data), from the request's offset to the end; resume by a new request."""
-    call = channel.call("Transfer/Download", "unary_stream")(encode_call(request), metadata=_metadata(token))
+    call = channel.start("Transfer/Download", "unary_stream", encode_call(request), metadata=_metadata(token))
     try:
         async for chunk in chunks_of(call, channel.address):
             yield chunk
@@ -270,7 +275,7 @@ async def upload(
     channel: Channel, token: str, name: str, frames: Iterable[bytes] | AsyncIterable[bytes]
 ) -> UploadReply:
     """Send chunk frames (`chunks.split`) of an admitted upload; returns how far the server has come."""
-    call = channel.call("Transfer/Upload", "stream_unary")(metadata=((UPLOAD, name), *_metadata(token)))
+    call = channel.start("Transfer/Upload", "stream_unary", metadata=((UPLOAD, name), *_metadata(token)))
     try:
         async with _Translated(call, channel.address):
             await _send_all(call, frames)
