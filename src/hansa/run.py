@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -116,16 +117,22 @@ def derive_rng(seed: int, purpose: str, *keys: str | int) -> np.random.Generator
 
 def names(group: str) -> list[str]:
     """What is registered in an entry-point group, sorted."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted({point.name for point in _points(group)})
 
 
 def plugin(group: str, name: str) -> Callable[..., Any]:
     """The object registered under a name; raises `ConfigError` that lists the names there are."""
-    found: list[EntryPoint] = [point for point in entry_points(group=group) if point.name == name]
+    found = [point for point in _points(group) if point.name == name]
     if not found:
         raise ConfigError(f"there is no {name!r} in {group}; there is: {', '.join(names(group)) or 'nothing'}")
     loaded: Callable[..., Any] = found[0].load()
     return loaded
+
+
+@cache
+def _points(group: str) -> tuple[EntryPoint, ...]:
+    """What is installed, read once: it takes milliseconds, and a run is resolved for every task."""
+    return tuple(entry_points(group=group))
 
 
 def slots_to_arrays(slots: Mapping[str, Arrays]) -> Arrays:

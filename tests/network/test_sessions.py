@@ -119,7 +119,10 @@ async def test_the_model_trail_leads_from_the_last_model_to_the_seed(app: Path, 
 
 async def test_a_running_session_is_not_started_twice_nor_deleted(app: Path, tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
-        session = await made.start(app, RunSpec(rules=FOUR))
+        session = await made.create(app, RunSpec(rules=FOUR))
+        opened = asyncio.create_task(made.until_event(session, "train.opened"))
+        await made.controller.start_session("default", session.id)
+        await opened
         with pytest.raises(ConflictError, match="running already"):
             await made.controller.start_session("default", session.id)
         with pytest.raises(ConflictError, match="stop it before"):

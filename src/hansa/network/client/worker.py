@@ -19,7 +19,7 @@ from pathlib import Path
 from hansa.app import App, load_app
 from hansa.arrays import Arrays
 from hansa.errors import AppError, HansaError
-from hansa.messages import ClientInfo, Contribution, Kind, Task
+from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
 from hansa.wire import codec, framing
@@ -69,7 +69,7 @@ class Worker:
         self._objects = objects
         self._app: App | None = None
         self._current: _Current | None = None
-        self._runs: dict[str, Run] = {}
+        self._run: Run | None = None
 
     def serve(self) -> None:
         """Answer tasks until the agent is gone."""
@@ -105,7 +105,7 @@ class Worker:
 
     def _answer(self, opened: OpenRound, client: str) -> FromNode:
         app = self._loaded()
-        run = resolve(opened.spec)
+        run = self._resolved(opened.spec)
         model = self._model(opened.model)
         number = opened.key.round
         if client == CENTRAL:
@@ -118,6 +118,12 @@ class Worker:
             if opened.key.kind is Kind.TRAIN
             else _evaluated(opened.key, app, model, task)
         )
+
+    def _resolved(self, spec: RunSpec) -> Run:
+        """The run of the task in hand; most tasks are of the same one."""
+        if self._run is None or self._run.spec != spec:
+            self._run = resolve(spec)
+        return self._run
 
     def _trained(self, opened: OpenRound, run: Run, app: App, model: Arrays, task: Task) -> Offer:
         update = run.train(app, model, task)

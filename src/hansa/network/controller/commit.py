@@ -15,7 +15,7 @@ from hansa.store.ports import MetadataStore, ObjectStore, RoundCommit
 from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, RoundRecord, SessionRecord
 from hansa.wire import codec
 
-__all__ = ["Outcomes", "round_commit", "state_of"]
+__all__ = ["Outcomes", "last_link", "round_commit", "state_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,17 @@ async def state_of(session: SessionRecord, run: Run, store: MetadataStore, objec
     return State(params, session.round, slots)
 
 
-async def round_commit(store: MetadataStore, session: SessionRecord, outcomes: Outcomes) -> RoundCommit:
-    """Everything that the round changes, linked to the round before it."""
+async def last_link(session: SessionRecord, store: MetadataStore) -> str:
+    """The link of the session's newest committed round, empty before the first."""
+    if session.round == 0:
+        return ""
+    return (await store.get(RoundRecord, session.project, f"{session.id}/{session.round}")).link
+
+
+def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> RoundCommit:
+    """Everything that the round changes; previous: the link of the round before it."""
     number, model, state, opened_at = outcomes.number, outcomes.model, outcomes.state, outcomes.opened_at
     now = time.time()
-    previous = ""
-    if number > 1:
-        previous = (await store.get(RoundRecord, session.project, f"{session.id}/{number - 1}")).link
     contributions = tuple(_contributions(session, number, outcomes))
     aggregate, completed = outcomes.aggregate, outcomes.completed
     reports = [(part.metrics, part.num_examples) for part in aggregate.contributions.values()]

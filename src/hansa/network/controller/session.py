@@ -12,7 +12,7 @@ from hansa.arrays import Arrays
 from hansa.errors import HansaError, QuorumNotMetError, RunFailedError
 from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value, merge_metrics
 from hansa.network.combiner.hub import Hub
-from hansa.network.controller.commit import Outcomes, round_commit, state_of
+from hansa.network.controller.commit import Outcomes, last_link, round_commit, state_of
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.phases import Phase, PhasePlan
 from hansa.rounds.events import Abandoned, Accepted, Completed, Event, Failed, NotMet, Progressed, Rejected
@@ -63,6 +63,7 @@ class SessionRunner:
         self._around = around
         self._run: Run = resolve(session.spec)
         self._package: Blob | None = None
+        self._link = ""
         self._phase: Phase | None = None
         self._stopped = ""
         self._tracebacks: dict[str, str] = {}
@@ -115,6 +116,7 @@ class SessionRunner:
 
     async def _rounds(self) -> None:
         state = await state_of(self.session, self._run, self._around.store, self._around.objects)
+        self._link = await last_link(self.session, self._around.store)
         for number in range(self.session.round + 1, self.session.spec.rounds + 1):
             if self._stopped:
                 break
@@ -162,9 +164,9 @@ class SessionRunner:
             state=state_digest,
             opened_at=opened_at,
         )
-        commit = await round_commit(self._around.store, self.session, outcomes)
+        commit = round_commit(self.session, outcomes, self._link)
         await self._around.store.commit_round(commit)
-        self.session = commit.session
+        self.session, self._link = commit.session, commit.round.link
         self._around.journal.notify()
         if self._phase is not None:
             self._close(self._phase, tuple(aggregate.contributions), "")

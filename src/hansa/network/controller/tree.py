@@ -142,7 +142,10 @@ class ProjectTree:
             gone = [record for name in presence.left for record in await self._gone(name, now)]
             events = [
                 *(self._event("client.connected", p.client, f"connected to {p.combiner}") for p in presence.joined),
-                *(self._event("combiner.connected", p.client, f"serves below {p.combiner}") for p in presence.combiners),
+                *(
+                    self._event("combiner.connected", p.client, f"serves below {p.combiner}")
+                    for p in presence.combiners
+                ),
                 *(self._event("node.left", name, "is gone") for name in presence.left),
             ]
             await self._store.put(*records, *combiners, *gone)
