@@ -17,26 +17,41 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
 
-    url: str = Field("http://127.0.0.1:8470", description="REST address of the controller, for CLI and Python client.")
+    url: str = Field(
+        default="http://127.0.0.1:8470", description="REST address of the controller, for CLI and Python client."
+    )
     token: SecretStr | None = Field(
-        None, description="Token of the person or node; else the one that `hansa up` saved."
+        default=None, description="Token of the person or node; else the one that `hansa up` saved."
     )
-    project: str = Field("default", description="Project that commands act in.")
-    data: Path = Field(Path("hansa-data"), description="Folder of a server: database, objects, keys.")
-    store: str = Field("", description="Metadata store as a URL; empty: SQLite in the data folder.")
-    objects: str = Field("", description="Object store as a URL; empty: a folder in the data folder.")
-    host: str = Field("127.0.0.1", description="Address that a server listens on.")
-    port: int = Field(8470, ge=0, le=65535, description="Port of the REST API; 0: any free one.")
-    grpc_port: int = Field(8471, ge=0, le=65535, description="Port for clients and combiners; 0: any free one.")
-    advertise: str = Field("", description="host:port at which nodes reach a server; empty: host and port as bound.")
-    balancer: str = Field("least-loaded", description="How clients are spread: a name of the group hansa.balancers.")
-    slots: int = Field(2, ge=1, le=64, description="Updates that an aggregation server holds in memory at once.")
-    silence: float = Field(15.0, gt=0, description="Seconds without a heartbeat after which a node counts as lost.")
-    work: Path | None = Field(None, description="Folder for a node's models and updates; empty: a temporary one.")
+    project: str = Field(default="default", description="Project that commands act in.")
+    data: Path = Field(default=Path("hansa-data"), description="Folder of a server: database, objects, keys.")
+    store: str = Field(default="", description="Metadata store as a URL; empty: SQLite in the data folder.")
+    objects: str = Field(default="", description="Object store as a URL; empty: a folder in the data folder.")
+    host: str = Field(default="127.0.0.1", description="Address that a server listens on.")
+    port: int = Field(default=8470, ge=0, le=65535, description="Port of the REST API; 0: any free one.")
+    grpc_port: int = Field(default=8471, ge=0, le=65535, description="Port for clients and combiners; 0: any free one.")
+    advertise: str = Field(
+        default="", description="host:port at which nodes reach a server; empty: host and port as bound."
+    )
+    max_upload: int = Field(default=16 << 30, gt=0, description="Bytes that a model uploaded over REST may have.")
+    balancer: str = Field(
+        default="least-loaded", description="How clients are spread: a name of the group hansa.balancers."
+    )
+    slots: int = Field(
+        default=2, ge=1, le=64, description="Updates that an aggregation server holds in memory at once."
+    )
+    silence: float = Field(
+        default=15.0, gt=0, description="Seconds without a heartbeat after which a node counts as lost."
+    )
+    work: Path | None = Field(
+        default=None, description="Folder for a node's models and updates; empty: a temporary one."
+    )
     credentials: Path = Field(
-        Path("~/.config/hansa/credentials.json"), description="Where `hansa up` saves the operator's token."
+        default=Path("~/.config/hansa/credentials.json"), description="Where `hansa up` saves the operator's token."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line shown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line shown."
+    )
 
 
 def environment_for_user_code() -> dict[str, str]:

@@ -1,0 +1,104 @@
+"""The Python client: the nouns and verbs of the REST API and of the command line, for scripts and notebooks."""
+
+from types import TracebackType
+from typing import Self
+
+from hansa.api.credentials import load_credentials
+from hansa.api.documents import from_document
+from hansa.api.nouns import (
+    Clients,
+    Combiners,
+    Events,
+    Metrics,
+    Models,
+    Packages,
+    Projects,
+    Rounds,
+    Tokens,
+)
+from hansa.api.results import Me, ServerInfo
+from hansa.api.sessions import Sessions
+from hansa.api.transport import Transport
+from hansa.errors import AuthenticationError
+from hansa.settings import Settings
+from hansa.wire.tokens import holder
+
+__all__ = ["Client", "connect"]
+
+
+class Client:
+    """One server, as one identity, in one project. `with` closes its connections; so does `close`."""
+
+    def __init__(self, url: str, token: str, project: str) -> None:
+        """url: the server's REST address, for example http://127.0.0.1:8470."""
+        self._transport = Transport(url, token)
+        self.url = self._transport.url
+        self.project = project
+        place = (self._transport, f"/projects/{project}")
+        self.models = Models(*place)
+        self.packages = Packages(*place)
+        self.rounds = Rounds(*place)
+        self.metrics = Metrics(*place)
+        self.events = Events(*place)
+        self.clients = Clients(*place)
+        self.combiners = Combiners(*place)
+        self.tokens = Tokens(*place)
+        self.projects = Projects(*place)
+        self.sessions = Sessions(*place, models=self.models, packages=self.packages, events=self.events)
+
+    def me(self) -> Me:
+        """Whom the server takes the holder of the token for."""
+        return from_document(Me, self._transport.json("GET", "/me"))
+
+    def server(self) -> ServerInfo:
+        """The server's version, uptime and gRPC address."""
+        return from_document(ServerInfo, self._transport.json("GET", "/server"))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Client(url={self.url!r}, project={self.project!r})"
+
+
+def connect(url: str | None = None, token: str | None = None, project: str | None = None) -> Client:
+    """A client of a server.
+
+    ```python
+    client = hansa.connect("http://127.0.0.1:8470", token="…")
+    session = client.sessions.start("app.py", rounds=20)
+    print(client.sessions.wait(session.id).cause)
+    ```
+
+    What is not given comes from the environment (HANSA_URL, HANSA_TOKEN, HANSA_PROJECT), and then from the file that
+    `hansa up` saved. Nothing is sent yet. Raises `AuthenticationError` when there is no token anywhere.
+    """
+    settings = Settings()
+    saved = load_credentials(settings.credentials)
+    given = settings.model_fields_set
+    address = url or (saved.url if saved is not None and "url" not in given else settings.url)
+    secret = token or (settings.token.get_secret_value() if settings.token is not None else "")
+    if not secret and saved is not None and saved.url.rstrip("/") == address.rstrip("/"):
+        secret = saved.token
+    if not secret:
+        raise AuthenticationError(
+            f"there is no token for {address}: give one, set HANSA_TOKEN, or run `hansa up`, which saves one"
+        )
+    return Client(address, secret, project or _project(settings, secret))
+
+
+def _project(settings: Settings, token: str) -> str:
+    """The environment's project, or the one that the token is for."""
+    return settings.project if "project" in settings.model_fields_set else holder(token).project

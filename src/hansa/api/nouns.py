@@ -1,0 +1,305 @@
+"""What a client can name: models, packages, rounds, metrics, events, clients, combiners, tokens and projects."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from blake3 import blake3
+
+from hansa.api.documents import from_document
+from hansa.api.results import IssuedToken, Listing, NewProject
+from hansa.api.transport import Message, Transport
+from hansa.arrays import Arrays
+from hansa.errors import ConnectionFailedError, CorruptionError, InputError, NotFoundError
+from hansa.network.controller.journal import Live
+from hansa.packages import pack
+from hansa.store.records import (
+    ClientRecord,
+    CombinerRecord,
+    ContributionRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    PackageRecord,
+    ProjectRecord,
+    RoundRecord,
+    TokenRecord,
+)
+from hansa.wire import codec
+from hansa.wire.frames import Role
+
+__all__ = [
+    "Clients",
+    "Combiners",
+    "Events",
+    "Listed",
+    "Metrics",
+    "Models",
+    "Noun",
+    "Packages",
+    "Projects",
+    "Rounds",
+    "Tokens",
+]
+
+R = TypeVar("R")
+Filter = str | int | bool | list[str] | None
+"""A column's value, or several of them."""
+
+_PAGE: Final = 1000
+_RETRIES: Final = 6
+_PATIENCE: Final = 5.0
+"""Seconds between two attempts at most."""
+_DIGEST: Final = 64
+"""Characters of a whole digest."""
+
+
+class Noun:
+    """Things of one project, on one server."""
+
+    def __init__(self, transport: Transport, project_path: str) -> None:
+        """project_path: the path of the project, below /api/v1."""
+        self._transport = transport
+        self._path = project_path
+
+
+class Listed(Noun, Generic[R]):
+    """A noun that is listed, and found by id or the beginning of one."""
+
+    _kind: type[R]
+    _name: str
+
+    def list(self, *, limit: int = 100, offset: int = 0, sort: str | None = None, **where: Filter) -> Listing[R]:
+        """A page. sort: a column, with a leading "-" for descending; where: columns and what they must be."""
+        return self._page(f"/{self._name}", limit=limit, offset=offset, sort=sort, **where)
+
+    def all(self, **where: Filter) -> Iterator[R]:
+        """Every one that matches, page by page, oldest first."""
+        offset = 0
+        while True:
+            page = self._page(f"/{self._name}", limit=_PAGE, offset=offset, **where)
+            yield from page
+            offset += len(page)
+            if not page.items or offset >= page.total:
+                return
+
+    def _page(self, path: str, **query: Filter) -> Listing[R]:
+        return listing(self._kind, self._transport.json("GET", self._path + path, query=query))
+
+    def _get(self, path: str) -> R:
+        return from_document(self._kind, self._transport.json("GET", self._path + path))
+
+
+def listing(kind: type[R], document: Mapping[str, Any]) -> Listing[R]:
+    """A page of records."""
+    items = tuple(from_document(kind, item) for item in document.get("items", ()))
+    return Listing(items, int(document.get("total", len(items))), int(document.get("cursor", 0)))
+
+
+class Models(Listed[ModelRecord]):
+    """The model trail. A model is named by its digest, or by a beginning of it that no other model has."""
+
+    _kind = ModelRecord
+    _name = "models"
+
+    def get(self, model: str) -> ModelRecord:
+        """A model."""
+        return self._get(f"/models/{self.digest(model)}")
+
+    def ancestors(self, model: str) -> Listing[ModelRecord]:
+        """What the model was made from, nearest first, back to its seed."""
+        return self._page(f"/models/{self.digest(model)}/ancestors")
+
+    def descendants(self, model: str) -> Listing[ModelRecord]:
+        """What was made from the model, oldest first."""
+        return self._page(f"/models/{self.digest(model)}/descendants")
+
+    def upload(self, model: Arrays | Mapping[str, Any] | bytes | str | Path, name: str = "") -> ModelRecord:
+        """A seed model: arrays, the bytes of a safetensors file, or the path of one."""
+        if isinstance(model, bytes):
+            content = model
+        elif isinstance(model, str | Path):
+            content = _read(Path(model))
+        else:
+            arrays = model if isinstance(model, Arrays) else Arrays(model)
+            content = b"".join(codec.encode(arrays))
+        query = {"name": name or None}
+        return from_document(ModelRecord, self._transport.upload(f"{self._path}/models", content, query))
+
+    def download(self, model: str, path: str | Path | None = None) -> Path:
+        """The safetensors file of a model, checked against its digest; path: by default DIGEST.safetensors here.
+
+        Nothing is left at the path unless the file is whole. Raises `CorruptionError` when it is not what it should be.
+        """
+        digest = self.digest(model)
+        target = Path(path) if path is not None else Path(f"{digest[:12]}.safetensors")
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                self._transport.download(f"{self._path}/models/{digest}/file", file)
+            if blake3(max_threads=blake3.AUTO).update_mmap(partial).hexdigest() != digest:
+                raise CorruptionError(f"what arrived is not model {digest[:12]}…: download it again")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def load(self, model: str) -> Arrays:
+        """The arrays of a model."""
+        with tempfile.TemporaryDirectory(prefix="hansa-model-") as folder:
+            return codec.decode(self.download(model, Path(folder) / "model").read_bytes())
+
+    def digest(self, model: str) -> str:
+        """The whole digest of a model that is named by the beginning of it."""
+        if len(model) == _DIGEST:
+            return model
+        found = {record.id for record in self.all() if record.id.startswith(model)} if model else set()
+        return only(found, "model", model, self._path)
+
+
+class Packages(Listed[PackageRecord]):
+    """User code that sessions ship to clients."""
+
+    _kind = PackageRecord
+    _name = "packages"
+
+    def get(self, package: str) -> PackageRecord:
+        """A package, by its digest."""
+        return self._get(f"/packages/{package}")
+
+    def upload(self, app: str | Path | bytes, name: str = "app") -> PackageRecord:
+        """An app's file or folder, packed; or an archive that `hansa.packages.pack` made."""
+        content = app if isinstance(app, bytes) else pack(app)
+        return from_document(PackageRecord, self._transport.upload(f"{self._path}/packages", content, {"name": name}))
+
+
+class Rounds(Listed[RoundRecord]):
+    """Committed rounds of sessions."""
+
+    _kind = RoundRecord
+    _name = "rounds"
+
+    def get(self, session: str, number: int) -> RoundRecord:
+        """One round of a session. session: its id."""
+        return self._get(f"/sessions/{session}/rounds/{number}")
+
+    def contributions(
+        self, session: str, number: int | None = None, *, limit: int = _PAGE, offset: int = 0, **where: Filter
+    ) -> Listing[ContributionRecord]:
+        """What became of every invited client, in one round or in all. session: its id."""
+        query: dict[str, Filter] = {"round": number, "limit": limit, "offset": offset, **where}
+        path = f"{self._path}/sessions/{session}/contributions"
+        return listing(ContributionRecord, self._transport.json("GET", path, query=query))
+
+
+class Metrics(Listed[MetricRecord]):
+    """Numbers of rounds: of a client, merged over clients (`client=""`), or central (`client="central"`)."""
+
+    _kind = MetricRecord
+    _name = "metrics"
+
+    def validations(self, *, limit: int = _PAGE, offset: int = 0, **where: Filter) -> Listing[MetricRecord]:
+        """Evaluation metrics alone."""
+        return self._page("/validations", limit=limit, offset=offset, **where)
+
+
+class Events(Listed[EventRecord]):
+    """What happened, in order; and what happens now."""
+
+    _kind = EventRecord
+    _name = "events"
+
+    def stream(self, after: int | None = None, session: str | None = None) -> Iterator[EventRecord | Live]:
+        """Stored events after a cursor and then what happens, for ever; a broken connection is taken up by itself.
+
+        after: the id of an event, 0 for all there are; None: only what is new. session: only this session's (its id),
+        and the network's own. Raises `ConnectionFailedError` when the server does not come back.
+        """
+        last = after if after is not None else self.list(limit=1).cursor
+        failures = 0
+        while True:
+            try:
+                query = {"session": session, "after": last}
+                for message in self._transport.stream(f"{self._path}/events/stream", query, last):
+                    failures = 0
+                    last = message.id if message.id is not None else last
+                    yield self._happened(message)
+            except ConnectionFailedError:
+                failures += 1
+                if failures > _RETRIES:
+                    raise
+            time.sleep(min(0.1 * 2**failures, _PATIENCE))
+
+    def _happened(self, message: Message) -> EventRecord | Live:
+        return from_document(Live, message.data) if message.id is None else from_document(EventRecord, message.data)
+
+
+class Clients(Listed[ClientRecord]):
+    """Data owners' clients, connected or not."""
+
+    _kind = ClientRecord
+    _name = "clients"
+
+    def get(self, name: str) -> ClientRecord:
+        """A client, by its name."""
+        return self._get(f"/clients/{name}")
+
+
+class Combiners(Listed[CombinerRecord]):
+    """Aggregation servers, connected or not."""
+
+    _kind = CombinerRecord
+    _name = "combiners"
+
+    def get(self, name: str) -> CombinerRecord:
+        """A combiner, by its name."""
+        return self._get(f"/combiners/{name}")
+
+
+class Tokens(Listed[TokenRecord]):
+    """Tokens that were issued; the tokens themselves are not kept."""
+
+    _kind = TokenRecord
+    _name = "tokens"
+
+    def create(self, name: str, role: Role | str, expires_in: float | None = None) -> IssuedToken:
+        """A token for an identity. role: admin, client or combiner; expires_in: seconds, None for ever."""
+        body = {"name": name, "role": str(role), "expires_in": expires_in}
+        return from_document(IssuedToken, self._transport.json("POST", f"{self._path}/tokens", body=body))
+
+    def revoke(self, token: str) -> TokenRecord:
+        """Refuse a token from now on. token: its id, not the token itself."""
+        return from_document(TokenRecord, self._transport.json("DELETE", f"{self._path}/tokens/{token}"))
+
+
+class Projects(Noun):
+    """Workspaces: the caller's own, and new ones."""
+
+    def list(self) -> Listing[ProjectRecord]:
+        """The projects that the token is for."""
+        return listing(ProjectRecord, self._transport.json("GET", "/projects"))
+
+    def create(self, name: str) -> NewProject:
+        """A new project, with a token for its first admin."""
+        return from_document(NewProject, self._transport.json("POST", "/projects", body={"name": name}))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the model file {path} cannot be read ({error.strerror}): check the path") from error
+
+
+def only(found: set[str], what: str, given: str, place: str) -> str:
+    if len(found) == 1:
+        return found.pop()
+    project = place.rsplit("/", 1)[-1]
+    if not found:
+        raise NotFoundError(f"there is no {what} {given!r} in project {project!r}")
+    shown = ", ".join(sorted(item[:16] for item in found)[:5])
+    raise InputError(f"{given!r} could be {len(found)} {what}s of project {project!r} ({shown} …): give more of the id")

@@ -1,0 +1,176 @@
+"""Sessions as the Python client knows them: started from an app, watched, waited for."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hansa.api.documents import from_document
+from hansa.api.nouns import Events, Listed, Models, Packages, only
+from hansa.api.results import Waiting
+from hansa.api.transport import Transport
+from hansa.app import load_app
+from hansa.errors import InputError, NotFoundError
+from hansa.messages import RunSpec
+from hansa.network.controller.journal import Live
+from hansa.run import resolve, suit
+from hansa.store.documents import spec_to_json
+from hansa.store.records import EventRecord, SessionRecord, SessionState
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from hansa.simulation.runtime import Settings as SpecFields
+
+__all__ = ["Sessions"]
+
+_TERMINAL: Final = frozenset({SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED})
+_ENDS: Final = frozenset({*(f"session.{state}" for state in _TERMINAL), "session.crashed"})
+
+
+class Sessions(Listed[SessionRecord]):
+    """Runs on the network. A session is named by its id, a beginning of it that is unique, or its name."""
+
+    _kind = SessionRecord
+    _name = "sessions"
+
+    def __init__(
+        self, transport: Transport, project_path: str, *, models: Models, packages: Packages, events: Events
+    ) -> None:
+        """models, packages, events: of the same project."""
+        super().__init__(transport, project_path)
+        self._models = models
+        self._packages = packages
+        self._events = events
+
+    def start(
+        self,
+        app: str | Path,
+        spec: RunSpec | None = None,
+        *,
+        package: bool = True,
+        seed_model: str | None = None,
+        **settings: "Unpack[SpecFields]",
+    ) -> SessionRecord:
+        """Create a session of an app and start it.
+
+        Args:
+            app: the path of an app. Its initial model is drawn here, with the run's seed.
+            spec: the run; or give its fields as keywords (`rounds=20, algorithm="fedprox"`), which replace those of it.
+            package: whether the app travels to the clients; else they bring their own code.
+            seed_model: a model of the project to start from, in place of the app's initial model.
+            **settings: fields of `RunSpec`.
+
+        """
+        return self.resume(self.prepare(app, spec, package=package, seed_model=seed_model, **settings).id)
+
+    def prepare(
+        self,
+        app: str | Path,
+        spec: RunSpec | None = None,
+        *,
+        package: bool = True,
+        seed_model: str | None = None,
+        **settings: "Unpack[SpecFields]",
+    ) -> SessionRecord:
+        """What `start` does, without starting."""
+        loaded = load_app(app)
+        wanted = suit(replace(spec or RunSpec(), **settings), loaded)
+        run = resolve(wanted)
+        seed = self._models.digest(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
+        code = self._packages.upload(app, _package_name(Path(app))).id if package else None
+        return self.create(wanted, seed_model=seed, package=code)
+
+    def create(self, spec: RunSpec, *, seed_model: str, package: str | None = None) -> SessionRecord:
+        """A session, not started. seed_model, package: digests of what was uploaded."""
+        document = {name: value for name, value in spec_to_json(spec).items() if name != "project"}
+        body = {"spec": document, "seed_model": seed_model, "package": package}
+        return from_document(SessionRecord, self._transport.json("POST", f"{self._path}/sessions", body=body))
+
+    def get(self, session: str) -> SessionRecord:
+        """A session."""
+        return self._find(session)
+
+    def stop(self, session: str) -> SessionRecord:
+        """Stop a running session; what is committed stays."""
+        return self._act(session, "stop")
+
+    def resume(self, session: str) -> SessionRecord:
+        """Run a session that was created, or goes on after its last committed round."""
+        return self._act(session, "start")
+
+    def delete(self, session: str) -> SessionRecord:
+        """Delete a session that does not run, with its records; returns what it was."""
+        found = self._find(session)
+        self._transport.json("DELETE", f"{self._path}/sessions/{found.id}")
+        return found
+
+    def why(self, session: str) -> Waiting:
+        """What a session waits for."""
+        path = f"{self._path}/sessions/{self._find(session).id}/why"
+        return from_document(Waiting, self._transport.json("GET", path))
+
+    def watch(self, session: str, after: int = 0) -> Iterator[EventRecord | Live]:
+        """The events of a session, stored and live, until it ends; it outlives a broken connection.
+
+        after: the id of an event, to begin after it. A session that was resumed goes on after the end of its first run.
+        """
+        found = self._find(session)
+        last: int | None = None
+        if found.state in _TERMINAL:
+            last = self._end_of(found)
+            if last is None or last <= after:
+                return
+        for happened in self._events.stream(after, found.id):
+            yield happened
+            if isinstance(happened, EventRecord) and happened.kind in _ENDS and self._is_over(happened, last):
+                return
+
+    def wait(self, session: str) -> SessionRecord:
+        """Wait until a session has ended, and return it as it is then; its `cause` says why it ended."""
+        found = self._find(session)
+        for _ in self.watch(found.id):
+            pass
+        return self._find(found.id)
+
+    def _act(self, session: str, verb: str) -> SessionRecord:
+        path = f"{self._path}/sessions/{self._find(session).id}/{verb}"
+        return from_document(SessionRecord, self._transport.json("POST", path))
+
+    def _find(self, session: str) -> SessionRecord:
+        """By id; else by name, else by the beginning of an id."""
+        if not session:
+            raise InputError("name a session: its id, the beginning of one, or its name")
+        for column in ("id", "name"):
+            named = self._page("/sessions", **{column: session})
+            if len(named) == 1:
+                return named[0]
+            if named:
+                only({record.id for record in named}, "session", session, self._path)
+        found = {record.id: record for record in self.all() if record.id.startswith(session)}
+        return found[only(set(found), "session", session, self._path)]
+
+    def _end_of(self, session: SessionRecord) -> int | None:
+        """The event with which a session ended."""
+        ends = self._events.list(session=session.id, kind=sorted(_ENDS), sort="-id", limit=1)
+        return ends[0].id if ends.items else None
+
+    def _is_over(self, event: EventRecord, last: int | None) -> bool:
+        """Whether this end is the session's last: after it may come a resumption, and other events."""
+        if last is not None:
+            return event.id >= last
+        try:
+            now = self._get(f"/sessions/{event.session}")
+        except NotFoundError:
+            return True
+        if event.kind == "session.crashed":
+            return now.started_at is None or now.started_at <= event.at
+        return now.ended_at is not None and now.ended_at <= event.at
+
+
+def _package_name(app: Path) -> str:
+    """A name for a package: of the app's folder where the file has none of its own."""
+    path = app.resolve()
+    name = path.parent.name if path.stem in {"app", "hansa"} else path.stem
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
+    return kept.strip(".-")[:100] or "app"
