@@ -6,6 +6,7 @@ so that it survives a power cut. Several processes may open the same file: they 
 
 import asyncio
 import sqlite3
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,12 +41,11 @@ class SqliteStore(SqlStore):
         with explained("make the directory", self.path.parent):
             await asyncio.to_thread(make_directory, self.path.parent)
         writer = self._engine("BEGIN IMMEDIATE", 1, "synchronous=FULL", "foreign_keys=ON")
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(writer.dispose)
             async with writer.begin() as connection:
                 await connection.run_sync(upgrade)
-        except BaseException:  # whatever stops it, the connection is let go
-            await writer.dispose()
-            raise
+            undo.pop_all()
         return Engines(writer, self._engine("BEGIN", _READERS, "query_only=ON"))
 
     def _engine(self, begin: str, connections: int, *pragmas: str) -> AsyncEngine:
