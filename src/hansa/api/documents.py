@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, Union, cast, get_args, get_origin
 
 from hansa.errors import WireError
 from hansa.messages import RunSpec
@@ -59,8 +59,7 @@ def from_document(kind: type[T], document: Any) -> T:
 
 @lru_cache(maxsize=64)
 def _hints(kind: type[Any]) -> Mapping[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: field.type for field in fields(kind)}
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:

@@ -191,8 +191,8 @@ class Rounds(Listed[RoundRecord]):
         self, session: str, number: int | None = None, *, limit: int = _PAGE, offset: int = 0, **where: Filter
     ) -> Listing[ContributionRecord]:
         """What became of every invited client, in one round or in all. session: its id."""
-        query: dict[str, Filter] = {"round": number, "limit": limit, "offset": offset, **where}
-        path = f"{self._path}/sessions/{session}/contributions"
+        query: dict[str, Filter] = {"session": session, "round": number, "limit": limit, "offset": offset, **where}
+        path = f"{self._path}/contributions"
         return listing(ContributionRecord, self._transport.json("GET", path, query=query))
 
 

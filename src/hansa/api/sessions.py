@@ -62,7 +62,8 @@ class Sessions(Listed[SessionRecord]):
             **settings: fields of `RunSpec`.
 
         """
-        return self.resume(self.prepare(app, spec, package=package, seed_model=seed_model, **settings).id)
+        created = self.prepare(app, spec, package=package, seed_model=seed_model, **settings)
+        return self._act(created.id, "start")
 
     def prepare(
         self,
@@ -97,7 +98,7 @@ class Sessions(Listed[SessionRecord]):
 
     def resume(self, session: str) -> SessionRecord:
         """Run a session that was created, or goes on after its last committed round."""
-        return self._act(session, "start")
+        return self._act(session, "resume")
 
     def delete(self, session: str) -> SessionRecord:
         """Delete a session that does not run, with its records; returns what it was."""

@@ -1,5 +1,6 @@
 """The control plane as one object: what the REST API, and nothing else, drives."""
 
+import asyncio
 import tempfile
 import time
 import uuid
@@ -88,6 +89,11 @@ class Controller:
         await self.journal.aclose()
         self._scratch.cleanup()
 
+    @property
+    def address(self) -> str:
+        """host:port at which nodes reach the root."""
+        return self._address
+
     def tree(self, project: str) -> ProjectTree:
         """A project's network."""
         if project not in self._trees:
@@ -150,9 +156,9 @@ class Controller:
 
     # ── models and packages ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def add_model(self, project: str, file: bytes, name: str = "") -> ModelRecord:
+    async def add_model(self, project: str, file: bytes | memoryview, name: str = "") -> ModelRecord:
         """A seed model, as a safetensors file; raises `WireError` when it is none."""
-        arrays = codec.decode(file)
+        arrays = await asyncio.to_thread(codec.decode, file)
         digest = await self.objects.put(codec.encode(arrays))
         record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
         await self.store.put(record)
@@ -161,7 +167,7 @@ class Controller:
     async def add_package(self, project: str, archive: bytes, name: str) -> PackageRecord:
         """User code for sessions; raises `AppError` when it cannot be unpacked safely."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
-            unpack(archive, Path(folder))
+            await asyncio.to_thread(unpack, archive, Path(folder))
         digest = await self.objects.put([archive])
         record = PackageRecord(digest, project, _name(name, "package"), len(archive), time.time())
         await self.store.put(record)
@@ -200,8 +206,10 @@ class Controller:
             raise ConflictError(
                 f"session {session.name} has finished its {session.spec.rounds} rounds; start a new one from its model"
             )
-        self.tree(project).start(session)
-        return replace(session, state=SessionState.RUNNING)
+        tree = self.tree(project)
+        tree.start(session)
+        await tree.under_way(session_id)
+        return await self.store.get(SessionRecord, project, session_id)
 
     async def stop_session(self, project: str, session_id: str, who: str) -> SessionRecord:
         """Stop a running session; what is committed stays, and it can be resumed."""

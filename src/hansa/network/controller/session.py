@@ -61,6 +61,8 @@ class SessionRunner:
         """session: as stored."""
         self.session = session
         self._around = around
+        self.under_way = asyncio.Event()
+        """Set when the session is stored as running."""
         self._run: Run = resolve(session.spec)
         self._package: Blob | None = None
         self._link = ""
@@ -73,6 +75,7 @@ class SessionRunner:
         """Run to the end; returns the session as it is then."""
         started = replace(self.session, state=SessionState.RUNNING, started_at=time.time(), cause="", ended_at=None)
         await self._note(started, "session.started", f"{started.name} goes on after round {started.round}")
+        self.under_way.set()
         try:
             if self.session.package is not None:
                 self._package = Blob(self.session.package, await self._around.objects.size(self.session.package))

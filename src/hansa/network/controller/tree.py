@@ -67,6 +67,15 @@ class ProjectTree:
         task.add_done_callback(lambda done: self._ended(session.id, done))
         return task
 
+    async def under_way(self, session: str) -> None:
+        """Wait until a session that was started is stored as running, or has ended."""
+        runner, task = self._runners.get(session), self._tasks.get(session)
+        if runner is None or task is None:
+            return
+        noted = asyncio.create_task(runner.under_way.wait())
+        await asyncio.wait([noted, task], return_when=asyncio.FIRST_COMPLETED)
+        noted.cancel()
+
     async def stop(self, session: str, cause: str) -> None:
         """Stop a running session and wait until it has; raises `ConflictError` when it does not run."""
         if session not in self._runners:

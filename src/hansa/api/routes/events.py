@@ -1,0 +1,155 @@
+"""Events: what happened, as a list, and what happens, as server-sent events that can be taken up after a break."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi import Query as QueryParameter
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hansa.api.answers import RefusedError
+from hansa.api.documents import to_document
+from hansa.api.guard import Limits, caller
+from hansa.api.routes.lists import Cursors, list_endpoint, list_shape
+from hansa.api.shapes import EventShape
+from hansa.errors import AuthenticationError, ConflictError
+from hansa.network.controller.controller import Controller
+from hansa.network.controller.journal import Live
+from hansa.store.records import EventRecord, SessionRecord
+from hansa.wire.tokens import Identity
+
+__all__ = ["EventRoutes"]
+
+_PULSE: Final = 15.0
+"""Seconds after which a silent stream says that it is alive, and looks whether its token still holds."""
+_TOO_MANY: Final = 429
+_LARGEST: Final = 2**63 - 1
+_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Stored events with their ids; live ones as `event: live`, without an id",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+After = Annotated[
+    int | None,
+    QueryParameter(ge=0, le=_LARGEST, description="An event's id: everything after it; absent: only what is new."),
+]
+Resumed = Annotated[
+    int | None, Header(ge=0, le=_LARGEST, description="The last id that was received; it wins over `after`.")
+]
+Session = Annotated[str, QueryParameter(description="Only this session's events, and the network's own.")]
+
+
+class EventRoutes:
+    """The journal over HTTP."""
+
+    def __init__(self, controller: Controller, cursors: Cursors, limits: Limits, closing: asyncio.Event) -> None:
+        """closing: set when the server ends, and every stream with it."""
+        self._controller = controller
+        self._cursors = cursors
+        self._limits = limits
+        self._closing = closing
+        self._open: Counter[str] = Counter()
+
+    def add(self, router: APIRouter) -> None:
+        """Add the routes."""
+        endpoint = list_endpoint(EventRecord, self._controller.store, self._cursors)
+        shape = list_shape(EventShape)
+        about = "What happened in the project, oldest first."
+        router.add_api_route("/events", endpoint, response_model=shape, name="list_events", description=about)
+        router.add_api_route("/events/stream", self.stream_events, responses=_STREAM, response_class=Response)
+
+    async def stream_events(  # noqa: PLR0917 - the framework fills them in by name
+        self,
+        project: str,
+        request: Request,
+        me: Annotated[Identity, Depends(caller)],
+        after: After = None,
+        session: Session = "",
+        last_event_id: Resumed = None,
+    ) -> Response:
+        """What happens, as server-sent events; a browser's EventSource takes it up by itself after a break.
+
+        Stored events come in order, without a gap, each with its id. Live items (`event: live`: progress, log lines)
+        have none and are not kept. A list's `cursor` is the `after` that follows it.
+        """
+        if self._open.total() >= self._limits.streams or self._open[me.token_id] >= self._limits.streams_of_one:
+            raise RefusedError(
+                ConflictError("too many event streams are open: close one, or share one between tabs"), _TOO_MANY
+            )
+        if session:
+            await self._controller.store.get(SessionRecord, project, session)
+        start = last_event_id if last_event_id is not None else after
+        if start is None:
+            start = await self._cursors.newest(project)
+        token = request.headers["authorization"].partition(" ")[2].strip()
+        return _EventStream(self, me, token, self._controller.journal.follow(project, start, session))
+
+    async def run(self, stream: "_EventStream", receive: Receive, send: Send) -> None:
+        """Send a stream until its reader has gone, its token no longer holds, or the server ends."""
+        self._open[stream.identity.token_id] += 1
+        ends = [asyncio.create_task(self._closing.wait()), asyncio.create_task(_gone(receive))]
+        pending = asyncio.ensure_future(anext(stream.source))
+        try:
+            await _send(send, "retry: 1000\n\n")
+            while True:
+                await asyncio.wait([pending, *ends], timeout=_PULSE, return_when=asyncio.FIRST_COMPLETED)
+                if any(end.done() for end in ends) or not self._holds(stream.token):
+                    break
+                if pending.done():
+                    await _send(send, _frame(pending.result()))
+                    pending = asyncio.ensure_future(anext(stream.source))
+                else:
+                    await _send(send, ": still here\n\n")
+        finally:
+            self._open[stream.identity.token_id] -= 1
+            for task in (pending, *ends):
+                task.cancel()
+            await asyncio.gather(pending, *ends, return_exceptions=True)
+            await stream.source.aclose()
+
+    def _holds(self, token: str) -> bool:
+        with suppress(AuthenticationError):
+            self._controller.verify(token)
+            return True
+        return False
+
+
+class _EventStream(Response):
+    """A response that is the stream itself, and knows when its reader has gone."""
+
+    def __init__(self, routes: EventRoutes, identity: Identity, token: str, source: AsyncIterator[Any]) -> None:
+        super().__init__(
+            media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        del self.headers["content-length"]
+        self.identity = identity
+        self.token = token
+        self.source: Any = source
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await self._routes.run(self, receive, send)
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _frame(happened: EventRecord | Live) -> str:
+    data = json.dumps(to_document(happened), ensure_ascii=True, separators=(",", ":"))
+    head = f"id: {happened.id}\n" if isinstance(happened, EventRecord) else "event: live\n"
+    return f"{head}data: {data}\n\n"
+
+
+async def _send(send: Send, text: str) -> None:
+    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

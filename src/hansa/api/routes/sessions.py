@@ -1,0 +1,150 @@
+"""Sessions and what they leave behind: rounds, contributions, metrics."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Response
+
+from hansa.api.documents import to_document
+from hansa.api.guard import caller
+from hansa.api.results import Waiting
+from hansa.api.routes.lists import Cursors, list_endpoint, list_shape
+from hansa.api.shapes import (
+    ContributionShape,
+    MetricShape,
+    NewSession,
+    RoundShape,
+    SessionShape,
+    WaitingShape,
+)
+from hansa.errors import ConfigError, NotFoundError
+from hansa.messages import RunSpec
+from hansa.network.controller.controller import Controller
+from hansa.rounds.why import Why
+from hansa.store.documents import spec_from_json
+from hansa.store.ports import Query
+from hansa.store.records import ContributionRecord, MetricRecord, RoundRecord, SessionRecord, SessionState
+from hansa.wire.tokens import Identity
+
+__all__ = ["SessionRoutes"]
+
+_LARGEST = 2**63 - 1
+
+
+class SessionRoutes:
+    """Create, run, watch and delete sessions."""
+
+    def __init__(self, controller: Controller, cursors: Cursors) -> None:
+        """controller: drives the sessions."""
+        self._controller = controller
+        self._cursors = cursors
+
+    def add(self, router: APIRouter) -> None:
+        """Add the routes."""
+        store = self._controller.store
+        one = "/sessions/{session}"
+        add = router.add_api_route
+        add(
+            "/sessions",
+            list_endpoint(SessionRecord, store, self._cursors),
+            response_model=list_shape(SessionShape),
+            name="list_sessions",
+            description="The project's sessions.",
+        )
+        add("/sessions", self.create_session, methods=["POST"], status_code=201, response_model=SessionShape)
+        add(one, self.get_session, response_model=SessionShape)
+        add(one, self.delete_session, methods=["DELETE"], status_code=204, response_class=Response)
+        add(f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
+        add(f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
+        add(f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
+        add(f"{one}/why", self.why_session_waits, response_model=WaitingShape)
+        add(f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
+        for path, kind, shape, fixed, about in (
+            ("/rounds", RoundRecord, RoundShape, {}, "Committed rounds of the project's sessions."),
+            ("/contributions", ContributionRecord, ContributionShape, {}, "What became of every invited client."),
+            ("/metrics", MetricRecord, MetricShape, {}, "Numbers of rounds: of clients, merged over them, central."),
+            (
+                "/validations",
+                MetricRecord,
+                MetricShape,
+                {"kind": "evaluate"},
+                "Evaluation metrics, by round and client.",
+            ),
+        ):
+            endpoint = list_endpoint(kind, store, self._cursors, fixed)
+            add(path, endpoint, response_model=list_shape(shape), name=f"list_{path[1:]}", description=about)
+
+    async def create_session(self, project: str, body: NewSession) -> dict[str, Any]:
+        """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
+        created = await self._controller.create_session(
+            project, _spec(body, project), seed_model=body.seed_model, package=body.package
+        )
+        return _document(created)
+
+    async def get_session(self, project: str, session: str) -> dict[str, Any]:
+        """A session."""
+        return _document(await self._controller.store.get(SessionRecord, project, session))
+
+    async def delete_session(self, project: str, session: str) -> Response:
+        """Delete a session that does not run, with its rounds, metrics, events and model records."""
+        await self._controller.delete_session(project, session)
+        return Response(status_code=204)
+
+    async def start_session(self, project: str, session: str) -> dict[str, Any]:
+        """Run a session that was created, failed or was stopped."""
+        return _document(await self._controller.start_session(project, session))
+
+    async def resume_session(self, project: str, session: str) -> dict[str, Any]:
+        """Go on after the last committed round: the same as to start a session that has run before."""
+        return _document(await self._controller.start_session(project, session))
+
+    async def stop_session(
+        self, project: str, session: str, me: Annotated[Identity, Depends(caller)]
+    ) -> dict[str, Any]:
+        """Stop a running session; what is committed stays, and it can be resumed."""
+        return _document(await self._controller.stop_session(project, session, me.name))
+
+    async def why_session_waits(self, project: str, session: str) -> dict[str, Any]:
+        """What a session waits for: who is late, and when their leases end."""
+        phase = await self._controller.why(project, session)
+        found = await self._controller.store.get(SessionRecord, project, session)
+        document: dict[str, Any] = to_document(Waiting(found.id, found.state, _sentence(found, phase), phase))
+        return document
+
+    async def get_round(self, project: str, session: str, number: int) -> dict[str, Any]:
+        """A committed round of a session."""
+        store = self._controller.store
+        await store.get(SessionRecord, project, session)
+        if not 0 <= number <= _LARGEST:
+            raise NotFoundError(f"session {session} has no round {number}")
+        page = await store.list(RoundRecord, Query(project, {"session": session, "number": number}, limit=1))
+        if not page.items:
+            raise NotFoundError(f"session {session} has no round {number} (yet)")
+        document: dict[str, Any] = to_document(page.items[0])
+        return document
+
+
+def _document(session: SessionRecord) -> dict[str, Any]:
+    document: dict[str, Any] = to_document(session)
+    return document
+
+
+def _spec(body: NewSession, project: str) -> RunSpec:
+    """The run that a request describes; raises `ConfigError` for a value that only a newer hansa knows."""
+    if body.spec.project not in {None, project}:
+        raise ConfigError(f"spec.project is {body.spec.project!r}, but the path is that of project {project!r}")
+    try:
+        return spec_from_json(body.spec.model_dump(exclude_unset=True) | {"project": project})
+    except ValueError as error:
+        raise ConfigError(f"spec holds a value that cannot be read: {error}") from error
+
+
+def _sentence(session: SessionRecord, phase: Why | None) -> str:
+    if phase is not None:
+        return str(phase)
+    match session.state:
+        case SessionState.CREATED:
+            return f"session {session.name} was created and waits to be started"
+        case SessionState.RUNNING:
+            return f"session {session.name} is between rounds; {session.round} are committed"
+        case SessionState.FINISHED | SessionState.FAILED | SessionState.STOPPED:
+            return f"session {session.name} waits for nothing: it is {session.state}, {session.cause}"

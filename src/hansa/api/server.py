@@ -1,0 +1,262 @@
+"""The REST server: an application over a controller, and the one process that serves it and the nodes' gRPC port."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import structlog
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+
+import hansa
+from hansa.api import answers
+from hansa.api.guard import ROOT, Guard, Limits
+from hansa.api.problems import MEDIA_TYPE
+from hansa.api.routes.events import EventRoutes
+from hansa.api.routes.lists import Cursors
+from hansa.api.routes.models import ModelRoutes, PackageRoutes
+from hansa.api.routes.network import NetworkRoutes, ServerRoutes
+from hansa.api.routes.sessions import SessionRoutes
+from hansa.api.shapes import ProblemShape
+from hansa.errors import InputError
+from hansa.network.controller.controller import Controller
+from hansa.network.controller.server import ControllerServer
+from hansa.settings import Settings
+
+__all__ = ["ApiServer", "create_app", "openapi", "serve"]
+
+_log = structlog.get_logger(__name__)
+
+_GRACE: Final = 5
+"""Seconds that requests under way have when the server ends."""
+_PROJECT: Final = "/projects/{project}"
+_REFUSALS: Final = {
+    401: "No token, or one that does not hold",
+    403: "The token's role may not do this",
+    404: "There is no such thing in this project",
+    409: "The state forbids it",
+    413: "The body is too large",
+    422: "The request cannot be used",
+}
+_REFUSED: Final = frozenset(str(status) for status in _REFUSALS)
+
+
+def create_app(
+    controller: Controller, *, limits: Limits | None = None, closing: asyncio.Event | None = None
+) -> FastAPI:
+    """The ASGI application, which starts and stops nothing. closing: set it to end the event streams."""
+    bounds = limits or Limits()
+    app = _Application(
+        title="hansa",
+        version=hansa.__version__,
+        summary="Federated learning: sessions, models, and the network that trains them.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{ROOT}/openapi.json",
+        generate_unique_id_function=_operation,
+    )
+    cursors = Cursors(controller.store)
+    bearer = HTTPBearer(description="`Authorization: Bearer TOKEN`, an admin's token.", auto_error=False)
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ProblemShape, "description": about} for status, about in _REFUSALS.items()
+    }
+    top = APIRouter(prefix=ROOT, dependencies=[Depends(bearer)], responses=responses)
+    for tag, prefix, routes in (
+        ("server", "", ServerRoutes(controller, cursors)),
+        ("sessions", _PROJECT, SessionRoutes(controller, cursors)),
+        ("models", _PROJECT, ModelRoutes(controller, cursors, bounds)),
+        ("packages", _PROJECT, PackageRoutes(controller, cursors)),
+        ("events", _PROJECT, EventRoutes(controller, cursors, bounds, closing or asyncio.Event())),
+        ("network", _PROJECT, NetworkRoutes(controller, cursors)),
+    ):
+        router = APIRouter(prefix=prefix, tags=[tag])
+        routes.add(router)
+        top.include_router(router)
+    app.include_router(top)
+    app.add_api_route("/healthz", healthz, response_class=PlainTextResponse, tags=["server"])
+    answers.install(app)
+    app.add_middleware(Guard, controller=controller, limits=bounds)
+    return app
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document of the API, without a server."""
+    return create_app(cast("Controller", _Nobody())).openapi()
+
+
+class _Application(FastAPI):
+    """Documents problems with the media type that they have."""
+
+    def openapi(self) -> dict[str, Any]:
+        made = super().openapi()
+        for item in made["paths"].values():
+            for operation in item.values():
+                for status, response in operation["responses"].items():
+                    content = response.get("content", {})
+                    if status in _REFUSED and "application/json" in content:
+                        content[MEDIA_TYPE] = content.pop("application/json")
+        return made
+
+
+class _Nobody:
+    """In the place of a controller, where the routes are described and not run."""
+
+    store: Any = None
+
+
+async def healthz() -> str:
+    """Whether the server answers: `ok`. The one route without a token."""
+    return "ok"
+
+
+def _operation(route: APIRoute) -> str:
+    return route.name
+
+
+# ── one process ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class ApiServer:
+    """The REST API and the nodes' gRPC port, open; `aclose` closes them."""
+
+    url: str
+    """Of the REST API."""
+    control: ControllerServer
+    _server: "_Uvicorn"
+    _serving: "asyncio.Task[None]"
+    _closing: asyncio.Event
+
+    @property
+    def controller(self) -> Controller:
+        """The control plane."""
+        return self.control.controller
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port that nodes join."""
+        return self.control.address
+
+    @classmethod
+    async def open(cls, settings: Settings) -> "ApiServer":
+        """Bind both ports, open the stores, take up running sessions; raises `InputError` that says what to change."""
+        listener = _listen(settings.host, settings.port)
+        try:
+            control = await ControllerServer.open(settings)
+        except BaseException:
+            listener.close()
+            raise
+        closing = asyncio.Event()
+        limits = Limits(model=settings.max_upload, spool=settings.data)
+        app = create_app(control.controller, limits=limits, closing=closing)
+        server = _Uvicorn(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE,
+            )
+        )
+        serving = asyncio.create_task(server.serve([listener]), name="REST API")
+        ready = asyncio.create_task(server.ready.wait())
+        await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        return cls(f"http://{shown}:{port}", control, server, serving, closing)
+
+    async def wait(self) -> None:
+        """Until the REST API ends by itself, which it does only when something is badly wrong."""
+        await asyncio.shield(self._serving)
+
+    async def aclose(self) -> None:
+        """End the event streams, let requests finish for a moment, and leave the sessions as they are."""
+        self._closing.set()
+        self._server.should_exit = True
+        try:
+            await self._serving
+        finally:
+            await self.control.aclose()
+
+
+async def serve(settings: Settings, on_ready: Callable[[ApiServer], Awaitable[None]] | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM; then leave nothing half-written. on_ready: called when it can be reached."""
+    stop = asyncio.Event()
+    with _signals(stop):
+        server = await ApiServer.open(settings)
+        try:
+            if on_ready is not None:
+                await on_ready(server)
+            stopped, broken = asyncio.create_task(stop.wait()), asyncio.create_task(server.wait())
+            await asyncio.wait([stopped, broken], return_when=asyncio.FIRST_COMPLETED)
+            for task in (stopped, broken):
+                task.cancel()
+            await asyncio.gather(stopped, broken, return_exceptions=True)
+        finally:
+            await server.aclose()
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn within our event loop: it says when it listens, and leaves the signals to us."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set the event, where this thread may ask for them."""
+    loop = asyncio.get_running_loop()
+    taken: list[signal.Signals] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread, or Windows
+            loop.add_signal_handler(number, stop.set)
+            taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket; raises `InputError` that names host and port."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InputError(f"the REST API cannot listen on {host!r} ({error.strerror}): set HANSA_HOST") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"the REST API cannot listen on {host}:{port} ({error.strerror}): stop the program that uses the port, or "
+            "choose another with HANSA_PORT or --port (0 takes a free one)"
+        ) from error
+    return listener

@@ -1,0 +1,68 @@
+"""A server in a thread."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from federation import Federation
+
+from hansa.api.client import Client
+from hansa.api.server import ApiServer
+from hansa.settings import Settings
+from hansa.wire.frames import Role
+
+T = TypeVar("T")
+
+
+class Served:
+    """A whole server in a thread with an event loop of its own, so that the synchronous client can be used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self.server: ApiServer = self.run(self.opened())
+        self.nodes: Federation = Federation(self.server.control, folder)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+
+    async def opened(self, port: int = 0) -> ApiServer:
+        settings = Settings(data=self.folder / "controller", port=port, grpc_port=0, silence=5.0)
+        return await ApiServer.open(settings)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def token(self, role: Role = Role.ADMIN, project: str = "default", name: str = "ada") -> str:
+        return self.run(self.server.controller.issue_token(project, name, role))[0]
+
+    def http(self, token: str = "") -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+
+    def client(self, project: str = "default", token: str = "") -> Client:
+        return Client(self.url, token or self.token(project=project), project)
+
+    def restart(self) -> None:
+        """End the server, and start another on the same REST port and data."""
+        port = int(self.url.rsplit(":", 1)[1])
+        self.run(self.server.aclose())
+        self.server = self.run(self.opened(port))
+        self.nodes.server = self.server.control
+
+    def close(self) -> None:
+        async def everything() -> None:
+            for name in list(self.nodes.nodes):
+                await self.nodes.leave(name)
+            await self.server.aclose()
+
+        self.run(everything())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
