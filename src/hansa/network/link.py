@@ -15,14 +15,26 @@ import structlog
 from blake3 import blake3
 
 from hansa.errors import (
-    ConflictError,
+    AuthenticationError,
     ConnectionFailedError,
-    NotFoundError,
+    HansaError,
+    InputError,
+    PermissionDeniedError,
     WireError,
 )
 from hansa.wire import channel, chunks
 from hansa.wire.calls import AssignRequest, DownloadRequest
-from hansa.wire.frames import Blob, FromNode, Heartbeat, Hello, Redirect, ToNode, Welcome
+from hansa.wire.frames import (
+    Blob,
+    FromNode,
+    Heartbeat,
+    Hello,
+    LogLine,
+    Progress,
+    Redirect,
+    ToNode,
+    Welcome,
+)
 
 __all__ = ["Backoff", "Link", "Node"]
 
@@ -30,6 +42,9 @@ _log = structlog.get_logger(__name__)
 
 _FIRST_WAIT = 0.1
 _LONGEST_WAIT = 5.0
+
+_BACKLOG = 1000
+"""Frames that wait to be sent; beyond, what only tells how things go (progress, printed lines) is left out."""
 
 
 class Node(Protocol):
@@ -92,18 +107,21 @@ class Link:
 
     def send(self, frame: FromNode) -> None:
         """Queue a frame; while there is no stream it is dropped: the parent asks again after a reconnect."""
-        if self._outbox is not None:
-            self._outbox.put_nowait(frame)
+        if self._outbox is None or (self._outbox.qsize() >= _BACKLOG and isinstance(frame, Progress | LogLine)):
+            return
+        self._outbox.put_nowait(frame)
 
     async def run(self) -> None:
         """Stay attached. Returns when the parent dismisses the node for good.
 
-        Raises `AuthenticationError` and `PermissionDeniedError`, which waiting does not mend.
+        Raises `AuthenticationError`, `PermissionDeniedError` and `InputError`, which waiting does not mend.
         """
         while True:
             try:
                 dismissed = await self._attach_once()
-            except (ConnectionFailedError, NotFoundError, ConflictError, WireError) as error:
+            except (AuthenticationError, PermissionDeniedError, InputError):
+                raise
+            except HansaError as error:
                 why = str(error)
             else:
                 if dismissed.final:
@@ -156,7 +174,10 @@ class Link:
             assignment = await channel.assign(controller, self._token, request)
         finally:
             await controller.close()
-        self._channel = channel.open_channel(assignment.address or self._join)
+        try:
+            self._channel = channel.open_channel(assignment.address or self._join)
+        except InputError as error:
+            raise ConnectionFailedError(f"{assignment.node} has told the controller no address: {error}") from error
         try:
             return await self._converse(self._channel)
         finally:
@@ -214,9 +235,13 @@ class Link:
 
 
 async def _write(stream: channel.Stream[FromNode, ToNode], outbox: "asyncio.Queue[FromNode]") -> None:
-    with suppress(ConnectionFailedError):  # whoever reads the stream is told
+    with suppress(HansaError):  # whoever reads the stream is told
         while True:
-            await stream.send(await outbox.get())
+            frame = await outbox.get()
+            try:
+                await stream.send(frame)
+            except WireError as error:  # this frame cannot be sent; those after it can
+                _log.error("a frame was left out", frame=type(frame).__name__, why=str(error))
 
 
 async def _beat(outbox: "asyncio.Queue[FromNode]", every: float) -> None:

@@ -21,11 +21,9 @@ class Blobs:
         self._tasks: OrderedDict[str, asyncio.Task[memoryview]] = OrderedDict()
 
     def want(self, blob: Blob) -> None:
-        """A phase needs this object: begin to fetch it."""
+        """A phase needs this object: begin to fetch it, unless it is here or on its way."""
         self._needed[blob.digest] = self._needed.get(blob.digest, 0) + 1
-        task = self._tasks.get(blob.digest)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            self._tasks[blob.digest] = asyncio.create_task(self._fetched(blob))
+        self._begin(blob)
         self._tasks.move_to_end(blob.digest)
 
     def release(self, blob: Blob) -> None:
@@ -38,17 +36,25 @@ class Blobs:
             self._tasks.pop(digest).cancel()
 
     async def get(self, digest: str) -> memoryview:
-        """The bytes; raises `NotFoundError` unless a phase here has asked for them."""
+        """The bytes; raises `NotFoundError` unless a phase here has asked for them, else what the fetch raised."""
         task = self._tasks.get(digest)
         if task is None:
             raise NotFoundError(f"the object {digest[:12]}… is not needed by any round that is open here")
-        return await asyncio.shield(task)
+        await asyncio.wait([task])  # a waiter that is cancelled leaves the fetch to the others
+        if task.cancelled():
+            raise NotFoundError(f"the object {digest[:12]}… was given up: the round that needed it is over")
+        return task.result()
 
     async def aclose(self) -> None:
         """Stop fetching."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _begin(self, blob: Blob) -> None:
+        task = self._tasks.get(blob.digest)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            self._tasks[blob.digest] = asyncio.create_task(self._fetched(blob))
 
     async def _fetched(self, blob: Blob) -> memoryview:
         return memoryview(blob.inline) if blob.size == len(blob.inline) else await self._fetch(blob)

@@ -3,10 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hansa.errors import ConflictError
-from hansa.wire.frames import Hello, Presence, Present, Role, ToNode
+from hansa.errors import ConflictError, PermissionDeniedError
+from hansa.wire.frames import CENTRAL, Hello, Presence, Present, Role, ToNode
 
 __all__ = ["Child", "Children"]
+
+_OWN_LABELS = frozenset({"address", "version"})
+"""Labels that say where a combiner is reached and what a node runs: a node cannot set them as it likes."""
+
+_RESERVED = frozenset({CENTRAL, "root"})
+"""Names of the controller's own; see `Controller.issue_token`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,64 +46,69 @@ class Children:
     _through: dict[str, str] = field(default_factory=dict)
     """Client or combiner anywhere below → the child that leads to it."""
     _known: dict[str, Present] = field(default_factory=dict)
+    _combiners: set[str] = field(default_factory=set)
+    """Who of the known is a combiner: by role, never by what a label says."""
 
-    def join(self, child: Child) -> Presence:
-        """A stream has said hello; raises `ConflictError` while another process holds its name."""
+    def held(self, child: Child) -> Child | None:
+        """The stream that a new one of the same name replaces; raises `ConflictError` for another living process."""
         held = self.streams.get(child.name)
-        if held is not None:
+        if held is not None and held.hello.instance != child.hello.instance:
             silent = child.last_heard - held.last_heard
-            if held.hello.instance != child.hello.instance and silent < self.lease:
+            if silent < self.lease:
                 raise ConflictError(
                     f"{child.name} is connected already, from another process: stop that one, or give this one a "
                     f"token of its own (a name is free {self.lease:.0f} seconds after its process falls silent)"
                 )
-            held.close("the same node has connected again")
+        return held
+
+    def join(self, child: Child) -> Presence:
+        """A stream has said hello. Whoever was known by another way is reported as left, and as joined."""
+        is_combiner = child.role is Role.COMBINER
+        labels = {key: value for key, value in child.hello.labels.items() if key not in _OWN_LABELS}
+        labels |= {"version": child.hello.version} | ({"address": child.hello.address} if is_combiner else {})
+        present = Present(child.name, labels, self.server)
+        left = self._forget((child.name,))
         self.streams[child.name] = child
-        address = {"address": child.hello.address} if child.role is Role.COMBINER else {}
-        version = {"version": child.hello.version}
-        present = Present(child.name, {**child.hello.labels, **version, **address}, self.server)
-        self._through[child.name] = child.name
-        self._known[child.name] = present
-        return Presence(combiners=(present,)) if child.role is Role.COMBINER else Presence(joined=(present,))
+        self._remember(child, (present,), is_combiner)
+        return Presence((), left, (present,)) if is_combiner else Presence((present,), left)
 
     def leave(self, child: Child) -> Presence | None:
         """A stream has ended: everything behind it is gone. None when a newer stream has taken its place."""
         if self.streams.get(child.name) is not child:
             return None
         del self.streams[child.name]
-        gone = tuple(name for name, through in self._through.items() if through == child.name)
-        for name in gone:
-            del self._through[name]
-            del self._known[name]
-        return Presence(left=gone)
+        return Presence(left=self._forget(name for name, through in self._through.items() if through == child.name))
 
     def relay(self, child: Child, presence: Presence) -> Presence:
-        """What a combiner below says of its own children; returns what the parent of this server must know of it."""
-        for present in (*presence.combiners, *presence.joined):
-            self._through[present.client] = child.name
-            self._known[present.client] = present
-        gone = tuple(name for name in presence.left if self._through.get(name) == child.name)
-        for name in gone:
-            del self._through[name]
-            del self._known[name]
-        return Presence(presence.joined, gone, presence.combiners)
+        """What a combiner below says of its own children; returns what the parent of this server must know of it.
+
+        Raises `PermissionDeniedError` when it speaks of itself or of those above it.
+        """
+        came = (*presence.combiners, *presence.joined)
+        odd = {present.client for present in came} & {child.name, self.server, *_RESERVED}
+        if odd:
+            raise PermissionDeniedError(f"{child.name} cannot have {sorted(odd)} below it")
+        left = self._forget(name for name in presence.left if self._through.get(name) == child.name)
+        moved = self._forget(present.client for present in came)
+        self._remember(child, presence.combiners, are_combiners=True)
+        self._remember(child, presence.joined, are_combiners=False)
+        return Presence(presence.joined, (*left, *moved), presence.combiners)
 
     def everyone(self) -> Presence:
         """All that is below now: what a combiner tells a parent that it has just joined."""
-        combiners = {name for name, present in self._known.items() if "address" in present.labels}
         return Presence(
-            joined=tuple(present for name, present in self._known.items() if name not in combiners),
-            combiners=tuple(self._known[name] for name in self._known if name in combiners),
+            joined=tuple(present for name, present in self._known.items() if name not in self._combiners),
+            combiners=tuple(present for name, present in self._known.items() if name in self._combiners),
         )
 
     def route(self, names: Iterable[str]) -> Mapping[Child, tuple[str, ...]]:
         """The streams that lead to these names, each with its names; names that are not below are left out."""
-        routes: dict[Child, tuple[str, ...]] = {}
+        routes: dict[Child, list[str]] = {}
         for name in names:
             child = self.streams.get(self._through.get(name, ""))
             if child is not None:
-                routes[child] = (*routes.get(child, ()), name)
-        return routes
+                routes.setdefault(child, []).append(name)
+        return {child: tuple(below) for child, below in routes.items()}
 
     def may_lead_to(self, child: Child, name: str) -> bool:
         """Whether this stream is the way to a name below, or was the last way to one that has gone."""
@@ -106,3 +117,18 @@ class Children:
     def silent_since(self, now: float) -> list[Child]:
         """Streams whose lease is over."""
         return [child for child in self.streams.values() if now - child.last_heard > self.lease]
+
+    def _remember(self, child: Child, came: Iterable[Present], are_combiners: bool) -> None:  # noqa: FBT001 - by name
+        for present in came:
+            self._through[present.client] = child.name
+            self._known[present.client] = present
+            (self._combiners.add if are_combiners else self._combiners.discard)(present.client)
+
+    def _forget(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the names that were known, known no longer."""
+        gone = tuple(name for name in tuple(names) if name in self._through)
+        for name in gone:
+            self._through.pop(name, None)
+            self._known.pop(name, None)
+            self._combiners.discard(name)
+        return gone

@@ -10,9 +10,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
+from blake3 import blake3
 
 from hansa.algorithm import Partial
 from hansa.errors import NotFoundError, PermissionDeniedError, Reason, UpdateRejectedError
@@ -69,6 +72,17 @@ class Upstream(Protocol):
         """The bytes of an object that a phase needs."""
 
 
+@dataclass(slots=True, eq=False)
+class _Taking:
+    """An offer on its way into a sum: one at a time for each sender and phase, whatever it sends."""
+
+    offer: Offer
+    successor: Offer | None = None
+    """Another offer of the same sender: only the newest waits."""
+    gone: bool = False
+    """Whether its sender's stream has ended."""
+
+
 class Hub:
     """Children below, one `Upstream` above, and the phases that are open."""
 
@@ -82,6 +96,7 @@ class Hub:
         self._phases: dict[RoundKey, Phase] = {}
         self._closed: OrderedDict[RoundKey, Closed] = OrderedDict()
         self._folding = ThreadPoolExecutor(1, thread_name_prefix=f"fold-{name}")
+        self._taking: dict[tuple[RoundKey, str], _Taking] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._lease = lease
 
@@ -89,6 +104,10 @@ class Hub:
 
     def join(self, child: Child) -> None:
         """A stream has said hello; raises `ConflictError` while another process holds its name."""
+        held = self.children.held(child)
+        if held is not None:
+            held.close("the same node has connected again")
+            self.leave(held)
         self._upstream.send(self.children.join(child))
 
     def leave(self, child: Child) -> None:
@@ -97,6 +116,8 @@ class Hub:
         if presence is None:
             return
         self._uploads.suspend(child.name)
+        for taking in self._taking.values():
+            taking.gone = taking.gone or taking.offer.sender == child.name
         for phase in self._phases.values():
             phase.paid(child.name)
         self._upstream.send(presence)
@@ -113,16 +134,16 @@ class Hub:
                 self._need_combiner(child)
                 self._upstream.send(self.children.relay(child, frame))
             case Offer():
-                self._check_sender(child, frame.sender, direct=True)
                 self._check_offer(child, frame)
-                self._start(self._take(child, frame))
+                self._offered(frame)
             case Settled():
                 self._need_combiner(child)
-                self._check_sender(child, frame.client)
-                self._upstream.send(frame)
+                phase = self._phases.get(frame.key)
+                if phase is not None and frame.client in phase.combiners.get(child.name, ()):
+                    self._upstream.send(frame)
             case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine():
-                self._check_sender(child, frame.client)
-                self._upstream.send(frame)
+                if self._speaks_for(child, frame.client):
+                    self._upstream.send(frame)
 
     # ── phases, driven from above ────────────────────────────────────────────────────────────────────────────────
 
@@ -134,22 +155,39 @@ class Hub:
             case Withdraw():
                 self._forward(frame, (frame.client,))
             case Seal():
-                self._start(self._seal(frame.key))
+                self._start(self._seal(frame.key), frame.key)
             case Closed():
                 self._close(frame)
+
+    def drop(self, key: RoundKey, why: str) -> None:
+        """Forget a phase whose sum goes nowhere, here and in the combiners below; clients keep what they learned."""
+        phase = self._phases.get(key)
+        if phase is None:
+            return
+        self._close(Closed(key, (), why), tell=False)
+        for name in phase.combiners:
+            self._answer(name, Verdict(key, name, accepted=False, reason=Reason.LATE, detail=why))
 
     def reset(self) -> None:
         """Forget every phase: a server that has lost its parent starts clean, and clients offer again."""
         for key in list(self._phases):
-            self._close(Closed(key, (), "the aggregation server lost its parent"), tell=False)
+            self.drop(key, "the aggregation server lost its parent")
+
+    def dismiss(self, why: str) -> None:
+        """Send every child away, to ask the controller for another server."""
+        for child in list(self.children.streams.values()):
+            child.close(why)
 
     async def aclose(self) -> None:
         """Stop; streams are closed by the service."""
         self.reset()
-        await self._blobs.aclose()
-        for job in self._jobs:
+        for taking in self._taking.values():
+            taking.successor = None
+        jobs = [*self._jobs]
+        for job in jobs:
             job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._blobs.aclose()
         self._folding.shutdown(wait=False, cancel_futures=True)
 
     # ── transfers ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,14 +202,20 @@ class Hub:
         if upload is None or upload.sender != child_name:
             raise NotFoundError(f"{child_name} has no upload {name!r} here: offer the update again")
         async for offset, data in chunks:
+            if self._uploads.get(name) is not upload:
+                raise NotFoundError(f"{child_name} was too slow, its turn went to another: offer the update again")
             upload.write(offset, data)
         return upload.received
 
     async def watch(self) -> None:
         """Close the streams that have fallen silent; runs as long as the server."""
         loop = asyncio.get_running_loop()
+        every = self._lease / 3
         while True:
-            await asyncio.sleep(self._lease / 3)
+            due = loop.time() + every
+            await asyncio.sleep(every)
+            if loop.time() > due + every:  # this process itself stood still: what the children sent is not read yet
+                continue
             for child in self.children.silent_since(loop.time()):
                 child.close(f"nothing was heard for {self._lease:.0f} seconds")
 
@@ -193,88 +237,143 @@ class Hub:
         for child, names in routes.items():
             child.send(OpenRound(frame.key, frame.spec, frame.model, names, frame.package))
 
-    def _take(self, child: Child, offer: Offer) -> Coroutine[Any, Any, None]:
-        phase = self._phases.get(offer.key)
-        if phase is None:
-            return self._answer_unknown(child, offer)
-        return self._take_partial(child, phase, offer) if offer.partial else self._take_update(child, phase, offer)
+    def _offered(self, offer: Offer) -> None:
+        """Take an offer, go on with one that is being taken, or let it wait for an older one of the same sender."""
+        place = offer.key, offer.sender
+        taking = self._taking.get(place)
+        if offer.key not in self._phases:
+            self._answer_unknown(offer)
+        elif taking is None:
+            taking = self._taking[place] = _Taking(offer)
+            self._start(self._take(taking), offer.key, offer.sender)
+        elif taking.offer.blob.digest != offer.blob.digest or taking.successor is not None:
+            taking.successor = offer
+            self._uploads.suspend(offer.sender, offer.key)
+        else:
+            upload = self._uploads.of(offer)
+            if upload is None:  # it waits for its turn, or is being folded
+                taking.gone = False
+            elif taking.gone:
+                taking.successor = offer
+            else:
+                self._answer(offer.sender, Admission(offer.key, offer.sender, upload.name, upload.received))
 
-    async def _answer_unknown(self, child: Child, offer: Offer) -> None:
+    def _answer_unknown(self, offer: Offer) -> None:
         """An offer for a phase that is over, or that this server has never heard of."""
         closed = self._closed.get(offer.key)
         if closed is not None and offer.sender in closed.committed:
-            child.send(closed)
+            self._answer(offer.sender, replace(closed, committed=(offer.sender,)))
             return
         reason = Reason.LATE if closed is not None else Reason.UNKNOWN_ROUND
         detail = f"round {offer.key.round} of {offer.key.run} is not open here"
-        child.send(Verdict(offer.key, offer.sender, accepted=False, reason=reason, detail=detail))
+        self._answer(offer.sender, Verdict(offer.key, offer.sender, accepted=False, reason=reason, detail=detail))
 
-    async def _take_update(self, child: Child, phase: Phase, offer: Offer) -> None:
-        """One client's update, from its announcement to its verdict."""
+    async def _take(self, taking: _Taking) -> None:
+        """An offer from its announcement to its verdict."""
+        offer = taking.offer
+        phase = self._phases.get(offer.key)
+        try:
+            if phase is None:
+                self._answer_unknown(offer)
+            elif offer.partial:
+                await self._take_partial(phase, taking)
+            else:
+                await self._take_update(phase, taking)
+        finally:
+            del self._taking[offer.key, offer.sender]
+            if taking.successor is not None:
+                self._offered(taking.successor)
+
+    async def _take_update(self, phase: Phase, taking: _Taking) -> None:
+        offer, intake = taking.offer, phase.intake
         key, client = offer.key, offer.sender
+        folded = False
         try:
             await phase.prepare(await self._blobs.get(phase.opened.model.digest))
             answer = phase.admit(offer)
             if isinstance(answer, Repeat):
-                self._repeat(child, offer, answer)
+                self._answer(client, Verdict(key, client, accepted=answer.accepted))
                 return
-            folded = await self._fold(child, phase, offer, phase.accumulate)
+            folded = await self._fold(phase, taking, phase.accumulate)
+            phase.check_alive()
         except UpdateRejectedError as error:
-            phase.intake.settle(client, accepted=False)
-            child.send(Verdict(key, client, accepted=False, reason=error.reason, detail=error.detail))
+            self._answer(client, Verdict(key, client, accepted=False, reason=error.reason, detail=error.detail))
             self._upstream.send(Settled(key, client, accepted=False, reason=error.reason, detail=error.detail))
             return
-        if not folded:
-            phase.intake.settle(client, accepted=False)
-            return
-        phase.intake.settle(client, accepted=True)
-        child.send(Verdict(key, client, accepted=True))
-        num_examples = offer.contributions[0].num_examples
-        self._upstream.send(Settled(key, client, accepted=True, num_examples=num_examples))
+        finally:
+            intake.settle(client, accepted=folded)
+        if folded:
+            self._answer(client, Verdict(key, client, accepted=True))
+            num_examples = offer.contributions[0].num_examples
+            self._upstream.send(Settled(key, client, accepted=True, num_examples=num_examples))
 
-    def _repeat(self, child: Child, offer: Offer, answer: Repeat) -> None:
-        """The same offer again, after a lost connection."""
-        upload = self._uploads.of(offer)
-        if upload is not None:
-            child.send(Admission(offer.key, offer.sender, upload.name, upload.received))
-        elif answer.accepted:
-            child.send(Verdict(offer.key, offer.sender, accepted=True))
-
-    async def _take_partial(self, child: Child, phase: Phase, offer: Offer) -> None:
+    async def _take_partial(self, phase: Phase, taking: _Taking) -> None:
         """The sum of a combiner below; without contributions there is nothing to send."""
+        offer = taking.offer
         try:
-            if offer.contributions:
-                await self._fold(child, phase, offer, phase.merge)
-            child.send(Verdict(offer.key, offer.sender, accepted=True))
+            await phase.prepare(await self._blobs.get(phase.opened.model.digest))
+            phase.admit_sum(offer)
+            phase.check_arrived(offer, not offer.contributions or await self._fold(phase, taking, phase.merge))
         except UpdateRejectedError as error:
-            self._log(phase.key, f"the sum of {offer.sender} was rejected: {error}")
-            child.send(Verdict(offer.key, offer.sender, accepted=False, reason=error.reason, detail=error.detail))
-        phase.paid(child.name)
+            self._log(phase.key, f"the sum of {offer.sender} was rejected, its clients offer again: {error}")
+            verdict = Verdict(offer.key, offer.sender, accepted=False, reason=error.reason, detail=error.detail)
+            self._answer(offer.sender, verdict)
+        else:
+            self._answer(offer.sender, Verdict(offer.key, offer.sender, accepted=True))
+        finally:
+            phase.paid(offer.sender)
 
-    async def _fold(self, child: Child, phase: Phase, offer: Offer, fold: Callable[[Offer, memoryview], None]) -> bool:
+    async def _fold(self, phase: Phase, taking: _Taking, fold: Callable[[Offer, memoryview], None]) -> bool:
         """Receive an offer's bytes and fold them; False when its sender fell silent, to offer again or never."""
+        offer = taking.offer
         if offer.blob.inline:
+            if blake3(offer.blob.inline).hexdigest() != offer.blob.digest:
+                raise UpdateRejectedError(Reason.DIGEST, "the bytes are not those of the digest; send them again")
             with phase.busy():
-                await self._folded(phase, offer, fold, memoryview(offer.blob.inline))
+                await self._folded(offer, fold, memoryview(offer.blob.inline))
             return True
 
         def announce(upload: Upload) -> None:
-            child.send(Admission(offer.key, offer.sender, upload.name, upload.received))
+            self._answer(offer.sender, Admission(offer.key, offer.sender, upload.name, upload.received))
 
-        async with self._uploads.slot():
-            if not offer.partial:
+        async with self._vouched(phase, offer), self._uploads.slot():
+            if taking.gone or taking.successor is not None:
+                return False
+            if offer.partial:
+                phase.check_alive()
+            else:
                 phase.check_open()
             with phase.busy():
                 data = await self._uploads.receive(offer, announce)
                 if data is not None:
-                    await self._folded(phase, offer, fold, data)
+                    await self._folded(offer, fold, data)
         return data is not None
 
-    async def _folded(
-        self, phase: Phase, offer: Offer, fold: Callable[[Offer, memoryview], None], data: memoryview
-    ) -> None:
-        await phase.prepare(await self._blobs.get(phase.opened.model.digest))
+    async def _folded(self, offer: Offer, fold: Callable[[Offer, memoryview], None], data: memoryview) -> None:
         await asyncio.get_running_loop().run_in_executor(self._folding, fold, offer, data)
+
+    @asynccontextmanager
+    async def _vouched(self, phase: Phase, offer: Offer) -> AsyncIterator[None]:
+        """Meanwhile its lease is renewed: whoever waits for a turn here, or is sending, is not idle."""
+        if offer.partial:
+            yield
+            return
+        vouching = asyncio.create_task(self._vouch(offer, phase.opened.spec.rules.lease / 3))
+        try:
+            yield
+        finally:
+            vouching.cancel()
+
+    async def _vouch(self, offer: Offer, every: float) -> None:
+        before = -1
+        while True:
+            upload = self._uploads.of(offer)
+            received = upload.received if upload is not None else 0
+            if upload is None or received > before:  # an upload that stands still is its sender's own affair
+                activity = "upload" if upload is not None else "queue"
+                self._upstream.send(Progress(offer.key, offer.sender, activity, received, offer.blob.size))
+            before = received if upload is not None else -1
+            await asyncio.sleep(every)
 
     async def _seal(self, key: RoundKey) -> None:
         phase = self._phases.get(key)
@@ -290,8 +389,9 @@ class Hub:
         for event in owed:
             await event.wait()
         await phase.idle()
-        phase.intake.seal()
-        await self._upstream.deliver(key, phase.take_partial())
+        if not phase.closed:  # else nobody waits for it
+            phase.intake.seal()
+            await self._upstream.deliver(key, phase.take_partial())
 
     def _close(self, frame: Closed, *, tell: bool = True) -> None:
         phase = self._phases.pop(frame.key, None)
@@ -300,13 +400,26 @@ class Hub:
             self._closed.popitem(last=False)
         if phase is None:
             return
+        phase.close(frame.cause or "it is committed")
         self._uploads.cancel(frame.key, f"round {frame.key.round} is over")
         for blob in (phase.opened.model, phase.opened.package):
             if blob is not None:
                 self._blobs.release(blob)
         if tell:
-            for name in phase.participants & self.children.streams.keys():
-                self.children.streams[name].send(frame)
+            self._tell_closed(phase, frame)
+
+    def _tell_closed(self, phase: Phase, frame: Closed) -> None:
+        """Each child learns of those below it: a frame with everybody, for everybody, would be quadratic."""
+        committed = frozenset(frame.committed)
+        for name in phase.participants:
+            below = phase.combiners.get(name, (name,))
+            self._answer(name, replace(frame, committed=tuple(sorted(committed.intersection(below)))))
+
+    def _answer(self, name: str, frame: ToNode) -> None:
+        """To a child's own stream, the newest; one that is gone is told when it is back and asks."""
+        child = self.children.streams.get(name)
+        if child is not None:
+            child.send(frame)
 
     def _log(self, key: RoundKey, line: str) -> None:
         self._upstream.send(LogLine(key, self.name, line, "warning"))
@@ -315,17 +428,17 @@ class Hub:
         for child in self.children.route(names):
             child.send(frame)
 
-    def _check_sender(self, child: Child, name: str, *, direct: bool = False) -> None:
-        """A client speaks for itself, a combiner for those below it."""
-        elsewhere = child.role is Role.CLIENT or not self.children.may_lead_to(child, name)
-        if child.name != name and (direct or elsewhere):
+    def _speaks_for(self, child: Child, name: str) -> bool:
+        """Whether a frame about a client counts. What a combiner still says of one that has moved on does not."""
+        if child.role is Role.CLIENT and child.name != name:
             raise PermissionDeniedError(f"{child.name} may not speak for {name}")
+        return child.name == name or self.children.may_lead_to(child, name)
 
     def _check_offer(self, child: Child, offer: Offer) -> None:
-        """An update is of the client itself; a sum is a combiner's, of clients below it."""
+        """An update is of the client itself; a sum is a combiner's own, of clients below it."""
         names = [contribution.client for contribution in offer.contributions]
-        if not offer.partial and names != [child.name]:
-            raise PermissionDeniedError(f"{child.name} may not offer an update of {names}")
+        if offer.sender != child.name or (not offer.partial and names != [child.name]):
+            raise PermissionDeniedError(f"{child.name} may not offer an update of {offer.sender} {names[:3]}")
         if offer.partial:
             self._need_combiner(child)
 
@@ -333,12 +446,22 @@ class Hub:
         if child.role is not Role.COMBINER:
             raise PermissionDeniedError(f"{child.name} is a client: only a combiner reports on others")
 
-    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+    def _start(self, job: Coroutine[Any, Any, None], key: RoundKey, sender: str = "") -> None:
+        """sender: whose offer it is about; empty for a seal."""
         task = asyncio.create_task(job)
         self._jobs.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda done: self._ended(done, key, sender))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], key: RoundKey, sender: str) -> None:
+        """Nothing dies in silence: whoever waits for the job's result gets one."""
         self._jobs.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a job of the hub failed", server=self.name, exc_info=error)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _log.error("a job of the hub failed", server=self.name, round=key.round, about=sender, exc_info=error)
+        said = f"{type(error).__name__}: {error}"
+        if sender:
+            self._upstream.send(TaskFailed(key, sender, f"{self.name} could not take the update: {said}"))
+        elif key in self._phases:
+            self._log(key, f"{self.name} could not hand up its sum: {said}")
+            self.drop(key, "its sum could not be handed up")
+            self._start(self._seal(key), key)

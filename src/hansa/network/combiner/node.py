@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hansa.errors import (
     ConnectionFailedError,
     NotFoundError,
     PermissionDeniedError,
+    StorageError,
     WireError,
 )
 from hansa.network.combiner.hub import Hub
@@ -73,14 +74,15 @@ class CombinerNode:
         self._hub = Hub(name, self, slots=slots, lease=silence)
         self._link: Link | None = None
         self._public_key = ""
-        self._sums: dict[RoundKey, tuple[Offer, list[bytes | memoryview]]] = {}
-        """Sums that the parent has not taken yet."""
-        self._delivered: dict[RoundKey, asyncio.Event] = {}
+        self._sums: dict[RoundKey, tuple[Offer, list[bytes | memoryview], asyncio.Event]] = {}
+        """Sums that the parent has not answered yet, each with an event for its answer."""
+        self._attachments = 0
+        self._orphaned: asyncio.TimerHandle | None = None
         self._jobs: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until dismissed; raises `InputError` when the port is taken."""
-        self._work.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_emptied, self._work)
         face = NodeService(self._hub_of, self._authenticate, lambda: self._public_key)
         server = service.create_server(*face.handlers())
         port = service.bind(server, self._listen)
@@ -94,10 +96,13 @@ class CombinerNode:
         try:
             await self._link.run()
         finally:
-            watching.cancel()
             await self._hub.aclose()
-            for job in self._jobs:
+            if self._orphaned is not None:
+                self._orphaned.cancel()
+            jobs = [watching, *self._jobs]
+            for job in jobs:
                 job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
             await server.stop(0.2)
 
     # ── the link ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,17 +110,22 @@ class CombinerNode:
     def attached(self, welcome: Welcome) -> None:
         """A parent, new or again: it learns who is below, and invites anew."""
         self._public_key = welcome.public_key
+        self._attachments += 1
+        if self._orphaned is not None:
+            self._orphaned.cancel()
         _log.info("connected", combiner=self.name, to=welcome.node)
         self.send(self._hub.children.everyone())
 
     def detached(self, why: str) -> None:
-        """Without a parent nothing here can be counted: begin clean, clients keep what they have learned."""
+        """Without a parent nothing here can be counted: begin clean, clients keep what they have learned.
+
+        While the parent stays away for longer than a silence, the children are sent to look for another server.
+        """
         _log.warning("parent lost", combiner=self.name, why=why)
-        self._sums.clear()
-        for event in self._delivered.values():
-            event.set()
-        self._delivered.clear()
+        self._forget_sums(list(self._sums))
         self._hub.reset()
+        loop = asyncio.get_running_loop()
+        self._orphaned = loop.call_later(self._hub.children.lease, self._hub.dismiss, f"{self.name} lost its parent")
 
     def receive(self, frame: ToNode) -> None:
         """A frame from the parent."""
@@ -125,11 +135,10 @@ class CombinerNode:
             case Admission():
                 self._start(self._upload(frame))
             case Verdict():
-                self._sums.pop(frame.key, None)
-                if frame.key in self._delivered:
-                    self._delivered.pop(frame.key).set()
                 if not frame.accepted:
                     _log.error("the parent rejected the sum", round=frame.key.round, detail=frame.detail)
+                    self._hub.drop(frame.key, f"its sum was not taken: {frame.detail}")
+                self._forget_sums([frame.key])
             case _:
                 pass
 
@@ -141,29 +150,35 @@ class CombinerNode:
             self._link.send(frame)
 
     async def deliver(self, key: RoundKey, partial: Partial | None) -> None:
-        """Offer the sum to the parent, and wait until it has it, or is lost."""
+        """Offer the sum to the parent, and wait until it is taken, refused (the hub then drops the phase) or lost."""
         if partial is None:
-            self.send(Offer(key, self.name, Blob("", 0), (), partial=True))
+            self.send(Offer(key, self.name, Blob(_digest([]), 0), (), partial=True))
             return
+        attachment = self._attachments
         parts = codec.encode_partial(partial)
         data = [memoryview(part).cast("B") for part in parts]
         size = sum(len(part) for part in data)
         digest = await asyncio.to_thread(_digest, data)
+        if attachment != self._attachments or self._link is None or not self._link.connected:
+            return  # the parent that asked for it is gone
         inline = b"".join(data) if size <= chunks.INLINE_LIMIT else b""
         blob = Blob(digest, size, inline)
         offer = Offer(key, self.name, blob, tuple(partial.contributions.values()), partial=True, weight=partial.weight)
-        self._sums[key] = (offer, list(data))
-        done = self._delivered[key] = asyncio.Event()
+        answered = asyncio.Event()
+        self._sums[key] = (offer, list(data), answered)
         self.send(offer)
-        await done.wait()
+        await answered.wait()
 
     async def fetch(self, blob: Blob) -> memoryview:
         """Bring an object from the parent into a file, and map it."""
         if self._link is None:
             raise ConnectionFailedError("the parent is not connected yet")
-        path = await self._link.download(blob, self._work / blob.digest)
-        data = await asyncio.to_thread(mapped, path)
-        path.unlink(missing_ok=True)  # the mapping keeps the bytes as long as they are needed
+        try:
+            path = await self._link.download(blob, self._work / blob.digest)
+            data = await asyncio.to_thread(mapped, path)
+            path.unlink(missing_ok=True)  # the mapping keeps the bytes as long as they are needed
+        except OSError as error:
+            raise StorageError(f"combiner {self.name} cannot keep a model in {self._work}: {error}") from error
         return data
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,13 +186,18 @@ class CombinerNode:
     async def _upload(self, admission: Admission) -> None:
         if self._link is None or admission.key not in self._sums:
             return
-        offer, parts = self._sums[admission.key]
+        offer, parts, _ = self._sums[admission.key]
         try:
             await self._link.upload(admission.upload, parts, admission.offset)
         except (ConnectionFailedError, NotFoundError, WireError) as error:
             _log.info("upload interrupted", combiner=self.name, why=str(error))
             if admission.key in self._sums:
                 self.send(offer)
+
+    def _forget_sums(self, keys: Iterable[RoundKey]) -> None:
+        for key in keys:
+            if key in self._sums:
+                self._sums.pop(key)[2].set()
 
     def _hub_of(self, identity: Identity) -> Hub:
         if identity.project != self._project:
@@ -198,6 +218,13 @@ class CombinerNode:
         task = asyncio.create_task(job)
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
+
+
+def _emptied(folder: Path) -> None:
+    """Make the folder; what an earlier process left in it nobody needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in (*folder.glob("*.part"), *folder.glob("?" * 64)):
+        left.unlink(missing_ok=True)
 
 
 def _digest(parts: list[memoryview]) -> str:

@@ -14,7 +14,10 @@ from hansa.run import resolve
 from hansa.wire import codec
 from hansa.wire.frames import Offer, OpenRound
 
-__all__ = ["Phase"]
+__all__ = ["LONGEST_METRIC", "Phase"]
+
+LONGEST_METRIC = 200
+"""Characters of a metric's name."""
 
 
 class Phase:
@@ -27,7 +30,11 @@ class Phase:
         key = opened.key
         self.intake = Intake(key.run, key.round, key.kind, opened.spec.max_weight)
         self.sealing = False
+        self.closed = ""
+        """Why this phase takes nothing any more; empty while it may."""
         self.partial: Partial | None = None
+        self._handed_up: set[str] = set()
+        """Whose updates are in sums that were taken from here before."""
         self.combiners: dict[str, set[str]] = {}
         """Combiners below that take part, each with the clients invited below it."""
         self.participants: set[str] = set()
@@ -57,13 +64,10 @@ class Phase:
     def admit(self, offer: Offer) -> Admit | Repeat:
         """Whether an update may be sent; raises `UpdateRejectedError`."""
         contribution = offer.contributions[0]
-        self.check_open()
         answer = self.intake.offer(contribution.client, contribution.num_examples, offer.blob.digest)
-        if offer.blob.size > self._limit:
-            size, limit = f"{offer.blob.size:,}", f"{self._limit:,}"
-            raise UpdateRejectedError(
-                Reason.TOO_LARGE, f"the update has {size} bytes; a change of this model has at most {limit}"
-            )
+        if isinstance(answer, Admit):
+            self.check_open()
+            self._check_announced(offer)
         return answer
 
     async def prepare(self, model: memoryview) -> None:
@@ -79,28 +83,58 @@ class Phase:
         update = Update(arrays, contribution.num_examples, contribution.metrics)
         self.partial = self.aggregator.accumulate(self._plan, self._own_partial(), update, contribution)
 
-    def merge(self, offer: Offer, data: memoryview) -> None:
-        """Check and add the sum of a combiner below; raises `UpdateRejectedError`, and then nothing has changed."""
-        strangers = [part.client for part in offer.contributions if part.client not in self.combiners[offer.sender]]
+    def admit_sum(self, offer: Offer) -> None:
+        """Raise `UpdateRejectedError` unless this sum is awaited, and may be what it claims to be."""
+        owed = self._owed.get(offer.sender)
+        if owed is None or owed.is_set() or self.closed:
+            raise UpdateRejectedError(Reason.LATE, f"no sum of {offer.sender} is awaited in round {self.key.round}")
+        self._check_size(offer)
+        names = {part.client for part in offer.contributions}
+        strangers = sorted(names - self.combiners[offer.sender])
         if strangers:
             raise UpdateRejectedError(
                 Reason.NOT_INVITED, f"{offer.sender} sums {strangers[:3]}, who are not invited below it"
             )
-        try:
-            right = codec.decode_partial(data, offer.contributions, offer.weight)
-        except WireError as error:
-            raise UpdateRejectedError(Reason.MALFORMED, str(error)) from error
+        again = sorted(names & self._handed_up)
+        if again:
+            raise UpdateRejectedError(
+                Reason.DUPLICATE, f"{offer.sender} sums {again[:3]}, who are counted in this round already"
+            )
+
+    def merge(self, offer: Offer, data: memoryview) -> None:
+        """Check and add the sum of a combiner below; raises `UpdateRejectedError`, and then nothing has changed."""
+        right = codec.decode_partial(data, offer.contributions, offer.weight)
         self.partial = self.aggregator.merge(self._plan, self._own_partial(), right)
 
     def take_partial(self) -> Partial | None:
         """The sum so far; this phase begins a new one, should it be opened again."""
         partial, self.partial = self.partial, None
+        if partial is not None:
+            self._handed_up.update(partial.contributions)
         return partial
 
     def check_open(self) -> None:
         """Raise `UpdateRejectedError` (late) once the phase is sealed: the offer waited too long for its turn."""
+        self.check_alive()
         if self.sealing:
             raise UpdateRejectedError(Reason.LATE, f"round {self.key.round} closed before the update had its turn")
+
+    def check_alive(self) -> None:
+        """Raise `UpdateRejectedError` (late) once the phase is over here: its sum goes nowhere."""
+        if self.closed:
+            raise UpdateRejectedError(Reason.LATE, f"round {self.key.round} ended here: {self.closed}")
+
+    def check_arrived(self, offer: Offer, arrived: bool) -> None:  # noqa: FBT001 - a fact, not a mode
+        """Raise `UpdateRejectedError` (late) when a sum did not come, or came too late to go anywhere."""
+        self.check_alive()
+        if not arrived:
+            raise UpdateRejectedError(Reason.LATE, f"{offer.sender} fell silent while it sent its sum")
+
+    def close(self, why: str) -> None:
+        """It is over: nobody waits for anything here."""
+        self.closed = why
+        for owed in self._owed.values():
+            owed.set()
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -127,6 +161,22 @@ class Phase:
         """A combiner has delivered its sum, or is lost and never will."""
         if combiner in self._owed:
             self._owed[combiner].set()
+
+    def _check_announced(self, offer: Offer) -> None:
+        """What can be refused before a byte is taken."""
+        self._check_size(offer)
+        name = max(offer.contributions[0].metrics, key=len, default="")
+        if len(name) > LONGEST_METRIC:
+            raise UpdateRejectedError(
+                Reason.TOO_LARGE, f"the metric {name[:20]!r}… has a name of {len(name)} characters; give it a short one"
+            )
+
+    def _check_size(self, offer: Offer) -> None:
+        if offer.blob.size > self._limit:
+            size, limit = f"{offer.blob.size:,}", f"{self._limit:,}"
+            raise UpdateRejectedError(
+                Reason.TOO_LARGE, f"it has {size} bytes; a change of this model has at most {limit}"
+            )
 
     def _own_partial(self) -> Partial:
         return self.partial if self.partial is not None else self.aggregator.zero(self._plan)

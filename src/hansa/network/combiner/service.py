@@ -5,17 +5,28 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
-from hansa.errors import ConnectionFailedError, HansaError, PermissionDeniedError, WireError
+from hansa.errors import ConnectionFailedError, InputError, PermissionDeniedError, WireError
 from hansa.network.combiner.children import Child
 from hansa.network.combiner.hub import Hub
 from hansa.wire import chunks, service
 from hansa.wire.calls import DownloadRequest
-from hansa.wire.channel import Stream
+from hansa.wire.channel import Stream, split_address
 from hansa.wire.frames import FromNode, Hello, Redirect, Role, ToNode, Welcome
 from hansa.wire.service import Authenticate
 from hansa.wire.tokens import Identity
 
 __all__ = ["NodeService"]
+
+_BACKLOG = 10_000
+"""Frames that wait for a node that does not read; beyond, its stream ends."""
+
+_BURST, _PER_SECOND = 1000, 200
+"""Frames that a client may send at once, and then in every second; more are read later: gRPC holds it back."""
+
+_FAREWELL = 1.0
+"""Seconds for the last frame to a node that may have stopped reading."""
+
+_MOST_LABELS, _LONGEST_LABEL = 64, 256
 
 
 class NodeService:
@@ -42,6 +53,7 @@ class NodeService:
         hello = await stream.receive()
         if not isinstance(hello, Hello) or hello.role is not identity.role:
             raise WireError(f"{identity.name} must begin with a Hello of the role {identity.role.value}")
+        _check_hello(identity.name, hello)
         hub = self._hub(identity)
         outbox: asyncio.Queue[ToNode] = asyncio.Queue()
         ended = asyncio.Event()
@@ -51,8 +63,14 @@ class NodeService:
             why.append(reason)
             ended.set()
 
+        def send(frame: ToNode) -> None:
+            if outbox.qsize() < _BACKLOG:
+                outbox.put_nowait(frame)
+            else:
+                close(f"{identity.name} does not read what it is sent")
+
         now = asyncio.get_running_loop().time()
-        child = Child(identity.name, hello, outbox.put_nowait, close, now)
+        child = Child(identity.name, hello, send, close, now)
         key = self._public_key() if identity.role is Role.COMBINER else ""
         outbox.put_nowait(Welcome(hub.name, hub.children.lease / 3, key))
         hub.join(child)
@@ -61,8 +79,9 @@ class NodeService:
         finally:
             hub.leave(child)
         if why:
-            with suppress(ConnectionFailedError):
-                await stream.send(Redirect(why[0]))
+            with suppress(ConnectionFailedError, TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await stream.send(Redirect(why[0]))
 
     async def _download(self, identity: Identity, request: DownloadRequest) -> AsyncGenerator[bytes, None]:
         _need_node(identity)
@@ -81,7 +100,15 @@ async def _write(stream: Stream[ToNode, FromNode], outbox: "asyncio.Queue[ToNode
 
 
 async def _read(stream: Stream[ToNode, FromNode], hub: Hub, child: Child) -> None:
+    """Frames as they come; those of one client, who may flood, in their measure (a combiner's are those of many)."""
+    loop = asyncio.get_running_loop()
+    left, since = float(_BURST), loop.time()
     async for frame in stream:
+        if child.role is Role.CLIENT:
+            now = loop.time()
+            left, since = min(_BURST, left + (now - since) * _PER_SECOND) - 1, now
+            if left < 0:
+                await asyncio.sleep(-left / _PER_SECOND)
         hub.receive(child, frame)
 
 
@@ -98,8 +125,22 @@ async def _first_of(*jobs: Any) -> None:
         result for task, result in zip(tasks, results, strict=True) if task in done and isinstance(result, Exception)
     ]
     for error in errors:
-        if isinstance(error, HansaError) and not isinstance(error, ConnectionFailedError):
+        if not isinstance(error, ConnectionFailedError):
             raise error
+
+
+def _check_hello(name: str, hello: Hello) -> None:
+    """What a node says of itself goes to tables and to other nodes: it is bounded, and an address is one."""
+    long = [key for key, value in hello.labels.items() if max(len(key), len(value)) > _LONGEST_LABEL]
+    if len(hello.labels) > _MOST_LABELS or long or max(len(hello.version), len(hello.instance)) > _LONGEST_LABEL:
+        raise WireError(
+            f"{name} may have {_MOST_LABELS} labels of {_LONGEST_LABEL} characters each; use fewer, shorter ones"
+        )
+    if hello.role is Role.COMBINER:
+        try:
+            split_address(hello.address)
+        except InputError as error:
+            raise WireError(f"{name} tells its clients to dial {hello.address[:100]!r}: {error}") from error
 
 
 def _need_node(identity: Identity) -> None:

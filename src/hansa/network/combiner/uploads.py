@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from hansa.errors import Reason, UpdateRejectedError, WireError
@@ -11,6 +12,9 @@ from hansa.wire.chunks import Assembly
 from hansa.wire.frames import Offer, RoundKey
 
 __all__ = ["Upload", "Uploads"]
+
+_LEAST = 1 << 16
+"""Bytes that must come in every period of silence: a sender that trickles holds no slot."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +47,7 @@ class Upload:
             raise UpdateRejectedError(Reason.DIGEST, str(error)) from error
 
     def suspend(self) -> None:
-        """The sender is gone."""
+        """The sender is gone, or offers something else: keep what has come, and wait no longer."""
         self._suspended = True
         self._moved.set()
 
@@ -53,26 +57,33 @@ class Upload:
         self._moved.set()
 
     async def complete(self, silence: float) -> bool:
-        """Wait for the last byte; False when nothing has come for `silence` seconds.
+        """Wait for the last byte; False when the sender is gone, or brings next to nothing for `silence` seconds.
 
         Raises `UpdateRejectedError` (late) when it is cancelled meanwhile.
         """
-        while not self.assembly.complete:
-            self._moved.clear()
-            try:
+        while (before := self.received) < self.assembly.size:
+            wanted = min(before + _LEAST, self.assembly.size)
+            with suppress(TimeoutError):
                 async with asyncio.timeout(silence):
-                    await self._moved.wait()
-            except TimeoutError:
-                return False
-            if self._suspended:
-                return False
+                    await self._until(wanted)
             if self._closed:
                 raise UpdateRejectedError(Reason.LATE, self._closed)
+            if self.received < wanted:
+                return False
         return True
+
+    async def _until(self, wanted: int) -> None:
+        """Wait until so many bytes are here, or it is over."""
+        while self.received < wanted and not (self._suspended or self._closed):
+            self._moved.clear()
+            await self._moved.wait()
 
 
 class Uploads:
-    """Admission: `slots` uploads at once are received or folded, the rest wait in the order of their offers."""
+    """Admission: `slots` uploads at once are received or folded, the rest wait in the order of their offers.
+
+    Of uploads that were interrupted as many again are kept, so that memory holds at most twice `slots` updates.
+    """
 
     def __init__(self, slots: int, silence: float) -> None:
         """silence: seconds without a byte after which a slot is given to another."""
@@ -101,10 +112,10 @@ class Uploads:
         for stash in [stash for stash in self._stashed if stash[0] == key]:
             del self._stashed[stash]
 
-    def suspend(self, sender: str) -> None:
-        """The sender's stream is gone: keep what has come, and give the slot to another."""
+    def suspend(self, sender: str, key: RoundKey | None = None) -> None:
+        """The sender's stream is gone, or it offers something else: keep what has come, give the slot to another."""
         for upload in self._active.values():
-            if upload.sender == sender:
+            if upload.sender == sender and key in (None, upload.key):
                 upload.suspend()
 
     def slot(self) -> asyncio.Semaphore:
