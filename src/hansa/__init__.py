@@ -68,7 +68,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+def __getattr__(name: str) -> Any:
     """Load a public name from its module when it is first used, so that importing hansa costs nothing."""
     if name not in _HOME_OF:
         raise AttributeError(f"module 'hansa' has no attribute {name!r}")

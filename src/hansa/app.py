@@ -5,14 +5,17 @@ import importlib.util
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from hansa.algorithm import Trainer
-from hansa.arrays import Array, Arrays, check_same_structure
+from hansa.arrays import Array, Arrays, check_same_structure, is_floating
 from hansa.errors import AppError, ArraysMismatchError
 from hansa.messages import ClientInfo, Metrics, Task, Update
 from hansa.training import as_arrays, command
@@ -21,6 +24,9 @@ from hansa.wire import codec
 __all__ = ["App", "find_app", "load_app"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_MODULE = "hansa_app_"
+"""Apps are modules of this name and a digest of their path, so that none is another's."""
 
 _DATA_KEPT = 512
 """Clients whose data stay in memory; the least recently used go first."""
@@ -44,6 +50,8 @@ class App:
 
     def __init__(self, trainer: Trainer | None = None) -> None:
         """trainer: for example `hansa.training.torch.TorchTrainer(...)`; None when `@app.train` is given instead."""
+        if trainer is not None and (isinstance(trainer, type) or not callable(getattr(trainer, "fit", None))):
+            raise AppError(f"hansa.App takes a trainer, not {trainer!r}: give TorchTrainer(...), NumpyTrainer(...) …")
         self._given = trainer
         self._functions: dict[str, Callable[..., Any]] = {}
         self._data: OrderedDict[str, Any] = OrderedDict()
@@ -77,6 +85,11 @@ class App:
         """Local training, whoever wrote it."""
         return _AppTrainer(self._given, self._functions)
 
+    def check(self) -> None:
+        """Raise `AppError` unless there is local training. A run may bring the initial model."""
+        if self._given is None:
+            self._function("train")
+
     @property
     def can_evaluate(self) -> bool:
         """Whether clients can evaluate a model."""
@@ -104,9 +117,14 @@ class App:
         return self._data[client.name]
 
     def _register(self, role: str, function: F) -> F:
-        if role in self._functions:
-            raise AppError(f"@app.{role} is given twice: {self._functions[role].__name__} and {function.__name__}")
+        if not callable(function):
+            raise AppError(f"@app.{role} decorates a function, without parentheses; it was given {_kind(function)}")
+        before = self._functions.get(role)
+        if before is not None and not _is_same_cell(before, function):
+            raise AppError(f"@app.{role} is given twice: {_name(before)} and {_name(function)}; keep one of them")
         self._functions[role] = function
+        if role == "data":
+            self._data.clear()
         return function
 
     def _function(self, role: str) -> Callable[..., Any]:
@@ -126,12 +144,11 @@ class _AppTrainer:
         return as_arrays(_function(self._functions, "model")(rng))
 
     def fit(self, model: Arrays, task: Task) -> Update:
-        if self._given is not None:
-            return self._given.fit(model, task)
-        update = _function(self._functions, "train")(model, task)
+        fit = _function(self._functions, "train") if self._given is None else self._given.fit
+        update = fit(model, task)
         if not isinstance(update, Update):
             raise AppError(f"train() returned {_kind(update)}; return hansa.Update(new_model, num_examples=n)")
-        return Update(_like(model, update.arrays), update.num_examples, update.metrics)
+        return replace(update, arrays=_like(model, update.arrays))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         if self._given is None:
@@ -169,22 +186,62 @@ def load_app(path: str | Path) -> App:
 
 
 def _loaded(file: Path) -> App:
-    name = f"hansa_app_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    name = f"{_MODULE}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file, loader=_FromSource(name, str(file)))
+    if file.suffix != ".py" or spec is None or spec.loader is None:
         raise AppError(f"{file} cannot be loaded: an app is a Python file (app.py) or a hansa.toml")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))
-    spec.loader.exec_module(module)
-    apps = [value for value in vars(module).values() if isinstance(value, App)]
-    app = getattr(module, "app", None)
-    if isinstance(app, App):
-        return app
-    if len(apps) == 1:
-        return apps[0]
-    raise AppError(f"{file} defines {len(apps)} apps; define one: app = hansa.App()")
+    _prefer(file.parent)
+    with ExitStack() as unless_it_loads:
+        unless_it_loads.callback(sys.modules.pop, name, None)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        unless_it_loads.pop_all()
+    return _app_of(module, file)
+
+
+def _app_of(module: ModuleType, file: Path) -> App:
+    apps = {name: value for name, value in vars(module).items() if isinstance(value, App)}
+    if "app" in apps:
+        return apps["app"]
+    if len(set(map(id, apps.values()))) == 1:
+        return next(iter(apps.values()))
+    if not apps:
+        raise AppError(f"{file} defines no app; add app = hansa.App(), and decorate your functions with it")
+    raise AppError(f"{file} defines {len(apps)} apps, {', '.join(apps)}; call the one to run `app`")
+
+
+class _FromSource(SourceFileLoader):
+    """Never from bytecode: that is told from the source by its size and its second, and a program writes faster."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def _prefer(folder: Path) -> None:
+    """Let an app import what lies beside it, also where an app of another folder has a module of the same name."""
+    loaded = {name: _folder(module) for name, module in list(sys.modules.items())}
+    others = {place for name, place in loaded.items() if name.startswith(_MODULE)} - {folder, None}
+    taken = {name for name, place in loaded.items() if place in others and _is_in(folder, name)} - {"__main__"}
+    for name in loaded:
+        if name.partition(".")[0] in taken:
+            del sys.modules[name]
+    path = str(folder)
+    if path in sys.path:
+        sys.path.remove(path)
+    sys.path.insert(0, path)
+
+
+def _folder(module: ModuleType) -> Path | None:
+    """The folder from which `import` took a module that is not inside a package."""
+    file = getattr(module, "__file__", None)
+    paths = list(getattr(module, "__path__", [])) or ([file] if file else [])
+    return Path(paths[0]).parent if paths else None
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.py").is_file() or (folder / name).is_dir()
 
 
 def _function(functions: Mapping[str, Callable[..., Any]], role: str) -> Callable[..., Any]:
@@ -206,10 +263,33 @@ def _like(model: Arrays, trained: Arrays) -> Arrays:
     return Arrays({name: _cast(name, reordered[name], model[name].dtype) for name in model})
 
 
-def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    if not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise ArraysMismatchError(f"train() returned {name!r} as {array.dtype}, but the model has {dtype}: convert it")
-    return array.astype(dtype, copy=False)
+def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Floats round to the model's floats; what would lose its kind or wrap around is an error."""
+    if array.dtype == dtype:
+        return array
+    if is_floating(np.empty(0, dtype)):
+        with np.errstate(over="ignore"):  # the aggregator names what is not finite
+            return array.astype(dtype)
+    if is_floating(array) or (dtype == np.bool_):
+        raise ArraysMismatchError(
+            f"train() returned {name!r} as {array.dtype}, but the model has {dtype}: convert it with .astype, "
+            f"or let the initial model have {array.dtype}"
+        )
+    cast = array.astype(dtype)
+    if not np.array_equal(cast, array):
+        raise ArraysMismatchError(
+            f"train() returned {name!r} with numbers that {dtype}, the model's dtype, cannot hold"
+        )
+    return cast
+
+
+def _is_same_cell(before: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    """Whether a notebook's cell is run again: then the new function takes the place of the old one."""
+    return before.__module__ == function.__module__ == "__main__" and _name(before) == _name(function)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _kind(value: object) -> str:

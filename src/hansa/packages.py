@@ -1,4 +1,4 @@
-"""User code as an archive: packed on the operator's machine, unpacked on a client's. The same files give the same bytes."""
+"""User code as an archive, packed by the operator and unpacked on a client; the same files give the same bytes."""
 
 import io
 import stat

@@ -1,5 +1,6 @@
 """What to run: a `RunSpec` becomes objects here, and nowhere else; every runtime drives the same `Run`."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,7 +13,7 @@ from blake3 import blake3
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Aggregate, Algorithm, Cohort, Policy, State
 from hansa.app import App
-from hansa.arrays import Arrays
+from hansa.arrays import Array, Arrays
 from hansa.errors import ConfigError
 from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, Task, Update
 from hansa.rounds import policies
@@ -43,8 +44,17 @@ class Run:
         """Who is invited to a round; available: the connected clients, sorted by name."""
         return self.policy(available, number, derive_rng(self.spec.seed, "selection", number))
 
-    def task(self, app: App, client: ClientInfo, number: int, kind: Kind, work: float = 1.0) -> Task:
-        """The task of a client in a round, with the client's data and its own random numbers."""
+    def task(
+        self,
+        app: App,
+        client: ClientInfo,
+        number: int,
+        kind: Kind,
+        *,
+        work: float = 1.0,
+        memory: Arrays | None = None,
+    ) -> Task:
+        """The task of a client in a round, with the client's data, its memory and its own random numbers."""
         return Task(
             client=client,
             round=number,
@@ -52,6 +62,7 @@ class Run:
             data=app.load_data(client),
             config=self.spec.config,
             work=work,
+            memory=memory,
         )
 
     def train(self, app: App, broadcast: Arrays, task: Task) -> Update:
@@ -81,26 +92,47 @@ class Run:
 
 def resolve(spec: RunSpec) -> Run:
     """Objects for a spec; raises `ConfigError` that names the setting, its value and what it may be."""
-    if not 1 <= spec.rounds <= MAX_ROUNDS:
-        raise ConfigError(f"rounds is {spec.rounds}; it must be between 1 and {MAX_ROUNDS}")
-    if not 0 <= spec.seed < 2**63:
-        raise ConfigError(f"seed is {spec.seed}; it must be between 0 and 2^63 - 1")
-    if spec.evaluation.every < 0 or not 0 < spec.evaluation.fraction <= 1:
-        raise ConfigError("evaluation.every must be at least 0, and evaluation.fraction above 0 and at most 1")
+    _check_whole("rounds", spec.rounds, 1, MAX_ROUNDS)
+    _check_whole("seed", spec.seed, 0, 2**63 - 1)
+    _check_whole("evaluation.every", spec.evaluation.every, 0, MAX_ROUNDS)
+    _check_whole("max_weight", spec.max_weight, 1, 2**40)
+    _check_whole("range_bits", spec.range_bits, 0, 20)
+    _check_share("evaluation.fraction", spec.evaluation.fraction)
     validate(spec.rules)
     aggregator = WeightedMean(max_weight=spec.max_weight, range_bits=spec.range_bits)
     make = plugin("hansa.algorithms", spec.algorithm)
-    try:
-        algorithm = make(aggregator, **spec.algorithm_options)
-    except TypeError as error:
-        given = ", ".join(spec.algorithm_options) or "none"
-        raise ConfigError(f"the options of {spec.algorithm} ({given}) do not fit: {error}") from error
+    _check_options(spec, make)
     policy = plugin("hansa.policies", spec.rules.selection)(spec.rules)
-    return Run(spec, algorithm, policy)
+    return Run(spec, make(aggregator, **spec.algorithm_options), policy)
+
+
+def _check_whole(setting: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(f"{setting} is {value!r}; it must be a whole number between {least} and {most}")
+
+
+def _check_share(setting: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{setting} is {value!r}; it must be a number above 0 and at most 1")
+
+
+def _check_options(spec: RunSpec, make: Callable[..., Any]) -> None:
+    """Refuse an option by its name; whether a value is in its range, the factory knows."""
+    _, *parameters = inspect.signature(make).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    unknown = [option for option in spec.algorithm_options if option not in known]
+    if unknown and len(known) == len(parameters):
+        there_is = f"its options are {', '.join(known)}" if known else "it has none"
+        raise ConfigError(f"{spec.algorithm} has no option {unknown[0]!r}; {there_is}")
+    missing = [p.name for p in parameters if p.default is p.empty and p.name in known]
+    missing = [name for name in missing if name not in spec.algorithm_options]
+    if missing:
+        raise ConfigError(f"{spec.algorithm} needs the option {missing[0]!r}; give it in algorithm_options")
 
 
 def suit(spec: RunSpec, app: App) -> RunSpec:
-    """The spec without the evaluations that the app has no functions for."""
+    """The spec without the evaluations that the app has no functions for; `AppError` where it cannot train at all."""
+    app.check()
     evaluation = replace(
         spec.evaluation,
         clients=spec.evaluation.clients and app.can_evaluate,
@@ -111,7 +143,7 @@ def suit(spec: RunSpec, app: App) -> RunSpec:
 
 def derive_rng(seed: int, purpose: str, *keys: str | int) -> np.random.Generator:
     """Independent random numbers for each purpose (init, selection, train …) and its keys, from one seed."""
-    text = "\x1f".join((str(seed), purpose, *(f"{type(key).__name__}:{key}" for key in keys)))
+    text = "\x1f".join((str(seed), purpose, *(f"str:{k}" if isinstance(k, str) else f"int:{k:d}" for k in keys)))
     return np.random.Generator(np.random.PCG64(int.from_bytes(blake3(text.encode()).digest(16), "little")))
 
 
@@ -122,10 +154,19 @@ def names(group: str) -> list[str]:
 
 def plugin(group: str, name: str) -> Callable[..., Any]:
     """The object registered under a name; raises `ConfigError` that lists the names there are."""
-    found = [point for point in _points(group) if point.name == name]
+    found = {point.value: point for point in _points(group) if point.name == name}
+    if not found:
+        _points.cache_clear()  # it may have been installed since, from a notebook
+        found = {point.value: point for point in _points(group) if point.name == name}
     if not found:
         raise ConfigError(f"there is no {name!r} in {group}; there is: {', '.join(names(group)) or 'nothing'}")
-    loaded: Callable[..., Any] = found[0].load()
+    if len(found) > 1:
+        raise ConfigError(f"{name!r} in {group} is each of {', '.join(sorted(found))}; uninstall a package, or rename")
+    (point,) = found.values()
+    try:
+        loaded: Callable[..., Any] = point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name!r} in {group} is {point.value}, which cannot be loaded: {error}") from error
     return loaded
 
 
@@ -136,14 +177,23 @@ def _points(group: str) -> tuple[EntryPoint, ...]:
 
 
 def slots_to_arrays(slots: Mapping[str, Arrays]) -> Arrays:
-    """An algorithm's slots as one `Arrays`, tensor `t` of slot `s` under the name `s/t`."""
-    return Arrays({f"{slot}/{name}": array for slot, arrays in slots.items() for name, array in arrays.items()})
+    """An algorithm's slots as one `Arrays`: tensor `t` of slot `s` under the name `s/t`, a slot without any as `s/`.
+
+    A `/` in a slot's own name is written `%2F`.
+    """
+    flat: dict[str, Array] = {}
+    for slot, arrays in slots.items():
+        prefix = slot.replace("%", "%25").replace("/", "%2F") + "/"
+        flat |= {prefix + name: array for name, array in arrays.items()} or {prefix: np.zeros(0, np.bool_)}
+    return Arrays(flat)
 
 
 def slots_from_arrays(arrays: Arrays) -> dict[str, Arrays]:
     """The inverse of `slots_to_arrays`."""
-    slots: dict[str, dict[str, Any]] = {}
+    slots: dict[str, dict[str, Array]] = {}
     for key, array in arrays.items():
-        slot, _, name = key.partition("/")
-        slots.setdefault(slot, {})[name] = array
+        prefix, _, name = key.partition("/")
+        slot = slots.setdefault(prefix.replace("%2F", "/").replace("%25", "%"), {})
+        if name:
+            slot[name] = array
     return {slot: Arrays(items) for slot, items in slots.items()}

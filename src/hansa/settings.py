@@ -55,5 +55,5 @@ class Settings(BaseSettings):
 
 
 def environment_for_user_code() -> dict[str, str]:
-    """The environment without hansa's own settings: a worker process needs no token."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}  # noqa: TID251 - here
+    """The environment without hansa's own settings, in any case, as they are read: a worker process needs no token."""
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(_PREFIX)}  # noqa: TID251 - here

@@ -144,10 +144,11 @@ import os
 import signal
 import hansa
 app = hansa.App()
+app.train(lambda model, task: None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     raise RuntimeError("not here")
 """)
-    with pytest.raises(UserCodeError, match=r"cannot load the app: RuntimeError: not here \(.*other\.py:7\)"):
+    with pytest.raises(UserCodeError, match=r"cannot load the app: RuntimeError: not here \(.*other\.py:8\)"):
         simulate(path, clients=2, rounds=1, engine="processes", workers=1, initial_model={"w": [0.0]})
 
 

@@ -1,0 +1,48 @@
+"""Settings come from the environment, are described, and stay away from user code."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from hansa.settings import Settings, environment_for_user_code
+
+
+def test_every_setting_is_described_in_a_sentence() -> None:
+    assert len(Settings.model_fields) > 10
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_a_setting_is_read_from_the_variable_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANSA_PORT", "9000")
+    monkeypatch.setenv("HANSA_DATA", "/srv/hansa")
+    assert (Settings().port, Settings().data) == (9000, Path("/srv/hansa"))
+
+
+def test_a_setting_that_cannot_be_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANSA_PORT", "70000")
+    with pytest.raises(ValidationError, match=r"port\n.*less than or equal to 65535"):
+        Settings()
+
+
+def test_a_token_is_not_shown_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANSA_TOKEN", "open sesame")
+    assert "sesame" not in repr(Settings())
+    token = Settings().token
+    assert token is not None
+    assert token.get_secret_value() == "open sesame"
+
+
+def test_user_code_gets_the_environment_without_any_setting_of_hansa(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANSA_TOKEN", "open sesame")
+    monkeypatch.setenv("hansa_url", "http://example.org")
+    monkeypatch.setenv("Hansa_Anything", "x")
+    monkeypatch.setenv("MY_DATA", "here")
+    assert Settings().url == "http://example.org"  # they are read in any case, so they are kept away in any case
+    environment = environment_for_user_code()
+    assert environment["MY_DATA"] == "here"
+    assert "PATH" in environment
+    assert [name for name in environment if name.upper().startswith("HANSA_")] == []
+    assert "open sesame" not in environment.values()
