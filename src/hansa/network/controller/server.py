@@ -28,7 +28,9 @@ class ControllerServer:
 
     controller: Controller
     address: str
-    """host:port of the gRPC server."""
+    """host:port at which nodes reach the gRPC server."""
+    listening: str
+    """host:port that it is bound to."""
     _server: Any
     _store: MetadataStore
 
@@ -45,7 +47,8 @@ class ControllerServer:
         except InputError:
             await store.close()
             raise
-        address = settings.advertise or f"{settings.host}:{port}"
+        listening = f"{settings.host}:{port}"
+        address = settings.advertise or listening
         key = _signing_key(settings.data / "controller.key")
         controller = Controller(
             store,
@@ -56,7 +59,7 @@ class ControllerServer:
             slots=settings.slots,
             silence=settings.silence,
         )
-        self = cls(controller, address, server, store)
+        self = cls(controller, address, listening, server, store)
         face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
         directory = service.directory_handler(self._assign, self._authenticate)
         server.add_generic_rpc_handlers((*face.handlers(), directory))

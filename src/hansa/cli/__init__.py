@@ -1,0 +1,57 @@
+"""The command line: one module per noun, the same nouns as the REST API and the Python client.
+
+A module here imports nothing heavy until its command runs, so that `hansa --help` and shell completion answer at once.
+"""
+
+from collections.abc import Sequence
+
+import typer
+
+from hansa.cli import algorithm, client, combiner, event, model, package, project, session, token
+from hansa.cli.demo import demo
+from hansa.cli.login import login
+from hansa.cli.metrics import metrics
+from hansa.cli.parity import parity
+from hansa.cli.root import Root
+from hansa.cli.running import interrupt_on_sigterm
+from hansa.cli.simulate import simulate
+from hansa.cli.up import up
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="hansa",
+    cls=Root,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Federated learning: the same file in a simulation and on a network, to the same bits.",
+)
+
+_ALONE = "On this machine"
+_NETWORK = "A network"
+_RECORD = "What happens on it"
+
+for _command in (demo, simulate, parity):
+    app.command(rich_help_panel=_ALONE)(_command)
+app.command(rich_help_panel=_NETWORK)(up)
+app.command(rich_help_panel=_NETWORK)(login)
+for _name, _noun in (("client", client), ("combiner", combiner), ("token", token), ("project", project)):
+    app.add_typer(_noun.commands, name=_name, rich_help_panel=_NETWORK)
+for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event)):
+    app.add_typer(_noun.commands, name=_name, rich_help_panel=_RECORD)
+app.command(rich_help_panel=_RECORD)(metrics)
+app.add_typer(algorithm.commands, name="algorithm", rich_help_panel=_ALONE)
+app.command(rich_help_panel=_ALONE)(algorithm.version)
+
+
+@app.callback()
+def _hansa() -> None:
+    """Federated learning: the same file in a simulation and on a network, to the same bits."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; arguments: without the program's name, by default those of this process."""
+    interrupt_on_sigterm()
+    app(args=list(arguments) if arguments is not None else None, prog_name="hansa")

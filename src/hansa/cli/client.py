@@ -1,0 +1,136 @@
+"""`hansa client`: start one, on the data owner's machine; list and show those of the project."""
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hansa.cli.joining import JoinOptions
+from hansa.cli.options import ConnectionOptions, Json, Limit, expand, pairs
+from hansa.cli.output import labels_of, print_record, print_table, when
+from hansa.cli.running import WhileStdin, log_to, run_until_stopped
+
+if TYPE_CHECKING:
+    from hansa.store.records import ClientRecord
+
+__all__ = ["commands"]
+
+commands = typer.Typer(
+    no_args_is_help=True, help="Clients hold data and train: start one here, list those of a project."
+)
+
+
+@commands.command()
+@expand
+def start(
+    node: JoinOptions,
+    *,
+    app: Annotated[
+        Path | None,
+        typer.Argument(metavar="[APP]", show_default=False, help="This owner's own app; else what sessions bring."),
+    ] = None,
+    index: Annotated[int, typer.Option("--index", min=0, help="This client's share of a split data set, from 0.")] = 0,
+    total: Annotated[int, typer.Option("--total", min=1, help="Shares of that data set.")] = 1,
+    partition: Annotated[
+        str | None,
+        typer.Option("--partition", metavar="I/N", help="--index and --total as one: 0/10 is the first of ten shares."),
+    ] = None,
+    combiner: Annotated[
+        str, typer.Option("--combiner", help="Combiner that this client prefers; by default a balancer chooses.")
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE",
+                     help="A setting for `@app.data`, in `client.settings`; may be repeated."),
+    ] = None,
+    while_stdin: WhileStdin = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Join a network as a data owner: dial out, train when asked, keep the data here. It opens no port.
+
+    With --json, log lines are JSON objects. Ctrl-C and SIGTERM end it in order, with exit code 130.
+    """
+    identity = node.identity("client")
+    join = node.address()
+
+    from hansa.app import find_app
+    from hansa.messages import ClientInfo
+    from hansa.network.client.agent import Agent
+    from hansa.settings import Settings
+
+    share, shares = _share(partition, index, total)
+    info = ClientInfo(identity.name, share, shares, pairs(settings or (), "--set"))
+    found = find_app(app) if app is not None else None
+    out = sys.stdout if as_json else sys.stderr
+    log_to(out, level=Settings().log_level, as_json=as_json)
+    with node.folder() as work, redirect_stdout(sys.stderr if as_json else sys.stdout):
+        agent = Agent(
+            info, join=join, token=node.secret(), work=work, app=found, preferred=combiner, labels=node.labels
+        )
+        run_until_stopped(agent.run(), while_stdin=while_stdin)
+
+
+@commands.command("list")
+@expand
+def list_clients(
+    server: ConnectionOptions,
+    *,
+    connected: Annotated[bool, typer.Option("--connected", help="Only those that are connected now.")] = False,
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """List the clients that have ever connected, by name."""
+    with server.connect() as api:
+        page = api.clients.list(limit=limit, sort="name", connected=True if connected else None)
+    columns = {
+        "name": lambda c: c.name,
+        "connected": lambda c: "yes" if c.connected else "no",
+        "combiner": lambda c: c.combiner,
+        "last seen": lambda c: when(c.last_seen),
+        "labels": lambda c: labels_of(c.labels),
+        "version": lambda c: c.version,
+    }
+    print_table(
+        page.items, columns, as_json=as_json, nothing="No client has connected yet: `hansa client start --help`."
+    )
+
+
+@commands.command()
+@expand
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
+    server: ConnectionOptions,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show one client."""
+    with server.connect() as api:
+        client: ClientRecord = api.clients.get(name)
+    lines = {
+        "name": client.name,
+        "connected": "yes" if client.connected else "no",
+        "combiner": client.combiner,
+        "first seen": when(client.first_seen),
+        "last seen": when(client.last_seen),
+        "labels": labels_of(client.labels),
+        "version": client.version,
+    }
+    print_record(client, lines, as_json=as_json)
+
+
+def _share(partition: str | None, index: int, total: int) -> tuple[int, int]:
+    """(index, total), however they were given; raises `InputError` for a share that is none."""
+    from hansa.errors import InputError
+
+    if partition is not None:
+        first, _, last = partition.partition("/")
+        if not (first.isdecimal() and last.isdecimal()):
+            raise InputError(
+                f"--partition {partition} is no share; write I/N, from 0/N to N-1/N: 0/10 is the first of ten"
+            )
+        index, total = int(first), int(last)
+    if index >= total:
+        raise InputError(f"share {index} of {total} does not exist: shares are counted from 0, the last is {total - 1}")
+    return index, total

@@ -1,0 +1,274 @@
+"""`hansa demo`: a real federated network on this machine, each of its nodes a process of its own."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hansa.cli.board import Board, Row, open_board
+from hansa.cli.options import Json, app_name
+from hansa.cli.output import print_json, say, span
+
+if TYPE_CHECKING:
+    from hansa.api.client import Client
+    from hansa.cli.children import Children
+    from hansa.messages import RunSpec
+    from hansa.store.records import SessionRecord
+
+__all__ = ["demo", "demo_app"]
+
+_CONTROLLER = "controller"
+
+
+def demo(
+    *,
+    rounds: Annotated[int, typer.Option("--rounds", "-r", min=1, help="Rounds to train.")] = 20,
+    clients: Annotated[
+        int, typer.Option("--clients", "-n", min=1, help="Clients, each a process with its own data.")
+    ] = 10,
+    combiners: Annotated[
+        int, typer.Option("--combiners", min=0, help="Combiners between them and the controller.")
+    ] = 2,
+    app: Annotated[
+        Path | None, typer.Option("--app", help="Another app than the handwritten digits.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder for models, record and logs; by default a new one, hansa-data/demo-DATE-TIME."
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the network running when the session has ended, until Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a federation here: a controller, combiners and clients as processes that talk gRPC, on free loopback ports.
+
+    It trains a classifier of handwritten digits, of which every client has its own, unequal share. No process is left
+    behind. With --json the last line is one JSON object.
+    """
+    from hansa.cli.children import Children
+
+    began = time.perf_counter()
+    source = app if app is not None else demo_app()
+    folder = (data or Path("hansa-data") / time.strftime("demo-%Y%m%d-%H%M%S")).resolve()
+    happenings: SimpleQueue[Any] = SimpleQueue()
+    name = app_name(source) if app is not None else "digits"
+    title = f"{name}: {clients} clients, {combiners} combiners and a controller, each its own process"
+    with (
+        open_board(title, rounds, as_json=as_json) as board,
+        Children(folder / "logs", lambda *ended: happenings.put(_Ended(*ended))) as children,
+    ):
+        network = _Network(children, folder, happenings, board)
+        with network.controller() as api:
+            network.combiners(combiners)
+            network.clients(clients)
+            session, rows = network.session(source, _spec(name, rounds, clients))
+            model = api.models.download(str(session.model), folder / "model.safetensors")
+            seconds = time.perf_counter() - began
+            result = _result(session, rows, model, clients=clients, combiners=combiners, data=folder, seconds=seconds)
+            if keep:
+                _say_how_to_use(board, network)
+                network.stay()
+    if as_json:
+        print_json(result)
+    else:
+        _farewell(result)
+
+
+def demo_app() -> Path:
+    """The digits example: of the wheel, or of the checkout that this package is run from."""
+    from hansa.errors import AppError
+
+    places = (Path(__file__).with_name("digits.py"), Path(__file__).parents[3] / "examples" / "digits" / "app.py")
+    for place in places:
+        if place.is_file():
+            return place
+    raise AppError("the demo's app was not installed; run `hansa demo --app APP` with one of your own")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A process ended by itself."""
+
+    name: str
+    status: int
+
+
+@dataclass(slots=True)
+class _Network:
+    """The processes of the demo, and what is heard of them."""
+
+    children: "Children"
+    folder: Path
+    happenings: "SimpleQueue[Any]"
+    board: Board
+    _api: "Client | None" = None
+    _address: str = ""
+    _connected: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def controller(self) -> "Iterator[Client]":
+        """Start `hansa up` with credentials of its own, and connect to it."""
+        from hansa.api.client import connect
+        from hansa.api.credentials import load_credentials
+
+        self.board.status("starting the controller")
+        credentials = self.folder / "credentials.json"
+        arguments = ["up", "--json", "--port", "0", "--grpc-port", "0", "--data", str(self.folder)]
+        environment = {"HANSA_CREDENTIALS": str(credentials)}
+        answer = self.children.start(_CONTROLLER, arguments, environment, answers=True)
+        line = answer.readline() if answer is not None else b""
+        saved = load_credentials(credentials)
+        if not line or saved is None:
+            raise self._died(self.happenings.get())
+        ready = json.loads(line)
+        self._address = ready["grpc_address"]
+        with connect(ready["url"], token=saved.token, project=saved.project) as api:
+            self._api = api
+            Thread(target=self._listen, daemon=True, name="events").start()
+            yield api
+
+    def combiners(self, count: int) -> None:
+        """Start them and wait until all are in the directory."""
+        for k in range(count):
+            self._start("combiner", f"combiner-{k}", [])
+        self._await(count, "combiner", "combiners")
+
+    def clients(self, count: int) -> None:
+        """Start them and wait until all are connected."""
+        for k in range(count):
+            self._start("client", f"client-{k}", ["--index", str(k), "--total", str(count)])
+        self._await(count, "client", "clients")
+
+    def session(self, app: Path, spec: "RunSpec") -> "tuple[SessionRecord, list[Row]]":
+        """Run it to its end; raises `RunFailedError` when it does not finish."""
+        from hansa.cli.watching import Rounds, ended, evaluations, tell
+        from hansa.errors import RunFailedError
+        from hansa.store.records import EventRecord, SessionState
+
+        api = self.api
+        session = api.sessions.start(app, spec)
+        rounds = Rounds(self.board.row, evaluations(session))
+        for happened in iter(self._next, None):
+            if getattr(happened, "session", "") != session.id:
+                continue
+            tell(self.board, rounds, happened)
+            if isinstance(happened, EventRecord) and happened.kind in _ENDS:
+                break
+        rounds.end()
+        last = api.sessions.get(session.id)
+        if last.state is not SessionState.FINISHED:
+            raise RunFailedError(f"{ended(last)}\nThe logs are in {self.children.logs}.")
+        return last, rounds.shown
+
+    def stay(self) -> None:
+        """Until Ctrl-C, or until the controller ends."""
+        while True:
+            self._next()
+
+    @property
+    def api(self) -> "Client":
+        """The client of the running controller."""
+        if self._api is None:
+            raise RuntimeError("the controller is not started")
+        return self._api
+
+    def _start(self, role: str, name: str, arguments: list[str]) -> None:
+        token = self.api.tokens.create(name, role).token
+        work = str(self.folder / "nodes" / name)
+        self.children.start(
+            name, [role, "start", "--join", self._address, "--work", work, *arguments], {"HANSA_TOKEN": token}
+        )
+
+    def _await(self, count: int, role: str, what: str) -> None:
+        here = 0
+        while here < count:
+            self.board.status(f"starting {what}: {here} of {count} are connected")
+            self._next(strict=True)
+            here = sum(name.startswith(f"{role}-") for name in self._connected)
+
+    def _next(self, *, strict: bool = False) -> Any:
+        """The next event. A node's end is told, and with `strict` is an error; the controller's always is."""
+        happened = self.happenings.get()
+        match happened:
+            case _Ended(name, status):
+                if strict or name == _CONTROLLER:
+                    raise self._died(happened)
+                self.board.say(f"{name} ended by itself ({status}); the session goes on without it")
+            case BaseException():
+                raise happened
+            case _ if happened.kind in {"client.connected", "combiner.connected"}:
+                self._connected.add(str(happened.data.get("name")))
+            case _:
+                pass
+        return happened
+
+    def _died(self, ended: _Ended) -> Exception:
+        return self.children.failure(ended.name, ended.status)
+
+    def _listen(self) -> None:
+        """Pass every event on, from a thread; the end of the stream too."""
+        try:
+            for happened in self.api.events.stream(0):
+                self.happenings.put(happened)
+        except Exception as error:  # noqa: BLE001 - the main thread raises it
+            self.happenings.put(error)
+
+
+_ENDS = frozenset({"session.finished", "session.failed", "session.stopped", "session.crashed"})
+
+
+def _spec(name: str, rounds: int, clients: int) -> "RunSpec":
+    """All clients in each round; a round goes on without a few that die."""
+    from hansa.messages import RoundRules, RunSpec
+
+    half = max(1, clients // 2)
+    return RunSpec(name=name, rounds=rounds, rules=RoundRules(min_clients=half, quorum=half, deadline=120, lease=20))
+
+
+def _result(session: "SessionRecord", rows: list[Row], model: Path, **more: Any) -> dict[str, Any]:
+    """What `--json` prints."""
+    metrics = dict(rows[-1].metrics) if rows else {}
+    training = sum(row.seconds for row in rows)
+    return {
+        "rounds": session.round,
+        **{name: metrics.pop(name, None) for name in ("accuracy", "loss")},
+        "metrics": metrics,
+        "model_hash": session.model,
+        "seconds_per_round": training / max(len(rows), 1),
+        "session": session.id,
+        "model": model,
+        **more,
+    }
+
+
+def _say_how_to_use(board: Board, network: _Network) -> None:
+    board.say("")
+    board.say("The network stays until Ctrl-C. In another terminal:")
+    board.say(f"  export HANSA_CREDENTIALS={network.folder / 'credentials.json'}")
+    board.say("  hansa session list; hansa client list")
+
+
+def _farewell(result: dict[str, Any]) -> None:
+    folder, digest = result["data"], result["model_hash"]
+    accuracy = f"accuracy {result['accuracy']:.4f} after " if result["accuracy"] is not None else ""
+    say("")
+    say(f"{accuracy}{result['rounds']} rounds in {span(result['seconds'])}; every process has ended.")
+    say("")
+    say(f"model   {digest}")
+    say(f"file    {result['model']}")
+    say(f"record  {folder} (every model, round and contributor; logs in {folder / 'logs'})")
+    say("")
+    say("Next:")
+    say(f"  hansa up --data {folder}   serves that record; then, in another terminal:")
+    say(f"  hansa model lineage {digest[:12]}")
+    say("  hansa simulate app.py --clients 10      your own app: see docs/tutorials/first-federation.md")

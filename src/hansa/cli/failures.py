@@ -1,0 +1,74 @@
+"""What a person sees when a command fails: one paragraph, and of user code its traceback from the user's own frame."""
+
+import json
+import sys
+import traceback
+from types import TracebackType
+
+import typer
+
+__all__ = ["report"]
+
+_APP_MODULE = "hansa_app_"
+"""How `hansa.app` names the module that it makes of an app's file."""
+
+
+def report(error: BaseException, *, as_json: bool) -> None:
+    """Say it on standard error; with `--json` also as an object on standard output."""
+    name, message = type(error).__name__, _message(error)
+    if as_json:
+        typer.echo(json.dumps({"error": {"type": name, "message": message}}))
+    told = _traceback(error)
+    if told:
+        typer.echo(told.rstrip(), err=True)
+    label = typer.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
+    typer.echo(f"{label} {message}", err=True)
+
+
+def _message(error: BaseException) -> str:
+    """What happened, in the words of the error."""
+    from hansa.errors import HansaError
+
+    if isinstance(error, HansaError):
+        return str(error)
+    if _users_frame(error) is not None or isinstance(error, SyntaxError):
+        return f"the app raised {type(error).__name__}: {error}"
+    return f"hansa itself failed with {type(error).__name__}: {error}; this is a bug, please report it"
+
+
+def _traceback(error: BaseException) -> str:
+    """From the user's first frame; nothing where no user code is to blame."""
+    from hansa.errors import HansaError
+
+    carried = getattr(error, "traceback", "")
+    notes = "\n".join(getattr(error, "__notes__", ()))
+    if carried or notes:
+        return "\n".join(part for part in (carried, notes) if part)
+    frame = _users_frame(error)
+    if isinstance(error, HansaError):
+        return "" if frame is None or _is_ours(error) else _formatted(error, frame)
+    if isinstance(error, SyntaxError) and frame is None:
+        return "".join(traceback.format_exception_only(error))
+    return _formatted(error, frame if frame is not None else error.__traceback__)
+
+
+def _formatted(error: BaseException, start: TracebackType | None) -> str:
+    return "".join(traceback.format_exception(type(error), error, start, chain=False))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the last frame is hansa's: then the message says all."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and str(last.tb_frame.f_globals.get("__name__", "")).startswith("hansa.")
+
+
+def _users_frame(error: BaseException) -> TracebackType | None:
+    """The first frame in the app's own file."""
+    frame = error.__traceback__
+    while frame is not None:
+        if str(frame.tb_frame.f_globals.get("__name__", "")).startswith(_APP_MODULE):
+            return frame
+        frame = frame.tb_next
+    return None

@@ -1,0 +1,116 @@
+"""What clients and combiners have in common when they join a network: its address, a token, a folder, labels."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hansa.cli.options import pairs
+
+if TYPE_CHECKING:
+    from hansa.wire.tokens import Identity
+
+__all__ = ["JoinOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinOptions:
+    """How a node finds its network, and who it is there."""
+
+    join: Annotated[
+        str,
+        typer.Option(
+            "--join", "-j", metavar="HOST:PORT", help="gRPC address of the controller, as `hansa up` prints it."
+        ),
+    ]
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", show_default=False,
+            help="This node's token; others on the machine can read a command line, so rather set HANSA_TOKEN.",
+        ),
+    ] = None  # fmt: skip
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File that holds the token.", exists=True, dir_okay=False)
+    ] = None
+    name: Annotated[
+        str | None, typer.Option("--name", help="This node's name, by default the token's; another name is refused.")
+    ] = None
+    label: Annotated[
+        list[str],
+        typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label that balancers see; may be repeated."),
+    ] = field(default_factory=list)
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            "--work", "-w", help="Folder for models and updates; by default HANSA_WORK, else a temporary one."
+        ),
+    ] = None
+
+    def address(self) -> str:
+        """The controller's address; raises `InputError` for what is no host:port."""
+        from hansa.errors import InputError
+
+        host, colon, port = self.join.rpartition(":")
+        if "//" in self.join or not colon or not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise InputError(
+                f"--join {self.join} is no host:port; give the gRPC address that `hansa up` printed, for example "
+                "10.0.0.5:8471"
+            )
+        return self.join
+
+    def secret(self) -> str:
+        """The token, from wherever it was given; raises `AuthenticationError` when there is none."""
+        from hansa.errors import AuthenticationError, InputError
+        from hansa.settings import Settings
+
+        if self.token:
+            return self.token.strip()
+        if self.token_file is not None:
+            try:
+                return self.token_file.read_text(encoding="ascii").strip()
+            except (OSError, ValueError) as error:
+                raise InputError(f"the token file {self.token_file} cannot be read: {error}") from error
+        token = Settings().token
+        if token is None:
+            raise AuthenticationError(
+                "this node has no token: set HANSA_TOKEN or give --token-file; the operator makes one with "
+                "`hansa token create NAME --role client` (or --role combiner)"
+            )
+        return token.get_secret_value().strip()
+
+    def identity(self, wanted: str) -> "Identity":
+        """Who the token says that this node is; wanted: its role. Raises where name or role differ."""
+        from hansa.errors import InputError, PermissionDeniedError
+        from hansa.wire.tokens import holder
+
+        identity = holder(self.secret())
+        if identity.role.value != wanted:
+            raise PermissionDeniedError(
+                f"the token of {identity.name} is for the role {identity.role.value}; a {wanted} needs one of its own: "
+                f"`hansa token create NAME --role {wanted}`"
+            )
+        if self.name not in {None, identity.name}:
+            raise InputError(f"--name {self.name}, but the token was issued to {identity.name}; leave out one of them")
+        return identity
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels."""
+        return pairs(self.label, "--label")
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """The work folder; a temporary one is gone afterwards."""
+        from hansa.settings import Settings
+
+        chosen = self.work or Settings().work
+        if chosen is not None:
+            yield chosen.expanduser().resolve()
+            return
+        with tempfile.TemporaryDirectory(prefix="hansa-node-") as made:
+            yield Path(made)

@@ -1,0 +1,113 @@
+"""Long-running commands: tidy log lines, an orderly end on Ctrl-C and SIGTERM, and no life after their starter's."""
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Coroutine, MutableMapping
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from hansa.cli.root import INTERRUPTED
+
+__all__ = ["WhileStdin", "interrupt_on_sigterm", "log_to", "run_until_stopped"]
+
+_GRACE = 10.0
+"""Seconds that an orderly end may take once the starter is gone."""
+
+WhileStdin = Annotated[
+    bool,
+    typer.Option(
+        "--while-stdin",
+        help="Stop when standard input ends: whoever starts this process with a pipe takes it along when it ends.",
+    ),
+]
+
+
+def run_until_stopped(work: Coroutine[Any, Any, None], *, while_stdin: bool = False) -> None:
+    """Run it to its end. Ctrl-C and SIGTERM cancel it, wait until it has tidied up, and end with exit code 130."""
+    if asyncio.run(_guarded(work, while_stdin=while_stdin)):
+        raise typer.Exit(INTERRUPTED)
+
+
+async def _guarded(work: Coroutine[Any, Any, None], *, while_stdin: bool) -> bool:
+    """Whether it was stopped from outside."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        if not stopped:  # asked again, it goes on tidying up
+            stopped = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    if while_stdin:
+        threading.Thread(target=_watch_stdin, args=(loop, stop), daemon=True, name="stdin").start()
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+    return stopped
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: Any) -> None:
+    """The starter holds the other end: when it is gone, so is this process, at the latest after the grace."""
+    while os.read(0, 4096):
+        pass
+    loop.call_soon_threadsafe(stop)
+    time.sleep(_GRACE)
+    os._exit(INTERRUPTED)
+
+
+def log_to(stream: TextIO, *, level: str, as_json: bool = False) -> None:
+    """Have hansa's log lines written to a stream: a time, what happened, and its keys; or a JSON object each."""
+    import structlog
+
+    renderer = _as_json if as_json else _Line(colours=stream.isatty())
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _as_json(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> str:
+    return json.dumps({"at": time.time(), **entry}, default=str)
+
+
+class _Line:
+    """For example `12:30:01  connected  client=client-0 to=root`."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+
+    def __call__(self, _logger: Any, _method: str, entry: MutableMapping[str, Any]) -> str:
+        level = str(entry.pop("level", "info"))
+        happened = str(entry.pop("event", ""))
+        trace = entry.pop("exception", "")
+        keys = " ".join(f"{key}={value}" for key, value in entry.items())
+        clock = time.strftime("%H:%M:%S")
+        if self._colours:
+            colour = {"warning": "yellow", "error": "red", "critical": "red"}.get(level)
+            clock, keys = typer.style(clock, dim=True), typer.style(keys, dim=True)
+            happened = typer.style(happened, fg=colour) if colour else happened
+        elif level != "info":
+            happened = f"{level}: {happened}"
+        return f"{clock}  {happened}  {keys}".rstrip() + (f"\n{trace}" if trace else "")
+
+
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM is what Ctrl-C is: commands tidy up, and end with exit code 130."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,222 @@
+"""`hansa session`: runs on the network."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hansa.cli.options import AppPath, ConnectionOptions, Json, Limit, SpecOptions, app_name, expand
+from hansa.cli.output import print_json, print_record, print_table, say, span, when
+from hansa.cli.root import INTERRUPTED
+
+if TYPE_CHECKING:
+    from hansa.api.client import Client
+    from hansa.store.records import SessionRecord
+
+__all__ = ["commands"]
+
+commands = typer.Typer(no_args_is_help=True, help="Sessions: runs on the network. Start, watch, ask why, stop, resume.")
+
+SessionName = Annotated[
+    str, typer.Argument(metavar="SESSION", help="Id of a session, the beginning of one, or a name.", show_default=False)
+]
+
+
+@commands.command()
+@expand
+def start(
+    app: AppPath,
+    spec: SpecOptions,
+    server: ConnectionOptions,
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the session; by default the app's.")] = None,
+    package: Annotated[
+        bool, typer.Option("--package/--no-package", help="Send the app to clients that bring none of their own.")
+    ] = True,
+    seed_model: Annotated[
+        str | None,
+        typer.Option("--seed-model", help="Digest of a model to start from; by default the app's initial one."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and return at once.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a session of an app and watch it. Ctrl-C detaches: the session goes on.
+
+    With --json every round is one JSON object on a line, and the last line is the session.
+    """
+    with server.connect() as api:
+        session = api.sessions.start(app, spec.spec(name or app_name(app)), package=package, seed_model=seed_model)
+        if detach:
+            _detached(session, as_json=as_json)
+            return
+        if not api.server().clients:
+            say("No client is connected yet: the session waits for them. `hansa client start --help`", as_json=as_json)
+        _watch(api, session, as_json=as_json)
+
+
+@commands.command()
+@expand
+def watch(session: SessionName, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Show a session's rounds, those committed and those to come, until it ends. Ctrl-C leaves it running."""
+    with server.connect() as api:
+        _watch(api, api.sessions.get(session), as_json=as_json)
+
+
+@commands.command()
+@expand
+def why(session: SessionName, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Say what a session waits for: who is late, how far each client is, when leases and the deadline end."""
+    with server.connect() as api:
+        waiting = api.sessions.why(session)
+    if as_json:
+        print_json(waiting)
+        return
+    say(waiting.sentence)
+    phase = waiting.phase
+    if phase is None or not phase.outstanding:
+        return
+    columns = {
+        "client": lambda c: c.name,
+        "doing": lambda c: c.activity,
+        "done": lambda c: f"{c.done:g}/{c.total:g}" if c.total else "",
+        "silent for": lambda c: span(c.silent),
+        "lease ends in": lambda c: span(max(c.lease_ends - phase.now, 0)),
+        "connected": lambda c: "yes" if c.connected else "no",
+    }
+    print_table(phase.outstanding, columns, as_json=False, nothing="")
+
+
+@commands.command("list")
+@expand
+def list_sessions(server: ConnectionOptions, *, limit: Limit = 20, as_json: Json = False) -> None:
+    """List sessions, the newest first."""
+    with server.connect() as api:
+        page = api.sessions.list(limit=limit, sort="-created_at")
+    columns = {
+        "id": lambda s: s.id,
+        "name": lambda s: s.name,
+        "state": lambda s: s.state.value,
+        "round": lambda s: f"{s.round}/{s.spec.rounds}",
+        "algorithm": lambda s: s.spec.algorithm,
+        "created": lambda s: when(s.created_at),
+        "model": lambda s: (s.model or "")[:12],
+    }
+    print_table(page.items, columns, as_json=as_json, nothing="No session yet: `hansa session start APP`.")
+
+
+@commands.command()
+@expand
+def show(session: SessionName, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Show one session: its state and cause, its models, and the settings that decide its result."""
+    with server.connect() as api:
+        found = api.sessions.get(session)
+    spec = found.spec
+    options = " ".join(f"{key}={value}" for key, value in spec.algorithm_options.items())
+    lines = {
+        "session": f"{found.name} ({found.id})",
+        "state": f"{found.state.value}  {found.cause}",
+        "round": f"{found.round} of {spec.rounds}",
+        "algorithm": f"{spec.algorithm} {options}",
+        "seed": str(spec.seed),
+        "clients": f"{spec.rules.selection}, quorum {spec.rules.quorum}, deadline {spec.rules.deadline:g} s",
+        "seed model": found.seed_model or "",
+        "model": found.model or "",
+        "package": found.package or "none: clients bring their own code",
+        "created": when(found.created_at),
+        "started": when(found.started_at),
+        "ended": when(found.ended_at),
+    }
+    print_record(found, lines, as_json=as_json)
+
+
+@commands.command()
+@expand
+def rounds(session: SessionName, server: ConnectionOptions, *, limit: Limit = 1000, as_json: Json = False) -> None:
+    """List the committed rounds of a session, with who counted and the model of each."""
+    with server.connect() as api:
+        page = api.rounds.list(session=api.sessions.get(session).id, sort="number", limit=limit)
+    columns = {
+        "round": lambda r: str(r.number),
+        "accepted": lambda r: str(r.accepted),
+        "rejected": lambda r: str(r.rejected),
+        "failed": lambda r: str(r.failed),
+        "missing": lambda r: str(r.missing),
+        "examples": lambda r: f"{r.weight:,}",
+        "time": lambda r: span(r.closed_at - r.opened_at),
+        "model": lambda r: r.model[:12],
+        "metrics": lambda r: " ".join(f"{name}={value:.4g}" for name, value in r.metrics.items()),
+    }
+    print_table(page.items, columns, as_json=as_json, nothing="No round is committed yet.")
+
+
+@commands.command()
+@expand
+def stop(session: SessionName, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Stop a running session; what is committed stays, and it can be resumed."""
+    with server.connect() as api:
+        stopped = api.sessions.stop(session)
+    _said(stopped, f"Session {stopped.name} stopped after round {stopped.round}; `hansa session resume {stopped.id}` "
+          "goes on from there.", as_json=as_json)  # fmt: skip
+
+
+@commands.command()
+@expand
+def resume(
+    session: SessionName,
+    server: ConnectionOptions,
+    *,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return at once.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a session that was stopped or has failed, after its last committed round, and watch it."""
+    with server.connect() as api:
+        before = api.events.list(limit=1).cursor
+        resumed = api.sessions.resume(session)
+        if detach:
+            _detached(resumed, as_json=as_json)
+            return
+        _watch(api, resumed, as_json=as_json, after=before)
+
+
+@commands.command()
+@expand
+def delete(session: SessionName, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Delete a session that does not run, with its rounds, metrics and events."""
+    with server.connect() as api:
+        gone = api.sessions.delete(session)
+    _said(gone, f"Session {gone.name} ({gone.id}) is deleted.", as_json=as_json)
+
+
+def _watch(api: "Client", session: "SessionRecord", *, as_json: bool, after: int = 0) -> None:
+    from hansa.cli.watching import ended, watch
+    from hansa.errors import RunFailedError
+    from hansa.store.records import SessionState
+
+    try:
+        last, _ = watch(api, session, as_json=as_json, after=after)
+    except KeyboardInterrupt:
+        again = f"hansa session watch {session.id}"
+        say(f"\nDetached; the session goes on. `{again}` comes back, `hansa session stop {session.id}` stops it.",
+            as_json=as_json)  # fmt: skip
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(last)
+    if last.state is SessionState.FAILED:
+        raise RunFailedError(f"{ended(last)}\n`hansa session resume {last.id}` goes on after round {last.round}.")
+    if not as_json:
+        say("")
+        say(ended(last))
+        if last.model is not None:
+            say(f"model {last.model}")
+            say(f"\nNext:\n  hansa model download {last.model[:12]}\n  hansa session rounds {last.id}")
+
+
+def _detached(session: "SessionRecord", *, as_json: bool) -> None:
+    _said(session, f"Session {session.name} ({session.id}) is running; `hansa session watch {session.id}` shows it.",
+          as_json=as_json)  # fmt: skip
+
+
+def _said(session: "SessionRecord", sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(session)
+    else:
+        say(sentence)

@@ -1,0 +1,129 @@
+"""`hansa simulate`: a run in this process, or on all cores of this machine."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from hansa.cli.board import Row, open_board
+from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand
+from hansa.cli.output import print_json, say, span
+
+if TYPE_CHECKING:
+    from hansa.simulation import Devices, RoundRecord
+
+__all__ = ["parse_devices", "simulate"]
+
+
+def _complete_devices(incomplete: str) -> list[str]:
+    return [kind for kind in ("dropouts:", "stragglers:", "lognormal:") if kind.startswith(incomplete)]
+
+
+@expand
+def simulate(
+    app: AppPath,
+    spec: SpecOptions,
+    *,
+    clients: Annotated[int, typer.Option("--clients", "-n", min=1, help="Virtual clients, from client-0.")] = 10,
+    engine: Annotated[
+        Literal["inline", "processes"],
+        typer.Option("--engine", help="inline: one client after another, breakpoints work; processes: on all cores."),
+    ] = "inline",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, show_default=False, help="Worker processes; else one per core.")
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices", autocompletion=_complete_devices,
+            help="How devices behave: dropouts:RATE, stragglers:SHARE, lognormal:SIGMA; else they answer at once.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the app's.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="File for the last model, in the safetensors format.", dir_okay=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run an app on virtual clients: the same rounds, and the same bits, as on a network.
+
+    With --json every round is one JSON object on a line, and the last line sums up.
+    """
+    from hansa.simulation import simulate as run
+
+    given = spec.spec(name or app_name(app))
+    began = time.perf_counter()
+    title = f"{given.name}: {given.algorithm} on {clients:,} virtual clients, {given.rounds} rounds"
+    with open_board(title, given.rounds, as_json=as_json) as board:
+
+        def shown(record: "RoundRecord") -> None:
+            board.row(row_of(record))
+            if as_json:
+                print_json(record)
+
+        result = run(
+            app, given, clients=clients, engine=engine, workers=workers, devices=parse_devices(devices), on_round=shown
+        )
+    seconds = time.perf_counter() - began
+    if save is not None:
+        result.save(save)
+    last = row_of(result.rounds[-1])
+    if as_json:
+        print_json(
+            {
+                "rounds": len(result.rounds),
+                "clients": clients,
+                "algorithm": given.algorithm,
+                "metrics": last.metrics,
+                "model_hash": result.model_hash,
+                "saved": save,
+                "seconds": seconds,
+            }
+        )
+        return
+    say("")
+    say(f"model {result.model_hash}")
+    say(f"{len(result.rounds)} rounds in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
+    say("")
+    say("Next: the same file on a network, to the same bits:")
+    say(f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3")
+    say(f"  hansa up            and then   hansa session start {app}")
+
+
+def row_of(record: "RoundRecord") -> Row:
+    """A simulated round, as it is shown: of a metric's values the central one, else the clients', else training's."""
+    lost = {**record.rejected, **record.failed, **record.failed_evaluations}
+    return Row(
+        round=record.round,
+        metrics={**record.metrics, **record.evaluation, **record.central},
+        accepted=len(record.accepted),
+        rejected=len(record.rejected),
+        failed=len(record.failed),
+        missing=len(record.missing),
+        seconds=record.seconds,
+        names=tuple(f"{client}: {why}" for client, why in sorted(lost.items())),
+    )
+
+
+def parse_devices(text: str | None) -> "Devices | None":
+    """`kind:number` as a model of devices; raises `ConfigError` that lists the kinds."""
+    from hansa.errors import ConfigError
+    from hansa.simulation import Dropouts, LogNormalSpeeds, Stragglers
+
+    if text is None:
+        return None
+    kind, _, amount = text.partition(":")
+    try:
+        share = float(amount)
+    except ValueError:
+        raise ConfigError(f"--devices {text}: after the colon comes a number, for example dropouts:0.1") from None
+    match kind:
+        case "dropouts":
+            return Dropouts(share)
+        case "stragglers":
+            return Stragglers(share)
+        case "lognormal":
+            return LogNormalSpeeds(sigma=share)
+        case _:
+            raise ConfigError(f"--devices {text}: there is dropouts:RATE, stragglers:SHARE and lognormal:SIGMA")

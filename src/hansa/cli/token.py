@@ -1,0 +1,79 @@
+"""`hansa token`: who may join a project, and as what."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from hansa.cli.options import ConnectionOptions, Json, Limit, expand
+from hansa.cli.output import print_json, print_table, say, when
+
+__all__ = ["commands"]
+
+commands = typer.Typer(no_args_is_help=True, help="Tokens: each binds a name to a role in a project.")
+
+_DAY = 86400.0
+
+
+@commands.command()
+@expand
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or node.")],
+    server: ConnectionOptions,
+    *,
+    role: Annotated[
+        Literal["client", "combiner", "admin"], typer.Option("--role", help="What its holder may do.")
+    ] = "client",
+    days: Annotated[
+        float | None, typer.Option("--days", min=0, help="Days until it expires; by default it holds until revoked.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a token. It is printed this once, alone on standard output, and not kept."""
+    with server.connect() as api:
+        issued = api.tokens.create(name, role, None if days is None else days * _DAY)
+        address = api.server().grpc_address
+    if as_json:
+        print_json(issued)
+        return
+    say(issued.token)
+    if role != "admin":
+        say(
+            f"It is shown this once. To join with it:\n  HANSA_TOKEN=… hansa {role} start --join {address}",
+            as_json=True,
+        )
+
+
+@commands.command("list")
+@expand
+def list_tokens(server: ConnectionOptions, *, limit: Limit = 100, as_json: Json = False) -> None:
+    """List the tokens that were made, the newest first; never the tokens themselves."""
+    with server.connect() as api:
+        page = api.tokens.list(limit=limit, sort="-created_at")
+    columns = {
+        "id": lambda t: t.id,
+        "name": lambda t: t.name,
+        "role": lambda t: t.role,
+        "created": lambda t: when(t.created_at),
+        "expires": lambda t: when(t.expires_at) or "never",
+        "revoked": lambda t: "yes" if t.revoked else "",
+    }
+    print_table(page.items, columns, as_json=as_json, nothing="No token was made yet.")
+
+
+@commands.command()
+@expand
+def revoke(
+    token: Annotated[
+        str, typer.Argument(metavar="ID", help="Id of the token, from `hansa token list`; not the token.")
+    ],
+    server: ConnectionOptions,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Refuse a token from now on."""
+    with server.connect() as api:
+        record = api.tokens.revoke(token)
+    if as_json:
+        print_json(record)
+    else:
+        say(f"The token {record.id} of {record.name} is refused from now on.")

@@ -1,0 +1,141 @@
+"""`hansa up`: one process that is the controller, the root of the aggregation tree and the REST API."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hansa.cli.options import Json
+from hansa.cli.output import in_terminal, print_json, say
+from hansa.cli.running import WhileStdin, log_to, run_until_stopped
+
+if TYPE_CHECKING:
+    from hansa.api.server import ApiServer
+    from hansa.settings import Settings
+
+__all__ = ["up"]
+
+_OPERATOR = "operator"
+_FIRST_CLIENT = "client-0"
+
+
+def up(
+    *,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on; by default HANSA_HOST, else 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535,
+                     help="Port of the REST API, 0: any free one; by default HANSA_PORT, else 8470."),
+    ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            "--grpc-port", min=0, max=65535,
+            help="Port for clients and combiners, 0: any free one; by default HANSA_GRPC_PORT, else 8471.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder for database, models and keys; by default HANSA_DATA, else hansa-data."),
+    ] = None,
+    while_stdin: WhileStdin = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Serve: a controller with its REST API and the port that clients join. Sessions that were running go on.
+
+    The first start makes a token for you, saves it for the other commands of this user, and prints once how a client
+    joins. With --json one object is printed when it is ready. Ctrl-C and SIGTERM end it in order, with exit code 130.
+    """
+    from hansa.settings import Settings
+
+    given = {"host": host, "port": port, "grpc_port": grpc_port, "data": data}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = Settings(**chosen)
+    log_to(sys.stderr, level=settings.log_level)
+
+    first = not (settings.data / "controller.key").exists()
+    run_until_stopped(_serve(settings, first=first, as_json=as_json), while_stdin=while_stdin)
+
+
+async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
+    """Until it is cancelled. first: whether the data folder is new, so that nobody has a token yet."""
+    from hansa.api.server import ApiServer
+
+    server = await ApiServer.open(settings)
+    try:
+        facts = await _facts(server, settings, first=first)
+        if as_json:
+            print_json(facts)
+        else:
+            _welcome(facts)
+        sys.stdout.flush()
+        await server.wait()
+    finally:
+        await server.aclose()
+
+
+async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> dict[str, Any]:
+    """What is told when the server is ready; secrets are in it on the first start alone."""
+    from hansa.wire.frames import Role
+
+    saved = await _operator(server, settings)
+    client = None
+    if first:
+        client, _ = await server.controller.issue_token(settings.project, _FIRST_CLIENT, Role.CLIENT)
+    return {
+        "url": server.url,
+        "grpc_address": server.grpc_address,
+        "project": settings.project,
+        "data": settings.data.resolve(),
+        "credentials": settings.credentials.expanduser(),
+        "new_credentials": saved,
+        "first_start": first,
+        "client_token": client,
+    }
+
+
+async def _operator(server: "ApiServer", settings: "Settings") -> bool:
+    """Make sure that this user holds an admin's token of this server; whether one was made for it."""
+    from hansa.api.credentials import Credentials, load_credentials, save_credentials
+    from hansa.errors import AuthenticationError
+    from hansa.wire.frames import Role
+
+    saved = load_credentials(settings.credentials)
+    token, project = ("", settings.project) if saved is None else (saved.token, saved.project)
+    try:
+        known = server.controller.verify(token).role is Role.ADMIN
+    except AuthenticationError:
+        known = False
+    if not known:
+        project = settings.project
+        token, _ = await server.controller.issue_token(project, _OPERATOR, Role.ADMIN)
+    if saved is None or not known or saved.url != server.url:
+        save_credentials(settings.credentials, Credentials(server.url, token, project))
+    return not known
+
+
+def _welcome(facts: dict[str, Any]) -> None:
+    bold = (lambda text: typer.style(text, bold=True)) if in_terminal() else str
+    say("")
+    say(bold("hansa is up") + f"    data in {facts['data']}")
+    say("")
+    say(f"  REST API       {facts['url']}")
+    say(f"  nodes join at  {facts['grpc_address']}")
+    made = "your admin token is saved in" if facts["new_credentials"] else "your admin token is, as before, in"
+    say(f"  {made} {facts['credentials']}")
+    say("")
+    if facts["client_token"] is not None:
+        say("A first client joins, from any machine that reaches this one, with (shown this once):")
+        say(f"  HANSA_TOKEN={facts['client_token']} \\\n    hansa client start --join {facts['grpc_address']}")
+    else:
+        say("A client joins with a token of its own (those of earlier starts still hold):")
+        say(f"  HANSA_TOKEN=… hansa client start --join {facts['grpc_address']}")
+    say("")
+    say("Next, in another terminal:")
+    say("  hansa token create NAME            a token for another client")
+    say("  hansa session start app.py         a session; clients run the app that it brings")
+    say("Ctrl-C stops the server; started again, it goes on where it was.")
+    say("")
