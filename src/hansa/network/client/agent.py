@@ -29,6 +29,7 @@ from hansa.wire.frames import (
     Role,
     RoundKey,
     TaskFailed,
+    TaskStarted,
     ToNode,
     Verdict,
     Welcome,
@@ -41,6 +42,9 @@ _log = structlog.get_logger(__name__)
 
 _MODELS_KEPT = 3
 """Downloaded models that stay: the one that is evaluated is the one that is trained from next."""
+
+_NOTICEABLE = 0.2
+"""Seconds after which a task is worth a report that it has begun: most small ones are over by then."""
 
 _PROGRESS_STEP = 16 << 20
 """Bytes downloaded between two progress reports."""
@@ -164,7 +168,13 @@ class Agent:
             app = await self._app_of(opened)
             await self._model_of(opened)
             self._at_work = opened.key
-            answer = await self._workshop(app).work(opened, self._link.send)
+            started = asyncio.get_running_loop().call_later(
+                _NOTICEABLE, self._link.send, TaskStarted(opened.key, self.client.name)
+            )
+            try:
+                answer = await self._workshop(app).work(opened, self._link.send)
+            finally:
+                started.cancel()
         except UserCodeError as error:
             _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
             self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))

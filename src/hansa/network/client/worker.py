@@ -34,7 +34,6 @@ from hansa.wire.frames import (
     Progress,
     RoundKey,
     TaskFailed,
-    TaskStarted,
 )
 
 __all__ = ["Worker", "main"]
@@ -95,7 +94,6 @@ class Worker:
     def _work(self, opened: OpenRound) -> None:
         client = opened.invited[0]
         self._current = _Current(opened.key, client, opened.spec.rules.lease, opened.key.kind.value)
-        self._send(TaskStarted(opened.key, client))
         try:
             answer = self._answer(opened, client)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too: reported
