@@ -21,6 +21,9 @@ from typing import Any, get_args, get_type_hints
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
 
+_NEED_A_SERVER = frozenset({"connect"})
+"""Public names whose example no test can run by itself."""
+
 _BLOCK = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n).*?(<!-- end (?P=name) -->)", re.DOTALL)
 
 
@@ -101,7 +104,7 @@ def _default(option: Any) -> str:
     value = option.default
     if option.required:
         return "required"
-    if callable(value) or value in (None, "", (), [], False) or type(value).__name__ == "Sentinel":
+    if callable(value) or value is False or value in (None, "", (), []):
         return ""
     return _code(value)
 
@@ -188,7 +191,18 @@ def routes() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 def _routes() -> str:
     schemas = openapi().get("components", {}).get("schemas", {})
-    return "\n\n".join(_route(method, path, operation, schemas) for method, path, operation in routes())
+    shapes = [f"### `{name}`\n\n{_shape(schema)}" for name, schema in sorted(schemas.items())]
+    return "\n\n".join([*(_route(*route, schemas) for route in routes()), "## Shapes", *shapes])
+
+
+def _shape(schema: Mapping[str, Any]) -> str:
+    rows = [
+        (f"`{name}`", _schema_kind(part), _sentence(part.get("description", "")))
+        for name, part in schema.get("properties", {}).items()
+    ]
+    values = ", ".join(f"`{value}`" for value in schema.get("enum", []))
+    text = _prose(schema.get("description", ""))
+    return "\n\n".join(part for part in (text, values, _table(("", "type", ""), rows) if rows else "") if part)
 
 
 def _route(method: str, path: str, operation: dict[str, Any], schemas: Mapping[str, Any]) -> str:
@@ -238,6 +252,8 @@ def _needed(name: str, required: Iterable[str]) -> str:
 def _schema_kind(schema: Mapping[str, Any]) -> str:
     if "$ref" in schema:
         return f"`{schema['$ref'].rsplit('/', 1)[-1]}`"
+    if schema.get("type") == "array":
+        return f"array of {_schema_kind(schema.get('items', {}))}"
     kinds = [_schema_kind(part) for part in schema.get("anyOf", []) if part.get("type") != "null"]
     kind = " or ".join(kinds) or str(schema.get("type", "any"))
     default = schema.get("default")
@@ -287,7 +303,9 @@ def _public_names() -> str:
 
 
 def _public(name: str, value: Any) -> str:
-    text = _prose(inspect.getdoc(value) or "")
+    text = _prose(inspect.getdoc(value))
+    if name in _NEED_A_SERVER:
+        text = text.replace("```python\n", "<!-- not run: it needs a server -->\n\n```python\n")
     if inspect.isclass(value) and dataclasses.is_dataclass(value):
         return f"### `hansa.{name}`\n\n{text}\n\n{_fields(value)}"
     if inspect.isclass(value):
