@@ -45,6 +45,7 @@ STRATEGIES = [
     Strategy("FedAdam", "fedadam", 0.01, 0.779, ADAM | {"learning_rate": 0.01}),
     Strategy("FedAvg", "fedavg", 0.001, 0.748),
     Strategy("FedProx", "fedprox", 0.001, 0.748, {"mu": 0.01}),
+    Strategy("SCAFFOLD", "scaffold", 0.001, 0.748, {"num_clients": HOSPITALS, "weighted": True}),
     Strategy("Cyclic, as published", "fedavg", 0.01, 0.785, hospitals=1, rounds=4),
     Strategy("Cyclic, as described", "fedavg", 0.01, None, rules=hansa.RoundRules(selection="cyclic"), rounds=60),
 ]

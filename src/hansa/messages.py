@@ -59,7 +59,7 @@ class GradientCorrection:
     proximal: float = 0.0
     """The μ of FedProx, ≥ 0."""
     offset: Arrays | None = None
-    """Names and shapes of the model, for example SCAFFOLD's c − c_i."""
+    """Names and shapes of the model's floating tensors, for example SCAFFOLD's c − c_i."""
 
 
 def _ignore_progress(done: float, total: float) -> None:
@@ -83,6 +83,8 @@ class Task:
     """The share of the local work that this device manages before the deadline, 0 < work ≤ 1 (simulated stragglers)."""
     progress: Callable[[float, float], None] = _ignore_progress
     """`task.progress(done, total)` renews the lease of a long task and is shown to the operator."""
+    memory: Arrays | None = None
+    """What this client kept (`Update.memory`) with its last update that is in a committed model; it never travels."""
     _correction: GradientCorrection | None = None
     _correction_was_read: bool = False
 
@@ -114,17 +116,29 @@ class Update:
     num_examples: int
     """The weight n_i of this client, 1 ≤ n < 2^63."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    step_sum: float | Mapping[str, float] = 0.0
+    """How far the local steps move a value whose gradient is −1 in each of them: K·η for K steps of plain SGD.
+
+    A mapping says it by tensor, and what is not in it was not trained by gradients. 0: unknown. It never travels.
+    """
+    memory: Arrays | None = None
+    """What the client finds as `task.memory` from the round on that counts this update; None: what it had stays."""
 
     def __init__(
         self,
         arrays: Mapping[str, npt.ArrayLike],
         num_examples: int,
         metrics: Mapping[str, float] | None = None,
+        *,
+        step_sum: float | Mapping[str, float] = 0.0,
+        memory: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         """arrays: a mapping of tensor name to array, with the model's names and shapes."""
         object.__setattr__(self, "arrays", arrays if isinstance(arrays, Arrays) else Arrays(arrays))
         object.__setattr__(self, "num_examples", _whole(num_examples, "Update"))
         object.__setattr__(self, "metrics", _numbers(metrics or {}, "Update"))
+        object.__setattr__(self, "step_sum", _steps(step_sum))
+        object.__setattr__(self, "memory", memory if memory is None or isinstance(memory, Arrays) else Arrays(memory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +255,19 @@ def _whole(num_examples: object, what: str) -> int:
     if isinstance(num_examples, bool) or not isinstance(num_examples, int | np.integer):
         raise InputError(f"{what}(num_examples={num_examples!r}): the number of examples must be a whole number")
     return int(num_examples)
+
+
+def _steps(step_sum: object) -> float | dict[str, float]:
+    if isinstance(step_sum, Mapping):
+        return {str(name): _distance(value) for name, value in step_sum.items()}
+    return _distance(step_sum)
+
+
+def _distance(value: object) -> float:
+    number = float(value) if isinstance(value, int | float | np.number) else math.nan
+    if not 0 <= number < math.inf:
+        raise InputError(f"Update(step_sum={value!r}): it must be a number of at least 0, for example steps times η")
+    return number
 
 
 def _numbers(values: Mapping[str, Any], what: str) -> dict[str, float]:

@@ -13,11 +13,15 @@ from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.fedavgm import fedavgm
 from hansa.algorithms.fedprox import fedprox
 from hansa.algorithms.fedsgd import fedsgd
+from hansa.algorithms.scaffold import scaffold
 from hansa.testing.algorithms import LAWS, Case, Law, cases
 from hansa.testing.equalities import follows_centralized_descent, same_trajectory
 from hansa.testing.linear import LinearTrainer, make_examples
 
 REGISTERED = sorted(entry_points(group="hansa.algorithms"), key=lambda point: point.name)
+
+NEEDED = {"scaffold": {"num_clients": 4}}
+"""Options without a default: as many clients as the cases have at most."""
 
 MEAN = WeightedMean()
 
@@ -33,7 +37,7 @@ some_clients = settings(derandomize=True, deadline=None, max_examples=20)
 
 
 def test_there_is_something_to_hold_to_the_laws():
-    built_in = {"fedavg", "fedavgm", "fedsgd", "fedadagrad", "fedadam", "fedyogi", "fedprox"}
+    built_in = {"fedavg", "fedavgm", "fedsgd", "fedadagrad", "fedadam", "fedyogi", "fedprox", "scaffold"}
     assert built_in <= {point.name for point in REGISTERED}, "pip install -e . registers the built-ins"
 
 
@@ -42,12 +46,12 @@ def test_there_is_something_to_hold_to_the_laws():
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(case=cases())
 def test_holds(point: EntryPoint, law: Law, case: Case):
-    law(point.load()(MEAN), case)
+    law(point.load()(MEAN, **NEEDED.get(point.name, {})), case)
 
 
 @pytest.mark.parametrize("point", REGISTERED, ids=lambda point: point.name)
 def test_an_algorithm_has_the_name_that_it_is_registered_under(point: EntryPoint):
-    assert point.load()(MEAN).name == point.name
+    assert point.load()(MEAN, **NEEDED.get(point.name, {})).name == point.name
 
 
 @some_clients
@@ -84,6 +88,20 @@ def test_fedsgd_is_fedavg_with_one_full_batch_step(sizes: tuple[int, ...], seed:
 def test_is_fedavg_to_the_bit(same: Algorithm, sizes: tuple[int, ...], seed: int):
     data = make_examples(np.random.default_rng(seed), sizes, 3, logistic=True)
     same_trajectory((same, MANY_STEPS), (fedavg(MEAN), MANY_STEPS), data)
+
+
+@some_clients
+@given(clients=st.integers(1, 5), size=st.integers(1, 30), seed=SEEDS)
+def test_the_first_round_of_scaffold_is_fedavgs_of_equal_clients_to_the_bit(clients: int, size: int, seed: int):
+    data = make_examples(np.random.default_rng(seed), (size,) * clients, 3, logistic=True)
+    same_trajectory((scaffold(MEAN, num_clients=clients), MANY_STEPS), (fedavg(MEAN), MANY_STEPS), data, rounds=1)
+
+
+@some_clients
+@given(clients=st.integers(1, 5), size=st.integers(1, 30), seed=SEEDS)
+def test_scaffold_of_equal_clients_with_one_full_batch_step_is_centralized_descent(clients: int, size: int, seed: int):
+    data = make_examples(np.random.default_rng(seed), (size,) * clients, 3)
+    follows_centralized_descent(scaffold(MEAN, num_clients=clients), ONE_STEP, data, tolerance=1e-6)
 
 
 def test_the_laws_between_algorithms_can_fail():

@@ -28,7 +28,7 @@ def fedavg(aggregator: Aggregator) -> Algorithm:
 def client_update(trainer: Trainer, model: Arrays, task: Task) -> Update:
     """Δ_i = w_i − w after local training."""
     trained = trainer.fit(model, task)
-    return Update(subtract(trained.arrays, model), trained.num_examples, trained.metrics)
+    return replace(trained, arrays=subtract(trained.arrays, model))
 
 
 def server_update(state: State, aggregate: Aggregate) -> State:

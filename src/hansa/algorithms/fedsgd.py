@@ -5,6 +5,7 @@ Data", AISTATS 2017, arXiv:1602.05629, section 2 (FedSGD: every client takes one
 Integers and bools have no gradient and stay as they are.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -40,7 +41,7 @@ def client_update(trainer: Trainer, model: Arrays, task: Task) -> Update:
         else np.zeros(array.shape, delta_dtype(array.dtype))
         for name, array in model.items()
     }
-    return Update(Arrays(gradient), computed.num_examples, computed.metrics)
+    return replace(computed, arrays=Arrays(gradient))
 
 
 def server_update(state: State, aggregate: Aggregate, *, learning_rate: float) -> State:

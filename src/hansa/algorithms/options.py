@@ -4,7 +4,7 @@ import math
 
 from hansa.errors import ConfigError
 
-__all__ = ["check_fraction", "check_not_negative", "check_positive"]
+__all__ = ["check_count", "check_fraction", "check_not_negative", "check_positive"]
 
 
 def check_positive(algorithm: str, option: str, value: object) -> None:
@@ -23,6 +23,12 @@ def check_fraction(algorithm: str, option: str, value: object) -> None:
     """Raise `ConfigError` unless 0 ≤ value < 1."""
     if not 0 <= _number(value) < 1:
         raise ConfigError(f"{algorithm}: {option} is {value!r}; it must be a number of at least 0 and below 1")
+
+
+def check_count(algorithm: str, option: str, value: object) -> None:
+    """Raise `ConfigError` unless value is a whole number ≥ 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{algorithm}: {option} is {value!r}; it must be a whole number of at least 1")
 
 
 def _number(value: object) -> float:

@@ -47,6 +47,8 @@ class Folded:
     weight: int
     """What it added to the denominator."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    memory: Arrays | None = None
+    """What the client keeps should the update be committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,9 @@ class Engine(Protocol):
     def collect(self) -> Partial:
         """The sum of all that was folded since `begin`."""
 
+    def remember(self, memories: Mapping[str, Arrays]) -> None:
+        """The round is committed: these clients find this as `task.memory` from now on."""
+
     def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
         """Evaluate a model on each client's own data."""
 
@@ -106,6 +111,8 @@ class Folding:
         self._shown = Arrays()
         self._plan: Plan = None
         self.partial = Partial({})
+        self.memories: dict[str, Arrays] = {}
+        """What each client kept with its last committed update; without an entry, nothing."""
 
     def begin(self, number: int, broadcast: Arrays) -> None:
         """Start a sum of zero."""
@@ -125,7 +132,8 @@ class Folding:
         partial = self.partial if into is None else into
 
         def local_work() -> Outcome:
-            task = self._run.task(self._app, share, self._number, Kind.TRAIN, assignment.work)
+            memory = self.memories.get(client)
+            task = self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
             update = self._run.train(self._app, self._broadcast, task)
             return self.offer(client, update, partial)
 
@@ -141,7 +149,7 @@ class Folding:
             )
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
-        return Folded(update.num_examples, partial.weight - before, update.metrics)
+        return Folded(update.num_examples, partial.weight - before, update.metrics, update.memory)
 
     def _is_sound(self, update: Update) -> bool:
         try:
@@ -164,7 +172,8 @@ class Folding:
         share = self._clients.share(client)
 
         def local_work() -> Metrics:
-            task = self._run.task(self._app, share, self._number, Kind.EVALUATE)
+            memory = self.memories.get(client)
+            task = self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
             return self._app.trainer.evaluate(self._shown, task)
 
         return self._guarded(local_work, client, "evaluated")
@@ -197,6 +206,10 @@ class Inline:
     def collect(self) -> Partial:
         """See `Engine`."""
         return self._folding.partial
+
+    def remember(self, memories: Mapping[str, Arrays]) -> None:
+        """See `Engine`."""
+        self._folding.memories.update(memories)
 
     def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
         """See `Engine`."""

@@ -112,6 +112,10 @@ class Tree:
         """See `Engine`; a sum climbs as the bytes that it has on a network."""
         return self._sum_below(self._root)
 
+    def remember(self, memories: Mapping[str, Arrays]) -> None:
+        """See `Engine`."""
+        self._folding.memories.update(memories)
+
     def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
         """See `Engine`."""
         return Inline(self._folding).evaluate(number, model, clients)

@@ -62,7 +62,7 @@ def spec_from(message: Mapping[str, Any]) -> RunSpec:
 
 
 def result_to(result: Outcome | Metrics) -> Message:
-    """What became of one client's task, as plain values."""
+    """What became of one client's task, as plain values; what it keeps is the body of the message."""
     match result:
         case Folded(num_examples, weight, metrics):
             return {"result": "folded", "num_examples": num_examples, "weight": weight, "metrics": dict(metrics)}
@@ -74,11 +74,12 @@ def result_to(result: Outcome | Metrics) -> Message:
             return {"result": "metrics", "num_examples": result.num_examples, "metrics": dict(result.values)}
 
 
-def result_from(message: Message) -> Outcome | Metrics:
-    """The inverse of `result_to`."""
+def result_from(message: Message, body: Arrays) -> Outcome | Metrics:
+    """The inverse of `result_to`, as `receive` gives it."""
     match message["result"]:
         case "folded":
-            return Folded(message["num_examples"], message["weight"], message["metrics"])
+            kept = body if message["body"] else None
+            return Folded(message["num_examples"], message["weight"], message["metrics"], kept)
         case "refused":
             return Refused(Reason(message["reason"]), message["detail"], message["full"])
         case "failed":

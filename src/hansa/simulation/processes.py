@@ -22,6 +22,7 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError, RunFailedError, UserCodeError
 from hansa.messages import Contribution, Metrics, RunSpec
+from hansa.run import slots_to_arrays
 from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
 from hansa.simulation.pipes import Channel, Message, receive, result_from, send, spec_to, to_bytes
 
@@ -135,6 +136,10 @@ class Processes:
                     self._folding.merge(total, partial)
         return total
 
+    def remember(self, memories: Mapping[str, Arrays]) -> None:
+        """See `Engine`; the memories stay in this process, and travel with the tasks."""
+        self._folding.memories.update(memories)
+
     def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
         """See `Engine`."""
         self._in_order = False
@@ -218,27 +223,28 @@ class Processes:
             for pipe in wait(list(busy)):
                 worker = busy[cast("Channel", pipe)]
                 try:
-                    answer, _ = receive(worker.answers)
+                    answer, kept = receive(worker.answers)
                 except (EOFError, OSError):
                     left.extendleft(reversed(self._bury(worker, results)))
                 else:
-                    self._take(worker, answer, results)
+                    self._take(worker, answer, kept, results)
         return results
 
     def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
         worker.outstanding.extend(chunk)
         tasks = [(assignment.client, assignment.work) for assignment in chunk]
+        memories = {client: kept for client, _ in tasks if (kept := self._folding.memories.get(client)) is not None}
         with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again
-            send(worker.jobs, {"do": what, "tasks": tasks})
+            send(worker.jobs, {"do": what, "tasks": tasks}, to_bytes(slots_to_arrays(memories)) if memories else None)
 
-    def _take(self, worker: _Worker, answer: Message, results: Results) -> None:
+    def _take(self, worker: _Worker, answer: Message, kept: Arrays, results: Results) -> None:
         """Note one answer; without tolerance, a failure of user code is raised here."""
         self._vain_deaths = 0
         worker.busy = "began" in answer
         if worker.busy:
             return
         assignment = worker.outstanding.popleft()
-        result = result_from(answer)
+        result = result_from(answer, kept)
         if isinstance(result, Failed) and not self._tolerate:
             error = UserCodeError(f"{assignment.client}: {result.message}", result.traceback)
             error.add_note(result.traceback)

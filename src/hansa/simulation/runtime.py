@@ -161,15 +161,16 @@ class Simulation:
     def _round(self, state: State, number: int) -> tuple[State, RoundRecord]:
         algorithm = self.setup.algorithm
         broadcast = algorithm.broadcast(state)
-        completed, seconds = self._play(number, broadcast)
+        completed, outcomes, seconds = self._play(number, broadcast)
         plan = algorithm.aggregator.plan(broadcast)
         aggregate = algorithm.aggregator.report(plan, self.engine.collect())
         after = self.setup.finish(state, aggregate)
+        self.engine.remember({client: kept for client, kept in _kept(outcomes) if client in aggregate.contributions})
         return after, RoundRecord(
             round=number,
             model_hash=codec.digest(after.params),
             metrics=_means((each.metrics, each.num_examples) for each in aggregate.contributions.values()),
-            num_examples=aggregate.weight,
+            num_examples=sum(each.num_examples for each in aggregate.contributions.values()),
             accepted=completed.contributors,
             rejected={name: f"{reason}: {detail}" for name, (reason, detail) in completed.rejected.items()},
             failed=dict(completed.failed),
@@ -177,10 +178,11 @@ class Simulation:
             virtual_seconds=seconds,
         )
 
-    def _play(self, number: int, broadcast: Arrays) -> tuple[Completed, float]:
+    def _play(self, number: int, broadcast: Arrays) -> tuple[Completed, Mapping[Assignment, Outcome], float]:
         """Rehearse, train whom that needs, rehearse with what came of it: until nothing is unknown.
 
-        Afterwards the engine's sum is exactly of those who are accepted.
+        Afterwards the engine's sum is exactly of those who are accepted. Returns how the round ended, what became of
+        its tasks, and its virtual seconds.
         """
         cohort = self.setup.cohort(self.clients, number)
         connected = self._connected(cohort)
@@ -204,7 +206,7 @@ class Simulation:
         completed = _completed(played, outcomes)
         if {task for task in trained.values() if isinstance(outcomes[task], Folded)} != set(played.accepted):
             self._fold_again(number, broadcast, played, outcomes)
-        return completed, played.seconds
+        return completed, {task: outcomes[task] for task in played.accepted}, played.seconds
 
     def _fold_again(
         self, number: int, broadcast: Arrays, played: Rehearsal, outcomes: Mapping[Assignment, Outcome]
@@ -251,6 +253,12 @@ class Simulation:
             central = self.setup.central_metrics(self.app, state.params, record.round)
             record = replace(record, central=dict(central.values))
         return record
+
+
+def _kept(outcomes: Mapping[Assignment, Outcome]) -> Iterable[tuple[str, Arrays]]:
+    for assignment, outcome in outcomes.items():
+        if isinstance(outcome, Folded) and outcome.memory is not None:
+            yield assignment.client, outcome.memory
 
 
 def _means(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, float]:

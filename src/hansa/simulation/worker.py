@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 from hansa.arrays import Arrays
-from hansa.run import resolve
+from hansa.run import resolve, slots_from_arrays
 from hansa.simulation.clients import VirtualClients
-from hansa.simulation.fold import Assignment, Folding, Raised, attempt, failure
+from hansa.simulation.fold import Assignment, Folded, Folding, Raised, attempt, failure
 from hansa.simulation.load import load
 from hansa.simulation.pipes import Channel, Message, receive, result_to, send, spec_from, to_bytes
 
@@ -65,11 +65,14 @@ def _do(job: Message, body: Arrays, folding: Folding, answers: Channel) -> None:
         case "show":
             folding.show(job["round"], body)
         case "train":
+            folding.memories = slots_from_arrays(body)
             for client, work in job["tasks"]:
                 send(answers, {"began": client})
                 outcome = folding.train(Assignment(client, work))
-                send(answers, {"client": client, **result_to(outcome)})
+                kept = outcome.memory if isinstance(outcome, Folded) else None
+                send(answers, {"client": client, **result_to(outcome)}, None if kept is None else to_bytes(kept))
         case "evaluate":
+            folding.memories = slots_from_arrays(body)
             for client, _ in job["tasks"]:
                 send(answers, {"began": client})
                 send(answers, {"client": client, **result_to(folding.evaluate(client))})

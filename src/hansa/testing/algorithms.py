@@ -93,21 +93,32 @@ def order_of_arrival_changes_nothing(algorithm: Algorithm, case: Case) -> None:
 
 
 def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
-    """What the client's half sends passes the aggregator's check; it is deterministic and leaves the model alone."""
+    """What the client's half sends passes the aggregator's check; it is deterministic and changes nothing it was given.
+
+    That holds for a client's first task, and for one with the memory that it kept from there.
+    """
     rng = np.random.default_rng(case.seed)
     data = make_examples(rng, (5, 3), 2, logistic=True)
     trainer = LinearTrainer(2, logistic=True, epochs=2, batch_size=2, dtype=(np.float32, np.float64)[case.seed % 2])
     broadcast = algorithm.broadcast(algorithm.init(trainer.initial_model(rng)))
     before = _copy(broadcast)
-    first, second = (algorithm.client_update(trainer, broadcast, task_of("client-1", data)) for _ in range(2))
-    try:
-        algorithm.aggregator.check(algorithm.aggregator.plan(broadcast), first)
-    except UpdateRejectedError as error:
-        raise LawBrokenError(f"it does not hold that the aggregator takes what the client sends: {error}") from error
-    require_same(broadcast, before, "the client's half leaves the model that it was given alone")
-    require_same(first.arrays, second.arrays, "the client's half is deterministic")
-    require(first.num_examples == second.num_examples, "the client's half is deterministic in num_examples")
-    require(first.metrics == second.metrics, "the client's half is deterministic in its metrics")
+    memory: Arrays | None = None
+    for number in (1, 2):
+        remembered = _copy(memory) if memory is not None else None
+        tasks = [task_of("client-1", data, number, memory=memory) for _ in range(2)]
+        first, second = (algorithm.client_update(trainer, broadcast, task) for task in tasks)
+        try:
+            algorithm.aggregator.check(algorithm.aggregator.plan(broadcast), first)
+        except UpdateRejectedError as error:
+            said = "it does not hold that the aggregator takes what the client sends"
+            raise LawBrokenError(f"{said}: {error}") from error
+        require_same(broadcast, before, "the client's half leaves the model that it was given alone")
+        require_same(first.arrays, second.arrays, "the client's half is deterministic")
+        require(first.num_examples == second.num_examples, "the client's half is deterministic in num_examples")
+        require(first.metrics == second.metrics, "the client's half is deterministic in its metrics")
+        require(first.memory == second.memory, "the client's half is deterministic in what it keeps")
+        require(memory == remembered, "the client's half leaves the memory that it was given alone")
+        memory = first.memory
 
 
 Law = Callable[[Algorithm, Case], None]

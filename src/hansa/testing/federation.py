@@ -17,18 +17,26 @@ def play(
 ) -> Iterator[State]:
     """The states before the first round and after each; data: client → what its tasks carry."""
     state = algorithm.init(trainer.initial_model(np.random.default_rng(seed)))
+    kept: dict[str, Arrays | None] = dict.fromkeys(data)
     yield state
     for _ in range(rounds):
         broadcast = algorithm.broadcast(state)
-        sent = {
-            client: algorithm.client_update(trainer, broadcast, task_of(client, data, state.round + 1, seed, work))
-            for client in data
-        }
+        tasks = {client: task_of(client, data, state.round + 1, seed, work, memory=kept[client]) for client in data}
+        sent = {client: algorithm.client_update(trainer, broadcast, task) for client, task in tasks.items()}
         state = algorithm.server_update(state, aggregate(algorithm, broadcast, sent))
+        kept |= {client: update.memory for client, update in sent.items() if update.memory is not None}
         yield state
 
 
-def task_of(client: str, data: Mapping[str, Any], number: int = 1, seed: int = 0, work: float = 1.0) -> Task:
+def task_of(
+    client: str,
+    data: Mapping[str, Any],
+    number: int = 1,
+    seed: int = 0,
+    work: float = 1.0,
+    *,
+    memory: Arrays | None = None,
+) -> Task:
     """The task of one of the clients in `data`."""
     index = list(data).index(client)
     return Task(
@@ -37,6 +45,7 @@ def task_of(client: str, data: Mapping[str, Any], number: int = 1, seed: int = 0
         rng=np.random.default_rng([seed, number, index]),
         data=data[client],
         work=work,
+        memory=memory,
     )
 
 

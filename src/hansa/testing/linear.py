@@ -64,7 +64,8 @@ class LinearTrainer:
                         corrected = corrected + correction.offset[name]
                 params[name] = params[name] - self.learning_rate * corrected
             task.progress(step + 1, todo)
-        return Update(self._like(params, model), len(y), {"loss": float(np.mean(losses))})
+        arrays, loss = self._like(params, model), float(np.mean(losses))
+        return Update(arrays, len(y), {"loss": loss}, step_sum=todo * self.learning_rate)
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """∇ of the mean loss over all examples."""

@@ -80,7 +80,7 @@ class NumpyTrainer:
             descent.step(params, gradient)
             total += float(loss) * count(batch)
             seen += count(batch)
-        return Update(params, len(x), {"loss": total / seen})
+        return Update(params, len(x), {"loss": total / seen}, step_sum=descent.step_sum)
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient over all local examples at once, in the dtypes of changes; zeros for tensors without one."""
@@ -107,6 +107,9 @@ class _Descent:
     """The steps of one task; its buffers have the size of the model and are used again in every step."""
 
     def __init__(self, settings: NumpyTrainer, start: Arrays, correction: GradientCorrection | None) -> None:
+        self.step_sum = 0.0
+        """As `Update.step_sum`."""
+        self._pace = 0.0
         self._settings = settings
         self._start = start
         self._proximal = correction.proximal if correction else 0.0
@@ -121,6 +124,8 @@ class _Descent:
 
     def step(self, params: dict[str, Array], gradient: Mapping[str, Array]) -> None:
         """Move `params`, in place; `gradient` is left as it is."""
+        self._pace = self._settings.momentum * self._pace + 1
+        self.step_sum += self._settings.learning_rate * self._pace
         for name, direction in self._directions.items():
             param = params[name]
             np.copyto(direction, _namesake(name, param, gradient), casting="same_kind")

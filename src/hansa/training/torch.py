@@ -96,6 +96,7 @@ class TorchTrainer:
             parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
             optimizer = self._optimizer(parameters)
             correct = _corrector(module, task.correction)
+            steps = _Steps(optimizer)
             module.train()
             for batch in self._work.batches(len(x), task):
                 optimizer.zero_grad()
@@ -103,10 +104,11 @@ class TorchTrainer:
                 loss = self._loss(module(inputs), targets)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
                 correct()
+                steps.count()
                 optimizer.step()
                 losses.append((loss.detach(), count(batch)))
             optimizer.zero_grad()
-        return Update(arrays_of_module(module), len(x), {"loss": _mean(losses)})
+        return Update(arrays_of_module(module), len(x), {"loss": _mean(losses)}, step_sum=steps.sums(module))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.
@@ -273,6 +275,33 @@ def _corrector(module: torch.nn.Module, correction: GradientCorrection | None) -
                 parameter.grad.add_(offsets[index])
 
     return correct
+
+
+class _Steps:
+    """`Update.step_sum` of each parameter, as torch.optim.SGD moves it; unknown for any other optimizer."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        known = type(optimizer) is torch.optim.SGD and not any(group["maximize"] for group in optimizer.param_groups)
+        self._groups = optimizer.param_groups if known else []
+        self._buffers: dict[torch.nn.Parameter, float] = {}
+        self._sums: dict[torch.nn.Parameter, float] = {}
+
+    def count(self) -> None:
+        """The step that comes next, for a gradient of 1: its momentum buffer and how far it moves."""
+        for group in self._groups:
+            momentum = group["momentum"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                before = self._buffers.get(parameter)
+                buffer = 1.0 if before is None else momentum * before + 1 - group["dampening"]
+                self._buffers[parameter] = buffer
+                moved = (1 + momentum * buffer if group["nesterov"] else buffer) if momentum else 1.0
+                self._sums[parameter] = self._sums.get(parameter, 0.0) + float(group["lr"]) * moved
+
+    def sums(self, module: torch.nn.Module) -> float | dict[str, float]:
+        """By name; buffers and what was frozen are not in it."""
+        return {n: self._sums[p] for n, p in module.named_parameters() if p in self._sums} if self._groups else 0.0
 
 
 def _like(parameter: torch.nn.Parameter, array: Array) -> torch.Tensor:
