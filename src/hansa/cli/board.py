@@ -114,12 +114,12 @@ class LiveBoard:
         from rich.live import Live
 
         self._console = Console(highlight=False)
-        self._live = Live(console=self._console, refresh_per_second=8, transient=False, get_renderable=self._below)
         self._title, self._total, self._before, self._done = title, total, done, done
         self._names: list[str] = []
         self._series: list[float] = []
         self._status = ""
         self._began = time.monotonic()
+        self._live = Live(console=self._console, refresh_per_second=8, transient=False, get_renderable=self._below)
 
     def __enter__(self) -> Self:
         """Draw the title, and from now on what stays below."""

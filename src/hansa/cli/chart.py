@@ -18,8 +18,10 @@ def sparkline(series: Sequence[float], width: int = 40) -> str:
 
 def area(series: Sequence[float], width: int = 60, height: int = 4, total: int = 0) -> list[str]:
     """`height` lines with an axis at the left, from the top; total: rounds to come as well, which leave room."""
-    wide = max(min(width, max(total, len(series))), 1)
-    shown = _columns(series, max(1, math.ceil(wide * len(series) / max(total, len(series), 1))))
+    rounds = max(total, len(series), 1)
+    each = max(1, min(3, width // rounds))  # columns per value
+    wide = min(width, rounds * each)
+    shown = [c for c in _columns(series, max(1, width * len(series) // rounds)) for _ in range(each)]
     low, high = _range(shown)
     levels = [-1 if math.isnan(c) else 1 + round((8 * height - 1) * _share(c, low, high)) for c in shown]
     lines = []

@@ -14,7 +14,7 @@ import typer
 
 from hansa.cli.board import Board, Row, open_board
 from hansa.cli.options import Json, app_name
-from hansa.cli.output import print_json, say, span
+from hansa.cli.output import print_json, relative, say, span
 
 if TYPE_CHECKING:
     from hansa.api.client import Client
@@ -78,6 +78,8 @@ def demo(
             if keep:
                 _say_how_to_use(board, network)
                 network.stay()
+            board.status("ending every process")
+    result["seconds"] = time.perf_counter() - began
     if as_json:
         print_json(result)
     else:
@@ -134,7 +136,8 @@ class _Network:
         self._address = ready["grpc_address"]
         with connect(ready["url"], token=saved.token, project=saved.project) as api:
             self._api = api
-            Thread(target=self._listen, daemon=True, name="events").start()
+            listener = connect(api.url, token=saved.token, project=saved.project)
+            Thread(target=self._listen, args=(listener,), daemon=True, name="events").start()
             yield api
 
     def combiners(self, count: int) -> None:
@@ -215,12 +218,14 @@ class _Network:
     def _died(self, ended: _Ended) -> Exception:
         return self.children.failure(ended.name, ended.status)
 
-    def _listen(self) -> None:
-        """Pass every event on, from a thread; the end of the stream too."""
+    def _listen(self, listener: "Client") -> None:
+        """Pass every event on, from a thread that ends with this process; an error too."""
+        from hansa.errors import HansaError
+
         try:
-            for happened in self.api.events.stream(0):
+            for happened in listener.events.stream(0):
                 self.happenings.put(happened)
-        except Exception as error:  # noqa: BLE001 - the main thread raises it
+        except HansaError as error:
             self.happenings.put(error)
 
 
@@ -259,16 +264,17 @@ def _say_how_to_use(board: Board, network: _Network) -> None:
 
 
 def _farewell(result: dict[str, Any]) -> None:
-    folder, digest = result["data"], result["model_hash"]
+    folder, digest = relative(result["data"]), result["model_hash"]
     accuracy = f"accuracy {result['accuracy']:.4f} after " if result["accuracy"] is not None else ""
     say("")
     say(f"{accuracy}{result['rounds']} rounds in {span(result['seconds'])}; every process has ended.")
     say("")
     say(f"model   {digest}")
-    say(f"file    {result['model']}")
-    say(f"record  {folder} (every model, round and contributor; logs in {folder / 'logs'})")
+    say(f"file    {relative(result['model'])}")
+    say(f"record  {folder}, every model, round and contributor")
+    say(f"logs    {folder / 'logs'}")
     say("")
     say("Next:")
-    say(f"  hansa up --data {folder}   serves that record; then, in another terminal:")
-    say(f"  hansa model lineage {digest[:12]}")
-    say("  hansa simulate app.py --clients 10      your own app: see docs/tutorials/first-federation.md")
+    say("  hansa simulate app.py                  your own app; docs/tutorials has one of 40 lines")
+    say(f"  hansa up --data {folder}")
+    say(f"  hansa model lineage {digest[:12]}       the record, once the server is up again")

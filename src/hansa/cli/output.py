@@ -7,11 +7,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import typer
 
-__all__ = ["in_terminal", "labels_of", "print_json", "print_record", "print_table", "say", "size", "span", "when"]
+__all__ = [
+    "in_terminal",
+    "labels_of",
+    "print_json",
+    "print_record",
+    "print_table",
+    "relative",
+    "say",
+    "size",
+    "span",
+    "when",
+]
 
 
 def in_terminal() -> bool:
@@ -63,6 +75,12 @@ def print_record(record: Any, lines: Mapping[str, str], *, as_json: bool) -> Non
     for label, text in lines.items():
         shown = typer.style(label.ljust(width), dim=True) if in_terminal() else label.ljust(width)
         typer.echo(f"{shown}  {text}".rstrip())
+
+
+def relative(path: Path) -> Path:
+    """The path as it is shortest from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def labels_of(labels: Mapping[str, str]) -> str:

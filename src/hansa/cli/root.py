@@ -26,7 +26,7 @@ class Root(TyperGroup):
             raise typer.Exit(INTERRUPTED) from interrupt
         except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
             raise
-        except Exception as error:
+        except Exception as error:  # the outermost loop of a command: whatever it raised is reported
             if type(error).__module__.startswith(("click", "typer")):  # usage errors: Typer shows them
                 raise
             failures.report(error, as_json=bool(ctx.meta.get(JSON_KEY)))

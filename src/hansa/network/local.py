@@ -39,7 +39,7 @@ class LocalNetwork:
 
     server: ControllerServer
     folder: Path
-    silence: float
+    silence: float = 15.0
     """Seconds without a heartbeat after which a node counts as lost."""
     nodes: dict[str, "asyncio.Task[None]"] = field(default_factory=dict)
 
