@@ -5,6 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from hansa.rounds.why import Why
 from hansa.run import plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
+    ClientRecord,
+    CombinerRecord,
     ModelRecord,
     PackageRecord,
     ProjectRecord,
@@ -68,6 +71,7 @@ class Controller:
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
         self._workshops: dict[str, Workshop] = {}
+        self._unpacking = asyncio.Lock()
         self._scratch = tempfile.TemporaryDirectory(prefix="hansa-controller-")
 
     async def open(self) -> None:
@@ -75,10 +79,35 @@ class Controller:
         for project in await self._projects():
             revoked = await self.store.list(TokenRecord, Query(project.id, where={"revoked": True}, limit=1000))
             self._revoked.update(record.id for record in revoked.items)
+            await self._mark_absent(project.id)
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
-                _log.info("session goes on", session=session.id, round=session.round)
-                self.tree(project.id).start(session)
+                await self._take_up(project.id, session)
+
+    async def _mark_absent(self, project: str) -> None:
+        """Nobody is connected before they have come (again), whatever the rows said when the controller ended."""
+        directory = self.tree(project).directory
+        was_connected = Query(project, where={"connected": True}, limit=1000)
+        while True:
+            clients = (await self.store.list(ClientRecord, was_connected)).items
+            combiners = (await self.store.list(CombinerRecord, was_connected)).items
+            stale: list[ClientRecord | CombinerRecord] = [
+                *(replace(row, connected=False, combiner="") for row in clients if row.name not in directory.clients),
+                *(replace(row, connected=False) for row in combiners if row.name not in directory.combiners),
+            ]
+            if not stale:
+                return
+            await self.store.put(*stale)
+
+    async def _take_up(self, project: str, session: SessionRecord) -> None:
+        try:
+            self.tree(project).start(session)
+            _log.info("session goes on", session=session.id, round=session.round)
+        except HansaError as error:  # for example a plug-in that is not installed any more
+            cause = f"it could not go on when the controller came back: {type(error).__name__}: {error}"
+            ended = replace(session, state=SessionState.FAILED, cause=cause, ended_at=time.time())
+            await self.store.put(ended, event(project, session.id, f"session.{ended.state}", cause))
+            _log.error("a session could not go on", session=session.id, why=str(error))
 
     async def aclose(self) -> None:
         """Leave; running sessions are taken up by the next `open`."""
@@ -116,7 +145,8 @@ class Controller:
 
     def assign(self, identity: Identity, preferred: str, labels: Mapping[str, str]) -> tuple[str, str]:
         """(name, address) of the server for a node."""
-        server = self.tree(identity.project).directory.assign(identity.name, identity.role, preferred, labels)
+        directory, now = self.tree(identity.project).directory, asyncio.get_running_loop().time()
+        server = directory.assign(identity.name, identity.role, preferred, labels, now)
         return server.name, server.address
 
     # ── projects and tokens ──────────────────────────────────────────────────────────────────────────────────────
@@ -247,7 +277,7 @@ class Controller:
         workshop = await self._workshop(session.package)
         path = await self.objects.fetch(blob.digest)
         link = Path(self._scratch.name) / "objects" / blob.digest
-        if not link.exists():
+        with suppress(FileExistsError):
             link.symlink_to(path)
         rules = replace(session.spec.rules, lease=max(session.spec.rules.lease, _LEASE_OF_CENTRAL))
         opened = OpenRound(key, replace(session.spec, rules=rules), blob, (CENTRAL,))
@@ -257,14 +287,14 @@ class Controller:
         return Metrics(answer.metrics, answer.num_examples)
 
     async def _workshop(self, package: str) -> Workshop:
-        if package not in self._workshops:
-            chunks = [chunk async for chunk in self.objects.read(package)]
-            folder = Path(self._scratch.name) / package
-            app = unpack(b"".join(chunks), folder)
-            (Path(self._scratch.name) / "objects").mkdir(exist_ok=True)
-            info = ClientInfo(CENTRAL)
-            self._workshops[package] = Workshop(app, info, Path(self._scratch.name) / "objects", _print_line)
-        return self._workshops[package]
+        async with self._unpacking:
+            if package not in self._workshops:
+                chunks = [chunk async for chunk in self.objects.read(package)]
+                scratch = Path(self._scratch.name)
+                app = await asyncio.to_thread(unpack, b"".join(chunks), scratch / package)
+                (scratch / "objects").mkdir(exist_ok=True)
+                self._workshops[package] = Workshop(app, ClientInfo(CENTRAL), scratch / "objects", _print_line)
+            return self._workshops[package]
 
 
 def _print_line(line: str) -> None:

@@ -1,13 +1,17 @@
 """Who is on the network, and where a node that asks is sent."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hansa.errors import ConflictError, NotFoundError
+from hansa.errors import ConflictError, NotFoundError, PermissionDeniedError
 from hansa.network.controller.balancers import Asker, Balancer, Server
 from hansa.wire.frames import Presence, Present, Role
 
 __all__ = ["ROOT", "Directory"]
+
+_ON_ITS_WAY = 30.0
+"""Seconds after which a client that was sent to a server and has not come counts nowhere."""
 
 ROOT = "root"
 """The name of the controller's own aggregation server."""
@@ -21,54 +25,58 @@ class Directory:
     balancer: Balancer
     clients: dict[str, Present] = field(default_factory=dict)
     combiners: dict[str, Present] = field(default_factory=dict)
-    _placed: dict[str, str] = field(default_factory=dict)
-    """Client → server that it was sent to last, so that a crowd that asks at once is spread."""
+    _placed: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Client that is on its way → the server that it was sent to, and when: a crowd that asks at once is spread."""
 
     def apply(self, presence: Presence) -> None:
         """Take in who came and went."""
         for name in presence.left:
             self.clients.pop(name, None)
             self.combiners.pop(name, None)
-            self._placed.pop(name, None)
         for present in presence.combiners:
             self.combiners[present.client] = present
         for present in presence.joined:
             self.clients[present.client] = present
-            self._placed[present.client] = present.combiner
+            self._placed.pop(present.client, None)
 
-    def assign(self, name: str, role: Role, preferred: str, labels: Mapping[str, str]) -> Server:
+    def assign(self, name: str, role: Role, preferred: str, labels: Mapping[str, str], now: float) -> Server:
         """The server for a node: the preferred one while it is there; else the balancer's choice, or the root.
 
-        Raises `NotFoundError` for a combiner whose preferred parent is not connected (yet), `ConflictError` for a loop.
+        now: seconds of a monotonic clock. Raises `NotFoundError` for a combiner whose preferred parent is not connected
+        (yet), `ConflictError` for a loop, `PermissionDeniedError` for who is no node.
         """
-        servers = self._servers()
-        if preferred and preferred in servers:
-            if role is Role.COMBINER and name in self._above(preferred):
-                raise ConflictError(
-                    f"{name} cannot be a child of {preferred}, which is below it: choose another parent"
-                )
-            return self._place(name, servers[preferred])
+        if role is Role.ADMIN:
+            raise PermissionDeniedError(f"{name} has the role admin: only clients and combiners are given a server")
+        servers = self._servers(now)
         if role is Role.COMBINER:
-            if preferred:
-                raise NotFoundError(f"the parent {preferred} of {name} is not connected; start it first")
-            return servers[ROOT]
-        leaves = [server for server in servers.values() if server.name != ROOT] or [servers[ROOT]]
-        lowest = [server for server in leaves if not self._has_combiners(server.name)] or leaves
-        return self._place(name, self.balancer(lowest, Asker(name, labels)))
+            return self._parent(name, preferred, servers)
+        server = servers.get(preferred)
+        if server is None:
+            leaves = [found for found in servers.values() if found.name != ROOT] or [servers[ROOT]]
+            lowest = [found for found in leaves if not self._has_combiners(found.name)] or leaves
+            server = self.balancer(lowest, Asker(name, labels))
+        self._placed[name] = server.name, now
+        return server
 
-    def _servers(self) -> dict[str, Server]:
-        load: dict[str, int] = {}
-        for server in self._placed.values():
-            load[server] = load.get(server, 0) + 1
-        servers = {ROOT: Server(ROOT, self.root_address, load.get(ROOT, 0))}
+    def _parent(self, name: str, preferred: str, servers: Mapping[str, Server]) -> Server:
+        if not preferred:
+            return servers[ROOT]
+        if preferred not in servers:
+            raise NotFoundError(f"the parent {preferred} of {name} is not connected; start it first")
+        if name in self._above(preferred):
+            raise ConflictError(f"{name} cannot be a child of {preferred}, which is below it: choose another parent")
+        return servers[preferred]
+
+    def _servers(self, now: float) -> dict[str, Server]:
+        for name in [name for name, (_, since) in self._placed.items() if now - since > _ON_ITS_WAY]:
+            del self._placed[name]
+        load = Counter(present.combiner for name, present in self.clients.items() if name not in self._placed)
+        load.update(server for server, _ in self._placed.values())
+        servers = {ROOT: Server(ROOT, self.root_address, load[ROOT])}
         for name, present in self.combiners.items():
             labels = {key: value for key, value in present.labels.items() if key not in {"address", "version"}}
-            servers[name] = Server(name, present.labels.get("address", ""), load.get(name, 0), labels)
+            servers[name] = Server(name, present.labels.get("address", ""), load[name], labels)
         return servers
-
-    def _place(self, name: str, server: Server) -> Server:
-        self._placed[name] = server.name
-        return server
 
     def _has_combiners(self, name: str) -> bool:
         return any(present.combiner == name for present in self.combiners.values())

@@ -5,11 +5,15 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
+import structlog
+
 from hansa.messages import Value
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import EventRecord
 
 __all__ = ["Journal", "Live", "event"]
+
+_log = structlog.get_logger(__name__)
 
 _BACKLOG = 1000
 """Live items that a slow reader may fall behind by; older ones are dropped, stored events never."""
@@ -45,11 +49,16 @@ class Journal:
         """Store an event soon, without waiting; `aclose` waits for it."""
         task = asyncio.create_task(self.record(record))
         self._pending.add(task)
-        task.add_done_callback(self._pending.discard)
+        task.add_done_callback(self._stored)
 
     async def aclose(self) -> None:
         """Wait for the events that are being stored."""
-        await asyncio.gather(*self._pending)
+        await asyncio.gather(*self._pending, return_exceptions=True)
+
+    def _stored(self, task: asyncio.Task[None]) -> None:
+        self._pending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("an event could not be stored", exc_info=error)
 
     def notify(self) -> None:
         """Events were stored by somebody else (with a round, in its transaction)."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import structlog
 
 from hansa.algorithm import Partial
-from hansa.errors import ConflictError, NotFoundError
+from hansa.errors import ConflictError, NotFoundError, StorageError
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.directory import ROOT, Directory
@@ -145,20 +145,22 @@ class ProjectTree:
         """Keep the rows of clients and combiners; the directory in memory is what decisions are made on."""
         while True:
             presence = await self._writes.get()
-            now = time.time()
-            records = [await self._client(present, now) for present in presence.joined]
-            combiners = [await self._combiner(present, now) for present in presence.combiners]
-            gone = [record for name in presence.left for record in await self._gone(name, now)]
-            events = [
-                *(self._event("client.connected", p.client, f"connected to {p.combiner}") for p in presence.joined),
-                *(
-                    self._event("combiner.connected", p.client, f"serves below {p.combiner}")
-                    for p in presence.combiners
-                ),
-                *(self._event("node.left", name, "is gone") for name in presence.left),
-            ]
-            await self._store.put(*records, *combiners, *gone)
-            await self._journal.record(*events)
+            try:
+                await self._write(presence, time.time())
+            except StorageError as error:  # rows are for people; decisions are made on the directory in memory
+                _log.error("who is connected could not be stored", project=self.project, why=str(error))
+
+    async def _write(self, presence: Presence, now: float) -> None:
+        records = [await self._client(present, now) for present in presence.joined]
+        combiners = [await self._combiner(present, now) for present in presence.combiners]
+        gone = [record for name in presence.left for record in await self._gone(name, now)]
+        events = [
+            *(self._event("node.left", name, "is gone") for name in presence.left),
+            *(self._event("client.connected", p.client, f"connected to {p.combiner}") for p in presence.joined),
+            *(self._event("combiner.connected", p.client, f"serves below {p.combiner}") for p in presence.combiners),
+        ]
+        await self._store.put(*records, *combiners, *gone)
+        await self._journal.record(*events)
 
     def _event(self, kind: str, name: str, what: str) -> EventRecord:
         return event(self.project, "", kind, f"{name} {what}", name=name)
