@@ -2,7 +2,9 @@
 
 import io
 import stat
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,11 @@ __all__ = ["pack", "unpack"]
 MAX_BYTES = 64 << 20
 """Bytes of all files of a package together."""
 MAX_FILES = 10_000
+_MAX_ARCHIVE = MAX_BYTES + (8 << 20)
+"""Bytes of an archive: its files as they are, and what it says of each."""
+_MAX_DEPTH, _LONGEST_NAME = 32, 200
+"""Folders in each other, and bytes of one name; with more, some system cannot write the file."""
+_ENCRYPTED = 0x1
 _LEFT_OUT = frozenset({"__pycache__", "node_modules", "hansa-data"})
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -43,25 +50,39 @@ def pack(path: str | Path) -> bytes:
 
 
 def unpack(archive: bytes | memoryview, folder: Path) -> Path:
-    """Write a package's files into a new folder and return the app's path in it.
+    """Write a package's files into a folder and return the app's path in it.
 
     Everything is checked before anything is written. Raises `AppError` for what is no package, or a hostile one.
     """
+    if len(archive) > _MAX_ARCHIVE:
+        raise AppError(f"the package has {len(archive):,} bytes, more than {_MAX_ARCHIVE:,}; it was not unpacked")
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             entries = opened.infolist()
             _check(entries)
             contents = [(entry, _read(opened, entry)) for entry in entries]
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise AppError(f"the package is not an archive that can be read: {error}") from error
-    for entry, content in contents:
-        target = folder / entry.filename
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-        target.chmod(0o755 if (entry.external_attr >> 16) & stat.S_IXUSR else 0o644)
-    names = [PurePosixPath(entry.filename) for entry in entries]
-    tops = [name for name in names if len(name.parts) == 1 and name.suffix in {".py", ".toml"}]
-    return find_app(folder / tops[0]) if len(names) == 1 and tops else find_app(folder)
+    app = _app_among([entry.filename for entry in entries])
+    try:
+        for entry, content in contents:
+            target = folder / entry.filename
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            target.chmod(0o755 if (entry.external_attr >> 16) & stat.S_IXUSR else 0o644)
+    except OSError as error:
+        raise AppError(f"the package could not be written to {folder}: {error}") from error
+    return (folder / app).resolve()
+
+
+def _app_among(names: list[str]) -> str:
+    """The entry that makes an app of these files, as `find_app` has it for a folder; or the only one."""
+    for name in ("hansa.toml", "app.py"):
+        if name in names:
+            return name
+    if len(names) == 1 and PurePosixPath(names[0]).suffix in {".py", ".toml"} and "/" not in names[0]:
+        return names[0]
+    raise AppError("the package has neither an app.py nor a hansa.toml; pack the folder that has one")
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -75,18 +96,35 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _check(entries: list[zipfile.ZipInfo]) -> None:
     if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
         raise AppError(f"the package is larger than {MAX_FILES:,} files or {MAX_BYTES:,} bytes; it was not unpacked")
-    seen: set[str] = set()
+    files: set[str] = set()
+    folders: set[str] = set()
     for entry in entries:
-        name = PurePosixPath(entry.filename)
-        mode = entry.external_attr >> 16
-        odd = "\\" in entry.filename or "\x00" in entry.filename or ":" in name.parts[0] if name.parts else True
-        if odd or name.is_absolute() or ".." in name.parts or entry.filename != str(name):
-            raise AppError(f"the package names the file {entry.filename!r}, outside its folder; it was not unpacked")
-        if mode and not stat.S_ISREG(mode):
-            raise AppError(f"the package holds {entry.filename!r}, which is no ordinary file; it was not unpacked")
-        if str(name).casefold() in seen:
+        flaw = _flaw(entry)
+        if flaw:
+            raise AppError(f"the package holds {entry.orig_filename[:200]!r}, {flaw}; it was not unpacked")
+        folded = [unicodedata.normalize("NFC", part).casefold() for part in entry.filename.split("/")]
+        name, above = "/".join(folded), {"/".join(folded[:depth]) for depth in range(1, len(folded))}
+        if name in files or name in folders or above & files:
             raise AppError(f"the package names {entry.filename!r} twice; it was not unpacked")
-        seen.add(str(name).casefold())
+        files.add(name)
+        folders |= above
+
+
+def _flaw(entry: zipfile.ZipInfo) -> str:
+    """Why this entry is not written; empty when it is a plain file inside the folder, wherever that is unpacked."""
+    name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
+    parts = name.split("/")
+    if name != entry.filename or not name.isprintable() or any(sign in name for sign in '\\:*?"<>|'):
+        return "with a sign in its name that not every system can write"
+    if any(part in {"", ".", ".."} or part != part.rstrip(" .") for part in parts):
+        return "which names no file inside its folder"
+    if len(parts) > _MAX_DEPTH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return "whose name is too long"
+    if kind not in {0, stat.S_IFREG}:
+        return "which is no ordinary file"
+    if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} or entry.flag_bits & _ENCRYPTED:
+        return "which is compressed in an unusual way, or encrypted"
+    return ""
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
