@@ -6,7 +6,7 @@ so that it survives a power cut. Several processes may open the same file: they 
 
 import asyncio
 import sqlite3
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,14 @@ from hansa.store.sql import Engines, SqlStore
 __all__ = ["SqliteStore"]
 
 _READERS: Final = 4
+
+
+class _Connection(sqlite3.Connection):
+    """Closes itself: where a task is cancelled while its connection is being opened, nobody else has it."""
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # it could not be opened at all
+            self.close()
 
 
 class SqliteStore(SqlStore):
@@ -52,7 +60,12 @@ class SqliteStore(SqlStore):
         """begin: the statement that begins a transaction (the driver's own is switched off)."""
         engine = create_async_engine(
             URL.create("sqlite+aiosqlite", database=str(self.path)),
-            connect_args={"isolation_level": None, "timeout": self._busy},
+            connect_args={
+                "factory": _Connection,
+                "check_same_thread": False,  # whichever thread drops the last reference closes it
+                "isolation_level": None,
+                "timeout": self._busy,
+            },
             pool_size=connections,
             max_overflow=0,
             pool_timeout=None,
