@@ -6,7 +6,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # served.py is a module of the tests
 
-from served import Served  # noqa: E402 - found by the line above
+from served import Served
 
 APP = """
 import numpy as np
@@ -62,3 +62,9 @@ def app(tmp_path: Path) -> Path:
     path.parent.mkdir()
     path.write_text(APP)
     return path
+
+
+@pytest.fixture(scope="module")
+def admin(served: Served) -> str:
+    """An admin's token for the module's server."""
+    return served.token()

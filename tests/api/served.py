@@ -3,14 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from federation import Federation
 
 from hansa.api.client import Client
 from hansa.api.server import ApiServer
+from hansa.network.local import LocalNetwork
 from hansa.settings import Settings
 from hansa.wire.frames import Role
 
@@ -22,11 +23,12 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._closing = ExitStack()
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.server: ApiServer = self.run(self.opened())
-        self.nodes: Federation = Federation(self.server.control, folder)
+        self.nodes: LocalNetwork = LocalNetwork(self.server.control, folder)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
@@ -44,10 +46,12 @@ class Served:
 
     def http(self, token: str = "") -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        made = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        self._closing.callback(made.close)
+        return made
 
     def client(self, project: str = "default", token: str = "") -> Client:
-        return Client(self.url, token or self.token(project=project), project)
+        return self._closing.enter_context(Client(self.url, token or self.token(project=project), project))
 
     def restart(self) -> None:
         """End the server, and start another on the same REST port and data."""
@@ -62,6 +66,7 @@ class Served:
                 await self.nodes.leave(name)
             await self.server.aclose()
 
+        self._closing.close()
         self.run(everything())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()

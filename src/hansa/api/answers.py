@@ -24,6 +24,7 @@ __all__ = ["RefusedError", "answer", "fault", "install"]
 
 _log = structlog.get_logger(__name__)
 
+_UNREADABLE: Final = 400
 _FAULT: Final = 500
 _NO_CHALLENGE: Final[dict[str, str]] = {}
 
@@ -98,10 +99,11 @@ def _http(request: Request, error: Exception) -> Response:
     path = request.url.path
     known: dict[int, HansaError] = {
         404: NotFoundError(f"there is no route {path}; GET /api/v1/openapi.json lists them"),
+        400: InputError("the body cannot be read: send JSON, in UTF-8, with Content-Type: application/json"),
         405: ConflictError(f"{path} has no {request.method}; GET /api/v1/openapi.json lists what it has"),
     }
     wrong = known.get(refusal.status_code, InputError(str(refusal.detail)))
-    response = answer(wrong, path, refusal.status_code)
+    response = answer(wrong, path, None if refusal.status_code == _UNREADABLE else refusal.status_code)
     for name, value in (refusal.headers or {}).items():
         response.headers[name] = value
     return response
