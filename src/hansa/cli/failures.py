@@ -40,13 +40,11 @@ def _traceback(error: BaseException) -> str:
     """From the user's first frame; nothing where no user code is to blame."""
     from hansa.errors import HansaError
 
-    carried = getattr(error, "traceback", "")
-    notes = "\n".join(getattr(error, "__notes__", ()))
-    if carried or notes:
-        return "\n".join(part for part in (carried, notes) if part)
     frame = _users_frame(error)
     if isinstance(error, HansaError):
-        return "" if frame is None or _is_ours(error) else _formatted(error, frame)
+        told = [getattr(error, "traceback", ""), *getattr(error, "__notes__", ())]
+        own = "" if frame is None or _is_ours(error) or any(told) else _formatted(error, frame)
+        return "\n".join(part for part in (*told, own) if part)
     if isinstance(error, SyntaxError) and frame is None:
         return "".join(traceback.format_exception_only(error))
     return _formatted(error, frame if frame is not None else error.__traceback__)

@@ -1,0 +1,77 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hansa.cli.options import SpecOptions, app_name, expand, pairs, values
+from hansa.errors import ConfigError
+from hansa.messages import EvaluationRules, RoundRules, RunSpec
+
+
+def test_no_option_is_the_default_run() -> None:
+    assert SpecOptions().spec() == RunSpec()
+
+
+def test_every_option_reaches_its_field_of_the_spec() -> None:
+    options = SpecOptions(
+        rounds=3, algorithm="fedprox", set_algorithm=["mu=0.5"], set_config=["lr=0.1"], select="count", count=7, seed=9,
+        min_clients=5, quorum=4, enough=6, deadline=11.5, lease=2.5, replace_failed=False, evaluate_every=2,
+        evaluate_fraction=0.5, max_weight=1024, range_bits=3,
+    )  # fmt: skip
+    assert options.spec("n", "p") == RunSpec(
+        name="n", project="p", algorithm="fedprox", algorithm_options={"mu": 0.5}, rounds=3, seed=9,
+        rules=RoundRules("count", 7, None, 5, 4, 6, 11.5, 2.5, replace_failed=False),
+        evaluation=EvaluationRules(every=2, fraction=0.5), max_weight=1024, range_bits=3, config={"lr": 0.1},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "selection"),
+    [
+        ({}, "all"),
+        ({"count": 3}, "count"),
+        ({"fraction": 0.5}, "fraction"),
+        ({"select": "cyclic", "count": 3}, "cyclic"),
+    ],
+)
+def test_a_count_or_a_fraction_says_how_to_select(given: dict[str, object], selection: str) -> None:
+    assert replace(SpecOptions(), **given).spec().rules.selection == selection
+
+
+def test_values_are_json_where_they_can_be_and_text_elsewhere() -> None:
+    given = ["a=1", "b=0.5", "c=true", "d=null", "e=[1, 2]", "f=text", "g=a=b", "h="]
+    assert values(given, "--set") == {
+        "a": 1, "b": 0.5, "c": True, "d": None, "e": [1, 2], "f": "text", "g": "a=b", "h": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["mu", "=3"])
+def test_a_pair_without_a_key_or_an_equals_sign_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--set '{text}' has no value"):
+        pairs([text], "--set")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("digits/app.py", "digits"), ("digits", "digits"), ("one two/app.py", "one-two"), ("ward.py", "ward")],
+)
+def test_a_run_is_named_after_its_folder_or_its_file(tmp_path: Path, path: str, name: str) -> None:
+    assert app_name(tmp_path / path) == name
+
+
+def test_a_group_of_options_is_declared_once_for_all_commands() -> None:
+    seen: list[object] = []
+    app = typer.Typer()
+
+    @app.command()
+    @expand
+    def first(spec: SpecOptions, *, loud: Annotated[bool, typer.Option(help="x")] = False) -> None:
+        """Take a spec."""
+        seen.append((spec, loud))
+
+    done = CliRunner().invoke(app, ["--rounds", "4", "--set", "a=1", "--set", "b=2", "--loud"])
+    assert done.exit_code == 0, done.output
+    assert seen == [(SpecOptions(rounds=4, set_config=["a=1", "b=2"]), True)]

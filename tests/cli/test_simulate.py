@@ -1,0 +1,125 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commandline import TINY, json_lines
+from typer.testing import Result
+
+from hansa.simulation import simulate
+from hansa.wire import codec
+
+
+def test_it_prints_a_line_per_round_the_hash_and_what_to_do_next(hansa: Callable[..., Result], tiny: Path) -> None:
+    done = hansa("simulate", tiny, "--clients", 3, "--rounds", 2)
+    assert done.exit_code == 0, done.output
+    # each round adds the mean of 1, 2, 3 to each of three values: 6, then 12
+    assert "round 1/2  sum 6.0000  3 accepted, 0 rejected" in done.stdout
+    assert "round 2/2  sum 12.0000  3 accepted, 0 rejected" in done.stdout
+    assert simulate(tiny, clients=3, rounds=2).model_hash in done.stdout
+    assert f"hansa parity {tiny}" in done.stdout
+
+
+def test_json_is_an_object_per_round_and_one_that_sums_up(hansa: Callable[..., Result], tiny: Path) -> None:
+    done = hansa("simulate", tiny, "--clients", 3, "--rounds", 2, "--json")
+    *rounds, last = json_lines(done.stdout)
+    assert [record["round"] for record in rounds] == [1, 2]
+    assert (last["rounds"], last["metrics"]) == (2, {"sum": 12.0})
+    assert last["model_hash"] == rounds[-1]["model_hash"] == simulate(tiny, clients=3, rounds=2).model_hash
+
+
+def test_the_saved_model_is_the_one_with_the_hash(hansa: Callable[..., Result], tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    done = hansa("simulate", tiny, "--rounds", 1, "--json", "--save", file)
+    assert codec.digest(codec.load(file)) == json_lines(done.stdout)[-1]["model_hash"]
+
+
+def test_processes_give_the_same_hash(hansa: Callable[..., Result], tiny: Path) -> None:
+    def digest(*options: str) -> str:
+        return json_lines(hansa("simulate", tiny, "--rounds", 2, "--json", *options).stdout)[-1]["model_hash"]
+
+    assert digest("--engine", "processes", "--workers", "2") == digest()
+
+
+def test_devices_drop_out(hansa: Callable[..., Result], tiny: Path) -> None:
+    done = hansa("simulate", tiny, "--clients", 20, "--rounds", 1, "--devices", "dropouts:0.5", "--json")
+    record = json_lines(done.stdout)[0]
+    assert 0 < len(record["accepted"]) < 20
+    assert len(record["accepted"]) + len(record["missing"]) == 20
+
+
+# ── what goes wrong ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def failure(done: Result) -> str:
+    assert done.exit_code == 1
+    assert "hansa/cli" not in done.stderr, "no frame of the command line is shown"
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--algorithm", "fedmagic"], "there is no 'fedmagic' in hansa.algorithms; there is: fedadagrad"),
+        (["--algorithm", "fedprox", "--set-algorithm", "mew=1"], "fedprox has no option 'mew'"),
+        (["--set", "lr"], "--set 'lr' has no value: write --set lr=value"),
+        (["--devices", "phones:1"], "there is dropouts:RATE"),
+        (["--devices", "dropouts:many"], "after the colon comes a number"),
+        (["--devices", "dropouts:2"], "it must be between 0 and 1"),
+    ],
+)
+def test_a_wrong_option_is_one_paragraph(
+    hansa: Callable[..., Result], tiny: Path, options: list[str], said: str
+) -> None:
+    told = failure(hansa("simulate", tiny, "--rounds", 1, *options))
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_a_path_without_an_app_says_what_to_give(hansa: Callable[..., Result], tmp_path: Path) -> None:
+    assert "has neither an app.py nor a hansa.toml" in failure(hansa("simulate", tmp_path))
+    assert "there is no app at" in failure(hansa("simulate", tmp_path / "none.py"))
+
+
+def test_an_app_without_train_says_what_to_add(hansa: Callable[..., Result], write_app: Callable[[str], Path]) -> None:
+    app = write_app(TINY.replace("@app.train\n", ""))
+    assert "the app has no train function: decorate one with @app.train" in failure(hansa("simulate", app))
+
+
+def test_a_model_of_another_shape_names_the_tensor(
+    hansa: Callable[..., Result], write_app: Callable[[str], Path]
+) -> None:
+    app = write_app(
+        TINY.replace('{"w": model["w"] + np.float32(1 + task.client.index)}', '{"w": np.zeros(4, np.float32)}')
+    )
+    told = failure(hansa("simulate", app, "--rounds", 1))
+    assert "'w'" in told
+    assert "what train() returned" in told
+
+
+def test_what_user_code_raises_is_shown_from_its_own_frame(
+    hansa: Callable[..., Result], write_app: Callable[[str], Path]
+) -> None:
+    app = write_app(
+        TINY.replace("    return hansa.Update", '    raise KeyError("no such patient")\n    return hansa.Update')
+    )
+    told = failure(hansa("simulate", app, "--rounds", 1))
+    lines = told.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert f'File "{app}"' in lines[1]
+    assert "error: the app raised KeyError: 'no such patient'" in told
+
+
+def test_an_app_that_cannot_be_imported_shows_its_own_line(
+    hansa: Callable[..., Result], write_app: Callable[[str], Path]
+) -> None:
+    assert "no_such_module" in failure(hansa("simulate", write_app("import no_such_module")))
+    told = failure(hansa("simulate", write_app("def broken(:\n    pass")))
+    assert "app.py" in told
+    assert "def broken(:" in told
+
+
+def test_with_json_the_error_is_an_object_too(hansa: Callable[..., Result], tiny: Path) -> None:
+    done = hansa("simulate", tiny, "--algorithm", "fedmagic", "--json")
+    error = json_lines(done.stdout)[-1]["error"]
+    assert error["type"] == "ConfigError"
+    assert "fedmagic" in error["message"]

@@ -1,0 +1,109 @@
+import json
+import signal
+from pathlib import Path
+
+from processes import Hansa, Server, line_with
+
+from hansa.simulation import simulate
+
+
+def test_a_session_on_a_network_of_processes_gives_the_hash_of_the_simulation(
+    hansa: Hansa, server: Server, tiny: Path
+) -> None:
+    for index in range(2):
+        hansa.client(server, f"client-{index}", index, 2)
+    session = hansa.json("session", "start", tiny, "--rounds", 3, "--min-clients", 2)
+    assert session["state"] == "finished"
+    assert session["model"] == simulate(tiny, clients=2, rounds=3).model_hash
+    rounds = hansa.run("session", "rounds", session["id"], "--json").stdout.splitlines()
+    assert [json.loads(line)["accepted"] for line in rounds] == [2, 2, 2]
+    lineage = hansa.run("model", "lineage", session["model"][:16], "--json").stdout.splitlines()
+    assert len(lineage) == 3  # two rounds before it, and the seed
+    hansa.json("model", "download", session["model"], "--to", hansa.folder / "model.safetensors")
+    assert (hansa.folder / "model.safetensors").is_file()
+
+
+def test_every_noun_lists_what_there_is(hansa: Hansa, server: Server, tiny: Path) -> None:
+    hansa.client(server, "ward-7")
+    session = hansa.json("session", "start", tiny, "--rounds", 1)
+    for noun in ("session", "model", "client", "token", "package", "project", "event"):
+        shown = hansa.run(noun, "list")
+        assert shown.returncode == 0, shown.stderr
+        assert len(shown.stdout.splitlines()) >= 2, noun
+    assert "ward-7" in hansa.run("client", "list").stdout
+    assert hansa.json("client", "show", "ward-7")["connected"] is True
+    assert hansa.run("combiner", "list").stdout.startswith("No combiner has connected")
+    assert "finished" in hansa.run("session", "show", session["id"]).stdout
+    assert "finished" in hansa.run("session", "why", session["id"]).stdout
+    assert "sum" in hansa.run("metrics", session["id"]).stdout
+    assert "round 1/1" in hansa.run("session", "watch", session["id"]).stdout
+    assert hansa.run("session", "delete", session["id"]).returncode == 0
+    assert session["id"] not in hansa.run("session", "list").stdout
+
+
+def test_ctrl_c_detaches_from_a_session_and_leaves_it_running(hansa: Hansa, server: Server, tiny: Path) -> None:
+    watching = hansa.start("session", "start", tiny, "--rounds", 2)  # no client: it waits
+    line_with(watching, "2 rounds")
+    watching.send_signal(signal.SIGINT)
+    said = watching.communicate(timeout=30)[0]
+    assert watching.returncode == 130
+    assert "Detached; the session goes on." in said
+    session = hansa.json("session", "list")
+    assert session["state"] == "running"
+    assert "waits for clients: 0 connected, 1 needed" in hansa.run("session", "why", session["id"]).stdout
+    hansa.client(server, "late")
+    shown = hansa.run("session", "watch", session["id"])
+    assert shown.returncode == 0, shown.stderr
+    assert "round 2/2" in shown.stdout
+
+
+def test_a_client_killed_mid_session_and_started_again_takes_part_again(
+    hansa: Hansa, server: Server, tiny: Path
+) -> None:
+    first = hansa.client(server, "client-0", 0, 2)
+    hansa.client(server, "client-1", 1, 2)
+    watching = hansa.start("session", "start", tiny, "--rounds", 400, "--min-clients", 2, "--lease", 5)
+    line_with(watching, "round   2/400")
+    first.kill()
+    first.wait()
+    hansa.client(server, "client-0", 0, 2)
+    said = watching.communicate(timeout=100)[0]
+    assert watching.returncode == 0, said
+    assert "round 400/400" in said
+    assert "finished" in said
+
+
+def test_a_stopped_session_goes_on_where_it_was(hansa: Hansa, server: Server, tiny: Path) -> None:
+    hansa.client(server, "client-0")
+    watching = hansa.start("session", "start", tiny, "--rounds", 5000, "--name", "long")
+    line_with(watching, "round    1/5000")
+    stopped = hansa.json("session", "stop", "long")
+    assert stopped["state"] == "stopped"
+    assert watching.wait(30) == 0
+    again = hansa.json("session", "resume", "long", "--detach")
+    assert again["round"] >= stopped["round"] >= 1
+    assert hansa.json("session", "stop", "long")["round"] >= stopped["round"]
+
+
+def test_the_server_stops_on_ctrl_c_and_goes_on_when_it_is_started_again(hansa: Hansa, server: Server) -> None:
+    assert server.facts["first_start"]
+    assert server.facts["client_token"]
+    assert (hansa.folder / "credentials.json").stat().st_mode & 0o777 == 0o600
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 130
+    again = hansa.up()
+    assert not again.facts["first_start"]
+    assert again.facts["client_token"] is None
+    assert not again.facts["new_credentials"]
+    assert hansa.run("session", "list").returncode == 0
+
+
+def test_a_client_and_a_combiner_stop_on_ctrl_c_and_on_sigterm(hansa: Hansa, server: Server) -> None:
+    client = hansa.client(server, "client-0")
+    client.send_signal(signal.SIGINT)
+    token = hansa.json("token", "create", "relay", "--role", "combiner")["token"]
+    combiner = hansa.start("combiner", "start", "--join", server.join, "--json", HANSA_TOKEN=token)
+    line_with(combiner, '"connected"')
+    combiner.send_signal(signal.SIGTERM)
+    assert client.wait(30) == 130
+    assert combiner.wait(30) == 130
