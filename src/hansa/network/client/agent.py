@@ -12,8 +12,9 @@ from typing import Any
 import structlog
 
 import hansa
-from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, UserCodeError, WireError
+from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reason, UserCodeError, WireError
 from hansa.messages import ClientInfo
+from hansa.network.client.outbox import Outbox
 from hansa.network.client.workshop import Workshop
 from hansa.network.files import mapped
 from hansa.network.link import Link
@@ -39,6 +40,9 @@ from hansa.wire.frames import (
 __all__ = ["Agent"]
 
 _log = structlog.get_logger(__name__)
+
+_ABOUT_THE_ROUND = frozenset({Reason.LATE, Reason.UNKNOWN_ROUND})
+"""Refusals that say nothing about an update: should the round open again, it is offered again."""
 
 _MODELS_KEPT = 3
 """Downloaded models that stay: the one that is evaluated is the one that is trained from next."""
@@ -73,15 +77,17 @@ class Agent:
         self._objects = work / "objects"
         self._workshops: dict[Path, Workshop] = {}
         self._tasks: dict[RoundKey, asyncio.Task[None]] = {}
-        self._outbox: dict[RoundKey, Offer] = {}
+        self._outbox = Outbox(work / "outbox", self._objects)
         """Trained updates until the round is committed or has refused them."""
+        self._packages: dict[str, Path] = {}
+        self._unpacking = asyncio.Lock()
         self._models: list[str] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self._at_work: RoundKey | None = None
 
     async def run(self) -> None:
         """Serve until the network dismisses this client; raises what trying again cannot mend."""
-        self._objects.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._outbox.open)
         if self._app is not None:
             self._start(self._workshop(self._app).start())
         try:
@@ -126,21 +132,34 @@ class Agent:
 
     def _open(self, opened: OpenRound) -> None:
         """A task; one that is in hand or done is not begun again."""
-        for key in [key for key in self._outbox if key.run == opened.key.run and key.round < opened.key.round]:
-            self._forget(key)
-        offer = self._outbox.get(opened.key)
+        key = opened.key
+        self._outbox.forget_before(key)
+        offer = self._outbox.get(key)
         if offer is not None:
             self._link.send(offer)
-        elif opened.key not in self._tasks:
-            task = asyncio.create_task(self._perform(opened))
-            self._tasks[opened.key] = task
-            task.add_done_callback(lambda _done: self._tasks.pop(opened.key, None))
+        elif key not in self._tasks:
+            task = self._tasks[key] = asyncio.create_task(self._perform(opened))
+            task.add_done_callback(lambda done: self._performed(key, done))
+
+    def _performed(self, key: RoundKey, task: "asyncio.Task[None]") -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task failed in hansa itself", client=self.client.name, round=key.round, exc_info=error)
+            self._link.send(TaskFailed(key, self.client.name, f"{type(error).__name__}: {error}"))
+
+    def _cancel(self, key: RoundKey) -> None:
+        """End a task; the same one may be given again at once, and then begins anew."""
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+            self._jobs.add(task)
+            task.add_done_callback(self._jobs.discard)
 
     def _withdraw(self, frame: Withdraw) -> None:
-        task = self._tasks.get(frame.key)
-        if task is not None:
+        if frame.key in self._tasks:
             _log.warning("task withdrawn", client=self.client.name, round=frame.key.round, why=frame.why)
-            task.cancel()
+            self._cancel(frame.key)
 
     def _judged(self, verdict: Verdict) -> None:
         if not verdict.accepted:
@@ -152,13 +171,12 @@ class Agent:
                 reason=reason,
                 detail=verdict.detail,
             )
-            self._forget(verdict.key)
+            if verdict.reason not in _ABOUT_THE_ROUND:
+                self._outbox.forget(verdict.key)
 
     def _close(self, closed: Closed) -> None:
-        task = self._tasks.get(closed.key)
-        if task is not None:
-            task.cancel()
-        self._forget(closed.key)
+        self._cancel(closed.key)
+        self._outbox.forget(closed.key)
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -180,11 +198,11 @@ class Agent:
             self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
         except NotFoundError as error:  # the round closed meanwhile: nobody waits
             _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
-        except HansaError as error:
+        except (HansaError, OSError) as error:
             self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
         else:
             if isinstance(answer, Offer):
-                self._outbox[opened.key] = answer
+                self._outbox.keep(answer)
             self._link.send(answer)
 
     async def _app_of(self, opened: OpenRound) -> Path:
@@ -196,13 +214,14 @@ class Agent:
                 f"{self.client.name} was started without an app, and the session brings none: start the client with "
                 "`hansa client start app.py`, or the session with a package"
             )
-        folder = self._work / "packages" / opened.package.digest
-        archive = self._work / f"{opened.package.digest}.zip"
-        known = [path for path in self._workshops if path.is_relative_to(folder)]
-        if known:
-            return known[0]
-        await self._link.download(opened.package, archive)
-        return await asyncio.to_thread(lambda: unpack(archive.read_bytes(), folder))
+        digest = opened.package.digest
+        async with self._unpacking:
+            if digest not in self._packages:
+                archive = self._work / f"{digest}.zip"
+                await self._link.download(opened.package, archive)
+                folder = self._work / "packages" / digest
+                self._packages[digest] = await asyncio.to_thread(lambda: unpack(archive.read_bytes(), folder))
+        return self._packages[digest]
 
     async def _model_of(self, opened: OpenRound) -> None:
         """Have the broadcast model in the folder of objects, unless it came inline."""
@@ -235,13 +254,8 @@ class Agent:
             await self._link.upload(admission.upload, [data], admission.offset)
         except (ConnectionFailedError, NotFoundError, WireError) as error:
             _log.info("upload interrupted", client=self.client.name, round=admission.key.round, why=str(error))
-            if self._link.connected and admission.key in self._outbox:
+            if self._link.connected and self._outbox.get(admission.key) is offer:
                 self._link.send(offer)
-
-    def _forget(self, key: RoundKey) -> None:
-        offer = self._outbox.pop(key, None)
-        if offer is not None and not offer.blob.inline:
-            (self._objects / offer.blob.digest).unlink(missing_ok=True)
 
     def _workshop(self, app: Path) -> Workshop:
         if app not in self._workshops:
@@ -257,4 +271,9 @@ class Agent:
     def _start(self, job: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(job)
         self._jobs.add(task)
-        task.add_done_callback(self._jobs.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._jobs.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a job of the client failed", client=self.client.name, exc_info=error)

@@ -1,0 +1,77 @@
+"""What a client has learned, until it is told what became of it: offers as files, which outlive its process."""
+
+import hashlib
+from pathlib import Path
+
+from hansa.errors import WireError
+from hansa.wire import framing
+from hansa.wire.frames import Offer, RoundKey
+
+__all__ = ["Outbox"]
+
+_KEPT = 16
+"""Offers that stay; with more, the oldest are those of runs that ended while this client was away."""
+
+
+class Outbox:
+    """Offers by phase, oldest first. A large update's bytes lie in the folder of objects, under its digest."""
+
+    def __init__(self, folder: Path, objects: Path) -> None:
+        """folder: the offers' own; objects: where updates are left by the worker."""
+        self._folder = folder
+        self._objects = objects
+        self._offers: dict[RoundKey, Offer] = {}
+
+    def open(self) -> None:
+        """Take up what an earlier process left, and delete the objects that no offer needs."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._objects.mkdir(parents=True, exist_ok=True)
+        for file in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+            offer = _read(file)
+            if offer is not None and (offer.blob.inline or (self._objects / offer.blob.digest).exists()):
+                self._offers[offer.key] = offer
+            else:
+                file.unlink()
+        needed = {offer.blob.digest for offer in self._offers.values()}
+        for file in self._objects.iterdir():
+            if file.name not in needed:
+                file.unlink()
+
+    def get(self, key: RoundKey) -> Offer | None:
+        """What was learned in this phase."""
+        return self._offers.get(key)
+
+    def keep(self, offer: Offer) -> None:
+        """Write an offer before it is made."""
+        unfinished = self._folder / ".unfinished"
+        unfinished.write_bytes(framing.encode_from_node(offer))
+        unfinished.replace(self._file(offer.key))
+        self._offers[offer.key] = offer
+        for key in list(self._offers)[:-_KEPT]:
+            self.forget(key)
+
+    def forget(self, key: RoundKey) -> None:
+        """The phase is over, or has refused it."""
+        offer = self._offers.pop(key, None)
+        if offer is None:
+            return
+        self._file(key).unlink(missing_ok=True)
+        if not offer.blob.inline and all(other.blob.digest != offer.blob.digest for other in self._offers.values()):
+            (self._objects / offer.blob.digest).unlink(missing_ok=True)
+
+    def forget_before(self, key: RoundKey) -> None:
+        """A later round of the run has begun: what was learned before counts, or never will."""
+        for older in [older for older in self._offers if older.run == key.run and older.round < key.round]:
+            self.forget(older)
+
+    def _file(self, key: RoundKey) -> Path:
+        """A server may name a run as it likes; it names no path."""
+        return self._folder / hashlib.sha256(f"{key.run}\x1f{key.round}\x1f{key.kind}".encode()).hexdigest()
+
+
+def _read(file: Path) -> Offer | None:
+    try:
+        frame = framing.decode_from_node(file.read_bytes())
+    except WireError:
+        return None
+    return frame if isinstance(frame, Offer) else None
