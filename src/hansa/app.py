@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, TypeVar
@@ -233,11 +233,14 @@ def _prefer(folder: Path) -> None:
     sys.path.insert(0, path)
 
 
-def _folder(module: ModuleType) -> Path | None:
+def _folder(module: object) -> Path | None:
     """The folder from which `import` took a module that is not inside a package."""
-    file = getattr(module, "__file__", None)
-    paths = list(getattr(module, "__path__", [])) or ([file] if file else [])
-    return Path(paths[0]).parent if paths else None
+    spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None  # getattr may answer anything
+    if not isinstance(spec, ModuleSpec):
+        return None
+    places = list(spec.submodule_search_locations or ())
+    place = places[0] if places else spec.origin if spec.has_location else None
+    return Path(place).parent if place else None
 
 
 def _is_in(folder: Path, name: str) -> bool:

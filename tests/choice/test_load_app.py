@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -133,6 +134,20 @@ def test_apps_of_two_folders_each_import_their_own_of_the_same_name(tmp_path: Pa
         write(tmp_path / folder / sibling, f"W = {value}\n")
         write(tmp_path / folder / "app.py", f"from {module} import W\n" + APP % "W")
     assert [weight(load_app(tmp_path / folder)) for folder in ("one", "two", "one")] == [1.0, 2.0, 1.0]
+
+
+def test_modules_that_are_none_or_answer_as_they_like_do_not_disturb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            return 7
+
+    monkeypatch.setitem(sys.modules, "odd_module", Odd("odd_module"))
+    monkeypatch.setitem(sys.modules, "no_module", None)
+    monkeypatch.setitem(sys.modules, "an_object", object())
+    load_app(write(tmp_path / "one" / "app.py", APP % "1.0"))
+    assert weight(load_app(write(tmp_path / "two" / "app.py", APP % "2.0"))) == 2.0
 
 
 def test_a_module_that_no_other_app_brought_is_imported_once(tmp_path: Path) -> None:
