@@ -1,15 +1,34 @@
 """The Python client against a real server, with real nodes."""
 
+import http.server
+import math
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
+import pytest
 from blake3 import blake3
 from served import Served
 
+import hansa
+from hansa.api.client import Client
+from hansa.api.credentials import Credentials, save_credentials
 from hansa.app import load_app
+from hansa.errors import (
+    AuthenticationError,
+    ConflictError,
+    ConnectionFailedError,
+    InputError,
+    NotFoundError,
+    WireError,
+)
 from hansa.messages import RoundRules, RunSpec
 from hansa.run import resolve
 from hansa.store.records import SessionState
 from hansa.wire import codec
+from hansa.wire.frames import Role
 
 TWO = RoundRules(min_clients=2, quorum=2, deadline=60)
 
@@ -48,3 +67,146 @@ def test_a_session_from_start_to_download(fresh: Served, app: Path, tmp_path: Pa
         assert sorted(node.name for node in client.clients.list(connected=True)) == ["client-0", "client-1"]
         client.sessions.delete("heart")
         assert client.sessions.list().total == 0
+
+
+def test_a_session_is_stopped_and_resumed_to_the_same_model(fresh: Served, app: Path) -> None:
+    fresh.run(fresh.nodes.clients(2))
+    client = fresh.client()
+    spec = RunSpec(name="long", rounds=60, seed=3, rules=TWO)
+    client.sessions.start(app, spec)
+    seen = client.sessions.watch("long")
+    next(happened for happened in seen if happened.kind == "round.committed")
+    stopped = client.sessions.stop("long")
+    assert (stopped.state, stopped.cause) == (SessionState.STOPPED, "stopped by ada")
+    assert "it is stopped, stopped by ada" in client.sessions.why("long").sentence
+    assert [happened.kind for happened in seen][-1] == "session.stopped"
+
+    resumed = client.sessions.resume("long")
+    assert resumed.state is SessionState.RUNNING
+    told = list(client.sessions.watch("long"))  # from the beginning: the stop is in it, and does not end it
+    assert [happened.kind for happened in told if happened.kind in {"session.stopped", "session.finished"}] == [
+        "session.stopped",
+        "session.finished",
+    ]
+    ended = client.sessions.get("long")
+    assert ended.model == hansa.simulate(app, spec, clients=2).model_hash
+    newest = client.events.list(limit=1).cursor
+    assert list(client.sessions.watch("long", after=newest)) == []
+    with pytest.raises(ConflictError, match="has finished its 60 rounds"):
+        client.sessions.resume("long")
+
+
+def test_why_says_whom_a_session_waits_for(served: Served, app: Path) -> None:
+    client = served.client()
+    session = client.sessions.start(app, name="lonely", rules=TWO)
+    waiting = client.sessions.why("lonely")
+    assert waiting.state is SessionState.RUNNING
+    assert "0 connected, 2 needed" in waiting.sentence
+    assert waiting.phase is not None
+    assert (waiting.phase.needed, waiting.phase.outstanding) == (2, ())
+    assert str(waiting.phase) == waiting.sentence
+    client.sessions.stop(session.id)
+    client.sessions.delete(session.id)
+
+
+def test_a_metric_that_is_nan_travels_as_null(fresh: Served, app: Path) -> None:
+    fresh.run(fresh.nodes.clients(2))
+    client = fresh.client()
+    session = client.sessions.start(app, rounds=1, rules=TWO, config={"nan": True})
+    client.sessions.wait(session.id)
+    metrics = client.metrics.list(session=session.id, name="loss")
+    assert metrics.total > 0
+    assert all(math.isnan(metric.value) for metric in metrics)
+    assert math.isnan(client.rounds.get(session.id, 1).metrics["loss"])
+
+
+def test_a_name_that_two_sessions_have_must_be_an_id(served: Served, app: Path) -> None:
+    client = served.client()
+    one, two = (client.sessions.prepare(app, name="twin") for _ in range(2))
+    with pytest.raises(InputError, match="could be 2 sessions of project 'default'"):
+        client.sessions.get("twin")
+    assert client.sessions.get(one.id) == one
+    for session in (one, two):
+        client.sessions.delete(session.id)
+
+
+def test_a_new_project_comes_with_a_token_for_it(served: Served, app: Path) -> None:
+    made = served.client().projects.create("cardiology")
+    theirs = served.client("cardiology", made.token)
+    assert [project.id for project in theirs.projects.list()] == ["cardiology"]
+    assert (theirs.me().project, theirs.me().role) == ("cardiology", Role.ADMIN)
+    session = theirs.sessions.prepare(app)
+    assert session.project == "cardiology"
+    with pytest.raises(NotFoundError):
+        served.client().sessions.get(session.id)
+    info = theirs.server()
+    assert info.grpc_address == served.server.grpc_address
+    assert (info.version, info.clients) == (hansa.__version__, 0)
+
+
+def test_a_server_that_is_not_there_is_named_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    said = f"no hansa server answers at {url} .*hansa up"
+    with pytest.raises(ConnectionFailedError, match=said), Client(url, "token", "default") as client:
+        client.me()
+    for wrong in ("localhost:8470", "ftp://x", "http://x:port", ""):
+        with pytest.raises(InputError, match="cannot be a server's URL"), Client(wrong, "token", "default") as client:
+            client.me()
+
+
+def test_another_web_server_is_told_from_hansa() -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.endswith("me") else 502)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        with Client(f"http://127.0.0.1:{other.server_port}", "token", "default") as client:
+            with pytest.raises(WireError, match="is it a hansa server"):
+                client.me()
+            with pytest.raises(ConnectionFailedError, match="status 502"):
+                client.server()
+        other.shutdown()
+        thread.join()
+
+
+def test_connect_takes_what_is_not_given_from_the_environment_and_then_from_what_was_saved(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config" / "credentials.json"
+    for name in ("HANSA_URL", "HANSA_TOKEN", "HANSA_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HANSA_CREDENTIALS", str(file))
+    with pytest.raises(AuthenticationError, match="there is no token for http://127"):
+        hansa.connect()
+    save_credentials(file, Credentials(served.url, served.token(), "default"))
+    assert file.stat().st_mode & 0o777 == 0o600
+    with hansa.connect() as client:
+        assert client.me().name == "ada"
+    with pytest.raises(AuthenticationError, match="no token for http://elsewhere:1"):  # it is not sent to strangers
+        hansa.connect("http://elsewhere:1")
+    monkeypatch.setenv("HANSA_URL", served.url)
+    monkeypatch.setenv("HANSA_TOKEN", served.token(name="grace"))
+    with hansa.connect() as client:
+        assert (client.me().name, client.project) == ("grace", "default")
+        assert "eyJ" not in repr(client)
+    file.write_text("{")
+    with pytest.raises(InputError, match="delete the file"):
+        hansa.connect()
+
+
+def test_the_client_loads_nothing_that_only_a_server_has() -> None:
+    code = (
+        "import sys, hansa; hansa.connect; import hansa.store.records; "
+        "print([name for name in ('fastapi', 'starlette', 'uvicorn', 'sqlalchemy', 'jwt', 'cryptography', 'torch') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

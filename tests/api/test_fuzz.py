@@ -49,7 +49,7 @@ def call(served: Served, session: requests.Session, token: str, case: schemathes
 
 
 @schema.parametrize()
-@settings(bounded, max_examples=8)
+@settings(bounded, max_examples=5)
 def test_no_request_of_an_admin_makes_the_server_fail(
     served: Served, session: requests.Session, admin: str, case: schemathesis.Case
 ) -> None:
@@ -57,7 +57,7 @@ def test_no_request_of_an_admin_makes_the_server_fail(
 
 
 @schema.parametrize()
-@settings(bounded, max_examples=2)
+@settings(bounded, max_examples=1)
 def test_every_request_of_a_client_is_refused(
     served: Served, session: requests.Session, node: str, case: schemathesis.Case
 ) -> None:

@@ -1,5 +1,6 @@
 """Errors become problem details here, never a traceback; a fault of the server has an id, which its log has too."""
 
+import traceback
 import uuid
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -51,7 +52,8 @@ def answer(error: HansaError, path: str, status: int | None = None) -> Response:
 def fault(error: Exception, path: str) -> Response:
     """The response to an error that the caller cannot help: logged with an id, which the body names."""
     number = uuid.uuid4().hex[:12]
-    _log.error("a request failed", fault=number, path=path, exc_info=error)
+    told = "".join(traceback.format_exception(error))  # plain: a renderer of its own might show locals, and tokens
+    _log.error("a request failed", fault=number, path=path, exception=told)
     known = error if isinstance(error, HansaError) else HansaError("something went wrong in the server")
     body = problem(known, f"urn:hansa:fault:{number}")
     body["detail"] = f"{body['detail']}; the server's log has it under {number}"
