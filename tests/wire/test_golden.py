@@ -26,6 +26,7 @@ from hansa.wire.frames import (
     Admission,
     Blob,
     Closed,
+    Counted,
     Evaluated,
     FromNode,
     Heartbeat,
@@ -118,6 +119,9 @@ NEWEST: dict[str, Capture] = {
     "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
     "welcome": down(Welcome("root", 5.0, "-----BEGIN PUBLIC KEY-----\n")),
     "open_round": down(OpenRound(ROUND, SPEC, Blob("c3" * 32, 3, b"abc"), ("alice", "bob"), Blob("d4" * 32, 9))),
+    "open_round_counted": down(
+        OpenRound(ROUND, SPEC, Blob("c3" * 32, 3, b"abc"), ("alice",), None, (Counted("alice", 6, "e5" * 32),))
+    ),
     "open_round_defaults": down(OpenRound(ROUND, RunSpec(), Blob("c3" * 32, 0), ())),
     "withdraw": down(Withdraw(ROUND, "alice", "the session was stopped")),
     "admission": down(Admission(ROUND, "alice", "u-1", 2**21)),

@@ -18,6 +18,7 @@ __all__ = [
     "Admission",
     "Blob",
     "Closed",
+    "Counted",
     "Evaluated",
     "FromNode",
     "Heartbeat",
@@ -212,6 +213,16 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """The last update of a client that is in a committed model of the run: what it kept with it is its memory."""
+
+    client: str
+    round: int
+    digest: str
+    """Of the update's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenRound:
     """A phase opens, or more clients are invited to one that is open. To a client: this is your task."""
 
@@ -223,6 +234,8 @@ class OpenRound:
     """The clients below the receiver that take part; for a client, itself."""
     package: Blob | None = None
     """The user's code; None when clients bring their own."""
+    counted: tuple[Counted, ...] = ()
+    """Of those who are invited, who was counted before; only committed rounds."""
 
 
 @dataclass(frozen=True, slots=True)

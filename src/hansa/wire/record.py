@@ -20,7 +20,7 @@ from hansa.messages import Contribution, Value
 from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
 from hansa.wire.calls import DownloadRequest
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Blob
+from hansa.wire.frames import Blob, Counted
 from hansa.wire.limits import MAX_ENTRIES, MAX_ITEMS, MAX_NAME, MAX_TEXT, check_length
 from hansa.wire.values import read_values, write_values
 
@@ -262,6 +262,10 @@ def _check_contribution(contribution: Contribution) -> None:
         _check_digest("Contribution", contribution.digest)
 
 
+def _check_counted(counted: Counted) -> None:
+    _check_digest("Counted", counted.digest)
+
+
 def _check_download(request: DownloadRequest) -> None:
     _check_digest("DownloadRequest", request.digest)
 
@@ -274,6 +278,7 @@ def _check_digest(where: str, digest: str) -> None:
 _CHECKS: Final[Mapping[type[Any], Callable[[Any], None]]] = {
     Blob: _check_blob,
     Contribution: _check_contribution,
+    Counted: _check_counted,
     DownloadRequest: _check_download,
 }
 """A digest becomes a file's name: it is looked at before anyone can use it."""

@@ -20,6 +20,7 @@ from hansa.app import App, load_app
 from hansa.arrays import Arrays
 from hansa.errors import AppError, HansaError
 from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
+from hansa.network.client.memory import Memory
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
 from hansa.wire import codec, framing
@@ -60,12 +61,13 @@ class _Current:
 class Worker:
     """One app, one client, one task at a time."""
 
-    def __init__(self, pipe: FramePipe, app_path: Path, info: ClientInfo, objects: Path) -> None:
+    def __init__(self, pipe: FramePipe, app_path: Path, info: ClientInfo, objects: Path, memory: Memory) -> None:
         """objects: the folder in which models lie by digest, and in which updates are left."""
         self._pipe = pipe
         self._app_path = app_path
         self._info = info
         self._objects = objects
+        self._memory = memory
         self._app: App | None = None
         self._current: _Current | None = None
         self._run: Run | None = None
@@ -109,7 +111,9 @@ class Worker:
         if client == CENTRAL:
             metrics = run.central_metrics(app, model, number)
             return Evaluated(opened.key, client, metrics.num_examples, metrics.values)
-        task = run.task(app, self._info, number, opened.key.kind)
+        counted = next((each for each in opened.counted if each.client == client), None)
+        memory = self._memory.recall(opened.key, counted)
+        task = run.task(app, self._info, number, opened.key.kind, memory=memory)
         task.progress = self._progress
         return (
             self._trained(opened, run, app, model, task)
@@ -127,7 +131,10 @@ class Worker:
         update = run.train(app, model, task)
         name = self._info.name
         contribution = Contribution(name, update.num_examples, update.metrics)
-        return Offer(opened.key, name, self._left(update.arrays), (contribution,))
+        left = self._left(update.arrays)
+        if update.memory is not None:
+            self._memory.keep(opened.key, left.digest, update.memory)
+        return Offer(opened.key, name, left, (contribution,))
 
     def _model(self, blob: Blob) -> Arrays:
         if blob.inline or not blob.size:
@@ -224,10 +231,11 @@ def main() -> None:
     parser.add_argument("--app", type=Path, required=True)
     parser.add_argument("--client", type=client_info, required=True)
     parser.add_argument("--objects", type=Path, required=True)
+    parser.add_argument("--memory", type=Path, required=True)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's: it ends this process in order
     connection = socket.socket(fileno=given.fd)
-    Worker(FramePipe(connection), given.app, given.client, given.objects).serve()
+    Worker(FramePipe(connection), given.app, given.client, given.objects, Memory(given.memory)).serve()
 
 
 if __name__ == "__main__":

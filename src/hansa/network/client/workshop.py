@@ -28,7 +28,7 @@ class Workshop:
     """One app's worker process, started when it is first needed and again after it has died."""
 
     def __init__(self, app: Path, client: ClientInfo, objects: Path, on_line: Callable[[str], None]) -> None:
-        """on_line: called with each line that user code prints."""
+        """objects: what user code keeps between rounds lies in a folder beside it; on_line: told each printed line."""
         self._app = app
         self._client = client
         self._objects = objects
@@ -71,7 +71,8 @@ class Workshop:
         await self._stop()
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = ("--fd", str(theirs.fileno()), "--app", str(self._app), "--objects", str(self._objects))
+            folders = ("--objects", str(self._objects), "--memory", str(self._objects.with_name("memory")))
+            arguments = ("--fd", str(theirs.fileno()), "--app", str(self._app), *folders)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-u", "-m", "hansa.network.client.worker", *arguments,
                 "--client", json.dumps(asdict(self._client)),

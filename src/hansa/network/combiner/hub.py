@@ -234,8 +234,10 @@ class Hub:
             clients=[child.name for child in routes if child.role is Role.CLIENT],
             combiners={child.name: names for child, names in routes.items() if child.role is Role.COMBINER},
         )
+        before = {each.client: each for each in frame.counted}
         for child, names in routes.items():
-            child.send(OpenRound(frame.key, frame.spec, frame.model, names, frame.package))
+            counted = tuple(before[name] for name in names if name in before)
+            child.send(OpenRound(frame.key, frame.spec, frame.model, names, frame.package, counted))
 
     def _offered(self, offer: Offer) -> None:
         """Take an offer, go on with one that is being taken, or let it wait for an older one of the same sender."""

@@ -11,9 +11,10 @@ from hansa.network.controller.journal import event
 from hansa.rounds.events import Completed
 from hansa.run import Run, slots_from_arrays
 from hansa.store.link import ACCEPTED, round_link
-from hansa.store.ports import MetadataStore, ObjectStore, RoundCommit
+from hansa.store.ports import MetadataStore, ObjectStore, Query, RoundCommit
 from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, RoundRecord, SessionRecord
 from hansa.wire import codec
+from hansa.wire.frames import Counted
 
 __all__ = ["Outcomes", "last_link", "round_commit", "state_of"]
 
@@ -56,6 +57,20 @@ async def last_link(session: SessionRecord, store: MetadataStore) -> str:
     return (await store.get(RoundRecord, session.project, f"{session.id}/{session.round}")).link
 
 
+async def last_counted(session: SessionRecord, store: MetadataStore) -> dict[str, Counted]:
+    """By client, the last committed round of the session that holds its update."""
+    found: dict[str, Counted] = {}
+    where = {"session": session.id, "outcome": ACCEPTED}
+    offset, total = 0, 1 if session.round else 0
+    while offset < total:
+        page = await store.list(
+            ContributionRecord, Query(session.project, where, sort="round", limit=1000, offset=offset)
+        )
+        found |= {row.client: Counted(row.client, row.round, row.digest) for row in page.items}
+        offset, total = offset + len(page.items), page.total
+    return found
+
+
 def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> RoundCommit:
     """Everything that the round changes; previous: the link of the round before it."""
     number, model, state, opened_at = outcomes.number, outcomes.model, outcomes.state, outcomes.opened_at
@@ -77,7 +92,7 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> R
         rejected=len(completed.rejected),
         failed=len(completed.failed),
         missing=len(completed.missing),
-        weight=aggregate.weight,
+        weight=sum(part.num_examples for part in aggregate.contributions.values()),
         opened_at=opened_at,
         closed_at=now,
         metrics=metrics,

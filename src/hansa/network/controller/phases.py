@@ -1,7 +1,7 @@
 """The driver of one phase on the network: it carries out what a `Round` asks for, and tells it what happened."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hansa.algorithm import Cohort, Partial
@@ -33,6 +33,7 @@ from hansa.rounds.why import Why
 from hansa.wire import frames
 from hansa.wire.frames import (
     Blob,
+    Counted,
     Evaluated,
     FromNode,
     OpenRound,
@@ -60,6 +61,8 @@ class PhasePlan:
     model: Blob
     package: Blob | None
     choose: Callable[[Sequence[str]], Cohort]
+    counted: Mapping[str, Counted]
+    """By client: the last committed round that holds its update."""
 
 
 @dataclass(slots=True)
@@ -149,7 +152,8 @@ class Phase:
         plan = self.plan
         match command:
             case Invite():
-                opened = OpenRound(plan.key, plan.spec, plan.model, command.clients, plan.package)
+                counted = tuple(plan.counted[name] for name in command.clients if name in plan.counted)
+                opened = OpenRound(plan.key, plan.spec, plan.model, command.clients, plan.package, counted)
                 self.hub.receive_from_parent(opened)
             case Withdraw():
                 self.hub.receive_from_parent(frames.Withdraw(plan.key, command.client, command.why))

@@ -12,7 +12,7 @@ from hansa.arrays import Arrays
 from hansa.errors import HansaError, QuorumNotMetError, RunFailedError
 from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value, merge_metrics
 from hansa.network.combiner.hub import Hub
-from hansa.network.controller.commit import Outcomes, last_link, round_commit, state_of
+from hansa.network.controller.commit import Outcomes, last_counted, last_link, round_commit, state_of
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.phases import Phase, PhasePlan
 from hansa.rounds.events import Abandoned, Accepted, Completed, Event, Failed, NotMet, Progressed, Rejected
@@ -22,7 +22,7 @@ from hansa.store.ports import MetadataStore, ObjectStore
 from hansa.store.records import EventRecord, MetricRecord, SessionRecord, SessionState
 from hansa.wire import codec
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import CENTRAL, Blob, Closed, FromNode, Presence, RoundKey, TaskFailed
+from hansa.wire.frames import CENTRAL, Blob, Closed, Counted, FromNode, Presence, RoundKey, TaskFailed
 
 __all__ = ["Central", "SessionRunner", "Surroundings"]
 
@@ -66,6 +66,7 @@ class SessionRunner:
         self._run: Run = resolve(session.spec)
         self._package: Blob | None = None
         self._link = ""
+        self._counted: dict[str, Counted] = {}
         self._phase: Phase | None = None
         self._stopped = ""
         self._tracebacks: dict[str, str] = {}
@@ -120,6 +121,7 @@ class SessionRunner:
     async def _rounds(self) -> None:
         state = await state_of(self.session, self._run, self._around.store, self._around.objects)
         self._link = await last_link(self.session, self._around.store)
+        self._counted = await last_counted(self.session, self._around.store)
         for number in range(self.session.round + 1, self.session.spec.rounds + 1):
             if self._stopped:
                 break
@@ -170,6 +172,8 @@ class SessionRunner:
         commit = round_commit(self.session, outcomes, self._link)
         await self._around.store.commit_round(commit)
         self.session, self._link = commit.session, commit.round.link
+        for client, part in aggregate.contributions.items():
+            self._counted[client] = Counted(client, number, part.digest)
         self._around.journal.notify()
         if self._phase is not None:
             self._close(self._phase, tuple(aggregate.contributions), "")
@@ -255,6 +259,7 @@ class SessionRunner:
             model=blob,
             package=self._package,
             choose=lambda available: choose(available, number),
+            counted=self._counted,
         )
         self._phase = Phase(plan, self._around.hub, self._around.connected, self._show)
         self._around.journal.live(session.project, session.id, f"{kind}.opened", round=number)
