@@ -204,6 +204,13 @@ def test_fails_at_once_when_nobody_is_left_and_nobody_may_come():
     assert "failed: a (boom); nobody is left who could deliver, and `replace_failed` is off" in outcome.cause
 
 
+def test_fails_at_once_when_everyone_failed_and_nobody_else_is_connected():
+    round_ = opened(RoundRules(), invite("a", "b"), connected="ab")
+    assert round_.handle(Failed(1.0, "a", "boom")) == []
+    outcome = not_met(round_.handle(Rejected(2.0, "b", Reason.STRUCTURE, "no such tensor")))
+    assert "failed: a (boom); everyone failed, and nobody else is connected" in outcome.cause
+
+
 def test_cancelling_abandons_the_round_in_every_state():
     waiting = Round(1, Kind.TRAIN, RoundRules(), invite_all)
     assert waiting.handle(Cancelled(0.0, "stopped by ada")) == [Finish(Abandoned("stopped by ada"))]

@@ -238,6 +238,8 @@ class Round:
                 yield self._seal()
             elif self._seats.lapsed == 0 and not self.rules.replace_failed:
                 yield self._finish(self._not_met("nobody is left who could deliver, and `replace_failed` is off"))
+            elif self._seats.lapsed == 0 and self._seats.counted == 0:
+                yield self._finish(self._not_met("everyone failed, and nobody else is connected: mend that first"))
 
     def _end_leases(self) -> Iterator[Command]:
         for client, seat in self._seats.at_work():
