@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hansa.app import App, load_app
 from hansa.arrays import Arrays
-from hansa.errors import AppError, HansaError
+from hansa.errors import AppError, HansaError, WireError
 from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
 from hansa.network.client.memory import Memory
 from hansa.network.client.pipe import FramePipe
@@ -30,6 +30,7 @@ from hansa.wire.frames import (
     Blob,
     Evaluated,
     FromNode,
+    Heartbeat,
     Offer,
     OpenRound,
     Progress,
@@ -41,6 +42,9 @@ __all__ = ["Worker", "main"]
 
 _SHARE_OF_A_CORE = 0.01
 """CPU time over wall time that counts as work between two pulses: a process that sleeps or deadlocks uses less."""
+
+_LOADING_PULSE = 0.5
+"""Seconds between two looks while there is no task."""
 
 _REPORTS_PER_SECOND = 5
 
@@ -70,12 +74,14 @@ class Worker:
         self._memory = memory
         self._app: App | None = None
         self._current: _Current | None = None
+        self._loading = True
         self._run: Run | None = None
 
     def serve(self) -> None:
         """Answer tasks until the agent is gone."""
         threading.Thread(target=self._pulse, daemon=True, name="pulse").start()
         self._warm_up()
+        self._loading = False
         while (raw := self._pipe.read()) is not None:
             frame = framing.decode_to_node(raw)
             if isinstance(frame, OpenRound):
@@ -101,7 +107,10 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too: reported
             answer = _failure(opened.key, client, error)
         self._current = None
-        self._send(answer)
+        try:
+            self._send(answer)
+        except WireError as error:  # for example more metrics than a frame may hold
+            self._send(TaskFailed(opened.key, client, f"the result cannot be sent: {error}"))
 
     def _answer(self, opened: OpenRound, client: str) -> FromNode:
         app = self._loaded()
@@ -163,16 +172,24 @@ class Worker:
         self._send(Progress(current.key, current.client, current.activity, current.done, current.total))
 
     def _pulse(self) -> None:
-        """Report work by the CPU time it takes, for code that reports nothing; and end with the agent."""
+        """Report work by the CPU time it takes, for code that reports nothing; and end with the agent.
+
+        A heartbeat says that the app is still being loaded while its first task waits.
+        """
         parent = os.getppid()
         used, at = cpu_seconds(), time.monotonic()
         while os.getppid() == parent:
             current = self._current
-            time.sleep(min(1.0, current.lease / 4) if current is not None else 1.0)
+            time.sleep(min(1.0, current.lease / 4) if current is not None else _LOADING_PULSE)
             now, spent = time.monotonic(), cpu_seconds()
-            if current is not None and current is self._current and spent - used >= _SHARE_OF_A_CORE * (now - at):
-                self._report(current, now)
+            if spent - used >= _SHARE_OF_A_CORE * (now - at):
+                if current is not None and current is self._current:
+                    self._report(current, now)
+                elif self._loading:
+                    self._send(Heartbeat())
             used, at = spent, now
+        if os.getpgrp() == os.getpid():  # commands that the app has started end with it
+            os.killpg(os.getpgrp(), signal.SIGKILL)
         os._exit(0)
 
     def _send(self, frame: FromNode) -> None:
@@ -212,7 +229,7 @@ def _failure(key: RoundKey, client: str, error: BaseException) -> TaskFailed:
     """What the session is told: the error in one line, and the traceback from the user's code on."""
     if isinstance(error, SystemExit):
         return TaskFailed(key, client, f"the app called sys.exit({error.code!r}) instead of returning a result")
-    said = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
+    said = str(error) if isinstance(error, HansaError) else "".join(traceback.format_exception_only(error)).strip()
     if isinstance(error, AppError):
         return TaskFailed(key, client, said)
     return TaskFailed(key, client, said, "".join(traceback.format_exception(error)))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from hansa.messages import ClientInfo
 from hansa.network.client.pipe import read_frame, write_frame
 from hansa.settings import environment_for_user_code
 from hansa.wire import framing
-from hansa.wire.frames import Evaluated, FromNode, Offer, OpenRound, TaskFailed
+from hansa.wire.frames import Evaluated, FromNode, Heartbeat, Offer, OpenRound, Progress, TaskFailed
 
 __all__ = ["Workshop"]
+
+_FAREWELL = 1.0
+"""Seconds for a process that is done to end, and for what it printed last."""
 
 _LONGEST_LINE = 1 << 14
 """Bytes of a printed line after which it is passed on in parts."""
@@ -56,7 +60,7 @@ class Workshop:
             await self._started()
             try:
                 return await self._answer(opened, on_frame)
-            except (UserCodeError, asyncio.CancelledError):
+            except BaseException:
                 if self._failed_hard:
                     await self._stop()
                 raise
@@ -69,18 +73,26 @@ class Workshop:
         if self._process is not None and self._process.returncode is None:
             return
         await self._stop()
+        try:
+            await self._spawn()
+        except BaseException:  # cancelled half way: what has been started does not stay
+            await self._stop()
+            raise
+
+    async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        reading, writing = os.pipe()  # not the subprocess's own pipe: its end would have to be waited for
+        self._echo = asyncio.create_task(self._read_lines(reading))
+        with theirs, os.fdopen(writing, "wb") as output:
             folders = ("--objects", str(self._objects), "--memory", str(self._objects.with_name("memory")))
             arguments = ("--fd", str(theirs.fileno()), "--app", str(self._app), *folders)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-u", "-m", "hansa.network.client.worker", *arguments,
                 "--client", json.dumps(asdict(self._client)),
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True, env=environment_for_user_code(),
             )  # fmt: skip
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._echo = asyncio.create_task(self._read_lines(self._process))
 
     async def _answer(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
         self._failed_hard = True
@@ -105,25 +117,36 @@ class Workshop:
                 raise UserCodeError(frame.message, frame.traceback)
             if isinstance(frame, Offer | Evaluated):
                 return frame
-            on_frame(frame)
+            loading = isinstance(frame, Heartbeat)
+            on_frame(Progress(opened.key, self._client.name, "load", 0, 0) if loading else frame)
 
     async def _ending(self) -> str:
         """How the process ended, in words."""
         if self._process is None:
             return "it is gone"
-        code = await self._process.wait()
-        return f"exit status {code}" if code >= 0 else f"killed by signal {-code}"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._process.wait()
+        code = self._process.returncode
+        if code is None:
+            return "it closed its connection and went on"
+        return f"exit status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
 
-    async def _read_lines(self, process: asyncio.subprocess.Process) -> None:
-        if process.stdout is None:
-            return
+    async def _read_lines(self, pipe: int) -> None:
+        """Pass on what is written to the other end of this pipe, until all who can write there are gone."""
+        output = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(output)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(pipe, "rb"))
         pending = b""
-        while raw := await process.stdout.read(1 << 16):
-            *lines, pending = (pending + raw).split(b"\n")
-            if len(pending) > _LONGEST_LINE:
-                lines, pending = [*lines, pending], b""
-            for line in lines:
-                self._on_line(line.decode(errors="replace"))
+        try:
+            while raw := await output.read(1 << 16):
+                *lines, pending = (pending + raw).split(b"\n")
+                if len(pending) > _LONGEST_LINE:
+                    lines, pending = [*lines, pending], b""
+                for line in lines:
+                    self._on_line(line.decode(errors="replace"))
+        finally:
+            transport.close()
         if pending:
             self._on_line(pending.decode(errors="replace"))
 
@@ -133,9 +156,17 @@ class Workshop:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, 9)  # its own group: commands that it started go with it
             await process.wait()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._echo is not None:
-            await self._echo
-            self._echo = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        echo, self._echo = self._echo, None
+        if echo is not None:  # what it printed last; a daemon that it left behind may hold the pipe for ever
+            await asyncio.wait([echo], timeout=_FAREWELL)
+            echo.cancel()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

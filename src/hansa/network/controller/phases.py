@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from hansa.algorithm import Cohort, Partial
 from hansa.errors import Reason
 from hansa.messages import Kind, Metrics, RoundRules, RunSpec
 from hansa.network.combiner.hub import Hub
+from hansa.network.combiner.phase import LONGEST_METRIC
 from hansa.rounds.events import (
     Accepted,
     Cancelled,
@@ -47,6 +50,8 @@ from hansa.wire.frames import (
 
 __all__ = ["Phase", "PhasePlan"]
 
+_log = structlog.get_logger(__name__)
+
 _MOST_EXAMPLES = 2**53
 """Examples of one evaluation report; larger numbers are not exact in a float64 mean."""
 
@@ -82,6 +87,9 @@ class Phase:
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _round: Round | None = None
     _wake_at: float | None = None
+    _awaited: bool = False
+    """Whether a seal has not been answered yet."""
+    _failed: set[str] = field(default_factory=set)
 
     async def run(self) -> Outcome:
         """Drive the phase to its end."""
@@ -121,6 +129,7 @@ class Phase:
             case Progress():
                 self._tell(Progressed(now, frame.client, frame.activity, frame.done, frame.total))
             case TaskFailed():
+                self._failed.add(frame.client)
                 self._tell(Failed(now, frame.client, frame.message))
             case Settled(accepted=True):
                 self._tell(Accepted(now, frame.client, frame.num_examples))
@@ -131,22 +140,45 @@ class Phase:
             case _:
                 pass
 
+    def expects(self, client: str) -> bool:
+        """Whether a failure of this client would be news: it is invited, and has not failed before."""
+        return self._round is not None and client in self._round.invited and client not in self._failed
+
     def delivered(self, partial: Partial | None) -> None:
-        """The tree has handed in its sum, after a seal."""
+        """The tree has handed in its sum: the one answer to a seal.
+
+        A sum with a client who is counted already, or was never invited, is dropped whole: the round opens again for
+        the others in it.
+        """
+        if not self._awaited:
+            _log.error("a sum that nobody awaits was dropped", round=self.plan.key.round)
+            return
+        self._awaited = False
+        counted = {name for part in self.partials for name in part.contributions}
         if partial is not None:
-            self.partials.append(partial)
-        names = frozenset(name for part in self.partials for name in part.contributions)
-        self._tell(Sealed(_now(), names))
+            names = partial.contributions.keys()
+            invited = self._round.invited if self._round is not None else frozenset()
+            odd = sorted((names & counted) | (names - invited))
+            if odd:
+                _log.error("a sum was dropped", round=self.plan.key.round, counted_or_uninvited=odd[:3])
+            else:
+                self.partials.append(partial)
+                counted |= names
+        self._tell(Sealed(_now(), frozenset(counted)))
 
     def _take_report(self, now: float, frame: Evaluated) -> None:
         if self._round is None or frame.client not in self._round.invited or frame.client in self.reports:
             return
+        longest = max(frame.metrics, key=len, default="")
         if not 1 <= frame.num_examples <= _MOST_EXAMPLES:
             detail = f"{frame.client} evaluated on {frame.num_examples} examples; report at least 1"
             self._tell(Rejected(now, frame.client, Reason.WEIGHT, detail))
-            return
-        self.reports[frame.client] = Metrics(frame.metrics, frame.num_examples)
-        self._tell(Accepted(now, frame.client, frame.num_examples))
+        elif len(longest) > LONGEST_METRIC:
+            detail = f"the metric {longest[:20]!r}… of {frame.client} has a name of {len(longest)} characters"
+            self._tell(Rejected(now, frame.client, Reason.TOO_LARGE, detail))
+        else:
+            self.reports[frame.client] = Metrics(frame.metrics, frame.num_examples)
+            self._tell(Accepted(now, frame.client, frame.num_examples))
 
     def _carry_out(self, command: Command) -> Outcome | None:
         plan = self.plan
@@ -159,6 +191,7 @@ class Phase:
                 self.hub.receive_from_parent(frames.Withdraw(plan.key, command.client, command.why))
             case Seal():
                 if plan.key.kind is Kind.TRAIN:
+                    self._awaited = True
                     self.hub.receive_from_parent(frames.Seal(plan.key))
                 else:
                     self._tell(Sealed(_now(), frozenset(self.reports)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -70,31 +71,38 @@ class SessionRunner:
         self._phase: Phase | None = None
         self._stopped = ""
         self._tracebacks: dict[str, str] = {}
+        self._central: asyncio.Task[Metrics | None] | None = None
         self._afterwards: asyncio.Task[None] | None = None
 
     async def run(self) -> SessionRecord:
         """Run to the end; returns the session as it is then."""
-        started = replace(self.session, state=SessionState.RUNNING, started_at=time.time(), cause="", ended_at=None)
-        await self._note(started, "session.started", f"{started.name} goes on after round {started.round}")
-        self.under_way.set()
         try:
-            if self.session.package is not None:
-                self._package = Blob(self.session.package, await self._around.objects.size(self.session.package))
+            await self._begin()
             await self._rounds()
+        except asyncio.CancelledError:  # the controller leaves: the session goes on when it is back
+            if self._afterwards is not None:
+                await asyncio.wait([self._afterwards])
+            raise
         except RunFailedError as error:
             return await self._end(SessionState.FAILED, str(error))
         except HansaError as error:
             return await self._end(SessionState.FAILED, f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - a plug-in's policy or algorithm may raise anything: it is the cause
+            _log.error("a session failed in a plug-in, or in hansa itself", session=self.session.id, exc_info=error)
+            said = "".join(traceback.format_exception(error))
+            return await self._end(SessionState.FAILED, f"{type(error).__name__}: {error}\n{said}")
         if self._stopped:
             return await self._end(SessionState.STOPPED, self._stopped)
         return await self._end(SessionState.FINISHED, f"all {self.session.spec.rounds} rounds are committed")
 
     def receive(self, frame: FromNode) -> None:
         """A report about a phase of this session."""
-        if isinstance(frame, TaskFailed):
+        phase = self._phase
+        if phase is None or getattr(frame, "key", None) != phase.plan.key:
+            return
+        if isinstance(frame, TaskFailed) and phase.expects(frame.client):
             self._record_failure(frame)
-        if self._phase is not None and getattr(frame, "key", None) == self._phase.plan.key:
-            self._phase.receive(frame)
+        phase.receive(frame)
 
     def presence(self, presence: Presence) -> None:
         """Clients came or went."""
@@ -109,6 +117,8 @@ class SessionRunner:
     def stop(self, cause: str) -> None:
         """End after what is committed; the round under way is dropped."""
         self._stopped = cause
+        if self._central is not None:
+            self._central.cancel()
         if self._phase is not None:
             self._phase.stop(cause)
 
@@ -117,6 +127,13 @@ class SessionRunner:
         return self._phase.why() if self._phase is not None else None
 
     # ── rounds ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _begin(self) -> None:
+        started = replace(self.session, state=SessionState.RUNNING, started_at=time.time(), cause="", ended_at=None)
+        await self._note(started, "session.started", f"{started.name} goes on after round {started.round}")
+        self.under_way.set()
+        if self.session.package is not None:
+            self._package = Blob(self.session.package, await self._around.objects.size(self.session.package))
 
     async def _rounds(self) -> None:
         state = await state_of(self.session, self._run, self._around.store, self._around.objects)
@@ -141,7 +158,11 @@ class SessionRunner:
         blob = await self._blob(broadcast, state)
         planning = asyncio.create_task(asyncio.to_thread(self._run.algorithm.aggregator.plan, broadcast))
         phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules)
-        outcome = await phase.run()
+        try:
+            outcome = await phase.run()
+        except BaseException:
+            planning.cancel()
+            raise
         plan = await planning
         match outcome:
             case Completed():
@@ -194,11 +215,17 @@ class SessionRunner:
         rules = self.session.spec.evaluation
         blob = await self._blob(state.params, state)
         key = self._key(Kind.EVALUATE, number)
-        central = asyncio.create_task(self._centrally(key, blob, rules))
-        reports = await self._by_clients(number, blob, rules) if rules.clients else {}
+        central = self._central = asyncio.create_task(self._centrally(key, blob, rules))
+        try:
+            reports = await self._by_clients(number, blob, rules) if rules.clients else {}
+            await asyncio.wait([central])
+        except BaseException:
+            central.cancel()
+            raise
         if self._afterwards is not None:
             await self._afterwards
-        self._afterwards = asyncio.create_task(self._record_metrics(number, reports, await central))
+        beside = None if central.cancelled() else central.result()
+        self._afterwards = asyncio.create_task(self._record_metrics(number, reports, beside))
 
     async def _by_clients(self, number: int, blob: Blob, rules: EvaluationRules) -> Mapping[str, Metrics]:
         spec = self.session.spec
@@ -206,10 +233,16 @@ class SessionRunner:
         phase = self._open(
             Kind.EVALUATE, number, blob, replace(cohort, min_clients=1, quorum=1, enough=None, replace_failed=False)
         )
-        outcome = await phase.run()
-        self._close(phase, (), "")
-        if isinstance(outcome, NotMet):
-            message = f"round {number} was not evaluated: {outcome.cause}"
+        cause = ""
+        try:
+            outcome = await phase.run()
+        except HansaError as error:  # a policy's cohort that cannot be used
+            cause = f"{type(error).__name__}: {error}"
+        else:
+            cause = outcome.cause if isinstance(outcome, NotMet) else ""
+        self._close(phase, (), cause)
+        if cause:
+            message = f"round {number} was not evaluated: {cause}"
             await self._around.journal.record(self._event("evaluation.failed", message, round=number))
         return phase.reports
 
@@ -262,6 +295,8 @@ class SessionRunner:
             counted=self._counted,
         )
         self._phase = Phase(plan, self._around.hub, self._around.connected, self._show)
+        if self._stopped:
+            self._phase.stop(self._stopped)
         self._around.journal.live(session.project, session.id, f"{kind}.opened", round=number)
         return self._phase
 
@@ -330,8 +365,12 @@ class SessionRunner:
         self._around.journal.notify()
 
     async def _end(self, state: SessionState, cause: str) -> SessionRecord:
+        if self._phase is not None:  # it ended in an error: whoever still works for it is told
+            self._close(self._phase, (), cause)
         if self._afterwards is not None:
-            await self._afterwards
+            await asyncio.wait([self._afterwards])
+            if self._afterwards.exception() is not None and state is SessionState.FINISHED:
+                state, cause = SessionState.FAILED, f"metrics could not be stored: {self._afterwards.exception()}"
         self._afterwards = None
         ended = replace(self.session, state=state, cause=cause, ended_at=time.time())
         await self._note(ended, f"session.{state}", cause)
