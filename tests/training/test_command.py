@@ -238,6 +238,13 @@ def test_corrections_reach_a_program_that_takes_them_and_no_other(tmp_path: Path
     assert (tmp_path / "out").read_text().splitlines() == ["0.0"]
 
 
+def test_a_program_tells_how_far_its_steps_went_among_its_metrics(tmp_path: Path) -> None:
+    assert app(tmp_path).fit(MODEL, task()).step_sum == 0.0
+    update = app(tmp_path, program=PROGRAM.replace('"loss": 0.5', '"loss": 0.5, "step_sum": 0.3')).fit(MODEL, task())
+    assert update.step_sum == 0.3
+    assert set(update.metrics) == {"loss", "seed", "rest"}
+
+
 @pytest.mark.parametrize(
     ("toml", "said"),
     [

@@ -208,3 +208,13 @@ def test_settings_with_which_nothing_is_learnt_are_refused(settings: dict[str, f
         NumpyTrainer(softmax_regression(6, 3), **settings)
     with pytest.raises(ConfigError, match="sizes"):
         mlp((3,))
+
+
+@pytest.mark.parametrize(("momentum", "distance"), [(0.0, 0.8), (0.5, 1.400781250)])
+def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_the_model(momentum: float, distance: float) -> None:
+    # 8 steps of 0.1; with momentum ½ the k-th is 0.1·(2 − 2^(1−k)), together 0.1·(16 − 2 + 2^-7)
+    downhill = NumpyModel(lambda _: {"w": np.zeros(2)}, lambda *_: (0.0, {"w": -np.ones(2)}))
+    trainer = NumpyTrainer(downhill, 0.1, batch_size=10, epochs=2, momentum=momentum)
+    update = trainer.fit(trainer.initial_model(RNG), task())
+    assert update.step_sum == pytest.approx(distance)
+    assert update.arrays["w"] == pytest.approx(distance)

@@ -10,6 +10,7 @@ import pytest
 
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithms.fedavg import fedavg
+from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays, subtract
 from hansa.errors import AppError, ArraysMismatchError, InputError
 from hansa.messages import ClientInfo, Contribution, GradientCorrection, Task
@@ -392,3 +393,65 @@ def test_one_module_is_built_for_all_tasks_of_a_thread() -> None:
     for _ in range(3):
         given.fit(model, task())
     assert len(built) == 1
+
+
+# ── how far the steps go ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Downhill(nn.Module):
+    """Its loss is −Σ w: every gradient is −1. With a buffer, and a weight that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.fast = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))
+        self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Any) -> Any:
+        self.seen += len(x)
+        return -(self.slow.sum() + self.fast.sum()) + 0 * x.sum()
+
+
+def two_groups(parameters: Any) -> Any:
+    slow, fast = parameters
+    return torch.optim.SGD([{"params": [slow]}, {"params": [fast], "lr": 0.5}], lr=0.1, momentum=0.5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        sgd(),
+        sgd(momentum=0.9),
+        sgd(momentum=0.9, dampening=0.3),
+        sgd(momentum=0.9, nesterov=True),
+        two_groups,
+    ],
+    ids=["plain", "momentum", "dampening", "nesterov", "two groups"],
+)
+def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_each_parameter(optimizer: Any) -> None:
+    downhill = TorchTrainer(Downhill, lambda outputs, _: outputs, optimizer, batch_size=10, epochs=2, metrics={})
+    update = downhill.fit(start(downhill), task())
+    assert isinstance(update.step_sum, dict)
+    assert set(update.step_sum) == {"slow", "fast"}
+    for name, distance in update.step_sum.items():
+        np.testing.assert_allclose(update.arrays[name], distance, rtol=1e-5)
+
+
+def test_step_sum_of_another_optimizer_is_unknown() -> None:
+    for optimizer in (lambda p: torch.optim.Adam(p, lr=0.1), sgd(maximize=True)):
+        of = trainer(optimizer=optimizer)
+        assert of.fit(start(of), task()).step_sum == 0.0
+
+
+def test_scaffold_corrects_parameters_and_averages_the_statistics_of_batchnorm() -> None:
+    algorithm = scaffold(WeightedMean(), num_clients=1)
+    of = trainer(with_everything, sgd(lr=0.01, momentum=0.9), batch_size=10, epochs=3)
+    state = algorithm.init(start(of))
+    broadcast = algorithm.broadcast(state)
+    update = algorithm.client_update(of, broadcast, task())
+    algorithm.aggregator.check(algorithm.aggregator.plan(broadcast), update)
+    assert update.memory is not None
+    assert np.abs(update.memory["0.weight"]).max() > 0
+    assert not update.memory["1.running_mean"].any()
+    assert np.abs(update.arrays["params/1.running_mean"]).max() > 0
+    assert update.arrays["params/1.num_batches_tracked"] == 12

@@ -142,7 +142,7 @@ class CommandTrainer:
             return self._loaded(out, "what init wrote to {model_out}")
 
     def fit(self, model: Arrays, task: Task) -> Update:
-        """Run train; its metrics are those of {metrics_out} without num_examples."""
+        """Run train; its metrics are those of {metrics_out} without num_examples and `Update.step_sum`."""
         with tempfile.TemporaryDirectory(prefix="hansa-") as name:
             folder = Path(name)
             values = self._files(folder, model, task) | self._correction(folder, task)
@@ -150,7 +150,9 @@ class CommandTrainer:
             self._run("train", values | {"model_out": str(out)}, task.client.name, task)
             metrics = _read_metrics(folder / "metrics.json", "train", task.client.name)
             arrays = self._loaded(out, f"what train wrote to {{model_out}} for {task.client.name}")
-        return Update(arrays, metrics.num_examples, metrics.values)
+        values = dict(metrics.values)
+        step_sum = values.pop("step_sum", 0.0)
+        return Update(arrays, metrics.num_examples, values, step_sum=step_sum)
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`: there is no command for gradients."""
