@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from hansa.api.transport import Message, Transport
 from hansa.arrays import Arrays
 from hansa.errors import ConnectionFailedError, CorruptionError, InputError, NotFoundError
 from hansa.network.controller.journal import Live
+from hansa.network.files import mapped
 from hansa.packages import pack
 from hansa.store.records import (
     ClientRecord,
@@ -119,15 +120,15 @@ class Models(Listed[ModelRecord]):
 
     def upload(self, model: Arrays | Mapping[str, Any] | bytes | str | Path, name: str = "") -> ModelRecord:
         """A seed model: arrays, the bytes of a safetensors file, or the path of one."""
+        parts: Sequence[bytes | memoryview]
         if isinstance(model, bytes):
-            content = model
+            parts = [model]
         elif isinstance(model, str | Path):
-            content = _read(Path(model))
+            parts = [_read(Path(model))]
         else:
-            arrays = model if isinstance(model, Arrays) else Arrays(model)
-            content = b"".join(codec.encode(arrays))
+            parts = codec.encode(model if isinstance(model, Arrays) else Arrays(model))
         query = {"name": name or None}
-        return from_document(ModelRecord, self._transport.upload(f"{self._path}/models", content, query))
+        return from_document(ModelRecord, self._transport.upload(f"{self._path}/models", parts, query))
 
     def download(self, model: str, path: str | Path | None = None) -> Path:
         """The safetensors file of a model, checked against its digest; path: by default DIGEST.safetensors here.
@@ -151,7 +152,7 @@ class Models(Listed[ModelRecord]):
     def load(self, model: str) -> Arrays:
         """The arrays of a model."""
         with tempfile.TemporaryDirectory(prefix="hansa-model-") as folder:
-            return codec.decode(self.download(model, Path(folder) / "model").read_bytes())
+            return codec.decode(mapped(self.download(model, Path(folder) / "model")))
 
     def digest(self, model: str) -> str:
         """The whole digest of a model that is named by the beginning of it."""
@@ -174,7 +175,7 @@ class Packages(Listed[PackageRecord]):
     def upload(self, app: str | Path | bytes, name: str = "app") -> PackageRecord:
         """An app's file or folder, packed; or an archive that `hansa.packages.pack` made."""
         content = app if isinstance(app, bytes) else pack(app)
-        return from_document(PackageRecord, self._transport.upload(f"{self._path}/packages", content, {"name": name}))
+        return from_document(PackageRecord, self._transport.upload(f"{self._path}/packages", [content], {"name": name}))
 
 
 class Rounds(Listed[RoundRecord]):
@@ -288,9 +289,10 @@ class Projects(Noun):
         return from_document(NewProject, self._transport.json("POST", "/projects", body={"name": name}))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> memoryview:
+    """The file, mapped into memory."""
     try:
-        return path.read_bytes()
+        return mapped(path)
     except OSError as error:
         raise InputError(f"the model file {path} cannot be read ({error.strerror}): check the path") from error
 
