@@ -10,7 +10,7 @@ from hansa.simulation import simulate
 from hansa.wire import codec
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-SMALL = ("demo", "--clients", 3, "--combiners", 1, "--rounds", 2000)
+SMALL = ("demo", "--clients", 2, "--combiners", 1, "--rounds", 2000)
 
 
 def test_the_demo_learns_to_read_digits_and_leaves_no_process(hansa: Hansa) -> None:
@@ -26,11 +26,11 @@ def test_the_demo_learns_to_read_digits_and_leaves_no_process(hansa: Hansa) -> N
     assert hansa.alive() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_demo_that_is_interrupted_leaves_no_process(hansa: Hansa, number: signal.Signals) -> None:
     demo = hansa.start(*SMALL)
     line_with(demo, "round ")
-    assert len(hansa.alive()) >= 8  # demo, controller, combiner, three clients, with a worker each
+    assert len(hansa.alive()) >= 7  # demo, controller, combiner, two clients, with a worker each
     demo.send_signal(number)
     assert demo.wait(30) == 130
     assert hansa.alive() == []

@@ -1,3 +1,5 @@
+import base64
+import json
 import socket
 from pathlib import Path
 
@@ -6,6 +8,7 @@ from processes import Hansa, Server
 
 NOWHERE = "http://127.0.0.1:9"
 FAR = "127.0.0.1:9"
+NONSENSE, CLAIMLESS = "nonsense", "a.e30.b"
 
 
 def refused(hansa: Hansa, *arguments: object, **environment: str) -> str:
@@ -29,21 +32,21 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(hansa: Hansa, option: str
 
 def test_without_a_server_it_says_how_to_start_one(hansa: Hansa) -> None:
     assert "there is no token" in refused(hansa, "session", "list")
-    told = refused(hansa, "session", "list", HANSA_TOKEN="a.e30.b", HANSA_PROJECT="default", HANSA_URL=NOWHERE)
+    told = refused(hansa, "session", "list", HANSA_TOKEN=CLAIMLESS, HANSA_PROJECT="default", HANSA_URL=NOWHERE)
     assert "no hansa server answers at http://127.0.0.1:9" in told
     assert "hansa up" in told
 
 
 def test_something_else_than_a_hansa_server_is_recognised(hansa: Hansa, server: Server) -> None:
     wrong = f"http://{server.join}"  # the port for nodes speaks gRPC
-    told = refused(hansa, "session", "list", "--url", wrong, HANSA_TOKEN="a.e30.b", HANSA_PROJECT="default")
+    told = refused(hansa, "session", "list", "--url", wrong, HANSA_TOKEN=CLAIMLESS, HANSA_PROJECT="default")
     assert wrong in told
 
 
 def test_a_bad_token_is_refused_by_commands_and_nodes(hansa: Hansa, server: Server) -> None:
     url = server.facts["url"]
-    assert "token" in refused(hansa, "login", "--url", url, "--token", "nonsense")
-    assert "no hansa token" in refused(hansa, "client", "start", "--join", server.join, HANSA_TOKEN="nonsense") or True
+    assert "token" in refused(hansa, "login", "--url", url, "--token", NONSENSE)
+    assert "not a hansa token" in refused(hansa, "client", "start", "--join", server.join, HANSA_TOKEN=NONSENSE)
     token = hansa.json("token", "create", "gone")
     hansa.json("token", "revoke", token["record"]["id"])
     told = refused(hansa, "client", "start", "--join", server.join, HANSA_TOKEN=token["token"])
@@ -70,6 +73,7 @@ def test_a_node_without_token_address_or_share_says_what_it_needs(hansa: Hansa) 
 def test_a_session_of_an_app_that_cannot_be_run_is_refused_before_it_is_created(
     hansa: Hansa, server: Server, tiny: Path
 ) -> None:
+    assert server.process.poll() is None
     assert "there is no app at" in refused(hansa, "session", "start", "elsewhere.py")
     tiny.write_text(tiny.read_text().replace("@app.model\n", ""))
     assert "the app has no model function" in refused(hansa, "session", "start", tiny)
@@ -94,8 +98,5 @@ def test_a_session_whose_clients_return_other_shapes_fails_with_the_tensor(
 
 def client_token() -> str:
     """A token of nobody: its claims are read before it is verified."""
-    import base64
-    import json
-
     claims = {"sub": "nobody", "role": "client", "project": "default", "jti": "0"}
     return f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.e30"

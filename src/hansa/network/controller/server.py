@@ -44,9 +44,9 @@ class ControllerServer:
         server = service.create_server()
         try:
             port = service.bind(server, f"{settings.host}:{settings.grpc_port}")
-        except InputError:
+        except InputError as error:
             await store.close()
-            raise
+            raise InputError(f"{error} with HANSA_GRPC_PORT or --grpc-port (0 takes a free one)") from error
         listening = f"{settings.host}:{port}"
         address = settings.advertise or listening
         key = _signing_key(settings.data / "controller.key")
