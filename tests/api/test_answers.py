@@ -1,17 +1,24 @@
 """What the server answers: pages, files, problems."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import numpy as np
 import pytest
+from pydantic import BaseModel
 from served import Served
 
+from hansa.api import shapes
 from hansa.api.documents import from_document, to_document
+from hansa.api.requests import Spec
+from hansa.api.results import IssuedToken, Me, NewProject, ServerInfo, Waiting
 from hansa.errors import ConfigError, ConflictError, InputError, NotFoundError, WireError
 from hansa.messages import Kind, RunSpec
-from hansa.store.records import MetricRecord, SessionRecord, SessionState
+from hansa.store.documents import spec_to_json
+from hansa.store.records import MetricRecord, Record, SessionRecord, SessionState
 from hansa.wire import codec
 
 BASE = "/api/v1/projects/default"
@@ -191,3 +198,19 @@ def test_a_record_of_a_newer_server_is_read_without_what_is_new() -> None:
     newer = from_document(SessionRecord, document)
     assert newer.spec == spec
     assert newer.state == "hibernating"
+
+
+PAIRS = [
+    (kind, getattr(shapes, f"{kind.__name__.removesuffix('Record')}Shape"))
+    for kind in (*get_args(Record), Waiting, Me, ServerInfo, IssuedToken, NewProject)
+]
+
+
+@pytest.mark.parametrize(("kind", "shape"), PAIRS)
+def test_what_is_documented_is_what_is_sent(kind: type, shape: type[BaseModel]) -> None:
+    assert list(shape.model_fields) == [field.name for field in fields(kind)]
+
+
+def test_a_specification_is_documented_whole_and_with_its_defaults() -> None:
+    documented = Spec().model_dump()
+    assert {**documented, "project": "default"} == spec_to_json(RunSpec())

@@ -10,7 +10,8 @@ from fastapi import Query as QueryParameter
 from pydantic import BaseModel, Field, create_model
 
 from hansa.api.documents import to_document
-from hansa.api.shapes import ListShape, Strict
+from hansa.api.requests import Strict
+from hansa.api.shapes import ListShape
 from hansa.store.ports import MetadataStore, Page, Query
 from hansa.store.records import EventRecord, Record
 

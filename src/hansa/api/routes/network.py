@@ -8,6 +8,8 @@ from fastapi import APIRouter, Depends
 import hansa
 from hansa.api.documents import to_document
 from hansa.api.guard import caller
+from hansa.api.requests import NewProject as ProjectToCreate
+from hansa.api.requests import NewToken
 from hansa.api.results import IssuedToken, Me, NewProject, ServerInfo
 from hansa.api.routes.lists import Cursors, list_endpoint, list_shape, listed
 from hansa.api.shapes import (
@@ -16,12 +18,10 @@ from hansa.api.shapes import (
     IssuedTokenShape,
     MeShape,
     NewProjectShape,
-    NewToken,
     ProjectShape,
-    ServerShape,
+    ServerInfoShape,
     TokenShape,
 )
-from hansa.api.shapes import NewProject as ProjectToCreate
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Page
 from hansa.store.records import ClientRecord, CombinerRecord, ProjectRecord, TokenRecord
@@ -93,7 +93,7 @@ class ServerRoutes:
         """Add the routes."""
         add = router.add_api_route
         add("/me", self.get_me, response_model=MeShape)
-        add("/server", self.get_server, response_model=ServerShape)
+        add("/server", self.get_server, response_model=ServerInfoShape)
         add("/projects", self.list_projects, response_model=list_shape(ProjectShape))
         add("/projects", self.create_project, methods=["POST"], status_code=201, response_model=NewProjectShape)
 

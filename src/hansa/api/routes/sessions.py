@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends, Response
 
 from hansa.api.documents import to_document
 from hansa.api.guard import caller
+from hansa.api.requests import NewSession
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, list_endpoint, list_shape
 from hansa.api.shapes import (
     ContributionShape,
     MetricShape,
-    NewSession,
     RoundShape,
     SessionShape,
     WaitingShape,

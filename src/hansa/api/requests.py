@@ -1,0 +1,119 @@
+"""What the API takes, as it is documented and checked: unknown fields and other types are refused."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from hansa.wire.frames import Role
+
+__all__ = ["NewProject", "NewSession", "NewToken", "Spec", "Strict"]
+
+DIGEST = "3f0c7a1e9d52b8846bd1e0a5c97f24e3a8d6410b7c5f92e8d3a1b0496e7c8d25"
+"""An example."""
+
+
+class Strict(BaseModel):
+    """A request: a field that it does not have is an error that lists those that it has."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known(cls, given: Any) -> Any:
+        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
+        if unknown:
+            raise ValueError(f"there is no {unknown[0]!r}; there is: {', '.join(cls.model_fields)}")
+        return given
+
+
+class Rules(Strict):
+    """Who takes part in a round, and when it closes."""
+
+    model_config = ConfigDict(strict=True)
+    selection: str = "all"
+    """A selection policy: all, count, fraction, cyclic, or a plug-in's."""
+    count: int | None = Field(default=None, lt=2**63)
+    """Clients in the cohort, for the policy `count`."""
+    fraction: float | None = None
+    """0 < fraction ≤ 1 of the connected clients, for the policy `fraction`."""
+    min_clients: int = Field(default=1, lt=2**63)
+    """Connected clients that a round waits for before it opens."""
+    quorum: int = Field(default=1, lt=2**63)
+    """Updates without which a round fails."""
+    enough: int | None = Field(default=None, lt=2**63)
+    """Accepted updates that close the round at once; null: it waits for all who are invited."""
+    deadline: float = Field(default=3600.0, le=1e9)
+    """Seconds after the round is due; it closes with the quorum, or fails."""
+    lease: float = Field(default=60.0, le=1e9)
+    """Seconds without any progress after which a client's place is offered to another."""
+    replace_failed: bool = True
+    """Whether a client that fails is replaced by one that was not invited."""
+
+
+class Evaluation(Strict):
+    """What is evaluated after a round."""
+
+    model_config = ConfigDict(strict=True)
+    every: int = Field(default=1, lt=2**63)
+    """Evaluate after every n-th round and after the last; 0: never."""
+    fraction: float = 1.0
+    """0 < fraction ≤ 1 of the connected clients evaluate."""
+    clients: bool = True
+    """Clients evaluate with `@app.evaluate`, or with the app's trainer."""
+    central: bool = True
+    """Also run `@app.central_evaluate` beside the server."""
+
+
+class Spec(Strict):
+    """Everything that decides the result of a run."""
+
+    model_config = ConfigDict(
+        strict=True, json_schema_extra={"examples": [{"name": "digits", "algorithm": "fedavg", "rounds": 20}]}
+    )
+    name: str = "run"
+    """1 to 100 of A-Z a-z 0-9 . _ -"""
+    project: str | None = None
+    """The project of the path, or nothing."""
+    algorithm: str = "fedavg"
+    """A name of the entry-point group hansa.algorithms."""
+    algorithm_options: dict[str, JsonValue] = {}
+    """For example {"learning_rate": 0.01} for fedadam."""
+    rounds: int = 10
+    """1 to 1,000,000."""
+    seed: int = 0
+    """0 to 2^63 − 1."""
+    rules: Rules = Rules()
+    evaluation: Evaluation = Evaluation()
+    max_weight: int = Field(default=2**24, ge=1, lt=2**63)
+    """The most examples that one round may sum; a power of two."""
+    range_bits: int = Field(default=6, ge=0, le=1024)
+    """A client may change a value by up to 2^range_bits times the tensor's scale."""
+    config: dict[str, JsonValue] = {}
+    """Handed to user code as `task.config`."""
+
+
+class NewSession(Strict):
+    """A session to create."""
+
+    spec: Spec
+    seed_model: str = Field(examples=[DIGEST])
+    """Digest of the model that it starts from; upload it first."""
+    package: str | None = Field(default=None, examples=[DIGEST])
+    """Digest of the user code that travels to the clients; null: they bring their own."""
+
+
+class NewToken(Strict):
+    """A token to issue."""
+
+    name: str = Field(examples=["hospital-north"])
+    """The identity, unique in the project."""
+    role: Role
+    expires_in: float | None = Field(default=None, gt=0, le=1e9, examples=[86400])
+    """Seconds; null: it holds until it is revoked."""
+
+
+class NewProject(Strict):
+    """A project to create."""
+
+    name: str = Field(examples=["cardiology"])
+    """1 to 100 of A-Z a-z 0-9 . _ -"""
