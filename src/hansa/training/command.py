@@ -150,9 +150,9 @@ class CommandTrainer:
             self._run("train", values | {"model_out": str(out)}, task.client.name, task)
             metrics = _read_metrics(folder / "metrics.json", "train", task.client.name)
             arrays = self._loaded(out, f"what train wrote to {{model_out}} for {task.client.name}")
-        values = dict(metrics.values)
-        step_sum = values.pop("step_sum", 0.0)
-        return Update(arrays, metrics.num_examples, values, step_sum=step_sum)
+        numbers = dict(metrics.values)
+        step_sum = numbers.pop("step_sum", 0.0)
+        return Update(arrays, metrics.num_examples, numbers, step_sum=step_sum)
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`: there is no command for gradients."""
