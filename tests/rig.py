@@ -200,7 +200,7 @@ class Proxy:
         self._cut_up = self._cut_down = float("inf")
         self.cuts += 1
         for writer in self._writers:
-            writer.transport.abort()
+            writer.close()  # what was counted arrives: a reset would take it from the receiver's hands
 
     async def serve(self, target: int) -> "tuple[asyncio.Server, str]":
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,7 +214,7 @@ class Proxy:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
         with suppress(ConnectionError):
-            while data := await reader.read(1 << 14):
+            while (data := await reader.read(1 << 14)) and not writer.is_closing():
                 if up:
                     self.up += len(data)
                 else:

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -147,12 +147,10 @@ class ApiServer:
     @classmethod
     async def open(cls, settings: Settings) -> "ApiServer":
         """Bind both ports, open the stores, take up running sessions; raises `InputError` that says what to change."""
-        listener = _listen(settings.host, settings.port)
-        try:
+        with ExitStack() as undo:
+            listener = undo.enter_context(_listen(settings.host, settings.port))
             control = await ControllerServer.open(settings)
-        except BaseException:
-            listener.close()
-            raise
+            undo.pop_all()
         closing = asyncio.Event()
         limits = Limits(model=settings.max_upload, spool=settings.data)
         app = create_app(control.controller, limits=limits, closing=closing)

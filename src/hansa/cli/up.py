@@ -81,7 +81,7 @@ async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> d
     """What is told when the server is ready; secrets are in it on the first start alone."""
     from hansa.wire.frames import Role
 
-    saved = await _operator(server, settings)
+    made, replaced = await _operator(server, settings)
     client = None
     if first:
         client, _ = await server.controller.issue_token(settings.project, _FIRST_CLIENT, Role.CLIENT)
@@ -91,14 +91,18 @@ async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> d
         "project": settings.project,
         "data": settings.data.resolve(),
         "credentials": settings.credentials.expanduser(),
-        "new_credentials": saved,
+        "new_credentials": made,
+        "replaced_credentials": replaced,
         "first_start": first,
         "client_token": client,
     }
 
 
-async def _operator(server: "ApiServer", settings: "Settings") -> bool:
-    """Make sure that this user holds an admin's token of this server; whether one was made for it."""
+async def _operator(server: "ApiServer", settings: "Settings") -> tuple[bool, str | None]:
+    """Make sure that this user holds an admin's token of this server.
+
+    Returns whether one was made for it, and the address of another server whose token it took the place of.
+    """
     from hansa.api.credentials import Credentials, load_credentials, save_credentials
     from hansa.errors import AuthenticationError
     from hansa.wire.frames import Role
@@ -114,7 +118,7 @@ async def _operator(server: "ApiServer", settings: "Settings") -> bool:
         token, _ = await server.controller.issue_token(project, _OPERATOR, Role.ADMIN)
     if saved is None or not known or saved.url != server.url:
         save_credentials(settings.credentials, Credentials(server.url, token, project))
-    return not known
+    return not known, saved.url if saved is not None and not known else None
 
 
 def _welcome(facts: dict[str, Any]) -> None:
@@ -126,9 +130,13 @@ def _welcome(facts: dict[str, Any]) -> None:
     say(f"  nodes join at  {facts['grpc_address']}")
     made = "your admin token is saved in" if facts["new_credentials"] else "your admin token is, as before, in"
     say(f"  {made} {facts['credentials']}")
+    if facts["replaced_credentials"] is not None:
+        say(f"  (in place of the one for {facts['replaced_credentials']}; `hansa login` goes back to it)")
     say("")
     if facts["client_token"] is not None:
-        say("A first client joins, from any machine that reaches this one, with (shown this once):")
+        here = facts["grpc_address"].startswith("127.")
+        where = "on this machine (--host opens the server to others)" if here else "from any machine that reaches it"
+        say(f"A first client joins, {where}, with the token that is shown this once:")
         say(f"  HANSA_TOKEN={facts['client_token']} \\\n    hansa client start --join {facts['grpc_address']}")
     else:
         say("A client joins with a token of its own (those of earlier starts still hold):")

@@ -60,10 +60,9 @@ class Workshop:
             await self._started()
             try:
                 return await self._answer(opened, on_frame)
-            except BaseException:
+            finally:
                 if self._failed_hard:
                     await self._stop()
-                raise
 
     async def aclose(self) -> None:
         """End the process."""
@@ -73,11 +72,13 @@ class Workshop:
         if self._process is not None and self._process.returncode is None:
             return
         await self._stop()
+        spawned = False
         try:
             await self._spawn()
-        except BaseException:  # cancelled half way: what has been started does not stay
-            await self._stop()
-            raise
+            spawned = True
+        finally:
+            if not spawned:  # cancelled half way: what has been started does not stay
+                await self._stop()
 
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -116,6 +117,7 @@ class Workshop:
                 self._failed_hard = False
                 raise UserCodeError(frame.message, frame.traceback)
             if isinstance(frame, Offer | Evaluated):
+                self._failed_hard = False
                 return frame
             loading = isinstance(frame, Heartbeat)
             on_frame(Progress(opened.key, self._client.name, "load", 0, 0) if loading else frame)

@@ -160,10 +160,9 @@ class SessionRunner:
         phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules)
         try:
             outcome = await phase.run()
-        except BaseException:
-            planning.cancel()
-            raise
-        plan = await planning
+            plan = await planning
+        finally:
+            planning.cancel()  # nothing to cancel once it is done
         match outcome:
             case Completed():
                 return _Trained(plan, phase.partials, outcome)
@@ -219,9 +218,8 @@ class SessionRunner:
         try:
             reports = await self._by_clients(number, blob, rules) if rules.clients else {}
             await asyncio.wait([central])
-        except BaseException:
-            central.cancel()
-            raise
+        finally:
+            central.cancel()  # nothing to cancel once it is done
         if self._afterwards is not None:
             await self._afterwards
         beside = None if central.cancelled() else central.result()
