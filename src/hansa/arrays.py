@@ -79,6 +79,10 @@ class Arrays(Mapping[str, Array]):
 
     def __init__(self, items: Mapping[str, npt.ArrayLike] | None = None, /) -> None:
         """items: tensor name → anything that `numpy.asarray` takes; never copied where it is contiguous already."""
+        if not isinstance(items, Mapping | None):
+            raise ArraysMismatchError(
+                f"Arrays are made of a mapping of tensor name to array, not of a {type(items).__name__}"
+            )
         frozen: dict[str, Array] = {}
         for name, value in (items or {}).items():
             frozen[_checked_name(name)] = _frozen(name, value)

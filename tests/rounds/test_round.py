@@ -208,7 +208,17 @@ def test_fails_at_once_when_everyone_failed_and_nobody_else_is_connected():
     round_ = opened(RoundRules(), invite("a", "b"), connected="ab")
     assert round_.handle(Failed(1.0, "a", "boom")) == []
     outcome = not_met(round_.handle(Rejected(2.0, "b", Reason.STRUCTURE, "no such tensor")))
-    assert "failed: a (boom); everyone failed, and nobody else is connected" in outcome.cause
+    assert outcome.cause.endswith("failed: a (boom); everyone failed, and nobody else is connected; mend that first")
+
+
+def test_why_says_in_whose_place_newcomers_are_awaited_and_long_times_in_whole_seconds():
+    round_ = opened(RoundRules(min_clients=3, quorum=3, deadline=3600.0), invite("a", "b", "c"), connected="abc")
+    round_.handle(Accepted(1.0, "a", 5))
+    round_.handle(Failed(1.0, "b", "boom"))
+    round_.handle(Rejected(1.0, "c", Reason.STRUCTURE, "no such tensor"))
+    assert str(round_.why(15.5)).endswith(
+        "it waits for newcomers, in the place of 1 that failed and 1 that were refused; 3584 s to its deadline"
+    )
 
 
 def test_cancelling_abandons_the_round_in_every_state():

@@ -47,6 +47,14 @@ def test_is_a_mapping_of_arrays():
     assert Arrays() == Arrays({})
 
 
+@pytest.mark.parametrize("wrong", [[np.zeros(2)], np.zeros(2), "weights", 3])
+def test_is_made_of_nothing_but_a_mapping(wrong: object):
+    with pytest.raises(
+        ArraysMismatchError, match=f"made of a mapping of tensor name to array, not of a {type(wrong).__name__}"
+    ):
+        Arrays(wrong)
+
+
 def test_its_arrays_cannot_be_changed_through_it():
     given_array = np.zeros(3)
     arrays = Arrays({"w": given_array})

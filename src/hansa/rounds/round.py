@@ -239,7 +239,7 @@ class Round:
             elif self._seats.lapsed == 0 and not self.rules.replace_failed:
                 yield self._finish(self._not_met("nobody is left who could deliver, and `replace_failed` is off"))
             elif self._seats.lapsed == 0 and self._seats.counted == 0:
-                yield self._finish(self._not_met("everyone failed, and nobody else is connected: mend that first"))
+                yield self._finish(self._not_met("everyone failed, and nobody else is connected", "mend that first"))
 
     def _end_leases(self) -> Iterator[Command]:
         for client, seat in self._seats.at_work():
@@ -345,7 +345,8 @@ class Round:
             "start more clients, lengthen `deadline`, or lower `min_clients` and `quorum`"
         )
 
-    def _not_met(self, also: str) -> NotMet:
+    def _not_met(self, also: str, remedy: str = "") -> NotMet:
+        by_rules = f"lengthen `deadline` ({self.rules.deadline:g} s) or lower `quorum` ({self.rules.quorum})"
         why, lists = self.why(self._now), self._seats.lists()
         away = [client for client in why.withdrawn if client not in self._connected]
         hung = [client for client in why.withdrawn if client in self._connected]
@@ -361,8 +362,7 @@ class Round:
             if words
         ]
         return NotMet(
-            f"round {self.number}: {why.counts()}; {'; '.join([*said, *([also] if also else [])])}; "
-            f"lengthen `deadline` ({self.rules.deadline:g} s) or lower `quorum` ({self.rules.quorum})",
+            f"round {self.number}: {why.counts()}; {'; '.join([*said, *([also] if also else []), remedy or by_rules])}",
             lists.contributors,
             lists.missing,
             lists.rejected,

@@ -46,7 +46,7 @@ class Outstanding:
         """For example "b (train 40/100, silent for 3 s, not connected)"."""
         measured = f" {self.done:g}/{self.total:g}" if self.total > 0 else ""
         away = "" if self.connected else ", not connected"
-        return f"{self.name} ({self.activity}{measured}, silent for {self.silent:.3g} s{away})"
+        return f"{self.name} ({self.activity}{measured}, silent for {_seconds(self.silent)} s{away})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +81,32 @@ class Why:
         """One sentence for a person."""
         if self.deadline is None and self.state is RoundState.WAITING:
             return f"round {self.round} is not due yet"
-        left = "" if self.deadline is None else f"; {self.deadline - self.now:.3g} s to its deadline"
+        left = "" if self.deadline is None else f"; {_seconds(self.deadline - self.now)} s to its deadline"
         match self.state:
             case RoundState.WAITING:
                 return f"round {self.round} waits for clients: {self.connected} connected, {self.needed} needed{left}"
             case RoundState.OPEN:
-                waited = listed(str(client) for client in self.outstanding) or "newcomers"
+                waited = listed(str(client) for client in self.outstanding) or self._newcomers()
                 return f"round {self.round} is open: {self.counts()}; it waits for {waited}{left}"
             case RoundState.SEALING:
                 return f"round {self.round} waits for the servers' sums: {self.counts()}"
             case RoundState.CLOSED:
                 return f"round {self.round} is closed: {self.counts()}"
 
+    def _newcomers(self) -> str:
+        gone = [f"{count} that {what}" for count, what in self._gone() if count]
+        return f"newcomers, in the place of {' and '.join(gone)}" if gone else "newcomers"
+
+    def _gone(self) -> tuple[tuple[int, str], ...]:
+        return (self.failed, "failed"), (self.rejected, "were refused"), (len(self.withdrawn), "lost their lease")
+
     def counts(self) -> str:
         """For example "2 of 4 invited clients delivered, 3 are needed"."""
         return f"{self.accepted} of {self.invited} invited clients delivered, {self.quorum} are needed"
+
+
+def _seconds(count: float) -> str:
+    return f"{count:.0f}" if count >= 100 else f"{count:.3g}"  # noqa: PLR2004 - three digits
 
 
 def listed(names: Iterable[str]) -> str:

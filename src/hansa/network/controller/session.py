@@ -168,7 +168,7 @@ class SessionRunner:
                 return _Trained(plan, phase.partials, outcome)
             case NotMet():
                 self._close(phase, (), outcome.cause)
-                raise QuorumNotMetError(f"round {number}: {outcome.cause}{self._first_traceback(outcome.failed)}")
+                raise QuorumNotMetError(f"{outcome.cause}{self._first_traceback(outcome.failed)}")
             case Abandoned():
                 self._close(phase, (), outcome.cause)
                 return None
