@@ -29,6 +29,9 @@ def train(model, task):
     target, n = task.data
     if task.config.get("bad") == task.client.name:
         misbehave(task)
+    if task.round == 3 and "gate" in task.config:
+        while not os.path.exists(task.config["gate"]):
+            time.sleep(0.01)
     w = model["w"] + np.float32(0.5) * (target - model["w"]) + task.rng.normal(size=SIZE).astype(np.float32) * 0.01
     return hansa.Update(
         {"w": w.astype(np.float32), "steps": model["steps"] + 1},

@@ -170,6 +170,12 @@ class LocalNetwork:
         """The session as it is now."""
         return await self.controller.store.get(SessionRecord, PROJECT, session.id)
 
+    async def until_round(self, session: SessionRecord, number: int) -> None:
+        """Wait until a round of a session is committed."""
+        async for happened in self.controller.journal.follow(PROJECT, 0, session.id):
+            if happened.kind == "round.committed" and happened.data["round"] == number:
+                return
+
     async def until_event(self, session: SessionRecord, kind: str) -> None:
         """Wait for a stored or live event of a session."""
         async for happened in self.controller.journal.follow(PROJECT, 0, session.id):

@@ -1,7 +1,7 @@
 """One session on networks of different shapes, which must give the same model, to the bit.
 
 Each is a function (path of the app, spec, clients) → the model after the last round. All nodes are in this process, but
-for user code, which has a process per client; between them is real gRPC over TCP.
+for user code, which has a process per client and comes from the same file; between them is real gRPC over TCP.
 """
 
 import asyncio
@@ -60,19 +60,19 @@ async def _in_tree(parents: Mapping[str, str], app: Path, spec: RunSpec, clients
         async with LocalNetwork.open(Path(folder)) as network:
             for name, parent in parents.items():
                 await network.combiner(name, parent)
-            await network.clients(clients, below=leaves)
+            await network.clients(clients, app, below=leaves)
             return await _model(network, app, spec, clients)
 
 
 async def _shuffled(app: Path, spec: RunSpec, clients: int) -> Arrays:
     async with _behind_proxy(spec, delay=_LATE) as (network, _):
-        await network.clients(clients)
+        await network.clients(clients, app)
         return await _model(network, app, spec, clients)
 
 
 async def _retrying(app: Path, spec: RunSpec, clients: int) -> Arrays:
     async with _behind_proxy(spec) as (network, proxy):
-        await network.clients(clients)
+        await network.clients(clients, app)
         resetting = asyncio.create_task(_reset_in_each_round(network, proxy))
         try:
             return await _model(network, app, spec, clients)
