@@ -328,6 +328,22 @@ async def test_a_server_that_is_not_there_is_named_by_every_call():
     await nowhere.close()
 
 
+async def test_a_web_server_where_nodes_should_join_is_told_apart_from_nothing():
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    there = channel.open_channel(address)
+    with pytest.raises(ConnectionFailedError, match=f"{address} answers as a web server.*at which nodes join"):
+        await channel.assign(there, TOKEN, AssignRequest())
+    await there.close()
+    server.close()
+    await server.wait_closed()
+
+
 async def test_a_name_that_does_not_resolve_is_a_failed_connection():
     nowhere = channel.open_channel("no.such.host.invalid:7433")
     with pytest.raises(ConnectionFailedError, match=r"cannot reach no\.such\.host\.invalid:7433"):

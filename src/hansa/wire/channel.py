@@ -183,6 +183,11 @@ def _failure(code: Any, detail: str, address: str | None) -> HansaError:
     detail = detail[:MAX_DETAIL]
     if code in _LOST or any(words in detail for words in _RESET):
         if code is grpc.StatusCode.DEADLINE_EXCEEDED or any(words in detail for words in _UNREACHED):
+            if "http1.x server" in detail:
+                return ConnectionFailedError(
+                    f"{address} answers as a web server, the REST API perhaps: give the address at which nodes join, "
+                    "which `hansa up` prints"
+                )
             why = detail.rpartition(": ")[2].strip("[]{}") or code.name
             return ConnectionFailedError(
                 f"cannot reach {address} ({why}): check the address, that the server runs, and the network between"
