@@ -190,7 +190,6 @@ class Proxy:
         self.cuts = 0
         self._cut_up = self._cut_down = float("inf")
         self._writers: set[asyncio.StreamWriter] = set()
-        self._jobs: set[asyncio.Task[None]] = set()
 
     def cut_after(self, *, up: float = float("inf"), down: float = float("inf")) -> None:
         """Bytes from now on, to the server or from it."""
@@ -206,7 +205,8 @@ class Proxy:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there, back = await asyncio.open_connection("127.0.0.1", target)
             self._writers |= {writer, back}
-            await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer, up=False))
+            with suppress(asyncio.CancelledError):  # at the end of a test
+                await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer, up=False))
             self._writers -= {writer, back}
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
