@@ -83,8 +83,9 @@ class Workshop:
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()  # not the subprocess's own pipe: its end would have to be waited for
-        self._echo = asyncio.create_task(self._read_lines(reading))
         with theirs, os.fdopen(writing, "wb") as output:
+            self._echo = asyncio.create_task(self._read_lines(reading))
+            self._reader, self._writer = await asyncio.open_connection(sock=ours)
             folders = ("--objects", str(self._objects), "--memory", str(self._objects.with_name("memory")))
             arguments = ("--fd", str(theirs.fileno()), "--app", str(self._app), *folders)
             self._process = await asyncio.create_subprocess_exec(
@@ -93,7 +94,6 @@ class Workshop:
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True, env=environment_for_user_code(),
             )  # fmt: skip
-        self._reader, self._writer = await asyncio.open_connection(sock=ours)
 
     async def _answer(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
         self._failed_hard = True

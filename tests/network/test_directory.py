@@ -1,0 +1,105 @@
+"""Where a node that asks is sent."""
+
+from collections import Counter
+
+import pytest
+
+from hansa.errors import ConflictError, NotFoundError, PermissionDeniedError
+from hansa.network.controller.balancers import by_label, least_loaded
+from hansa.network.controller.directory import ROOT, Directory
+from hansa.wire.frames import Presence, Present, Role
+
+
+def directory(
+    *combiners: str, parents: dict[str, str] | None = None, labels: dict[str, str] | None = None
+) -> Directory:
+    made = Directory("root:1", by_label if labels else least_loaded)
+    for name in combiners:
+        site = {"site": labels[name]} if labels else {}
+        present = Present(name, {"address": f"{name}:1", **site}, (parents or {}).get(name, ROOT))
+        made.apply(Presence(combiners=(present,)))
+    return made
+
+
+def ask(made: Directory, name: str, preferred: str = "", now: float = 0.0, **labels: str) -> str:
+    return made.assign(name, Role.CLIENT, preferred, labels, now).name
+
+
+def test_without_combiners_a_client_is_sent_to_the_root() -> None:
+    assert directory().assign("ward", Role.CLIENT, "", {}, 0).address == "root:1"
+
+
+def test_a_crowd_that_asks_at_once_is_spread_before_anybody_has_come() -> None:
+    made = directory("a", "b", "c")
+    assert Counter(ask(made, f"client-{i}") for i in range(30)) == {"a": 10, "b": 10, "c": 10}
+
+
+def test_who_asks_twice_counts_once() -> None:
+    made = directory("a", "b")
+    for _ in range(5):
+        ask(made, "restless")
+    assert Counter(ask(made, f"client-{i}") for i in range(9)) in ({"a": 5, "b": 4}, {"a": 4, "b": 5})
+
+
+def test_who_was_sent_and_never_came_is_forgotten() -> None:
+    made = directory("a", "b")
+    for i in range(4):
+        ask(made, f"phantom-{i}", preferred="a")
+    assert ask(made, "early", now=1) == "b"
+    assert Counter(ask(made, f"client-{i}", now=100) for i in range(4)) == {"a": 2, "b": 2}
+
+
+def test_who_came_elsewhere_than_it_was_sent_counts_where_it_is() -> None:
+    made = directory("a", "b")
+    assert ask(made, "ward", preferred="a") == "a"
+    made.apply(Presence(joined=(Present("ward", {}, "b"),)))
+    assert ask(made, "next") == "a"
+
+
+def test_who_left_counts_no_longer() -> None:
+    made = directory("a", "b")
+    for i in range(3):
+        made.apply(Presence(joined=(Present(f"client-{i}", {}, "a"),)))
+    made.apply(Presence(left=("client-0", "client-1", "client-2")))
+    assert ask(made, "next") == "a"
+
+
+def test_labels_decide_and_load_among_equals() -> None:
+    made = directory("a", "b", "c", labels={"a": "north", "b": "south", "c": "south"})
+    assert [ask(made, f"client-{i}", site="south") for i in range(4)] == ["b", "c", "b", "c"]
+    assert ask(made, "northerner", site="north") == "a"
+    assert ask(made, "stranger", site="west") == "a"
+
+
+def test_a_preference_is_honoured_while_its_server_is_there() -> None:
+    made = directory("a", "b")
+    assert [ask(made, f"client-{i}", preferred="b") for i in range(3)] == ["b"] * 3
+    made.apply(Presence(left=("b",)))
+    assert ask(made, "client-0", preferred="b") == "a"
+
+
+def test_three_tiers_take_clients_at_their_leaves() -> None:
+    made = directory("north", "n1", "n2", "s1", parents={"n1": "north", "n2": "north"})
+    assert Counter(ask(made, f"client-{i}") for i in range(6)) == {"n1": 2, "n2": 2, "s1": 2}
+    assert ask(made, "ward", preferred="north") == "north"
+
+
+@pytest.mark.parametrize(("name", "parent"), [("a", "a"), ("a", "b"), ("a", "c")])
+def test_a_combiner_cannot_hang_below_itself(name: str, parent: str) -> None:
+    made = directory("a", "b", "c", parents={"b": "a", "c": "b"})
+    with pytest.raises(ConflictError, match="choose another parent"):
+        made.assign(name, Role.COMBINER, parent, {}, 0)
+
+
+def test_a_combiner_is_no_load_and_waits_for_its_parent() -> None:
+    made = directory("a", "b")
+    assert made.assign("c", Role.COMBINER, "a", {}, 0).name == "a"
+    assert made.assign("d", Role.COMBINER, "", {}, 0).name == ROOT
+    assert ask(made, "ward") == "a"
+    with pytest.raises(NotFoundError, match="start it first"):
+        made.assign("e", Role.COMBINER, "nowhere", {}, 0)
+
+
+def test_an_operator_is_sent_nowhere() -> None:
+    with pytest.raises(PermissionDeniedError, match="only clients and combiners"):
+        directory().assign("boss", Role.ADMIN, "", {}, 0)
