@@ -177,7 +177,10 @@ GUARD
 def test_a_script_simulates_itself_and_what_its_clients_print_is_seen(tmp_path: Path) -> None:
     script = tmp_path / "app.py"
     script.write_text(SCRIPT.replace("GUARD", 'if __name__ == "__main__":'))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}  # noqa: TID251 - as in many a container: lines stay whole
+    done = subprocess.run(
+        [sys.executable, script], env=unbuffered, capture_output=True, text=True, timeout=60, check=True
+    )
     lines = done.stdout.split("\n")
     assert sorted(lines[:4]) == [f"training client-{k}" for k in range(4)]
     assert lines[4] == simulate(script, clients=4, rounds=1).model_hash

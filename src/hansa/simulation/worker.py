@@ -28,8 +28,8 @@ Jobs: TypeAlias = "queue.SimpleQueue[tuple[Message, Arrays]]"
 def main(jobs_fd: int, answers_fd: int) -> None:
     """Serve until the pipe of jobs is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the simulation hears Ctrl-C, and closes the pipe
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # text files: what is printed is not lost
+    for stream in (sys.stdout, sys.stderr):  # whole lines, also with PYTHONUNBUFFERED: workers write side by side
+        stream.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]  # they are text files
     jobs: Jobs = queue.SimpleQueue()
     threading.Thread(target=_take, args=(Connection(jobs_fd, writable=False), jobs), daemon=True).start()
     answers: Channel = Connection(answers_fd, readable=False)

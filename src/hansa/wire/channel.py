@@ -178,20 +178,24 @@ def _current_task() -> "asyncio.Task[Any]":
     return cast("asyncio.Task[Any]", asyncio.current_task())
 
 
+def _unreached(code: Any, detail: str, address: str | None) -> ConnectionFailedError:
+    if "http1.x server" in detail:
+        return ConnectionFailedError(
+            f"{address} answers as a web server, the REST API perhaps: give the address at which nodes join, "
+            "which `hansa up` prints"
+        )
+    why = detail.rpartition(": ")[2].strip("[]{}") or code.name
+    return ConnectionFailedError(
+        f"cannot reach {address} ({why}): check the address, that the server runs, and the network between"
+    )
+
+
 def _failure(code: Any, detail: str, address: str | None) -> HansaError:
     """The error for a status. address: of the server that sent it or that cannot be reached."""
     detail = detail[:MAX_DETAIL]
     if code in _LOST or any(words in detail for words in _RESET):
         if code is grpc.StatusCode.DEADLINE_EXCEEDED or any(words in detail for words in _UNREACHED):
-            if "http1.x server" in detail:
-                return ConnectionFailedError(
-                    f"{address} answers as a web server, the REST API perhaps: give the address at which nodes join, "
-                    "which `hansa up` prints"
-                )
-            why = detail.rpartition(": ")[2].strip("[]{}") or code.name
-            return ConnectionFailedError(
-                f"cannot reach {address} ({why}): check the address, that the server runs, and the network between"
-            )
+            return _unreached(code, detail, address)
         return ConnectionFailedError(f"the connection to {address} was lost ({detail or code.name})")
     if code is grpc.StatusCode.OK:
         return ConnectionFailedError(f"{address} has ended the stream")
