@@ -80,6 +80,7 @@ class Rig:
         self.hub = Hub("hub", self, slots=slots, lease=lease)
         self.port = 0
         self.proxied = ""
+        self.places: dict[str, str] = {}
         self.frames: asyncio.Queue[FromNode] = asyncio.Queue()
         self.sums: asyncio.Queue[Partial | None] = asyncio.Queue()
         self.objects: dict[str, bytes] = {}
@@ -162,8 +163,8 @@ class Rig:
     async def _authenticate(self, token: str) -> Identity:
         return tokens.verify(tokens.public_key(self.key), token)
 
-    async def _assign(self, _identity: Identity, _request: AssignRequest) -> Assignment:
-        return Assignment("hub", self.proxied or self.address)
+    async def _assign(self, identity: Identity, _request: AssignRequest) -> Assignment:
+        return Assignment("hub", self.places.get(identity.name, self.proxied or self.address))
 
 
 @asynccontextmanager
