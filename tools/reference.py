@@ -289,7 +289,11 @@ def _registered(points: Mapping[str, str]) -> str:
 
 def _options(factory: Callable[..., Any]) -> str:
     parameters = inspect.signature(factory).parameters.values()
-    return ", ".join(f"`{p.name}={p.default!r}`" for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return ", ".join(f"`{_option(p)}`" for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    return parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
 
 
 def public_names() -> list[str]:
