@@ -332,4 +332,4 @@ async def test_failures_of_strangers_and_of_other_rounds_are_not_recorded(app: P
             made.tree.send(Evaluated(RoundKey(session.id, number, Kind.EVALUATE), stranger, 1, {"x": 1.0}))
         made.tree.hub.receive_from_parent(Closed(RoundKey("nothing", 1, Kind.TRAIN)))
         await made.controller.stop_session(PROJECT, session.id, "a test")
-        assert await made.events(session, "task.failed") == ()
+        assert [event.message for event in await made.events(session, "task.failed")] == []

@@ -112,7 +112,7 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Clients and combiners that came or went below a combiner."""
+    """Clients and combiners that went, and then those that came, below a combiner: one that moved is in both."""
 
     joined: tuple[Present, ...] = ()
     left: tuple[str, ...] = ()
