@@ -219,7 +219,7 @@ class Link:
         return Redirect(why)
 
     async def _download_some(self, blob: Blob, part: Path, on_progress: Callable[[int], None] | None) -> None:
-        with part.open("ab") as file:  # noqa: ASYNC230 - in a thread, a cancelled wait would leave it open
+        with part.open("ab") as file:  # not in a thread: a cancelled wait would leave it open
             have = file.tell()
             request = DownloadRequest(blob.digest, have)
             async for offset, data in channel.download(self._parent("download"), self._token, request):
