@@ -2,9 +2,20 @@
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+import structlog
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/federation.py is a module of the tests
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A command that a test ran in this process has its log lines go to a stream that is closed by now."""
+    yield
+    structlog.reset_defaults()

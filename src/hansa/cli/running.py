@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Coroutine, MutableMapping
+from contextlib import suppress
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -74,9 +75,23 @@ def log_to(stream: TextIO, *, level: str, as_json: bool = False) -> None:
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=lambda *_names: _Writer(stream),
         cache_logger_on_first_use=False,
     )
+
+
+class _Writer:
+    """Writes a line, and goes on without it where nobody can read it: a closed terminal must not end a node."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError, ValueError):  # a pipe without a reader, a full disk, a closed stream
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = msg
 
 
 def _as_json(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> str:

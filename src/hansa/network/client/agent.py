@@ -194,8 +194,8 @@ class Agent:
             finally:
                 started.cancel()
         except UserCodeError as error:
-            _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
             self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
+            _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
         except NotFoundError as error:  # the round closed meanwhile: nobody waits
             _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
         except (HansaError, OSError) as error:
