@@ -79,6 +79,7 @@ class Worker:
 
     def serve(self) -> None:
         """Answer tasks until the agent is gone."""
+        self._send(Heartbeat())
         threading.Thread(target=self._pulse, daemon=True, name="pulse").start()
         self._warm_up()
         self._loading = False

@@ -24,6 +24,9 @@ __all__ = ["Workshop"]
 _FAREWELL = 1.0
 """Seconds for a process that is done to end, and for what it printed last."""
 
+_START = 30.0
+"""Seconds that a new process may take until it is first heard: an interpreter starts, and reports nothing yet."""
+
 _LONGEST_LINE = 1 << 14
 """Bytes of a printed line after which it is passed on in parts."""
 
@@ -42,6 +45,8 @@ class Workshop:
         self._writer: asyncio.StreamWriter | None = None
         self._echo: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self._heard = False
+        """Whether the process has said anything yet."""
         self._failed_hard = False
         """Whether the process must be ended after a failure: it hangs, is gone, or works on what nobody wants."""
 
@@ -81,6 +86,7 @@ class Workshop:
                 await self._stop()
 
     async def _spawn(self) -> None:
+        self._heard = False
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()  # not the subprocess's own pipe: its end would have to be waited for
         with theirs, os.fdopen(writing, "wb") as output:
@@ -104,8 +110,9 @@ class Workshop:
         lease = opened.spec.rules.lease
         while True:
             try:
-                async with asyncio.timeout(lease):
+                async with asyncio.timeout(lease if self._heard else max(lease, _START)):
                     raw = await read_frame(reader)
+                    self._heard = True
             except TimeoutError:
                 raise UserCodeError(
                     f"no progress for {lease:g} seconds (nothing reported, no CPU used): it hangs and was ended"
