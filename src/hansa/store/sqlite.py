@@ -6,6 +6,7 @@ so that it survives a power cut. Several processes may open the same file: they 
 
 import asyncio
 import sqlite3
+import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,8 @@ from hansa.store.sql import Engines, SqlStore
 __all__ = ["SqliteStore"]
 
 _READERS: Final = 4
+_RETRY: Final = 0.01
+"""Seconds between two tries to switch a new file to write-ahead logging."""
 
 
 class _Connection(sqlite3.Connection):
@@ -32,6 +35,20 @@ class _Connection(sqlite3.Connection):
     def __del__(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it could not be opened at all
             self.close()
+
+
+def _write_ahead(cursor: Any, busy: float) -> None:
+    """Switch to WAL; while another process switches a new file, SQLite refuses at once instead of waiting."""
+    until = time.monotonic() + busy
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_RETRY)
+        else:
+            return
 
 
 class SqliteStore(SqlStore):
@@ -73,7 +90,8 @@ class SqliteStore(SqlStore):
 
         def connected(connection: Any, _: Any) -> None:
             cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", *pragmas):
+            _write_ahead(cursor, self._busy)
+            for pragma in pragmas:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
