@@ -160,6 +160,27 @@ async def test_an_app_that_takes_longer_to_load_than_the_lease_is_not_ended(benc
     assert any(isinstance(frame, Progress) and frame.activity == "load" for frame in made.frames)
 
 
+async def test_code_that_never_lets_another_thread_run_is_seen_to_work(bench: Make) -> None:
+    """One long call into C holds the interpreter's lock: nothing inside the process can report meanwhile."""
+    code = train("end = time.process_time() + 4\nwhile time.process_time() < end: sum(range(20_000_000))")
+    async with bench(code) as made:
+        assert isinstance(await made.work(opened(lease=1.5)), Offer)
+    assert any(isinstance(frame, Progress) and frame.activity == "train" for frame in made.frames)
+
+
+async def test_a_command_that_trains_for_the_app_is_seen_to_work(bench: Make) -> None:
+    body = "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 4: pass'], check=True)"
+    async with bench(train(body)) as made:
+        assert isinstance(await made.work(opened(lease=1.5)), Offer)
+
+
+async def test_what_the_app_reported_last_is_repeated_while_it_works_in_silence(bench: Make) -> None:
+    code = train("task.progress(3, 8)\nend = time.process_time() + 3\nwhile time.process_time() < end: pass")
+    async with bench(code) as made:
+        assert isinstance(await made.work(opened(lease=1.5)), Offer)
+    assert [(frame.done, frame.total) for frame in made.frames if isinstance(frame, Progress)][-1] == (3, 8)
+
+
 async def test_an_app_that_hangs_while_it_is_loaded_is_ended(bench: Make) -> None:
     async with bench("\nthreading.Event().wait()\n") as made:
         assert "it hangs and was ended" in str(await made.failure(opened(lease=2)))

@@ -40,25 +40,18 @@ from hansa.wire.frames import (
 
 __all__ = ["Worker", "main"]
 
-_SHARE_OF_A_CORE = 0.01
-"""CPU time over wall time that counts as work between two pulses: a process that sleeps or deadlocks uses less."""
-
-_LOADING_PULSE = 0.5
-"""Seconds between two looks while there is no task."""
+_LOOKS = 0.5
+"""Seconds between two looks whether the agent is still there."""
 
 _REPORTS_PER_SECOND = 5
 
 
 @dataclass(slots=True)
 class _Current:
-    """The task in hand, as the pulse thread sees it."""
+    """The task in hand."""
 
     key: RoundKey
     client: str
-    lease: float
-    activity: str
-    done: float = 0.0
-    total: float = 0.0
     reported_at: float = 0.0
 
 
@@ -74,15 +67,13 @@ class Worker:
         self._memory = memory
         self._app: App | None = None
         self._current: _Current | None = None
-        self._loading = True
         self._run: Run | None = None
 
     def serve(self) -> None:
-        """Answer tasks until the agent is gone."""
-        self._send(Heartbeat())
-        threading.Thread(target=self._pulse, daemon=True, name="pulse").start()
+        """Answer tasks until the agent is gone; a heartbeat says that the app has been loaded."""
+        threading.Thread(target=_end_with_the_agent, daemon=True, name="end-with-the-agent").start()
         self._warm_up()
-        self._loading = False
+        self._send(Heartbeat())
         while (raw := self._pipe.read()) is not None:
             frame = framing.decode_to_node(raw)
             if isinstance(frame, OpenRound):
@@ -102,7 +93,7 @@ class Worker:
 
     def _work(self, opened: OpenRound) -> None:
         client = opened.invited[0]
-        self._current = _Current(opened.key, client, opened.spec.rules.lease, opened.key.kind.value)
+        self._current = _Current(opened.key, client)
         try:
             answer = self._answer(opened, client)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too: reported
@@ -160,65 +151,23 @@ class Worker:
         return Blob(digest, size)
 
     def _progress(self, done: float, total: float) -> None:
-        current = self._current
-        if current is None:
-            return
-        current.done, current.total = float(done), float(total)
-        now = time.monotonic()
-        if now - current.reported_at >= 1 / _REPORTS_PER_SECOND:
-            self._report(current, now)
-
-    def _report(self, current: _Current, now: float) -> None:
-        current.reported_at = now
-        self._send(Progress(current.key, current.client, current.activity, current.done, current.total))
-
-    def _pulse(self) -> None:
-        """Report work by the CPU time it takes, for code that reports nothing; and end with the agent.
-
-        A heartbeat says that the app is still being loaded while its first task waits.
-        """
-        parent = os.getppid()
-        used, at = cpu_seconds(), time.monotonic()
-        while os.getppid() == parent:
-            current = self._current
-            time.sleep(min(1.0, current.lease / 4) if current is not None else _LOADING_PULSE)
-            now, spent = time.monotonic(), cpu_seconds()
-            if spent - used >= _SHARE_OF_A_CORE * (now - at):
-                if current is not None and current is self._current:
-                    self._report(current, now)
-                elif self._loading:
-                    self._send(Heartbeat())
-            used, at = spent, now
-        if os.getpgrp() == os.getpid():  # commands that the app has started end with it
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-        os._exit(0)
+        current, now = self._current, time.monotonic()
+        if current is not None and now - current.reported_at >= 1 / _REPORTS_PER_SECOND:
+            current.reported_at = now
+            self._send(Progress(current.key, current.client, current.key.kind.value, float(done), float(total)))
 
     def _send(self, frame: FromNode) -> None:
         self._pipe.write(framing.encode_from_node(frame))
 
 
-def cpu_seconds() -> float:
-    """CPU seconds used by this process and by its running descendants (where /proc tells)."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system + _children_seconds()
-
-
-def _children_seconds() -> float:
-    """CPU seconds of the living descendants: a black-box command trains in one."""
-    parents: dict[int, tuple[int, float]] = {}
-    tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
-            continue
-        parents[int(stat.parent.name)] = (int(fields[1]), (int(fields[11]) + int(fields[12])) / tick)
-    family, grown = {os.getpid()}, True
-    while grown:
-        more = {pid for pid, (parent, _) in parents.items() if parent in family} - family
-        family |= more
-        grown = bool(more)
-    return sum(parents[pid][1] for pid in family if pid in parents and pid != os.getpid())
+def _end_with_the_agent() -> None:
+    """End this process, and the commands that the app has started, as soon as the agent that started it is gone."""
+    agent = os.getppid()
+    while os.getppid() == agent:
+        time.sleep(_LOOKS)
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(0)
 
 
 def _evaluated(key: RoundKey, app: App, model: Arrays, task: Task) -> Evaluated:

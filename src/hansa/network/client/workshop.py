@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # psutil ships no types
 
 from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo
@@ -24,8 +26,12 @@ __all__ = ["Workshop"]
 _FAREWELL = 1.0
 """Seconds for a process that is done to end, and for what it printed last."""
 
-_START = 30.0
-"""Seconds that a new process may take until it is first heard: an interpreter starts, and reports nothing yet."""
+_LOOKS_PER_LEASE = 4
+_LONGEST_LOOK = 1.0
+"""Seconds of silence after which the agent looks whether the process uses its CPU."""
+
+_SHARE_OF_A_CORE = 0.01
+"""CPU time over wall time that counts as work between two looks: a process that sleeps or deadlocks uses less."""
 
 _LONGEST_LINE = 1 << 14
 """Bytes of a printed line after which it is passed on in parts."""
@@ -45,8 +51,8 @@ class Workshop:
         self._writer: asyncio.StreamWriter | None = None
         self._echo: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
-        self._heard = False
-        """Whether the process has said anything yet."""
+        self._loaded = False
+        """Whether the process has said that it has loaded the app."""
         self._failed_hard = False
         """Whether the process must be ended after a failure: it hangs, is gone, or works on what nobody wants."""
 
@@ -86,7 +92,7 @@ class Workshop:
                 await self._stop()
 
     async def _spawn(self) -> None:
-        self._heard = False
+        self._loaded = False
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()  # not the subprocess's own pipe: its end would have to be waited for
         with theirs, os.fdopen(writing, "wb") as output:
@@ -107,27 +113,62 @@ class Workshop:
         if reader is None or writer is None:
             raise UserCodeError("the worker process did not start")
         write_frame(writer, framing.encode_to_node(opened))
-        lease = opened.spec.rules.lease
+        activity = opened.key.kind.value if self._loaded else "load"
+        shown = Progress(opened.key, self._client.name, activity, 0, 0)
         while True:
-            try:
-                async with asyncio.timeout(lease if self._heard else max(lease, _START)):
-                    raw = await read_frame(reader)
-                    self._heard = True
-            except TimeoutError:
-                raise UserCodeError(
-                    f"no progress for {lease:g} seconds (nothing reported, no CPU used): it hangs and was ended"
-                ) from None
+            raw = await self._heard(reader, opened.spec.rules.lease, lambda: on_frame(shown))  # noqa: B023 - the newest
             if raw is None:
                 raise UserCodeError(f"the app ended its process ({await self._ending()})")
             frame = framing.decode_from_node(raw)
-            if isinstance(frame, TaskFailed):
-                self._failed_hard = False
-                raise UserCodeError(frame.message, frame.traceback)
-            if isinstance(frame, Offer | Evaluated):
-                self._failed_hard = False
-                return frame
-            loading = isinstance(frame, Heartbeat)
-            on_frame(Progress(opened.key, self._client.name, "load", 0, 0) if loading else frame)
+            match frame:
+                case TaskFailed():
+                    self._failed_hard = False
+                    raise UserCodeError(frame.message, frame.traceback)
+                case Offer() | Evaluated():
+                    self._failed_hard = False
+                    return frame
+                case Heartbeat():
+                    self._loaded = True
+                    shown = replace(shown, activity=opened.key.kind.value)
+                case Progress():
+                    shown = frame
+                    on_frame(frame)
+                case _:
+                    on_frame(frame)
+
+    async def _heard(self, reader: asyncio.StreamReader, lease: float, on_work: Callable[[], None]) -> bytes | None:
+        """The next frame; raises `UserCodeError` for a whole lease with neither a word nor work.
+
+        Work is CPU time, seen from here: whatever the app's code does to its own interpreter (a long call that never
+        lets another thread run, a command that trains for it), it cannot keep the agent from seeing it.
+        on_work: called when there was some.
+        """
+        loop = asyncio.get_running_loop()
+        reading = asyncio.ensure_future(read_frame(reader))
+        look = min(_LONGEST_LOOK, lease / _LOOKS_PER_LEASE)
+        used: float | None = None  # the first look only has something to compare with: most tasks are over by then
+        at, silent = loop.time(), 0.0
+        try:
+            while not (await asyncio.wait({reading}, timeout=look))[0]:
+                before, since, used, at = used, at, await self._cpu_seconds(), loop.time()
+                if before is None:
+                    continue
+                if used - before >= _SHARE_OF_A_CORE * (at - since):
+                    silent = 0.0
+                    on_work()
+                else:
+                    silent += min(at - since, 2 * look)  # a longer time is one in which this process stood still itself
+                if silent >= lease and not reading.done():
+                    raise UserCodeError(
+                        f"no progress for {lease:g} seconds (nothing reported, no CPU used): it hangs and was ended"
+                    )
+            return reading.result()
+        finally:
+            reading.cancel()
+
+    async def _cpu_seconds(self) -> float:
+        """CPU seconds used so far by the process and by the commands that it has started."""
+        return await asyncio.to_thread(_cpu_seconds, self._process.pid) if self._process is not None else 0.0
 
     async def _ending(self) -> str:
         """How the process ended, in words."""
@@ -172,6 +213,17 @@ class Workshop:
         if echo is not None:  # what it printed last; a daemon that it left behind may hold the pipe for ever
             await asyncio.wait([echo], timeout=_FAREWELL)
             echo.cancel()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process and its descendants, those included that have ended."""
+    total = 0.0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):  # it has ended meanwhile, or is another user's
+                total += sum(each.cpu_times()[:4])  # its own, user and system, and those of its ended children
+    return total
 
 
 def _signal_name(number: int) -> str:
