@@ -148,15 +148,23 @@ class Rig:
             await stopped(task)
 
     @asynccontextmanager
-    async def stream(self, name: str, role: Role = Role.CLIENT) -> AsyncIterator[Stream[FromNode, ToNode]]:
-        """A bare control stream: for what a link would never do."""
-        dialled = channel.open_channel(self.address)
-        stream = channel.attach(dialled, self.token(name, role))
+    async def dialled(self) -> AsyncIterator[channel.Channel]:
+        """A bare connection: for what a link would never do."""
+        opened = channel.open_channel(self.address)
         try:
-            yield stream
+            yield opened
         finally:
-            stream.close()
-            await dialled.close()
+            await opened.close()
+
+    @asynccontextmanager
+    async def stream(self, name: str, role: Role = Role.CLIENT) -> AsyncIterator[Stream[FromNode, ToNode]]:
+        """A bare control stream."""
+        async with self.dialled() as opened:
+            stream = channel.attach(opened, self.token(name, role))
+            try:
+                yield stream
+            finally:
+                stream.close()
 
     # ── its face ──
 
@@ -190,7 +198,24 @@ class Proxy:
         self.up = self.down = 0
         self.cuts = 0
         self._cut_up = self._cut_down = float("inf")
+        self.most = 0
+        """The most connections at once."""
+        self._open = 0
+        self._changed = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._writers: set[asyncio.StreamWriter] = set()
+
+    def hold(self) -> None:
+        """Forward nothing from now on, and close nothing."""
+        self._flowing.clear()
+
+    async def connections(self, number: int) -> None:
+        """Wait until so many are open."""
+        async with asyncio.timeout(20):
+            while self._open != number:
+                self._changed.clear()
+                await self._changed.wait()
 
     def cut_after(self, *, up: float = float("inf"), down: float = float("inf")) -> None:
         """Bytes from now on, to the server or from it."""
@@ -198,6 +223,7 @@ class Proxy:
 
     def cut(self) -> None:
         self._cut_up = self._cut_down = float("inf")
+        self._flowing.set()
         self.cuts += 1
         for writer in self._writers:
             writer.close()  # what was counted arrives: a reset would take it from the receiver's hands
@@ -206,12 +232,19 @@ class Proxy:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there, back = await asyncio.open_connection("127.0.0.1", target)
             self._writers |= {writer, back}
+            self._counted(1)
             with suppress(asyncio.CancelledError):  # at the end of a test
                 await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer, up=False))
+            self._counted(-1)
             self._writers -= {writer, back}
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    def _counted(self, more: int) -> None:
+        self._open += more
+        self.most = max(self.most, self._open)
+        self._changed.set()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
         with suppress(ConnectionError):
@@ -220,6 +253,7 @@ class Proxy:
                     self.up += len(data)
                 else:
                     self.down += len(data)
+                await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
                 if self.up >= self._cut_up or self.down >= self._cut_down:

@@ -11,7 +11,7 @@ import pytest
 from rig import LARGE, Node, Rig, blob_of, filled, parts_of, proxy, rig, stopped
 
 from hansa.arrays import Arrays
-from hansa.errors import NotFoundError, Reason, WireError
+from hansa.errors import ConnectionFailedError, NotFoundError, Reason, WireError
 from hansa.messages import ClientInfo, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
 from hansa.wire import channel, chunks, codec
@@ -137,6 +137,31 @@ async def test_a_download_that_breaks_at_any_byte_goes_on_where_it_broke(
     assert trainings(app) == 1
 
 
+async def test_bulk_has_a_connection_of_its_own_which_ends_with_it(app: Path, tmp_path: Path) -> None:
+    """What gRPC keeps for a connection goes with it, and a server's memory is flat in the number of its clients."""
+    async with rig(lease=20) as made, proxy(made) as between, agent(made, app, tmp_path / "work"):
+        await between.connections(1)
+        made.open("ward", model=LARGE, spec=SPEC)
+        await accepted(made)
+        await made.sealed()
+        await between.connections(1)  # the control stream's
+        assert between.most == 2
+
+
+async def test_an_upload_ends_with_the_control_stream() -> None:
+    """Else it would go on towards a server that has given the client up, or stands still."""
+    async with rig(lease=20) as made, proxy(made) as between, made.node("ward") as ward:
+        made.open("ward", model=LARGE)
+        ward.offer(filled(0.5, LARGE), inline=False)
+        admission = await ward.told(Admission)
+        between.hold()
+        uploading = asyncio.create_task(ward.link.upload(admission.upload, parts_of(filled(0.5, LARGE)), 0))
+        await between.connections(2)
+        between.cut()
+        with pytest.raises(ConnectionFailedError):
+            await uploading
+
+
 async def test_a_client_that_is_killed_after_training_offers_what_it_learned_when_it_is_back(
     app: Path, tmp_path: Path
 ) -> None:
@@ -215,8 +240,9 @@ async def test_chunks_that_do_not_fit_are_refused_and_the_client_can_begin_anew(
         arrays = filled(0.5, LARGE)
         ward.offer(arrays, inline=False)
         admission = await ward.told(Admission)
-        with pytest.raises(WireError):
-            await channel.upload(ward.link._parent("upload"), made.token("ward"), admission.upload, frames)
+        async with made.dialled() as parent:
+            with pytest.raises(WireError):
+                await channel.upload(parent, made.token("ward"), admission.upload, frames)
         verdict: Verdict | None = None
         while verdict is None or not verdict.accepted:  # once rejected, where wrong bytes had been taken
             assert verdict is None or verdict.reason is Reason.DIGEST

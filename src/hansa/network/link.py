@@ -6,8 +6,8 @@ Clients and combiners both hang on a `Link`; neither opens a port for its parent
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -97,8 +97,12 @@ class Link:
         self._hello = hello
         self._preferred = preferred
         self._outbox: asyncio.Queue[FromNode] | None = None
-        self._channel: channel.Channel | None = None
+        self._parent: str | None = None
+        """The parent's host:port while it is dialled or attached."""
+        self._transfers: set[channel.Channel] = set()
         self._backoff = Backoff()
+        self._pause = Backoff()
+        """Between uploads that fail."""
 
     @property
     def connected(self) -> bool:
@@ -155,16 +159,36 @@ class Link:
         return target
 
     async def upload(self, name: str, parts: Sequence[bytes | memoryview], offset: int) -> int:
-        """Send the bytes from an offset; returns how many the parent has. Raises `ConnectionFailedError`."""
-        reply = await channel.upload(self._parent("upload"), self._token, name, chunks.split(parts, offset))
+        """Send the bytes from an offset; returns how many the parent has.
+
+        Raises `ConnectionFailedError`, after a wait: whoever offers again at once does not spin.
+        """
+        try:
+            async with self._transfer("upload") as parent:
+                reply = await channel.upload(parent, self._token, name, chunks.split(parts, offset))
+        except ConnectionFailedError:
+            await asyncio.sleep(self._pause.next())
+            raise
+        self._pause.reset()
         return reply.received
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _parent(self, what: str) -> channel.Channel:
-        if self._channel is None:
+    @asynccontextmanager
+    async def _transfer(self, what: str) -> AsyncIterator[channel.Channel]:
+        """A connection of its own, as long as the stream is attached: bulk delays no frame.
+
+        And the megabytes that gRPC keeps for a connection on which much has moved are given back with it.
+        """
+        if self._parent is None:
             raise ConnectionFailedError(f"the connection to the parent is lost; the {what} goes on after a reconnect")
-        return self._channel
+        own = channel.open_channel(self._parent)
+        self._transfers.add(own)
+        try:
+            yield own
+        finally:
+            self._transfers.discard(own)
+            await own.close()
 
     async def _attach_once(self) -> Redirect:
         """One stream, from its assignment to its end."""
@@ -174,15 +198,18 @@ class Link:
             assignment = await channel.assign(controller, self._token, request)
         finally:
             await controller.close()
+        address = assignment.address or self._join
         try:
-            self._channel = channel.open_channel(assignment.address or self._join)
+            parent = channel.open_channel(address)
         except InputError as error:
             raise ConnectionFailedError(f"{assignment.node} has told the controller no address: {error}") from error
+        self._parent = address
         try:
-            return await self._converse(self._channel)
+            return await self._converse(parent)
         finally:
-            parent, self._channel = self._channel, None
-            await parent.close()
+            self._parent = None
+            for each in (parent, *self._transfers):
+                await each.close()
 
     async def _converse(self, parent: channel.Channel) -> Redirect:
         outbox: asyncio.Queue[FromNode] = asyncio.Queue()
@@ -222,13 +249,14 @@ class Link:
         with part.open("ab") as file:  # not in a thread: a cancelled wait would leave it open
             have = file.tell()
             request = DownloadRequest(blob.digest, have)
-            async for offset, data in channel.download(self._parent("download"), self._token, request):
-                if offset != have or have + len(data) > blob.size:
-                    raise WireError(f"a chunk of {blob.digest[:12]} begins at {offset}, expected {have}")
-                file.write(data)
-                have += len(data)
-                if on_progress is not None:
-                    on_progress(have)
+            async with self._transfer("download") as parent:
+                async for offset, data in channel.download(parent, self._token, request):
+                    if offset != have or have + len(data) > blob.size:
+                        raise WireError(f"a chunk of {blob.digest[:12]} begins at {offset}, expected {have}")
+                    file.write(data)
+                    have += len(data)
+                    if on_progress is not None:
+                        on_progress(have)
         if have < blob.size:
             raise ConnectionFailedError(f"the download of {blob.digest[:12]} ended at {have} of {blob.size} bytes")
 

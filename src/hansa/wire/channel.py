@@ -116,12 +116,16 @@ class Stream(Generic[S, R]):
         self._decode = decode
         self._address = address
         self._sending = asyncio.Lock()
+        self._connecting = address is not None
         self._closed = False
 
     async def send(self, frame: S) -> None:
         """Send one frame; waits while the other side does not read. Raises what ended the stream, once it has ended."""
         data = self._encode(frame)
         async with self._sending, _Translated(self._call, self._address):
+            if self._connecting:
+                await _connected(self._call)
+                self._connecting = False
             await _write(self._call, data)
 
     async def receive(self) -> R | None:
@@ -287,6 +291,7 @@ async def upload(
     call = channel.start("Transfer/Upload", "stream_unary", metadata=((UPLOAD, name), *_metadata(token)))
     try:
         async with _Translated(call, channel.address):
+            await _connected(call)
             await _send_all(call, frames)
             return decode_call(UploadReply, await call)
     finally:
@@ -303,10 +308,21 @@ async def _write(call: Any, data: bytes) -> None:
     if inner is None or not hasattr(inner, "send_serialized_message"):  # the server's side, or another grpcio
         await call.write(data)
         return
-    await call.wait_for_connection()
     if call.done():
         raise asyncio.InvalidStateError
     await inner.send_serialized_message(data)
+
+
+async def _connected(call: Any) -> None:
+    """Wait for the connection, or for the end of the call: a call that is cancelled before would wait for ever."""
+    connecting = asyncio.ensure_future(call.wait_for_connection())
+    call.add_done_callback(lambda _: connecting.cancel())
+    try:
+        await connecting
+    except asyncio.CancelledError:
+        if call.done() and not _current_task().cancelling():
+            raise asyncio.InvalidStateError from None
+        raise
 
 
 async def _send_all(call: Any, frames: Iterable[bytes] | AsyncIterable[bytes]) -> None:

@@ -352,7 +352,13 @@ class Hub:
         return data is not None
 
     async def _folded(self, offer: Offer, fold: Callable[[Offer, memoryview], None], data: memoryview) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._folding, fold, offer, data)
+        """On the folding thread, which also frees the bytes: whoever waits for the slot finds the memory free."""
+
+        def fold_and_free() -> None:
+            with data:
+                fold(offer, data)
+
+        await asyncio.get_running_loop().run_in_executor(self._folding, fold_and_free)
 
     @asynccontextmanager
     async def _vouched(self, phase: Phase, offer: Offer) -> AsyncIterator[None]:
