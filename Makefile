@@ -2,12 +2,13 @@
 #   make demo    a federated network on this machine: controller, two combiners, ten clients (ARGS=--json for one object)
 #   make test    every test but the slow ones (ARGS="-k rounds" to choose)
 #   make check   the gates: style, types, layers, broad excepts, import closure, the documentation site
+#   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
 #   make bench   the benchmarks, beside this machine's own limits
 #   make docs    reference pages from the code, and the site in site/
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check bench docs
+.PHONY: demo test check faults bench docs
 
 demo:
 	@tools/install server,sklearn
@@ -25,6 +26,10 @@ check:
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/python tools/gates.py
 	@$(RUN) zensical build --clean --strict
+
+faults:
+	@tools/install dev
+	@PYTHONPATH=tests $(RUN) faults $(or $(ARGS),random --hours 1)
 
 bench:
 	@tools/install dev

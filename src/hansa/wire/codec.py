@@ -13,6 +13,7 @@ kept in memory while checking is bounded by the limits below, whatever a header 
 import json
 import math
 import mmap
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -185,12 +186,17 @@ def decode_partial(buffer: Buffer, contributions: Sequence[Contribution], weight
 
 
 def save(arrays: Arrays, path: str | Path) -> None:
-    """Write a file at once: it is there whole or not at all, in place of an older one."""
+    """Write a file at once and through to the disk: it is there whole or not at all, in place of an older one.
+
+    Its name is as durable as its directory, which is the caller's affair.
+    """
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with unfinished.open("xb") as file:
             file.writelines(encode(arrays))
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -193,6 +193,9 @@ class Agent:
                 answer = await self._workshop(app).work(opened, self._link.send)
             finally:
                 started.cancel()
+            if isinstance(answer, Offer):
+                self._outbox.keep(answer)
+            self._link.send(answer)
         except UserCodeError as error:
             self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
             _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
@@ -200,10 +203,6 @@ class Agent:
             _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
         except (HansaError, OSError) as error:
             self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
-        else:
-            if isinstance(answer, Offer):
-                self._outbox.keep(answer)
-            self._link.send(answer)
 
     async def _app_of(self, opened: OpenRound) -> Path:
         """The owner's own app, or the session's package, unpacked once."""

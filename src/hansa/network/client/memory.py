@@ -6,7 +6,6 @@ and come back anywhere in between.
 """
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
@@ -47,8 +46,6 @@ class Memory:
             make_directory(run)
             file = run / _name(key.round, digest)
             codec.save(arrays, file)
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
             sync_directory(run)
             for idle in sorted(self._folder.iterdir(), key=lambda each: -each.stat().st_mtime)[_RUNS_KEPT:]:
                 shutil.rmtree(idle, ignore_errors=True)

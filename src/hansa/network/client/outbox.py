@@ -1,9 +1,11 @@
 """What a client has learned, until it is told what became of it: offers as files, which outlive its process."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from hansa.errors import WireError
+from hansa.store.disk import explained, sync_directory
 from hansa.wire import framing
 from hansa.wire.frames import Offer, RoundKey
 
@@ -42,10 +44,20 @@ class Outbox:
         return self._offers.get(key)
 
     def keep(self, offer: Offer) -> None:
-        """Write an offer before it is made."""
-        unfinished = self._folder / ".unfinished"
-        unfinished.write_bytes(framing.encode_from_node(offer))
-        unfinished.replace(self._file(offer.key))
+        """Write an offer through to the disk before it is made: nothing that was learned is learned again.
+
+        Raises `StorageError`.
+        """
+        with explained("keep an update in", self._folder):
+            if not offer.blob.inline:
+                sync_directory(self._objects)
+            unfinished = self._folder / ".unfinished"
+            with unfinished.open("wb") as file:
+                file.write(framing.encode_from_node(offer))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(self._file(offer.key))
+            sync_directory(self._folder)
         self._offers[offer.key] = offer
         for key in list(self._offers)[:-_KEPT]:
             self.forget(key)

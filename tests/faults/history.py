@@ -1,0 +1,81 @@
+"""What happened in the laboratory: what processes wrote down, what the controller has stored, what lies on the disk."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from hansa.api.client import Client
+from hansa.store.records import ContributionRecord, RoundRecord, SessionRecord
+
+__all__ = ["History", "Session", "read_history"]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as it is stored."""
+
+    record: SessionRecord
+    rounds: tuple[RoundRecord, ...]
+    contributions: tuple[ContributionRecord, ...]
+    stored: frozenset[str] = frozenset()
+    """Digests of its models and states whose bytes could be read, and are those of the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All that a checker looks at."""
+
+    sessions: tuple[Session, ...]
+    notes: tuple[dict[str, Any], ...] = ()
+    """Lines of the processes, in the order of time."""
+    trainings: tuple[tuple[str, int, str], ...] = ()
+    """(session's name, round, client), once for each time that user code was run."""
+    leaks: tuple[str, ...] = ()
+    """Where a token was found in a log."""
+    left: tuple[str, ...] = ()
+    """Files of a transfer or of an update that outlived their use."""
+    exits: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Exit codes of processes that ended by themselves."""
+
+
+def read_history(folder: Path, api: Client, tokens: Sequence[str]) -> History:
+    """Collect it; every session must have ended."""
+    lines = [json.loads(line) for file in (folder / "history").iterdir() for line in file.read_text().splitlines()]
+    trainings = (folder / "trainings").read_text().split("\n")[:-1] if (folder / "trainings").exists() else []
+    return History(
+        sessions=tuple(_session(api, record, folder) for record in api.sessions.all()),
+        notes=tuple(sorted(lines, key=lambda line: line["at"])),
+        trainings=tuple((name, int(number), client) for name, number, client in map(str.split, trainings)),
+        leaks=tuple(_leaks(folder, tokens)),
+        left=tuple(_left(folder)),
+    )
+
+
+def _session(api: Client, record: SessionRecord, folder: Path) -> Session:
+    rounds = tuple(sorted(api.rounds.all(session=record.id), key=lambda each: each.number))
+    contributions = tuple(
+        part for each in rounds for part in api.rounds.contributions(record.id, each.number, limit=1000).items
+    )
+    wanted = {record.seed_model or "", *(digest for each in rounds for digest in (each.model, each.state))} - {""}
+    objects = folder / "data" / "objects"
+    return Session(record, rounds, contributions, frozenset(each for each in wanted if _is_whole(objects, each)))
+
+
+def _is_whole(objects: Path, digest: str) -> bool:
+    path = objects / digest[:2] / digest[2:4] / digest
+    return path.is_file() and blake3(path.read_bytes()).hexdigest() == digest
+
+
+def _leaks(folder: Path, tokens: Sequence[str]) -> list[str]:
+    secrets = [token.encode() for token in tokens]
+    return [path.name for path in (folder / "logs").iterdir() if any(secret in path.read_bytes() for secret in secrets)]
+
+
+def _left(folder: Path) -> list[str]:
+    work = folder / "work"
+    found = [path for pattern in ("*.part", ".*.????????", ".unfinished") for path in work.rglob(pattern)]
+    return sorted(str(path.relative_to(folder)) for path in found)

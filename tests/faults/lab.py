@@ -1,0 +1,337 @@
+"""A network of real processes, each started again whenever it dies; faults are armed in them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+import hansa
+from faults.history import History, read_history
+from faults.points import CONTROLLER, Fault
+from faults.proxy import Proxy, Weather
+from faults.workload import CLIENTS, COMBINERS, write_app
+from hansa.api.client import Client
+from hansa.api.credentials import load_credentials
+from hansa.errors import HansaError
+from hansa.messages import RunSpec
+from hansa.store.records import SessionRecord, SessionState
+
+T = TypeVar("T")
+
+_NODE = Path(__file__).with_name("node.py")
+_PAUSE = 0.05
+"""Seconds between looks at the world from outside."""
+_TRIES = 5
+"""Starts of a process that ends by itself, before it is given up: such an end is wrong in any case."""
+_OVER = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
+
+
+class StuckError(AssertionError):
+    """What was awaited has not come: the laboratory's own patience, which is no part of the product's."""
+
+
+@dataclass
+class Node:
+    """A process that is started again when it dies; `deaths` counts how often it did by a signal."""
+
+    name: str
+    arguments: list[str]
+    environment: Mapping[str, str]
+    folder: Path
+    deaths: int = 0
+    exits: list[int] = field(default_factory=list)
+    """Exit codes of those that ended by themselves, which nobody had asked them to."""
+    process: "subprocess.Popen[bytes] | None" = None
+    _stopping: bool = False
+    _keeper: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start it, and keep it."""
+        self._stopping = False
+        self._spawn()
+        self._keeper = threading.Thread(target=self._keep, name=f"keep {self.name}")
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """End it in order, with everything below it."""
+        self._stopping = True
+        process = self.process
+        if process is not None:
+            for number in (signal.SIGCONT, signal.SIGTERM):
+                process.send_signal(number)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if self._keeper is not None:
+            self._keeper.join()
+
+    def send(self, number: int) -> None:
+        """A signal to the process as it is now."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def stopped(self) -> bool:
+        """Whether it stands still after a SIGSTOP."""
+        try:
+            return self.process is not None and psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return False
+
+    def _spawn(self) -> None:
+        with (self.folder / "logs" / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(_NODE), self.name, str(self.folder), *self.arguments, "--while-stdin"],
+                stdin=subprocess.PIPE,  # it ends when we do, however that is
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def _keep(self) -> None:
+        while True:
+            assert self.process is not None
+            assert self.process.stdin is not None
+            status = self.process.wait()
+            self.process.stdin.close()
+            if self._stopping:
+                return
+            if status < 0:
+                self.deaths += 1
+            else:
+                self.exits.append(status)
+                if len(self.exits) > _TRIES:
+                    return
+                time.sleep(_PAUSE)
+            self._spawn()
+
+
+class Lab:
+    """A controller, combiners and clients, and everything that is known of them."""
+
+    def __init__(self, folder: Path, *, clients: int = CLIENTS, combiners: int = COMBINERS, plant: str = "") -> None:
+        """folder: an empty one; plant: a bug of `plants.py` that every process gets."""
+        self.folder = folder
+        for name in ("armed", "history", "logs", "tmp"):
+            (folder / name).mkdir()
+        self.app = write_app(folder)
+        self.nodes: dict[str, Node] = {}
+        self.tokens: list[str] = []
+        self._clients, self._combiners, self._plant = clients, combiners, plant
+        self.rest, self.grpc = _free_port(), _free_port()
+        self.proxies: dict[str, Proxy] = {}
+        """Before the controller's port for nodes, and before each combiner's."""
+        self._connection: Client | None = None
+
+    @property
+    def clients(self) -> list[str]:
+        """Names."""
+        return [f"client-{i}" for i in range(self._clients)]
+
+    @property
+    def combiners(self) -> list[str]:
+        """Names."""
+        return [f"combiner-{i}" for i in range(self._combiners)]
+
+    def start(self) -> None:
+        """Start everybody; a session waits by itself until they are connected."""
+        data = str(self.folder / "data")
+        self._door = self._proxied(CONTROLLER, self.grpc)
+        ports = ("--port", str(self.rest), "--grpc-port", str(self.grpc), "--data", data, "--json")
+        self._node(CONTROLLER, ["up", *ports])
+        for name in self.combiners:
+            token = self.ask(lambda api, name=name: api.tokens.create(name, "combiner")).token
+            own = _free_port()
+            door = self._proxied(name, own)
+            self._join(name, "combiner", token, "--listen", f"127.0.0.1:{own}", "--advertise", f"127.0.0.1:{door}")
+        for index, name in enumerate(self.clients):
+            token = self.ask(lambda api, name=name: api.tokens.create(name, "client")).token
+            below = self.combiners[index % self._combiners] if self._combiners else ""
+            self._join(
+                name, "client", token, *("--combiner", below) * bool(below), "--partition", f"{index}/{self._clients}"
+            )
+
+    def stop(self) -> None:
+        """End everybody, the leaves first."""
+        if self._connection is not None:
+            self._connection.close()
+        for node in reversed(self.nodes.values()):
+            node.stop()
+        for proxy in self.proxies.values():
+            proxy.close()
+
+    # ── what an operator does ────────────────────────────────────────────────────────────────────────────────────
+
+    def ask(self, question: Callable[[Client], T], patience: float = 60.0) -> T:
+        """An answer of the server, which may be away for a while."""
+        until = time.monotonic() + patience
+        while True:
+            self._need_the_living()
+            try:
+                return question(self._api())
+            except (HansaError, OSError) as error:
+                if time.monotonic() > until:
+                    raise StuckError(f"the controller gives no answer: {error}") from error
+                time.sleep(_PAUSE)
+
+    def ready(self) -> None:
+        """Wait until every client is connected."""
+        until = time.monotonic() + 60
+        while self.ask(lambda api: api.clients.list(connected=True)).total < self._clients:
+            if time.monotonic() > until:
+                raise StuckError("the clients do not connect")
+            time.sleep(_PAUSE)
+
+    def begin(self, spec: RunSpec) -> SessionRecord:
+        """Start a session, once: the one of this name, should the answer to the first attempt have been lost."""
+
+        def started(api: Client) -> SessionRecord:
+            for known in api.sessions.all():
+                if known.name == spec.name:
+                    return known if known.state is not SessionState.CREATED else api.sessions.resume(known.id)
+            return api.sessions.start(self.app, spec)
+
+        return self.ask(started)
+
+    def end(self, session: SessionRecord, patience: float = 120.0) -> SessionRecord:
+        """Wait for the end of a session; raises `StuckError` with what it says that it waits for."""
+        until = time.monotonic() + patience
+        while True:
+            now = self.ask(lambda api: api.sessions.get(session.id))
+            if now.state in _OVER:
+                return now
+            if time.monotonic() > until:
+                why = self.ask(lambda api: api.sessions.why(session.id))
+                raise StuckError(f"session {session.name} is {now.state} after round {now.round}: {why}")
+            time.sleep(_PAUSE)
+
+    def history(self) -> History:
+        """Everything that is known by now."""
+        found = self.ask(lambda api: read_history(self.folder, api, self.tokens))
+        return replace(found, exits={name: tuple(node.exits) for name, node in self.nodes.items() if node.exits})
+
+    # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def arm(self, name: str, fault: Fault) -> None:
+        """Leave a fault for a process, and wait until it has taken it."""
+        place = self.folder / "armed" / name
+        written = place.with_suffix(".new")
+        written.write_text(json.dumps(asdict(fault)))
+        written.replace(place)
+        until = time.monotonic() + 30
+        while place.exists():
+            if self.nodes[name].process is not None and _listens(self.nodes[name].process):
+                self.nodes[name].send(signal.SIGUSR1)
+            if time.monotonic() > until:
+                raise StuckError(f"{name} does not take a fault")
+            time.sleep(0.01)
+
+    def struck(self, name: str) -> bool:
+        """Whether the fault that was armed last has struck."""
+        for line in reversed((self.folder / "history" / name).read_text().splitlines()):
+            what = json.loads(line)["what"]
+            if what in ("struck", "armed"):
+                return what == "struck"
+        return False
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, now."""
+        self.nodes[name].send(signal.SIGKILL)
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP, now."""
+        self.nodes[name].send(signal.SIGSTOP)
+
+    def calm(self) -> None:
+        """Nothing is wrong with the network or a process any more; what is armed stays so."""
+        for proxy in self.proxies.values():
+            proxy.change(Weather())
+        self.release()
+
+    def release(self) -> None:
+        """Let everybody go on who was stopped."""
+        for node in self.nodes.values():
+            node.send(signal.SIGCONT)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _need_the_living(self) -> None:
+        for name, node in self.nodes.items():
+            if len(node.exits) > _TRIES:
+                said = (self.folder / "logs" / f"{name}.log").read_text()[-1000:]
+                raise StuckError(f"{name} ends by itself, again and again, with {node.exits}: {said}")
+
+    def _api(self) -> Client:
+        if self._connection is None:
+            saved = load_credentials(self.folder / "credentials.json")
+            if saved is None:
+                raise FileNotFoundError("the controller has not come up yet")
+            self.tokens.append(saved.token)
+            self._connection = hansa.connect(saved.url, saved.token)
+        return self._connection
+
+    def _join(self, name: str, kind: str, token: str, *more: str) -> None:
+        self.tokens.append(token)
+        work = str(self.folder / "work" / name)
+        arguments = [kind, "start", "--join", f"127.0.0.1:{self._door}", "--work", work, "--json", *more]
+        self._node(name, arguments, HANSA_TOKEN=token)
+
+    def _proxied(self, name: str, target: int) -> int:
+        port = _free_port()
+        self.proxies[name] = Proxy(port, target)
+        return port
+
+    def _node(self, name: str, arguments: list[str], **more: str) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HANSA_")}  # noqa: TID251
+        environment = kept | {
+            "TMPDIR": str(self.folder / "tmp"),
+            "HANSA_CREDENTIALS": str(self.folder / "credentials.json"),
+            "HANSA_SILENCE": "3",
+            "HANSA_ADVERTISE": f"127.0.0.1:{self._door}" if name == CONTROLLER else "",
+            "HANSA_LAB_PLANT": self._plant,
+            **more,
+        }
+        self.nodes[name] = Node(name, arguments, environment, self.folder)
+        self.nodes[name].start()
+
+
+@contextmanager
+def laboratory(folder: Path, **options: Any) -> Iterator[Lab]:
+    """A running network, which is gone at the end."""
+    lab = Lab(folder, **options)
+    try:
+        lab.start()
+        yield lab
+    finally:
+        lab.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _listens(process: "subprocess.Popen[bytes] | None") -> bool:
+    """Whether it has come so far that it takes a signal; before, SIGUSR1 would end it."""
+    assert process is not None
+    try:
+        text = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next(int(line.split()[1], 16) for line in text.splitlines() if line.startswith("SigCgt"))
+    return bool(caught >> (signal.SIGUSR1 - 1) & 1)

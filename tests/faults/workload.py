@@ -1,0 +1,104 @@
+"""What the laboratory runs: a session whose every bit can be computed beforehand, from who was counted."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import hansa
+from hansa.app import App, load_app
+from hansa.arrays import Arrays
+from hansa.messages import ClientInfo, Contribution, EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.run import Run, resolve, slots_to_arrays
+from hansa.wire import codec
+
+CLIENTS = 8
+COMBINERS = 2
+ROUNDS = 5
+
+SOURCE = '''
+"""A model of 1.2 MB, two chunks, whose changes follow from client and round alone."""
+import os
+import numpy as np
+import hansa
+
+TRAININGS = {trainings!r}
+app = hansa.App()
+
+@app.model
+def initial_model(rng):
+    return {{"w": rng.normal(size=300_000).astype(np.float32), "b": np.zeros(3, np.float32)}}
+
+@app.train
+def train(model, task):
+    log = os.open(TRAININGS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(log, f"{{task.config['session']}} {{task.round}} {{task.client.name}}\\n".encode())
+    os.close(log)
+    noise = task.rng.normal(size=300_000).astype(np.float32)
+    change = {{"w": model["w"] + 0.01 * noise, "b": model["b"] + np.float32(task.client.index + 1)}}
+    return hansa.Update(change, num_examples=10 + task.client.index, metrics={{"loss": 1 / task.round}})
+
+@app.evaluate
+def evaluate(model, task):
+    return hansa.Metrics({{"mean": float(model["b"].mean())}}, 10)
+'''
+
+
+def write_app(folder: Path) -> Path:
+    """The app's file; trainings are logged beside it."""
+    path = folder / "app.py"
+    path.write_text(SOURCE.format(trainings=str(folder / "trainings")))
+    return path
+
+
+def spec_of(name: str, seed: int = 0, *, quorum: int = CLIENTS, rounds: int = ROUNDS, lease: float = 20.0) -> RunSpec:
+    """A session of all clients; with the whole quorum its model is that of a run in which nothing fails."""
+    rules = RoundRules(min_clients=quorum, quorum=quorum, deadline=30.0, lease=lease)
+    return RunSpec(
+        name=name,
+        algorithm="fedadam",
+        rounds=rounds,
+        seed=seed,
+        config={"session": name},
+        rules=rules,
+        evaluation=EvaluationRules(every=2),
+    )
+
+
+class Replay:
+    """Recomputes a session from who was counted in each round."""
+
+    def __init__(self, app: Path, spec: RunSpec) -> None:
+        """spec: the session's."""
+        self._app: App = load_app(app)
+        self._run: Run = resolve(spec)
+        self._cache: dict[tuple[str, int, str], tuple[hansa.Update, str]] = {}
+
+    def models(self, accepted: Sequence[Mapping[str, int]]) -> list[tuple[str, str, dict[str, str]]]:
+        """For each round (clients with their weights): digest of the model, of the state, and of each update."""
+        state = self._run.start(self._run.initial_model(self._app))
+        found = []
+        for number, clients in enumerate(accepted, start=1):
+            broadcast = self._run.algorithm.broadcast(state)
+            aggregator = self._run.algorithm.aggregator
+            plan = aggregator.plan(broadcast)
+            total, digests = aggregator.zero(plan), {}
+            for name in sorted(clients):
+                update, digests[name] = self._update(broadcast, number, name)
+                part = Contribution(name, update.num_examples, update.metrics, digests[name])
+                total = aggregator.accumulate(plan, total, update, part)
+            state = self._run.finish(state, aggregator.report(plan, total))
+            slots = slots_to_arrays(state.slots)
+            found.append((codec.digest(state.params), codec.digest(slots) if slots else "", digests))
+        return found
+
+    def seed_model(self) -> str:
+        """Digest of the model before round 1."""
+        return codec.digest(self._run.initial_model(self._app))
+
+    def _update(self, broadcast: Arrays, number: int, name: str) -> tuple[hansa.Update, str]:
+        key = codec.digest(broadcast), number, name
+        if key not in self._cache:
+            client = ClientInfo(name, int(name.partition("-")[2]), CLIENTS)
+            task = self._run.task(self._app, client, number, Kind.TRAIN)
+            update = self._run.train(self._app, broadcast, task)
+            self._cache[key] = update, codec.digest(update.arrays)
+        return self._cache[key]
