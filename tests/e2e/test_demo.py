@@ -26,6 +26,16 @@ def test_the_demo_learns_to_read_digits_and_leaves_no_process(hansa: Hansa) -> N
     assert hansa.alive() == []
 
 
+def test_a_demo_whose_processes_are_killed_ends_with_the_model_of_one_in_peace(hansa: Hansa) -> None:
+    done = hansa.run("demo", "--chaos", "--rounds", 8, "--clients", 4, "--json", timeout=110)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(result["killed"]) == 3
+    assert all(f"kill -9 {name}" in done.stderr and f"{name} is started again" in done.stderr for name in result["killed"])
+    assert result["model_hash"] == simulate(DIGITS, clients=4, rounds=8).model_hash
+    assert hansa.alive() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_demo_that_is_interrupted_leaves_no_process(hansa: Hansa, number: signal.Signals) -> None:
     demo = hansa.start(*SMALL)

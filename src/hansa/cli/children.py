@@ -56,7 +56,7 @@ class Children:
     ) -> IO[bytes] | None:
         """Start `hansa ARGUMENTS --while-stdin`. answers: whether its standard output is returned, for reading."""
         log = self.logs / f"{name}.log"
-        with log.open("wb") as file:
+        with log.open("ab" if name in self._running else "wb") as file:
             process = subprocess.Popen(  # noqa: S603 - this very program
                 [sys.executable, "-P", "-m", "hansa.cli", *arguments, "--while-stdin"],
                 stdin=subprocess.PIPE,
@@ -68,6 +68,10 @@ class Children:
         self._running[name] = _Child(process, log)
         threading.Thread(target=self._await, args=(name, process), daemon=True, name=f"await {name}").start()
         return process.stdout
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: it has no time for anything; `on_exit` is told."""
+        self._running[name].process.kill()
 
     def failure(self, name: str, status: int) -> RunFailedError:
         """What to say of one that ended too early, with the end of its log."""
@@ -96,6 +100,9 @@ class Children:
 
     def _await(self, name: str, process: "subprocess.Popen[bytes]") -> None:
         status = process.wait()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         if not self._stopping:
             self.on_exit(name, status)
 

@@ -1,12 +1,14 @@
 """`hansa demo`: a real federated network on this machine, each of its nodes a process of its own."""
 
 import json
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["demo", "demo_app"]
 
 _CONTROLLER = "controller"
+_PAUSE = 0.1
+"""Seconds until a controller that was killed is asked again."""
 
 
 def demo(
@@ -45,6 +49,10 @@ def demo(
             "--data", help="Folder for models, record and logs; by default a new one, hansa-data/demo-DATE-TIME."
         ),
     ] = None,
+    chaos: Annotated[
+        bool,
+        typer.Option("--chaos", help="Kill a process chosen at random after every second round, and start it again."),
+    ] = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the network running when the session has ended, until Ctrl-C.")
     ] = False,
@@ -53,7 +61,8 @@ def demo(
     """Run a federation here: a controller, combiners and clients as processes that talk gRPC, on free loopback ports.
 
     It trains a classifier of handwritten digits, of which every client has its own, unequal share. No process is left
-    behind. With --json the last line is one JSON object.
+    behind. With --chaos processes die as by `kill -9`, the controller among them, and the model is the same, to the bit.
+    With --json the last line is one JSON object.
     """
     from hansa.cli.children import Children
 
@@ -67,14 +76,15 @@ def demo(
         open_board(title, rounds, as_json=as_json) as board,
         Children(folder / "logs", lambda *ended: happenings.put(_Ended(*ended))) as children,
     ):
-        network = _Network(children, folder, happenings, board)
+        network = _Network(children, folder, happenings, board, Random() if chaos else None)
         with network.controller() as api:
             network.combiners(combiners)
             network.clients(clients)
-            session, rows = network.session(source, _spec(name, rounds, clients))
+            session, rows = network.session(source, _spec(name, rounds, clients, everybody=chaos))
             model = api.models.download(str(session.model), folder / "model.safetensors")
             seconds = time.perf_counter() - began
             result = _result(session, rows, model, clients=clients, combiners=combiners, data=folder, seconds=seconds)
+            result |= {"killed": network.killed} if chaos else {}
             if keep:
                 _say_how_to_use(board, network)
                 network.stay()
@@ -113,8 +123,13 @@ class _Network:
     folder: Path
     happenings: "SimpleQueue[Any]"
     board: Board
+    chance: Random | None = None
+    """Chooses who is killed; None: nobody is."""
+    killed: list[str] = field(default_factory=list)
     _api: "Client | None" = None
     _address: str = ""
+    _starts: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """By name: how a process is started again."""
     _connected: set[str] = field(default_factory=set)
 
     @contextmanager
@@ -134,6 +149,9 @@ class _Network:
             raise self._died(self.happenings.get())
         ready = json.loads(line)
         self._address = ready["grpc_address"]
+        ports = [ready["url"].rpartition(":")[2], self._address.rpartition(":")[2]]
+        again = ["up", "--json", "--port", ports[0], "--grpc-port", ports[1], "--data", str(self.folder)]
+        self._starts[_CONTROLLER] = lambda: self.children.start(_CONTROLLER, again, environment)
         with connect(ready["url"], token=saved.token, project=saved.project) as api:
             self._api = api
             listener = connect(api.url, token=saved.token, project=saved.project)
@@ -165,6 +183,8 @@ class _Network:
             if getattr(happened, "session", "") != session.id:
                 continue
             tell(self.board, rounds, happened)
+            if happened.kind == "round.committed":
+                self._strike(int(happened.data["round"]), spec.rounds)
             if isinstance(happened, EventRecord) and happened.kind in _ENDS:
                 break
         rounds.end()
@@ -188,9 +208,19 @@ class _Network:
     def _start(self, role: str, name: str, arguments: list[str]) -> None:
         token = self.api.tokens.create(name, role).token
         work = str(self.folder / "nodes" / name)
-        self.children.start(
-            name, [role, "start", "--join", self._address, "--work", work, *arguments], {"HANSA_TOKEN": token}
-        )
+        whole = [role, "start", "--join", self._address, "--work", work, *arguments]
+        self._starts[name] = lambda: self.children.start(name, whole, {"HANSA_TOKEN": token})
+        self._starts[name]()
+
+    def _strike(self, number: int, last: int) -> None:
+        """After every second round but the last, kill somebody."""
+        if self.chance is None or number % 2 or number == last:
+            return
+        role = self.chance.choice(sorted({name.partition("-")[0] for name in self._starts}))
+        name = self.chance.choice([name for name in self._starts if name.partition("-")[0] == role])
+        self.board.say(f"kill -9 {name}")
+        self.killed.append(name)
+        self.children.kill(name)
 
     def _await(self, count: int, role: str, what: str) -> None:
         here = 0
@@ -203,6 +233,9 @@ class _Network:
         """The next event. A node's end is told, and with `strict` is an error; the controller's always is."""
         happened = self.happenings.get()
         match happened:
+            case _Ended(name, status) if self.chance is not None and status == -signal.SIGKILL:
+                self._starts[name]()
+                self.board.say(f"{name} is started again")
             case _Ended(name, status):
                 if strict or name == _CONTROLLER:
                     raise self._died(happened)
@@ -219,25 +252,38 @@ class _Network:
         return self.children.failure(ended.name, ended.status)
 
     def _listen(self, listener: "Client") -> None:
-        """Pass every event on, from a thread that ends with this process; an error too."""
-        from hansa.errors import HansaError
+        """Pass every event on, from a thread that ends with this process; an error too.
 
-        try:
-            for happened in listener.events.stream(0):
-                self.happenings.put(happened)
-        except HansaError as error:
-            self.happenings.put(error)
+        Where processes are killed the stream breaks with the controller, and goes on after the last event that it told.
+        """
+        from hansa.errors import ConnectionFailedError, HansaError
+        from hansa.store.records import EventRecord
+
+        last = 0
+        while True:
+            try:
+                for happened in listener.events.stream(last):
+                    last = happened.id if isinstance(happened, EventRecord) else last
+                    self.happenings.put(happened)
+            except ConnectionFailedError as error:
+                if self.chance is None:
+                    self.happenings.put(error)
+                    return
+                time.sleep(_PAUSE)
+            except HansaError as error:
+                self.happenings.put(error)
+                return
 
 
 _ENDS = frozenset({"session.finished", "session.failed", "session.stopped", "session.crashed"})
 
 
-def _spec(name: str, rounds: int, clients: int) -> "RunSpec":
-    """All clients in each round; a round goes on without a few that die."""
+def _spec(name: str, rounds: int, clients: int, *, everybody: bool) -> "RunSpec":
+    """All clients in each round; it goes on without a few that die, or waits until `everybody` is back."""
     from hansa.messages import RoundRules, RunSpec
 
-    half = max(1, clients // 2)
-    return RunSpec(name=name, rounds=rounds, rules=RoundRules(min_clients=half, quorum=half, deadline=120, lease=20))
+    least = clients if everybody else max(1, clients // 2)
+    return RunSpec(name=name, rounds=rounds, rules=RoundRules(min_clients=least, quorum=least, deadline=120, lease=20))
 
 
 def _result(session: "SessionRecord", rows: list[Row], model: Path, **more: Any) -> dict[str, Any]:
@@ -268,6 +314,9 @@ def _farewell(result: dict[str, Any]) -> None:
     accuracy = f"accuracy {result['accuracy']:.4f} after " if result["accuracy"] is not None else ""
     say("")
     say(f"{accuracy}{result['rounds']} rounds in {span(result['seconds'])}; every process has ended.")
+    if "killed" in result:
+        say(f"{len(result['killed'])} times a process was killed; the model is that of a run without, to the bit:")
+        say("  hansa demo                             trains it again, with the same hash")
     say("")
     say(f"model   {digest}")
     say(f"file    {relative(result['model'])}")
