@@ -61,8 +61,8 @@ def demo(
     """Run a federation here: a controller, combiners and clients as processes that talk gRPC, on free loopback ports.
 
     It trains a classifier of handwritten digits, of which every client has its own, unequal share. No process is left
-    behind. With --chaos processes die as by `kill -9`, the controller among them, and the model is the same, to the bit.
-    With --json the last line is one JSON object.
+    behind. With --chaos processes die as by `kill -9`, the controller among them, and the model is the same, to the
+    bit. With --json the last line is one JSON object.
     """
     from hansa.cli.children import Children
 
@@ -76,7 +76,7 @@ def demo(
         open_board(title, rounds, as_json=as_json) as board,
         Children(folder / "logs", lambda *ended: happenings.put(_Ended(*ended))) as children,
     ):
-        network = _Network(children, folder, happenings, board, Random() if chaos else None)
+        network = _Network(children, folder, happenings, board, Random() if chaos else None)  # noqa: S311 - no secret
         with network.controller() as api:
             network.combiners(combiners)
             network.clients(clients)
