@@ -20,6 +20,7 @@ from hansa.messages import Kind, RunSpec
 from hansa.store.documents import spec_to_json
 from hansa.store.records import MetricRecord, Record, SessionRecord, SessionState
 from hansa.wire import codec
+from hansa.wire.frames import Role
 
 BASE = "/api/v1/projects/default"
 
@@ -209,6 +210,12 @@ PAIRS = [
 @pytest.mark.parametrize(("kind", "shape"), PAIRS)
 def test_what_is_documented_is_what_is_sent(kind: type, shape: type[BaseModel]) -> None:
     assert list(shape.model_fields) == [field.name for field in fields(kind)]
+    for field in fields(kind):
+        documented = shape.model_fields[field.name].annotation
+        if field.type in {str, int, bool, str | None, int | None, float | None, Kind, Role, SessionState}:
+            assert documented == field.type, field.name
+        elif field.type is float:  # a NaN is sent as null
+            assert documented in {float, float | None}, field.name
 
 
 def test_a_specification_is_documented_whole_and_with_its_defaults() -> None:

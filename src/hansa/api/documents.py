@@ -16,7 +16,7 @@ from hansa.errors import WireError
 from hansa.messages import RunSpec
 from hansa.store.documents import decode_value, spec_to_json
 
-__all__ = ["from_document", "to_document"]
+__all__ = ["from_document", "record_document", "to_document"]
 
 T = TypeVar("T")
 _VALUES: Final = frozenset({"algorithm_options", "config"})
@@ -40,6 +40,12 @@ def to_document(value: Any) -> Any:
             document = {field.name: to_document(getattr(value, field.name)) for field in fields(value)}
         case _:
             document = value
+    return document
+
+
+def record_document(record: Any) -> dict[str, Any]:
+    """A record or a result as a JSON object."""
+    document: dict[str, Any] = to_document(record)
     return document
 
 

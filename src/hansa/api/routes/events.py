@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from hansa.api.answers import RefusedError
 from hansa.api.documents import to_document
 from hansa.api.guard import Limits, caller
-from hansa.api.routes.lists import Cursors, list_endpoint, list_shape
+from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import EventShape
 from hansa.errors import AuthenticationError, ConflictError
 from hansa.network.controller.controller import Controller
@@ -58,10 +58,9 @@ class EventRoutes:
 
     def add(self, router: APIRouter) -> None:
         """Add the routes."""
-        endpoint = list_endpoint(EventRecord, self._controller.store, self._cursors)
-        shape = list_shape(EventShape)
         about = "What happened in the project, oldest first."
-        router.add_api_route("/events", endpoint, response_model=shape, name="list_events", description=about)
+        store = self._controller.store
+        add_list(router, "/events", EventRecord, EventShape, about, store=store, cursors=self._cursors)
         router.add_api_route("/events/stream", self.stream_events, responses=_STREAM, response_class=Response)
 
     async def stream_events(  # noqa: PLR0917 - the framework fills them in by name

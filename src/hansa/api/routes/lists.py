@@ -1,11 +1,12 @@
-"""Lists: one endpoint for every kind of record, with pages, filters on every column, sorting and a cursor."""
+"""Lists: one route for every kind of record, with pages, filters on every column, sorting and a cursor."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
+from fastapi import APIRouter
 from fastapi import Query as QueryParameter
 from pydantic import BaseModel, Field, create_model
 
@@ -15,10 +16,9 @@ from hansa.api.shapes import ListShape
 from hansa.store.ports import MetadataStore, Page, Query
 from hansa.store.records import EventRecord, Record
 
-__all__ = ["Cursors", "list_endpoint", "list_shape", "listed"]
+__all__ = ["Cursors", "add_list", "list_shape", "listed"]
 
 R = TypeVar("R", bound=Record)
-Endpoint = Callable[..., Awaitable[dict[str, Any]]]
 
 _LARGEST: Final = 2**63 - 1
 _PAGING: Final = frozenset({"limit", "offset", "sort", "after"})
@@ -52,10 +52,18 @@ class Cursors:
         return self._known.get(project, 0)
 
 
-def list_endpoint(
-    kind: type[R], store: MetadataStore, cursors: Cursors, fixed: Mapping[str, str] | None = None
-) -> Endpoint:
-    """The endpoint of a list. fixed: columns that are not for the caller to choose."""
+def add_list(
+    router: APIRouter,
+    path: str,
+    kind: type[R],
+    shape: type[BaseModel],
+    about: str,
+    *,
+    store: MetadataStore,
+    cursors: Cursors,
+    fixed: Mapping[str, str] | None = None,
+) -> None:
+    """Add the list of a kind of record. about: for its documentation; fixed: columns that are not for the caller."""
     set_here = dict(fixed or {})
 
     async def endpoint(project: str, query: Any) -> dict[str, Any]:
@@ -69,7 +77,7 @@ def list_endpoint(
         return listed(page, cursor, query.limit, query.offset)
 
     endpoint.__annotations__["query"] = Annotated[_filters(kind, frozenset(set_here)), QueryParameter()]
-    return endpoint
+    router.add_api_route(path, endpoint, response_model=list_shape(shape), name=f"list_{path[1:]}", description=about)
 
 
 def listed(page: Page[R], cursor: int, limit: int, offset: int = 0) -> dict[str, Any]:

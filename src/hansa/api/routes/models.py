@@ -11,9 +11,9 @@ from fastapi import APIRouter, Request
 from fastapi import Query as QueryParameter
 from fastapi.responses import FileResponse, Response
 
-from hansa.api.documents import to_document
+from hansa.api.documents import record_document
 from hansa.api.guard import Limits
-from hansa.api.routes.lists import Cursors, list_endpoint, list_shape, listed
+from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import ModelShape, PackageShape
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Page
@@ -25,17 +25,13 @@ T = TypeVar("T")
 
 _IN_MEMORY: Final = 4 << 20
 """Bytes up to which an upload is not spooled to disk, and of one write to it."""
-_BYTES: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
+_BYTES: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_UPLOAD: Final[dict[str, Any]] = {
+    "status_code": 201,
+    "openapi_extra": {"requestBody": {"required": True, "content": _BYTES}},
 }
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "The safetensors file",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    },
+    200: {"description": "The safetensors file", "content": _BYTES},
     206: {"description": "The range that was asked for"},
     304: {"description": "The caller has it already"},
 }
@@ -54,19 +50,12 @@ class ModelRoutes:
 
     def add(self, router: APIRouter) -> None:
         """Add the routes."""
-        endpoint = list_endpoint(ModelRecord, self._controller.store, self._cursors)
-        listing = list_shape(ModelShape)
         add = router.add_api_route
+        listing = list_shape(ModelShape)
         about = "The model trail: seeds and the models of committed rounds."
-        add("/models", endpoint, response_model=listing, name="list_models", description=about)
-        add(
-            "/models",
-            self.upload_model,
-            methods=["POST"],
-            status_code=201,
-            response_model=ModelShape,
-            openapi_extra=_BYTES,
-        )
+        store = self._controller.store
+        add_list(router, "/models", ModelRecord, ModelShape, about, store=store, cursors=self._cursors)
+        add("/models", self.upload_model, methods=["POST"], response_model=ModelShape, **_UPLOAD)
         add("/models/{model}", self.get_model, response_model=ModelShape)
         add("/models/{model}/file", self.download_model, responses=_FILE, response_class=Response)
         add("/models/{model}/ancestors", self.list_ancestors, response_model=listing)
@@ -77,13 +66,11 @@ class ModelRoutes:
         record = await with_body(
             request, self._limits.spool, lambda file: self._controller.add_model(project, file, name)
         )
-        document: dict[str, Any] = to_document(record)
-        return document
+        return record_document(record)
 
     async def get_model(self, project: str, model: str) -> dict[str, Any]:
         """A model, by its digest."""
-        document: dict[str, Any] = to_document(await self._controller.store.get(ModelRecord, project, model))
-        return document
+        return record_document(await self._controller.store.get(ModelRecord, project, model))
 
     async def download_model(self, project: str, model: str, request: Request) -> Response:
         """The safetensors file of a model; its ETag is the digest, and a Range is honoured."""
@@ -117,31 +104,21 @@ class PackageRoutes:
 
     def add(self, router: APIRouter) -> None:
         """Add the routes."""
-        endpoint = list_endpoint(PackageRecord, self._controller.store, self._cursors)
-        listing = list_shape(PackageShape)
         add = router.add_api_route
         about = "User code that sessions can ship to clients."
-        add("/packages", endpoint, response_model=listing, name="list_packages", description=about)
-        add(
-            "/packages",
-            self.upload_package,
-            methods=["POST"],
-            status_code=201,
-            response_model=PackageShape,
-            openapi_extra=_BYTES,
-        )
+        store = self._controller.store
+        add_list(router, "/packages", PackageRecord, PackageShape, about, store=store, cursors=self._cursors)
+        add("/packages", self.upload_package, methods=["POST"], response_model=PackageShape, **_UPLOAD)
         add("/packages/{package}", self.get_package, response_model=PackageShape)
 
     async def upload_package(self, project: str, request: Request, name: Name = "app") -> dict[str, Any]:
         """Upload user code: the body is a zip archive with an app.py or a hansa.toml."""
         archive = b"".join([chunk async for chunk in request.stream()])
-        document: dict[str, Any] = to_document(await self._controller.add_package(project, archive, name))
-        return document
+        return record_document(await self._controller.add_package(project, archive, name))
 
     async def get_package(self, project: str, package: str) -> dict[str, Any]:
         """A package, by its digest."""
-        document: dict[str, Any] = to_document(await self._controller.store.get(PackageRecord, project, package))
-        return document
+        return record_document(await self._controller.store.get(PackageRecord, project, package))
 
 
 async def with_body(request: Request, spool: Path | None, use: Callable[[bytes | memoryview], Awaitable[T]]) -> T:

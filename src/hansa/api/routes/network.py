@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 import hansa
-from hansa.api.documents import to_document
+from hansa.api.documents import record_document
 from hansa.api.guard import caller
 from hansa.api.requests import NewProject as ProjectToCreate
 from hansa.api.requests import NewToken
 from hansa.api.results import IssuedToken, Me, NewProject, ServerInfo
-from hansa.api.routes.lists import Cursors, list_endpoint, list_shape, listed
+from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import (
     ClientShape,
     CombinerShape,
@@ -49,8 +49,7 @@ class NetworkRoutes:
             ("/combiners", CombinerRecord, CombinerShape, "Combiners that have connected at least once."),
             ("/tokens", TokenRecord, TokenShape, "Tokens that were issued, without the tokens themselves."),
         ):
-            endpoint = list_endpoint(kind, self._controller.store, self._cursors)
-            add(path, endpoint, response_model=list_shape(shape), name=f"list_{path[1:]}", description=about)
+            add_list(router, path, kind, shape, about, store=self._controller.store, cursors=self._cursors)
         add("/clients/{name}", self.get_client, response_model=ClientShape)
         add("/combiners/{name}", self.get_combiner, response_model=CombinerShape)
         add("/tokens", self.create_token, methods=["POST"], status_code=201, response_model=IssuedTokenShape)
@@ -59,24 +58,24 @@ class NetworkRoutes:
 
     async def get_client(self, project: str, name: str) -> dict[str, Any]:
         """A client, by its name."""
-        return _document(await self._controller.store.get(ClientRecord, project, f"{project}/{name}"))
+        return record_document(await self._controller.store.get(ClientRecord, project, f"{project}/{name}"))
 
     async def get_combiner(self, project: str, name: str) -> dict[str, Any]:
         """A combiner, by its name."""
-        return _document(await self._controller.store.get(CombinerRecord, project, f"{project}/{name}"))
+        return record_document(await self._controller.store.get(CombinerRecord, project, f"{project}/{name}"))
 
     async def create_token(self, project: str, body: NewToken) -> dict[str, Any]:
         """Issue a token for an identity. It is shown this once."""
         token, record = await self._controller.issue_token(project, body.name, body.role, body.expires_in)
-        return _document(IssuedToken(token, record))
+        return record_document(IssuedToken(token, record))
 
     async def revoke_token(self, project: str, token: str) -> dict[str, Any]:
         """Refuse a token from now on. The path names its id, never the token itself."""
-        return _document(await self._controller.revoke_token(project, token))
+        return record_document(await self._controller.revoke_token(project, token))
 
     async def get_project(self, project: str) -> dict[str, Any]:
         """The project."""
-        return _document(await self._controller.store.get(ProjectRecord, project, project))
+        return record_document(await self._controller.store.get(ProjectRecord, project, project))
 
 
 class ServerRoutes:
@@ -99,12 +98,12 @@ class ServerRoutes:
 
     async def get_me(self, me: Caller) -> dict[str, Any]:
         """Whom the server takes the caller for. Every role may ask."""
-        return _document(Me(me.name, me.role, me.project, me.token_id))
+        return record_document(Me(me.name, me.role, me.project, me.token_id))
 
     async def get_server(self, me: Caller) -> dict[str, Any]:
         """The server's version, uptime, and the address that clients and combiners join."""
         directory = self._controller.tree(me.project).directory
-        return _document(
+        return record_document(
             ServerInfo(
                 version=hansa.__version__,
                 grpc_address=self._controller.address,
@@ -126,9 +125,4 @@ class ServerRoutes:
         """Create a project. The caller gets a token as its admin, which is shown this once."""
         project = await self._controller.create_project(body.name)
         token, record = await self._controller.issue_token(project.id, me.name, Role.ADMIN)
-        return _document(NewProject(project, token, record))
-
-
-def _document(value: object) -> dict[str, Any]:
-    document: dict[str, Any] = to_document(value)
-    return document
+        return record_document(NewProject(project, token, record))

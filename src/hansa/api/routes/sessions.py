@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
-from hansa.api.documents import to_document
+from hansa.api.documents import record_document
 from hansa.api.guard import caller
 from hansa.api.requests import NewSession
 from hansa.api.results import Waiting
-from hansa.api.routes.lists import Cursors, list_endpoint, list_shape
+from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import (
     ContributionShape,
     MetricShape,
@@ -40,25 +40,10 @@ class SessionRoutes:
 
     def add(self, router: APIRouter) -> None:
         """Add the routes."""
-        store = self._controller.store
         one = "/sessions/{session}"
         add = router.add_api_route
-        add(
-            "/sessions",
-            list_endpoint(SessionRecord, store, self._cursors),
-            response_model=list_shape(SessionShape),
-            name="list_sessions",
-            description="The project's sessions.",
-        )
-        add("/sessions", self.create_session, methods=["POST"], status_code=201, response_model=SessionShape)
-        add(one, self.get_session, response_model=SessionShape)
-        add(one, self.delete_session, methods=["DELETE"], status_code=204, response_class=Response)
-        add(f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/why", self.why_session_waits, response_model=WaitingShape)
-        add(f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
         for path, kind, shape, fixed, about in (
+            ("/sessions", SessionRecord, SessionShape, {}, "The project's sessions."),
             ("/rounds", RoundRecord, RoundShape, {}, "Committed rounds of the project's sessions."),
             ("/contributions", ContributionRecord, ContributionShape, {}, "What became of every invited client."),
             ("/metrics", MetricRecord, MetricShape, {}, "Numbers of rounds: of clients, merged over them, central."),
@@ -70,19 +55,26 @@ class SessionRoutes:
                 "Evaluation metrics, by round and client.",
             ),
         ):
-            endpoint = list_endpoint(kind, store, self._cursors, fixed)
-            add(path, endpoint, response_model=list_shape(shape), name=f"list_{path[1:]}", description=about)
+            add_list(router, path, kind, shape, about, store=self._controller.store, cursors=self._cursors, fixed=fixed)
+        add("/sessions", self.create_session, methods=["POST"], status_code=201, response_model=SessionShape)
+        add(one, self.get_session, response_model=SessionShape)
+        add(one, self.delete_session, methods=["DELETE"], status_code=204, response_class=Response)
+        add(f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
+        add(f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
+        add(f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
+        add(f"{one}/why", self.why_session_waits, response_model=WaitingShape)
+        add(f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
 
     async def create_session(self, project: str, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
         created = await self._controller.create_session(
             project, _spec(body, project), seed_model=body.seed_model, package=body.package
         )
-        return _document(created)
+        return record_document(created)
 
     async def get_session(self, project: str, session: str) -> dict[str, Any]:
         """A session."""
-        return _document(await self._controller.store.get(SessionRecord, project, session))
+        return record_document(await self._controller.store.get(SessionRecord, project, session))
 
     async def delete_session(self, project: str, session: str) -> Response:
         """Delete a session that does not run, with its rounds, metrics, events and model records."""
@@ -91,24 +83,23 @@ class SessionRoutes:
 
     async def start_session(self, project: str, session: str) -> dict[str, Any]:
         """Run a session that was created, failed or was stopped."""
-        return _document(await self._controller.start_session(project, session))
+        return record_document(await self._controller.start_session(project, session))
 
     async def resume_session(self, project: str, session: str) -> dict[str, Any]:
         """Go on after the last committed round: the same as to start a session that has run before."""
-        return _document(await self._controller.start_session(project, session))
+        return record_document(await self._controller.start_session(project, session))
 
     async def stop_session(
         self, project: str, session: str, me: Annotated[Identity, Depends(caller)]
     ) -> dict[str, Any]:
         """Stop a running session; what is committed stays, and it can be resumed."""
-        return _document(await self._controller.stop_session(project, session, me.name))
+        return record_document(await self._controller.stop_session(project, session, me.name))
 
     async def why_session_waits(self, project: str, session: str) -> dict[str, Any]:
         """What a session waits for: who is late, and when their leases end."""
         phase = await self._controller.why(project, session)
         found = await self._controller.store.get(SessionRecord, project, session)
-        document: dict[str, Any] = to_document(Waiting(found.id, found.state, _sentence(found, phase), phase))
-        return document
+        return record_document(Waiting(found.id, found.state, _sentence(found, phase), phase))
 
     async def get_round(self, project: str, session: str, number: int) -> dict[str, Any]:
         """A committed round of a session."""
@@ -119,13 +110,7 @@ class SessionRoutes:
         page = await store.list(RoundRecord, Query(project, {"session": session, "number": number}, limit=1))
         if not page.items:
             raise NotFoundError(f"session {session} has no round {number} (yet)")
-        document: dict[str, Any] = to_document(page.items[0])
-        return document
-
-
-def _document(session: SessionRecord) -> dict[str, Any]:
-    document: dict[str, Any] = to_document(session)
-    return document
+        return record_document(page.items[0])
 
 
 def _spec(body: NewSession, project: str) -> RunSpec:
