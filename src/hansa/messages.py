@@ -213,6 +213,10 @@ class RunSpec:
     """A name of the entry-point group `hansa.algorithms`."""
     algorithm_options: Mapping[str, Value] = field(default_factory=dict)
     """For example {"learning_rate": 0.01, "beta1": 0.9} for fedadam."""
+    aggregator: str = "mean"
+    """A name of the entry-point group `hansa.aggregators`."""
+    aggregator_options: Mapping[str, Value] = field(default_factory=dict)
+    """For example {"uniform": True} for mean: every client counts the same, whatever its number of examples."""
     rounds: int = 10
     seed: int = 0
     rules: RoundRules = field(default_factory=RoundRules)

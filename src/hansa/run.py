@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Aggregate, Algorithm, Cohort, Policy, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import ConfigError
-from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, Task, Update
+from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, Task, Update, Value
 from hansa.rounds import policies
 from hansa.rounds.rules import validate
 
@@ -99,9 +98,12 @@ def resolve(spec: RunSpec) -> Run:
     _check_whole("range_bits", spec.range_bits, 0, 20)
     _check_share("evaluation.fraction", spec.evaluation.fraction)
     validate(spec.rules)
-    aggregator = WeightedMean(max_weight=spec.max_weight, range_bits=spec.range_bits)
+    limits = {"max_weight": spec.max_weight, "range_bits": spec.range_bits}
+    aggregate = plugin("hansa.aggregators", spec.aggregator)
+    _check_options("aggregator", spec.aggregator, _parameters(aggregate, *limits), spec.aggregator_options)
     make = plugin("hansa.algorithms", spec.algorithm)
-    _check_options(spec, make)
+    _check_options("algorithm", spec.algorithm, _parameters(make)[1:], spec.algorithm_options)
+    aggregator = aggregate(**limits, **spec.aggregator_options)
     policy = plugin("hansa.policies", spec.rules.selection)(spec.rules)
     return Run(spec, make(aggregator, **spec.algorithm_options), policy)
 
@@ -116,18 +118,23 @@ def _check_share(setting: str, value: object) -> None:
         raise ConfigError(f"{setting} is {value!r}; it must be a number above 0 and at most 1")
 
 
-def _check_options(spec: RunSpec, make: Callable[..., Any]) -> None:
+def _parameters(make: Callable[..., Any], *given: str) -> list[inspect.Parameter]:
+    """What a factory takes, but for what it is given by name."""
+    return [parameter for parameter in inspect.signature(make).parameters.values() if parameter.name not in given]
+
+
+def _check_options(
+    setting: str, name: str, parameters: Sequence[inspect.Parameter], options: Mapping[str, Value]
+) -> None:
     """Refuse an option by its name; whether a value is in its range, the factory knows."""
-    _, *parameters = inspect.signature(make).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-    unknown = [option for option in spec.algorithm_options if option not in known]
+    unknown = [option for option in options if option not in known]
     if unknown and len(known) == len(parameters):
         there_is = f"its options are {', '.join(known)}" if known else "it has none"
-        raise ConfigError(f"{spec.algorithm} has no option {unknown[0]!r}; {there_is}")
-    missing = [p.name for p in parameters if p.default is p.empty and p.name in known]
-    missing = [name for name in missing if name not in spec.algorithm_options]
+        raise ConfigError(f"{name} has no option {unknown[0]!r}; {there_is}")
+    missing = [p.name for p in parameters if p.default is p.empty and p.name in known and p.name not in options]
     if missing:
-        raise ConfigError(f"{spec.algorithm} needs the option {missing[0]!r}; give it in algorithm_options")
+        raise ConfigError(f"{name} needs the option {missing[0]!r}; give it in {setting}_options")
 
 
 def suit(spec: RunSpec, app: App) -> RunSpec:

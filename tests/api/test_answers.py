@@ -42,7 +42,7 @@ def post_session(http: httpx.Client, spec: object) -> httpx.Response:
     [
         (
             {"round": 5},
-            "spec: there is no 'round'; there is: name, project, algorithm, algorithm_options, rounds, seed",
+            "spec: there is no 'round'; there is: name, project, algorithm, algorithm_options, aggregator",
         ),
         (
             {"rules": {"quorom": 1}},

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import hansa
 from hansa import run as choice
+from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Algorithm, State
 from hansa.algorithms.fedavg import fedavg
 from hansa.arrays import Arrays
@@ -59,6 +60,9 @@ def test_the_default_spec_is_ten_rounds_of_fedavg_with_everybody() -> None:
         ({"algorithm": "fedprox", "algorithm_options": {"m": 1}}, "fedprox has no option 'm'; its options are mu"),
         ({"algorithm_options": {"mu": 1}}, "fedavg has no option 'mu'; it has none"),
         ({"algorithm_options": {"aggregator": 1}}, "fedavg has no option 'aggregator'; it has none"),
+        ({"aggregator_options": {"uniform": "yes"}}, "mean: uniform is 'yes'; it must be true or false"),
+        ({"aggregator_options": {"unifrom": True}}, "mean has no option 'unifrom'; its options are uniform"),
+        ({"aggregator_options": {"max_weight": 8}}, "mean has no option 'max_weight'; its options are uniform"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_with_its_value_and_what_it_may_be(
@@ -74,7 +78,9 @@ def test_the_ends_of_a_range_belong_to_it(settings: dict[str, int]) -> None:
     assert resolve(RunSpec(**settings)).spec == RunSpec(**settings)  # type: ignore[arg-type]
 
 
-def test_an_unknown_algorithm_and_an_unknown_policy_list_what_there_is() -> None:
+def test_an_unknown_algorithm_aggregator_or_policy_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"no 'median' in hansa\.aggregators; there is: mean"):
+        resolve(RunSpec(aggregator="median"))
     with pytest.raises(ConfigError, match=r"no 'fedavgg' in hansa\.algorithms; there is: .*fedavg, fedavgm.*fedprox"):
         resolve(RunSpec(algorithm="fedavgg"))
     with pytest.raises(ConfigError, match=r"no 'some' in hansa\.policies; there is: all, count, cyclic, fraction"):
@@ -88,6 +94,12 @@ def test_options_reach_the_algorithm() -> None:
     assert set(state.slots) == {"m", "v"}
 
 
+def test_limits_and_options_reach_the_aggregator() -> None:
+    spec = RunSpec(aggregator_options={"uniform": True}, max_weight=2**10, range_bits=3)
+    assert resolve(spec).algorithm.aggregator == WeightedMean(max_weight=2**10, range_bits=3, uniform=True)
+    assert resolve(RunSpec()).algorithm.aggregator == WeightedMean()
+
+
 # ── plug-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -97,6 +109,10 @@ def required(aggregator: Any, *, share: float) -> Algorithm:
 
 def anything(aggregator: Any, **options: object) -> Algorithm:
     return replace(fedavg(aggregator), name="-".join(options))
+
+
+def cautious(*, max_weight: int, range_bits: int, most: int) -> WeightedMean:
+    return WeightedMean(max_weight=min(max_weight, most), range_bits=range_bits)
 
 
 def faulty(aggregator: Any) -> Algorithm:
@@ -113,8 +129,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     def entry_points(group: str) -> list[EntryPoint]:
         return [*real(group=group), *(point for point in there_are if point.group == group)]
 
-    def install(name: str, value: str) -> None:
-        there_are.append(EntryPoint(name, value, "hansa.algorithms"))
+    def install(name: str, value: str, group: str = "hansa.algorithms") -> None:
+        there_are.append(EntryPoint(name, value, group))
 
     monkeypatch.setattr(choice, "entry_points", entry_points)
     choice._points.cache_clear()
@@ -166,6 +182,16 @@ def test_a_plug_in_that_takes_any_option_is_given_it(installed: Callable[..., No
     installed("anything", f"{here}:anything")
     spec = RunSpec(algorithm="anything", algorithm_options={"left": 1, "right": 2})
     assert resolve(spec).algorithm.name == "left-right"
+
+
+def test_a_plugged_in_aggregator_is_given_the_limits_of_the_run_and_its_own_options(
+    installed: Callable[..., None], here: str
+) -> None:
+    installed("cautious", f"{here}:cautious", "hansa.aggregators")
+    with pytest.raises(ConfigError, match="cautious needs the option 'most'; give it in aggregator_options"):
+        resolve(RunSpec(aggregator="cautious"))
+    given = RunSpec(aggregator="cautious", aggregator_options={"most": 4}, algorithm="fedprox")
+    assert resolve(given).algorithm.aggregator == WeightedMean(max_weight=4)
 
 
 def test_a_mistake_in_a_plug_in_keeps_its_own_traceback(installed: Callable[..., None], here: str) -> None:

@@ -42,6 +42,16 @@ async def test_a_tree_of_three_tiers_and_five_combiners_has_the_same_bits(large_
     verify_chain(rounds, contributions)
 
 
+async def test_the_aggregator_of_a_run_is_used_on_every_server(app: Path, tmp_path: Path) -> None:
+    spec = RunSpec(rounds=2, aggregator_options={"uniform": True}, rules=FOUR)
+    async with federation(tmp_path, ["north", "south"]) as made:
+        await made.clients(4)
+        session = await made.run(app, spec)
+    assert session.state is SessionState.FINISHED, session.cause
+    assert session.model == hansa.simulate(app, spec, clients=4).model_hash
+    assert session.model != hansa.simulate(app, spec, clients=4, aggregator_options={}).model_hash
+
+
 async def test_clients_may_bring_their_own_code(app: Path, tmp_path: Path) -> None:
     spec = RunSpec(rounds=1, rules=FOUR)
     async with federation(tmp_path) as made:

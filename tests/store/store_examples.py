@@ -97,6 +97,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         project=project,
         algorithm="fedadam",
         algorithm_options={"learning_rate": 0.01, "steps": 7, "nesterov": True, "nothing": None},
+        aggregator_options={"uniform": True},
         seed=2**62,
         rules=RoundRules(selection="fraction", fraction=0.25, enough=3, deadline=float("inf")),
         evaluation=EvaluationRules(every=0, central=False),

@@ -35,6 +35,8 @@ specs = st.builds(
     RunSpec,
     name=texts,
     algorithm_options=mappings,
+    aggregator=texts,
+    aggregator_options=mappings,
     seed=st.integers(),
     rules=rules,
     evaluation=st.builds(EvaluationRules, every=st.integers(), fraction=st.floats(0, 1), central=st.booleans()),

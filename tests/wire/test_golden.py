@@ -9,6 +9,7 @@ with the field set, and capture it:
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -90,6 +91,8 @@ SPEC = RunSpec(
     project="stroke",
     algorithm="fedadam",
     algorithm_options={"learning_rate": 0.01, "beta1": 0.9},
+    aggregator="trimmed",
+    aggregator_options={"share": 0.25},
     rounds=20,
     seed=-1,
     rules=RoundRules("fraction", None, 0.5, 3, 2, 5, 120.0, 7.5, False),
@@ -143,7 +146,19 @@ NEWEST: dict[str, Capture] = {
     "chunk": Capture((2**21, b"weights"), lambda value: chunks.frame(*value), chunks.unframe),
 }
 
-OLDER: dict[str, Capture] = {}
+WITHOUT_AGGREGATOR = replace(SPEC, aggregator="mean", aggregator_options={})
+
+OLDER: dict[str, Capture] = {
+    "open_round_without_aggregator": down(
+        OpenRound(ROUND, WITHOUT_AGGREGATOR, Blob("c3" * 32, 3, b"abc"), ("alice", "bob"), Blob("d4" * 32, 9))
+    ),
+    "open_round_counted_without_aggregator": down(
+        OpenRound(
+            ROUND, WITHOUT_AGGREGATOR, Blob("c3" * 32, 3, b"abc"), ("alice",), None, (Counted("alice", 6, "e5" * 32),)
+        )
+    ),
+    "open_round_defaults_without_aggregator": NEWEST["open_round_defaults"],
+}
 """Captures of earlier versions: they decode to these values of today, whose encoding has become another."""
 
 

@@ -63,7 +63,7 @@ class SumPlan:
 
 @dataclass(frozen=True, slots=True)
 class WeightedMean:
-    """Σ n_i Δ_i / Σ n_i over the accepted updates; with `uniform`, every n_i counts as 1 (SCAFFOLD)."""
+    """Σ n_i Δ_i / Σ n_i over the accepted updates; with `uniform`, every n_i counts as 1."""
 
     max_weight: int = 2**24
     """The largest Σ n_i, a power of two, at most 2^40."""
@@ -77,6 +77,8 @@ class WeightedMean:
             raise ConfigError(f"max_weight is {self.max_weight}; it must be a power of two, at most 2^40")
         if not 0 <= self.range_bits <= _MAX_RANGE_BITS:
             raise ConfigError(f"range_bits is {self.range_bits}; it must be between 0 and {_MAX_RANGE_BITS}")
+        if not isinstance(self.uniform, bool):
+            raise ConfigError(f"mean: uniform is {self.uniform!r}; it must be true or false")
 
     def plan(self, template: Arrays) -> SumPlan:
         """Quanta and limits for updates of the template's structure."""

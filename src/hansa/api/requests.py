@@ -78,6 +78,10 @@ class Spec(Strict):
     """A name of the entry-point group hansa.algorithms."""
     algorithm_options: dict[str, JsonValue] = {}
     """For example {"learning_rate": 0.01} for fedadam."""
+    aggregator: str = "mean"
+    """A name of the entry-point group hansa.aggregators."""
+    aggregator_options: dict[str, JsonValue] = {}
+    """For example {"uniform": true} for mean: every client counts the same."""
     rounds: int = 10
     """1 to 1,000,000."""
     seed: int = 0

@@ -117,6 +117,20 @@ class SpecOptions:
         list[str],
         typer.Option("--set-algorithm", metavar="KEY=VALUE", help="An option of the algorithm; may be repeated."),
     ] = field(default_factory=list)
+    aggregator: Annotated[
+        str,
+        typer.Option(
+            "--aggregator", autocompletion=names_of("hansa.aggregators"),
+            help="How the updates of a round become one: mean, or a plug-in's name.",
+        ),
+    ] = "mean"  # fmt: skip
+    set_aggregator: Annotated[
+        list[str],
+        typer.Option(
+            "--set-aggregator", metavar="KEY=VALUE",
+            help="An option of the aggregator, for example uniform=true; may be repeated.",
+        ),
+    ] = field(default_factory=list)  # fmt: skip
     set_config: Annotated[
         list[str],
         typer.Option(
@@ -201,6 +215,8 @@ class SpecOptions:
             project=project,
             algorithm=self.algorithm,
             algorithm_options=values(self.set_algorithm, "--set-algorithm"),
+            aggregator=self.aggregator,
+            aggregator_options=values(self.set_aggregator, "--set-aggregator"),
             rounds=self.rounds,
             seed=self.seed,
             rules=rules,

@@ -9,7 +9,10 @@ from hansa.cli.output import print_json, print_record, print_table, say, span, w
 from hansa.cli.root import INTERRUPTED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hansa.api.client import Client
+    from hansa.messages import Value
     from hansa.store.records import SessionRecord
 
 __all__ = ["commands"]
@@ -110,12 +113,12 @@ def show(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fal
     with server.connect() as api:
         found = api.sessions.get(session)
     spec = found.spec
-    options = " ".join(f"{key}={value}" for key, value in spec.algorithm_options.items())
     lines = {
         "session": f"{found.name} ({found.id})",
         "state": f"{found.state.value}  {found.cause}",
         "round": f"{found.round} of {spec.rounds}",
-        "algorithm": f"{spec.algorithm} {options}",
+        "algorithm": _with_options(spec.algorithm, spec.algorithm_options),
+        "aggregator": _with_options(spec.aggregator, spec.aggregator_options),
         "seed": str(spec.seed),
         "clients": f"{spec.rules.selection}, quorum {spec.rules.quorum}, deadline {spec.rules.deadline:g} s",
         "seed model": found.seed_model or "",
@@ -184,6 +187,10 @@ def delete(session: SessionName, server: ConnectionOptions, *, as_json: Json = F
     with server.connect() as api:
         gone = api.sessions.delete(session)
     _said(gone, f"Session {gone.name} ({gone.id}) is deleted.", as_json=as_json)
+
+
+def _with_options(name: str, options: "Mapping[str, Value]") -> str:
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
 def _watch(api: "Client", session: "SessionRecord", *, as_json: bool, after: int = 0) -> None:

@@ -49,7 +49,7 @@ def spec_to(spec: RunSpec) -> Message:
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"the settings of the run cannot be sent to a worker process ({error}): use numbers, strings, booleans, "
-            "lists and mappings in `config` and `algorithm_options`"
+            "lists and mappings in `config`, `algorithm_options` and `aggregator_options`"
         ) from error
     return message
 

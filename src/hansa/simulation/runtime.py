@@ -44,6 +44,8 @@ class Settings(TypedDict, total=False):
     project: str
     algorithm: str
     algorithm_options: Mapping[str, Value]
+    aggregator: str
+    aggregator_options: Mapping[str, Value]
     rounds: int
     seed: int
     rules: RoundRules
