@@ -11,16 +11,20 @@ from pathlib import Path, PurePosixPath
 from hansa.app import find_app
 from hansa.errors import AppError
 
-__all__ = ["pack", "unpack"]
+__all__ = ["MAX_ARCHIVE", "pack", "unpack"]
 
 MAX_BYTES = 64 << 20
 """Bytes of all files of a package together."""
 MAX_FILES = 10_000
-_MAX_ARCHIVE = MAX_BYTES + (8 << 20)
+_MAX_DIRECTORY = 8 << 20
+"""Bytes of what an archive says of its files; it is read whole, and takes some ten times as much memory."""
+MAX_ARCHIVE = MAX_BYTES + _MAX_DIRECTORY
 """Bytes of an archive: its files as they are, and what it says of each."""
 _MAX_DEPTH, _LONGEST_NAME = 32, 200
 """Folders in each other, and bytes of one name; with more, some system cannot write the file."""
 _ENCRYPTED = 0x1
+_END, _ENDS = 22, 42
+"""Bytes of the end of an archive's directory, and with what stands before it in the 64-bit kind."""
 _LEFT_OUT = frozenset({"__pycache__", "node_modules", "hansa-data"})
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -54,8 +58,9 @@ def unpack(archive: bytes | memoryview, folder: Path) -> Path:
 
     Everything is checked before anything is written. Raises `AppError` for what is no package, or a hostile one.
     """
-    if len(archive) > _MAX_ARCHIVE:
-        raise AppError(f"the package has {len(archive):,} bytes, more than {_MAX_ARCHIVE:,}; it was not unpacked")
+    if len(archive) > MAX_ARCHIVE:
+        raise AppError(f"the package has {len(archive):,} bytes, more than {MAX_ARCHIVE:,}; it was not unpacked")
+    _check_end(bytes(archive[-_ENDS:]))
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             entries = opened.infolist()
@@ -91,6 +96,18 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
         hidden = any(part.startswith(".") or part in _LEFT_OUT for part in relative.parts)
         if not hidden and file.is_file() and not file.is_symlink():
             yield relative.as_posix(), file
+
+
+def _check_end(end: bytes) -> None:
+    """The last bytes of an archive say how large its directory is; refuse what zipfile would read in another way."""
+    plain = end[-_END:].startswith(b"PK\x05\x06") and not end.startswith(b"PK\x06\x07")
+    if not plain:
+        raise AppError(
+            "the package is not an archive that can be read: it is no zip file, or it is cut off, has a comment or is "
+            "of the 64-bit kind; `hansa package push` packs a folder"
+        )
+    if int.from_bytes(end[-10:-6], "little") > _MAX_DIRECTORY:
+        raise AppError(f"the package is larger than {MAX_FILES:,} files; it was not unpacked")
 
 
 def _check(entries: list[zipfile.ZipInfo]) -> None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hansa.api.answers import RefusedError, answer, fault
 from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError, PermissionDeniedError
 from hansa.network.controller.controller import Controller
-from hansa.packages import MAX_BYTES
+from hansa.packages import MAX_ARCHIVE
 from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
 
@@ -33,7 +33,7 @@ class Limits:
     """Bytes of a JSON request."""
     model: int = 16 << 30
     """Bytes of an uploaded model."""
-    package: int = MAX_BYTES
+    package: int = MAX_ARCHIVE
     """Bytes of an uploaded package."""
     streams: int = 256
     """Event streams open at once."""
