@@ -6,8 +6,9 @@ caller gets the same class back (see `channel`).
 """
 
 import socket
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
@@ -40,6 +41,9 @@ from hansa.wire.frames import FromNode, ToNode
 from hansa.wire.framing import decode_call, decode_from_node, encode_call, encode_to_node
 from hansa.wire.tokens import Identity
 
+if sys.platform != "win32":
+    import resource
+
 __all__ = [
     "Assign",
     "Attach",
@@ -58,6 +62,9 @@ _SERVER: Final = (
     ("grpc.so_reuseport", 0),  # else two servers share a port in silence, and each gets half of the clients
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE // 3),  # a third: pings may bunch up on the way
 )
+
+_CONNECTIONS: Final = 65_536
+"""Open files that a server may have, where the system lets it; each node is one, and takes some 75 kB besides."""
 
 _STATUS: Final = (
     (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
@@ -83,10 +90,25 @@ Upload: TypeAlias = Callable[[Identity, str, AsyncIterator[tuple[int, memoryview
 
 
 def create_server(*handlers: Any) -> Any:
-    """A `grpc.aio.Server` with these handlers, to be bound and started; made within a running loop."""
+    """A `grpc.aio.Server` with these handlers, to be bound and started; made within a running loop.
+
+    The process may have as many open files from now on as connections need.
+    """
+    _allow_connections()
     server = grpc.aio.server(options=_SERVER)
     server.add_generic_rpc_handlers(handlers)
     return server
+
+
+def _allow_connections() -> None:
+    """Many systems begin with 1,024 open files, and let a process ask for more."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, _CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # macOS says that there is no limit, and has one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def bind(server: Any, address: str, credentials: Any = None) -> int:
