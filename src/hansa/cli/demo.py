@@ -1,7 +1,9 @@
 """`hansa demo`: a real federated network on this machine, each of its nodes a process of its own."""
 
 import json
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -324,6 +326,9 @@ def _farewell(result: dict[str, Any]) -> None:
     say(f"logs    {folder / 'logs'}")
     say("")
     say("Next:")
+    activate = Path(sys.executable).with_name("activate")
+    if shutil.which("hansa") is None and activate.exists():
+        say(f"  . {relative(activate)!s:<35}  puts hansa on the path of this terminal")
     say("  hansa simulate app.py                  your own app; docs/tutorials has one of 40 lines")
     say(f"  hansa up --data {folder}")
     say(f"  hansa model lineage {digest[:12]}       the record, once the server is up again")
