@@ -99,13 +99,13 @@ def resolve(spec: RunSpec) -> Run:
     _check_share("evaluation.fraction", spec.evaluation.fraction)
     validate(spec.rules)
     limits = {"max_weight": spec.max_weight, "range_bits": spec.range_bits}
-    aggregate = plugin("hansa.aggregators", spec.aggregator)
-    _check_options("aggregator", spec.aggregator, _parameters(aggregate, *limits), spec.aggregator_options)
-    make = plugin("hansa.algorithms", spec.algorithm)
-    _check_options("algorithm", spec.algorithm, _parameters(make)[1:], spec.algorithm_options)
-    aggregator = aggregate(**limits, **spec.aggregator_options)
+    make_aggregator = plugin("hansa.aggregators", spec.aggregator)
+    _check_options("aggregator", spec.aggregator, _parameters(make_aggregator, *limits), spec.aggregator_options)
+    make_algorithm = plugin("hansa.algorithms", spec.algorithm)
+    _check_options("algorithm", spec.algorithm, _parameters(make_algorithm)[1:], spec.algorithm_options)
+    aggregator = make_aggregator(**limits, **spec.aggregator_options)
     policy = plugin("hansa.policies", spec.rules.selection)(spec.rules)
-    return Run(spec, make(aggregator, **spec.algorithm_options), policy)
+    return Run(spec, make_algorithm(aggregator, **spec.algorithm_options), policy)
 
 
 def _check_whole(setting: str, value: object, least: int, most: int) -> None:
