@@ -10,6 +10,8 @@ import structlog
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/federation.py is a module of the tests
 
+from servers import PostgresServer, S3Server, postgres_server, s3_server  # found from here on
+
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -19,3 +21,17 @@ def _log_as_before() -> Iterator[None]:
     """A command that a test ran in this process has its log lines go to a stream that is closed by now."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, which no test leaves stopped."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 service."""
+    with s3_server() as server:
+        yield server

@@ -1,23 +1,24 @@
 """Everything that can go wrong, as one tree.
 
 HansaError
-├── InputError                 the caller gave something that cannot be used
-│   ├── ArraysMismatchError    names, shapes or dtypes differ from what is expected
-│   ├── AppError               an app cannot be loaded, or lacks a function that is needed
-│   ├── ConfigError            a setting is unknown or out of range, or a plug-in has no such name
-│   └── MissingExtraError      an optional dependency is not installed
-├── UpdateRejectedError        an update must not be counted; carries a `Reason`
-├── UserCodeError              user code raised, exited or hung; carries its traceback
-├── RunFailedError             a run ended without finishing
-│   └── QuorumNotMetError      too few updates arrived before the deadline
-├── WireError                  bytes from the network are not what they should be
-├── ConnectionFailedError      a peer cannot be reached
-├── AuthenticationError        no token, or one that does not hold
-├── PermissionDeniedError      the identity may not do this
-├── StorageError               a disk or a database cannot keep something, or give it back
-│   └── CorruptionError        what is stored is not what was stored, or its chain of hashes is broken
-├── NotFoundError              there is no such thing (in this project)
-└── ConflictError              it exists already, or its state forbids the action
+├── InputError                  the caller gave something that cannot be used
+│   ├── ArraysMismatchError     names, shapes or dtypes differ from what is expected
+│   ├── AppError                an app cannot be loaded, or lacks a function that is needed
+│   ├── ConfigError             a setting is unknown or out of range, or a plug-in has no such name
+│   └── MissingExtraError       an optional dependency is not installed
+├── UpdateRejectedError         an update must not be counted; carries a `Reason`
+├── UserCodeError               user code raised, exited or hung; carries its traceback
+├── RunFailedError              a run ended without finishing
+│   └── QuorumNotMetError       too few updates arrived before the deadline
+├── WireError                   bytes from the network are not what they should be
+├── ConnectionFailedError       a peer cannot be reached
+├── AuthenticationError         no token, or one that does not hold
+├── PermissionDeniedError       the identity may not do this
+├── StorageError                a disk or a database cannot keep something, or give it back
+│   ├── StorageUnavailableError for now: away, restarting, full or busy; the same call may succeed later
+│   └── CorruptionError         what is stored is not what was stored, or its chain of hashes is broken
+├── NotFoundError               there is no such thing (in this project)
+└── ConflictError               it exists already, or its state forbids the action
 
 Every message says what happened, to whom, and what to do.
 """
@@ -41,6 +42,7 @@ __all__ = [
     "Reason",
     "RunFailedError",
     "StorageError",
+    "StorageUnavailableError",
     "UpdateRejectedError",
     "UserCodeError",
     "WireError",
@@ -157,6 +159,13 @@ class PermissionDeniedError(HansaError):
 
 class StorageError(HansaError):
     """A disk or a database cannot keep something, or give it back."""
+
+
+class StorageUnavailableError(StorageError):
+    """A store is away, restarting, full or busy for now: the same call may succeed later, with nobody's help or some.
+
+    Whether a write that raised it was done is unknown; `commit_round` and `ObjectStore.put` may be repeated.
+    """
 
 
 class CorruptionError(StorageError):

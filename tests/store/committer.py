@@ -1,19 +1,17 @@
 """A process that commits rounds, with their models, until it is killed; it says each number when it is committed.
 
-python committer.py DIRECTORY SESSION [LIMIT]
+python committer.py STORE OBJECTS SESSION [LIMIT], where STORE and OBJECTS are URLs
 """
 
 import asyncio
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from store_examples import PROJECT, a_commit, a_session
 
 from hansa.errors import NotFoundError
-from hansa.store.files import DirectoryObjects
+from hansa.store.opening import open_objects, open_store
 from hansa.store.records import SessionRecord
-from hansa.store.sqlite import SqliteStore
 
 
 def model_bytes(session: str, number: int) -> list[bytes]:
@@ -21,8 +19,8 @@ def model_bytes(session: str, number: int) -> list[bytes]:
     return [f"{session} {number}".encode() * 1000, bytes(5000)]
 
 
-async def main(directory: Path, key: str, limit: int) -> None:
-    store, objects = SqliteStore(directory / "hansa.db", busy=60), DirectoryObjects(directory / "objects")
+async def main(store_url: str, objects_url: str, key: str, limit: int) -> None:
+    store, objects = open_store(store_url), open_objects(objects_url)
     await store.open()
     try:
         session = await store.get(SessionRecord, PROJECT, key)
@@ -41,4 +39,4 @@ async def main(directory: Path, key: str, limit: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 10**9))
+    asyncio.run(main(*sys.argv[1:4], limit=int(sys.argv[4]) if len(sys.argv) > 4 else 10**9))

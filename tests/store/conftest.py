@@ -3,35 +3,70 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from servers import PostgresServer, S3Server
+from sqlalchemy import create_engine
 
 from hansa.messages import RunSpec
-from hansa.store.files import DirectoryObjects
+from hansa.store.migrations import upgrade
+from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import MetadataStore, ObjectStore
 from hansa.store.records import SessionRecord, SessionState
-from hansa.store.sqlite import SqliteStore
+from hansa.store.schema import METADATA
 
 sys.path.append(str(Path(__file__).parent))  # for store_examples, which the processes of these tests import too
 
 
-def _sqlite(directory: Path) -> MetadataStore:
-    return SqliteStore(directory / "hansa.db")
+@pytest.fixture(scope="session")
+def migrated(postgres: PostgresServer) -> str:
+    """A PostgreSQL database with the newest schema."""
+    name = postgres.create_database()
+    engine = create_engine(postgres.url(name).replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        upgrade(connection)
+    engine.dispose()
+    return name
 
 
-def _directory(directory: Path) -> ObjectStore:
-    return DirectoryObjects(directory / "objects")
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, migrated: str) -> str:
+    """An empty database on a real server; emptied, which is much quicker than another one."""
+    postgres.query(f"TRUNCATE {', '.join(METADATA.tables)} RESTART IDENTITY", migrated)
+    return postgres.url(migrated)
 
 
-@pytest.fixture(params=[_sqlite], ids=["sqlite"])
-async def reopened(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[Callable[[], Awaitable[MetadataStore]]]:
-    """A function that opens the same database once more; every metadata store is a parameter here."""
+@pytest.fixture
+def s3_url(s3: S3Server, tmp_path: Path) -> str:
+    """A bucket of its own on a real server, with a cache in the test's folder."""
+    return s3.url(s3.create_bucket(), tmp_path / "cache")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where there is an empty metadata store; every kind of them is a parameter here."""
+    url: str = (
+        f"sqlite:///{tmp_path}/hansa.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    )
+    return url
+
+
+@pytest.fixture(params=["directory", "s3"])
+def objects_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where there is an empty object store; every kind of them is a parameter here."""
+    if request.param == "directory":
+        return str(tmp_path / "objects")
+    url: str = request.getfixturevalue("s3_url")
+    return url
+
+
+@pytest.fixture
+async def reopened(store_url: str) -> AsyncIterator[Callable[[], Awaitable[MetadataStore]]]:
+    """A function that opens the same database once more."""
     opened: list[MetadataStore] = []
 
     async def open_again() -> MetadataStore:
-        store: MetadataStore = request.param(tmp_path)
-        await store.open()
+        store = open_store(store_url)
         opened.append(store)
+        await store.open()
         return store
 
     yield open_again
@@ -45,11 +80,10 @@ async def store(reopened: Callable[[], Awaitable[MetadataStore]]) -> MetadataSto
     return await reopened()
 
 
-@pytest.fixture(params=[_directory], ids=["directory"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """An empty object store; every object store is a parameter here."""
-    made: ObjectStore = request.param(tmp_path)
-    return made
+@pytest.fixture
+def objects(objects_url: str) -> ObjectStore:
+    """An empty object store."""
+    return open_objects(objects_url)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from hansa.errors import CorruptionError, InputError, NotFoundError, StorageError
+from hansa.errors import CorruptionError, InputError, NotFoundError, StorageError, StorageUnavailableError
 from hansa.store.files import DirectoryObjects
 
 BODY = bytes(range(256)) * 8192  # 2 MiB
@@ -231,14 +231,15 @@ async def test_a_full_disk_is_explained_and_what_was_stored_stays(tmp_path: Path
     try:
         store = DirectoryObjects(disk / "objects")
         kept = await store.put([BODY])
-        with pytest.raises(StorageError, match="the disk is full: free some space"):
+        with pytest.raises(StorageUnavailableError, match="the disk is full: free some space"):
             await store.put([BODY, b"more", BODY])
         assert await read(store, kept) == BODY
         assert len(files(store)) == 1
         await store.put([b"small"])
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: ASYNC221, S607  # nothing else runs
-        with pytest.raises(StorageError, match="the disk is read-only"):
+        with pytest.raises(StorageError, match="the disk is read-only") as caught:
             await store.put([b"more"])
+        assert not isinstance(caught.value, StorageUnavailableError)
     finally:
         subprocess.run(["umount", str(disk)], check=True)  # noqa: ASYNC221, S607  # after the test
 

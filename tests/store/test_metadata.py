@@ -284,6 +284,28 @@ async def test_many_writers_at_once_number_their_events_without_gap_or_repeat(st
     assert all(events[i].message[:-1] == events[i + 1].message[:-1] for i in range(0, 100, 2))
 
 
+async def test_who_follows_the_ids_of_events_misses_none_that_several_writers_store(
+    store: MetadataStore, reopened: Reopened
+):
+    writers = [await reopened() for _ in range(4)]
+    seen: list[EventRecord] = []
+
+    async def write(writer: MetadataStore, name: str) -> None:
+        for i in range(25):
+            await writer.put(an_event(f"{name}/{i}a"), an_event(f"{name}/{i}b"))
+
+    async def follow() -> None:
+        while len(seen) < 200:
+            after = seen[-1].id if seen else 0
+            seen.extend((await store.list(EventRecord, Query(PROJECT, after=after, limit=7))).items)
+
+    async with asyncio.timeout(100):
+        await asyncio.gather(follow(), *(write(writer, str(i)) for i, writer in enumerate(writers)))
+
+    assert seen == await every(store, EventRecord)
+    assert len({event.message for event in seen}) == 200
+
+
 async def test_an_event_never_changes(store: MetadataStore):
     await store.put(an_event("said"))
     event = (await store.list(EventRecord, Query(PROJECT))).items[0]

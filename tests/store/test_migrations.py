@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,16 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, inspect, text
-from store_examples import PROJECT, a_session
+from servers import PostgresServer
+from sqlalchemy import Connection, create_engine, insert, inspect, select, text
+from store_examples import PROJECT, a_session, one_of_each
 
 import hansa.store.migrations
 from hansa.errors import StorageError
 from hansa.store.migrations import HEAD, REVISIONS, current_revision, downgrade, upgrade
 from hansa.store.records import SessionRecord
-from hansa.store.schema import METADATA
+from hansa.store.rows import from_row, to_row
+from hansa.store.schema import LEASES, METADATA, TABLES
 from hansa.store.sqlite import SqliteStore
 
 
@@ -24,14 +28,13 @@ def shape(connection: Connection) -> dict[str, Any]:
     look = inspect(connection)
     return {
         table: {
-            "columns": [
-                (c["name"], str(c["type"]), c["nullable"], str(c["default"]), c["primary_key"])
-                for c in look.get_columns(table)
-            ],
+            "columns": [(c["name"], str(c["type"]), c["nullable"], str(c["default"])) for c in look.get_columns(table)],
+            "key": look.get_pk_constraint(table)["constrained_columns"],
             "unique": sorted((str(u["name"]), tuple(u["column_names"])) for u in look.get_unique_constraints(table)),
             "indexes": sorted((str(i["name"]), tuple(i["column_names"])) for i in look.get_indexes(table)),
             "foreign": json.dumps(look.get_foreign_keys(table), sort_keys=True, default=str),
-            "autoincrement": "AUTOINCREMENT"
+            "autoincrement": connection.dialect.name == "sqlite"
+            and "AUTOINCREMENT"
             in connection.execute(text("SELECT sql FROM sqlite_master WHERE name = :t"), {"t": table}).scalar_one(),
         }
         for table in sorted(look.get_table_names())
@@ -39,24 +42,36 @@ def shape(connection: Connection) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def connection():
-    engine = create_engine("sqlite://")
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Makes empty databases, and gives their URLs for SQLAlchemy."""
+    if request.param == "sqlite":
+        return lambda: "sqlite://"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return lambda: server.url(server.create_database()).replace("postgresql:", "postgresql+psycopg:")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    engine = create_engine(url)
     with engine.begin() as made:
         yield made
     engine.dispose()
 
 
-def test_the_migrations_make_the_schema_that_the_software_uses(connection: Connection):
+@pytest.fixture
+def connection(empty: Callable[[], str]) -> Iterator[Connection]:
+    with connected(empty()) as made:
+        yield made
+
+
+def test_the_migrations_make_the_schema_that_the_software_uses(connection: Connection, empty: Callable[[], str]):
     upgrade(connection)
-    migrated = shape(connection)
-    other = create_engine("sqlite://")
-    with other.begin() as fresh:
+    with connected(empty()) as fresh:
         METADATA.create_all(fresh)
         declared = shape(fresh)
-    other.dispose()
 
-    assert migrated == declared
+    assert shape(connection) == declared
     assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
@@ -80,6 +95,21 @@ def test_every_migration_goes_up_and_down_again(connection: Connection):
 
     upgrade(connection)
     assert shape(connection) == shapes[-1]
+
+
+def test_rows_survive_the_way_down_to_the_first_schema_and_up_again(connection: Connection):
+    upgrade(connection)
+    for record in one_of_each():
+        connection.execute(insert(TABLES[type(record)]), to_row(record))
+    connection.execute(insert(LEASES), {"name": "controller", "epoch": 7, "holder": "a process", "until": 1.0})
+
+    downgrade(connection, REVISIONS[0])
+    upgrade(connection)
+
+    for record in one_of_each():
+        (row,) = connection.execute(select(TABLES[type(record)])).mappings()
+        assert from_row(type(record), row) == record
+    assert connection.execute(select(LEASES)).all() == []
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path):

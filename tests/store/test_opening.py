@@ -1,13 +1,17 @@
 import asyncio
 import importlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, MissingExtraError
 from hansa.store.files import DirectoryObjects
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import MetadataStore, ObjectStore
+from hansa.store.postgres import PostgresStore
+from hansa.store.s3 import S3Objects
 from hansa.store.sqlite import SqliteStore
 
 
@@ -50,8 +54,8 @@ def test_a_path_or_a_file_url_is_a_directory_of_objects(url: str, path: str):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://user@host/db", r"hansa\[postgres\]"),
-        ("mysql://host/db", r"no store serves 'mysql'; the stores are directory.* sqlite .*hansa\[postgres\]"),
+        ("mysql://host/db", "no store serves 'mysql'; the stores are directory, postgres, postgresql, s3, sqlite"),
+        ("s3://bucket/prefix", "'s3://…' is not the URL of a metadata store"),
         ("hansa.db", "sqlite:///path/to/hansa.db"),
         ("", "sqlite:///path/to/hansa.db"),
         ("sqlite://", "names no file"),
@@ -73,8 +77,8 @@ def test_a_url_of_no_metadata_store_is_refused_with_what_to_give(url: str, says:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("s3://bucket/prefix", r"hansa\[s3\]"),
-        ("gopher://x", r"no store serves 'gopher'.*hansa\[s3\]"),
+        ("gopher://x", "no store serves 'gopher'; the stores are"),
+        ("postgresql://user:s3cret@host/db", "'postgresql://…' is not the URL of an object store"),
         ("", "give its path"),
         ("file://host/share", "of this machine"),
         ("file:///", "of this machine"),
@@ -84,6 +88,33 @@ def test_a_url_of_no_metadata_store_is_refused_with_what_to_give(url: str, says:
 def test_a_url_of_no_object_store_is_refused_with_what_to_give(url: str, says: str):
     with pytest.raises(ConfigError, match=says):
         open_objects(url)
+
+
+@pytest.mark.parametrize("url", ["postgresql://keeper@host/db", "postgres://keeper@host/db"])
+def test_a_postgresql_url_is_a_database(url: str):
+    assert isinstance(open_store(url), PostgresStore)
+
+
+def test_an_s3_url_is_a_bucket():
+    assert isinstance(open_objects("s3://bucket/prefix?region=eu-north-1"), S3Objects)
+
+
+@pytest.mark.parametrize(
+    ("opened", "url", "module", "extra"),
+    [
+        (open_store, "postgresql://host/db", "psycopg", r"hansa\[server,postgres\]"),
+        (open_objects, "s3://bucket", "obstore", r"hansa\[s3\]"),
+    ],
+)
+def test_a_store_whose_library_is_missing_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[[str], object], url: str, module: str, extra: str
+):
+    for name in [name for name in sys.modules if name.startswith(("hansa.store.postgres", "hansa.store.s3"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(MissingExtraError, match=extra):
+        opened(url)
 
 
 async def test_a_store_is_opened_by_its_url_and_ready_to_use(tmp_path: Path):
@@ -116,5 +147,5 @@ def test_a_plug_in_serves_its_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asyncio.run(objects.put([b"x"]))
 
     assert (tmp_path / "kept").is_dir()
-    with pytest.raises(ConfigError, match="the stores are directory, sqlite, theirs"):
+    with pytest.raises(ConfigError, match="the stores are directory, postgres, postgresql, s3, sqlite, theirs"):
         open_objects("others://x")

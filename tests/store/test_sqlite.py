@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from store_examples import PROJECT, a_commit, a_session, every
 
-from hansa.errors import CorruptionError, NotFoundError, StorageError
+from hansa.errors import CorruptionError, NotFoundError, StorageError, StorageUnavailableError
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import EventRecord, RoundRecord, SessionRecord
 from hansa.store.schema import TABLES, project_column
@@ -56,7 +56,7 @@ async def test_a_full_disk_is_explained_and_what_was_stored_stays(sqlite: Sqlite
     assert isinstance(pages, int)
     assert await ask(sqlite, f"PRAGMA max_page_count = {pages + 2}") == pages + 2
 
-    with pytest.raises(StorageError, match="the disk is full: free some space"):
+    with pytest.raises(StorageUnavailableError, match="the disk is full: free some space"):
         await sqlite.commit_round(a_commit(a_session(), 2, clients=1000))
 
     assert (await sqlite.get(SessionRecord, PROJECT, "s1")).round == 1
@@ -107,7 +107,7 @@ async def test_a_directory_below_a_file_is_explained(tmp_path: Path):
 async def test_a_writer_that_never_ends_is_told_of(sqlite: SqliteStore):
     async with sqlite._opened().writer.begin():
         other = SqliteStore(sqlite.path, busy=0.05)
-        with pytest.raises(StorageError, match=r"another process has been writing for more than 0\.05 s"):
+        with pytest.raises(StorageUnavailableError, match=r"another process has been writing for more than 0\.05 s"):
             await other.open()
 
 

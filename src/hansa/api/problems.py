@@ -18,6 +18,7 @@ from hansa.errors import (
     QuorumNotMetError,
     RunFailedError,
     StorageError,
+    StorageUnavailableError,
     UserCodeError,
     WireError,
 )
@@ -42,6 +43,7 @@ _KINDS: Final[Mapping[type[HansaError], tuple[int, str, str]]] = {
     UserCodeError: (422, "user-code", "User code failed"),
     ConnectionFailedError: (503, "connection-failed", "A peer cannot be reached"),
     CorruptionError: (500, "corruption", "What is stored is damaged"),
+    StorageUnavailableError: (503, "storage-unavailable", "Storage is away for now"),
     StorageError: (500, "storage", "Storage failed"),
     HansaError: (500, "hansa", "Something went wrong"),
 }

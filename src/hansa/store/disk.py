@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from hansa.errors import StorageError
+from hansa.errors import StorageError, StorageUnavailableError
 
 __all__ = ["explained", "make_directory", "sync_directory"]
 
@@ -25,15 +25,24 @@ _REMEDIES: Final[Mapping[int, str]] = {
     errno.EMFILE: "this process has too many files open: raise the limit (ulimit -n)",
 }
 
+_PASSING: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+)
+"""What can be over when the call is made again."""
+
 
 @contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` into a `StorageError` that says what was being done, where, and what to do."""
+    """Turn an `OSError` into a `StorageError` that says what was being done, where, and what to do.
+
+    It is a `StorageUnavailableError` where the same call can succeed later: a full disk, a used-up quota, an I/O error.
+    """
     try:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
-        raise StorageError(f"cannot {action} {path}: {remedy}") from error
+        kind = StorageUnavailableError if error.errno in _PASSING else StorageError
+        raise kind(f"cannot {action} {path}: {remedy}") from error
 
 
 def make_directory(path: Path) -> None:

@@ -15,7 +15,7 @@ parts verifies the digest.
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -28,7 +28,7 @@ from blake3 import blake3
 from hansa.errors import CorruptionError, InputError, NotFoundError
 from hansa.store.disk import explained, make_directory, sync_directory
 
-__all__ = ["DirectoryObjects"]
+__all__ = ["DirectoryObjects", "check_name"]
 
 _BLOCK: Final = 1 << 20
 """Bytes hashed and written at a time: small enough to stay in the cache between the two."""
@@ -37,10 +37,14 @@ _DIGEST_LENGTH: Final = 64
 
 
 class DirectoryObjects:
-    """`ObjectStore` in the directory `root`, which is made by the first write. Any number of processes may share it."""
+    """`ObjectStore` in the directory `root`, which is made by the first write. Any number of processes may share it.
 
-    def __init__(self, root: Path | str) -> None:
+    durable: False for a copy of what is kept elsewhere: a write does not wait for the disk.
+    """
+
+    def __init__(self, root: Path | str, *, durable: bool = True) -> None:
         self.root: Final = Path(root)
+        self._sync: Final = durable
         self._incoming: Final = self.root / "incoming"
         self._prepared = False
         self._verified: dict[str, tuple[int, ...]] = {}
@@ -70,7 +74,7 @@ class DirectoryObjects:
         """Bytes; raise `NotFoundError` when absent."""
         return (await asyncio.to_thread(self._stat, digest)).st_size
 
-    async def read(self, digest: str, offset: int = 0, chunk: int = _BLOCK) -> AsyncIterator[bytes]:
+    async def read(self, digest: str, offset: int = 0, chunk: int = _BLOCK) -> AsyncGenerator[bytes]:
         """The bytes from an offset, in chunks; raise `NotFoundError` when absent, `CorruptionError` as said above."""
         if offset < 0 or chunk < 1:
             raise InputError(f"cannot read from offset {offset} in chunks of {chunk}: 0 and 1 are the least")
@@ -80,7 +84,7 @@ class DirectoryObjects:
                 yield waiting
                 waiting = following
             if reader.hasher is not None:
-                _check(reader.hasher.hexdigest(), digest, self._path(digest))
+                _check(reader.hasher.hexdigest(), digest, self.path(digest))
             if waiting:
                 yield waiting
 
@@ -92,14 +96,14 @@ class DirectoryObjects:
         """Remove; harmless when absent. A process that has it open or mapped keeps it until it is done."""
         await asyncio.to_thread(self._delete, digest)
 
-    def _path(self, digest: str) -> Path:
-        if len(digest) != _DIGEST_LENGTH or not _DIGITS.issuperset(digest):
-            raise NotFoundError(f"there is no object {digest!r}: an object's name is {_DIGEST_LENGTH} digits of 0-9a-f")
+    def path(self, digest: str) -> Path:
+        """Where the object lies if it is there; raise `NotFoundError` for what cannot be a name."""
+        check_name(digest)
         return self.root / digest[:2] / digest[2:4] / digest
 
     @contextmanager
     def _existing(self, digest: str) -> Iterator[Path]:
-        path = self._path(digest)
+        path = self.path(digest)
         with explained("read the object", path):
             try:
                 yield path
@@ -137,17 +141,22 @@ class DirectoryObjects:
 
     def _settle(self, file: BinaryIO, path: Path, digest: str) -> None:
         """Give the file its name, durably. A whole object that is there already stays; a corrupt one is replaced."""
-        target = self._path(digest)
+        target = self.path(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or _digest_of(target) != digest:
-            os.fsync(file.fileno())
+            if self._sync:
+                os.fsync(file.fileno())
             path.replace(target)
+        if self._sync:
+            self._settle_name(target)
+        self._verified[digest] = _signature(target)
+
+    def _settle_name(self, target: Path) -> None:
         sync_directory(target.parent)
         for directory in (target.parent, target.parent.parent):
             if directory not in self._durable:  # this process has not seen its name reach the disk
                 sync_directory(directory.parent)
                 self._durable.add(directory)
-        self._verified[digest] = _signature(target)
 
     def _open(self, digest: str, offset: int) -> "_Reader":
         with self._existing(digest) as path:
@@ -171,10 +180,17 @@ class DirectoryObjects:
             return path
 
     def _delete(self, digest: str) -> None:
-        path = self._path(digest)
+        path = self.path(digest)
         self._verified.pop(digest, None)
         with explained("remove the object", path), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+
+
+def check_name(digest: str) -> str:
+    """The digest; raise `NotFoundError` when no object can have this name."""
+    if len(digest) != _DIGEST_LENGTH or not _DIGITS.issuperset(digest):
+        raise NotFoundError(f"there is no object {digest!r}: an object's name is {_DIGEST_LENGTH} digits of 0-9a-f")
+    return digest
 
 
 class _Reader:

@@ -1,9 +1,14 @@
 """From a URL to a store. The entry-point group `hansa.stores` has one factory for each kind of store, by name.
 
-| URL                                             | name      | store                       |
-|-------------------------------------------------|-----------|-----------------------------|
-| sqlite:///relative.db, sqlite:////absolute.db   | sqlite    | metadata in one SQLite file |
-| a path, file:///absolute/path                   | directory | objects in a directory      |
+| URL                                             | name       | store                               |
+|-------------------------------------------------|------------|-------------------------------------|
+| sqlite:///relative.db, sqlite:////absolute.db   | sqlite     | metadata in one SQLite file         |
+| postgresql://user:password@host:port/database   | postgresql | metadata in a PostgreSQL database   |
+| a path, file:///absolute/path                   | directory  | objects in a directory              |
+| s3://bucket/prefix?endpoint=…                   | s3         | objects in a bucket                 |
+
+What a URL leaves out, the libraries of PostgreSQL and of S3 take from their own standard places (`~/.pgpass`, PG*;
+AWS_*, the role of the machine): hansa itself reads no variable but its own, and repeats no password.
 
 A factory is `factory(url: str) -> MetadataStore | ObjectStore`; its name is the scheme of its URLs (`directory`: file).
 A store of another package registers under the scheme that it serves; the built-in names cannot be taken.
@@ -13,20 +18,22 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from blake3 import blake3
 
 from hansa.errors import ConfigError, MissingExtraError
 from hansa.store.files import DirectoryObjects
 from hansa.store.ports import MetadataStore, ObjectStore
 
-__all__ = ["GROUP", "directory", "open_objects", "open_store", "sqlite"]
+__all__ = ["GROUP", "directory", "open_objects", "open_store", "postgresql", "s3", "sqlite"]
 
 GROUP: Final = "hansa.stores"
 Factory: TypeAlias = Callable[[str], Any]
 S = TypeVar("S")
 
-_COMING: Final[Mapping[str, str]] = {"postgresql": "postgres", "postgres": "postgres", "s3": "s3"}
-"""Schemes that stores of later versions will serve, and the extras that will bring them."""
+_CACHE: Final = 10 << 30
+"""Bytes of objects that a host keeps of a bucket, unless its URL says otherwise."""
 
 
 def open_store(url: str) -> MetadataStore:
@@ -36,7 +43,7 @@ def open_store(url: str) -> MetadataStore:
     """
     example = "sqlite:///path/to/hansa.db"
     if not _scheme(url):
-        raise ConfigError(f"{url!r} does not say which kind of store it is: write {example}")
+        raise ConfigError(f"{_shown(url)} does not say which kind of store it is: write {example}")
     return _opened(url, MetadataStore, "a metadata store", example)  # type: ignore[type-abstract]  # isinstance is all
 
 
@@ -57,6 +64,35 @@ def sqlite(url: str) -> MetadataStore:
     return SqliteStore(Path(parts.path[1:]))
 
 
+def postgresql(url: str) -> MetadataStore:
+    """`postgresql://user:password@host:port/database`; parameters of libpq may follow (`?sslmode=verify-full`)."""
+    try:
+        from hansa.store.postgres import PostgresStore  # noqa: PLC0415  # only a server has SQLAlchemy and psycopg
+    except ImportError as error:  # psycopg raises it where it finds no libpq
+        raise MissingExtraError("the PostgreSQL store", "server,postgres") from error
+    return PostgresStore(url)
+
+
+def s3(url: str) -> ObjectStore:
+    """`s3://bucket/prefix`; `?endpoint=…&region=…` for other services than Amazon's, `&cache=/path&cache_bytes=…`."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not parts.hostname or "@" in parts.netloc or parts.fragment:
+        raise ConfigError("the URL of the S3 store names no bucket: write s3://bucket/prefix?endpoint=https://host")
+    try:
+        from hansa.store.cache import ObjectCache  # noqa: PLC0415  # the same
+        from hansa.store.s3 import S3Objects  # noqa: PLC0415  # only a server has obstore
+    except ImportError as error:
+        raise MissingExtraError("the S3 store", "s3") from error
+    prefix = unquote(parts.path).strip("/")
+    limit = options.pop("cache_bytes", str(_CACHE))
+    if not limit.isascii() or not limit.isdigit():
+        raise ConfigError(f"cache_bytes = {limit!r}: it is a whole number of bytes, 0 or more")
+    place = blake3("\n".join((options.get("endpoint", ""), parts.netloc, prefix)).encode()).hexdigest(8)
+    cache = Path(options.pop("cache", f"~/.cache/hansa/objects/{place}")).expanduser()
+    return S3Objects(parts.netloc, prefix, ObjectCache(cache, int(limit)), options)
+
+
 def directory(url: str) -> ObjectStore:
     """A path, or `file:///absolute/path` with its special characters percent-encoded."""
     if _scheme(url) != "file":
@@ -69,7 +105,13 @@ def directory(url: str) -> ObjectStore:
     return DirectoryObjects(Path("/" + unquote(parts.path).lstrip("/")))
 
 
-_BUILT_IN: Final[Mapping[str, Factory]] = {"sqlite": sqlite, "directory": directory}
+_BUILT_IN: Final[Mapping[str, Factory]] = {
+    "sqlite": sqlite,
+    "postgresql": postgresql,
+    "postgres": postgresql,
+    "directory": directory,
+    "s3": s3,
+}
 
 
 def _opened(url: str, port: type[S], purpose: str, example: str) -> S:
@@ -77,19 +119,11 @@ def _opened(url: str, port: type[S], purpose: str, example: str) -> S:
     name = "directory" if scheme in ("", "file") else scheme
     factory = _BUILT_IN.get(name) or _registered(name)
     if factory is None:
-        if name in _COMING:
-            raise ConfigError(
-                f"{url!r}: {name} will be served by an extra, hansa[{_COMING[name]}], that this version does not have "
-                f"yet; today give {example}"
-            )
         known = ", ".join(sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))}))
-        raise ConfigError(
-            f"{url!r}: no store serves {name!r}; the stores are {known} (to come: postgresql with hansa[postgres], "
-            f"s3 with hansa[s3]). Give {example}"
-        )
+        raise ConfigError(f"{_shown(url)}: no store serves {name!r}; the stores are {known}. Give {example}")
     store = factory(url)
     if not isinstance(store, port):
-        raise ConfigError(f"{url!r} is not the URL of {purpose}; give {example}")
+        raise ConfigError(f"{_shown(url)} is not the URL of {purpose}; give {example}")
     return store
 
 
@@ -104,6 +138,14 @@ def _scheme(url: str) -> str:
     """The scheme of a URL; empty for a path (one letter is a drive)."""
     scheme, colon, _ = url.partition(":")
     return scheme.lower() if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() else ""
+
+
+def _shown(url: str) -> str:
+    """A URL as a message may repeat it: whatever may hold a password is left out."""
+    scheme = _scheme(url)
+    if scheme in ("file", "sqlite") or "@" not in url:
+        return repr(url if scheme in ("", "file", "sqlite", "directory") else f"{scheme}://…")
+    return repr(f"{scheme}://…" if scheme else "…")
 
 
 def _without_extras(url: str) -> SplitResult:

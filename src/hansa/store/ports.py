@@ -1,9 +1,14 @@
-"""What hansa asks of a metadata store and of an object store; SQLite and a directory answer here, others by plug-in."""
+"""What hansa asks of a metadata store and of an object store, and of who may lead over them.
 
+SQLite, PostgreSQL, a directory and S3 answer here; others by plug-in.
+"""
+
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from hansa.store.records import (
     ContributionRecord,
@@ -15,7 +20,7 @@ from hansa.store.records import (
     SessionRecord,
 )
 
-__all__ = ["MetadataStore", "ObjectStore", "Page", "Query", "RoundCommit"]
+__all__ = ["Leadership", "MetadataStore", "ObjectStore", "Page", "Query", "RoundCommit"]
 
 R = TypeVar("R", bound=Record)
 
@@ -60,8 +65,57 @@ class RoundCommit:
 
 
 @runtime_checkable
+class Leadership(Protocol):
+    """One candidate's claim to lead over a store: of all that have its name, at most one holds it.
+
+    `async with leadership:` waits until it is held, and releases it at the end. `held` is what this process may
+    believe: one that was stopped can find itself superseded at its next write. So what only a leader may write goes
+    through `store.fenced(leadership)`: there the database itself refuses a former leader.
+    """
+
+    name: str
+    lost: asyncio.Event
+    """Set when what was held is not any more, by any cause but `release()`: stop leading."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this process leads now, by its own clock."""
+
+    @property
+    def epoch(self) -> int:
+        """The number of the acquisition, larger than any before it; 0 when there was none."""
+
+    @property
+    def cause(self) -> str:
+        """Why it was lost, as one sentence; empty before."""
+
+    async def acquire(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # a candidate waits by polling
+        """Wait until it is held. timeout: seconds, None for ever, 0 for one try.
+
+        Raise `ConflictError`, naming who holds it, after the timeout, and when this object holds it already;
+        `StorageUnavailableError` when the store is away: ask again.
+        """
+
+    async def release(self) -> None:
+        """Let the next candidate have it at once; harmless when it is not held."""
+
+    async def __aenter__(self) -> Self:
+        """`acquire()`."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """`release()`."""
+
+
+@runtime_checkable
 class MetadataStore(Protocol):
-    """Rows. Every method is one transaction, durable when it returns."""
+    """Rows. Every method is one transaction, durable when it returns.
+
+    While the database is away, restarting, full or busy they raise `StorageUnavailableError`: the same call may
+    succeed later. Whether a write that raised it was done is unknown. To repeat `commit_round`, or `put` of anything
+    but events, is harmless.
+    """
 
     async def open(self) -> None:
         """Connect and migrate to the newest schema."""
@@ -101,10 +155,26 @@ class MetadataStore(Protocol):
     async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """Every model that was made from this one, oldest first."""
 
+    def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:
+        """A claim that is not made yet, under a name of a-z, 0-9 and "-" (else `InputError`).
+
+        lease: seconds for which nobody takes over from a leader that says nothing, if the store counts time.
+        """
+
+    def fenced(self, leadership: Leadership) -> "MetadataStore":
+        """The same store for the writes of a leader, as of the epoch that it holds now (else `ConflictError`).
+
+        Each write checks in its own transaction that nobody has led since; a former leader's is a `ConflictError`
+        and changes nothing. Opening and closing it is opening and closing the store.
+        """
+
 
 @runtime_checkable
 class ObjectStore(Protocol):
-    """Immutable bytes by content. A digest is blake3, 64 hexadecimal digits."""
+    """Immutable bytes by content. A digest is blake3, 64 hexadecimal digits.
+
+    While the store is away or full they raise `StorageUnavailableError`; every call may be repeated.
+    """
 
     async def put(self, parts: Iterable[bytes | memoryview]) -> str:
         """Store the concatenation durably and return its digest: it survives a power cut; twice is harmless."""

@@ -5,7 +5,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
 
-from sqlalchemy import JSON, ColumnElement, Select, Table, func, literal, select
+from sqlalchemy import JSON, ColumnElement, Select, Table, Text, collate, func, literal, select
 
 from hansa.errors import ConfigError
 from hansa.store.ports import Query
@@ -19,8 +19,11 @@ _TRUTH: Final[Mapping[str, bool]] = {"true": True, "false": False, "1": True, "0
 _LARGEST: Final = 2**63
 
 
-def page(kind: RecordType, query: Query) -> tuple[Select[Any], Select[Any]]:
-    """(the rows of the page, how many match in all). Raise `ConfigError` for a column or value that cannot be."""
+def page(kind: RecordType, query: Query, collation: str) -> tuple[Select[Any], Select[Any]]:
+    """(the rows of the page, how many match in all). Raise `ConfigError` for a column or value that cannot be.
+
+    collation: the database's name for the order of bytes, in which texts are sorted whatever its language is.
+    """
     table = TABLES[kind]
     if not 1 <= query.limit <= MAX_LIMIT:
         raise ConfigError(f"limit = {query.limit}: a page has 1 to {MAX_LIMIT} rows")
@@ -33,17 +36,25 @@ def page(kind: RecordType, query: Query) -> tuple[Select[Any], Select[Any]]:
         if kind is not EventRecord:
             raise ConfigError(f"`after` is for events; a list of {table.name} is paged with `offset`")
         conditions.append(order_column(table) > max(-1, min(query.after, _LARGEST - 1)))
-    rows = select(table).where(*conditions).order_by(*_order(kind, query.sort)).limit(query.limit).offset(query.offset)
+    rows = (
+        select(table)
+        .where(*conditions)
+        .order_by(*_order(kind, query.sort, collation))
+        .limit(query.limit)
+        .offset(query.offset)
+    )
     return rows, select(func.count()).select_from(table).where(*conditions)
 
 
-def _order(kind: RecordType, sort: str) -> tuple[ColumnElement[Any], ...]:
+def _order(kind: RecordType, sort: str, collation: str) -> tuple[ColumnElement[Any], ...]:
     table = TABLES[kind]
     number = order_column(table)
     if not sort:
         return (number,)
     descending = sort.startswith("-")
     column = _searchable(kind, sort.removeprefix("-"), "sort by")
+    if isinstance(column.type, Text):
+        column = collate(column, collation)
     if descending:
         return (column.desc().nulls_last(), number.desc())
     return (column.asc().nulls_last(), number)

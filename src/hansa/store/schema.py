@@ -46,7 +46,7 @@ from hansa.store.records import (
     TokenRecord,
 )
 
-__all__ = ["KEYS", "METADATA", "TABLES", "RecordType", "field_types", "order_column", "project_column"]
+__all__ = ["KEYS", "LEASES", "METADATA", "TABLES", "RecordType", "field_types", "order_column", "project_column"]
 
 METADATA: Final = MetaData()
 
@@ -154,6 +154,16 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
         TokenRecord: _table("tokens", TokenRecord),
     }
 )
+
+LEASES: Final = Table(
+    "leases",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("until", Double, nullable=False),
+)
+"""Who leads what: `epoch` grows with every new leader; `until` is POSIX seconds by the clock of the database."""
 
 
 def order_column(table: Table) -> Column[Any]:

@@ -2,20 +2,22 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
-from sqlalchemy import Insert, Select, delete, insert, select, update
+from sqlalchemy import Insert, Select, Table, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from hansa.errors import ConfigError, ConflictError, HansaError, NotFoundError, StorageError
-from hansa.store import queries
+from hansa.store import leases, queries
 from hansa.store.link import round_link
-from hansa.store.ports import Page, Query, RoundCommit
+from hansa.store.ports import Leadership, Page, Query, RoundCommit
 from hansa.store.records import EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
 from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
@@ -24,6 +26,7 @@ from hansa.store.schema import KEYS, TABLES, RecordType, order_column, project_c
 __all__ = ["Engines", "SqlStore"]
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 _ROUNDS: Final = TABLES[RoundRecord]
 _SESSIONS: Final = TABLES[SessionRecord]
 
@@ -36,6 +39,25 @@ class Engines:
     """Its transactions may write, and are given one at a time."""
     reader: AsyncEngine
     """Its transactions read one state of the database each, many at once."""
+    keeper: AsyncEngine
+    """Takes and renews leases, so that these need not wait for a long write where the database can do both."""
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What a store and its fenced views have in common."""
+
+    engines: Engines | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    inserts: dict[RecordType, Insert] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fence:
+    """The leader that a view writes for."""
+
+    name: str
+    epoch: int
 
 
 class SqlStore(ABC):
@@ -48,17 +70,23 @@ class SqlStore(ABC):
     def __init__(self, name: str) -> None:
         """name: the database as error messages call it."""
         self._name = name
-        self._engines: Engines | None = None
-        self._turn = asyncio.Lock()
-        self._inserts: dict[RecordType, Insert] = {}
+        self._shared = _Shared()
+        self._fence: _Fence | None = None
+
+    _collation: ClassVar[str]
+    """The database's name for the order of bytes."""
+
+    @abstractmethod
+    def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:
+        """A claim that is not made yet, see `MetadataStore`."""
 
     @abstractmethod
     async def _connect(self) -> Engines:
         """Make the engines of a database that is migrated to the newest schema."""
 
     @abstractmethod
-    def _upsert(self, kind: RecordType) -> Insert:
-        """INSERT that replaces the row with the same key."""
+    def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """INSERT that can say what to do about a row with the same key."""
 
     @abstractmethod
     def _explain(self, error: DBAPIError) -> HansaError:
@@ -66,18 +94,26 @@ class SqlStore(ABC):
 
     async def open(self) -> None:
         """Connect and migrate to the newest schema; opening an open store does nothing."""
-        async with self._turn:
-            if self._engines is None:
+        async with self._shared.turn:
+            if self._shared.engines is None:
                 with self._explained():
-                    self._engines = await self._connect()
+                    self._shared.engines = await self._connect()
 
     async def close(self) -> None:
         """Wait for the writes that have begun, then release every connection."""
-        async with self._turn:
-            engines, self._engines = self._engines, None
+        async with self._shared.turn:
+            engines, self._shared.engines = self._shared.engines, None
             if engines is not None:
-                await engines.reader.dispose()
-                await engines.writer.dispose()
+                for engine in {engines.reader, engines.keeper, engines.writer}:
+                    await engine.dispose()
+
+    def fenced(self, leadership: Leadership) -> Self:
+        """The same store for the writes of a leader, see `MetadataStore`."""
+        if not leadership.held:
+            raise ConflictError(f"{leadership.name!r} is not led from here, so nothing can be written as its leader")
+        view = copy(self)
+        view._fence = _Fence(leadership.name, leadership.epoch)  # noqa: SLF001  # ours
+        return view
 
     async def get(self, kind: type[R], project: str, key: str) -> R:
         """The row with this id; raise `NotFoundError` when the project has none.
@@ -97,7 +133,7 @@ class SqlStore(ABC):
 
     async def list(self, kind: type[R], query: Query) -> Page[R]:
         """Rows that match; raise `ConfigError`, listing the columns that there are, for one that there is not."""
-        rows, count = queries.page(kind, query)
+        rows, count = queries.page(kind, query, self._collation)
         async with self._reading() as connection:
             found = (await connection.execute(rows)).mappings().all()
             total = len(found) + query.offset
@@ -113,8 +149,7 @@ class SqlStore(ABC):
         rows = [(type(record), to_row(record)) for record in records]
         _check_new([record for record in records if isinstance(record, EventRecord)])
         if rows:
-            async with self._writing() as connection:
-                await self._write(connection, rows)
+            await self._write(lambda connection: self._insert_all(connection, rows))
 
     async def create(self, record: Record) -> None:
         """Insert; raise `ConflictError` when the id exists."""
@@ -122,18 +157,23 @@ class SqlStore(ABC):
         row = to_row(record)
         if isinstance(record, EventRecord):
             _check_new([record])
-        try:
-            async with self._writing() as connection:
-                await connection.execute(insert(TABLES[kind]), row)
-        except ConflictError as error:
-            raise ConflictError(f"there is a {_noun(kind)} {record.id!r} already; choose another id") from error
+
+        async def insert_row(connection: AsyncConnection) -> None:
+            try:
+                with self._explained():
+                    await connection.execute(insert(TABLES[kind]), row)
+            except ConflictError as error:
+                raise ConflictError(f"there is a {_noun(kind)} {record.id!r} already; choose another id") from error
+
+        await self._write(insert_row)
 
     async def delete_session(self, project: str, session: str) -> None:
         """Remove a session with its rounds, contributions, metrics, events and model rows (not the objects).
 
         Raise `NotFoundError` when the project has no such session.
         """
-        async with self._writing() as connection:
+
+        async def delete_rows(connection: AsyncConnection) -> None:
             for table in TABLES.values():
                 if "session" in table.c:
                     ours = (table.c.project == project, table.c.session == session)
@@ -141,6 +181,8 @@ class SqlStore(ABC):
             gone = delete(_SESSIONS).where(_SESSIONS.c.project == project, _SESSIONS.c.id == session)
             if (await connection.execute(gone)).rowcount == 0:
                 raise NotFoundError(f"there is no session {session!r} in project {project!r}")
+
+        await self._write(delete_rows)
 
     async def commit_round(self, commit: RoundCommit) -> None:
         """Write a round at once. Writing the same round again changes nothing; another one is a `ConflictError`.
@@ -155,7 +197,8 @@ class SqlStore(ABC):
         session_row = to_row(session)
         others: list[Record] = [commit.model, *commit.contributions, *commit.metrics, *commit.events]
         rows = [(type(other), to_row(other)) for other in others]
-        async with self._writing() as connection:
+
+        async def insert_round(connection: AsyncConnection) -> None:
             previous, existing = await self._neighbours(connection, record)
             link = round_link(previous.link if previous else "", record, commit.contributions)
             if check_successor(record, link, previous, existing):
@@ -167,7 +210,9 @@ class SqlStore(ABC):
                     f"so its round {record.number} cannot be committed"
                 )
             await connection.execute(insert(_ROUNDS), to_row(replace(record, link=link)))
-            await self._write(connection, rows)
+            await self._insert_all(connection, rows)
+
+        await self._write(insert_round)
 
     async def ancestors(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """The trail from this model, which is not in it, back to its seed, nearest first."""
@@ -200,20 +245,49 @@ class SqlStore(ABC):
         by_number = {row.number: row for row in found}
         return by_number.get(record.number - 1), by_number.get(record.number)
 
-    async def _write(self, connection: AsyncConnection, rows: Sequence[tuple[RecordType, Mapping[str, Any]]]) -> None:
+    async def _insert_all(
+        self, connection: AsyncConnection, rows: Sequence[tuple[RecordType, Mapping[str, Any]]]
+    ) -> None:
         for kind, group in groupby(rows, key=lambda row: row[0]):
-            statement = self._inserts.get(kind)
+            statement = self._shared.inserts.get(kind)
             if statement is None:
-                statement = self._inserts[kind] = self._upsert(kind) if kind in KEYS else insert(TABLES[kind])
+                statement = self._shared.inserts[kind] = self._upsert(kind) if kind in KEYS else insert(TABLES[kind])
             await connection.execute(statement, [row for _, row in group])
 
+    def _upsert(self, kind: RecordType) -> Insert:
+        """INSERT that replaces the row with the same key, which keeps its place in the order."""
+        table, key = TABLES[kind], KEYS[kind]
+        statement = self._insert(table)
+        replaced = {c.name: statement.excluded[c.name] for c in table.c if c.name not in (*key, "seq")}
+        return statement.on_conflict_do_update(index_elements=list(key), set_=replaced)
+
+    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]], *, fence: bool = True) -> T:
+        """A transaction that is committed, and on the disk, when this returns; an error undoes all of it.
+
+        Whoever is cancelled meanwhile hears of it when it is over: a driver that is interrupted in the middle may leave
+        the transaction open, and the next writer waits for that.
+        """
+        async with self._shared.turn:
+            writing = asyncio.create_task(self._transact(work, self._fence if fence else None))
+            try:
+                return await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await asyncio.gather(writing, return_exceptions=True)
+                raise
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]], fence: _Fence | None) -> T:
+        with self._explained():
+            async with self._opened().writer.begin() as connection:
+                if fence is not None:
+                    await leases.check(connection, fence.name, fence.epoch)
+                return await work(connection)
+
     @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is committed, and on the disk, when the block ends; an error undoes all of it."""
-        async with self._turn:
-            with self._explained():
-                async with self._opened().writer.begin() as connection:
-                    yield connection
+    async def _keeping(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction about leases, which waits for no turn."""
+        with self._explained():
+            async with self._opened().keeper.begin() as connection:
+                yield connection
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
@@ -232,9 +306,9 @@ class SqlStore(ABC):
             raise StorageError(f"{self._name}: {error}") from error
 
     def _opened(self) -> Engines:
-        if self._engines is None:
+        if self._shared.engines is None:
             raise StorageError(f"{self._name} is not open: await its open() first")
-        return self._engines
+        return self._shared.engines
 
 
 def _check_new(events: Sequence[EventRecord]) -> None:

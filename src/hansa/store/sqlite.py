@@ -9,17 +9,27 @@ import sqlite3
 import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from sqlalchemy import URL, Insert, event
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import URL, Table, event, literal
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from hansa.errors import ConflictError, CorruptionError, HansaError, NotFoundError, StorageError
+from hansa.errors import (
+    ConflictError,
+    CorruptionError,
+    HansaError,
+    NotFoundError,
+    StorageError,
+    StorageUnavailableError,
+)
+from hansa.store import leases
 from hansa.store.disk import explained, make_directory
+from hansa.store.leading import LockLeadership
 from hansa.store.migrations import upgrade
-from hansa.store.schema import KEYS, TABLES, RecordType
+from hansa.store.ports import Leadership
+from hansa.store.schema import LEASES
 from hansa.store.sql import Engines, SqlStore
 
 __all__ = ["SqliteStore"]
@@ -27,6 +37,8 @@ __all__ = ["SqliteStore"]
 _READERS: Final = 4
 _RETRY: Final = 0.01
 """Seconds between two tries to switch a new file to write-ahead logging."""
+_PASSING: Final = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_IOERR"})
+"""What can be over when the call is made again."""
 
 
 class _Connection(sqlite3.Connection):
@@ -57,6 +69,8 @@ class SqliteStore(SqlStore):
     busy: seconds that a write waits for another process's.
     """
 
+    _collation: ClassVar = "BINARY"
+
     def __init__(self, path: Path | str, *, busy: float = 10.0) -> None:
         self.path: Final = Path(path)
         self._busy: Final = busy
@@ -71,7 +85,7 @@ class SqliteStore(SqlStore):
             async with writer.begin() as connection:
                 await connection.run_sync(upgrade)
             undo.pop_all()
-        return Engines(writer, self._engine("BEGIN", _READERS, "query_only=ON"))
+        return Engines(writer, self._engine("BEGIN", _READERS, "query_only=ON"), writer)
 
     def _engine(self, begin: str, connections: int, *pragmas: str) -> AsyncEngine:
         """begin: the statement that begins a transaction (the driver's own is switched off)."""
@@ -99,11 +113,20 @@ class SqliteStore(SqlStore):
         event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         return engine
 
-    def _upsert(self, kind: RecordType) -> Insert:
-        table, key = TABLES[kind], KEYS[kind]
-        statement = insert(table)
-        replaced = {c.name: statement.excluded[c.name] for c in table.c if c.name not in (*key, "seq")}
-        return statement.on_conflict_do_update(index_elements=list(key), set_=replaced)
+    def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:  # noqa: ARG002  # the kernel counts no time
+        """A claim by a lock on a file beside the database, which ends with its process."""
+        return LockLeadership(self.path, name, self._advance)
+
+    async def _advance(self, name: str, holder: str) -> int:
+        first = insert(LEASES).values(leases.FIRST).on_conflict_do_nothing()
+        clock = literal(0.0)  # a lease that has always run out: the lock alone says who leads
+        epoch = await self._write(
+            lambda connection: leases.take(connection, first, name, holder, lease=0.0, clock=clock), fence=False
+        )
+        return epoch or 0
+
+    def _insert(self, table: Table) -> Insert:
+        return insert(table)
 
     def _explain(self, error: DBAPIError) -> HansaError:
         cause: BaseException | None = error.orig
@@ -128,5 +151,6 @@ class SqliteStore(SqlStore):
         }
         for prefix, remedy in remedies.items():
             if code.startswith(prefix):
-                return StorageError(f"{self._name}: {remedy} ({cause})")
+                kind = StorageUnavailableError if prefix in _PASSING else StorageError
+                return kind(f"{self._name}: {remedy} ({cause})")
         return StorageError(f"{self._name}: {error}")
