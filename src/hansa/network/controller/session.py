@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import structlog
 
@@ -15,6 +16,7 @@ from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value, me
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.commit import Outcomes, last_counted, last_link, round_commit, state_of
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.patience import patiently
 from hansa.network.controller.phases import Phase, PhasePlan
 from hansa.rounds.events import Abandoned, Accepted, Completed, Event, Failed, NotMet, Progressed, Rejected
 from hansa.rounds.why import Why
@@ -26,6 +28,8 @@ from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import CENTRAL, Blob, Closed, Counted, FromNode, Presence, RoundKey, TaskFailed
 
 __all__ = ["Central", "SessionRunner", "Surroundings"]
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +74,7 @@ class SessionRunner:
         self._counted: dict[str, Counted] = {}
         self._phase: Phase | None = None
         self._stopped = ""
+        self._leaving = asyncio.Event()
         self._tracebacks: dict[str, str] = {}
         self._central: asyncio.Task[Metrics | None] | None = None
         self._afterwards: asyncio.Task[None] | None = None
@@ -80,8 +85,9 @@ class SessionRunner:
             await self._begin()
             await self._rounds()
         except asyncio.CancelledError:  # the controller leaves: the session goes on when it is back
+            self._leaving.set()
             if self._afterwards is not None:
-                await asyncio.wait([self._afterwards])
+                await asyncio.gather(self._afterwards, return_exceptions=True)
             raise
         except RunFailedError as error:
             return await self._end(SessionState.FAILED, str(error))
@@ -133,12 +139,14 @@ class SessionRunner:
         await self._note(started, "session.started", f"{started.name} goes on after round {started.round}")
         self.under_way.set()
         if self.session.package is not None:
-            self._package = Blob(self.session.package, await self._around.objects.size(self.session.package))
+            package = self.session.package
+            self._package = Blob(package, await self._patiently(lambda: self._around.objects.size(package)))
 
     async def _rounds(self) -> None:
-        state = await state_of(self.session, self._run, self._around.store, self._around.objects)
-        self._link = await last_link(self.session, self._around.store)
-        self._counted = await last_counted(self.session, self._around.store)
+        store, objects = self._around.store, self._around.objects
+        state = await self._patiently(lambda: state_of(self.session, self._run, store, objects))
+        self._link = await self._patiently(lambda: last_link(self.session, store))
+        self._counted = await self._patiently(lambda: last_counted(self.session, store))
         for number in range(self.session.round + 1, self.session.spec.rounds + 1):
             if self._stopped:
                 break
@@ -177,9 +185,9 @@ class SessionRunner:
         """The server's half, the model made durable, and then everything about the round in one transaction."""
         aggregate, advanced = await asyncio.to_thread(self._advanced, state, trained)
         objects = self._around.objects
-        model = await objects.put(codec.encode(advanced.params))
+        model = await self._patiently(lambda: objects.put(codec.encode(advanced.params)))
         slots = slots_to_arrays(advanced.slots)
-        state_digest = await objects.put(codec.encode(slots)) if slots else ""
+        state_digest = await self._patiently(lambda: objects.put(codec.encode(slots))) if slots else ""
         outcomes = Outcomes(
             number=number,
             completed=trained.outcome,
@@ -190,7 +198,7 @@ class SessionRunner:
             opened_at=opened_at,
         )
         commit = round_commit(self.session, outcomes, self._link)
-        await self._around.store.commit_round(commit)
+        await self._patiently(lambda: self._around.store.commit_round(commit))
         self.session, self._link = commit.session, commit.round.link
         for client, part in aggregate.contributions.items():
             self._counted[client] = Counted(client, number, part.digest)
@@ -267,7 +275,7 @@ class SessionRunner:
         shown |= central.values if central is not None else {}
         said = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         evaluated = self._event("round.evaluated", f"round {number}: {said}", round=number, metrics=shown)
-        await self._around.store.put(*records, evaluated)
+        await self._patiently(lambda: self._around.store.put(*records, evaluated))
         self._around.journal.notify()
 
     def _metric(self, number: int, client: str, metrics: Metrics, name: str) -> MetricRecord:
@@ -312,7 +320,7 @@ class SessionRunner:
         if arrays is state.params and self.session.model is not None:
             digest = self.session.model
         else:
-            digest = await self._around.objects.put(parts)
+            digest = await self._patiently(lambda: self._around.objects.put(parts))
         return Blob(digest, size, b"".join(parts) if size <= INLINE_LIMIT else b"")
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -357,8 +365,12 @@ class SessionRunner:
     def _event(self, kind: str, message: str, **data: Value) -> EventRecord:
         return event(self.session.project, self.session.id, kind, message, **data)
 
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        return await patiently(ask, session=self.session.id, leaving=self._leaving)
+
     async def _note(self, session: SessionRecord, kind: str, message: str) -> None:
-        await self._around.store.put(session, event(session.project, session.id, kind, message))
+        told = event(session.project, session.id, kind, message)
+        await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
         self.session = session
         self._around.journal.notify()
 
