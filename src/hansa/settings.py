@@ -25,8 +25,12 @@ class Settings(BaseSettings):
     )
     project: str = Field(default="default", description="Project that commands act in.")
     data: Path = Field(default=Path("hansa-data"), description="Folder of a server: database, objects, keys.")
-    store: str = Field(default="", description="Metadata store as a URL; empty: SQLite in the data folder.")
-    objects: str = Field(default="", description="Object store as a URL; empty: a folder in the data folder.")
+    store: SecretStr | None = Field(
+        default=None, description="Metadata store as a URL; empty: SQLite in the data folder."
+    )
+    objects: SecretStr | None = Field(
+        default=None, description="Object store as a URL or a path; empty: a folder in the data folder."
+    )
     host: str = Field(default="127.0.0.1", description="Address that a server listens on.")
     port: int = Field(default=8470, ge=0, le=65535, description="Port of the REST API; 0: any free one.")
     grpc_port: int = Field(default=8471, ge=0, le=65535, description="Port for clients and combiners; 0: any free one.")

@@ -35,6 +35,12 @@ def test_a_token_is_not_shown_by_accident(monkeypatch: pytest.MonkeyPatch) -> No
     assert token.get_secret_value() == "open sesame"
 
 
+def test_the_url_of_a_store_which_may_hold_a_password_is_not_shown_by_accident(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANSA_STORE", "postgresql://hansa:s3cret@db/hansa")
+    monkeypatch.setenv("HANSA_OBJECTS", "s3://bucket?secret_access_key=s3cret")
+    assert "s3cret" not in repr(Settings()) + Settings().model_dump_json()
+
+
 def test_user_code_gets_the_environment_without_any_setting_of_hansa(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANSA_TOKEN", "open sesame")
     monkeypatch.setenv("hansa_url", "http://example.org")

@@ -174,9 +174,17 @@ class ApiServer:
         shown = f"[{host}]" if ":" in host else host
         return cls(f"http://{shown}:{port}", control, server, serving, closing)
 
-    async def wait(self) -> None:
-        """Until the REST API ends by itself, which it does only when something is badly wrong."""
-        await asyncio.shield(self._serving)
+    async def wait(self) -> str:
+        """Until this controller leads no more: why. The REST API ends before only when something is badly wrong."""
+        superseded = asyncio.create_task(self.control.superseded())
+        try:
+            await asyncio.wait([self._serving, superseded], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            superseded.cancel()
+        if superseded.done():
+            return superseded.result()
+        await self._serving
+        return "the REST API has ended"
 
     async def aclose(self) -> None:
         """End the event streams, let requests finish for a moment, and leave the sessions as they are."""
@@ -238,7 +246,7 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket; raises `InputError` that names host and port."""
+    """A socket that is bound, and listens when it is served; raises `InputError` that names host and port."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -249,7 +257,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(128)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -1,5 +1,6 @@
 """`hansa up`: one process that is the controller, the root of the aggregation tree and the REST API."""
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,8 @@ __all__ = ["up"]
 
 _OPERATOR = "operator"
 _FIRST_CLIENT = "client-0"
+_PAUSE = 1.0
+"""Seconds after which a database that is away is asked again."""
 
 
 def up(
@@ -62,19 +65,37 @@ def up(
 
 async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
     """Until it is cancelled. first: whether the data folder is new, so that nobody has a token yet."""
+    import structlog
+
     from hansa.api.server import ApiServer
 
+    log = structlog.get_logger(__name__)
     server = await ApiServer.open(settings)
-    try:
-        facts = await _facts(server, settings, first=first)
-        if as_json:
-            print_json(facts)
-        else:
-            _welcome(facts)
-        sys.stdout.flush()
-        await server.wait()
-    finally:
-        await server.aclose()
+    while True:
+        try:
+            facts = await _facts(server, settings, first=first)
+            if as_json:
+                print_json(facts)
+            else:
+                _welcome(facts)
+            sys.stdout.flush()
+            why = await server.wait()
+        finally:
+            await server.aclose()
+        log.warning("this controller does not lead any more; it waits until it may again", why=why)
+        server, first = await _opened_again(settings), False
+
+
+async def _opened_again(settings: "Settings") -> "ApiServer":
+    """The server of a process that has led before: it waits for a database that is away."""
+    from hansa.api.server import ApiServer
+    from hansa.errors import StorageUnavailableError
+
+    while True:
+        try:
+            return await ApiServer.open(settings)
+        except StorageUnavailableError:
+            await asyncio.sleep(_PAUSE)
 
 
 async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import SecretStr
+
 from hansa.app import load_app
 from hansa.arrays import Arrays
 from hansa.messages import ClientInfo, RunSpec
@@ -46,16 +48,24 @@ class LocalNetwork:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, folder: Path, combiners: Iterable[str] = (), *, silence: float = 15.0, advertise: str = ""
+        cls,
+        folder: Path,
+        combiners: Iterable[str] = (),
+        *,
+        silence: float = 15.0,
+        advertise: str = "",
+        store: str = "",
+        objects: str = "",
     ) -> AsyncIterator[Self]:
         """A controller on a free port, with these combiners below the root; everything is stopped at the end.
 
-        advertise: host:port at which nodes reach it, where that is not its own port. The environment plays no part.
+        advertise: host:port at which nodes reach it, where that is not its own port. store, objects: URLs, as in
+        `Settings`. The environment plays no part.
         """
         here = Settings(
             data=folder / "controller",
-            store="",
-            objects="",
+            store=SecretStr(store),
+            objects=SecretStr(objects),
             host="127.0.0.1",
             grpc_port=0,
             project=PROJECT,

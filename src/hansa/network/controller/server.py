@@ -1,18 +1,25 @@
-"""The controller's process: stores, keys, the control plane, and the gRPC port that nodes dial."""
+"""The controller's process: stores, keys, the control plane, and the gRPC port that nodes dial.
 
+One controller leads over a metadata store. Any other waits, without a port, until that one has ended; everything that
+it then writes is fenced, so that a predecessor which is not quite dead can change nothing any more.
+"""
+
+import asyncio
 import os
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import SecretStr
 
-from hansa.errors import ConflictError, InputError
+from hansa.errors import ConflictError, InputError, StorageUnavailableError
 from hansa.network.combiner.service import NodeService
 from hansa.network.controller.controller import Controller
 from hansa.settings import Settings
 from hansa.store.opening import open_objects, open_store
-from hansa.store.ports import MetadataStore
+from hansa.store.ports import Leadership, MetadataStore
 from hansa.wire import service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.tokens import Identity
@@ -20,6 +27,10 @@ from hansa.wire.tokens import Identity
 __all__ = ["ControllerServer"]
 
 _log = structlog.get_logger(__name__)
+
+_LEADERSHIP = "controller"
+_PAUSE = 1.0
+"""Seconds after which a database that is away is asked again."""
 
 
 @dataclass(slots=True)
@@ -33,49 +44,64 @@ class ControllerServer:
     """host:port that it is bound to."""
     _server: Any
     _store: MetadataStore
+    _leadership: Leadership
 
     @classmethod
     async def open(cls, settings: Settings) -> "ControllerServer":
-        """Open stores, bind the port, and take up running sessions; raises `InputError` that says what to change."""
+        """Open stores, wait until no other controller leads, bind the port, and take up running sessions.
+
+        Raises `InputError` that says what to change, `StorageUnavailableError` when the database is away.
+        """
         settings.data.mkdir(parents=True, exist_ok=True)
-        store = open_store(settings.store or f"sqlite:///{settings.data / 'hansa.db'}")
-        objects = open_objects(settings.objects or str(settings.data / "objects"))
-        await store.open()
-        server = service.create_server()
-        try:
-            port = service.bind(server, f"{settings.host}:{settings.grpc_port}")
-        except InputError as error:
-            await store.close()
-            raise InputError(f"{error} with HANSA_GRPC_PORT or --grpc-port (0 takes a free one)") from error
-        listening = f"{settings.host}:{port}"
-        address = settings.advertise or listening
+        store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
+        objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
         key = _signing_key(settings.data / "controller.key")
-        controller = Controller(
-            store,
-            objects,
-            key,
-            address=address,
-            balancer=settings.balancer,
-            slots=settings.slots,
-            silence=settings.silence,
-        )
-        self = cls(controller, address, listening, server, store)
-        face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
-        directory = service.directory_handler(self._assign, self._authenticate)
-        server.add_generic_rpc_handlers((*face.handlers(), directory))
-        try:
-            await controller.create_project(settings.project)
-        except ConflictError:
-            _log.debug("project is there", project=settings.project)
-        await server.start()
-        await controller.open()
+        leadership = store.leadership(_LEADERSHIP)
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(store.close)
+            await store.open()
+            undo.push_async_callback(leadership.release)
+            await _lead(leadership)
+            server, port = _bind(settings)
+            listening = f"{settings.host}:{port}"
+            address = settings.advertise or listening
+            controller = Controller(
+                store.fenced(leadership),
+                objects,
+                key,
+                address=address,
+                balancer=settings.balancer,
+                slots=settings.slots,
+                silence=settings.silence,
+            )
+            self = cls(controller, address, listening, server, store, leadership)
+            face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
+            directory = service.directory_handler(self._assign, self._authenticate)
+            server.add_generic_rpc_handlers((*face.handlers(), directory))
+            undo.push_async_callback(self._stop)
+            try:
+                await controller.create_project(settings.project)
+            except ConflictError as error:
+                _log.debug("project is there", project=settings.project, why=str(error))
+            await server.start()
+            await controller.open()
+            undo.pop_all()
         return self
 
+    async def superseded(self) -> str:
+        """Wait until this controller leads no more, and say why: whoever has it closes it then."""
+        await self._leadership.lost.wait()
+        return self._leadership.cause
+
     async def aclose(self) -> None:
-        """Stop taking calls, leave the sessions as they are, and close the stores."""
+        """Stop taking calls, leave the sessions as they are, let another controller lead, and close the stores."""
+        await self._stop()
+        await self._leadership.release()
+        await self._store.close()
+
+    async def _stop(self) -> None:
         await self.controller.aclose()
         await self._server.stop(0.2)
-        await self._store.close()
 
     async def _authenticate(self, token: str) -> Identity:
         return self.controller.verify(token)
@@ -83,6 +109,33 @@ class ControllerServer:
     async def _assign(self, identity: Identity, request: AssignRequest) -> Assignment:
         name, address = self.controller.assign(identity, request.preferred, request.labels)
         return Assignment(name, address)
+
+
+def _url(setting: SecretStr | None) -> str:
+    return "" if setting is None else setting.get_secret_value()
+
+
+async def _lead(leadership: Leadership) -> None:
+    """Wait until this process leads; a database that is away by then is waited for too."""
+    try:
+        return await leadership.acquire(timeout=0)
+    except ConflictError as error:
+        _log.info("another controller is at work; this one waits to take over", why=str(error))
+    while True:
+        try:
+            return await leadership.acquire()
+        except StorageUnavailableError as error:
+            _log.warning("the database is away; this controller waits for it", why=str(error))
+            await asyncio.sleep(_PAUSE)
+
+
+def _bind(settings: Settings) -> tuple[Any, int]:
+    """(the gRPC server, its port)."""
+    server = service.create_server()
+    try:
+        return server, service.bind(server, f"{settings.host}:{settings.grpc_port}")
+    except InputError as error:
+        raise InputError(f"{error} with HANSA_GRPC_PORT or --grpc-port (0 takes a free one)") from error
 
 
 def _signing_key(path: Path) -> str:
