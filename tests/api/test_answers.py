@@ -19,6 +19,7 @@ from hansa.errors import ConfigError, ConflictError, InputError, NotFoundError, 
 from hansa.messages import Kind, RunSpec
 from hansa.store.documents import spec_to_json
 from hansa.store.records import MetricRecord, Record, SessionRecord, SessionState
+from hansa.store.verification import Verification
 from hansa.wire import codec
 from hansa.wire.frames import Role
 
@@ -203,7 +204,7 @@ def test_a_record_of_a_newer_server_is_read_without_what_is_new() -> None:
 
 PAIRS = [
     (kind, getattr(shapes, f"{kind.__name__.removesuffix('Record')}Shape"))
-    for kind in (*get_args(Record), Waiting, Me, ServerInfo, IssuedToken, NewProject)
+    for kind in (*get_args(Record), Waiting, Verification, Me, ServerInfo, IssuedToken, NewProject)
 ]
 
 

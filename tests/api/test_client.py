@@ -20,6 +20,7 @@ from hansa.errors import (
     AuthenticationError,
     ConflictError,
     ConnectionFailedError,
+    CorruptionError,
     InputError,
     NotFoundError,
     WireError,
@@ -90,6 +91,11 @@ def test_a_session_is_stopped_and_resumed_to_the_same_model(fresh: Served, app: 
     ]
     ended = client.sessions.get("long")
     assert ended.model == hansa.simulate(app, spec, clients=2).model_hash
+    whole = client.sessions.verify("long")
+    assert (whole.rounds, whole.contributions) == (60, 120)
+    assert whole.head == client.rounds.get(ended.id, 60).link
+    with pytest.raises(CorruptionError, match="later rounds are lost"):
+        client.sessions.verify("long", head="0" * 64)
     newest = client.events.list(limit=1).cursor
     assert list(client.sessions.watch("long", after=newest)) == []
     with pytest.raises(ConflictError, match="has finished its 60 rounds"):

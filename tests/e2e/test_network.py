@@ -16,6 +16,9 @@ def test_a_session_on_a_network_of_processes_gives_the_hash_of_the_simulation(
     assert session["state"] == "finished"
     assert session["model"] == simulate(tiny, clients=2, rounds=3).model_hash
     rounds = hansa.run("session", "rounds", session["id"], "--json").stdout.splitlines()
+    whole = hansa.run("verify", session["id"])
+    assert whole.returncode == 0
+    assert f"link of the last round: {json.loads(rounds[-1])['link']}" in whole.stdout
     assert [json.loads(line)["accepted"] for line in rounds] == [2, 2, 2]
     lineage = hansa.run("model", "lineage", session["model"][:16], "--json").stdout.splitlines()
     assert len(lineage) == 3  # two rounds before it, and the seed

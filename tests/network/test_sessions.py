@@ -140,7 +140,7 @@ async def test_a_running_session_is_not_started_twice_nor_deleted(app: Path, tmp
             await made.controller.start_session("default", session.id)
         with pytest.raises(ConflictError, match="stop it before"):
             await made.controller.delete_session("default", session.id)
-        why = await made.controller.why("default", session.id)
+        why, _ = await made.controller.why("default", session.id)
         assert "0 connected, 4 needed" in str(why)
         await made.controller.stop_session("default", session.id, "a test")
         await made.controller.delete_session("default", session.id)

@@ -38,9 +38,12 @@ async def test_a_session_waits_for_a_store_that_is_away_and_goes_on(
             go_on.touch()
             while not any("a store is away" in line["event"] for line in lines):  # noqa: ASYNC110  # a log tells nobody
                 await asyncio.sleep(0.01)
+        assert made.tree.away(started.id)
         await gates[away].open()
         session = await made.end(started)
         rounds = await made.rounds(session)
+
+        assert not made.tree.away(started.id)
 
     assert session.state is SessionState.FINISHED, session.cause
     assert [record.accepted for record in rounds] == [2, 2, 2, 2]

@@ -16,6 +16,7 @@ from hansa.network.controller.journal import Live
 from hansa.run import resolve, suit
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
+from hansa.store.verification import Verification
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -110,6 +111,15 @@ class Sessions(Listed[SessionRecord]):
         """What a session waits for."""
         path = f"{self._path}/sessions/{self._find(session).id}/why"
         return from_document(Waiting, self._transport.json("GET", path))
+
+    def verify(self, session: str, head: str | None = None) -> Verification:
+        """Have the server read every row and every object of a session.
+
+        head: a link that its chain must contain, for example of the last round that was there before a backup was
+        restored. Raises `CorruptionError` that names the first thing that is lost or changed.
+        """
+        path = f"{self._path}/sessions/{self._find(session).id}/verification"
+        return from_document(Verification, self._transport.json("GET", path, query={"head": head}))
 
     def watch(self, session: str, after: int = 0) -> Iterator[EventRecord | Live]:
         """The events of a session, stored and live, until it ends; it outlives a broken connection.

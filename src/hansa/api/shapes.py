@@ -328,6 +328,20 @@ class PhaseShape(Shape):
     failed: int
 
 
+class VerificationShape(Shape):
+    """What of a session was found whole: everything that is recorded."""
+
+    session: str
+    rounds: int
+    contributions: int
+    objects: int
+    """Models and states whose bytes were read and have the digest that is recorded."""
+    bytes: int
+    """Bytes of these objects."""
+    head: str
+    """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
+
+
 class WaitingShape(Shape):
     """What a session waits for."""
 

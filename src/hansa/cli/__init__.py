@@ -16,6 +16,7 @@ from hansa.cli.root import Root
 from hansa.cli.running import interrupt_on_sigterm
 from hansa.cli.simulate import simulate
 from hansa.cli.up import up
+from hansa.cli.verify import verify
 
 __all__ = ["app", "main"]
 
@@ -42,6 +43,7 @@ for _name, _noun in (("client", client), ("combiner", combiner), ("token", token
 for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event)):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_RECORD)
 app.command(rich_help_panel=_RECORD)(metrics)
+app.command(rich_help_panel=_RECORD)(verify)
 app.add_typer(algorithm.commands, name="algorithm", rich_help_panel=_ALONE)
 app.command(rich_help_panel=_ALONE)(algorithm.version)
 

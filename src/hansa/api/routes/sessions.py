@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
+from fastapi import Query as Parameter
 
 from hansa.api.documents import record_document
 from hansa.api.guard import caller
@@ -14,6 +15,7 @@ from hansa.api.shapes import (
     MetricShape,
     RoundShape,
     SessionShape,
+    VerificationShape,
     WaitingShape,
 )
 from hansa.errors import ConfigError, NotFoundError
@@ -23,6 +25,7 @@ from hansa.rounds.why import Why
 from hansa.store.documents import spec_from_json
 from hansa.store.ports import Query
 from hansa.store.records import ContributionRecord, MetricRecord, RoundRecord, SessionRecord, SessionState
+from hansa.store.verification import verify_session
 from hansa.wire.tokens import Identity
 
 __all__ = ["SessionRoutes"]
@@ -63,6 +66,7 @@ class SessionRoutes:
         add(f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
         add(f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
         add(f"{one}/why", self.why_session_waits, response_model=WaitingShape)
+        add(f"{one}/verification", self.verify_session, response_model=VerificationShape)
         add(f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
 
     async def create_session(self, project: str, body: NewSession) -> dict[str, Any]:
@@ -97,9 +101,19 @@ class SessionRoutes:
 
     async def why_session_waits(self, project: str, session: str) -> dict[str, Any]:
         """What a session waits for: who is late, and when their leases end."""
-        phase = await self._controller.why(project, session)
+        phase, away = await self._controller.why(project, session)
         found = await self._controller.store.get(SessionRecord, project, session)
-        return record_document(Waiting(found.id, found.state, _sentence(found, phase), phase))
+        return record_document(Waiting(found.id, found.state, _sentence(found, phase, away), phase))
+
+    async def verify_session(
+        self,
+        project: str,
+        session: str,
+        head: Annotated[str | None, Parameter(description="A link that the session's chain must contain.")] = None,
+    ) -> dict[str, Any]:
+        """Read every row and every object of a session; a 500 `corruption` names the first that is lost or changed."""
+        controller = self._controller
+        return record_document(await verify_session(controller.store, controller.objects, project, session, head))
 
     async def get_round(self, project: str, session: str, number: int) -> dict[str, Any]:
         """A committed round of a session."""
@@ -123,7 +137,9 @@ def _spec(body: NewSession, project: str) -> RunSpec:
         raise ConfigError(f"spec holds a value that cannot be read: {error}") from error
 
 
-def _sentence(session: SessionRecord, phase: Why | None) -> str:
+def _sentence(session: SessionRecord, phase: Why | None, away: str) -> str:
+    if away:
+        return f"session {session.name} waits for a store that is away: {away}"
     if phase is not None:
         return str(phase)
     match session.state:

@@ -255,10 +255,11 @@ class Controller:
         await self.store.delete_session(project, session_id)
         await self.journal.record(event(project, "", "session.deleted", f"session {session.name} was deleted"))
 
-    async def why(self, project: str, session_id: str) -> Why | None:
-        """What a session waits for; None when it does not run, or is between phases."""
+    async def why(self, project: str, session_id: str) -> tuple[Why | None, str]:
+        """What a session waits for: the phase, None when none is under way, and the store that is away, else empty."""
         await self.store.get(SessionRecord, project, session_id)
-        return self.tree(project).why(session_id)
+        tree = self.tree(project)
+        return tree.why(session_id), tree.away(session_id)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 

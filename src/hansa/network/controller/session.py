@@ -75,6 +75,8 @@ class SessionRunner:
         self._phase: Phase | None = None
         self._stopped = ""
         self._leaving = asyncio.Event()
+        self.away = ""
+        """Which store it waits for, and what to do about it; empty while there is none."""
         self._tracebacks: dict[str, str] = {}
         self._central: asyncio.Task[Metrics | None] | None = None
         self._afterwards: asyncio.Task[None] | None = None
@@ -366,7 +368,10 @@ class SessionRunner:
         return event(self.session.project, self.session.id, kind, message, **data)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        return await patiently(ask, session=self.session.id, leaving=self._leaving)
+        def tell(away: str) -> None:
+            self.away = away
+
+        return await patiently(ask, session=self.session.id, leaving=self._leaving, tell=tell)
 
     async def _note(self, session: SessionRecord, kind: str, message: str) -> None:
         told = event(session.project, session.id, kind, message)

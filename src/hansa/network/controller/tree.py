@@ -93,6 +93,11 @@ class ProjectTree:
         runner = self._runners.get(session)
         return runner.why() if runner is not None else None
 
+    def away(self, session: str) -> str:
+        """Which store a running session waits for; empty while there is none."""
+        runner = self._runners.get(session)
+        return runner.away if runner is not None else ""
+
     async def aclose(self) -> None:
         """Leave: sessions keep their state and go on when the controller is back."""
         for task in [*self._tasks.values(), *self._jobs]:

@@ -1,0 +1,186 @@
+"""What `hansa verify` finds: anything that is not as it was written."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from store_examples import PROJECT, a_commit, a_session, every
+
+from hansa.errors import CorruptionError, NotFoundError
+from hansa.store.link import round_link
+from hansa.store.opening import open_objects
+from hansa.store.ports import MetadataStore, ObjectStore
+from hansa.store.records import ContributionRecord, RoundRecord, SessionRecord, SessionState
+from hansa.store.verification import verify_session
+
+ROUNDS = 4
+
+
+@dataclass
+class Recorded:
+    """A session that has finished, and where it lies."""
+
+    store: MetadataStore
+    objects: ObjectStore
+    folder: Path
+    session: SessionRecord
+    rounds: list[RoundRecord]
+
+    async def verify(self, head: str | None = None) -> object:
+        return await verify_session(self.store, self.objects, PROJECT, "s1", head)
+
+    def file(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest[2:4] / digest
+
+
+@pytest.fixture
+async def recorded(store: MetadataStore, tmp_path: Path) -> Recorded:
+    objects = open_objects(str(tmp_path / "objects"))
+    seed = await objects.put([b"seed"])
+    session = a_session(seed_model=seed)
+    await store.create(session)
+    rounds: list[RoundRecord] = []
+    for number in range(1, ROUNDS + 1):
+        model, state = [await objects.put([f"{what} {number}".encode() * 1000]) for what in ("model", "state")]
+        commit = a_commit(session, number, model=model, parent=session.model or seed)
+        record = replace(commit.round, state=state)
+        link = round_link(rounds[-1].link if rounds else "", record, commit.contributions)
+        commit = replace(commit, round=replace(record, link=link))
+        await store.commit_round(commit)
+        session = commit.session
+        rounds.append(commit.round)
+    session = replace(session, state=SessionState.FINISHED, cause="done")
+    await store.put(session)
+    return Recorded(store, objects, tmp_path / "objects", session, rounds)
+
+
+async def test_a_whole_record_is_counted_and_its_head_is_told(recorded: Recorded) -> None:
+    found = await verify_session(recorded.store, recorded.objects, PROJECT, "s1")
+    assert (found.session, found.rounds, found.contributions, found.objects) == (
+        "s1",
+        ROUNDS,
+        4 * ROUNDS,
+        1 + 2 * ROUNDS,
+    )
+    assert found.bytes == len(b"seed") + ROUNDS * 2 * len(b"model 1") * 1000
+    assert found.head == recorded.rounds[-1].link
+    assert await recorded.verify(recorded.rounds[1].link) == found
+
+
+async def test_a_session_before_its_first_round_is_whole(store: MetadataStore, objects: ObjectStore) -> None:
+    await store.create(a_session(seed_model=await objects.put([b"seed"])))
+    found = await verify_session(store, objects, PROJECT, "s1")
+    assert (found.rounds, found.objects, found.head) == (0, 1, "")
+
+
+async def test_a_round_that_is_committed_meanwhile_is_the_next_call_s(recorded: Recorded) -> None:
+    behind = replace(recorded.session, state=SessionState.RUNNING, round=3, model=recorded.rounds[2].model)
+    await recorded.store.put(behind)
+    found = await verify_session(recorded.store, recorded.objects, PROJECT, "s1")
+    assert (found.rounds, found.head) == (3, recorded.rounds[2].link)
+
+
+def flipped(recorded: Recorded) -> None:
+    path = recorded.file(recorded.rounds[1].model)
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(5000)
+        byte = file.read(1)
+        file.seek(5000)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def cut(recorded: Recorded) -> None:
+    path = recorded.file(recorded.rounds[2].state)
+    path.chmod(0o600)
+    os.truncate(path, 100)
+
+
+def removed(recorded: Recorded) -> None:
+    recorded.file(recorded.rounds[0].model).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flipped, r"the model of round 2 of session digits is damaged"),
+        (cut, r"the state of the algorithm of round 3 of session digits is damaged"),
+        (removed, r"the model of round 1 of session digits is lost: there is no object"),
+    ],
+)
+async def test_damaged_bytes_are_named(recorded: Recorded, damage: Callable[[Recorded], None], said: str) -> None:
+    await asyncio.to_thread(damage, recorded)
+    with pytest.raises(CorruptionError, match=said):
+        await recorded.verify()
+
+
+async def another_weight(recorded: Recorded) -> None:
+    row = await recorded.store.get(ContributionRecord, PROJECT, "s1/2/client-1")
+    await recorded.store.put(replace(row, num_examples=3))
+
+
+async def another_update(recorded: Recorded) -> None:
+    row = await recorded.store.get(ContributionRecord, PROJECT, "s1/2/client-1")
+    await recorded.store.put(replace(row, digest="f" * 64))
+
+
+async def another_model(recorded: Recorded) -> None:
+    other = await recorded.objects.put([b"a better one"])
+    await recorded.store.put(replace(recorded.rounds[-1], model=other), replace(recorded.session, model=other))
+
+
+async def another_newest_model(recorded: Recorded) -> None:
+    await recorded.store.put(replace(recorded.session, model=recorded.rounds[0].model))
+
+
+async def fewer_rounds(recorded: Recorded) -> None:
+    await recorded.store.put(replace(recorded.session, round=2))
+
+
+async def another_seed(recorded: Recorded) -> None:
+    await recorded.store.put(replace(recorded.session, seed_model=await recorded.objects.put([b"another"])))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (another_weight, "round 2 of session s1 counts 3 updates of 6 examples"),
+        (another_update, "round 2 of session s1 has been changed"),
+        (another_model, "round 4 of session s1 has been changed"),
+        (another_newest_model, "the model of session digits is not that of its last round"),
+        (fewer_rounds, "session digits is at round 2, but 4 rounds are recorded"),
+        (another_seed, "round 1 of session digits starts from another model"),
+    ],
+)
+async def test_a_changed_row_is_named(
+    recorded: Recorded, change: Callable[[Recorded], Awaitable[None]], said: str
+) -> None:
+    await change(recorded)
+    with pytest.raises(CorruptionError, match=said):
+        await recorded.verify()
+
+
+async def test_yesterday_s_backup_is_recognised_by_a_link_that_was_kept(
+    recorded: Recorded, reopened: Callable[[], Awaitable[MetadataStore]]
+) -> None:
+    store = await reopened()
+    await store.delete_session(PROJECT, "s1")
+    session = a_session(seed_model=recorded.session.seed_model)
+    await store.create(session)
+    for record in recorded.rounds[:2]:
+        commit = a_commit(session, record.number, model=record.model, parent=record.parent_model)
+        await store.commit_round(replace(commit, round=record))
+        session = commit.session
+    assert len(await every(store, RoundRecord)) == 2
+    await recorded.verify()
+    await recorded.verify(recorded.rounds[1].link)
+    with pytest.raises(CorruptionError, match=r"later rounds are lost, or it is another history"):
+        await recorded.verify(recorded.rounds[3].link)
+
+
+async def test_there_must_be_such_a_session(store: MetadataStore, objects: ObjectStore) -> None:
+    with pytest.raises(NotFoundError):
+        await verify_session(store, objects, PROJECT, "none")
