@@ -11,7 +11,7 @@ from hansa.errors import ConflictError
 from hansa.messages import RoundRules, RunSpec
 from hansa.store.link import verify_chain
 from hansa.store.ports import Query
-from hansa.store.records import ModelRecord, SessionState
+from hansa.store.records import MetricRecord, ModelRecord, SessionState
 
 FOUR = RoundRules(min_clients=4, quorum=4, deadline=60)
 
@@ -115,7 +115,10 @@ async def test_a_controller_that_comes_back_goes_on_with_its_sessions(app: Path,
         await made.clients(4)
         await made.until_event(session, "session.finished")
         session = await made.session(session)
+        where = {"session": session.id, "kind": "evaluate", "client": ""}
+        evaluated = await made.controller.store.list(MetricRecord, Query("default", where))
     assert session.model == hansa.simulate(app, spec, clients=4).model_hash
+    assert {metric.round for metric in evaluated.items} == {1, 2, 3, 4, 5}  # that of round 2 is made up for
 
 
 async def test_the_model_trail_leads_from_the_last_model_to_the_seed(app: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from random import Random
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hansa.store.records import SessionRecord
 
 __all__ = ["demo", "demo_app"]
+
+T = TypeVar("T")
 
 _CONTROLLER = "controller"
 _PAUSE = 0.1
@@ -79,11 +81,11 @@ def demo(
         Children(folder / "logs", lambda *ended: happenings.put(_Ended(*ended))) as children,
     ):
         network = _Network(children, folder, happenings, board, Random() if chaos else None)  # noqa: S311 - no secret
-        with network.controller() as api:
+        with network.controller():
             network.combiners(combiners)
             network.clients(clients)
             session, rows = network.session(source, _spec(name, rounds, clients, everybody=chaos))
-            model = api.models.download(str(session.model), folder / "model.safetensors")
+            model = network.ask(lambda api: api.models.download(str(session.model), folder / "model.safetensors"))
             seconds = time.perf_counter() - began
             result = _result(session, rows, model, clients=clients, combiners=combiners, data=folder, seconds=seconds)
             result |= {"killed": network.killed} if chaos else {}
@@ -135,7 +137,7 @@ class _Network:
     _connected: set[str] = field(default_factory=set)
 
     @contextmanager
-    def controller(self) -> "Iterator[Client]":
+    def controller(self) -> Iterator[None]:
         """Start `hansa up` with credentials of its own, and connect to it."""
         from hansa.api.client import connect
         from hansa.api.credentials import load_credentials
@@ -158,7 +160,7 @@ class _Network:
             self._api = api
             listener = connect(api.url, token=saved.token, project=saved.project)
             Thread(target=self._listen, args=(listener,), daemon=True, name="events").start()
-            yield api
+            yield
 
     def combiners(self, count: int) -> None:
         """Start them and wait until all are in the directory."""
@@ -178,8 +180,7 @@ class _Network:
         from hansa.errors import RunFailedError
         from hansa.store.records import EventRecord, SessionState
 
-        api = self.api
-        session = api.sessions.start(app, spec)
+        session = self.api.sessions.start(app, spec)
         rounds = Rounds(self.board.row, evaluations(session))
         for happened in iter(self._next, None):
             if getattr(happened, "session", "") != session.id:
@@ -190,10 +191,22 @@ class _Network:
             if isinstance(happened, EventRecord) and happened.kind in _ENDS:
                 break
         rounds.end()
-        last = api.sessions.get(session.id)
+        last = self.ask(lambda api: api.sessions.get(session.id))
         if last.state is not SessionState.FINISHED:
             raise RunFailedError(f"{ended(last)}\nThe logs are in {self.children.logs}.")
         return last, rounds.shown
+
+    def ask(self, question: "Callable[[Client], T]") -> "T":
+        """What the controller answers, once it is back where it was killed."""
+        from hansa.errors import ConnectionFailedError
+
+        while True:
+            try:
+                return question(self.api)
+            except ConnectionFailedError:
+                if self.chance is None:
+                    raise
+                time.sleep(_PAUSE)
 
     def stay(self) -> None:
         """Until Ctrl-C, or until the controller ends."""

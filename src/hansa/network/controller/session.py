@@ -21,7 +21,7 @@ from hansa.network.controller.phases import Phase, PhasePlan
 from hansa.rounds.events import Abandoned, Accepted, Completed, Event, Failed, NotMet, Progressed, Rejected
 from hansa.rounds.why import Why
 from hansa.run import Run, resolve, slots_to_arrays
-from hansa.store.ports import MetadataStore, ObjectStore
+from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import EventRecord, MetricRecord, SessionRecord, SessionState
 from hansa.wire import codec
 from hansa.wire.chunks import INLINE_LIMIT
@@ -149,6 +149,8 @@ class SessionRunner:
         state = await self._patiently(lambda: state_of(self.session, self._run, store, objects))
         self._link = await self._patiently(lambda: last_link(self.session, store))
         self._counted = await self._patiently(lambda: last_counted(self.session, store))
+        if await self._owes_an_evaluation():
+            await self._evaluate(state, self.session.round)
         for number in range(self.session.round + 1, self.session.spec.rounds + 1):
             if self._stopped:
                 break
@@ -218,6 +220,16 @@ class SessionRunner:
         return aggregate, self._run.finish(state, aggregate)
 
     # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _owes_an_evaluation(self) -> bool:
+        """Whether the session ended, or its controller died, between the last commit and what follows it."""
+        number = self.session.round
+        if not number or not self._run.evaluates(number):
+            return False
+        session = self.session
+        query = Query(session.project, {"session": session.id, "round": number, "kind": Kind.EVALUATE.value}, limit=1)
+        page = await self._patiently(lambda: self._around.store.list(MetricRecord, query))
+        return not page.items
 
     async def _evaluate(self, state: State, number: int) -> None:
         """On clients and beside the server, at once. A failed evaluation is reported and does not end the session."""
