@@ -1,0 +1,64 @@
+"""A controller whose disk is full in the middle of a session, and has room again. The disk is real, and small."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from federation import Federation
+
+from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.simulation import simulate
+from hansa.store.records import SessionState
+from hansa.store.verification import verify_session
+
+MEGABYTES = 24
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """The controller's data folder, on a file system of its own."""
+    folder = tmp_path / "controller"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(folder)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take every byte that is left."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        block = bytes(1 << 16)
+        while len(block):
+            try:
+                file.write(block)
+            except OSError:
+                block = block[: len(block) // 2]
+    return filler
+
+
+async def test_a_session_waits_for_room_says_so_and_goes_on(disk: Path, app: Path, tmp_path: Path) -> None:
+    rules = RoundRules(min_clients=2, quorum=2, deadline=100, lease=60)
+    go_on = tmp_path / "go-on"
+    spec = RunSpec(rounds=5, rules=rules, evaluation=EvaluationRules(every=2), config={"gate": str(go_on)})
+    async with Federation.open(tmp_path) as made:
+        await made.clients(2)
+        started = await made.start(app, spec)
+        await made.until_round(started, 2)
+        filler = await asyncio.to_thread(fill, disk)  # while both clients train for round 3
+        go_on.touch()
+        while not (away := made.tree.away(started.id)):  # noqa: ASYNC110  # a session that waits tells nobody
+            await asyncio.sleep(0.01)
+        filler.unlink()
+        session = await made.end(started)
+        whole = await verify_session(made.controller.store, made.controller.objects, session.project, session.id)
+    assert "the disk is full: free some space" in away
+    assert session.state is SessionState.FINISHED, session.cause
+    assert whole.rounds == 5
+    assert session.model == (await asyncio.to_thread(simulate, app, clients=2, spec=spec)).model_hash
