@@ -31,9 +31,7 @@ def test_a_demo_whose_processes_are_killed_ends_with_the_model_of_one_in_peace(h
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert len(result["killed"]) == 3
-    assert all(
-        f"kill -9 {name}" in done.stderr and f"{name} is started again" in done.stderr for name in result["killed"]
-    )
+    assert all(f"kill -9 {name}\n" in done.stderr for name in result["killed"])
     assert result["model_hash"] == simulate(DIGITS, clients=4, rounds=8).model_hash
     assert hansa.alive() == []
 

@@ -21,7 +21,8 @@ from faults.points import CLIENT, COMBINER, CONTROLLER, MOMENTS, TURNS, Fault
 from faults.schedules import draw, judge, judged_alone, planted, shrink
 from faults.workload import ROUNDS, spec_of
 
-VICTIMS = {CONTROLLER: "controller", COMBINER: "combiner-0", CLIENT: "client-3"}
+VICTIMS = {CONTROLLER: "controller", COMBINER: "", CLIENT: "client-3"}
+"""By kind; of the combiners, the one with the most clients at the time."""
 _SESSIONS = 40
 """Sessions of one laboratory before it makes place for a new one: a history is read whole after each."""
 
@@ -89,6 +90,8 @@ def swept(victim: str, point: str, moment: str) -> tuple[int, list[str]]:
 
 def strikes(lab: Lab, victim: str, fault: Fault) -> bool:
     """Run one session with this fault; whether it struck."""
+    lab.ready()
+    victim = victim or lab.busiest()
     lab.arm(victim, fault)
     lab.end(lab.begin(spec_of(f"{victim}-{fault.point}-{fault.moment}-{fault.passage}")))
     return lab.struck(victim)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -194,6 +195,12 @@ class Lab:
             if time.monotonic() > until:
                 raise StuckError("the clients do not connect")
             time.sleep(_PAUSE)
+
+    def busiest(self) -> str:
+        """The combiner with the most clients now, below which a fault is sure to have its occasion."""
+        self.ready()
+        below = Counter(client.combiner for client in self.ask(lambda api: api.clients.list(connected=True)).items)
+        return max(self.combiners, key=lambda name: below[name])
 
     def begin(self, spec: RunSpec) -> SessionRecord:
         """Start a session, once: the one of this name, should the answer to the first attempt have been lost."""
