@@ -35,6 +35,7 @@ from hansa.wire.frames import (
     ToNode,
     Welcome,
 )
+from hansa.wire.transport import GRPC, Transport
 
 __all__ = ["Backoff", "Link", "Node"]
 
@@ -89,6 +90,7 @@ class Link:
         token: str,
         hello: Hello,
         preferred: str = "",
+        transport: Transport = GRPC,
     ) -> None:
         """join: host:port of the controller; preferred: the combiner that the node would like; hello: who it is."""
         self._node = node
@@ -96,6 +98,7 @@ class Link:
         self._token = token
         self._hello = hello
         self._preferred = preferred
+        self._dial = transport.dial
         self._outbox: asyncio.Queue[FromNode] | None = None
         self._parent: str | None = None
         """The parent's host:port while it is dialled or attached."""
@@ -182,7 +185,7 @@ class Link:
         """
         if self._parent is None:
             raise ConnectionFailedError(f"the connection to the parent is lost; the {what} goes on after a reconnect")
-        own = channel.open_channel(self._parent)
+        own = self._dial(self._parent)
         self._transfers.add(own)
         try:
             yield own
@@ -192,7 +195,7 @@ class Link:
 
     async def _attach_once(self) -> Redirect:
         """One stream, from its assignment to its end."""
-        controller = channel.open_channel(self._join)
+        controller = self._dial(self._join)
         try:
             request = AssignRequest(self._preferred, self._hello.labels)
             assignment = await channel.assign(controller, self._token, request)
@@ -200,7 +203,7 @@ class Link:
             await controller.close()
         address = assignment.address or self._join
         try:
-            parent = channel.open_channel(address)
+            parent = self._dial(address)
         except InputError as error:
             raise ConnectionFailedError(f"{assignment.node} has told the controller no address: {error}") from error
         self._parent = address

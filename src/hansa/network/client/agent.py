@@ -5,7 +5,7 @@ What was learned is kept until the round that it belongs to is committed, or has
 
 import asyncio
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from hansa.wire.frames import (
     Welcome,
     Withdraw,
 )
+from hansa.wire.transport import GRPC, Transport
 
 __all__ = ["Agent"]
 
@@ -67,15 +68,18 @@ class Agent:
         app: Path | None = None,
         preferred: str = "",
         labels: Mapping[str, str] | None = None,
+        transport: Transport = GRPC,
+        workshop: Callable[[Path, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
     ) -> None:
         """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates."""
         self.client = client
         hello = Hello(Role.CLIENT, uuid.uuid4().hex, hansa.__version__, labels=dict(labels or {}))
-        self._link = Link(self, join=join, token=token, hello=hello, preferred=preferred)
+        self._link = Link(self, join=join, token=token, hello=hello, preferred=preferred, transport=transport)
         self._app = app
         self._work = work
         self._objects = work / "objects"
         self._workshops: dict[Path, Workshop] = {}
+        self._open_workshop = workshop
         self._tasks: dict[RoundKey, asyncio.Task[None]] = {}
         self._outbox = Outbox(work / "outbox", self._objects)
         """Trained updates until the round is committed or has refused them."""
@@ -258,7 +262,7 @@ class Agent:
 
     def _workshop(self, app: Path) -> Workshop:
         if app not in self._workshops:
-            self._workshops[app] = Workshop(app, self.client, self._objects, self._printed)
+            self._workshops[app] = self._open_workshop(app, self.client, self._objects, self._printed)
         return self._workshops[app]
 
     def _printed(self, line: str) -> None:

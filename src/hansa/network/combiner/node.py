@@ -23,7 +23,7 @@ from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.service import NodeService
 from hansa.network.files import mapped
 from hansa.network.link import Link
-from hansa.wire import chunks, codec, service, tokens
+from hansa.wire import chunks, codec, tokens
 from hansa.wire.frames import (
     Admission,
     Blob,
@@ -41,6 +41,7 @@ from hansa.wire.frames import (
     Withdraw,
 )
 from hansa.wire.tokens import Identity
+from hansa.wire.transport import GRPC, Transport
 
 __all__ = ["CombinerNode"]
 
@@ -63,6 +64,7 @@ class CombinerNode:
         labels: Mapping[str, str] | None = None,
         slots: int = 2,
         silence: float = 15.0,
+        transport: Transport = GRPC,
     ) -> None:
         """listen: host:port for children; advertise: how they reach it, if that differs; parent: a combiner's name."""
         self.name = name
@@ -71,6 +73,7 @@ class CombinerNode:
         self._listen, self._advertise = listen, advertise
         self._labels = dict(labels or {})
         self._work = work
+        self._transport = transport
         self._hub = Hub(name, self, slots=slots, lease=silence)
         self._link: Link | None = None
         self._public_key = ""
@@ -84,13 +87,15 @@ class CombinerNode:
         """Serve until dismissed; raises `InputError` when the port is taken."""
         await asyncio.to_thread(_emptied, self._work)
         face = NodeService(self._hub_of, self._authenticate, lambda: self._public_key)
-        server = service.create_server(*face.handlers())
-        port = service.bind(server, self._listen)
+        server = self._transport.create_server(*face.handlers())
+        port = self._transport.bind(server, self._listen)
         await server.start()
         host = self._listen.rpartition(":")[0]
         address = self._advertise or f"{host}:{port}"
         hello = Hello(Role.COMBINER, uuid.uuid4().hex, hansa.__version__, labels=self._labels, address=address)
-        self._link = Link(self, join=self._join, token=self._token, hello=hello, preferred=self._parent)
+        self._link = Link(
+            self, join=self._join, token=self._token, hello=hello, preferred=self._parent, transport=self._transport
+        )
         watching = asyncio.create_task(self._hub.watch())
         _log.info("combiner serves", name=self.name, address=address)
         try:
