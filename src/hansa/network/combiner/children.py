@@ -43,9 +43,12 @@ class Children:
     lease: float
     """Seconds of silence after which a stream counts as lost."""
     streams: dict[str, Child] = field(default_factory=dict)
-    _through: dict[str, str] = field(default_factory=dict)
-    """Client or combiner anywhere below → the child that leads to it."""
-    _known: dict[str, Present] = field(default_factory=dict)
+    _ways: dict[str, dict[str, Present]] = field(default_factory=dict)
+    """Client or combiner anywhere below → the children that lead to it, each with what it says of it; the newest last.
+
+    More than one where a server has not noticed yet that a node has left it, and may say so long after that node has
+    come by another way: then the other way stands.
+    """
     _combiners: set[str] = field(default_factory=set)
     """Who of the known is a combiner: by role, never by what a label says."""
 
@@ -67,17 +70,17 @@ class Children:
         labels = {key: value for key, value in child.hello.labels.items() if key not in _OWN_LABELS}
         labels |= {"version": child.hello.version} | ({"address": child.hello.address} if is_combiner else {})
         present = Present(child.name, labels, self.server)
-        left = self._forget((child.name,))
+        left = self._moving((present,))
         self.streams[child.name] = child
         self._remember(child, (present,), is_combiner)
         return Presence((), left, (present,)) if is_combiner else Presence((present,), left)
 
     def leave(self, child: Child) -> Presence | None:
-        """A stream has ended: everything behind it is gone. None when a newer stream has taken its place."""
+        """A stream has ended, and with it all that leads through it. None when a newer stream has taken its place."""
         if self.streams.get(child.name) is not child:
             return None
         del self.streams[child.name]
-        return Presence(left=self._forget(name for name, through in self._through.items() if through == child.name))
+        return self._without(child, list(self._ways))
 
     def relay(self, child: Child, presence: Presence) -> Presence:
         """What a combiner below says of its own children; returns what the parent of this server must know of it.
@@ -88,47 +91,71 @@ class Children:
         odd = {present.client for present in came} & {child.name, self.server, *_RESERVED}
         if odd:
             raise PermissionDeniedError(f"{child.name} cannot have {sorted(odd)} below it")
-        left = self._forget(name for name in presence.left if self._through.get(name) == child.name)
-        moved = self._forget(present.client for present in came)
+        gone = self._without(child, presence.left)
+        moved = self._moving(came)
         self._remember(child, presence.combiners, are_combiners=True)
         self._remember(child, presence.joined, are_combiners=False)
-        return Presence(presence.joined, (*left, *moved), presence.combiners)
+        left = tuple(dict.fromkeys((*gone.left, *moved)))
+        return Presence((*gone.joined, *presence.joined), left, (*gone.combiners, *presence.combiners))
 
     def everyone(self) -> Presence:
         """All that is below now: what a combiner tells a parent that it has just joined."""
         return Presence(
-            joined=tuple(present for name, present in self._known.items() if name not in self._combiners),
-            combiners=tuple(present for name, present in self._known.items() if name in self._combiners),
+            joined=tuple(self._newest(name) for name in self._ways if name not in self._combiners),
+            combiners=tuple(self._newest(name) for name in self._ways if name in self._combiners),
         )
 
     def route(self, names: Iterable[str]) -> Mapping[Child, tuple[str, ...]]:
         """The streams that lead to these names, each with its names; names that are not below are left out."""
         routes: dict[Child, list[str]] = {}
         for name in names:
-            child = self.streams.get(self._through.get(name, ""))
+            child = self.streams.get(self._way(name, ""))
             if child is not None:
                 routes.setdefault(child, []).append(name)
         return {child: tuple(below) for child, below in routes.items()}
 
     def may_lead_to(self, child: Child, name: str) -> bool:
         """Whether this stream is the way to a name below, or was the last way to one that has gone."""
-        return self._through.get(name, child.name) == child.name
+        return self._way(name, child.name) == child.name
 
     def silent_since(self, now: float) -> list[Child]:
         """Streams whose lease is over."""
         return [child for child in self.streams.values() if now - child.last_heard > self.lease]
 
+    def _way(self, name: str, otherwise: str) -> str:
+        """The newest way to a name, or another one where there is none."""
+        return next(reversed(self._ways.get(name, {otherwise: None})))
+
+    def _newest(self, name: str) -> Present:
+        """What is said of it by the newest way."""
+        return self._ways[name][self._way(name, "")]
+
+    def _moving(self, came: Iterable[Present]) -> tuple[str, ...]:
+        """Those who come by a new way and are known by another."""
+        return tuple(present.client for present in came if present.client in self._ways)
+
     def _remember(self, child: Child, came: Iterable[Present], are_combiners: bool) -> None:  # noqa: FBT001 - by name
         for present in came:
-            self._through[present.client] = child.name
-            self._known[present.client] = present
+            ways = self._ways.setdefault(present.client, {})
+            ways.pop(child.name, None)
+            ways[child.name] = present
             (self._combiners.add if are_combiners else self._combiners.discard)(present.client)
 
-    def _forget(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of the names that were known, known no longer."""
-        gone = tuple(name for name in tuple(names) if name in self._through)
-        for name in gone:
-            self._through.pop(name, None)
-            self._known.pop(name, None)
-            self._combiners.discard(name)
-        return gone
+    def _without(self, child: Child, names: Iterable[str]) -> Presence:
+        """These are no longer behind a child: they have left, or are where they came from by another way."""
+        left: list[str] = []
+        back: list[Present] = []
+        for name in names:
+            ways = self._ways.get(name, {})
+            newest = self._way(name, "")
+            if ways.pop(child.name, None) is None or newest != child.name:
+                continue
+            left.append(name)
+            if ways:
+                back.append(self._newest(name))
+            else:
+                del self._ways[name]
+        joined = tuple(present for present in back if present.client not in self._combiners)
+        combiners = tuple(present for present in back if present.client in self._combiners)
+        self._combiners.difference_update(name for name in left if name not in self._ways)
+        return Presence(joined, tuple(left), combiners)
