@@ -5,7 +5,8 @@ What was learned is kept until the round that it belongs to is committed, or has
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Agent:
         self._objects = work / "objects"
         self._workshops: dict[Path, Workshop] = {}
         self._open_workshop = workshop
+        self._turns: dict[Path, asyncio.Lock] = {}
         self._tasks: dict[RoundKey, asyncio.Task[None]] = {}
         self._outbox = Outbox(work / "outbox", self._objects)
         """Trained updates until the round is committed or has refused them."""
@@ -189,14 +191,15 @@ class Agent:
         try:
             app = await self._app_of(opened)
             await self._model_of(opened)
-            self._at_work = opened.key
-            started = asyncio.get_running_loop().call_later(
-                _NOTICEABLE, self._link.send, TaskStarted(opened.key, self.client.name)
-            )
-            try:
-                answer = await self._workshop(app).work(opened, self._link.send)
-            finally:
-                started.cancel()
+            async with self._turn(app, opened):
+                self._at_work = opened.key
+                started = asyncio.get_running_loop().call_later(
+                    _NOTICEABLE, self._link.send, TaskStarted(opened.key, self.client.name)
+                )
+                try:
+                    answer = await self._workshop(app).work(opened, self._link.send)
+                finally:
+                    started.cancel()
             if isinstance(answer, Offer):
                 self._outbox.keep(answer)
             self._link.send(answer)
@@ -207,6 +210,22 @@ class Agent:
             _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
         except (HansaError, OSError) as error:
             self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
+
+    @asynccontextmanager
+    async def _turn(self, app: Path, opened: OpenRound) -> AsyncIterator[None]:
+        """A worker does one task at a time: whoever waits behind another session's says so, and keeps its lease."""
+        waiting = asyncio.create_task(self._queue(opened))
+        try:
+            async with self._turns.setdefault(app, asyncio.Lock()):
+                waiting.cancel()
+                yield
+        finally:
+            waiting.cancel()
+
+    async def _queue(self, opened: OpenRound) -> None:
+        while True:
+            await asyncio.sleep(opened.spec.rules.lease / 3)
+            self._link.send(Progress(opened.key, self.client.name, "queue", 0, 0))
 
     async def _app_of(self, opened: OpenRound) -> Path:
         """The owner's own app, or the session's package, unpacked once."""
@@ -252,7 +271,12 @@ class Agent:
         offer = self._outbox.get(admission.key)
         if offer is None:
             return
-        data = await asyncio.to_thread(mapped, self._objects / offer.blob.digest)
+        try:
+            data = await asyncio.to_thread(mapped, self._objects / offer.blob.digest)
+        except FileNotFoundError:
+            if self._outbox.get(admission.key) is offer:
+                raise
+            return  # the round closed meanwhile
         try:
             await self._link.upload(admission.upload, [data], admission.offset)
         except (ConnectionFailedError, NotFoundError, WireError) as error:

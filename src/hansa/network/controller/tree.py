@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
 from hansa.algorithm import Partial
-from hansa.errors import ConflictError, NotFoundError, StorageError
+from hansa.errors import ConflictError, NotFoundError, StorageError, StorageUnavailableError
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.directory import ROOT, Directory
@@ -21,7 +23,12 @@ from hansa.wire.frames import Blob, FromNode, LogLine, Presence, Present, RoundK
 
 __all__ = ["ProjectTree"]
 
+T = TypeVar("T")
+
 _log = structlog.get_logger(__name__)
+
+_PAUSE = 0.5
+"""Seconds after which a store that is away is asked again."""
 
 
 class ProjectTree:
@@ -127,8 +134,8 @@ class ProjectTree:
             self._runners[key.run].delivered(key, partial)
 
     async def fetch(self, blob: Blob) -> memoryview:
-        """The bytes of an object, mapped into memory."""
-        path = await self._objects.fetch(blob.digest)
+        """The bytes of an object, mapped into memory; clients that need them wait for a store that is away."""
+        path = await _patiently(lambda: self._objects.fetch(blob.digest))
         return await asyncio.to_thread(mapped, path)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,7 +158,7 @@ class ProjectTree:
         while True:
             presence = await self._writes.get()
             try:
-                await self._write(presence, time.time())
+                await _patiently(lambda: self._write(presence, time.time()))  # noqa: B023 - called before the next
             except StorageError as error:  # rows are for people; decisions are made on the directory in memory
                 _log.error("who is connected could not be stored", project=self.project, why=str(error))
 
@@ -210,3 +217,12 @@ class ProjectTree:
             except NotFoundError:
                 pass
         return records
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """What it gives, asked until the store is there."""
+    while True:
+        try:
+            return await ask()
+        except StorageUnavailableError:
+            await asyncio.sleep(_PAUSE)
