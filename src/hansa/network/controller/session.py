@@ -179,10 +179,8 @@ class SessionRunner:
             case Completed():
                 return _Trained(plan, phase.partials, outcome)
             case NotMet():
-                self._close(phase, (), outcome.cause)
                 raise QuorumNotMetError(f"{outcome.cause}{self._first_traceback(outcome.failed)}")
             case Abandoned():
-                self._close(phase, (), outcome.cause)
                 return None
 
     async def _commit(self, state: State, number: int, opened_at: float, trained: _Trained) -> State:
@@ -392,8 +390,6 @@ class SessionRunner:
         self._around.journal.notify()
 
     async def _end(self, state: SessionState, cause: str) -> SessionRecord:
-        if self._phase is not None:  # it ended in an error: whoever still works for it is told
-            self._close(self._phase, (), cause)
         if self._afterwards is not None:
             await asyncio.wait([self._afterwards])
             if self._afterwards.exception() is not None and state is SessionState.FINISHED:
@@ -401,5 +397,7 @@ class SessionRunner:
         self._afterwards = None
         ended = replace(self.session, state=state, cause=cause, ended_at=time.time())
         await self._note(ended, f"session.{state}", cause)
+        if self._phase is not None:  # not before: clients then forget what they have learned for a round that is open
+            self._close(self._phase, (), cause.partition("\n")[0])
         _log.info("session ended", session=ended.id, state=state.value, cause=cause)
         return ended
