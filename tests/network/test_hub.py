@@ -239,6 +239,22 @@ async def test_whose_turn_comes_after_a_reconnect_is_told_on_the_new_stream() ->
             assert (await second.told(Admission)).offset == 0
 
 
+async def test_an_offer_for_a_round_that_opens_anew_is_taken_though_the_old_one_is_not_out_of_the_way() -> None:
+    async with rig() as made, made.node("ann") as ann:
+        made.open("ann", model=LARGE)
+        offer = ann.offer(filled(1.0, LARGE), inline=False)
+        await ann.told(Admission)
+
+        made.hub.reset()
+        made.open("ann", model=LARGE)
+        made.hub.receive(made.hub.children.streams["ann"], offer)
+
+        assert (await ann.told(Verdict)).reason is Reason.LATE
+        admission = await ann.told(Admission)
+        await ann.link.upload(admission.upload, parts_of(filled(1.0, LARGE)), admission.offset)
+        assert (await ann.told(Verdict)).accepted
+
+
 async def test_a_client_that_waits_for_its_turn_keeps_its_lease() -> None:
     spec = RunSpec(name="run", rules=RoundRules(lease=0.3))
     async with rig(slots=1, lease=30) as made, made.node("first") as first, made.node("second") as second:

@@ -77,6 +77,8 @@ class _Taking:
     """An offer on its way into a sum: one at a time for each sender and phase, whatever it sends."""
 
     offer: Offer
+    phase: Phase
+    """As it was when the offer came: the same phase may be dropped, and opened anew."""
     successor: Offer | None = None
     """Another offer of the same sender: only the newest waits."""
     gone: bool = False
@@ -246,8 +248,10 @@ class Hub:
         if offer.key not in self._phases:
             self._answer_unknown(offer)
         elif taking is None:
-            taking = self._taking[place] = _Taking(offer)
+            taking = self._taking[place] = _Taking(offer, self._phases[offer.key])
             self._start(self._take(taking), offer.key, offer.sender)
+        elif taking.phase is not self._phases[offer.key]:  # that one ends as late; this is for the open one
+            taking.successor = offer
         elif taking.offer.blob.digest != offer.blob.digest or taking.successor is not None:
             taking.successor = offer
             self._uploads.suspend(offer.sender, offer.key)
@@ -272,10 +276,9 @@ class Hub:
 
     async def _take(self, taking: _Taking) -> None:
         """An offer from its announcement to its verdict."""
-        offer = taking.offer
-        phase = self._phases.get(offer.key)
+        offer, phase = taking.offer, taking.phase
         try:
-            if phase is None:
+            if self._phases.get(offer.key) is not phase:
                 self._answer_unknown(offer)
             elif offer.partial:
                 await self._take_partial(phase, taking)
