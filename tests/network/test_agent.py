@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,25 @@ async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
     made.receive(Closed(key, ("ann",)))
 
     await sending
+
+
+async def test_the_model_of_a_task_that_waits_for_its_turn_stays(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _, _ = agent
+    there: asyncio.Queue[str] = asyncio.Queue()
+
+    async def download(blob: Blob, target: Path, _on_progress: object) -> Path:
+        target.write_bytes(b"model")  # noqa: ASYNC240 - five bytes
+        there.put_nowait(blob.digest)
+        return target
+
+    monkeypatch.setattr(made._link, "download", download)
+    digests = [letter * 64 for letter in "abcdef"]
+    for digest in digests:
+        made.receive(replace(opened(digest[0], 60.0), model=Blob(digest, 5)))
+    async with asyncio.timeout(20):
+        assert [await there.get() for _ in digests] == digests
+
+    assert all((made._objects / digest).exists() for digest in digests)
+    await made.aclose()

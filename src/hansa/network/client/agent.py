@@ -5,6 +5,7 @@ What was learned is kept until the round that it belongs to is committed, or has
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -88,6 +89,8 @@ class Agent:
         self._packages: dict[str, Path] = {}
         self._unpacking = asyncio.Lock()
         self._models: list[str] = []
+        self._needed: Counter[str] = Counter()
+        """Models of tasks that are in hand, or wait for their turn."""
         self._jobs: set[asyncio.Task[None]] = set()
         self._at_work: RoundKey | None = None
 
@@ -188,6 +191,7 @@ class Agent:
 
     async def _perform(self, opened: OpenRound) -> None:
         """Fetch what the task needs, have it done, and hand in the result or the failure."""
+        self._needed[opened.model.digest] += 1
         try:
             app = await self._app_of(opened)
             await self._model_of(opened)
@@ -210,6 +214,8 @@ class Agent:
             _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
         except (HansaError, OSError) as error:
             self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
+        finally:
+            self._needed -= Counter((opened.model.digest,))
 
     @asynccontextmanager
     async def _turn(self, app: Path, opened: OpenRound) -> AsyncIterator[None]:
@@ -263,8 +269,9 @@ class Agent:
             self._models.remove(blob.digest)
         self._models.append(blob.digest)
         for digest in self._models[:-_MODELS_KEPT]:
-            (self._objects / digest).unlink(missing_ok=True)
-        del self._models[:-_MODELS_KEPT]
+            if not self._needed[digest]:
+                (self._objects / digest).unlink(missing_ok=True)
+                self._models.remove(digest)
 
     async def _upload(self, admission: Admission) -> None:
         """Send an update that the server has room for now."""
