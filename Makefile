@@ -3,12 +3,13 @@
 #   make test    every test but the slow ones (ARGS="-k rounds" to choose)
 #   make check   the gates: style, types, layers, broad excepts, import closure, the documentation site
 #   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
+#   make dst     real nodes on a virtual clock and network, by seeds (ARGS="--seeds 0:10000", "--seed 42", "--plants")
 #   make bench   the benchmarks, beside this machine's own limits
 #   make docs    reference pages from the code, and the site in site/
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check faults bench docs
+.PHONY: demo test check faults dst bench docs
 
 demo:
 	@tools/install server,sklearn
@@ -30,6 +31,10 @@ check:
 faults:
 	@tools/install dev
 	@PYTHONPATH=tests $(RUN) faults $(or $(ARGS),random --hours 1)
+
+dst:
+	@tools/install dev
+	@PYTHONPATH=tests $(RUN) dst $(ARGS)
 
 bench:
 	@tools/install dev

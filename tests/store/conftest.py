@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from dst.store import Database, Disk, MemoryStore, SlowObjects
 from servers import PostgresServer, S3Server
 from sqlalchemy import create_engine
 
@@ -40,20 +41,22 @@ def s3_url(s3: S3Server, tmp_path: Path) -> str:
     return s3.url(s3.create_bucket(), tmp_path / "cache")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "simulated"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where there is an empty metadata store; every kind of them is a parameter here."""
     url: str = (
-        f"sqlite:///{tmp_path}/hansa.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+        request.getfixturevalue("postgres_url")
+        if request.param == "postgres"
+        else f"{request.param}:///{tmp_path}/hansa.db"
     )
     return url
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(params=["directory", "s3", "simulated"])
 def objects_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where there is an empty object store; every kind of them is a parameter here."""
-    if request.param == "directory":
-        return str(tmp_path / "objects")
+    if request.param in ("directory", "simulated"):
+        return f"{'simulated:' if request.param == 'simulated' else ''}{tmp_path}/objects"
     url: str = request.getfixturevalue("s3_url")
     return url
 
@@ -62,9 +65,10 @@ def objects_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def reopened(store_url: str) -> AsyncIterator[Callable[[], Awaitable[MetadataStore]]]:
     """A function that opens the same database once more."""
     opened: list[MetadataStore] = []
+    database = Database()  # of the deterministic simulation: what is on its disk
 
     async def open_again() -> MetadataStore:
-        store = open_store(store_url)
+        store = MemoryStore(database) if store_url.startswith("simulated:") else open_store(store_url)
         opened.append(store)
         await store.open()
         return store
@@ -83,6 +87,8 @@ async def store(reopened: Callable[[], Awaitable[MetadataStore]]) -> MetadataSto
 @pytest.fixture
 def objects(objects_url: str) -> ObjectStore:
     """An empty object store."""
+    if objects_url.startswith("simulated:"):
+        return SlowObjects(open_objects(objects_url.removeprefix("simulated:")), Disk())
     return open_objects(objects_url)
 
 

@@ -144,6 +144,7 @@ async def test_a_former_leader_can_read(reopened: Reopened):
     await claim.release()
 
 
+@pytest.mark.parametrize("store_url", ["sqlite", "postgres"], indirect=True)
 async def test_a_killed_leader_is_followed_by_the_one_that_waits(store: MetadataStore, store_url: str):
     with lead(store_url, lease=1.0) as process:
         assert said(process) == "1"

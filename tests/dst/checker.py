@@ -1,0 +1,169 @@
+"""One function per invariant over what a simulation has left: its history, and the rows and bytes on its disk."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+from dst.world import ENDED, PROJECT, World, app_of
+from hansa.algorithm import State
+from hansa.arrays import Arrays
+from hansa.errors import CorruptionError
+from hansa.messages import ClientInfo, Contribution, Kind, Update
+from hansa.run import resolve, slots_to_arrays
+from hansa.store.link import ACCEPTED, verify_chain
+from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
+from hansa.wire import codec
+
+__all__ = ["CHECKS", "check"]
+
+Invariant: TypeAlias = Callable[[World], Iterator[str]]
+
+_HOLDING = ("kill", "power", "pause", "reset", "cut", "one-way", "slow", "trip", "stop", "away")
+"""How the names begin of faults that can lose a sum with whoever holds it, or make it late."""
+
+
+def check(world: World) -> list[str]:
+    """Every violation, with the name of its invariant in front: those seen as they happened, and those left."""
+    found = [f"{name}: {flaw}" for name, invariant in CHECKS.items() for flaw in invariant(world)]
+    return [*world.history.wrong, *found]
+
+
+def acknowledged_updates_count_or_are_refused(world: World) -> Iterator[str]:
+    """I1: what a server accepted is counted with these bytes; else it is on record why not, or a fault lost the sum."""
+    lossy = any(kind.startswith(_HOLDING) for kind in world.history.faults)
+    for (client, key), digest in world.history.acknowledged.items():
+        if key.kind is not Kind.TRAIN or _rounds(world, key.run) < key.round:
+            continue
+        outcome, counted, _ = world.counted(key.run, key.round).get(client, ("", "", 0))
+        if outcome == ACCEPTED and counted != digest:
+            yield f"{client} is counted in {key} with {counted[:8]}, acknowledged was {digest[:8]}"
+        elif outcome != ACCEPTED and not lossy:
+            yield f"the update of {client} in {key} was acknowledged and is {outcome or 'nowhere'}; nothing was lost"
+    for part in world.database.every(ContributionRecord, PROJECT):
+        if part.outcome != ACCEPTED and not part.reason:
+            yield f"{part.client} is {part.outcome} in round {part.round} without a reason"
+
+
+def no_update_counts_twice(world: World) -> Iterator[str]:
+    """I2: one row for each client and round; the same bytes count once in a session."""
+    parts = [part for part in world.database.every(ContributionRecord, PROJECT) if part.outcome == ACCEPTED]
+    for what, number in Counter((part.session, part.round, part.client) for part in parts).items():
+        if number > 1:
+            yield f"{what} is counted {number} times"
+    for (_, digest), number in Counter((part.session, part.digest) for part in parts).items():
+        if number > 1:
+            yield f"the update {digest[:8]} is counted {number} times"
+
+
+def the_denominator_is_the_weight_of_what_was_summed(world: World) -> Iterator[str]:
+    """I3: a round's numbers are those of its accepted updates, whose own examples are known."""
+    for record in world.database.every(RoundRecord, PROJECT):
+        accepted = {
+            client: examples
+            for client, (outcome, _, examples) in world.counted(record.session, record.number).items()
+            if outcome == ACCEPTED
+        }
+        if (record.accepted, record.weight) != (len(accepted), sum(accepted.values())):
+            yield f"round {record.number} says {record.accepted} updates of {record.weight}, there are {accepted}"
+        for client, examples in accepted.items():
+            if examples != 10 + int(client.partition("-")[2]):
+                yield f"{client} counts with {examples} examples in round {record.number}"
+
+
+def rounds_form_one_chain(world: World) -> Iterator[str]:
+    """I4: no gap, no fork, and everything that a round names is stored."""
+    for session in world.database.every(SessionRecord, PROJECT):
+        rounds = [each for each in world.database.every(RoundRecord, PROJECT) if each.session == session.id]
+        parts = [each for each in world.database.every(ContributionRecord, PROJECT) if each.session == session.id]
+        try:
+            verify_chain(rounds, parts)
+        except CorruptionError as error:
+            yield str(error)
+        newest = rounds[-1].model if rounds else None
+        if (session.round, session.model) != (len(rounds), newest):
+            yield f"{session.name} is at round {session.round}, its rounds end with {len(rounds)}"
+        models = {each.id for each in world.database.every(ModelRecord, PROJECT) if each.session == session.id}
+        for record in rounds:
+            if record.model not in models:
+                yield f"the model of round {record.number} has no record"
+            for digest in {record.model, record.state} - {""}:
+                if digest not in world.stored:
+                    yield f"{digest[:8]} of round {record.number} is committed, and not stored"
+
+
+def models_are_those_of_a_run_without_faults(world: World) -> Iterator[str]:
+    """I5: every model, state and update, computed anew from who was counted, is the same to the bit."""
+    for session in world.database.every(SessionRecord, PROJECT):
+        yield from _not_recomputed(world, session)
+
+
+def every_session_ends_with_a_cause(world: World) -> Iterator[str]:
+    """I6: and fails only because too few could deliver."""
+    for session in world.database.every(SessionRecord, PROJECT):
+        if session.state in ENDED and not session.cause:
+            yield f"{session.name} is {session.state} without a cause"
+        if session.state is SessionState.FAILED and not session.cause.startswith("round "):
+            yield f"{session.name} has failed: {session.cause}"
+        if session.state is SessionState.FINISHED and session.round != session.spec.rounds:
+            yield f"{session.name} has finished after {session.round} of {session.spec.rounds} rounds"
+        if session.state is SessionState.FAILED and not world.history.faults:
+            yield f"{session.name} has failed, and nothing was wrong: {session.cause}"
+
+
+def updates_stay_in_their_run(world: World) -> Iterator[str]:
+    """I7: whoever is counted has learned these bytes in this very phase."""
+    learned = {(n.node, n.key.run, n.key.round, n.digest) for n in world.history.notes if n.what == "kept" and n.key}
+    for part in world.database.every(ContributionRecord, PROJECT):
+        if part.outcome == ACCEPTED and (part.client, part.session, part.round, part.digest) not in learned:
+            yield f"{part.client} is counted in round {part.round} of {part.session} with what it has not learned there"
+
+
+CHECKS: Mapping[str, Invariant] = {
+    "I1": acknowledged_updates_count_or_are_refused,
+    "I2": no_update_counts_twice,
+    "I3": the_denominator_is_the_weight_of_what_was_summed,
+    "I4": rounds_form_one_chain,
+    "I5": models_are_those_of_a_run_without_faults,
+    "I6": every_session_ends_with_a_cause,
+    "I7": updates_stay_in_their_run,
+}
+
+
+def _rounds(world: World, session: str) -> int:
+    return next(each.round for each in world.database.every(SessionRecord, PROJECT) if each.id == session)
+
+
+def _not_recomputed(world: World, session: SessionRecord) -> Iterator[str]:
+    """Play the session on one server, in one order, with nobody but those who were counted."""
+    clients = world.plan.clients
+    app, run = app_of(clients), resolve(session.spec)
+    aggregator = run.algorithm.aggregator
+    state: State = run.start(run.initial_model(app))
+    memories: dict[str, Arrays] = {}
+    rounds = {each.number: each for each in world.database.every(RoundRecord, PROJECT) if each.session == session.id}
+    for number in range(1, session.round + 1):
+        if number not in rounds:
+            yield f"round {number} of {session.name} is nowhere"
+            return
+        record = rounds[number]
+        broadcast = run.algorithm.broadcast(state)
+        plan = aggregator.plan(broadcast)
+        total, kept = aggregator.zero(plan), {}
+        for client, (outcome, digest, _) in sorted(world.counted(session.id, number).items()):
+            if outcome != ACCEPTED:
+                continue
+            info = ClientInfo(client, int(client.partition("-")[2]), clients)
+            task = run.task(app, info, number, Kind.TRAIN, memory=memories.get(client))
+            update: Update = run.train(app, broadcast, task)
+            if codec.digest(update.arrays) != digest:
+                yield f"round {number} of {session.name} holds other bytes of {client} than it would have computed"
+            total = aggregator.accumulate(plan, total, update, Contribution(client, update.num_examples))
+            if update.memory is not None:
+                kept[client] = update.memory
+        memories |= kept
+        state = run.finish(state, aggregator.report(plan, total))
+        slots = slots_to_arrays(state.slots)
+        found = record.model, record.state
+        if found != (codec.digest(state.params), codec.digest(slots) if slots else ""):
+            yield f"round {number} of {session.name} does not follow from the updates that are counted in it"
+            return

@@ -1,0 +1,189 @@
+"""What happens in one simulation, drawn from its seed: the network's shape, the session, and what goes wrong when."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dst.net import Profile
+from hansa.messages import EvaluationRules, RoundRules, RunSpec
+
+__all__ = ["KINDS", "Fault", "Plan", "draw"]
+
+CONTROLLER, STANDBY = "controller", "standby"
+LEASE, DEADLINE = 10.0, 900.0
+
+SHAPES: Mapping[str, Mapping[str, str]] = {
+    "root": {},
+    "flat": {"west": "", "east": ""},
+    "deep": {"west": "", "east": "", "north": "west"},
+}
+"""Combiners with their parents."""
+
+KINDS = (
+    "kill",
+    "gone",
+    "power",
+    "pause",
+    "reset",
+    "cut",
+    "one-way",
+    "slow",
+    "trip",
+    "trip an upload",
+    "trip a download",
+    "kill at a message",
+    "kill before a step",
+    "kill after a step",
+    "raise",
+    "hang",
+    "away",
+    "nan",
+    "heavy",
+    "stop",
+)
+"""Every kind of fault there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong."""
+
+    kind: str
+    at: float = 0.0
+    """Virtual seconds; of a step or a message: when counting begins."""
+    target: str = ""
+    """A node, two nodes as one|other, or the steps of the store."""
+    length: float = 0.0
+    """Seconds until it is over, or until what was killed is back."""
+    number: int = 0
+    """Which message or step, from 1; of what user code does: the round."""
+
+    def __str__(self) -> str:
+        """For people."""
+        number = f" {self.number}" if self.number else ""
+        return f"{self.at:6.2f} s  {self.kind}{number} {self.target} for {self.length:.1f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A simulation, whole: the same plan has the same history."""
+
+    seed: int
+    shape: str
+    clients: int
+    specs: tuple[RunSpec, ...]
+    """One for each session."""
+    profile: Profile
+    thread_delay: float
+    inline: int
+    """Bytes that travel inside a frame; others go in chunks."""
+    slots: int
+    silence: float
+    standby: bool
+    """Whether a second controller waits to take over."""
+    preferring: bool
+    """Whether clients name the combiner that they would like."""
+    faults: tuple[Fault, ...] = ()
+    combiners: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def heals(self) -> float:
+        """When the last fault is over."""
+        return max((fault.at + fault.length for fault in self.faults), default=0.0)
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    rng = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
+    shape = rng.choice(["flat", "flat", "deep", "root"])
+    clients = rng.randint(4, 8)
+    combiners = SHAPES[shape]
+    latency = rng.choice([0.001, 0.005, 0.03])
+    transfers = rng.random() < 0.6
+    plan = Plan(
+        seed=seed,
+        shape=shape,
+        clients=clients,
+        specs=tuple(_spec(rng, number, clients) for number in range(rng.choice([1, 1, 1, 2]))),
+        profile=Profile(latency, rng.choice([0.0, 0.01, 0.05]), 256 if transfers else 1 << 16),
+        thread_delay=rng.choice([0.0, 0.002, 0.05]),
+        inline=64 if transfers else 1 << 16,
+        slots=rng.choice([1, 2, 2, 4]),
+        silence=rng.choice([8.0, 15.0]),
+        preferring=rng.random() < 0.5,
+        combiners=combiners,
+        standby=rng.random() < 0.3,
+    )
+    count = rng.choice([0, 1, 1, 2, 2, 3, 4, 6, 9])
+    faults = sorted((_fault(rng, plan) for _ in range(count)), key=lambda fault: fault.at)
+    return _with(plan, faults)
+
+
+def _with(plan: Plan, faults: Sequence[Fault]) -> Plan:
+    return replace(plan, faults=tuple(faults))
+
+
+def _spec(rng: random.Random, number: int, clients: int) -> RunSpec:
+    quorum = rng.randint(1, max(1, clients - 1))
+    some = rng.random() < 0.3
+    rules = RoundRules(
+        selection="count" if some else "all",
+        count=rng.randint(quorum, clients) if some else None,
+        min_clients=rng.randint(quorum, clients),
+        quorum=quorum,
+        enough=rng.choice([None, None, min(clients, quorum + 1)]),
+        deadline=DEADLINE,
+        lease=LEASE,
+        replace_failed=rng.random() < 0.8,
+    )
+    algorithm, options = rng.choice(
+        [("fedavg", {}), ("fedadam", {"learning_rate": 0.1}), ("scaffold", {"num_clients": clients})]
+    )
+    return RunSpec(
+        name=f"session-{number}",
+        algorithm=algorithm,
+        algorithm_options=options,
+        rounds=rng.randint(2, 4),
+        seed=rng.randrange(2**31),
+        rules=rules,
+        evaluation=EvaluationRules(every=rng.choice([0, 1, 2]), central=False),
+    )
+
+
+def _fault(rng: random.Random, plan: Plan) -> Fault:  # noqa: PLR0911 - one case for each kind
+    clients = [f"client-{i}" for i in range(plan.clients)]
+    servers = [CONTROLLER, *plan.combiners]
+    at = round(rng.uniform(0.2, 12.0 * plan.specs[0].rounds), 3)
+    kind = rng.choice(KINDS)
+    node = rng.choice([*servers, *servers, rng.choice(clients)])
+    length = round(rng.choice([rng.uniform(0.05, 2.0), rng.uniform(2.0, 20.0), rng.uniform(10.0, 60.0)]), 3)
+    match kind:
+        case "kill" | "power" | "pause":
+            return Fault(kind, at, node, length)
+        case "reset" | "cut" | "one-way" | "slow" | "trip" | "kill at a message":
+            one, other = _link(rng, plan, clients)
+            number = rng.randint(1, 40) if kind in ("trip", "kill at a message") else rng.randint(20, 400)
+            return Fault(kind, at, f"{one}|{other}", 0.0 if kind == "reset" else length, number)
+        case "trip an upload" | "trip a download":
+            one, other = _link(rng, plan, clients)
+            return Fault(kind, at, f"{one}|{other}", 0.0, rng.randint(1, 9))
+        case "kill before a step" | "kill after a step":
+            step = rng.choice(["put", "commit", "commit", "object", "object"])
+            return Fault(kind, at, step, length, rng.randint(1, 4))
+        case "gone":
+            return Fault(kind, at, rng.choice(clients))
+        case "away":
+            return Fault(kind, at, "store", min(length, 15.0))
+        case "stop":
+            return Fault(kind, at, f"session-{rng.randrange(len(plan.specs))}", length)
+        case _:
+            return Fault(kind, 0.0, rng.choice(clients), 0.0, rng.randint(1, plan.specs[0].rounds))
+
+
+def _link(rng: random.Random, plan: Plan, clients: Sequence[str]) -> tuple[str, str]:
+    """Two nodes that may have something to say to each other."""
+    below = {**{name: parent or CONTROLLER for name, parent in plan.combiners.items()}}
+    lower = rng.choice([*below, rng.choice(clients), rng.choice(clients)] if below else list(clients))
+    if lower in below:
+        return lower, below[lower]
+    return lower, rng.choice([CONTROLLER, *below])

@@ -1,0 +1,100 @@
+"""A few hundred schedules of the deterministic simulation; `make dst` runs as many as you like."""
+
+import multiprocessing
+from collections.abc import Iterator
+from multiprocessing.pool import Pool
+
+import pytest
+
+from dst.net import Profile
+from dst.schedule import DEADLINE, KINDS, LEASE, Fault, Plan, draw
+from dst.sweep import verdict_on
+from hansa.messages import EvaluationRules, RoundRules, RunSpec
+
+SCHEDULES = 60
+WITHIN = 24
+"""Seeds within which each planted bug of the quick ones is found."""
+QUICK = (
+    "settle-unfolded",
+    "forget-at-verdict",
+    "tell-before-commit",
+    "count-rejected",
+    "weight-adrift",
+    "resume-too-late",
+    "tell-before-end",
+)
+"""Planted bugs that a few schedules find; `make dst ARGS=--plants` looks for all."""
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """Processes of their own: what was killed in a simulation is never cleaned up."""
+    with multiprocessing.get_context("spawn").Pool(2) as made:
+        yield made
+
+
+def plan(*faults: Fault, clients: int = 4, sessions: int = 1) -> Plan:
+    """A network in which nothing but these faults is unusual."""
+    rules = RoundRules(min_clients=clients, quorum=clients - 1, deadline=DEADLINE, lease=LEASE)
+    specs = tuple(
+        RunSpec(name=f"session-{i}", rounds=2, seed=i, rules=rules, evaluation=EvaluationRules(every=0))
+        for i in range(sessions)
+    )
+    return Plan(
+        seed=1,
+        shape="flat",
+        clients=clients,
+        specs=specs,
+        profile=Profile(),
+        thread_delay=0.002,
+        inline=64,
+        slots=2,
+        silence=8.0,
+        standby=False,
+        preferring=False,
+        faults=faults,
+        combiners={"west": "", "east": ""},
+    )
+
+
+def test_schedules_from_seeds_violate_no_invariant(pool: Pool) -> None:
+    verdicts = pool.map(verdict_on, [(draw(seed), "") for seed in range(SCHEDULES)], chunksize=5)
+
+    assert [(each.seed, each.wrong) for each in verdicts if each.wrong] == []
+    struck = {kind for each in verdicts for kind in each.faults}
+    assert len(set(KINDS) - struck) <= 3
+    assert sum(each.rounds for each in verdicts) > 2 * SCHEDULES
+
+
+def test_the_same_seed_has_the_same_history_in_any_process(pool: Pool) -> None:
+    seeds = [seed for seed in range(SCHEDULES) if len(draw(seed).faults) > 3][:4]
+    verdicts = pool.map(verdict_on, [(draw(seed), "") for seed in (*seeds, *seeds)], chunksize=1)
+
+    histories = [each.history for each in verdicts]
+    assert histories[:4] == histories[4:]
+    assert len(set(histories)) == 4
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_planted_bug_is_found(pool: Pool, name: str) -> None:
+    found = pool.imap_unordered(verdict_on, [(draw(seed), name) for seed in range(WITHIN)])
+
+    assert any(each.wrong for each in found)
+
+
+# ── what the simulation has found, each as its smallest schedule ─────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("at", [0.1, 0.4, 0.9, 1.5, 4.0])
+def test_a_store_that_is_away_costs_no_client_its_place_and_leaves_no_row_wrong(pool: Pool, at: float) -> None:
+    verdict = pool.apply(verdict_on, ((plan(Fault("away", at, "store", 6.0)), ""),))
+
+    assert verdict.wrong == ()
+    assert verdict.sessions == {"finished": 1}
+
+
+def test_two_sessions_share_a_client_that_does_one_task_at_a_time(pool: Pool) -> None:
+    verdict = pool.apply(verdict_on, ((plan(Fault("raise", 0.0, "client-0", number=2), sessions=2), ""),))
+
+    assert verdict.wrong == ()
+    assert verdict.sessions == {"finished": 2}
