@@ -15,7 +15,6 @@ from faults.workload import CLIENTS, spec_of
 KILLS = [
     ("controller", Fault("durable", "before", 4)),
     ("controller", Fault("durable", "after", 11)),
-    ("controller", Fault("store.commit", "before", 3)),
     ("controller", Fault("store.commit", "after", 2)),  # committed, and nobody knows
     ("controller", Fault("phase.merge", "after", 3)),
     ("combiner", Fault("upload.write", "after", 5)),
@@ -23,7 +22,6 @@ KILLS = [
     ("combiner", Fault("node.deliver", "before", 3)),
     ("client-3", Fault("durable", "after", 5)),
     ("client-5", Fault("outbox.keep", "after", 2)),
-    ("client-6", Fault("link.upload", "after", 4)),
 ]
 STANDS = Schedule(3, (Action("stop", "combiner-1", 0.1, 4.0), Action("half-open", "controller", 0.3, 2.0)))
 
@@ -54,9 +52,8 @@ def test_no_invariant_was_broken_by_any_of_it(lab: Lab) -> None:
     assert check(lab.history(), lab.app) == []
 
 
-@pytest.mark.parametrize("name", ["forgets-the-optimizer", "forgets-at-the-verdict"])
-def test_a_planted_bug_is_found(name: str) -> None:
-    assert planted(name)
+def test_a_planted_bug_is_found() -> None:
+    assert planted("forgets-the-optimizer")
 
 
 @pytest.mark.slow
