@@ -8,7 +8,7 @@ import pytest
 from rig import KEY, LARGE, MODEL, blob_of, filled, parts_of, rig
 
 from hansa.arrays import Arrays
-from hansa.errors import ConflictError, PermissionDeniedError, Reason, StorageError, WireError
+from hansa.errors import ConflictError, NotFoundError, PermissionDeniedError, Reason, StorageError, WireError
 from hansa.messages import Contribution, Kind, RoundRules, RunSpec
 from hansa.network.combiner import service
 from hansa.wire.channel import Stream
@@ -253,6 +253,17 @@ async def test_an_offer_for_a_round_that_opens_anew_is_taken_though_the_old_one_
         admission = await ann.told(Admission)
         await ann.link.upload(admission.upload, parts_of(filled(1.0, LARGE)), admission.offset)
         assert (await ann.told(Verdict)).accepted
+
+
+async def test_an_offer_for_a_round_that_is_over_above_is_no_failure_of_its_client() -> None:
+    async with rig() as made, made.node("ann") as ann:
+        made.broken = NotFoundError("the object is not needed by any round that is open here")
+        made.open("ann", model=LARGE)
+        ann.offer(filled(1.0, LARGE), inline=False)
+
+        assert (await ann.told(Verdict)).reason is Reason.UNKNOWN_ROUND
+        told = [made.frames.get_nowait() for _ in range(made.frames.qsize())]
+        assert not [frame for frame in told if isinstance(frame, TaskFailed)]
 
 
 async def test_a_client_that_waits_for_its_turn_keeps_its_lease() -> None:

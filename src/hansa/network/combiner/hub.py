@@ -284,6 +284,8 @@ class Hub:
                 await self._take_partial(phase, taking)
             else:
                 await self._take_update(phase, taking)
+        except NotFoundError:  # the round is over above, or not open again yet: this server will hear of it
+            self._answer_unknown(offer)
         finally:
             del self._taking[offer.key, offer.sender]
             if taking.successor is not None:
