@@ -1,6 +1,6 @@
 # Needs python3 (3.11 to 3.13) and make; everything else is installed into .venv on first use.
 #   make demo    a federated network on this machine: controller, two combiners, ten clients (ARGS=--json for one object)
-#   make test    every test but the slow ones (ARGS="-k rounds" to choose)
+#   make test    every test but the slow ones, on two cores (ARGS="-k rounds" to choose, "-n 0" to debug)
 #   make check   the gates: style, types, layers, broad excepts, import closure, the documentation site
 #   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
 #   make dst     real nodes on a virtual clock and network, by seeds (ARGS="--seeds 0:10000", "--seed 42", "--plants")
@@ -17,7 +17,7 @@ demo:
 
 test:
 	@tools/install dev
-	@$(RUN) pytest -q $(ARGS)
+	@$(RUN) pytest -q -n 2 $(ARGS)
 
 check:
 	@tools/install dev
