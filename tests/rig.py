@@ -237,6 +237,8 @@ class Proxy:
                 await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer, up=False))
             self._counted(-1)
             self._writers -= {writer, back}
+            for each in (writer, back):
+                each.close()
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
         return server, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
