@@ -1,7 +1,7 @@
 """One aggregation server on a real port, driven by the test, and nodes that do as the test says."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -192,12 +192,13 @@ async def rig(*, slots: int = 2, lease: float = 5.0) -> AsyncIterator[Rig]:
 
 
 class Proxy:
-    """TCP in between: forwards, counts, and once cuts every connection after so many bytes in one direction."""
+    """TCP in between: forwards, counts, and once cuts connections after so many bytes in one direction."""
 
     def __init__(self) -> None:
         self.up = self.down = 0
         self.cuts = 0
         self._cut_up = self._cut_down = float("inf")
+        self._alone = False
         self.most = 0
         """The most connections at once."""
         self._open = 0
@@ -217,27 +218,28 @@ class Proxy:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def cut_after(self, *, up: float = float("inf"), down: float = float("inf")) -> None:
-        """Bytes from now on, to the server or from it."""
-        self._cut_up, self._cut_down = self.up + up, self.down + down
+    def cut_after(self, *, up: float = float("inf"), down: float = float("inf"), alone: bool = False) -> None:
+        """Bytes from now on, to the server or from it; alone: only the connection on which the last of them passes."""
+        self._cut_up, self._cut_down, self._alone = self.up + up, self.down + down, alone
 
-    def cut(self) -> None:
+    def cut(self, only: Iterable[asyncio.StreamWriter] = ()) -> None:
         self._cut_up = self._cut_down = float("inf")
         self._flowing.set()
         self.cuts += 1
-        for writer in self._writers:
+        for writer in tuple(only) or self._writers:
             writer.close()  # what was counted arrives: a reset would take it from the receiver's hands
 
     async def serve(self, target: int) -> "tuple[asyncio.Server, str]":
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there, back = await asyncio.open_connection("127.0.0.1", target)
-            self._writers |= {writer, back}
+            ends = {writer, back}
+            self._writers |= ends
             self._counted(1)
             with suppress(asyncio.CancelledError):  # at the end of a test
-                await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer, up=False))
+                await asyncio.gather(self._pump(reader, back, ends, up=True), self._pump(there, writer, ends, up=False))
             self._counted(-1)
-            self._writers -= {writer, back}
-            for each in (writer, back):
+            self._writers -= ends
+            for each in ends:
                 each.close()
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
@@ -248,7 +250,9 @@ class Proxy:
         self.most = max(self.most, self._open)
         self._changed.set()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ends: set[asyncio.StreamWriter], *, up: bool
+    ) -> None:
         with suppress(ConnectionError):
             while (data := await reader.read(1 << 14)) and not writer.is_closing():
                 if up:
@@ -259,7 +263,7 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
                 if self.up >= self._cut_up or self.down >= self._cut_down:
-                    self.cut()
+                    self.cut(ends if self._alone else ())
         writer.close()
 
 

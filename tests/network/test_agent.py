@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from rig import MODEL, blob_of
 
+from hansa.errors import ConnectionFailedError
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
 from hansa.wire import tokens
-from hansa.wire.frames import Admission, Blob, Closed, FromNode, Offer, OpenRound, Progress, Role, RoundKey
+from hansa.wire.frames import Admission, Blob, Closed, FromNode, Offer, OpenRound, Progress, Role, RoundKey, Welcome
 
 
 class Workshop:
@@ -82,6 +83,82 @@ async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
     made.receive(Closed(key, ("ann",)))
 
     await sending
+
+
+class Uploads:
+    """In place of `Link.upload`: each goes on until the test lets it fail."""
+
+    def __init__(self) -> None:
+        self.begun: asyncio.Queue[int] = asyncio.Queue()
+        self.ended: list[int] = []
+        self.broken = asyncio.Event()
+
+    async def __call__(self, _name: str, _parts: object, offset: int) -> int:
+        self.begun.put_nowait(offset)
+        try:
+            await self.broken.wait()
+        finally:
+            self.ended.append(offset)
+        raise ConnectionFailedError("for a test")
+
+
+@pytest.fixture
+def uploads(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Uploads, Offer]:
+    """Of an agent that is connected, and has learned something."""
+    made, _, _ = agent
+    found = Uploads()
+    offer = Offer(RoundKey("run", 1, Kind.TRAIN), "ann", Blob("a" * 64, 6), (Contribution("ann", 1),))
+    (made._objects / ("a" * 64)).write_bytes(b"update")
+    made._outbox.keep(offer)
+    monkeypatch.setattr(made._link, "upload", found)
+    monkeypatch.setattr(made._link, "_outbox", asyncio.Queue())
+    return found, offer
+
+
+async def test_an_upload_that_breaks_is_offered_again(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], uploads: tuple[Uploads, Offer]
+) -> None:
+    (made, _, sent), (under_way, offer) = agent, uploads
+    made.receive(Admission(offer.key, "ann", "upload", 0))
+    assert await under_way.begun.get() == 0
+    under_way.broken.set()
+    async with asyncio.timeout(20):
+        assert await sent.get() == offer
+    await made.aclose()
+
+
+async def test_the_newest_admission_says_where_an_upload_goes_on(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], uploads: tuple[Uploads, Offer]
+) -> None:
+    """Else the same bytes travel twice, at the same time."""
+    (made, _, sent), (under_way, offer) = agent, uploads
+    made.receive(Admission(offer.key, "ann", "upload", 0))
+    assert await under_way.begun.get() == 0
+    made.receive(Admission(offer.key, "ann", "upload", 4))
+    assert await under_way.begun.get() == 4
+    assert under_way.ended == [0]
+    assert sent.empty()
+    await made.aclose()
+    assert under_way.ended == [0, 4]
+
+
+async def test_an_upload_ends_with_its_stream_and_leaves_the_next_offer_to_the_next_invitation(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], uploads: tuple[Uploads, Offer]
+) -> None:
+    """Were it offered by both, it would be admitted twice."""
+    (made, _, sent), (under_way, offer) = agent, uploads
+    made.receive(Admission(offer.key, "ann", "upload", 0))
+    assert await under_way.begun.get() == 0
+    made.detached("for a test")
+    made.attached(Welcome("hub", 5.0, ""))
+    under_way.broken.set()
+    made.receive(OpenRound(offer.key, RunSpec(name="run"), blob_of(MODEL), ("ann",)))
+    while made._jobs:  # noqa: ASYNC110 - an upload that has ended tells nobody
+        await asyncio.sleep(0)
+    await made.aclose()
+    assert [sent.get_nowait(), sent.empty()] == [offer, True]
 
 
 async def test_the_model_of_a_task_that_waits_for_its_turn_stays(

@@ -91,6 +91,8 @@ class Agent:
         self._models: list[str] = []
         self._needed: Counter[str] = Counter()
         """Models of tasks that are in hand, or wait for their turn."""
+        self._uploads: dict[RoundKey, asyncio.Task[None]] = {}
+        """One for each phase: the newest admission says where it goes on."""
         self._jobs: set[asyncio.Task[None]] = set()
         self._at_work: RoundKey | None = None
 
@@ -120,7 +122,9 @@ class Agent:
         _log.info("connected", client=self.client.name, to=welcome.node)
 
     def detached(self, why: str) -> None:
-        """Work goes on; its result is offered after the reconnect."""
+        """Work goes on; its result is offered after the reconnect, when the round invites anew."""
+        for upload in self._uploads.values():
+            upload.cancel()
         _log.info("connection lost", client=self.client.name, why=why)
 
     def receive(self, frame: ToNode) -> None:
@@ -131,7 +135,7 @@ class Agent:
             case Withdraw():
                 self._withdraw(frame)
             case Admission():
-                self._start(self._upload(frame))
+                self._admitted(frame)
             case Verdict():
                 self._judged(frame)
             case Closed():
@@ -273,6 +277,19 @@ class Agent:
                 (self._objects / digest).unlink(missing_ok=True)
                 self._models.remove(digest)
 
+    def _admitted(self, admission: Admission) -> None:
+        """The server has room, and says from which byte; an upload that is under way would send the same twice."""
+        key = admission.key
+        if key in self._uploads:
+            self._uploads[key].cancel()
+        upload = self._uploads[key] = self._start(self._upload(admission))
+
+        def forget(_: object) -> None:
+            if self._uploads.get(key) is upload:
+                del self._uploads[key]
+
+        upload.add_done_callback(forget)
+
     async def _upload(self, admission: Admission) -> None:
         """Send an update that the server has room for now."""
         offer = self._outbox.get(admission.key)
@@ -302,10 +319,11 @@ class Agent:
         if self._at_work is not None:
             self._link.send(LogLine(self._at_work, self.client.name, line))
 
-    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+    def _start(self, job: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(job)
         self._jobs.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._jobs.discard(task)

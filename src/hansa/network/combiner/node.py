@@ -189,14 +189,15 @@ class CombinerNode:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _upload(self, admission: Admission) -> None:
-        if self._link is None or admission.key not in self._sums:
+        sum_ = self._sums.get(admission.key)
+        if self._link is None or sum_ is None:
             return
-        offer, parts, _ = self._sums[admission.key]
+        offer, parts, _ = sum_
         try:
             await self._link.upload(admission.upload, parts, admission.offset)
         except (ConnectionFailedError, NotFoundError, WireError) as error:
             _log.info("upload interrupted", combiner=self.name, why=str(error))
-            if admission.key in self._sums:
+            if self._sums.get(admission.key) is sum_:  # another one has been offered itself
                 self.send(offer)
 
     def _forget_sums(self, keys: Iterable[RoundKey]) -> None:
