@@ -1,4 +1,4 @@
-"""What a session asks of the stores it asks again while they are away: it waits for them, and does not fail."""
+"""What is asked of the stores is asked again while they are away: whoever asks waits for them, and does not fail."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,23 +20,30 @@ _PAUSE: Final = 0.5
 
 
 async def patiently(
-    ask: Callable[[], Awaitable[T]], *, session: str, leaving: asyncio.Event, tell: Callable[[str], None]
+    ask: Callable[[], Awaitable[T]],
+    *,
+    who: str,
+    leaving: asyncio.Event | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> T:
     """What `ask` gives, called until it raises no `StorageUnavailableError`, or once more when `leaving` is set.
 
-    The call may have been done each time: only what may be repeated can be asked. tell: called with what is away and
-    what to do, and with an empty string once it is back.
+    The call may have been done each time: only what may be repeated can be asked. who: waits, for the log; tell:
+    called with what is away and what to do, and with an empty string once it is back.
     """
+    leaving = leaving if leaving is not None else asyncio.Event()
     while True:
         try:
             answer = await ask()
         except StorageUnavailableError as error:
             if leaving.is_set():
                 raise
-            tell(str(error))
-            _log.warning("a store is away; the session waits for it", session=session, why=str(error))
+            if tell is not None:
+                tell(str(error))
+            _log.warning("a store is away, and waited for", by=who, why=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(leaving.wait(), _PAUSE)
         else:
-            tell("")
+            if tell is not None:
+                tell("")
             return answer

@@ -381,7 +381,7 @@ class SessionRunner:
         def tell(away: str) -> None:
             self.away = away
 
-        return await patiently(ask, session=self.session.id, leaving=self._leaving, tell=tell)
+        return await patiently(ask, who=f"session {self.session.id}", leaving=self._leaving, tell=tell)
 
     async def _note(self, session: SessionRecord, kind: str, message: str) -> None:
         told = event(session.project, session.id, kind, message)

@@ -2,18 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
 
 import structlog
 
 from hansa.algorithm import Partial
-from hansa.errors import ConflictError, NotFoundError, StorageError, StorageUnavailableError
+from hansa.errors import ConflictError, NotFoundError, StorageError
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.directory import ROOT, Directory
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.patience import patiently
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
 from hansa.network.files import mapped
 from hansa.rounds.why import Why
@@ -23,12 +23,7 @@ from hansa.wire.frames import Blob, FromNode, LogLine, Presence, Present, RoundK
 
 __all__ = ["ProjectTree"]
 
-T = TypeVar("T")
-
 _log = structlog.get_logger(__name__)
-
-_PAUSE = 0.5
-"""Seconds after which a store that is away is asked again."""
 
 
 class ProjectTree:
@@ -135,7 +130,7 @@ class ProjectTree:
 
     async def fetch(self, blob: Blob) -> memoryview:
         """The bytes of an object, mapped into memory; clients that need them wait for a store that is away."""
-        path = await _patiently(lambda: self._objects.fetch(blob.digest))
+        path = await patiently(lambda: self._objects.fetch(blob.digest), who=f"project {self.project}")
         return await asyncio.to_thread(mapped, path)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,7 +153,7 @@ class ProjectTree:
         while True:
             presence = await self._writes.get()
             try:
-                await _patiently(lambda: self._write(presence, time.time()))  # noqa: B023 - called before the next
+                await patiently(partial(self._write, presence, time.time()), who=f"project {self.project}")
             except StorageError as error:  # rows are for people; decisions are made on the directory in memory
                 _log.error("who is connected could not be stored", project=self.project, why=str(error))
 
@@ -217,12 +212,3 @@ class ProjectTree:
             except NotFoundError:
                 pass
         return records
-
-
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """What it gives, asked until the store is there."""
-    while True:
-        try:
-            return await ask()
-        except StorageUnavailableError:
-            await asyncio.sleep(_PAUSE)
