@@ -5,7 +5,7 @@ of `hansa.store`, and it passes their tests. Objects are the real directory stor
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,16 @@ from hansa.errors import ConfigError, ConflictError, NotFoundError, StorageError
 from hansa.store import queries
 from hansa.store.leading import LeaseLeadership
 from hansa.store.link import round_link
-from hansa.store.ports import Leadership, ObjectStore, Page, Query, RoundCommit
-from hansa.store.records import EventRecord, ModelRecord, ProjectRecord, Record, RoundRecord, SessionRecord
+from hansa.store.ports import Leadership, ObjectStore, Page, Pruned, Query, Release, RoundCommit, StoredObject
+from hansa.store.records import (
+    EventRecord,
+    ModelRecord,
+    PackageRecord,
+    ProjectRecord,
+    Record,
+    RoundRecord,
+    SessionRecord,
+)
 from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import KEYS, TABLES, RecordType, field_types
@@ -55,6 +63,8 @@ class Database:
         """The number of the newest event: never used twice."""
         self.leases: dict[str, tuple[int, str, float]] = {}
         """Name → (epoch, holder, until when)."""
+        self.removals: set[str] = set()
+        """Objects that are still to be removed."""
         self.on_commit: Callable[[RoundCommit], None] = lambda _commit: None
         """Told of every round that is written."""
 
@@ -102,12 +112,70 @@ class Database:
         """With everything of it."""
         if (project, session) not in self.rows[SessionRecord]:
             raise NotFoundError(f"there is no session {session!r} in project {project!r}")
+        gone = [self.rows[SessionRecord][project, session]]
+        gone += [row for kind in (ModelRecord, RoundRecord) for row in self.rows[kind].values()
+                 if (row["project"], row["session"]) == (project, session)]  # fmt: skip
         for kind, rows in self.rows.items():
             if "session" in field_types(kind):
                 self.rows[kind] = {
                     key: row for key, row in rows.items() if (row["project"], row["session"]) != (project, session)
                 }
         del self.rows[SessionRecord][project, session]
+        names = [name for row in gone for name in (row.get("seed_model"), row.get("model"), row.get("state"))]
+        self.queue({name for name in [*names, *(row["id"] for row in gone if "parent" in row)] if name})
+
+    def prunable(self, release: Release) -> Pruned:
+        """What no row of the project has to hold on to."""
+        session = self.rows[SessionRecord].get((release.project, release.session))
+        newest = min(release.before, session["round"]) if session else 0
+
+        def given_up(row: Row) -> bool:
+            number = row.get("number", row.get("round"))
+            ours = (row["project"], row["session"]) == (release.project, release.session)
+            return ours and number < newest and number not in release.kept and not row.get("name")
+
+        sessions = [row for row in self.rows[SessionRecord].values() if row["project"] == release.project]
+        held = {row[column] for row in sessions for column in ("seed_model", "model")}
+        models = [row for row in self._unmarked(ModelRecord) if row["project"] == release.project]
+        held |= {row["id"] for row in models if not given_up(row)}
+        states = [row for row in self._unmarked(RoundRecord) if row["project"] == release.project]
+        held_states = {row["state"] for row in states if not given_up(row)}
+        return Pruned(
+            tuple((row["round"], row["id"]) for row in models if given_up(row) and row["id"] not in held),
+            tuple((row["number"], row["state"]) for row in states if given_up(row) and row["state"] not in held_states),
+        )
+
+    def prune(self, release: Release, only: Collection[str], at: float, by: str) -> Pruned:
+        """Mark it."""
+        found = self.prunable(release)
+        models = tuple(row for row in found.models if row[1] in only)
+        states = tuple(row for row in found.states if row[1] in only)
+        for number, digest in models:
+            row = self.rows[ModelRecord][release.project, digest, release.session, number]
+            row.update(pruned_at=at, pruned_by=by)
+        for number, _ in states:
+            self.rows[RoundRecord][release.project, release.session, number]["state_pruned_at"] = at
+        marked = Pruned(models, states)
+        self.queue(marked.digests)
+        return marked
+
+    def needed(self, digests: Collection[str]) -> frozenset[str]:
+        """What a row of any project holds on to."""
+        sessions = self.rows[SessionRecord].values()
+        held = {row[column] for row in sessions for column in ("seed_model", "model")}
+        held |= {row["id"] for row in self._unmarked(ModelRecord)}
+        held |= {row["state"] for row in self._unmarked(RoundRecord)}
+        held |= {row["id"] for row in self.rows[PackageRecord].values()}
+        return frozenset(held & set(digests))
+
+    def queue(self, digests: Collection[str]) -> None:
+        """Have those removed that no row needs."""
+        self.removals |= set(digests) - self.needed(digests)
+
+    def _unmarked(self, kind: RecordType) -> Sequence[Row]:
+        if kind is ModelRecord:
+            return [row for row in self.rows[kind].values() if row["pruned_at"] is None]
+        return [row for row in self.rows[kind].values() if row["state"] and row["state_pruned_at"] is None]
 
     def every(self, kind: type[T], project: str) -> list[T]:
         """All records of a kind, oldest first."""
@@ -256,6 +324,30 @@ class MemoryStore:
         session, record = to_row(commit.session), to_row(commit.round)
         await self._writing("commit", lambda: self.database.commit(commit, session, record, rows))
 
+    async def prunable(self, release: Release) -> Pruned:
+        """What `prune` would mark."""
+        await self._reading()
+        return self.database.prunable(release)
+
+    async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
+        """Mark what is given up."""
+        return await self._writing("prune", lambda: self.database.prune(release, only, at, by))
+
+    async def needed(self, digests: Collection[str]) -> frozenset[str]:
+        """Those that a row needs."""
+        await self._reading()
+        return self.database.needed(digests)
+
+    async def removals(self, limit: int = 500) -> Sequence[str]:
+        """What is still to be removed."""
+        await self._reading()
+        return sorted(self.database.removals)[:limit]
+
+    async def removed(self, digests: Collection[str]) -> None:
+        """It is."""
+        if digests:
+            await self._writing("removed", lambda: self.database.removals.difference_update(digests))
+
     async def ancestors(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """The trail up."""
         _check_trail(limit)
@@ -350,7 +442,13 @@ class SlowObjects:
 
     async def delete(self, digest: str) -> None:
         """Remove."""
-        await self._objects.delete(digest)
+        await self._writing(self._objects.delete(digest))
+
+    async def list(self) -> AsyncIterator[StoredObject]:
+        """Every object."""
+        await self._disk.reading()
+        async for found in self._objects.list():
+            yield found
 
     async def _writing(self, storing: Awaitable[T]) -> T:
         try:

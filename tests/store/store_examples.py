@@ -119,12 +119,16 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
             cause="2 clients reported, 3 are needed",
             started_at=2.5,
             ended_at=3.5,
+            keep="last 3, best loss min",
         ),
-        RoundRecord("s1/1", project, "s1", 1, digest(0), digest(1), digest(9), 1, 2, 3, 4, 5, 6.5, 7.5, {"loss": 0.5}),
+        RoundRecord(
+            "s1/1", project, "s1", 1, digest(0), digest(1), digest(9), 1, 2, 3, 4, 5, 6.5, 7.5, {"loss": 0.5},
+            state_pruned_at=11.5,
+        ),
         ContributionRecord(
             "s1/1/c", project, "s1", 1, "c", "rejected", 2**62, digest(7), "weight: 0", {"loss": 0.1, "n": 3.0}
         ),
-        ModelRecord(digest(1), project, "s1", 1, digest(0), 4096, 8.5, "first"),
+        ModelRecord(digest(1), project, "s1", 1, digest(0), 4096, 8.5, "first", 9.5, "last 1"),
         MetricRecord("s1/1/acc", project, "s1", 1, Kind.EVALUATE, "acc", 0.1 + 0.2, 17, "central", 9.5),
         EventRecord(1, project, "s1", "update.rejected", "a's update: NaN in w", 1.0, {"client": "a", "weight": 3}),
         ClientRecord(f"{project}/a", project, "a", "combiner-1", connected=True, first_seen=1.0, last_seen=2.0),

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,16 @@ def test_rows_survive_the_way_down_to_the_first_schema_and_up_again(connection: 
     for record in one_of_each():
         connection.execute(insert(TABLES[type(record)]), to_row(record))
     connection.execute(insert(LEASES), {"name": "controller", "epoch": 7, "holder": "a process", "until": 1.0})
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))  # as the end of a transaction does
 
     downgrade(connection, REVISIONS[0])
     upgrade(connection)
 
     for record in one_of_each():
         (row,) = connection.execute(select(TABLES[type(record)])).mappings()
-        assert from_row(type(record), row) == record
+        younger = {f.name: None for f in fields(record) if f.name in {"keep", "state_pruned_at", "pruned_at", "pruned_by"}}
+        assert from_row(type(record), row) == replace(record, **younger)
     assert connection.execute(select(LEASES)).all() == []
 
 

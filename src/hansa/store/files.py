@@ -15,7 +15,7 @@ parts verifies the digest.
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -27,8 +27,9 @@ from blake3 import blake3
 
 from hansa.errors import CorruptionError, InputError, NotFoundError
 from hansa.store.disk import explained, make_directory, sync_directory
+from hansa.store.ports import StoredObject
 
-__all__ = ["DirectoryObjects", "check_name"]
+__all__ = ["DirectoryObjects", "check_name", "is_name"]
 
 _BLOCK: Final = 1 << 20
 """Bytes hashed and written at a time: small enough to stay in the cache between the two."""
@@ -95,6 +96,12 @@ class DirectoryObjects:
     async def delete(self, digest: str) -> None:
         """Remove; harmless when absent. A process that has it open or mapped keeps it until it is done."""
         await asyncio.to_thread(self._delete, digest)
+
+    async def list(self) -> AsyncGenerator[StoredObject]:
+        """Every object, in any order; what is stored or removed meanwhile may be among them or not."""
+        for number in range(256):
+            for found in await asyncio.to_thread(self._look, f"{number:02x}"):
+                yield found
 
     def path(self, digest: str) -> Path:
         """Where the object lies if it is there; raise `NotFoundError` for what cannot be a name."""
@@ -179,6 +186,16 @@ class DirectoryObjects:
                 self._verified[digest] = signature
             return path
 
+    def _look(self, part: str) -> Sequence[StoredObject]:
+        """The objects whose digests begin so."""
+        found = []
+        with explained("list the objects in", self.root):
+            for path in self.root.glob(f"{part}/??/{part}*"):
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    status = path.stat()
+                    found.append(StoredObject(path.name, status.st_size, status.st_mtime))
+        return [each for each in found if is_name(each.digest)]
+
     def _delete(self, digest: str) -> None:
         path = self.path(digest)
         self._verified.pop(digest, None)
@@ -186,9 +203,14 @@ class DirectoryObjects:
             path.unlink()
 
 
+def is_name(digest: str) -> bool:
+    """Whether an object can have this name."""
+    return len(digest) == _DIGEST_LENGTH and _DIGITS.issuperset(digest)
+
+
 def check_name(digest: str) -> str:
     """The digest; raise `NotFoundError` when no object can have this name."""
-    if len(digest) != _DIGEST_LENGTH or not _DIGITS.issuperset(digest):
+    if not is_name(digest):
         raise NotFoundError(f"there is no object {digest!r}: an object's name is {_DIGEST_LENGTH} digits of 0-9a-f")
     return digest
 

@@ -4,7 +4,7 @@ SQLite, PostgreSQL, a directory and S3 answer here; others by plug-in.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,17 @@ from hansa.store.records import (
     SessionRecord,
 )
 
-__all__ = ["Leadership", "MetadataStore", "ObjectStore", "Page", "Query", "RoundCommit"]
+__all__ = [
+    "Leadership",
+    "MetadataStore",
+    "ObjectStore",
+    "Page",
+    "Pruned",
+    "Query",
+    "Release",
+    "RoundCommit",
+    "StoredObject",
+]
 
 R = TypeVar("R", bound=Record)
 
@@ -62,6 +72,44 @@ class RoundCommit:
     contributions: tuple[ContributionRecord, ...]
     metrics: tuple[MetricRecord, ...] = ()
     events: tuple[EventRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a session's policy gives up: the models and states of its rounds before `before`, but for `kept`.
+
+    What is needed is not given up whatever is asked: what the newest round of a session made, a session's seed, a model
+    that a person has named, and a model or a state that another row of the project holds on to.
+    """
+
+    project: str
+    session: str
+    before: int
+    kept: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """Models and states that are given up, as (round, digest), at most so many at a time."""
+
+    models: tuple[tuple[int, str], ...] = ()
+    states: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """Of both."""
+        return frozenset(digest for _, digest in (*self.models, *self.states))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What an object store says of an object."""
+
+    digest: str
+    size: int
+    """Bytes."""
+    stored_at: float
+    """POSIX seconds, by the clock of the store."""
 
 
 @runtime_checkable
@@ -136,9 +184,10 @@ class MetadataStore(Protocol):
         """Insert; raise `ConflictError` when the id exists."""
 
     async def delete_session(self, project: str, session: str) -> None:
-        """Remove a session with its rounds, contributions, metrics, events and model rows (not the objects).
+        """Remove a session with its rounds, contributions, metrics, events and model rows.
 
-        Raise `NotFoundError` when the project has no such session.
+        Its objects that no row needs any more are among the `removals` then. Raise `NotFoundError` when the project
+        has no such session.
         """
 
     async def commit_round(self, commit: RoundCommit) -> None:
@@ -154,6 +203,24 @@ class MetadataStore(Protocol):
 
     async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """Every model that was made from this one, oldest first."""
+
+    async def prunable(self, release: Release) -> Pruned:
+        """What `prune` would mark now, at most some hundreds of rounds: ask again until there is none."""
+
+    async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
+        """Mark what is `prunable` and among these digests; those that no row needs any more become `removals`.
+
+        at: POSIX seconds; by: the policy, for people.
+        """
+
+    async def needed(self, digests: Collection[str]) -> frozenset[str]:
+        """Those that a row of any project needs: an unmarked model or state, a session's seed or newest model, a package."""
+
+    async def removals(self, limit: int = 500) -> Sequence[str]:
+        """Objects that are still to be removed."""
+
+    async def removed(self, digests: Collection[str]) -> None:
+        """These are no `removals` any more: they are removed, or needed again."""
 
     def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:
         """A claim that is not made yet, under a name of a-z, 0-9 and "-" (else `InputError`).
@@ -193,3 +260,6 @@ class ObjectStore(Protocol):
 
     async def delete(self, digest: str) -> None:
         """Remove; harmless when absent."""
+
+    def list(self) -> AsyncIterator[StoredObject]:
+        """Every object, in any order; what is stored or removed meanwhile may be among them or not."""

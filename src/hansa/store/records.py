@@ -65,6 +65,8 @@ class SessionRecord:
     """Why it is in a terminal state."""
     started_at: float | None = None
     ended_at: float | None = None
+    keep: str | None = None
+    """The policy by which old models are pruned, as `hansa.store.retention` reads it; None: the server's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class RoundRecord:
     """Weighted means of the training metrics of the contributors."""
     link: str = ""
     """blake3 over the previous link, parent model, model, state and the sorted contributors."""
+    state_pruned_at: float | None = None
+    """When the bytes of the state were given up by the session's policy; None: they are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,10 @@ class ModelRecord:
     """Bytes."""
     created_at: float
     name: str = ""
+    pruned_at: float | None = None
+    """When the bytes were given up by the session's policy; None: they are kept."""
+    pruned_by: str | None = None
+    """The policy that gave them up."""
 
 
 @dataclass(frozen=True, slots=True)

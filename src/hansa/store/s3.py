@@ -42,7 +42,8 @@ from hansa.errors import (
 )
 from hansa.store.cache import ObjectCache
 from hansa.store.disk import explained
-from hansa.store.files import check_name
+from hansa.store.files import check_name, is_name
+from hansa.store.ports import StoredObject
 
 __all__ = ["S3Objects"]
 
@@ -144,6 +145,18 @@ class S3Objects:
         self._seen.discard(digest)
         await self._cache.drop(digest)
 
+    async def list(self) -> AsyncGenerator[StoredObject]:
+        """Every object, in any order; what is stored or removed meanwhile may be among them or not."""
+        pages = obstore.list(self._store)
+        while True:
+            with self._explained("list", ""):
+                page = await anext(pages, None)
+            if page is None:
+                return
+            for each in page:
+                if is_name(each["path"]):
+                    yield StoredObject(each["path"], each["size"], each["last_modified"].timestamp())
+
     async def _upload(self, digest: str) -> str:
         """Send the file of the cache, unless the bucket has it whole."""
         path = self._cache.files.path(digest)
@@ -233,7 +246,7 @@ class S3Objects:
             raise NotFoundError(f"there is no object {digest} in {self._where}") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StorageError(
-                f"cannot {action} object {digest} in {self._where}: access is refused ({_said(error)}); check "
+                f"cannot {action} {_subject(digest)} in {self._where}: access is refused ({_said(error)}); check "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list the bucket, and get, put and "
                 "delete objects"
             ) from error
@@ -241,7 +254,7 @@ class S3Objects:
             raise self._explain(action, digest, error) from error
 
     def _explain(self, action: str, digest: str, error: BaseError) -> StorageError:
-        where = f"cannot {action} object {digest} in {self._where}"
+        where = f"cannot {action} {_subject(digest)} in {self._where}"
         if "/latest/api/token" in str(error) or "/latest/meta-data" in str(error):
             return StorageError(
                 f"{where}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the "
@@ -253,6 +266,10 @@ class S3Objects:
                 f"{where}: the service is away, or too busy ({_said(error)}); check the endpoint, then try again"
             )
         return StorageError(f"{where}: the service refuses it ({_said(error)}); check endpoint, region and bucket")
+
+
+def _subject(digest: str) -> str:
+    return f"object {digest}" if digest else "the objects"
 
 
 def _said(error: Exception) -> str:

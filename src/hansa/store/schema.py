@@ -46,7 +46,17 @@ from hansa.store.records import (
     TokenRecord,
 )
 
-__all__ = ["KEYS", "LEASES", "METADATA", "TABLES", "RecordType", "field_types", "order_column", "project_column"]
+__all__ = [
+    "KEYS",
+    "LEASES",
+    "METADATA",
+    "REMOVALS",
+    "TABLES",
+    "RecordType",
+    "field_types",
+    "order_column",
+    "project_column",
+]
 
 METADATA: Final = MetaData()
 
@@ -112,7 +122,7 @@ def _table(name: str, record: RecordType, *indexes: tuple[str, ...], of_session:
         number,
         *columns,
         *constraints,
-        *(Index(f"ix_{name}_{'_'.join(index[1:])}", *index) for index in indexes),
+        *(Index(f"ix_{name}_{'_'.join(c for c in index if c != 'project')}", *index) for index in indexes),
         sqlite_autoincrement=True,  # a number is never used twice, so that a cursor into the events stays true
     )
 
@@ -137,7 +147,7 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
     {
         ProjectRecord: _table("projects", ProjectRecord),
         SessionRecord: _table("sessions", SessionRecord, ("project", "state")),
-        RoundRecord: _table("rounds", RoundRecord, ("project", "id"), of_session=True),
+        RoundRecord: _table("rounds", RoundRecord, ("project", "id"), ("state",), of_session=True),
         ContributionRecord: _table(
             "contributions",
             ContributionRecord,
@@ -145,7 +155,7 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
             ("project", "client"),
             of_session=True,
         ),
-        ModelRecord: _table("models", ModelRecord, ("project", "session", "round"), ("project", "parent")),
+        ModelRecord: _table("models", ModelRecord, ("project", "session", "round"), ("project", "parent"), ("id",)),
         MetricRecord: _table("metrics", MetricRecord, ("project", "session", "round"), of_session=True),
         EventRecord: _table("events", EventRecord, ("project", "session")),
         ClientRecord: _table("clients", ClientRecord),
@@ -164,6 +174,9 @@ LEASES: Final = Table(
     Column("until", Double, nullable=False),
 )
 """Who leads what: `epoch` grows with every new leader; `until` is POSIX seconds by the clock of the database."""
+
+REMOVALS: Final = Table("removals", METADATA, Column("digest", Text, primary_key=True))
+"""Objects that no row needs any more and that are still to be removed."""
 
 
 def order_column(table: Table) -> Column[Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -15,13 +15,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from hansa.errors import ConfigError, ConflictError, HansaError, NotFoundError, StorageError
-from hansa.store import leases, queries
+from hansa.store import leases, pruning, queries
 from hansa.store.link import round_link
-from hansa.store.ports import Leadership, Page, Query, RoundCommit
+from hansa.store.ports import Leadership, Page, Pruned, Query, Release, RoundCommit
 from hansa.store.records import EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
 from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
-from hansa.store.schema import KEYS, TABLES, RecordType, order_column, project_column
+from hansa.store.schema import KEYS, REMOVALS, TABLES, RecordType, order_column, project_column
 
 __all__ = ["Engines", "SqlStore"]
 
@@ -168,12 +168,14 @@ class SqlStore(ABC):
         await self._write(insert_row)
 
     async def delete_session(self, project: str, session: str) -> None:
-        """Remove a session with its rounds, contributions, metrics, events and model rows (not the objects).
+        """Remove a session with its rounds, contributions, metrics, events and model rows.
 
-        Raise `NotFoundError` when the project has no such session.
+        Its objects that no row needs any more are among the `removals` then. Raise `NotFoundError` when the project
+        has no such session.
         """
 
         async def delete_rows(connection: AsyncConnection) -> None:
+            objects = await pruning.digests_of(connection, project, session)
             for table in TABLES.values():
                 if "session" in table.c:
                     ours = (table.c.project == project, table.c.session == session)
@@ -181,6 +183,7 @@ class SqlStore(ABC):
             gone = delete(_SESSIONS).where(_SESSIONS.c.project == project, _SESSIONS.c.id == session)
             if (await connection.execute(gone)).rowcount == 0:
                 raise NotFoundError(f"there is no session {session!r} in project {project!r}")
+            await self._queue(connection, objects)
 
         await self._write(delete_rows)
 
@@ -221,6 +224,39 @@ class SqlStore(ABC):
     async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """Every model that was made from this one, oldest first."""
         return await self._trail(queries.trail_down, project, model, limit)
+
+    async def prunable(self, release: Release) -> Pruned:
+        """What `prune` would mark now, at most some hundreds of rounds: ask again until there is none."""
+        async with self._reading() as connection:
+            return await pruning.prunable(connection, release)
+
+    async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
+        """Mark what is `prunable` and among these digests; those that no row needs any more become `removals`."""
+
+        async def mark_rows(connection: AsyncConnection) -> Pruned:
+            marked = await pruning.mark(connection, release, only, at=at, by=by)
+            await self._queue(connection, marked.digests)
+            return marked
+
+        return await self._write(mark_rows)
+
+    async def needed(self, digests: Collection[str]) -> frozenset[str]:
+        """Those that a row of any project needs."""
+        async with self._reading() as connection:
+            return await pruning.needed(connection, digests)
+
+    async def removals(self, limit: int = 500) -> Sequence[str]:
+        """Objects that are still to be removed."""
+        async with self._reading() as connection:
+            return await pruning.queued(connection, limit)
+
+    async def removed(self, digests: Collection[str]) -> None:
+        """These are no `removals` any more: they are removed, or needed again."""
+        if digests:
+            await self._write(lambda connection: pruning.forget(connection, digests))
+
+    async def _queue(self, connection: AsyncConnection, digests: Collection[str]) -> None:
+        await pruning.queue(connection, self._insert(REMOVALS).on_conflict_do_nothing(), digests)
 
     async def _trail(
         self, follow: Callable[[str, str, int], Select[Any]], project: str, model: str, limit: int
