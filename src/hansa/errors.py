@@ -18,6 +18,7 @@ HansaError
 │   ├── StorageUnavailableError for now: away, restarting, full or busy; the same call may succeed later
 │   └── CorruptionError         what is stored is not what was stored, or its chain of hashes is broken
 ├── NotFoundError               there is no such thing (in this project)
+│   └── PrunedError             there was: its bytes were given up by a session's policy
 └── ConflictError               it exists already, or its state forbids the action
 
 Every message says what happened, to whom, and what to do.
@@ -38,6 +39,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "PermissionDeniedError",
+    "PrunedError",
     "QuorumNotMetError",
     "Reason",
     "RunFailedError",
@@ -174,6 +176,10 @@ class CorruptionError(StorageError):
 
 class NotFoundError(HansaError):
     """There is no such thing (in this project)."""
+
+
+class PrunedError(NotFoundError):
+    """There was such a model: its bytes were given up by a session's policy, its record is kept."""
 
 
 class ConflictError(HansaError):

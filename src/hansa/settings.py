@@ -47,6 +47,10 @@ class Settings(BaseSettings):
     silence: float = Field(
         default=15.0, gt=0, description="Seconds without a heartbeat after which a node counts as lost."
     )
+    keep: str = Field(
+        default="all",
+        description="Which rounds of a session keep their models, where it does not say it: a policy, or all.",
+    )
     work: Path | None = Field(
         default=None, description="Folder for a node's models and updates; empty: a temporary one."
     )

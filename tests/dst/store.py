@@ -324,10 +324,11 @@ class MemoryStore:
         session, record = to_row(commit.session), to_row(commit.round)
         await self._writing("commit", lambda: self.database.commit(commit, session, record, rows))
 
-    async def prunable(self, release: Release) -> Pruned:
+    async def prunable(self, release: Release, limit: int = 500) -> Pruned:
         """What `prune` would mark."""
         await self._reading()
-        return self.database.prunable(release)
+        found = self.database.prunable(release)
+        return Pruned(found.models[:limit], found.states[:limit])
 
     async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
         """Mark what is given up."""

@@ -111,7 +111,9 @@ def test_rows_survive_the_way_down_to_the_first_schema_and_up_again(connection: 
 
     for record in one_of_each():
         (row,) = connection.execute(select(TABLES[type(record)])).mappings()
-        younger = {f.name: None for f in fields(record) if f.name in {"keep", "state_pruned_at", "pruned_at", "pruned_by"}}
+        younger = {
+            f.name: None for f in fields(record) if f.name in {"keep", "state_pruned_at", "pruned_at", "pruned_by"}
+        }
         assert from_row(type(record), row) == replace(record, **younger)
     assert connection.execute(select(LEASES)).all() == []
 

@@ -20,6 +20,7 @@ from hansa.api.results import Me, ServerInfo
 from hansa.api.sessions import Sessions
 from hansa.api.transport import Transport
 from hansa.errors import AuthenticationError
+from hansa.network.controller.retention import PruneReport
 from hansa.settings import Settings
 from hansa.wire.tokens import holder
 
@@ -53,6 +54,14 @@ class Client:
     def server(self) -> ServerInfo:
         """The server's version, uptime and gRPC address."""
         return from_document(ServerInfo, self._transport.json("GET", "/server"))
+
+    def prune(self, *, dry_run: bool = False, grace: float = 86_400.0) -> PruneReport:
+        """Remove what the policies of the project's sessions give up, and the objects that no record names any more.
+
+        grace: seconds for which an object that no record names is left alone.
+        """
+        body = {"dry_run": dry_run, "grace": grace}
+        return from_document(PruneReport, self._transport.json("POST", f"/projects/{self.project}/prune", body=body))
 
     def close(self) -> None:
         """Close the connections."""

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from hansa.wire.frames import Role
 
-__all__ = ["NewProject", "NewSession", "NewToken", "Spec", "Strict"]
+__all__ = ["Keep", "NewProject", "NewSession", "NewToken", "Prune", "Spec", "Strict"]
 
 DIGEST = "3f0c7a1e9d52b8846bd1e0a5c97f24e3a8d6410b7c5f92e8d3a1b0496e7c8d25"
 """An example."""
@@ -104,6 +104,25 @@ class NewSession(Strict):
     """Digest of the model that it starts from; upload it first."""
     package: str | None = Field(default=None, examples=[DIGEST])
     """Digest of the user code that travels to the clients; null: they bring their own."""
+    keep: str | None = Field(default=None, max_length=1000, examples=["last 5, best accuracy max"])
+    """Which rounds keep their models: `all`, or `last N`, `best METRIC max`, `best METRIC min` and a comma between
+    several; `best central METRIC …` and `best train METRIC …` name where it is measured. null: the server's default."""
+
+
+class Keep(Strict):
+    """Another policy for a session."""
+
+    keep: str | None = Field(max_length=1000, examples=["last 5, best accuracy max"])
+    """As in a new session; null: the server's default."""
+
+
+class Prune(Strict):
+    """What to prune."""
+
+    dry_run: bool = False
+    """Say what would be pruned, and remove nothing."""
+    grace: float = Field(default=86_400.0, ge=0, le=1e9)
+    """Seconds for which an object that no row names is left alone."""
 
 
 class NewToken(Strict):

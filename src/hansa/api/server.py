@@ -42,6 +42,7 @@ _REFUSALS: Final = {
     403: "The token's role may not do this",
     404: "There is no such thing in this project",
     409: "The state forbids it",
+    410: "The model was pruned by a policy",
     413: "The body is too large",
     422: "The request cannot be used",
 }

@@ -16,6 +16,7 @@ from hansa.network.controller.journal import Live
 from hansa.run import resolve, suit
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
+from hansa.store.retention import Policy
 from hansa.store.verification import Verification
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Sessions(Listed[SessionRecord]):
         *,
         package: bool = True,
         seed_model: str | None = None,
+        keep: str | None = None,
         **settings: "Unpack[SpecFields]",
     ) -> SessionRecord:
         """Create a session of an app and start it.
@@ -60,10 +62,11 @@ class Sessions(Listed[SessionRecord]):
             spec: the run; or give its fields as keywords (`rounds=20, algorithm="fedprox"`), which replace those of it.
             package: whether the app travels to the clients; else they bring their own code.
             seed_model: a model of the project to start from, in place of the app's initial model.
+            keep: which rounds keep their models, for example "last 5, best accuracy max"; None: the server's default.
             **settings: fields of `RunSpec`.
 
         """
-        created = self.prepare(app, spec, package=package, seed_model=seed_model, **settings)
+        created = self.prepare(app, spec, package=package, seed_model=seed_model, keep=keep, **settings)
         return self._act(created.id, "start")
 
     def prepare(
@@ -73,20 +76,25 @@ class Sessions(Listed[SessionRecord]):
         *,
         package: bool = True,
         seed_model: str | None = None,
+        keep: str | None = None,
         **settings: "Unpack[SpecFields]",
     ) -> SessionRecord:
         """What `start` does, without starting."""
         loaded = load_app(app)
         wanted = suit(replace(spec or RunSpec(), **settings), loaded)
         run = resolve(wanted)
+        if keep is not None:
+            Policy.parse(keep)
         seed = self._models.digest(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
         code = self._packages.upload(app, _package_name(Path(app))).id if package else None
-        return self.create(wanted, seed_model=seed, package=code)
+        return self.create(wanted, seed_model=seed, package=code, keep=keep)
 
-    def create(self, spec: RunSpec, *, seed_model: str, package: str | None = None) -> SessionRecord:
-        """A session, not started. seed_model, package: digests of what was uploaded."""
+    def create(
+        self, spec: RunSpec, *, seed_model: str, package: str | None = None, keep: str | None = None
+    ) -> SessionRecord:
+        """A session, not started. seed_model, package: digests of what was uploaded; keep: as of `start`."""
         document = {name: value for name, value in spec_to_json(spec).items() if name != "project"}
-        body = {"spec": document, "seed_model": seed_model, "package": package}
+        body = {"spec": document, "seed_model": seed_model, "package": package, "keep": keep}
         return from_document(SessionRecord, self._transport.json("POST", f"{self._path}/sessions", body=body))
 
     def get(self, session: str) -> SessionRecord:
@@ -102,10 +110,15 @@ class Sessions(Listed[SessionRecord]):
         return self._act(session, "resume")
 
     def delete(self, session: str) -> SessionRecord:
-        """Delete a session that does not run, with its records; returns what it was."""
+        """Delete a session that does not run, with its records and objects; returns what it was."""
         found = self._find(session)
         self._transport.json("DELETE", f"{self._path}/sessions/{found.id}")
         return found
+
+    def keep(self, session: str, policy: str | None) -> SessionRecord:
+        """Keep a session's models by another policy, from its next round on; None: by the server's default."""
+        path = f"{self._path}/sessions/{self._find(session).id}/keep"
+        return from_document(SessionRecord, self._transport.json("PUT", path, body={"keep": policy}))
 
     def why(self, session: str) -> Waiting:
         """What a session waits for."""

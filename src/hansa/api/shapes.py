@@ -24,6 +24,7 @@ __all__ = [
     "PackageShape",
     "ProblemShape",
     "ProjectShape",
+    "PruneReportShape",
     "RoundShape",
     "ServerInfoShape",
     "SessionShape",
@@ -103,6 +104,8 @@ class SessionShape(Shape):
     """Why it is in a terminal state."""
     started_at: float | None
     ended_at: float | None
+    keep: str | None = Field(examples=["last 5, best accuracy max"])
+    """The policy by which its old models are pruned; null: the server's default."""
 
 
 class RoundShape(Shape):
@@ -128,6 +131,8 @@ class RoundShape(Shape):
     """Weighted means of the training metrics of the contributors; null where one was NaN."""
     link: str
     """blake3 over the previous link, the models and the contributors."""
+    state_pruned_at: float | None
+    """When the bytes of the state were given up by the session's policy; null: they are kept."""
 
 
 class ContributionShape(Shape):
@@ -163,6 +168,10 @@ class ModelShape(Shape):
     """Bytes."""
     created_at: float
     name: str
+    pruned_at: float | None
+    """When the bytes were given up by the session's policy; null: they are kept."""
+    pruned_by: str | None
+    """The policy that gave them up."""
 
 
 class MetricShape(Shape):
@@ -340,6 +349,37 @@ class VerificationShape(Shape):
     """Bytes of these objects."""
     head: str
     """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
+    pruned: int
+    """Models and states whose bytes were given up by the session's policy, and so could not be read."""
+
+
+class PrunedSessionShape(Shape):
+    """What one session's policy gave up."""
+
+    session: str
+    name: str
+    keep: str
+    """The policy."""
+    models: list[int]
+    """The rounds whose models it was."""
+    states: list[int]
+    """The rounds whose states of the algorithm it was."""
+
+
+class PruneReportShape(Shape):
+    """What was pruned; in a dry run what would be."""
+
+    dry_run: bool
+    sessions: list[PrunedSessionShape]
+    """Those whose policies gave something up; one that runs does so itself, after each round."""
+    objects: int
+    """Objects that were removed."""
+    bytes: int
+    """Bytes of these objects."""
+    unreferenced: int
+    """How many of them were named by no row: of rounds that were never committed, or of deleted sessions."""
+    waiting: int
+    """Objects that are still to be removed, because they are in use."""
 
 
 class WaitingShape(Shape):

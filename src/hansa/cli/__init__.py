@@ -12,6 +12,7 @@ from hansa.cli.demo import demo
 from hansa.cli.login import login
 from hansa.cli.metrics import metrics
 from hansa.cli.parity import parity
+from hansa.cli.prune import prune
 from hansa.cli.root import Root
 from hansa.cli.running import interrupt_on_sigterm
 from hansa.cli.simulate import simulate
@@ -44,6 +45,7 @@ for _name, _noun in (("session", session), ("model", model), ("package", package
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_RECORD)
 app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)
+app.command(rich_help_panel=_RECORD)(prune)
 app.add_typer(algorithm.commands, name="algorithm", rich_help_panel=_ALONE)
 app.command(rich_help_panel=_ALONE)(algorithm.version)
 

@@ -55,6 +55,8 @@ def show(model: Digest, server: ConnectionOptions, *, as_json: Json = False) -> 
         "size": size(found.size),
         "created": when(found.created_at),
     }
+    if found.pruned_at is not None:
+        lines["pruned"] = f"{when(found.pruned_at)} by `keep {found.pruned_by}`: its bytes are gone"
     print_record(found, lines, as_json=as_json)
 
 
@@ -125,5 +127,6 @@ def _print(models: "Sequence[ModelRecord]", *, as_json: bool, nothing: str) -> N
         "size": lambda m: size(m.size),
         "created": lambda m: when(m.created_at),
         "name": lambda m: m.name,
+        "pruned": lambda m: when(m.pruned_at),
     }
     print_table(models, columns, as_json=as_json, nothing=nothing)

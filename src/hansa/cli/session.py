@@ -39,6 +39,14 @@ def start(
         str | None,
         typer.Option("--seed-model", help="Digest of a model to start from; by default the app's initial one."),
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="POLICY",
+            help="Rounds that keep their models, for example 'last 5, best loss min'; by default the server's policy.",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and return at once.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +55,9 @@ def start(
     With --json every round is one JSON object on a line, and the last line is the session.
     """
     with server.connect() as api:
-        session = api.sessions.start(app, spec.spec(name or app_name(app)), package=package, seed_model=seed_model)
+        session = api.sessions.start(
+            app, spec.spec(name or app_name(app)), package=package, seed_model=seed_model, keep=keep
+        )
         if detach:
             _detached(session, as_json=as_json)
             return
@@ -124,6 +134,7 @@ def show(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fal
         "seed model": found.seed_model or "",
         "model": found.model or "",
         "package": found.package or "none: clients bring their own code",
+        "keep": found.keep or "the server's default",
         "created": when(found.created_at),
         "started": when(found.started_at),
         "ended": when(found.ended_at),
@@ -183,10 +194,34 @@ def resume(
 @commands.command()
 @expand
 def delete(session: SessionName, server: ConnectionOptions, *, as_json: Json = False) -> None:
-    """Delete a session that does not run, with its rounds, metrics and events."""
+    """Delete a session that does not run, with its rounds, metrics, events, and the models that nothing else needs."""
     with server.connect() as api:
         gone = api.sessions.delete(session)
     _said(gone, f"Session {gone.name} ({gone.id}) is deleted.", as_json=as_json)
+
+
+@commands.command()
+@expand
+def keep(
+    session: SessionName,
+    policy: Annotated[
+        str, typer.Argument(metavar="POLICY", help="For example 'last 5, best loss min', or all, or default.")
+    ],
+    server: ConnectionOptions,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Say which rounds of a session keep their models. The others are pruned: their records stay, their bytes go.
+
+    The policy is `all`, or `last N`, `best METRIC max`, `best METRIC min`, and a comma between several. A metric is the
+    mean over the clients' evaluations; `best central METRIC max` and `best train METRIC min` take the other two kinds.
+    `default` is the server's own policy (HANSA_KEEP). A session that runs prunes after its next round, any other with
+    `hansa prune`.
+    """
+    with server.connect() as api:
+        kept = api.sessions.keep(session, None if policy == "default" else policy)
+    _said(kept, f"Session {kept.name} keeps the models of: {kept.keep or 'the default of the server'}.",
+          as_json=as_json)  # fmt: skip
 
 
 def _with_options(name: str, options: "Mapping[str, Value]") -> str:

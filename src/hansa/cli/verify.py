@@ -34,5 +34,7 @@ def verify(
         return
     say(f"{found.rounds} rounds with {found.contributions} contributions form one chain;")
     say(f"{found.objects} models and states, {found.bytes:,} bytes, are what was recorded.")
+    if found.pruned:
+        say(f"{found.pruned} were pruned by policy, and could not be read.")
     if found.head:
         say(f"link of the last round: {found.head}")

@@ -90,7 +90,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """Models and states that are given up, as (round, digest), at most so many at a time."""
+    """Models and states that are given up, as (round, digest)."""
 
     models: tuple[tuple[int, str], ...] = ()
     states: tuple[tuple[int, str], ...] = ()
@@ -204,8 +204,8 @@ class MetadataStore(Protocol):
     async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """Every model that was made from this one, oldest first."""
 
-    async def prunable(self, release: Release) -> Pruned:
-        """What `prune` would mark now, at most some hundreds of rounds: ask again until there is none."""
+    async def prunable(self, release: Release, limit: int = 500) -> Pruned:
+        """What `prune` would mark now, the oldest first; limit: of models, and of states."""
 
     async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
         """Mark what is `prunable` and among these digests; those that no row needs any more become `removals`.
@@ -214,7 +214,7 @@ class MetadataStore(Protocol):
         """
 
     async def needed(self, digests: Collection[str]) -> frozenset[str]:
-        """Those that a row of any project needs: an unmarked model or state, a session's seed or newest model, a package."""
+        """Those that a row of any project needs: an unmarked model or state, a session's seed or newest, a package."""
 
     async def removals(self, limit: int = 500) -> Sequence[str]:
         """Objects that are still to be removed."""

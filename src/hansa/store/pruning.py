@@ -1,4 +1,4 @@
-"""What may be given up, and what nobody needs any more, as statements; each is one step inside its caller's transaction.
+"""What may be given up, and what nobody needs any more: statements, each a step inside its caller's transaction.
 
 A row of `models` or `rounds` without a mark holds on to its bytes. The marks of a project agree: as long as one of its
 rows has to hold on to a digest, none with that digest is marked.
@@ -24,7 +24,7 @@ _AT_ONCE: Final = 500
 """Rounds that are marked in one transaction, and values in one statement."""
 
 
-async def prunable(connection: AsyncConnection, release: Release) -> Pruned:
+async def prunable(connection: AsyncConnection, release: Release, limit: int) -> Pruned:
     """The models and states of a release that no row of the project has to hold on to."""
     wanted = exists(_SESSIONS.c.id).where(
         _SESSIONS.c.project == release.project,
@@ -34,23 +34,21 @@ async def prunable(connection: AsyncConnection, release: Release) -> Pruned:
         select(_MODELS.c.round, _MODELS.c.id)
         .where(_given_up(_MODELS, release), not_(_held(_MODELS, release)), not_(wanted))
         .order_by(_MODELS.c.round)
-        .limit(_AT_ONCE)
+        .limit(limit)
     )
     states = (
         select(_ROUNDS.c.number, _ROUNDS.c.state)
         .where(_given_up(_ROUNDS, release), not_(_held(_ROUNDS, release)))
         .order_by(_ROUNDS.c.number)
-        .limit(_AT_ONCE)
+        .limit(limit)
     )
     found = [tuple((number, digest) for number, digest in await connection.execute(rows)) for rows in (models, states)]
     return Pruned(*found)
 
 
-async def mark(
-    connection: AsyncConnection, release: Release, only: Collection[str], *, at: float, by: str
-) -> Pruned:
+async def mark(connection: AsyncConnection, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
     """Mark what is prunable and among `only`."""
-    found = await prunable(connection, release)
+    found = await prunable(connection, release, _AT_ONCE)
     models = tuple(row for row in found.models if row[1] in only)
     states = tuple(row for row in found.states if row[1] in only)
     for table, rows, values in (

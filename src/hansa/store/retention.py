@@ -11,7 +11,6 @@ over the training reports) is said. Whether more or less is better nobody can gu
 The newest round is kept whatever the policy: a session goes on from it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Self

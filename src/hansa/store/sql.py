@@ -225,10 +225,10 @@ class SqlStore(ABC):
         """Every model that was made from this one, oldest first."""
         return await self._trail(queries.trail_down, project, model, limit)
 
-    async def prunable(self, release: Release) -> Pruned:
-        """What `prune` would mark now, at most some hundreds of rounds: ask again until there is none."""
+    async def prunable(self, release: Release, limit: int = 500) -> Pruned:
+        """What `prune` would mark now, the oldest first; limit: of models, and of states."""
         async with self._reading() as connection:
-            return await pruning.prunable(connection, release)
+            return await pruning.prunable(connection, release, limit)
 
     async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
         """Mark what is `prunable` and among these digests; those that no row needs any more become `removals`."""

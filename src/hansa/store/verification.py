@@ -7,7 +7,7 @@ from typing import TypeVar
 from hansa.errors import CorruptionError, NotFoundError
 from hansa.store.link import verify_chain
 from hansa.store.ports import MetadataStore, ObjectStore, Query
-from hansa.store.records import ContributionRecord, Record, RoundRecord, SessionRecord, SessionState
+from hansa.store.records import ContributionRecord, ModelRecord, Record, RoundRecord, SessionRecord, SessionState
 
 __all__ = ["Verification", "verify_session"]
 
@@ -29,6 +29,8 @@ class Verification:
     """Bytes of these objects."""
     head: str
     """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
+    pruned: int = 0
+    """Models and states whose bytes were given up by the session's policy, and so could not be read."""
 
 
 async def verify_session(
@@ -54,11 +56,30 @@ async def verify_session(
         for digest, what in ((row.model, "model"), (row.state, "state of the algorithm")):
             if digest:
                 named.setdefault(digest, f"the {what} of round {row.number}")
-    size = 0
+    kept = await _kept(store, project, record, chain)
+    size, pruned = 0, len(named.keys() - kept)
     for digest, what in named.items():
-        size += await _read(objects, digest, f"{what} of session {record.name}")
+        if digest in kept:
+            try:
+                size += await _read(objects, digest, f"{what} of session {record.name}")
+            except CorruptionError:
+                if digest in await _kept(store, project, record, chain):
+                    raise
+                pruned += 1  # while the others were read
     last = chain[-1].link if chain else ""
-    return Verification(record.id, len(chain), len(contributions), len(named), size, last)
+    return Verification(record.id, len(chain), len(contributions), len(named) - pruned, size, last, pruned)
+
+
+async def _kept(store: MetadataStore, project: str, session: SessionRecord, chain: list[RoundRecord]) -> frozenset[str]:
+    """Models and states that must be there: all that are not marked as pruned, the newest and the seed in any case."""
+    rounds = {row.number: row async for row in _all(store, RoundRecord, project, session.id)}
+    models = [row async for row in _all(store, ModelRecord, project, session.id)]
+    pruned = {row.round for row in models if row.pruned_at is not None}
+    kept = {row.model for row in chain if row.number not in pruned}
+    kept |= {row.state for row in chain if rounds[row.number].state_pruned_at is None}
+    if chain:
+        kept |= {chain[-1].model, chain[-1].state}
+    return frozenset(kept | {session.seed_model or ""})
 
 
 def _check_session(record: SessionRecord, chain: list[RoundRecord]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, BinaryIO, Final, TypeVar
 from fastapi import APIRouter, Request
 from fastapi import Query as QueryParameter
 from fastapi.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from hansa.api.documents import record_document
 from hansa.api.guard import Limits
@@ -70,18 +71,16 @@ class ModelRoutes:
 
     async def get_model(self, project: str, model: str) -> dict[str, Any]:
         """A model, by its digest."""
-        return record_document(await self._controller.store.get(ModelRecord, project, model))
+        return record_document(await self._controller.find_model(project, model))
 
     async def download_model(self, project: str, model: str, request: Request) -> Response:
         """The safetensors file of a model; its ETag is the digest, and a Range is honoured."""
-        record = await self._controller.store.get(ModelRecord, project, model)
+        record = await self._controller.model_with_bytes(project, model)
         headers = {"ETag": f'"{record.id}"', "Cache-Control": "private, max-age=31536000, immutable"}
         asked = request.headers.get("if-none-match", "")
         if record.id in {tag.strip().removeprefix("W/").strip('"') for tag in asked.split(",")}:
             return Response(status_code=304, headers=headers)
-        path = await self._controller.objects.fetch(record.id)
-        filename = f"{record.id[:12]}.safetensors"
-        return FileResponse(path, media_type="application/octet-stream", filename=filename, headers=headers)
+        return _HeldFile(self._controller, record.id, headers)
 
     async def list_ancestors(self, project: str, model: str, limit: Trail = 1000) -> dict[str, Any]:
         """The trail from a model back to its seed, nearest first."""
@@ -92,6 +91,21 @@ class ModelRoutes:
         """Every model that was made from this one, oldest first."""
         cursor = await self._cursors.newest(project)
         return _trail(await self._controller.store.descendants(project, model, limit), cursor, limit)
+
+
+class _HeldFile(FileResponse):
+    """An object's file, which nobody removes while it is sent."""
+
+    def __init__(self, controller: Controller, digest: str, headers: dict[str, str]) -> None:
+        name = f"{digest[:12]}.safetensors"
+        super().__init__(digest, headers=headers, media_type="application/octet-stream", filename=name)
+        self._controller = controller
+        self._digest = digest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._controller.retention.holds.holding(self._digest):
+            self.path = await self._controller.objects.fetch(self._digest)
+            await super().__call__(scope, receive, send)
 
 
 class PackageRoutes:

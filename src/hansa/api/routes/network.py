@@ -9,7 +9,7 @@ import hansa
 from hansa.api.documents import record_document
 from hansa.api.guard import caller
 from hansa.api.requests import NewProject as ProjectToCreate
-from hansa.api.requests import NewToken
+from hansa.api.requests import NewToken, Prune
 from hansa.api.results import IssuedToken, Me, NewProject, ServerInfo
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import (
@@ -19,6 +19,7 @@ from hansa.api.shapes import (
     MeShape,
     NewProjectShape,
     ProjectShape,
+    PruneReportShape,
     ServerInfoShape,
     TokenShape,
 )
@@ -55,6 +56,7 @@ class NetworkRoutes:
         add("/tokens", self.create_token, methods=["POST"], status_code=201, response_model=IssuedTokenShape)
         add("/tokens/{token}", self.revoke_token, methods=["DELETE"], response_model=TokenShape)
         add("", self.get_project, response_model=ProjectShape)
+        add("/prune", self.prune, methods=["POST"], response_model=PruneReportShape)
 
     async def get_client(self, project: str, name: str) -> dict[str, Any]:
         """A client, by its name."""
@@ -76,6 +78,10 @@ class NetworkRoutes:
     async def get_project(self, project: str) -> dict[str, Any]:
         """The project."""
         return record_document(await self._controller.store.get(ProjectRecord, project, project))
+
+    async def prune(self, project: str, body: Prune) -> dict[str, Any]:
+        """Remove what the policies of the project's sessions give up, and every object that no row names any more."""
+        return record_document(await self._controller.prune(project, dry_run=body.dry_run, grace=body.grace))
 
 
 class ServerRoutes:

@@ -7,7 +7,7 @@ from fastapi import Query as Parameter
 
 from hansa.api.documents import record_document
 from hansa.api.guard import caller
-from hansa.api.requests import NewSession
+from hansa.api.requests import Keep, NewSession
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import (
@@ -65,6 +65,7 @@ class SessionRoutes:
         add(f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
         add(f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
         add(f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
+        add(f"{one}/keep", self.keep_session, methods=["PUT"], response_model=SessionShape)
         add(f"{one}/why", self.why_session_waits, response_model=WaitingShape)
         add(f"{one}/verification", self.verify_session, response_model=VerificationShape)
         add(f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
@@ -72,7 +73,7 @@ class SessionRoutes:
     async def create_session(self, project: str, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
         created = await self._controller.create_session(
-            project, _spec(body, project), seed_model=body.seed_model, package=body.package
+            project, _spec(body, project), seed_model=body.seed_model, package=body.package, keep=body.keep
         )
         return record_document(created)
 
@@ -81,7 +82,7 @@ class SessionRoutes:
         return record_document(await self._controller.store.get(SessionRecord, project, session))
 
     async def delete_session(self, project: str, session: str) -> Response:
-        """Delete a session that does not run, with its rounds, metrics, events and model records."""
+        """Delete a session that does not run, with its records, and the objects that nothing else needs."""
         await self._controller.delete_session(project, session)
         return Response(status_code=204)
 
@@ -98,6 +99,10 @@ class SessionRoutes:
     ) -> dict[str, Any]:
         """Stop a running session; what is committed stays, and it can be resumed."""
         return record_document(await self._controller.stop_session(project, session, me.name))
+
+    async def keep_session(self, project: str, session: str, body: Keep) -> dict[str, Any]:
+        """Keep a session's models by another policy: from its next round on, or when it is pruned next."""
+        return record_document(await self._controller.keep_session(project, session, body.keep))
 
     async def why_session_waits(self, project: str, session: str) -> dict[str, Any]:
         """What a session waits for: who is late, and when their leases end."""

@@ -4,19 +4,30 @@ import asyncio
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from hansa.errors import AuthenticationError, ConfigError, ConflictError, HansaError, InputError, NotFoundError
+from hansa.errors import (
+    AuthenticationError,
+    ConfigError,
+    ConflictError,
+    HansaError,
+    InputError,
+    NotFoundError,
+    PrunedError,
+    StorageUnavailableError,
+)
 from hansa.messages import ClientInfo, Metrics, RunSpec
 from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.directory import ROOT
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.patience import patiently
+from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
 from hansa.packages import unpack
 from hansa.rounds.why import Why
@@ -32,6 +43,7 @@ from hansa.store.records import (
     SessionState,
     TokenRecord,
 )
+from hansa.store.retention import KEEP_ALL, Policy
 from hansa.wire import codec, tokens
 from hansa.wire.frames import CENTRAL, Blob, Evaluated, OpenRound, Role, RoundKey
 from hansa.wire.tokens import Identity
@@ -42,6 +54,8 @@ _log = structlog.get_logger(__name__)
 
 _NAME_LIMIT = 100
 _LEASE_OF_CENTRAL = 600.0
+_SHOWN = 5
+"""Rounds that an error names."""
 
 
 class Controller:
@@ -57,10 +71,16 @@ class Controller:
         balancer: str = "least-loaded",
         slots: int = 2,
         silence: float = 15.0,
+        keep: Policy = KEEP_ALL,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
-        """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root."""
+        """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root.
+
+        keep: which models are kept of sessions that do not say it; leads: whether this controller leads still.
+        """
         self.store = store
         self.objects = objects
+        self.retention = Retention(store, objects, keep, leads)
         self.journal = Journal(store)
         self.public_key = tokens.public_key(key)
         self._key = key
@@ -72,10 +92,14 @@ class Controller:
         self._revoked: set[str] = set()
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
+        self._changing = asyncio.Lock()
+        """Held from reading a session that does not run to starting, storing or deleting it."""
+        self._finishing: asyncio.Task[None] | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hansa-controller-")
 
     async def open(self) -> None:
-        """Take up every session that was running when the controller last ended."""
+        """Take up every session that was running when the controller last ended, and what was to be removed."""
+        self._finishing = asyncio.create_task(self._finish())
         for project in await self._projects():
             revoked = await self.store.list(TokenRecord, Query(project.id, where={"revoked": True}, limit=1000))
             self._revoked.update(record.id for record in revoked.items)
@@ -111,6 +135,9 @@ class Controller:
 
     async def aclose(self) -> None:
         """Leave; running sessions are taken up by the next `open`."""
+        if self._finishing is not None:
+            self._finishing.cancel()
+            await asyncio.gather(self._finishing, return_exceptions=True)
         for tree in self._trees.values():
             await tree.aclose()
         for workshop in self._workshops.values():
@@ -130,6 +157,7 @@ class Controller:
                 project,
                 store=self.store,
                 objects=self.objects,
+                retention=self.retention,
                 journal=self.journal,
                 balancer=self._balancer,
                 address=self._address,
@@ -189,30 +217,60 @@ class Controller:
     async def add_model(self, project: str, file: bytes | memoryview, name: str = "") -> ModelRecord:
         """A seed model, as a safetensors file; raises `WireError` when it is none."""
         arrays = await asyncio.to_thread(codec.decode, file)
-        digest = await self.objects.put(codec.encode(arrays))
-        record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
-        await self.store.put(record)
+        digest = await self.retention.put(codec.encode(arrays))
+        try:
+            record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
+            await self.store.put(record)
+        finally:
+            self.retention.holds.release(digest)
         return record
+
+    async def find_model(self, project: str, digest: str) -> ModelRecord:
+        """A model's record, one that holds on to its bytes if there is one; raises `NotFoundError`."""
+        page = await self.store.list(ModelRecord, Query(project, where={"id": digest}, limit=1000))
+        if not page.items:
+            raise NotFoundError(f"there is no model {digest!r} in project {project!r}")
+        return min(page.items, key=lambda record: record.pruned_at is not None)
+
+    async def model_with_bytes(self, project: str, digest: str) -> ModelRecord:
+        """The same, and its bytes are there; raises `PrunedError` that says which models are."""
+        record = await self.find_model(project, digest)
+        if record.pruned_at is None:
+            return record
+        newest = Query(project, where={"session": record.session}, sort="-round", limit=1000)
+        kept = [str(m.round) for m in (await self.store.list(ModelRecord, newest)).items if m.pruned_at is None]
+        more = " …" if len(kept) > _SHOWN else ""
+        raise PrunedError(
+            f"model {digest[:12]}… of round {record.round} of session {record.session} was pruned on "
+            f"{time.strftime('%Y-%m-%d', time.gmtime(record.pruned_at))} by the policy `keep {record.pruned_by}`: its "
+            f"record is kept, its bytes are not; kept are the models of rounds {', '.join(kept[:_SHOWN])}{more} "
+            f"(hansa model list --session {record.session})"
+        )
 
     async def add_package(self, project: str, archive: bytes, name: str) -> PackageRecord:
         """User code for sessions; raises `AppError` when it cannot be unpacked safely."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
             await asyncio.to_thread(unpack, archive, Path(folder))
-        digest = await self.objects.put([archive])
-        record = PackageRecord(digest, project, _name(name, "package"), len(archive), time.time())
-        await self.store.put(record)
+        digest = await self.retention.put([archive])
+        try:
+            record = PackageRecord(digest, project, _name(name, "package"), len(archive), time.time())
+            await self.store.put(record)
+        finally:
+            self.retention.holds.release(digest)
         return record
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def create_session(
-        self, project: str, spec: RunSpec, *, seed_model: str, package: str | None = None
+        self, project: str, spec: RunSpec, *, seed_model: str, package: str | None = None, keep: str | None = None
     ) -> SessionRecord:
-        """A session, not started. Raises `ConfigError`, and `NotFoundError` for a foreign model or package."""
+        """A session, not started. Raises `ConfigError`, and `NotFoundError` for a foreign model or package.
+
+        keep: the policy by which its models are kept; None: the server's default.
+        """
         spec = replace(spec, project=project)
         resolve(spec)
         await self.store.get(ProjectRecord, project, project)
-        await self._need_model(project, seed_model)
         if package is not None:
             await self.store.get(PackageRecord, project, package)
         session = SessionRecord(
@@ -224,20 +282,25 @@ class Controller:
             created_at=time.time(),
             package=package,
             seed_model=seed_model,
+            keep=_policy(keep),
         )
-        await self.store.create(session)
+        async with self.retention.holds.holding(seed_model):
+            await self._need_model(project, seed_model)
+            await self.store.create(session)
         await self.journal.record(event(project, session.id, "session.created", f"session {session.name} was created"))
         return session
 
     async def start_session(self, project: str, session_id: str) -> SessionRecord:
         """Run a created session, or resume one that failed or was stopped, after its last committed round."""
-        session = await self.store.get(SessionRecord, project, session_id)
-        if session.state is SessionState.FINISHED:
-            raise ConflictError(
-                f"session {session.name} has finished its {session.spec.rounds} rounds; start a new one from its model"
-            )
         tree = self.tree(project)
-        tree.start(session)
+        async with self._changing:
+            session = await self.store.get(SessionRecord, project, session_id)
+            if session.state is SessionState.FINISHED:
+                raise ConflictError(
+                    f"session {session.name} has finished its {session.spec.rounds} rounds; "
+                    "start a new one from its model"
+                )
+            tree.start(session)
         await tree.under_way(session_id)
         return await self.store.get(SessionRecord, project, session_id)
 
@@ -248,12 +311,39 @@ class Controller:
         return await self.store.get(SessionRecord, project, session_id)
 
     async def delete_session(self, project: str, session_id: str) -> None:
-        """Delete a session that does not run, with its records; objects stay until retention takes them."""
-        session = await self.store.get(SessionRecord, project, session_id)
-        if self.tree(project).is_running(session_id):
-            raise ConflictError(f"session {session.name} is running; stop it before you delete it")
-        await self.store.delete_session(project, session_id)
+        """Delete a session that does not run, with its records, and the objects that nobody else needs."""
+        async with self._changing:
+            session = await self.store.get(SessionRecord, project, session_id)
+            if self.tree(project).is_running(session_id):
+                raise ConflictError(f"session {session.name} is running; stop it before you delete it")
+            await self.store.delete_session(project, session_id)
         await self.journal.record(event(project, "", "session.deleted", f"session {session.name} was deleted"))
+        try:
+            await self.retention.finish()
+        except StorageUnavailableError as error:
+            _log.warning("the objects of a deleted session are removed later", session=session_id, why=str(error))
+
+    async def keep_session(self, project: str, session_id: str, keep: str | None) -> SessionRecord:
+        """Keep a session's models by another policy, from its next round or the next `prune` on; None: the default."""
+        policy, tree = _policy(keep), self.tree(project)
+        async with self._changing:
+            session = await self.store.get(SessionRecord, project, session_id)
+            if tree.is_running(session_id):
+                await tree.keep(session_id, policy)
+            else:
+                await self.store.put(replace(session, keep=policy))
+        said = f"session {session.name} keeps the models of: {policy or 'the default'}"
+        await self.journal.record(event(project, session_id, "session.keep", said, keep=policy))
+        return await self.store.get(SessionRecord, project, session_id)
+
+    async def prune(self, project: str, *, dry_run: bool, grace: float) -> PruneReport:
+        """Apply the policies of the sessions that do not run, and remove what no row has named for `grace` seconds.
+
+        A session that runs prunes after each round. What nobody names is removed whichever project it was of.
+        """
+        tree = self.tree(project)
+        idle = [session async for session in self._sessions(project) if not tree.is_running(session.id)]
+        return await self.retention.sweep(idle, grace, dry_run=dry_run)
 
     async def why(self, project: str, session_id: str) -> tuple[Why | None, str]:
         """What a session waits for: the phase, None when none is under way, and the store that is away, else empty."""
@@ -266,10 +356,28 @@ class Controller:
     async def _projects(self) -> tuple[ProjectRecord, ...]:
         return (await self.store.list(ProjectRecord, Query("", limit=1000))).items
 
+    async def _sessions(self, project: str) -> AsyncIterator[SessionRecord]:
+        offset, total = 0, 1
+        while offset < total:
+            page = await self.store.list(SessionRecord, Query(project, limit=1000, offset=offset))
+            for session in page.items:
+                yield session
+            offset, total = offset + 1000, page.total
+
+    async def _finish(self) -> None:
+        """Remove what the last controller had still to remove."""
+        try:
+            await patiently(self.retention.finish, who="retention")
+        except HansaError as error:
+            _log.error("what was pruned before could not be removed", why=str(error))
+
     async def _need_model(self, project: str, digest: str) -> None:
-        page = await self.store.list(ModelRecord, Query(project, where={"id": digest}, limit=1))
-        if not page.items:
-            raise NotFoundError(f"project {project} has no model {digest[:12]}…; upload it first")
+        try:
+            await self.model_with_bytes(project, digest)
+        except PrunedError:
+            raise
+        except NotFoundError as error:
+            raise NotFoundError(f"project {project} has no model {digest[:12]}…; upload it first") from error
 
     async def _evaluate_centrally(self, session: SessionRecord, key: RoundKey, blob: Blob) -> Metrics:
         """Run the app's own evaluation in a worker process beside the server."""
@@ -300,6 +408,11 @@ class Controller:
 
 def _print_line(line: str) -> None:
     _log.info("the app printed", client=CENTRAL, line=line)
+
+
+def _policy(keep: str | None) -> str | None:
+    """A policy as it is stored; raises `ConfigError`."""
+    return None if keep is None else str(Policy.parse(keep))
 
 
 def _name(text: str, what: str) -> str:

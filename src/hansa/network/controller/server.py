@@ -20,6 +20,7 @@ from hansa.network.controller.controller import Controller
 from hansa.settings import Settings
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import Leadership, MetadataStore
+from hansa.store.retention import Policy
 from hansa.wire import service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.tokens import Identity
@@ -52,6 +53,7 @@ class ControllerServer:
 
         Raises `InputError` that says what to change, `StorageUnavailableError` when the database is away.
         """
+        keep = Policy.parse(settings.keep)
         settings.data.mkdir(parents=True, exist_ok=True)
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
@@ -73,6 +75,8 @@ class ControllerServer:
                 balancer=settings.balancer,
                 slots=settings.slots,
                 silence=settings.silence,
+                keep=keep,
+                leads=lambda: leadership.held,
             )
             self = cls(controller, address, listening, server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)

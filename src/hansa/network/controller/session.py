@@ -3,21 +3,23 @@
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from hansa.algorithm import Aggregate, Partial, Plan, State
 from hansa.arrays import Arrays
-from hansa.errors import HansaError, QuorumNotMetError, RunFailedError
+from hansa.errors import HansaError, QuorumNotMetError, RunFailedError, StorageUnavailableError
 from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value, merge_metrics
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.commit import Outcomes, last_counted, last_link, round_commit, state_of
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.patience import patiently
 from hansa.network.controller.phases import Phase, PhasePlan
+from hansa.network.controller.retention import Retention
 from hansa.rounds.events import Abandoned, Accepted, Completed, Event, Failed, NotMet, Progressed, Rejected
 from hansa.rounds.why import Why
 from hansa.run import Run, resolve, slots_to_arrays
@@ -43,6 +45,7 @@ class Surroundings:
 
     store: MetadataStore
     objects: ObjectStore
+    retention: Retention
     journal: Journal
     hub: Hub
     connected: Callable[[], frozenset[str]]
@@ -80,6 +83,11 @@ class SessionRunner:
         self._tracebacks: dict[str, str] = {}
         self._central: asyncio.Task[Metrics | None] | None = None
         self._afterwards: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        """Held from reading `session` to storing what follows from it."""
+        self._pruning: asyncio.Task[None] | None = None
+        self._broadcasts: frozenset[str] = frozenset()
+        """Objects that only a phase that is over has needed."""
 
     async def run(self) -> SessionRecord:
         """Run to the end; returns the session as it is then."""
@@ -88,8 +96,9 @@ class SessionRunner:
             await self._rounds()
         except asyncio.CancelledError:  # the controller leaves: the session goes on when it is back
             self._leaving.set()
-            if self._afterwards is not None:
-                await asyncio.gather(self._afterwards, return_exceptions=True)
+            if self._pruning is not None:
+                self._pruning.cancel()
+            await asyncio.gather(*filter(None, (self._afterwards, self._pruning)), return_exceptions=True)
             raise
         except RunFailedError as error:
             return await self._end(SessionState.FAILED, str(error))
@@ -130,6 +139,13 @@ class SessionRunner:
         if self._phase is not None:
             self._phase.stop(cause)
 
+    async def keep(self, policy: str | None) -> None:
+        """Keep models by another policy from now on."""
+        async with self._changing:
+            kept = replace(self.session, keep=policy)
+            await self._around.store.put(kept)
+            self.session = kept
+
     def why(self) -> Why | None:
         """What the session waits for; None between phases."""
         return self._phase.why() if self._phase is not None else None
@@ -137,8 +153,9 @@ class SessionRunner:
     # ── rounds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _begin(self) -> None:
-        started = replace(self.session, state=SessionState.RUNNING, started_at=time.time(), cause="", ended_at=None)
-        await self._note(started, "session.started", f"{started.name} goes on after round {started.round}")
+        message = f"{self.session.name} goes on after round {self.session.round}"
+        running = {"state": SessionState.RUNNING, "started_at": time.time(), "cause": "", "ended_at": None}
+        await self._note("session.started", message, running)
         self.under_way.set()
         if self.session.package is not None:
             package = self.session.package
@@ -159,6 +176,7 @@ class SessionRunner:
             if trained is None:
                 break
             state = await self._commit(state, number, opened_at, trained)
+            self._prune_soon()
             if self._run.evaluates(number) and not self._stopped:
                 await self._evaluate(state, number)
         if self._afterwards is not None:
@@ -167,14 +185,14 @@ class SessionRunner:
     async def _train(self, state: State, number: int) -> _Trained | None:
         """The training phase; None when the session was stopped meanwhile."""
         broadcast = self._run.algorithm.broadcast(state)
-        blob = await self._blob(broadcast, state)
-        planning = asyncio.create_task(asyncio.to_thread(self._run.algorithm.aggregator.plan, broadcast))
-        phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules)
-        try:
-            outcome = await phase.run()
-            plan = await planning
-        finally:
-            planning.cancel()  # nothing to cancel once it is done
+        async with self._broadcast(broadcast, state) as blob:
+            planning = asyncio.create_task(asyncio.to_thread(self._run.algorithm.aggregator.plan, broadcast))
+            phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules)
+            try:
+                outcome = await phase.run()
+                plan = await planning
+            finally:
+                planning.cancel()  # nothing to cancel once it is done
         match outcome:
             case Completed():
                 return _Trained(plan, phase.partials, outcome)
@@ -186,22 +204,23 @@ class SessionRunner:
     async def _commit(self, state: State, number: int, opened_at: float, trained: _Trained) -> State:
         """The server's half, the model made durable, and then everything about the round in one transaction."""
         aggregate, advanced = await asyncio.to_thread(self._advanced, state, trained)
-        objects = self._around.objects
-        model = await self._patiently(lambda: objects.put(codec.encode(advanced.params)))
         slots = slots_to_arrays(advanced.slots)
-        state_digest = await self._patiently(lambda: objects.put(codec.encode(slots))) if slots else ""
-        outcomes = Outcomes(
-            number=number,
-            completed=trained.outcome,
-            aggregate=aggregate,
-            model=model,
-            size=codec.size(advanced.params),
-            state=state_digest,
-            opened_at=opened_at,
-        )
-        commit = round_commit(self.session, outcomes, self._link)
-        await self._patiently(lambda: self._around.store.commit_round(commit))
-        self.session, self._link = commit.session, commit.round.link
+        async with AsyncExitStack() as held:
+            model = await self._stored(codec.encode(advanced.params), held)
+            state_digest = await self._stored(codec.encode(slots), held) if slots else ""
+            outcomes = Outcomes(
+                number=number,
+                completed=trained.outcome,
+                aggregate=aggregate,
+                model=model,
+                size=codec.size(advanced.params),
+                state=state_digest,
+                opened_at=opened_at,
+            )
+            async with self._changing:
+                commit = round_commit(self.session, outcomes, self._link)
+                await self._patiently(lambda: self._around.store.commit_round(commit))
+                self.session, self._link = commit.session, commit.round.link
         for client, part in aggregate.contributions.items():
             self._counted[client] = Counted(client, number, part.digest)
         self._around.journal.notify()
@@ -232,14 +251,14 @@ class SessionRunner:
     async def _evaluate(self, state: State, number: int) -> None:
         """On clients and beside the server, at once. A failed evaluation is reported and does not end the session."""
         rules = self.session.spec.evaluation
-        blob = await self._blob(state.params, state)
         key = self._key(Kind.EVALUATE, number)
-        central = self._central = asyncio.create_task(self._centrally(key, blob, rules))
-        try:
-            reports = await self._by_clients(number, blob, rules) if rules.clients else {}
-            await asyncio.wait([central])
-        finally:
-            central.cancel()  # nothing to cancel once it is done
+        async with self._broadcast(state.params, state) as blob:
+            central = self._central = asyncio.create_task(self._centrally(key, blob, rules))
+            try:
+                reports = await self._by_clients(number, blob, rules) if rules.clients else {}
+                await asyncio.wait([central])
+            finally:
+                central.cancel()  # nothing to cancel once it is done
         if self._afterwards is not None:
             await self._afterwards
         beside = None if central.cancelled() else central.result()
@@ -325,15 +344,46 @@ class SessionRunner:
     def _key(self, kind: Kind, number: int) -> RoundKey:
         return RoundKey(self.session.id, number, kind)
 
-    async def _blob(self, arrays: Arrays, state: State) -> Blob:
-        """What is broadcast, as a stored object; small ones travel inline."""
+    @asynccontextmanager
+    async def _broadcast(self, arrays: Arrays, state: State) -> AsyncIterator[Blob]:
+        """What a phase needs, as an object that is there until it is over; small ones travel inline too."""
         parts = codec.encode(arrays)
         size = codec.size(arrays)
-        if arrays is state.params and self.session.model is not None:
-            digest = self.session.model
-        else:
-            digest = await self._patiently(lambda: self._around.objects.put(parts))
-        return Blob(digest, size, b"".join(parts) if size <= INLINE_LIMIT else b"")
+        async with AsyncExitStack() as held:
+            if arrays is state.params and self.session.model is not None:
+                digest = self.session.model
+            else:
+                digest = await self._stored(parts, held)
+                self._broadcasts |= {digest}
+            yield Blob(digest, size, b"".join(parts) if size <= INLINE_LIMIT else b"")
+
+    # ── objects ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _stored(self, parts: Sequence[bytes | memoryview], held: AsyncExitStack) -> str:
+        """Store an object that nobody removes before `held` ends."""
+        retention = self._around.retention
+        digest = await self._patiently(lambda: retention.put(parts))
+        held.callback(retention.holds.release, digest)
+        return digest
+
+    def _prune_soon(self) -> None:
+        """Remove what the last round has made unnecessary, beside the next one."""
+        if self._pruning is None or self._pruning.done():
+            self._pruning = asyncio.create_task(self._prune())
+
+    async def _prune(self) -> None:
+        """Once what is known of earlier rounds is stored. A store that is away is asked again after another round."""
+        if self._afterwards is not None:
+            await asyncio.wait([self._afterwards])
+        over, self._broadcasts = self._broadcasts, frozenset()
+        try:
+            over = await self._around.retention.discard(over)
+            await self._around.retention.prune(self.session)
+        except StorageUnavailableError as error:
+            _log.warning("nothing is pruned while a store is away", session=self.session.id, why=str(error))
+        except HansaError as error:
+            _log.error("old models could not be pruned", session=self.session.id, why=str(error))
+        self._broadcasts |= over
 
     # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -383,10 +433,12 @@ class SessionRunner:
 
         return await patiently(ask, who=f"session {self.session.id}", leaving=self._leaving, tell=tell)
 
-    async def _note(self, session: SessionRecord, kind: str, message: str) -> None:
-        told = event(session.project, session.id, kind, message)
-        await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
-        self.session = session
+    async def _note(self, kind: str, message: str, changes: Mapping[str, Any]) -> None:
+        told = self._event(kind, message)
+        async with self._changing:
+            session = replace(self.session, **changes)
+            await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
+            self.session = session
         self._around.journal.notify()
 
     async def _end(self, state: SessionState, cause: str) -> SessionRecord:
@@ -395,9 +447,11 @@ class SessionRunner:
             if self._afterwards.exception() is not None and state is SessionState.FINISHED:
                 state, cause = SessionState.FAILED, f"metrics could not be stored: {self._afterwards.exception()}"
         self._afterwards = None
-        ended = replace(self.session, state=state, cause=cause, ended_at=time.time())
-        await self._note(ended, f"session.{state}", cause)
+        if self._pruning is not None:
+            await asyncio.wait([self._pruning])
+        await self._prune()
+        await self._note(f"session.{state}", cause, {"state": state, "cause": cause, "ended_at": time.time()})
         if self._phase is not None:  # not before: clients then forget what they have learned for a round that is open
             self._close(self._phase, (), cause.partition("\n")[0])
-        _log.info("session ended", session=ended.id, state=state.value, cause=cause)
-        return ended
+        _log.info("session ended", session=self.session.id, state=state.value, cause=cause)
+        return self.session

@@ -14,6 +14,7 @@ from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.directory import ROOT, Directory
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.patience import patiently
+from hansa.network.controller.retention import Retention
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
 from hansa.network.files import mapped
 from hansa.rounds.why import Why
@@ -35,6 +36,7 @@ class ProjectTree:
         *,
         store: MetadataStore,
         objects: ObjectStore,
+        retention: Retention,
         journal: Journal,
         balancer: Balancer,
         address: str,
@@ -48,6 +50,7 @@ class ProjectTree:
         self.hub = Hub(ROOT, self, slots=slots, lease=silence)
         self._store = store
         self._objects = objects
+        self._retention = retention
         self._journal = journal
         self._central = central
         self._runners: dict[str, SessionRunner] = {}
@@ -62,7 +65,9 @@ class ProjectTree:
         if session.id in self._tasks:
             raise ConflictError(f"session {session.name} is running already")
         connected = lambda: frozenset(self.directory.clients)  # noqa: E731 - a view of the directory
-        around = Surroundings(self._store, self._objects, self._journal, self.hub, connected, self._central)
+        around = Surroundings(
+            self._store, self._objects, self._retention, self._journal, self.hub, connected, self._central
+        )
         runner = SessionRunner(session, around)
         task = asyncio.create_task(runner.run(), name=f"session {session.name}")
         self._runners[session.id], self._tasks[session.id] = runner, task
@@ -85,6 +90,10 @@ class ProjectTree:
         task = self._tasks[session]
         self._runners[session].stop(cause)
         await asyncio.wait([task])
+
+    async def keep(self, session: str, policy: str | None) -> None:
+        """Have a running session keep its models by another policy."""
+        await self._runners[session].keep(policy)
 
     def is_running(self, session: str) -> bool:
         """Whether it runs here."""

@@ -1,4 +1,4 @@
-"""What is pruned: policies of sessions, marks of what policies gave up, and the objects that are still to be removed."""
+"""What is pruned: policies of sessions, marks of what they gave up, and the objects that are still to be removed."""
 
 import sqlalchemy as sa
 from alembic import op
