@@ -112,17 +112,18 @@ class Database:
         """With everything of it."""
         if (project, session) not in self.rows[SessionRecord]:
             raise NotFoundError(f"there is no session {session!r} in project {project!r}")
-        gone = [self.rows[SessionRecord][project, session]]
-        gone += [row for kind in (ModelRecord, RoundRecord) for row in self.rows[kind].values()
-                 if (row["project"], row["session"]) == (project, session)]  # fmt: skip
+        ours = self.rows[SessionRecord][project, session]
+        here = {"project": project, "session": session}.items()
+        objects = {ours["seed_model"], ours["model"]} - {None}
+        objects |= {row["id"] for row in self._unmarked(ModelRecord) if here <= row.items()}
+        objects |= {row["state"] for row in self._unmarked(RoundRecord) if here <= row.items()}
         for kind, rows in self.rows.items():
             if "session" in field_types(kind):
                 self.rows[kind] = {
                     key: row for key, row in rows.items() if (row["project"], row["session"]) != (project, session)
                 }
         del self.rows[SessionRecord][project, session]
-        names = [name for row in gone for name in (row.get("seed_model"), row.get("model"), row.get("state"))]
-        self.queue({name for name in [*names, *(row["id"] for row in gone if "parent" in row)] if name})
+        self.queue(objects)
 
     def prunable(self, release: Release) -> Pruned:
         """What no row of the project has to hold on to."""

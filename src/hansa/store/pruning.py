@@ -62,11 +62,13 @@ async def mark(connection: AsyncConnection, release: Release, only: Collection[s
 
 
 async def digests_of(connection: AsyncConnection, project: str, session: str) -> frozenset[str]:
-    """Every object that the rows of a session name."""
+    """Every object that a row of a session holds on to."""
     of_session = select(_SESSIONS).where(_SESSIONS.c.project == project, _SESSIONS.c.id == session).subquery()
     rows = union(
-        select(_MODELS.c.id).where(_MODELS.c.project == project, _MODELS.c.session == session),
-        select(_ROUNDS.c.state).where(_ROUNDS.c.project == project, _ROUNDS.c.session == session),
+        *(
+            select(column).where(table.c.project == project, table.c.session == session, _unmarked(table))
+            for table, column in ((_MODELS, _MODELS.c.id), (_ROUNDS, _ROUNDS.c.state))
+        ),
         select(of_session.c.seed_model),
         select(of_session.c.model),
     )
