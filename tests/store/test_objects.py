@@ -1,6 +1,7 @@
 """What every object store must do, wherever it keeps its bytes."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,20 @@ async def test_a_deleted_object_is_gone_and_can_be_stored_again(objects: ObjectS
     assert await objects.size(other) == 5
     assert await objects.put([b"bytes"]) == digest
     assert await objects.size(digest) == 5
+
+
+async def test_every_object_is_listed_with_its_size_and_its_age(objects: ObjectStore):
+    assert [found async for found in objects.list()] == []
+    before = time.time() - 2  # a store may count whole seconds
+    sizes = {await objects.put([b"x" * size]): size for size in range(1, 20)}
+    gone = await objects.put([b"gone"])
+    await objects.delete(gone)
+
+    found = [each async for each in objects.list()]
+
+    assert {each.digest: each.size for each in found} == sizes
+    assert len(found) == len(sizes)
+    assert all(before <= each.stored_at <= time.time() + 2 for each in found)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from store_examples import PROJECT, a_commit, a_session, every
 from hansa.errors import CorruptionError, NotFoundError
 from hansa.store.link import round_link
 from hansa.store.opening import open_objects
-from hansa.store.ports import MetadataStore, ObjectStore
-from hansa.store.records import ContributionRecord, RoundRecord, SessionRecord, SessionState
+from hansa.store.ports import MetadataStore, ObjectStore, Release
+from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
 from hansa.store.verification import verify_session
 
 ROUNDS = 4
@@ -179,6 +179,51 @@ async def test_yesterday_s_backup_is_recognised_by_a_link_that_was_kept(
     await recorded.verify(recorded.rounds[1].link)
     with pytest.raises(CorruptionError, match=r"later rounds are lost, or it is another history"):
         await recorded.verify(recorded.rounds[3].link)
+
+
+async def given_up(recorded: Recorded, *, removed: bool = True) -> None:
+    """Rounds 1 and 2, by the policy `last 2`."""
+    release = Release(PROJECT, "s1", before=3)
+    marked = await recorded.store.prune(release, (await recorded.store.prunable(release)).digests, at=7.0, by="last 2")
+    for digest in marked.digests if removed else ():
+        await recorded.objects.delete(digest)
+
+
+async def test_what_was_pruned_by_policy_is_counted_and_not_missed(recorded: Recorded) -> None:
+    whole = await verify_session(recorded.store, recorded.objects, PROJECT, "s1")
+    await given_up(recorded)
+    found = await verify_session(recorded.store, recorded.objects, PROJECT, "s1")
+    assert (found.rounds, found.objects, found.pruned, found.head) == (ROUNDS, whole.objects - 4, 4, whole.head)
+    assert found.bytes == whole.bytes - 4 * len(b"model 1") * 1000
+
+
+async def test_what_is_missing_without_a_mark_is_lost_also_in_a_pruned_session(recorded: Recorded) -> None:
+    await given_up(recorded)
+    await recorded.objects.delete(recorded.rounds[2].model)
+    with pytest.raises(CorruptionError, match=r"the model of round 3 of session digits is lost"):
+        await recorded.verify()
+
+
+async def test_a_mark_excuses_neither_the_newest_model_nor_the_seed(recorded: Recorded) -> None:
+    newest = await recorded.store.get(ModelRecord, PROJECT, recorded.rounds[-1].model)
+    await recorded.store.put(replace(newest, pruned_at=1.0, pruned_by="last 1"))
+    assert (await verify_session(recorded.store, recorded.objects, PROJECT, "s1")).pruned == 0
+    await recorded.objects.delete(newest.id)
+    with pytest.raises(CorruptionError, match=r"the model of round 4 of session digits is lost"):
+        await recorded.verify()
+
+
+async def test_what_is_pruned_while_others_are_read_is_not_missed(recorded: Recorded) -> None:
+    class Meanwhile:
+        async def read(self, digest: str) -> AsyncIterator[bytes]:
+            if digest == recorded.session.seed_model:
+                await given_up(recorded)
+            async for chunk in recorded.objects.read(digest):
+                yield chunk
+
+    found = await verify_session(recorded.store, Meanwhile(), PROJECT, "s1")  # type: ignore[arg-type]
+
+    assert (found.objects, found.pruned) == (1 + 2 * ROUNDS - 4, 4)
 
 
 async def test_there_must_be_such_a_session(store: MetadataStore, objects: ObjectStore) -> None:
