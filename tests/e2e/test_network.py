@@ -110,3 +110,29 @@ def test_a_client_and_a_combiner_stop_on_ctrl_c_and_on_sigterm(hansa: Hansa, ser
     combiner.send_signal(signal.SIGTERM)
     assert client.wait(30) == 130
     assert combiner.wait(30) == 130
+
+
+def test_old_models_are_pruned_as_the_session_says_and_by_hand(hansa: Hansa, server: Server, tiny: Path) -> None:
+    hansa.client(server, "ward-7")
+    session = hansa.json("session", "start", tiny, "--rounds", 5, "--keep", "last 3")
+    models = [
+        json.loads(line)
+        for line in hansa.call("model", "list", "--session", session["id"], "--json").stdout.splitlines()
+    ]
+    assert sorted(model["round"] for model in models if model["pruned_at"] is None) == [3, 4, 5]
+    oldest = min(models, key=lambda model: model["round"])["id"]
+    assert "by `keep last 3`" in hansa.call("model", "show", oldest).stdout
+    refused = hansa.call("model", "download", oldest)
+    assert refused.exit_code == 1
+    assert "was pruned on" in refused.stderr
+    assert "2 were pruned by policy" in hansa.call("verify", session["id"]).stdout
+
+    assert hansa.call("session", "keep", session["id"], "last three").exit_code == 1
+    assert "keeps the models of: last 1" in hansa.call("session", "keep", session["id"], "last 1").stdout
+    assert "last 1" in hansa.call("session", "show", session["id"]).stdout
+    foreseen = hansa.call("prune", "--dry-run").stdout
+    assert "Would remove 2 objects" in foreseen
+    assert json.loads(hansa.call("prune", "--json").stdout)["objects"] == 2
+    assert "Removed 0 objects" in hansa.call("prune", "--grace", "0").stdout
+    assert "default of the server" in hansa.call("session", "keep", session["id"], "default").stdout
+    assert "4 were pruned by policy" in hansa.call("verify", session["id"]).stdout

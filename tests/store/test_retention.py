@@ -224,8 +224,8 @@ actions = st.one_of(
 async def carried_out(store: MetadataStore, happens: Sequence[tuple]) -> tuple[Trail, set[int], set[int]]:  # type: ignore[type-arg]
     """(the trail, the objects ever stored, the objects still there when what is listed to be removed is removed)."""
     trail, ever, there = Trail(), set[int](), set[int]()
-    for what, project, *given in happens:
-        match what, given:
+    for what, project, *rest in happens:
+        match what, rest:
             case "upload", [model]:
                 await store.put(ModelRecord(digest(model), project, "", 0, None, 1, 1.0))
                 trail.uploads.add((project, model))
@@ -247,7 +247,7 @@ async def carried_out(store: MetadataStore, happens: Sequence[tuple]) -> tuple[T
                 del trail.rounds[project, name]
                 trail.marked = {mark for mark in trail.marked if (mark[0], mark[1].split("/")[0]) != (project, name)}
             case "prune", [name, before, kept] if (project, name) in trail.rounds:
-                await pruned(store, trail, project, name, before, kept)
+                await pruned(store, trail, Release(project, name, before, kept))
         ever |= there
         gone = {int(each, 16) for each in await store.removals()}
         assert gone <= there, "listed twice, or never stored"
@@ -257,10 +257,9 @@ async def carried_out(store: MetadataStore, happens: Sequence[tuple]) -> tuple[T
     return trail, ever, there
 
 
-async def pruned(
-    store: MetadataStore, trail: Trail, project: str, name: str, before: int, kept: frozenset[int]
-) -> None:
+async def pruned(store: MetadataStore, trail: Trail, release: Release) -> None:
     """Prune, and compare with the rule in words: what is asked for goes unless somebody else holds on to it."""
+    project, name, before, kept = release.project, release.session, release.before, release.kept
     rounds = trail.rounds[project, name]
     asked = {n for n in range(1, len(rounds)) if n < before and n not in kept}
     after = replace(
@@ -269,7 +268,6 @@ async def pruned(
     held = after.holders(project)
     models = {n for n in asked if (project, name, n) not in trail.marked and rounds[n - 1][0] not in held}
     states = {n for n in asked if (project, f"{name}/state", n) not in trail.marked and rounds[n - 1][1] not in held}
-    release = Release(project, name, before, kept)
     found = await store.prunable(release)
     marked = await store.prune(release, found.digests, at=1.0, by="last 1")
     assert marked == found

@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import structlog
@@ -88,12 +89,11 @@ class Retention:
         before = self._removals
         digest = await self._objects.put(parts)
         await self.holds.hold(digest)
-        if self._removals != before:  # perhaps of this object, after it was found to be there
-            try:
+        with ExitStack() as undo:
+            undo.callback(self.holds.release, digest)
+            if self._removals != before:  # perhaps of this object, after it was found to be there
                 await self._objects.put(parts)
-            except BaseException:
-                self.holds.release(digest)
-                raise
+            undo.pop_all()
         return digest
 
     def policy(self, session: SessionRecord) -> Policy:
