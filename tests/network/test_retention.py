@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from federation import PROJECT, Federation, federation
 from memory_apps import DRIFTING, written
+from servers import PostgresServer, S3Server
 
 from hansa.errors import ConfigError, ConflictError, PrunedError, StorageUnavailableError
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
@@ -50,10 +51,19 @@ async def expected(made: Federation, session: SessionRecord, kept: set[int]) -> 
     return {digest for digest in named if digest}
 
 
+@pytest.mark.parametrize("rows", ["sqlite", "postgres"])
+@pytest.mark.parametrize("bytes_", ["directory", "s3"])
 async def test_a_session_keeps_the_last_two_models_and_states_and_its_record_stays_whole(
-    app: Path, tmp_path: Path
+    rows: str, bytes_: str, request: pytest.FixtureRequest, app: Path, tmp_path: Path
 ) -> None:
-    async with federation(tmp_path) as made:
+    store = objects = ""
+    if rows == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        store = server.url(server.create_database())
+    if bytes_ == "s3":
+        service: S3Server = request.getfixturevalue("s3")
+        objects = service.url(service.create_bucket(), tmp_path / "cache")
+    async with Federation.open(tmp_path, store=store, objects=objects) as made:
         await made.clients(2)
         session = await made.end(await started(made, app, ADAM, "last 2"))
 
