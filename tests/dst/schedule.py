@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from dst.net import Profile
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.store.records import SessionState
 
 __all__ = ["KINDS", "Fault", "Plan", "draw"]
 
 CONTROLLER, STANDBY = "controller", "standby"
 LEASE, DEADLINE = 10.0, 900.0
+ENDED = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
 
 SHAPES: Mapping[str, Mapping[str, str]] = {
     "root": {},

@@ -11,7 +11,8 @@ from pathlib import Path
 from dst.checker import check
 from dst.plants import PLANTS
 from dst.schedule import Plan, draw
-from dst.world import World, simulate
+from dst.simulation import simulate
+from dst.world import World
 
 __all__ = ["Figures", "Verdict", "alone", "judge", "reproduction", "shrunk", "sweep", "verdict_on"]
 
