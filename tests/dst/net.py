@@ -15,9 +15,10 @@ hear nothing until their keepalive does.
 import asyncio
 import itertools
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import log
 from typing import Any, Protocol
 
 from dst.loop import Process, VirtualLoop
@@ -87,7 +88,7 @@ class Network:
         """seed: of every delay; a link's own do not depend on what happens on others."""
         self.loop = loop
         self.profile = profile
-        self.counts: Counter[str] = Counter()
+        self.messages = 0
         self.tripwires: list[Tripwire] = []
         self.errors: list[str] = []
         """What a handler raised that is no error of hansa."""
@@ -154,9 +155,9 @@ class Network:
 
     def delay(self, link: _Link) -> float:
         """Of the next message."""
-        rng, profile = link.rng, self.profile
-        seconds = profile.latency * (0.5 + rng.expovariate(2.0)) * link.slow
-        return min(seconds * 50, max(seconds, 1.0)) if rng.random() < profile.spikes else seconds
+        draw, profile = link.rng.random, self.profile
+        seconds = profile.latency * (0.5 - log(1.0 - draw()) / 2.0) * link.slow  # half of it, and an exponential share
+        return min(seconds * 50, max(seconds, 1.0)) if draw() < profile.spikes else seconds
 
     def server(self, address: str) -> Server | None:
         """Who listens there now."""
@@ -193,7 +194,7 @@ class Network:
 
     def passed(self, connection: "Connection", method: str) -> None:
         """A message goes over a link: whatever waits for it happens."""
-        self.counts["messages"] += 1
+        self.messages += 1
         for wire in self.tripwires:
             if wire.link == connection.pair and method.endswith(wire.method):
                 wire.after -= 1
@@ -231,7 +232,7 @@ class Connection:
         self.link.connections[self] = None
         loop = network.loop
         loop.at(loop.now + network.delay(self.link), self._syn, process=client)
-        loop.at(loop.now + _CONNECTING, self._refuse, "timed out", process=client)
+        self._patience = loop.at(loop.now + _CONNECTING, self._refuse, "timed out", process=client)
 
     def __hash__(self) -> int:
         """By number: walked in the same order in every run."""
@@ -270,7 +271,7 @@ class Connection:
 
     def _established(self) -> None:
         if not self.open.done():
-            self.network.counts["connections"] += 1
+            self._patience.cancel()
             self.open.set_result(None)
 
     def _refuse(self, why: str) -> None:
@@ -281,23 +282,22 @@ class Connection:
 
     # ── carrying ──
 
-    def carry(self, pipe: "Pipe", deliver: Callable[[], None]) -> None:
+    def carry(self, pipe: "Pipe", item: Any, arrived: Callable[[Any], None]) -> None:
         """Towards an end, after the delays and the cuts that there are."""
         if self.broken:
             return
-        sender = self.host if pipe.to_client else self.client.name
-        if self.gone or self.link.cut in ("both", sender):
-            self.held.append(lambda: self.carry(pipe, deliver))
+        to_client, cut = pipe.to_client, self.link.cut
+        if self.gone or (cut and cut in ("both", self.host if to_client else self.client.name)):
+            self.held.append(lambda: self.carry(pipe, item, arrived))
             return
         loop = self.network.loop
-        pipe.latest = max(pipe.latest + _TICK, loop.now + self.network.delay(self.link))
-        self._latest = max(self._latest, pipe.latest)
-        receiver = self.client if pipe.to_client else self.server
-        loop.at(pipe.latest, self._arrive, deliver, pipe.to_client, process=receiver)
+        at = pipe.latest = max(pipe.latest + _TICK, loop.now + self.network.delay(self.link))
+        self._latest = max(self._latest, at)
+        loop.at(at, self._arrive, item, arrived, to_client, process=self.client if to_client else self.server)
 
-    def _arrive(self, deliver: Callable[[], None], to_client: bool) -> None:  # noqa: FBT001 - which end
+    def _arrive(self, item: Any, arrived: Callable[[Any], None], to_client: bool) -> None:  # noqa: FBT001 - which end
         if not self.broken and not self.lost[to_client]:
-            deliver()
+            arrived(item)
 
     # ── breaking ──
 
@@ -307,7 +307,6 @@ class Connection:
         if not self.open.done():
             self._refuse("Connection reset by peer")
             return
-        self.network.counts["connections reset"] += 1
         self.broken = self.broken or self.dark or not flush
         at = max(loop.now, self._latest if flush else 0.0) + self.network.delay(self.link)
         if self.dark:  # nobody is told; keepalive finds out
@@ -361,7 +360,8 @@ class Connection:
             loop = self.network.loop
             other = self.server if end else self.client
             at = max(loop.now, self._latest) + self.network.delay(self.link)
-            loop.at(at, self.lose, not end, process=other)
+            if not self.lost[not end]:
+                loop.at(at, self.lose, not end, process=other)
         if all(self.lost.values()) or not (self.client.alive and self.server is not None and self.server.alive):
             self._forget()
 
@@ -392,7 +392,7 @@ class Pipe:
         if isinstance(item, bytes):
             self.unread += len(item)
         self._connection.network.passed(self._connection, self._method)
-        self._connection.carry(self, lambda: arrived(item))
+        self._connection.carry(self, item, arrived)
 
     def taken(self, item: bytes) -> None:
         """The receiver has read it."""

@@ -8,7 +8,7 @@ sender waits while more than a window is unread.
 import asyncio
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -37,22 +37,25 @@ def transport(network: Network, process: Process) -> Transport:
 class _Waiting:
     """Lets any number of tasks wait for something to change."""
 
+    __slots__ = ("_loop", "_waiters")
+
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self._waiters: list[asyncio.Future[None]] = []
 
-    async def changed(self) -> None:
+    def changed(self) -> "asyncio.Future[None]":
         """Wait for the next change."""
         waiter = self._loop.create_future()
         self._waiters.append(waiter)
-        await waiter
+        return waiter
 
     def notify(self) -> None:
         """Something has changed."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
 
 class _Channel(Channel):
@@ -137,9 +140,10 @@ class ClientCall:
         self._peer: ServerCall | None = None
         self._head = path, kind, tuple(options.get("metadata") or ()), request
         connection.calls[self] = None
+        self._expires = None
         if options.get("timeout") is not None:
             loop = network.loop
-            loop.at(loop.now + options["timeout"], self._expire, process=connection.client)
+            self._expires = loop.at(loop.now + options["timeout"], self._expire, process=connection.client)
         connection.open.add_done_callback(self._opened, context=connection.client.context)
         if connection.open.done():
             self._opened(connection.open)
@@ -157,14 +161,14 @@ class ClientCall:
     async def wait_for_connection(self) -> None:
         """Or raise why there is none."""
         while not self._begun and self._status is None:
-            await self._cancelling(self._change.changed())
+            await self._changed()
         if self._status is not None:
             self._raise()
 
     async def read(self) -> Any:
         """The next message, or `EOF`."""
         while not self._down.inbox and self._status is None:
-            await self._cancelling(self._change.changed())
+            await self._changed()
         if self._down.inbox:
             data = self._down.inbox.popleft()
             self._down.taken(data)
@@ -177,12 +181,12 @@ class ClientCall:
     async def write(self, data: bytes) -> None:
         """Send a message; waits for the window."""
         while not self._begun and self._status is None:
-            await self._cancelling(self._change.changed())
+            await self._changed()
         if self._status is not None or self._half_closed:
             raise asyncio.InvalidStateError("RPC already finished.")
         self._up.send(bytes(data), self._deliver_up)
         while self._up.unread > self._network.profile.window and self._status is None:
-            await self._cancelling(self._change.changed())
+            await self._changed()
         if self._status is not None and self._status[0] is not grpc.StatusCode.OK:
             raise asyncio.InvalidStateError("RPC already finished.")
 
@@ -297,7 +301,7 @@ class ClientCall:
         if data is grpc.aio.EOF:
             raise AssertionError("a unary response without a response")
         while self._status is None:
-            await self._cancelling(self._change.changed())
+            await self._changed()
         self._raise()
         return bytes(data)
 
@@ -312,6 +316,8 @@ class ClientCall:
         if self._status is not None:
             return
         self._status = code, details
+        if self._expires is not None:
+            self._expires.cancel()
         if not keep:
             self._down.inbox.clear()
         self._connection.calls.pop(self, None)
@@ -326,13 +332,20 @@ class ClientCall:
         if code is not grpc.StatusCode.OK:
             raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
 
-    async def _cancelling(self, waiting: Any) -> None:
+    async def _changed(self) -> None:
         """As grpc has it: whoever cancels a task that waits for a call ends the call."""
         try:
-            await waiting
+            await self._change.changed()
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+
+class _Details(NamedTuple):
+    """In the place of `grpc.HandlerCallDetails`."""
+
+    method: str
+    invocation_metadata: Any
 
 
 class ServerCall:
@@ -363,7 +376,7 @@ class ServerCall:
     def serve(self, path: str, kind: str) -> None:
         """Find the handler and run it as a task of the server."""
         server = self._connection.accepted
-        details = type("Details", (), {"method": path, "invocation_metadata": self._metadata})()
+        details = _Details(path, self._metadata)
         found = next((h for handler in server.handlers if (h := handler.service(details)) is not None), None)
         if found is None:
             self._finish(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")

@@ -100,7 +100,7 @@ def judge(plan: Plan, plant: str = "", *, verbose: bool = False) -> tuple[Verdic
             seconds=world.loop.now,
             cpu=time.process_time() - began,
             steps=world.loop.steps,
-            messages=world.network.counts["messages"],
+            messages=world.network.messages,
         ),
         world,
     )
