@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.pool import Pool
 
 import pytest
@@ -98,3 +99,13 @@ def test_two_sessions_share_a_client_that_does_one_task_at_a_time(pool: Pool) ->
 
     assert verdict.wrong == ()
     assert verdict.sessions == {"finished": 2}
+
+
+@pytest.mark.parametrize("at", [8.4, 8.8, 9.2])
+def test_a_client_that_stood_still_for_longer_than_its_lease_has_its_place_again(pool: Pool, at: float) -> None:
+    quiet = replace(plan(Fault("pause", at, "client-0", LEASE + 1.0)), silence=15.0)
+    needed = replace(quiet.specs[0], rules=replace(quiet.specs[0].rules, quorum=4))
+    verdict = pool.apply(verdict_on, ((replace(quiet, specs=(needed,)), ""),))
+
+    assert verdict.wrong == ()
+    assert verdict.sessions == {"finished": 1}
