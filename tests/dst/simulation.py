@@ -45,8 +45,9 @@ def simulate(plan: Plan, scratch: Path, *, verbose: bool = False) -> World:
     loop = VirtualLoop(random.Random(f"threads {plan.seed}"), thread_delay=plan.thread_delay)  # noqa: S311 - a simulation
     world = World(plan, loop, folder, verbose=verbose)
     with _patched(world), contextlib.ExitStack() as undo:
-        gc.disable()  # else what happens would depend on when it runs: it ends generators
-        undo.callback(gc.enable)
+        if gc.isenabled():  # it ends generators: what happens would depend on when it runs
+            gc.disable()
+            undo.callback(gc.enable)
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         asyncio.set_event_loop(loop)
         undo.callback(asyncio.set_event_loop, None)

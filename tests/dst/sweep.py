@@ -1,5 +1,6 @@
 """Many seeds on many cores, and a failing one made small."""
 
+import gc
 import multiprocessing
 import time
 from collections import Counter
@@ -124,7 +125,7 @@ def sweep(
     figures = Figures()
     until = time.monotonic() + seconds
     batches = [(plant, seeds[i : i + batch], until) for i in range(0, len(seeds), batch)]
-    with multiprocessing.get_context(method).Pool(jobs, maxtasksperchild=_BATCHES) as pool:
+    with multiprocessing.get_context(method).Pool(jobs, _begin, maxtasksperchild=_BATCHES) as pool:
         for verdicts in pool.imap_unordered(_judge_batch, batches):
             for verdict in verdicts:
                 figures.add(verdict)
@@ -167,6 +168,11 @@ def alone(plan: Plan, plant: str = "", method: str = "fork") -> Verdict:
 def verdict_on(case: tuple[Plan, str]) -> Verdict:
     """Judge (plan, plant), in a process that is thrown away afterwards."""
     return judge(*case)[0]
+
+
+def _begin() -> None:
+    """A child is thrown away before its garbage would matter."""
+    gc.disable()
 
 
 def _judge_batch(batch: tuple[str, Sequence[int], float]) -> list[Verdict]:
