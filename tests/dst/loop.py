@@ -4,8 +4,9 @@ Real nodes run here unchanged. What they wait for is the virtual clock, the virt
 callback belongs to the process in whose context it was made; that of a process which has been killed never runs, so
 that no `finally` and no `except` does what `kill -9` would not do.
 
-Within a process the order of callbacks is asyncio's own. Between processes nothing needs shuffling: they meet on the
-network and in the store alone, and those draw their delays.
+Within a process the order of callbacks is asyncio's own, which is a promise: first in, first out. Nothing needs
+shuffling: processes meet on the network and in the store alone, and those and threads draw their delays. But a callback
+can take time, as it does on a machine, so that what arrives meanwhile comes between two that belong together.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Self
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 __all__ = ["Process", "StoodStillError", "VirtualLoop", "current"]
 
@@ -122,16 +123,20 @@ class _Handle:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Time passes only when nothing is left to do."""
+    """Time passes when nothing is left to do, and a little with each callback."""
 
-    def __init__(self, rng: random.Random, *, thread_delay: float = 0.0) -> None:
-        """rng: for threads alone; thread_delay: seconds that a thread takes at most to begin, and again to end."""
+    def __init__(self, rng: random.Random, *, thread_delay: float = 0.0, step: float = 0.0) -> None:
+        """rng: for threads alone.
+
+        thread_delay: seconds that a thread takes at most to begin, and again to end; step: seconds of a callback.
+        """
         super().__init__()
         self.now = 0.0
         self.steps = 0
         self._rng = rng
         self._thread_delay = thread_delay
-        self._free: dict[int, float] = {}
+        self._step = step
+        self._free: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         """By executor of one thread: when its last job is done."""
         self._due: deque[_Handle] = deque()
         """What can be called now, in order."""
@@ -226,10 +231,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         early = self._rng.random() < 0.5
         begins = self.now + self._rng.random() * self._thread_delay
         if executor is not None:
-            begins = max(begins, self._free.get(id(executor), 0.0))
+            begins = max(begins, self._free.get(executor, 0.0))
         ends = begins + self._rng.random() * self._thread_delay
         if executor is not None:
-            self._free[id(executor)] = ends
+            self._free[executor] = ends
         self.call_at(begins, begin)
         self.call_at(ends, end)
         return future
@@ -248,7 +253,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:  # noqa: C901, PLR0912 - the loop itself, in one place
         """Until the loop is stopped: asyncio calls it again for as long as it is not."""
-        due, timed, heappop, process_of = self._due, self._timed, heapq.heappop, _current
+        due, timed, heappop, process_of, step = self._due, self._timed, heapq.heappop, _current, self._step
         while not self._stopping:  # type: ignore[attr-defined]
             if not due:
                 while timed and timed[0][2].gone:
@@ -274,6 +279,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                         process.held.append(handle)
                         continue
                 self.steps += 1
+                self.now += step
                 try:
                     handle.context.run(handle.callback, *handle.arguments)  # type: ignore[arg-type]
                 except (SystemExit, KeyboardInterrupt):

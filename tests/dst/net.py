@@ -89,6 +89,8 @@ class Network:
         self.loop = loop
         self.profile = profile
         self.messages = 0
+        self.numbers = itertools.count()
+        """Of connections, channels and calls: sets of them are walked in the same order in every run."""
         self.tripwires: list[Tripwire] = []
         self.errors: list[str] = []
         """What a handler raised that is no error of hansa."""
@@ -205,8 +207,6 @@ class Network:
 class Connection:
     """Between a client's process and a server's; each end has its own idea of whether it is alive."""
 
-    _numbers = itertools.count()
-
     def __init__(self, network: Network, client: Process, address: str) -> None:
         self.network = network
         self.client = client
@@ -228,7 +228,7 @@ class Connection:
         self.held: list[Callable[[], None]] = []
         self._doubts = 0
         self._latest = 0.0
-        self._number = next(self._numbers)
+        self._number = next(network.numbers)
         self.link.connections[self] = None
         loop = network.loop
         loop.at(loop.now + network.delay(self.link), self._syn, process=client)

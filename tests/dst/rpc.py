@@ -6,7 +6,6 @@ sender waits while more than a window is unread.
 """
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 def transport(network: Network, process: Process) -> Transport:
     """The network as this process sees it."""
     return Transport(
-        dial=lambda address: _Channel(address, _RawChannel(network, process, address)),
+        dial=lambda address: _Channel(network, process, address),
         create_server=lambda *handlers: _Server(network, process, handlers),
         bind=lambda server, address: server.bind(address),
     )
@@ -61,11 +60,9 @@ class _Waiting:
 class _Channel(Channel):
     """hansa's own, hashed by number: sets of them are walked in the same order in every run."""
 
-    _numbers = itertools.count()
-
-    def __init__(self, address: str, raw: Any) -> None:
-        super().__init__(address, raw)
-        self._number = next(self._numbers)
+    def __init__(self, network: Network, process: Process, address: str) -> None:
+        super().__init__(address, _RawChannel(network, process, address))
+        self._number = next(network.numbers)
 
     def __hash__(self) -> int:
         return self._number
@@ -114,8 +111,6 @@ class _RawChannel:
 class ClientCall:
     """In the place of a call of `grpc.aio`, on the client's side."""
 
-    _numbers = itertools.count()
-
     def __init__(
         self,
         network: Network,
@@ -125,7 +120,7 @@ class ClientCall:
         request: tuple[bytes, ...],
         options: dict[str, Any],
     ) -> None:
-        self._number = next(self._numbers)
+        self._number = next(network.numbers)
         self._network = network
         self._connection = connection
         self._kind = kind
@@ -351,10 +346,8 @@ class _Details(NamedTuple):
 class ServerCall:
     """In the place of `grpc.aio.ServicerContext`."""
 
-    _numbers = itertools.count()
-
     def __init__(self, network: Network, connection: Connection, client: ClientCall, metadata: Any) -> None:
-        self._number = next(self._numbers)
+        self._number = next(network.numbers)
         self._network = network
         self._connection = connection
         self._client = client

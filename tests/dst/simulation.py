@@ -42,7 +42,7 @@ def _verified(public_key: str, token: str) -> Identity:
 def simulate(plan: Plan, scratch: Path, *, verbose: bool = False) -> World:
     """Run a plan to its end; what happened is in `history` and in `database`. scratch: a folder, best in memory."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
-    loop = VirtualLoop(random.Random(f"threads {plan.seed}"), thread_delay=plan.thread_delay)  # noqa: S311 - a simulation
+    loop = VirtualLoop(random.Random(f"threads {plan.seed}"), thread_delay=plan.thread_delay, step=plan.step)  # noqa: S311 - a simulation
     world = World(plan, loop, folder, verbose=verbose)
     with _patched(world), contextlib.ExitStack() as undo:
         if gc.isenabled():  # it ends generators: what happens would depend on when it runs

@@ -68,18 +68,24 @@ class Figures:
         if verdict.wrong:
             self.failing.append(verdict)
 
-    def lines(self, wall: float) -> Iterator[str]:
-        """For people. wall: real seconds that it took."""
-        faults = ", ".join(f"{kind} {number:,}" for kind, number in sorted(self.faults.items()))
-        sessions = ", ".join(f"{state} {number:,}" for state, number in sorted(self.sessions.items()))
-        yield f"{self.schedules:,} schedules, {self.rounds:,} rounds committed; sessions: {sessions}"
-        yield f"{sum(self.faults.values()):,} faults: {faults}"
-        yield (
-            f"{self.virtual / 3600:,.1f} virtual hours, {self.messages:,} messages, {self.steps:,} callbacks; "
+    def line(self, wall: float) -> str:
+        """The totals, for people. wall: real seconds that it took."""
+        return (
+            f"{self.schedules:,} schedules, {self.rounds:,} rounds committed, {sum(self.faults.values()):,} faults, "
+            f"{self.virtual / 3600:,.1f} virtual hours; {len(self.failing)} schedules violate an invariant; "
             f"{60 * self.schedules / max(wall, 0.001):,.0f} schedules a minute, "
             f"{60 * self.schedules / max(self.cpu, 0.001):,.0f} in a minute of a core"
         )
-        yield f"{len(self.failing)} schedules violate an invariant"
+
+    def lines(self, wall: float) -> Iterator[str]:
+        """The totals and what they are made of."""
+        yield self.line(wall)
+        yield f"sessions: {_counts(self.sessions)}; {self.messages:,} messages, {self.steps:,} callbacks"
+        yield f"faults: {_counts(self.faults)}"
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{what} {number:,}" for what, number in sorted(counter.items()))
 
 
 def judge(plan: Plan, plant: str = "", *, verbose: bool = False) -> tuple[Verdict, World]:
@@ -116,11 +122,12 @@ def sweep(
     enough: int = 10**9,
     batch: int = 20,
     method: str = "fork",
-    on_failure: Callable[[Verdict], None] = lambda _verdict: None,
+    on_batch: Callable[[Figures, Sequence[Verdict]], None] = lambda _figures, _verdicts: None,
 ) -> Figures:
     """Run seeds, each batch in a process of its own. seconds: begin no batch later; enough: stop after so many fail.
 
-    batch: seeds that a child is given at a time; method: how it is made; where there are threads, "spawn".
+    batch: seeds that a child is given at a time; method: how it is made; where there are threads, "spawn"; on_batch:
+    told of every batch, and of the figures with it.
     """
     figures = Figures()
     until = time.monotonic() + seconds
@@ -129,8 +136,7 @@ def sweep(
         for verdicts in pool.imap_unordered(_judge_batch, batches):
             for verdict in verdicts:
                 figures.add(verdict)
-                if verdict.wrong:
-                    on_failure(verdict)
+            on_batch(figures, verdicts)
             if len(figures.failing) >= enough:
                 pool.terminate()
                 break

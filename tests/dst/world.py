@@ -37,8 +37,10 @@ PROJECT = "harbour"
 ROOT_ADDRESS = "controller:7000"
 _LEADERS_LEASE = 9.0
 """Seconds in which nobody takes over from a controller that says nothing."""
-_SETTLED = 50.0
-"""Seconds after the last session's end in which everybody hears of it: longer than any keepalive."""
+_SETTLED, _SETTLED_DARK = 25.0, 50.0
+"""Seconds after the last session's end in which everybody hears of it: longer than any silence that a server bears, and
+where a link was dark, longer than any keepalive."""
+_DARK = ("cut", "one-way", "power")
 
 
 @cache
@@ -112,8 +114,9 @@ class World:
         for fault in plan.faults:
             self.loop.at(max(fault.at, self.loop.now), self._strike, fault)
         ended = await self._until_all_ended()
-        await asyncio.sleep(_SETTLED)
-        while self.loop.now < self.quiet + _SETTLED:
+        settled = _SETTLED_DARK if any(kind in _DARK for kind in self.history.faults) else _SETTLED
+        await asyncio.sleep(settled)
+        while self.loop.now < self.quiet + settled:
             await asyncio.sleep(1.0)
         if ended:
             self._check_nothing_is_open()
@@ -132,7 +135,7 @@ class World:
         most = max(wrong.values(), default=0)
         most += len({fault.target for fault in self.plan.faults if fault.kind == "gone"})
         short = any(_is_short(spec.rules, self.plan.clients, most) for spec in self.plan.specs)
-        slack = 200.0 + 60.0 * rounds + len(self.wrongdoers) * 2 * LEASE + (DEADLINE * rounds if short else 0.0)
+        slack = 120.0 + 60.0 * rounds + len(self.wrongdoers) * 2 * LEASE + (DEADLINE * rounds if short else 0.0)
         while True:
             patience = self.quiet + slack
             open_ = []
