@@ -120,7 +120,13 @@ def _check_share(setting: str, value: object) -> None:
 
 def _parameters(make: Callable[..., Any], *given: str) -> list[inspect.Parameter]:
     """What a factory takes, but for what it is given by name."""
-    return [parameter for parameter in inspect.signature(make).parameters.values() if parameter.name not in given]
+    return [parameter for parameter in _signature(make).parameters.values() if parameter.name not in given]
+
+
+@cache
+def _signature(make: Callable[..., Any]) -> inspect.Signature:
+    """Looked at once: a run is resolved by every worker, and for every phase on every server."""
+    return inspect.signature(make)
 
 
 def _check_options(

@@ -4,11 +4,15 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dst.plants import PLANTS
 from dst.schedule import draw
-from dst.sweep import judge, reproduction, shrunk, sweep
+from dst.sweep import Figures, Verdict, judge, reproduction, shrunk, sweep
+
+_EVERY = 1000
+"""Schedules between two lines that say how far a sweep is."""
 
 
 def main() -> int:
@@ -54,7 +58,15 @@ def _many(seeds: str, jobs: int, seconds: float, plant: str) -> int:
     first, _, last = seeds.partition(":")
     began = time.monotonic()
     numbers = range(int(first), int(last or int(first) + 1))
-    figures = sweep(numbers, jobs, seconds=seconds, plant=plant)
+
+    def tell(figures: Figures, verdicts: Sequence[Verdict]) -> None:
+        for verdict in verdicts:
+            if verdict.wrong:
+                print(f"seed {verdict.seed} VIOLATES {verdict.wrong[0]}", flush=True)
+        if figures.schedules // _EVERY > (figures.schedules - len(verdicts)) // _EVERY:
+            print(f"so far {figures.line(time.monotonic() - began)}", flush=True)
+
+    figures = sweep(numbers, jobs, seconds=seconds, plant=plant, on_batch=tell)
     for line in figures.lines(time.monotonic() - began):
         print(line)
     for verdict in sorted(figures.failing, key=lambda each: each.seed)[:10]:

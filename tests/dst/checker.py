@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from dst.world import ENDED, PROJECT, World, app_of
+from dst.clients import app_of
+from dst.schedule import ENDED
+from dst.world import PROJECT, World
 from hansa.algorithm import State
 from hansa.arrays import Arrays
 from hansa.errors import CorruptionError

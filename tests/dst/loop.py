@@ -4,18 +4,20 @@ Real nodes run here unchanged. What they wait for is the virtual clock, the virt
 callback belongs to the process in whose context it was made; that of a process which has been killed never runs, so
 that no `finally` and no `except` does what `kill -9` would not do.
 
-Within a process the order of callbacks is asyncio's own. Between processes nothing needs shuffling: they meet on the
-network and in the store alone, and those draw their delays.
+Within a process the order of callbacks is asyncio's own, which is a promise: first in, first out. Nothing needs
+shuffling: processes meet on the network and in the store alone, and those and threads draw their delays. But a callback
+can take time, as it does on a machine, so that what arrives meanwhile comes between two that belong together.
 """
 
 import asyncio
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Self
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, ref
 
 __all__ = ["Process", "StoodStillError", "VirtualLoop", "current"]
 
@@ -41,15 +43,24 @@ class Process:
         self.number = number
         self.alive = True
         self.paused = False
-        self.held: list[asyncio.Handle] = []
+        self.held: list[_Handle] = []
         """What has become due while it stands still."""
-        self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.context: Context = copy_context()
         self.context.run(_current.set, self)
+        self._made: list[ref[asyncio.Task[Any]]] = []
 
     def __repr__(self) -> str:
         """For example west#2."""
         return f"{self.name}#{self.number}"
+
+    @property
+    def tasks(self) -> "list[asyncio.Task[Any]]":
+        """Those that have not ended, in the order in which they were made."""
+        return [task for made in self._made if (task := made()) is not None and not task.done()]
+
+    def made(self, task: "asyncio.Task[Any]") -> None:
+        """A task of this process has begun."""
+        self._made.append(ref(task))
 
     def start(self, job: Coroutine[Any, Any, Any], name: str = "") -> "asyncio.Task[Any]":
         """Run something as part of it."""
@@ -58,9 +69,10 @@ class Process:
     def kill(self) -> None:
         """As `kill -9`: nothing of it ever runs again."""
         self.alive = False
-        for task in self.tasks:
+        tasks = self.tasks
+        for task in tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-        GRAVEYARD.append((list(self.tasks), self.held))
+        GRAVEYARD.append((tasks, self.held))
 
 
 def current() -> Process | None:
@@ -82,19 +94,53 @@ class _Task(asyncio.Task):  # type: ignore[type-arg]
         return self.ordinal  # type: ignore[attr-defined, no-any-return]
 
 
-class VirtualLoop(asyncio.BaseEventLoop):
-    """Time passes only when nothing is left to do."""
+class _Handle:
+    """In the place of `asyncio.Handle` and `asyncio.TimerHandle`, with no more than is asked of them here."""
 
-    def __init__(self, rng: random.Random, *, thread_delay: float = 0.0) -> None:
-        """rng: for threads alone; thread_delay: seconds that a thread takes at most to begin, and again to end."""
+    __slots__ = ("arguments", "callback", "context", "due", "gone")
+
+    def __init__(
+        self, callback: Callable[..., Any] | None, arguments: tuple[Any, ...], context: Context, due: float = 0.0
+    ) -> None:
+        self.callback = callback
+        self.arguments = arguments
+        self.context = context
+        self.due = due
+        self.gone = False
+
+    def cancel(self) -> None:
+        """It is never called; what it holds is let go of."""
+        self.gone = True
+        self.callback, self.arguments = None, ()
+
+    def cancelled(self) -> bool:
+        """Whether it was."""
+        return self.gone
+
+    def when(self) -> float:
+        """When it is due."""
+        return self.due
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Time passes when nothing is left to do, and a little with each callback."""
+
+    def __init__(self, rng: random.Random, *, thread_delay: float = 0.0, step: float = 0.0) -> None:
+        """rng: for threads alone.
+
+        thread_delay: seconds that a thread takes at most to begin, and again to end; step: seconds of a callback.
+        """
         super().__init__()
         self.now = 0.0
         self.steps = 0
         self._rng = rng
         self._thread_delay = thread_delay
-        self._free: dict[int, float] = {}
+        self._step = step
+        self._free: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
         """By executor of one thread: when its last job is done."""
-        self._timed: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._due: deque[_Handle] = deque()
+        """What can be called now, in order."""
+        self._timed: list[tuple[float, int, _Handle]] = []
         self._order = itertools.count()
         self.errors: list[str] = []
         self.set_exception_handler(self._note_error)
@@ -105,18 +151,39 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual seconds."""
         return self.now
 
-    def at(self, when: float, callback: Callable[..., Any], *arguments: Any, process: Process | None = None) -> None:
+    def at(self, when: float, callback: Callable[..., Any], *arguments: Any, process: Process | None = None) -> _Handle:
         """Call at a time, as part of a process or of none."""
-        context = process.context if process is not None else _NOWHERE
-        self.call_at(when, callback, *arguments, context=context)
-
-    def call_at(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        """As asyncio's, but that of two timers of the same time the first one set is the first one called."""
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = _Handle(callback, arguments, _NOWHERE if process is None else process.context, when)
         heapq.heappush(self._timed, (when, next(self._order), handle))
         return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> _Handle:
+        """As asyncio's, but that of two timers of the same time the first one set is the first one called."""
+        handle = _Handle(callback, args, copy_context() if context is None else context, when)
+        heapq.heappush(self._timed, (when, next(self._order), handle))
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> _Handle:
+        """The same, from now on."""
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> _Handle:
+        """In its turn."""
+        handle = _Handle(callback, args, copy_context() if context is None else context)
+        self._due.append(handle)
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> _Handle:
+        """There are no threads."""
+        return self.call_soon(callback, *args, context=context)
 
     def pause(self, process: Process) -> None:
         """As SIGSTOP."""
@@ -126,7 +193,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """As SIGCONT: all that has become due meanwhile is done now, in its order."""
         process.paused = False
         held, process.held[:] = process.held[:], []
-        self._ready.extend(held)  # type: ignore[attr-defined]
+        self._due.extend(held)
 
     def run_in_executor(  # type: ignore[override]  # noqa: C901 - one job, from its beginning to its end
         self, executor: Any, func: Callable[..., Any], *args: Any
@@ -164,64 +231,67 @@ class VirtualLoop(asyncio.BaseEventLoop):
         early = self._rng.random() < 0.5
         begins = self.now + self._rng.random() * self._thread_delay
         if executor is not None:
-            begins = max(begins, self._free.get(id(executor), 0.0))
+            begins = max(begins, self._free.get(executor, 0.0))
         ends = begins + self._rng.random() * self._thread_delay
         if executor is not None:
-            self._free[id(executor)] = ends
+            self._free[executor] = ends
         self.call_at(begins, begin)
         self.call_at(ends, end)
         return future
 
-    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Any:
-        """There are no threads."""
-        return self.call_soon(callback, *args, context=context)
-
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Task[Any]":
         context = options.get("context")
         task = _Task(coro, loop=loop, **options)
-        process = (context or copy_context()).get(_current) if context is not None else _current.get()
+        process = _current.get() if context is None else context.get(_current)
         if process is not None:
-            process.tasks.add(task)
+            process.made(task)
         return task
 
     def _note_error(self, _loop: object, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.errors.append(f"{context.get('message')}: {type(error).__name__}: {error}")
 
-    def _run_once(self) -> None:  # noqa: C901 - the loop itself, in one place
-        ready, timed = self._ready, self._timed  # type: ignore[attr-defined]
-        if not ready and not self._stopping:  # type: ignore[attr-defined]
-            while timed and timed[0][2]._cancelled:
-                heapq.heappop(timed)
-            if not timed:
-                raise StoodStillError("nothing is ready, and nothing is timed")
-            self.now = max(self.now, timed[0][0])
-        while timed and timed[0][0] <= self.now:
-            ready.append(heapq.heappop(timed)[2])
-        if self.steps > _MOST_STEPS:
-            raise StoodStillError(f"{self.steps} callbacks, and no end: nodes keep each other busy")
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            process = handle._context.get(_current)
-            if process is not None:
-                if not process.alive:
-                    GRAVEYARD.append(handle)
+    def _run_once(self) -> None:  # noqa: C901, PLR0912 - the loop itself, in one place
+        """Until the loop is stopped: asyncio calls it again for as long as it is not."""
+        due, timed, heappop, process_of, step = self._due, self._timed, heapq.heappop, _current, self._step
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not due:
+                while timed and timed[0][2].gone:
+                    heappop(timed)
+                if not timed:
+                    raise StoodStillError("nothing is ready, and nothing is timed")
+                self.now = max(self.now, timed[0][0])
+            now = self.now
+            while timed and timed[0][0] <= now:
+                due.append(heappop(timed)[2])
+            if self.steps > _MOST_STEPS:
+                raise StoodStillError(f"{self.steps} callbacks, and no end: nodes keep each other busy")
+            for _ in range(len(due)):
+                handle = due.popleft()
+                if handle.gone:
                     continue
-                if process.paused:
-                    process.held.append(handle)
-                    continue
-            self.steps += 1
-            handle._run()
+                process = handle.context.get(process_of)
+                if process is not None:
+                    if not process.alive:
+                        GRAVEYARD.append(handle)
+                        continue
+                    if process.paused:
+                        process.held.append(handle)
+                        continue
+                self.steps += 1
+                self.now += step
+                try:
+                    handle.context.run(handle.callback, *handle.arguments)  # type: ignore[arg-type]
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - as asyncio does
+                    said = f"Exception in callback {handle.callback}"
+                    self.call_exception_handler({"message": said, "exception": error})
 
     def _process_events(self, event_list: object) -> None:
         pass
 
     def _write_to_self(self) -> None:
-        pass
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         pass
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from dst.net import Profile
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.store.records import SessionState
 
 __all__ = ["KINDS", "Fault", "Plan", "draw"]
 
 CONTROLLER, STANDBY = "controller", "standby"
-LEASE, DEADLINE = 10.0, 900.0
+LEASE, DEADLINE = 10.0, 480.0
+ENDED = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
 
 SHAPES: Mapping[str, Mapping[str, str]] = {
     "root": {},
@@ -75,6 +77,8 @@ class Plan:
     """One for each session."""
     profile: Profile
     thread_delay: float
+    step: float
+    """Seconds of the clock that a callback takes: what arrives meanwhile comes between two of them."""
     inline: int
     """Bytes that travel inside a frame; others go in chunks."""
     slots: int
@@ -107,6 +111,7 @@ def draw(seed: int) -> Plan:
         specs=tuple(_spec(rng, number, clients) for number in range(rng.choice([1, 1, 1, 2]))),
         profile=Profile(latency, rng.choice([0.0, 0.01, 0.05]), 256 if transfers else 1 << 16),
         thread_delay=rng.choice([0.0, 0.002, 0.05]),
+        step=0.0,
         inline=64 if transfers else 1 << 16,
         slots=rng.choice([1, 2, 2, 4]),
         silence=rng.choice([8.0, 15.0]),
@@ -116,11 +121,8 @@ def draw(seed: int) -> Plan:
     )
     count = rng.choice([0, 1, 1, 2, 2, 3, 4, 6, 9])
     faults = sorted((_fault(rng, plan) for _ in range(count)), key=lambda fault: fault.at)
-    return _with(plan, faults)
-
-
-def _with(plan: Plan, faults: Sequence[Fault]) -> Plan:
-    return replace(plan, faults=tuple(faults))
+    step = random.Random(f"step {seed}").choice([0.0, 2e-5, 1e-3])  # noqa: S311 - a simulation
+    return replace(plan, faults=tuple(faults), step=step)
 
 
 def _spec(rng: random.Random, number: int, clients: int) -> RunSpec:

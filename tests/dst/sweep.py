@@ -1,5 +1,6 @@
 """Many seeds on many cores, and a failing one made small."""
 
+import gc
 import multiprocessing
 import time
 from collections import Counter
@@ -11,7 +12,8 @@ from pathlib import Path
 from dst.checker import check
 from dst.plants import PLANTS
 from dst.schedule import Plan, draw
-from dst.world import World, simulate
+from dst.simulation import simulate
+from dst.world import World
 
 __all__ = ["Figures", "Verdict", "alone", "judge", "reproduction", "shrunk", "sweep", "verdict_on"]
 
@@ -66,18 +68,24 @@ class Figures:
         if verdict.wrong:
             self.failing.append(verdict)
 
-    def lines(self, wall: float) -> Iterator[str]:
-        """For people. wall: real seconds that it took."""
-        faults = ", ".join(f"{kind} {number:,}" for kind, number in sorted(self.faults.items()))
-        sessions = ", ".join(f"{state} {number:,}" for state, number in sorted(self.sessions.items()))
-        yield f"{self.schedules:,} schedules, {self.rounds:,} rounds committed; sessions: {sessions}"
-        yield f"{sum(self.faults.values()):,} faults: {faults}"
-        yield (
-            f"{self.virtual / 3600:,.1f} virtual hours, {self.messages:,} messages, {self.steps:,} callbacks; "
+    def line(self, wall: float) -> str:
+        """The totals, for people. wall: real seconds that it took."""
+        return (
+            f"{self.schedules:,} schedules, {self.rounds:,} rounds committed, {sum(self.faults.values()):,} faults, "
+            f"{self.virtual / 3600:,.1f} virtual hours; {len(self.failing)} schedules violate an invariant; "
             f"{60 * self.schedules / max(wall, 0.001):,.0f} schedules a minute, "
             f"{60 * self.schedules / max(self.cpu, 0.001):,.0f} in a minute of a core"
         )
-        yield f"{len(self.failing)} schedules violate an invariant"
+
+    def lines(self, wall: float) -> Iterator[str]:
+        """The totals and what they are made of."""
+        yield self.line(wall)
+        yield f"sessions: {_counts(self.sessions)}; {self.messages:,} messages, {self.steps:,} callbacks"
+        yield f"faults: {_counts(self.faults)}"
+
+
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{what} {number:,}" for what, number in sorted(counter.items()))
 
 
 def judge(plan: Plan, plant: str = "", *, verbose: bool = False) -> tuple[Verdict, World]:
@@ -99,7 +107,7 @@ def judge(plan: Plan, plant: str = "", *, verbose: bool = False) -> tuple[Verdic
             seconds=world.loop.now,
             cpu=time.process_time() - began,
             steps=world.loop.steps,
-            messages=world.network.counts["messages"],
+            messages=world.network.messages,
         ),
         world,
     )
@@ -114,21 +122,21 @@ def sweep(
     enough: int = 10**9,
     batch: int = 20,
     method: str = "fork",
-    on_failure: Callable[[Verdict], None] = lambda _verdict: None,
+    on_batch: Callable[[Figures, Sequence[Verdict]], None] = lambda _figures, _verdicts: None,
 ) -> Figures:
     """Run seeds, each batch in a process of its own. seconds: begin no batch later; enough: stop after so many fail.
 
-    batch: seeds that a child is given at a time; method: how it is made; where there are threads, "spawn".
+    batch: seeds that a child is given at a time; method: how it is made; where there are threads, "spawn"; on_batch:
+    told of every batch, and of the figures with it.
     """
     figures = Figures()
     until = time.monotonic() + seconds
     batches = [(plant, seeds[i : i + batch], until) for i in range(0, len(seeds), batch)]
-    with multiprocessing.get_context(method).Pool(jobs, maxtasksperchild=_BATCHES) as pool:
+    with multiprocessing.get_context(method).Pool(jobs, _begin, maxtasksperchild=_BATCHES) as pool:
         for verdicts in pool.imap_unordered(_judge_batch, batches):
             for verdict in verdicts:
                 figures.add(verdict)
-                if verdict.wrong:
-                    on_failure(verdict)
+            on_batch(figures, verdicts)
             if len(figures.failing) >= enough:
                 pool.terminate()
                 break
@@ -166,6 +174,11 @@ def alone(plan: Plan, plant: str = "", method: str = "fork") -> Verdict:
 def verdict_on(case: tuple[Plan, str]) -> Verdict:
     """Judge (plan, plant), in a process that is thrown away afterwards."""
     return judge(*case)[0]
+
+
+def _begin() -> None:
+    """A child is thrown away before its garbage would matter."""
+    gc.disable()
 
 
 def _judge_batch(batch: tuple[str, Sequence[int], float]) -> list[Verdict]:

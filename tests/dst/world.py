@@ -3,62 +3,44 @@
 import asyncio
 import contextlib
 import random
-import shutil
-import tempfile
-import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import structlog
-
-import hansa
+from dst import rpc
+from dst.clients import Bench, WatchedAgent, app_of
 from dst.history import History
-from dst.loop import Process, VirtualLoop, current
+from dst.loop import Process, VirtualLoop
 from dst.net import Network, Tripwire
-from dst.schedule import CONTROLLER, DEADLINE, LEASE, STANDBY, Fault, Plan
+from dst.schedule import CONTROLLER, DEADLINE, ENDED, LEASE, STANDBY, Fault, Plan
 from dst.store import Database, Disk, MemoryStore, SlowObjects
-from hansa.arrays import Arrays
-from hansa.errors import ConflictError, HansaError, StorageUnavailableError, UserCodeError
-from hansa.messages import ClientInfo, Kind, RoundRules
-from hansa.network import link as link_module
-from hansa.network.client import worker as worker_module
-from hansa.network.client.agent import Agent
-from hansa.network.client.memory import Memory
-from hansa.network.client.worker import Worker
+from hansa.errors import ConflictError, HansaError, StorageUnavailableError
+from hansa.messages import ClientInfo, RoundRules
 from hansa.network.combiner.node import CombinerNode
 from hansa.network.combiner.service import NodeService
-from hansa.network.controller import session as session_module
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import _lead
 from hansa.run import resolve
 from hansa.store.files import DirectoryObjects
 from hansa.store.records import ClientRecord, ContributionRecord, SessionRecord, SessionState
 from hansa.store.rows import from_row
-from hansa.testing.linear import LinearTrainer, make_examples
-from hansa.wire import chunks, codec, service, tokens
+from hansa.wire import codec, service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
-from hansa.wire.frames import Closed, Evaluated, FromNode, Offer, OpenRound, Progress, Role, ToNode, Verdict
+from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
 
-__all__ = ["PROJECT", "World", "app_of", "simulate"]
+__all__ = ["PROJECT", "World"]
 
 PROJECT = "harbour"
 ROOT_ADDRESS = "controller:7000"
-ENDED = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
-FEATURES = 40
-_EPOCH = 1.7e9
 _LEADERS_LEASE = 9.0
 """Seconds in which nobody takes over from a controller that says nothing."""
-_CHUNK = 192
-"""Bytes of a chunk: an update has three of them."""
-_SETTLED = 50.0
-"""Seconds after the last session's end in which everybody hears of it: longer than any keepalive."""
+_SETTLED, _SETTLED_DARK = 25.0, 50.0
+"""Seconds after the last session's end in which everybody hears of it: longer than any silence that a server bears, and
+where a link was dark, longer than any keepalive."""
+_DARK = ("cut", "one-way", "power")
 
 
 @cache
@@ -69,23 +51,6 @@ def _key() -> str:
 @cache
 def _token(name: str, role: Role) -> str:
     return tokens.issue(_key(), name, role, PROJECT)[0]
-
-
-@cache
-def _verified(public_key: str, token: str) -> Identity:
-    return _verify(public_key, token)
-
-
-_verify = tokens.verify
-
-
-@cache
-def app_of(clients: int) -> hansa.App:
-    """What clients run: a step of gradient descent on examples of their own."""
-    data = make_examples(np.random.default_rng(7), tuple(10 + i for i in range(clients)), FEATURES)
-    app = hansa.App(trainer=LinearTrainer(FEATURES, learning_rate=0.05, dtype=np.float32))
-    app.data(lambda client: data[client.name])
-    return app
 
 
 class World:
@@ -149,8 +114,9 @@ class World:
         for fault in plan.faults:
             self.loop.at(max(fault.at, self.loop.now), self._strike, fault)
         ended = await self._until_all_ended()
-        await asyncio.sleep(_SETTLED)
-        while self.loop.now < self.quiet + _SETTLED:
+        settled = _SETTLED_DARK if any(kind in _DARK for kind in self.history.faults) else _SETTLED
+        await asyncio.sleep(settled)
+        while self.loop.now < self.quiet + settled:
             await asyncio.sleep(1.0)
         if ended:
             self._check_nothing_is_open()
@@ -169,7 +135,7 @@ class World:
         most = max(wrong.values(), default=0)
         most += len({fault.target for fault in self.plan.faults if fault.kind == "gone"})
         short = any(_is_short(spec.rules, self.plan.clients, most) for spec in self.plan.specs)
-        slack = 200.0 + 60.0 * rounds + len(self.wrongdoers) * 2 * LEASE + (DEADLINE * rounds if short else 0.0)
+        slack = 120.0 + 60.0 * rounds + len(self.wrongdoers) * 2 * LEASE + (DEADLINE * rounds if short else 0.0)
         while True:
             patience = self.quiet + slack
             open_ = []
@@ -273,7 +239,7 @@ class World:
         plan = self.plan
         fenced = store.fenced(leadership)
         controller = Controller(fenced, objects, _key(), address=ROOT_ADDRESS, slots=plan.slots, silence=plan.silence)
-        transport = self.network.transport(process)
+        transport = rpc.transport(self.network, process)
         server = transport.create_server()
         transport.bind(server, ROOT_ADDRESS)
 
@@ -302,7 +268,7 @@ class World:
 
     async def _node(self, process: Process) -> None:
         name, plan = process.name, self.plan
-        transport, work = self.network.transport(process), self.folder / name
+        transport, work = rpc.transport(self.network, process), self.folder / name
         if name in plan.combiners:
             node = CombinerNode(
                 name,
@@ -320,7 +286,7 @@ class World:
             return
         index = int(name.partition("-")[2])
         places = list(plan.combiners)
-        agent = _WatchedAgent(
+        agent = WatchedAgent(
             self,
             ClientInfo(name, index, plan.clients),
             join=ROOT_ADDRESS,
@@ -329,7 +295,7 @@ class World:
             app=Path("app.py"),
             preferred=places[index % len(places)] if places and plan.preferring else "",
             transport=transport,
-            workshop=lambda _app, client, folder, _on_line: _Bench(self, client, folder),  # type: ignore[arg-type, return-value]
+            workshop=lambda _app, client, folder, _on_line: Bench(self, client, folder),  # type: ignore[arg-type, return-value]
         )
         self.nodes[name] = agent
         await agent.run()
@@ -522,189 +488,3 @@ class _FailingDisk(Disk):
     def _check_there(self) -> None:
         if self._world.loop.now < self._world.away:
             raise StorageUnavailableError("the store of the simulation is away: it will be back")
-
-
-class _WatchedAgent(Agent):
-    """Writes down what it is told, and what it keeps and forgets."""
-
-    def __init__(self, world: World, client: ClientInfo, **options: Any) -> None:
-        super().__init__(client, **options)
-        self._world = world
-        outbox, name, history = self._outbox, client.name, world.history
-        keep, forget = outbox.keep, outbox.forget
-
-        def kept(offer: Offer) -> None:
-            before = history.held.get((name, offer.key))
-            if before is not None:
-                history.violated(world.loop.now, "I1", f"{name} has learned {offer.key} again, which it had kept")
-            history.note(world.loop.now, name, "kept", offer.key, offer.blob.digest)
-            history.held[name, offer.key] = offer.blob.digest
-            keep(offer)
-
-        def forgotten(key: Any) -> None:
-            if outbox.get(key) is not None:
-                self._check_forgetting(key)
-            forget(key)
-
-        outbox.keep, outbox.forget = kept, forgotten  # type: ignore[method-assign]
-
-    def receive(self, frame: ToNode) -> None:
-        world = self._world
-        if isinstance(frame, Verdict | Closed):
-            name, now = self.client.name, world.loop.now
-            world.history.told(now, name, frame)
-            if (
-                isinstance(frame, Closed) and frame.key.run in world.stopped
-            ):  # it may be late: the session goes on by now
-                world.history.refused[name, frame.key, world.history.held.get((name, frame.key), "")] = frame.cause
-            if isinstance(frame, Closed) and name in frame.committed:
-                outcome, digest, _ = world.counted(frame.key.run, frame.key.round).get(name, ("", "", 0))
-                mine = world.history.held.get((name, frame.key), digest)
-                if (outcome, digest) != ("accepted", mine):
-                    said = (
-                        f"{name} was told that {frame.key} is committed with its update, but it is {outcome or 'not'}"
-                    )
-                    world.history.violated(now, "I1", said)
-        super().receive(frame)
-
-    def _check_forgetting(self, key: Any) -> None:
-        """An update goes only when it is counted, or it is said why it is not."""
-        world, name = self._world, self.client.name
-        history, now = world.history, world.loop.now
-        digest = history.held.pop((name, key), "")
-        history.note(now, name, "forgotten", key, digest)
-        if key.kind is not Kind.TRAIN:
-            return
-        session = world.session(key.run)
-        if session.round < key.round and session.state not in ENDED and (name, key, digest) not in history.refused:
-            history.violated(now, "I1", f"{name} forgets its update of {key}, of which nobody has said anything")
-
-
-class _Bench:
-    """In the place of a worker process: the real `Worker`, in virtual time and in the agent's own process."""
-
-    def __init__(self, world: World, client: ClientInfo, objects: Path) -> None:
-        self._world = world
-        self._client = client
-        memory = Memory(objects.with_name("memory"))
-        self._worker = Worker(None, Path("app.py"), client, objects, memory)  # type: ignore[arg-type]
-        self._worker._app = app_of(world.plan.clients)
-        self._lock = asyncio.Lock()
-        self._rng = random.Random(f"bench {world.plan.seed} {client.name} {world.loop.now}")  # noqa: S311 - a simulation
-
-    async def start(self) -> None:
-        """The app is loaded."""
-
-    async def work(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
-        """Do one task."""
-        name = self._client.name
-        async with self._lock:
-            wrong = self._world.wrongdoers.get((name, opened.key.round), "") if opened.key.kind is Kind.TRAIN else ""
-            lease = opened.spec.rules.lease
-            if wrong in ("raise", "hang"):
-                self._world.history.faults[wrong] += 1
-                await asyncio.sleep(lease if wrong == "hang" else 0.2)
-                raise UserCodeError(f"{name} was to {wrong}")
-            left = self._rng.choice([0.05, 0.5, 2.0, self._rng.uniform(1.0, 15.0)])
-            while left > 0:
-                step = min(left, lease / 3)
-                await asyncio.sleep(step)
-                left -= step
-                on_frame(Progress(opened.key, name, opened.key.kind.value, left, 0))
-            answer = self._worker._answer(opened, name)
-            if wrong and isinstance(answer, Offer):
-                self._world.history.faults[wrong] += 1
-                answer = self._spoilt(answer, opened, wrong)
-            return answer  # type: ignore[return-value]
-
-    async def aclose(self) -> None:
-        """Nothing is left."""
-
-    def _spoilt(self, offer: Offer, opened: OpenRound, how: str) -> Offer:
-        """An update that must be refused."""
-        part = offer.contributions[0]
-        if how == "heavy":
-            heavy = type(part)(part.client, opened.spec.max_weight + 1, part.metrics, part.digest)
-            return Offer(offer.key, offer.sender, offer.blob, (heavy,))
-        data = offer.blob.inline or (self._worker._objects / offer.blob.digest).read_bytes()
-        arrays = {name: np.full_like(array, np.nan) for name, array in codec.decode(memoryview(data)).items()}
-        return Offer(offer.key, offer.sender, self._worker._left(Arrays(arrays)), offer.contributions)
-
-
-# ── running one ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def simulate(plan: Plan, scratch: Path, *, verbose: bool = False) -> World:
-    """Run a plan to its end; what happened is in `history` and in `database`. scratch: a folder, best in memory."""
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    loop = VirtualLoop(random.Random(f"threads {plan.seed}"), thread_delay=plan.thread_delay)  # noqa: S311 - a simulation
-    world = World(plan, loop, folder, verbose=verbose)
-    with _patched(world), contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        asyncio.set_event_loop(loop)
-        undo.callback(asyncio.set_event_loop, None)
-        try:
-            loop.run_until_complete(world.run())
-        except AssertionError as error:
-            world.history.violated(loop.now, "I6", f"{type(error).__name__}: {error}")
-        world.stored = {path.name for path in (folder / "objects").rglob("*") if path.is_file()}
-        for error in (*loop.errors, *world.network.errors):
-            world.history.violated(loop.now, "errors", error)
-    return world
-
-
-@contextlib.contextmanager
-def _patched(world: World) -> Iterator[None]:
-    """What production code takes from the machine comes from the seed: wall clock, ids, jitter; and small chunks."""
-    plan, loop = world.plan, world.loop
-    ids = random.Random(f"ids {plan.seed}")  # noqa: S311 - a simulation
-    jitter = random.Random(f"jitter {plan.seed}")  # noqa: S311 - a simulation
-    replaced: list[tuple[Any, str, Any]] = [
-        (time, "time", lambda: _EPOCH + loop.now),
-        (time, "monotonic", lambda: loop.now),
-        (uuid, "uuid4", lambda: uuid.UUID(int=ids.getrandbits(128))),
-        (tempfile, "tempdir", str(world.folder)),
-        (link_module, "random", SimpleNamespace(Random=lambda: random.Random(jitter.random()))),  # noqa: S311
-        (tokens, "verify", _verified),
-        (chunks, "INLINE_LIMIT", plan.inline),
-        (chunks, "CHUNK", _CHUNK),
-        (session_module, "INLINE_LIMIT", plan.inline),
-        (worker_module, "INLINE_LIMIT", plan.inline),
-    ]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    for owner, name, value in replaced:
-        setattr(owner, name, value)
-    structlog.configure(
-        processors=[lambda _logger, level, event: _logged(world, level, event)],
-        wrapper_class=structlog.make_filtering_bound_logger("info" if world.verbose else "error"),
-        cache_logger_on_first_use=False,
-    )
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()
-        for owner, name, value in before:
-            setattr(owner, name, value)
-
-
-_OF_HANSA_ITSELF = (
-    "hansa itself",
-    "a job of",
-    "could not be stored",
-    "nobody awaits",
-    "could not go on",
-    "left out",
-)
-
-
-def _logged(world: World, level: str, event: dict[str, Any]) -> str:
-    said = str(event.get("event"))
-    error = event.get("exc_info")
-    about = f"{said}: {type(error).__name__}: {error}" if isinstance(error, BaseException) else f"{said} {event}"
-    process = current()
-    world.history.note(world.loop.now, process.name if process else "", "log", said=about)
-    expected = world.history.faults["away"] and "could not be stored" in said
-    expected = expected or "nothing was written: this process led" in about  # a former leader, which ends then
-    if any(words in said for words in _OF_HANSA_ITSELF) and not expected:
-        world.history.violated(world.loop.now, "errors", about)
-    raise structlog.DropEvent

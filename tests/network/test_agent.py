@@ -12,7 +12,19 @@ from hansa.errors import ConnectionFailedError
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
 from hansa.wire import tokens
-from hansa.wire.frames import Admission, Blob, Closed, FromNode, Offer, OpenRound, Progress, Role, RoundKey, Welcome
+from hansa.wire.frames import (
+    Admission,
+    Blob,
+    Closed,
+    FromNode,
+    Offer,
+    OpenRound,
+    Progress,
+    Role,
+    RoundKey,
+    Welcome,
+    Withdraw,
+)
 
 
 class Workshop:
@@ -68,6 +80,26 @@ async def test_a_task_that_waits_behind_another_sessions_keeps_its_lease(
     made.receive(Closed(RoundKey("first", 1, Kind.TRAIN)))
     async with asyncio.timeout(20):
         assert (await workshop.tasks.get()).run == "second"
+    await made.aclose()
+
+
+async def test_who_is_told_that_its_lease_has_ended_says_that_it_lives_and_can_have_its_place_again(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"],
+) -> None:
+    made, workshop, sent = agent
+    task = opened("run", 60.0)
+    made.receive(task)
+    async with asyncio.timeout(20):
+        await workshop.tasks.get()
+
+    made.receive(Withdraw(task.key, "ann", "no progress for 60 s"))
+    made.receive(Withdraw(task.key, "ann", "it has no task any more, and says nothing"))
+    made.receive(task)
+
+    async with asyncio.timeout(20):
+        assert await workshop.tasks.get() == task.key
+    assert sent.get_nowait() == Progress(task.key, "ann", "idle", 0, 0)
+    assert sent.empty()
     await made.aclose()
 
 

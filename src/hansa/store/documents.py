@@ -12,7 +12,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any, Final, cast
 
 from hansa.errors import InputError, StorageError
@@ -108,21 +109,23 @@ def _fields_to_json(value: Any, where: str) -> dict[str, Any]:
     }
 
 
+@cache
+def _fields_of(kind: type[Any]) -> Mapping[str, bool]:
+    """Name → whether it must be given."""
+    return {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
+
+
 def _fields_from_json(kind: Any, document: Any, where: str) -> Any:
     if not isinstance(document, Mapping):
         raise StorageError(f"{where} should be a JSON object, but is {document!r}")
-    known: dict[str, Field[Any]] = {field.name: field for field in fields(kind)}
+    known = _fields_of(kind)
     unknown = sorted(document.keys() - known.keys())
     if unknown:
         raise StorageError(
             f"{where} has the field {unknown[0]!r}, which this version of hansa does not know; "
             "it was written by a newer version: upgrade hansa to read it"
         )
-    missing = [
-        name
-        for name, field in known.items()
-        if name not in document and field.default is MISSING and field.default_factory is MISSING
-    ]
+    missing = [name for name, needed in known.items() if needed and name not in document]
     if missing:
         raise StorageError(f"{where} lacks the field {missing[0]!r}")
     return kind(

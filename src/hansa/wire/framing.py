@@ -99,12 +99,14 @@ def _decode_frame(envelope: str, data: bytes) -> Any:
 
 def _serialized(message: _Message) -> bytes:
     data = cast("bytes", message.SerializeToString(deterministic=True))
-    check_length(len(data), MAX_FRAME, message.DESCRIPTOR.name)
+    if len(data) > MAX_FRAME:
+        check_length(len(data), MAX_FRAME, message.DESCRIPTOR.name)
     return data
 
 
 def _parsed(kind: Any, data: bytes) -> _Message:
-    check_length(len(data), MAX_FRAME, kind.DESCRIPTOR.name)
+    if len(data) > MAX_FRAME:
+        check_length(len(data), MAX_FRAME, kind.DESCRIPTOR.name)
     try:
         return kind.FromString(data)
     except DecodeError as error:

@@ -169,9 +169,11 @@ class Agent:
             self._jobs.adopt(task)
 
     def _withdraw(self, frame: Withdraw) -> None:
+        """Stop, and say so: whoever stood still for a while and is back may have its place again, if it is free."""
         if frame.key in self._tasks:
             _log.warning("task withdrawn", client=self.client.name, round=frame.key.round, why=frame.why)
             self._cancel(frame.key)
+            self._link.send(Progress(frame.key, self.client.name, "idle", 0, 0))
 
     def _judged(self, verdict: Verdict) -> None:
         if not verdict.accepted:

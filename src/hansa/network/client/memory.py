@@ -33,6 +33,8 @@ class Memory:
         What was kept with updates of earlier rounds that never counted is deleted.
         """
         run = self._run(key.run)
+        if not run.is_dir():
+            return None
         current = run / _name(counted.round, counted.digest) if counted is not None else None
         for file in run.glob("*-*.safetensors"):
             if file != current and int(file.name.partition("-")[0]) < key.round:
