@@ -1,22 +1,34 @@
 """From the end of a round to rows, and from rows back to the state that the next round starts from."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, cast
 
 from hansa.algorithm import Aggregate, State
 from hansa.errors import ConflictError
-from hansa.messages import Kind, merge_metrics
+from hansa.messages import Kind, Value, merge_metrics
 from hansa.network.controller.journal import event
 from hansa.rounds.events import Completed
 from hansa.run import Run, slots_from_arrays
 from hansa.store.link import ACCEPTED, round_link
 from hansa.store.ports import MetadataStore, ObjectStore, Query, RoundCommit
-from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, RoundRecord, SessionRecord
+from hansa.store.records import (
+    ContributionRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    RoundRecord,
+    SessionRecord,
+    SessionState,
+)
 from hansa.wire import codec
 from hansa.wire.frames import Counted
 
-__all__ = ["Outcomes", "last_link", "round_commit", "state_of"]
+__all__ = ["OPENED", "Outcomes", "last_counted", "last_invited", "last_link", "round_commit", "state_of"]
+
+OPENED: Final = "round.opened"
+"""The kind of the events that say who has a place in a round: in the beginning, and in place of others later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +81,25 @@ async def last_counted(session: SessionRecord, store: MetadataStore) -> dict[str
         found |= {row.client: Counted(row.client, row.round, row.digest) for row in page.items}
         offset, total = offset + len(page.items), page.total
     return found
+
+
+async def last_invited(session: SessionRecord, store: MetadataStore) -> Sequence[Sequence[str]]:
+    """Whom a controller that died had invited to the round after the last committed one, one invitation after another.
+
+    None of a round that ended without it: a session that was stopped, or has failed, begins that round anew.
+    """
+    invitations: list[Sequence[str]] = []
+    ends = [f"session.{state}" for state in (SessionState.STOPPED, SessionState.FAILED)]
+    where = {"session": session.id, "kind": [OPENED, *ends]}
+    offset, total = 0, 1
+    while offset < total:
+        page = await store.list(EventRecord, Query(session.project, where, sort="-id", limit=100, offset=offset))
+        for told in page.items:
+            if told.kind in ends or told.data["round"] != session.round + 1:
+                return invitations[::-1]
+            invitations.append([str(name) for name in cast("Sequence[Value]", told.data["invited"])])
+        offset, total = offset + len(page.items), page.total
+    return invitations[::-1]
 
 
 def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> RoundCommit:

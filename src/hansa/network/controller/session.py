@@ -3,7 +3,7 @@
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -14,7 +14,15 @@ from hansa.arrays import Arrays
 from hansa.errors import HansaError, QuorumNotMetError, RunFailedError
 from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value, merge_metrics
 from hansa.network.combiner.hub import Hub
-from hansa.network.controller.commit import Outcomes, last_counted, last_link, round_commit, state_of
+from hansa.network.controller.commit import (
+    OPENED,
+    Outcomes,
+    last_counted,
+    last_invited,
+    last_link,
+    round_commit,
+    state_of,
+)
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.patience import patiently
 from hansa.network.controller.phases import Phase, PhasePlan
@@ -65,6 +73,8 @@ class SessionRunner:
     def __init__(self, session: SessionRecord, around: Surroundings) -> None:
         """session: as stored."""
         self.session = session
+        self._is_resumed = session.state is SessionState.RUNNING
+        """Whether a controller has died under it: the round that was open goes on with those who were in it."""
         self._around = around
         self.under_way = asyncio.Event()
         """Set when the session is stored as running."""
@@ -72,6 +82,10 @@ class SessionRunner:
         self._package: Blob | None = None
         self._link = ""
         self._counted: dict[str, Counted] = {}
+        self._invited: Sequence[Sequence[str]] = ()
+        """Who has a place in the round that a controller that died had opened, until it is open again."""
+        self._noting: set[asyncio.Task[None]] = set()
+        """Invitations that are being stored."""
         self._phase: Phase | None = None
         self._stopped = ""
         self._leaving = asyncio.Event()
@@ -88,8 +102,8 @@ class SessionRunner:
             await self._rounds()
         except asyncio.CancelledError:  # the controller leaves: the session goes on when it is back
             self._leaving.set()
-            if self._afterwards is not None:
-                await asyncio.gather(self._afterwards, return_exceptions=True)
+            afterwards = [self._afterwards] if self._afterwards is not None else []
+            await asyncio.gather(*afterwards, *self._noting, return_exceptions=True)
             raise
         except RunFailedError as error:
             return await self._end(SessionState.FAILED, str(error))
@@ -149,6 +163,8 @@ class SessionRunner:
         state = await self._patiently(lambda: state_of(self.session, self._run, store, objects))
         self._link = await self._patiently(lambda: last_link(self.session, store))
         self._counted = await self._patiently(lambda: last_counted(self.session, store))
+        if self._is_resumed:
+            self._invited = await self._patiently(lambda: last_invited(self.session, store))
         if await self._owes_an_evaluation():
             await self._evaluate(state, self.session.round)
         for number in range(self.session.round + 1, self.session.spec.rounds + 1):
@@ -169,10 +185,12 @@ class SessionRunner:
         broadcast = self._run.algorithm.broadcast(state)
         blob = await self._blob(broadcast, state)
         planning = asyncio.create_task(asyncio.to_thread(self._run.algorithm.aggregator.plan, broadcast))
-        phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules)
+        phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules, self._invited)
+        self._invited = ()
         try:
             outcome = await phase.run()
             plan = await planning
+            await asyncio.gather(*self._noting)
         finally:
             planning.cancel()  # nothing to cancel once it is done
         match outcome:
@@ -300,7 +318,9 @@ class SessionRunner:
 
     # ── phases ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, kind: Kind, number: int, blob: Blob, rules: RoundRules) -> Phase:
+    def _open(
+        self, kind: Kind, number: int, blob: Blob, rules: RoundRules, before: Sequence[Sequence[str]] = ()
+    ) -> Phase:
         session, run = self.session, self._run
         choose = run.cohort if kind is Kind.TRAIN else run.evaluation_cohort
         plan = PhasePlan(
@@ -311,8 +331,14 @@ class SessionRunner:
             package=self._package,
             choose=lambda available: choose(available, number),
             counted=self._counted,
+            before=before,
         )
-        self._phase = Phase(plan, self._around.hub, self._around.connected, self._show)
+
+        def note(clients: tuple[str, ...]) -> None:
+            if kind is Kind.TRAIN:
+                self._note_invited(number, clients)
+
+        self._phase = Phase(plan, self._around.hub, self._around.connected, self._show, note)
         if self._stopped:
             self._phase.stop(self._stopped)
         self._around.journal.live(session.project, session.id, f"{kind}.opened", round=number)
@@ -359,6 +385,15 @@ class SessionRunner:
                      **where)  # fmt: skip
             case _:
                 pass
+
+    def _note_invited(self, number: int, clients: tuple[str, ...]) -> None:
+        """Stored while they work, before the round is committed: a controller that dies meanwhile goes on with them."""
+        some = f"{', '.join(clients[:3])}{' …' if len(clients) > 3 else ''}"  # noqa: PLR2004 - as many as one reads
+        message = f"round {number}: {len(clients)} clients are invited ({some})"
+        opened = self._event(OPENED, message, round=number, invited=list(clients))
+        noting = asyncio.create_task(self._patiently(lambda: self._around.journal.record(opened)))
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
 
     def _record_failure(self, frame: TaskFailed) -> None:
         """Keep what went wrong, with its traceback, before anybody asks."""
