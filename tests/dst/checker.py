@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from dst.clients import app_of
 from dst.schedule import ENDED
@@ -11,9 +11,10 @@ from hansa.algorithm import State
 from hansa.arrays import Arrays
 from hansa.errors import CorruptionError
 from hansa.messages import ClientInfo, Contribution, Kind, Update
+from hansa.network.controller.commit import OPENED
 from hansa.run import resolve, slots_to_arrays
 from hansa.store.link import ACCEPTED, verify_chain
-from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
+from hansa.store.records import ContributionRecord, EventRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
 from hansa.wire import codec
 
 __all__ = ["CHECKS", "check"]
@@ -44,6 +45,7 @@ def acknowledged_updates_count_or_are_refused(world: World) -> Iterator[str]:
     for part in world.database.every(ContributionRecord, PROJECT):
         if part.outcome != ACCEPTED and not part.reason:
             yield f"{part.client} is {part.outcome} in round {part.round} without a reason"
+    yield from _without_a_row(world)
 
 
 def no_update_counts_twice(world: World) -> Iterator[str]:
@@ -129,6 +131,18 @@ CHECKS: Mapping[str, Invariant] = {
     "I6": every_session_ends_with_a_cause,
     "I7": updates_stay_in_their_run,
 }
+
+
+def _without_a_row(world: World) -> Iterator[str]:
+    """Who had a place in a round that is committed, and is not told of in it."""
+    if any(kind.startswith("stop") for kind in world.history.faults):
+        return  # a round that was given up begins anew, with others perhaps
+    for opened in world.database.every(EventRecord, PROJECT):
+        if opened.kind == OPENED and (number := int(str(opened.data["round"]))) <= _rounds(world, opened.session):
+            rows = world.counted(opened.session, number)
+            for client in cast("list[str]", opened.data["invited"]):
+                if client not in rows:
+                    yield f"{client} was invited to round {number} of {opened.session}, and has no row there"
 
 
 def _rounds(world: World, session: str) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 from federation import federation
@@ -11,7 +12,7 @@ from hansa.errors import ConflictError
 from hansa.messages import RoundRules, RunSpec
 from hansa.store.link import verify_chain
 from hansa.store.ports import Query
-from hansa.store.records import MetricRecord, ModelRecord, SessionState
+from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, SessionState
 
 FOUR = RoundRules(min_clients=4, quorum=4, deadline=60)
 
@@ -119,6 +120,31 @@ async def test_a_controller_that_comes_back_goes_on_with_its_sessions(app: Path,
         evaluated = await made.controller.store.list(MetricRecord, Query("default", where))
     assert session.model == hansa.simulate(app, spec, clients=4).model_hash
     assert {metric.round for metric in evaluated.items} == {1, 2, 3, 4, 5}  # that of round 2 is made up for
+
+
+async def test_a_round_that_a_controller_left_open_goes_on_with_the_clients_that_it_had_chosen(
+    app: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    rules = RoundRules(min_clients=3, quorum=3, selection="count", count=3, deadline=100, lease=90)
+    spec = RunSpec(rounds=4, rules=rules, config={"gate": str(gate)})
+    async with federation(tmp_path) as made:
+        await made.clients(6)
+        session = await made.start(app, spec)
+        async for happened in made.controller.journal.follow("default", 0, session.id):
+            if happened.kind == "round.opened" and happened.data["round"] == 3:
+                chosen = {str(name) for name in cast("list[str]", happened.data["invited"])}
+                break
+    gate.touch()
+    async with federation(tmp_path) as made:
+        for i in sorted(range(6), key=lambda i: f"client-{i}" in chosen):  # first three others: enough for a round
+            await made.client(f"client-{i}", i, 6)
+        session = await made.end(session)
+        rows = await made.controller.store.list(
+            ContributionRecord, Query("default", {"session": session.id, "round": 3})
+        )
+    assert {row.client for row in rows.items} == chosen
+    assert session.model == hansa.simulate(app, spec, clients=6).model_hash
 
 
 async def test_the_model_trail_leads_from_the_last_model_to_the_seed(app: Path, tmp_path: Path) -> None:

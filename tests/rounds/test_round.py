@@ -120,6 +120,49 @@ def test_a_second_due_changes_nothing():
     assert round_.why(50.0).deadline == 100.0
 
 
+# ── going on after its driver has died ───────────────────────────────────────────────────────────────────────────────
+
+
+def begun_before(rules: RoundRules, invited: tuple[str, ...], places: int, connected: Iterable[str]) -> Round:
+    def choose(_available: Sequence[str]) -> Cohort:
+        raise AssertionError("it has been chosen before")
+
+    round_ = Round(3, Kind.TRAIN, rules, choose)
+    here = [Invite(tuple(sorted(set(invited) & set(connected))))] if set(invited) & set(connected) else []
+    assert round_.handle(Due(0.0, frozenset(connected), invited, places)) == [*here, WakeAt(rules.lease)]
+    return round_
+
+
+def test_a_round_that_had_begun_goes_on_with_those_who_were_in_it():
+    round_ = begun_before(RoundRules(min_clients=3, lease=60.0), ("c", "a"), 2, connected="abd")
+    assert round_.handle(Accepted(1.0, "a", 5)) == []
+    assert round_.handle(Connected(2.0, "c")) == [Invite(("c",))]
+    assert round_.handle(Accepted(3.0, "c", 5)) == [Seal()]
+
+
+def test_in_a_round_that_had_begun_a_place_is_given_away_only_when_its_lease_has_ended():
+    round_ = begun_before(RoundRules(lease=60.0), ("a", "b"), 2, connected="ad")
+    assert round_.handle(Accepted(1.0, "a", 5)) == []
+    withdrawn, invited, _ = round_.handle(Tick(60.0))
+    assert withdrawn == Withdraw("b", "no progress for 60 s, the lease is 60 s")
+    assert invited == Invite(("d",))
+
+
+def test_those_who_took_a_place_before_are_not_more_places():
+    round_ = begun_before(RoundRules(lease=60.0), ("a", "b", "c"), 2, connected="abcd")
+    round_.handle(Failed(1.0, "a", "out of memory"))
+    assert round_.handle(Accepted(2.0, "b", 5)) == []
+    assert round_.handle(Accepted(3.0, "c", 5)) == [Seal()]  # and "d", who is connected, is not asked
+
+
+def test_in_a_round_that_had_begun_everyone_gets_a_row():
+    round_ = begun_before(RoundRules(lease=60.0, replace_failed=False, quorum=1), ("a", "b"), 2, connected="a")
+    round_.handle(Accepted(1.0, "a", 5))
+    assert Seal() in round_.handle(Tick(60.0))
+    (finish,) = round_.handle(Sealed(61.0, frozenset("a")))
+    assert finish == Finish(Completed(("a",), ("b",)))
+
+
 @pytest.mark.parametrize(
     ("cohort", "said"),
     [

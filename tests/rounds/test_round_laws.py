@@ -149,6 +149,16 @@ class AnyRound(RuleBasedStateMachine):
             self.deadline = self.now + self.rules.deadline
         self.send(Due(self.now, frozenset(self.connected)))
 
+    @precondition(lambda self: not self.begun)
+    @rule(connected=subset, before=subset.filter(bool), places=st.integers(1, 9))
+    def due_again(self, connected: frozenset[str], before: frozenset[str], places: int):
+        """It had begun before its driver died."""
+        self.connected = set(connected)
+        self.deadline = self.now + self.rules.deadline
+        if self.round.state is RoundState.WAITING:  # it may have been stopped before it began
+            self.invited.update(before)
+        self.send(Due(self.now, connected, tuple(before), min(places, len(before))))
+
     @rule(seconds=st.sampled_from([0.0, 1.0, 4.0, 19.0]))
     def wait(self, seconds: float):
         self.now += seconds

@@ -45,6 +45,13 @@ class Due:
     now: float
     connected: frozenset[str]
     """Every client that is connected now; `Connected` and `Disconnected` change it from here on."""
+    invited: tuple[str, ...] = ()
+    """Of a round that had begun before its driver died: those who had a place in it, in the order of their invitations.
+
+    They keep their places, and their leases begin anew; nobody is chosen again.
+    """
+    places: int = 0
+    """How many of them were invited at once, in the beginning: the others took places that had become free."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,8 @@ class Round:
                 if self._deadline is None:
                     self._connected = set(connected)
                     self._deadline = self._soonest = now + self.rules.deadline
+                    if event.invited:
+                        yield from self._go_on_with(event.invited, event.places)
             case Connected(_, client):
                 yield from self._connect(client)
             case Disconnected(_, client):
@@ -135,6 +137,15 @@ class Round:
                     yield from self._sealed(contributors)
             case Cancelled(_, cause):
                 yield self._finish(Abandoned(cause))
+
+    def _go_on_with(self, invited: tuple[str, ...], places: int) -> Iterator[Command]:
+        """Everyone may have an update already: who is connected offers it, or begins; the others when they come."""
+        self._cohort = Cohort(invited[:places])
+        self.state = RoundState.OPEN
+        self._invite(invited)
+        here = tuple(client for client in sorted(invited) if client in self._connected)
+        if here:
+            yield Invite(here)
 
     def _connect(self, client: str) -> Iterator[Command]:
         if client in self._connected:

@@ -166,7 +166,7 @@ class EventRecord:
     session: str
     """Empty for an event of the network."""
     kind: str
-    """For example session.started, round.opened, update.accepted, update.rejected, task.failed, round.committed."""
+    """For example session.started, round.opened, task.failed, round.committed, session.finished."""
     message: str
     """One sentence for a person."""
     at: float

@@ -1,22 +1,43 @@
 """From the end of a round to rows, and from rows back to the state that the next round starts from."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, cast
 
 from hansa.algorithm import Aggregate, State
 from hansa.errors import ConflictError
-from hansa.messages import Kind, merge_metrics
+from hansa.messages import Kind, Metrics, Value, merge_metrics
 from hansa.network.controller.journal import event
 from hansa.rounds.events import Completed
 from hansa.run import Run, slots_from_arrays
 from hansa.store.link import ACCEPTED, round_link
 from hansa.store.ports import MetadataStore, ObjectStore, Query, RoundCommit
-from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, RoundRecord, SessionRecord
+from hansa.store.records import (
+    ContributionRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    RoundRecord,
+    SessionRecord,
+    SessionState,
+)
 from hansa.wire import codec
-from hansa.wire.frames import Counted
+from hansa.wire.frames import CENTRAL, Counted
 
-__all__ = ["Outcomes", "last_link", "round_commit", "state_of"]
+__all__ = [
+    "OPENED",
+    "Outcomes",
+    "evaluation_metrics",
+    "last_counted",
+    "last_invited",
+    "last_link",
+    "round_commit",
+    "state_of",
+]
+
+OPENED: Final = "round.opened"
+"""The kind of the events that say who has a place in a round: in the beginning, and in place of others later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +92,25 @@ async def last_counted(session: SessionRecord, store: MetadataStore) -> dict[str
     return found
 
 
+async def last_invited(session: SessionRecord, store: MetadataStore) -> Sequence[Sequence[str]]:
+    """Whom a controller that died had invited to the round after the last committed one, one invitation after another.
+
+    None of a round that ended without it: a session that was stopped, or has failed, begins that round anew.
+    """
+    invitations: list[Sequence[str]] = []
+    ends = [f"session.{state}" for state in (SessionState.STOPPED, SessionState.FAILED)]
+    where = {"session": session.id, "kind": [OPENED, *ends]}
+    offset, total = 0, 1
+    while offset < total:
+        page = await store.list(EventRecord, Query(session.project, where, sort="-id", limit=100, offset=offset))
+        for told in page.items:
+            if told.kind in ends or told.data["round"] != session.round + 1:
+                return invitations[::-1]
+            invitations.append([str(name) for name in cast("Sequence[Value]", told.data["invited"])])
+        offset, total = offset + len(page.items), page.total
+    return invitations[::-1]
+
+
 def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> RoundCommit:
     """Everything that the round changes; previous: the link of the round before it."""
     number, model, state, opened_at = outcomes.number, outcomes.model, outcomes.state, outcomes.opened_at
@@ -112,6 +152,25 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> R
         metrics=tuple(_metrics(session, record)),
         events=(committed,),
     )
+
+
+def evaluation_metrics(
+    session: SessionRecord, number: int, reports: Mapping[str, Metrics], central: Metrics | None
+) -> tuple[Sequence[MetricRecord], Mapping[str, float]]:
+    """(records of an evaluation, what is shown of it): merged over the clients, by client, and beside the server."""
+    merged = merge_metrics((report.values, report.num_examples) for report in reports.values())
+    told = [("", metrics, name) for name, metrics in merged.items()]
+    told += [(client, report, name) for client, report in reports.items() for name in report.values]
+    told += [(CENTRAL, central, name) for name in central.values] if central is not None else []
+    now = time.time()
+
+    def record(client: str, metrics: Metrics, name: str) -> MetricRecord:
+        key = f"{session.id}/{number}/{Kind.EVALUATE}/{client}/{name}"
+        value, examples = metrics.values[name], metrics.num_examples
+        return MetricRecord(key, session.project, session.id, number, Kind.EVALUATE, name, value, examples, client, now)
+
+    shown = {name: metrics.values[name] for name, metrics in merged.items()}
+    return [record(*each) for each in told], shown | (dict(central.values) if central is not None else {})
 
 
 def _summary(record: RoundRecord) -> str:

@@ -68,6 +68,8 @@ class PhasePlan:
     choose: Callable[[Sequence[str]], Cohort]
     counted: Mapping[str, Counted]
     """By client: the last committed round that holds its update."""
+    before: Sequence[Sequence[str]] = ()
+    """Whom a controller that has died had invited to it, one invitation after another."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,8 @@ class Phase:
     """Every client that is connected now."""
     on_event: Callable[[Event], None]
     """Told of everything that happens, for the live view."""
+    on_invited: Callable[[tuple[str, ...]], None]
+    """Told of those who are invited for the first time, before they are."""
     partials: list[Partial] = field(default_factory=list)
     """What the tree delivered; more than one when the round had to open again."""
     reports: dict[str, Metrics] = field(default_factory=dict)
@@ -90,13 +94,16 @@ class Phase:
     _awaited: bool = False
     """Whether a seal has not been answered yet."""
     _failed: set[str] = field(default_factory=set)
+    _invited: set[str] = field(default_factory=set)
 
     async def run(self) -> Outcome:
         """Drive the phase to its end."""
         loop = asyncio.get_running_loop()
         plan = self.plan
         self._round = Round(plan.key.round, plan.key.kind, plan.rules, plan.choose)
-        event: Event = Due(loop.time(), self.connected())
+        before = tuple(name for invitation in plan.before for name in invitation)
+        event: Event = Due(loop.time(), self.connected(), before, len(plan.before[0]) if plan.before else 0)
+        self._invited.update(before)
         while True:
             for command in self._round.handle(event):
                 outcome = self._carry_out(command)
@@ -184,6 +191,10 @@ class Phase:
         plan = self.plan
         match command:
             case Invite():
+                new = tuple(name for name in command.clients if name not in self._invited)
+                if new:
+                    self._invited.update(new)
+                    self.on_invited(new)
                 counted = tuple(plan.counted[name] for name in command.clients if name in plan.counted)
                 opened = OpenRound(plan.key, plan.spec, plan.model, command.clients, plan.package, counted)
                 self.hub.receive_from_parent(opened)

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -13,21 +14,30 @@ import structlog
 from hansa.algorithm import Aggregate, Partial, Plan, State
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, QuorumNotMetError, RunFailedError, StorageUnavailableError
-from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value, merge_metrics
+from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules
 from hansa.network.combiner.hub import Hub
-from hansa.network.controller.commit import Outcomes, last_counted, last_link, round_commit, state_of
-from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.commit import (
+    Outcomes,
+    evaluation_metrics,
+    last_counted,
+    last_invited,
+    last_link,
+    round_commit,
+    state_of,
+)
+from hansa.network.controller.journal import Journal
 from hansa.network.controller.patience import patiently
 from hansa.network.controller.phases import Phase, PhasePlan
 from hansa.network.controller.retention import Retention
-from hansa.rounds.events import Abandoned, Accepted, Completed, Event, Failed, NotMet, Progressed, Rejected
+from hansa.network.controller.telling import Telling
+from hansa.rounds.events import Abandoned, Completed, NotMet
 from hansa.rounds.why import Why
 from hansa.run import Run, resolve, slots_to_arrays
 from hansa.store.ports import MetadataStore, ObjectStore, Query
-from hansa.store.records import EventRecord, MetricRecord, SessionRecord, SessionState
+from hansa.store.records import MetricRecord, SessionRecord, SessionState
 from hansa.wire import codec
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import CENTRAL, Blob, Closed, Counted, FromNode, Presence, RoundKey, TaskFailed
+from hansa.wire.frames import Blob, Closed, Counted, FromNode, Presence, RoundKey, TaskFailed
 
 __all__ = ["Central", "SessionRunner", "Surroundings"]
 
@@ -68,6 +78,8 @@ class SessionRunner:
     def __init__(self, session: SessionRecord, around: Surroundings) -> None:
         """session: as stored."""
         self.session = session
+        self._is_resumed = session.state is SessionState.RUNNING
+        """Whether a controller has died under it: the round that was open goes on with those who were in it."""
         self._around = around
         self.under_way = asyncio.Event()
         """Set when the session is stored as running."""
@@ -75,12 +87,16 @@ class SessionRunner:
         self._package: Blob | None = None
         self._link = ""
         self._counted: dict[str, Counted] = {}
+        self._invited: Sequence[Sequence[str]] = ()
+        """Who has a place in the round that a controller that died had opened, until it is open again."""
+        self._noting: list[asyncio.Task[None]] = []
+        """Invitations that are being stored."""
         self._phase: Phase | None = None
         self._stopped = ""
         self._leaving = asyncio.Event()
         self.away = ""
         """Which store it waits for, and what to do about it; empty while there is none."""
-        self._tracebacks: dict[str, str] = {}
+        self._telling = Telling(session.project, session.id, around.journal)
         self._central: asyncio.Task[Metrics | None] | None = None
         self._afterwards: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
@@ -98,7 +114,9 @@ class SessionRunner:
             self._leaving.set()
             if self._pruning is not None:
                 self._pruning.cancel()
-            await asyncio.gather(*filter(None, (self._afterwards, self._pruning)), return_exceptions=True)
+            await asyncio.gather(
+                *filter(None, (self._afterwards, self._pruning)), *self._noting, return_exceptions=True
+            )
             raise
         except RunFailedError as error:
             return await self._end(SessionState.FAILED, str(error))
@@ -118,7 +136,7 @@ class SessionRunner:
         if phase is None or getattr(frame, "key", None) != phase.plan.key:
             return
         if isinstance(frame, TaskFailed) and phase.expects(frame.client):
-            self._record_failure(frame)
+            self._telling.failed(frame)
         phase.receive(frame)
 
     def presence(self, presence: Presence) -> None:
@@ -166,6 +184,8 @@ class SessionRunner:
         state = await self._patiently(lambda: state_of(self.session, self._run, store, objects))
         self._link = await self._patiently(lambda: last_link(self.session, store))
         self._counted = await self._patiently(lambda: last_counted(self.session, store))
+        if self._is_resumed:
+            self._invited = await self._patiently(lambda: last_invited(self.session, store))
         if await self._owes_an_evaluation():
             await self._evaluate(state, self.session.round)
         for number in range(self.session.round + 1, self.session.spec.rounds + 1):
@@ -187,17 +207,20 @@ class SessionRunner:
         broadcast = self._run.algorithm.broadcast(state)
         async with self._broadcast(broadcast, state) as blob:
             planning = asyncio.create_task(asyncio.to_thread(self._run.algorithm.aggregator.plan, broadcast))
-            phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules)
+            phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules, self._invited)
+            self._invited = ()
             try:
                 outcome = await phase.run()
                 plan = await planning
+                noting, self._noting = self._noting, []
+                await asyncio.gather(*noting)
             finally:
                 planning.cancel()  # nothing to cancel once it is done
         match outcome:
             case Completed():
                 return _Trained(plan, phase.partials, outcome)
             case NotMet():
-                raise QuorumNotMetError(f"{outcome.cause}{self._first_traceback(outcome.failed)}")
+                raise QuorumNotMetError(f"{outcome.cause}{self._telling.first_traceback(outcome.failed)}")
             case Abandoned():
                 return None
 
@@ -231,8 +254,8 @@ class SessionRunner:
     def _advanced(self, state: State, trained: _Trained) -> tuple[Aggregate, State]:
         aggregator = self._run.algorithm.aggregator
         total = aggregator.zero(trained.plan) if len(trained.partials) != 1 else trained.partials[0]
-        for partial in trained.partials if len(trained.partials) != 1 else ():
-            total = aggregator.merge(trained.plan, total, partial)
+        for part in trained.partials if len(trained.partials) != 1 else ():
+            total = aggregator.merge(trained.plan, total, part)
         aggregate = aggregator.report(trained.plan, total)
         return aggregate, self._run.finish(state, aggregate)
 
@@ -264,6 +287,14 @@ class SessionRunner:
         beside = None if central.cancelled() else central.result()
         self._afterwards = asyncio.create_task(self._record_metrics(number, reports, beside))
 
+    async def _record_metrics(self, number: int, reports: Mapping[str, Metrics], central: Metrics | None) -> None:
+        records, shown = evaluation_metrics(self.session, number, reports, central)
+        if records:
+            said = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            evaluated = self._telling.event("round.evaluated", f"round {number}: {said}", round=number, metrics=shown)
+            await self._patiently(lambda: self._around.store.put(*records, evaluated))
+            self._around.journal.notify()
+
     async def _by_clients(self, number: int, blob: Blob, rules: EvaluationRules) -> Mapping[str, Metrics]:
         spec = self.session.spec
         cohort = replace(spec.rules, selection="fraction", fraction=rules.fraction, count=None)
@@ -280,7 +311,7 @@ class SessionRunner:
         self._close(phase, (), cause)
         if cause:
             message = f"round {number} was not evaluated: {cause}"
-            await self._around.journal.record(self._event("evaluation.failed", message, round=number))
+            await self._around.journal.record(self._telling.event("evaluation.failed", message, round=number))
         return phase.reports
 
     async def _centrally(self, key: RoundKey, blob: Blob, rules: EvaluationRules) -> Metrics | None:
@@ -290,36 +321,14 @@ class SessionRunner:
             return await self._around.central(self.session, key, blob)
         except HansaError as error:
             message = f"round {key.round} was not evaluated beside the server: {error}"
-            await self._around.journal.record(self._event("evaluation.failed", message, round=key.round))
+            await self._around.journal.record(self._telling.event("evaluation.failed", message, round=key.round))
             return None
-
-    async def _record_metrics(self, number: int, reports: Mapping[str, Metrics], central: Metrics | None) -> None:
-        merged = merge_metrics((report.values, report.num_examples) for report in reports.values())
-        records = [self._metric(number, "", merged[name], name) for name in merged]
-        for client, report in reports.items():
-            records += [self._metric(number, client, report, name) for name in report.values]
-        if central is not None:
-            records += [self._metric(number, CENTRAL, central, name) for name in central.values]
-        if not records:
-            return
-        shown: dict[str, float] = {name: metrics.values[name] for name, metrics in merged.items()}
-        shown |= central.values if central is not None else {}
-        said = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        evaluated = self._event("round.evaluated", f"round {number}: {said}", round=number, metrics=shown)
-        await self._patiently(lambda: self._around.store.put(*records, evaluated))
-        self._around.journal.notify()
-
-    def _metric(self, number: int, client: str, metrics: Metrics, name: str) -> MetricRecord:
-        session = self.session
-        key = f"{session.id}/{number}/{Kind.EVALUATE}/{client}/{name}"
-        value, examples = metrics.values[name], metrics.num_examples
-        return MetricRecord(
-            key, session.project, session.id, number, Kind.EVALUATE, name, value, examples, client, time.time()
-        )
 
     # ── phases ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, kind: Kind, number: int, blob: Blob, rules: RoundRules) -> Phase:
+    def _open(
+        self, kind: Kind, number: int, blob: Blob, rules: RoundRules, before: Sequence[Sequence[str]] = ()
+    ) -> Phase:
         session, run = self.session, self._run
         choose = run.cohort if kind is Kind.TRAIN else run.evaluation_cohort
         plan = PhasePlan(
@@ -330,11 +339,21 @@ class SessionRunner:
             package=self._package,
             choose=lambda available: choose(available, number),
             counted=self._counted,
+            before=before,
         )
-        self._phase = Phase(plan, self._around.hub, self._around.connected, self._show)
+
+        def note_invited(clients: tuple[str, ...]) -> None:
+            """Stored while they work, before the round is committed: a controller that dies goes on with them."""
+            if kind is Kind.TRAIN:
+                invited = self._telling.invited(number, clients)
+                self._noting.append(asyncio.create_task(self._patiently(lambda: self._around.journal.record(invited))))
+
+        self._phase = Phase(
+            plan, self._around.hub, self._around.connected, partial(self._telling.happened, plan.key), note_invited
+        )
         if self._stopped:
             self._phase.stop(self._stopped)
-        self._around.journal.live(session.project, session.id, f"{kind}.opened", round=number)
+        self._telling.opened(plan.key)
         return self._phase
 
     def _close(self, phase: Phase, committed: tuple[str, ...], cause: str) -> None:
@@ -385,47 +404,7 @@ class SessionRunner:
             _log.error("old models could not be pruned", session=self.session.id, why=str(error))
         self._broadcasts |= over
 
-    # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _show(self, happened: Event) -> None:
-        """The live view of a phase."""
-        phase = self._phase
-        if phase is None:
-            return
-        session, key = self.session, phase.plan.key
-        where = {"round": key.round, "phase": key.kind.value}
-        live = self._around.journal.live
-        match happened:
-            case Progressed():
-                live(session.project, session.id, "client.progress", client=happened.client, activity=happened.activity,
-                     done=happened.done, total=happened.total, **where)  # fmt: skip
-            case Accepted():
-                live(session.project, session.id, "client.accepted", client=happened.client, **where)
-            case Rejected():
-                live(session.project, session.id, "client.rejected", client=happened.client,
-                     reason=happened.reason.value, detail=happened.detail, **where)  # fmt: skip
-            case Failed():
-                live(session.project, session.id, "client.failed", client=happened.client, message=happened.message,
-                     **where)  # fmt: skip
-            case _:
-                pass
-
-    def _record_failure(self, frame: TaskFailed) -> None:
-        """Keep what went wrong, with its traceback, before anybody asks."""
-        self._tracebacks[frame.client] = frame.traceback
-        message = f"{frame.client} failed to {frame.key.kind} in round {frame.key.round}: {frame.message}"
-        failed = self._event(
-            "task.failed", message, round=frame.key.round, client=frame.client, traceback=frame.traceback
-        )
-        self._around.journal.later(failed)
-
-    def _first_traceback(self, failed: Mapping[str, str]) -> str:
-        """The traceback of the first client that failed: what a person wants to see in the cause."""
-        told = [client for client in failed if self._tracebacks.get(client)]
-        return f"\n{told[0]} said:\n{self._tracebacks[told[0]]}" if told else ""
-
-    def _event(self, kind: str, message: str, **data: Value) -> EventRecord:
-        return event(self.session.project, self.session.id, kind, message, **data)
+    # ── storing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         def tell(away: str) -> None:
@@ -434,7 +413,7 @@ class SessionRunner:
         return await patiently(ask, who=f"session {self.session.id}", leaving=self._leaving, tell=tell)
 
     async def _note(self, kind: str, message: str, changes: Mapping[str, Any]) -> None:
-        told = self._event(kind, message)
+        told = self._telling.event(kind, message)
         async with self._changing:
             session = replace(self.session, **changes)
             await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
