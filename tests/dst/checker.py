@@ -6,7 +6,7 @@ from typing import TypeAlias, cast
 
 from dst.clients import app_of
 from dst.schedule import ENDED
-from dst.world import PROJECT, World
+from dst.world import World
 from hansa.algorithm import State
 from hansa.arrays import Arrays
 from hansa.errors import CorruptionError
@@ -42,7 +42,7 @@ def acknowledged_updates_count_or_are_refused(world: World) -> Iterator[str]:
             yield f"{client} is counted in {key} with {counted[:8]}, acknowledged was {digest[:8]}"
         elif outcome != ACCEPTED and not lossy:
             yield f"the update of {client} in {key} was acknowledged and is {outcome or 'nowhere'}; nothing was lost"
-    for part in world.database.every(ContributionRecord, PROJECT):
+    for part in world.left(ContributionRecord):
         if part.outcome != ACCEPTED and not part.reason:
             yield f"{part.client} is {part.outcome} in round {part.round} without a reason"
     yield from _without_a_row(world)
@@ -50,7 +50,7 @@ def acknowledged_updates_count_or_are_refused(world: World) -> Iterator[str]:
 
 def no_update_counts_twice(world: World) -> Iterator[str]:
     """I2: one row for each client and round; the same bytes count once in a session."""
-    parts = [part for part in world.database.every(ContributionRecord, PROJECT) if part.outcome == ACCEPTED]
+    parts = [part for part in world.left(ContributionRecord) if part.outcome == ACCEPTED]
     for what, number in Counter((part.session, part.round, part.client) for part in parts).items():
         if number > 1:
             yield f"{what} is counted {number} times"
@@ -61,7 +61,7 @@ def no_update_counts_twice(world: World) -> Iterator[str]:
 
 def the_denominator_is_the_weight_of_what_was_summed(world: World) -> Iterator[str]:
     """I3: a round's numbers are those of its accepted updates, whose own examples are known."""
-    for record in world.database.every(RoundRecord, PROJECT):
+    for record in world.left(RoundRecord):
         accepted = {
             client: examples
             for client, (outcome, _, examples) in world.counted(record.session, record.number).items()
@@ -76,9 +76,9 @@ def the_denominator_is_the_weight_of_what_was_summed(world: World) -> Iterator[s
 
 def rounds_form_one_chain(world: World) -> Iterator[str]:
     """I4: no gap, no fork, and everything that a round names is stored."""
-    for session in world.database.every(SessionRecord, PROJECT):
-        rounds = [each for each in world.database.every(RoundRecord, PROJECT) if each.session == session.id]
-        parts = [each for each in world.database.every(ContributionRecord, PROJECT) if each.session == session.id]
+    for session in world.left(SessionRecord):
+        rounds = [each for each in world.left(RoundRecord) if each.session == session.id]
+        parts = [each for each in world.left(ContributionRecord) if each.session == session.id]
         try:
             verify_chain(rounds, parts)
         except CorruptionError as error:
@@ -86,7 +86,7 @@ def rounds_form_one_chain(world: World) -> Iterator[str]:
         newest = rounds[-1].model if rounds else None
         if (session.round, session.model) != (len(rounds), newest):
             yield f"{session.name} is at round {session.round}, its rounds end with {len(rounds)}"
-        models = {each.id for each in world.database.every(ModelRecord, PROJECT) if each.session == session.id}
+        models = {each.id for each in world.left(ModelRecord) if each.session == session.id}
         for record in rounds:
             if record.model not in models:
                 yield f"the model of round {record.number} has no record"
@@ -97,13 +97,13 @@ def rounds_form_one_chain(world: World) -> Iterator[str]:
 
 def models_are_those_of_a_run_without_faults(world: World) -> Iterator[str]:
     """I5: every model, state and update, computed anew from who was counted, is the same to the bit."""
-    for session in world.database.every(SessionRecord, PROJECT):
+    for session in world.left(SessionRecord):
         yield from _not_recomputed(world, session)
 
 
 def every_session_ends_with_a_cause(world: World) -> Iterator[str]:
     """I6: and fails only because too few could deliver."""
-    for session in world.database.every(SessionRecord, PROJECT):
+    for session in world.left(SessionRecord):
         if session.state in ENDED and not session.cause:
             yield f"{session.name} is {session.state} without a cause"
         if session.state is SessionState.FAILED and not session.cause.startswith("round "):
@@ -117,7 +117,7 @@ def every_session_ends_with_a_cause(world: World) -> Iterator[str]:
 def updates_stay_in_their_run(world: World) -> Iterator[str]:
     """I7: whoever is counted has learned these bytes in this very phase."""
     learned = {(n.node, n.key.run, n.key.round, n.digest) for n in world.history.notes if n.what == "kept" and n.key}
-    for part in world.database.every(ContributionRecord, PROJECT):
+    for part in world.left(ContributionRecord):
         if part.outcome == ACCEPTED and (part.client, part.session, part.round, part.digest) not in learned:
             yield f"{part.client} is counted in round {part.round} of {part.session} with what it has not learned there"
 
@@ -146,7 +146,7 @@ def _without_a_row(world: World) -> Iterator[str]:
 
 
 def _rounds(world: World, session: str) -> int:
-    return next(each.round for each in world.database.every(SessionRecord, PROJECT) if each.id == session)
+    return next(each.round for each in world.left(SessionRecord) if each.id == session)
 
 
 def _not_recomputed(world: World, session: SessionRecord) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _not_recomputed(world: World, session: SessionRecord) -> Iterator[str]:
     aggregator = run.algorithm.aggregator
     state: State = run.start(run.initial_model(app))
     memories: dict[str, Arrays] = {}
-    rounds = {each.number: each for each in world.database.every(RoundRecord, PROJECT) if each.session == session.id}
+    rounds = {each.number: each for each in world.left(RoundRecord) if each.session == session.id}
     for number in range(1, session.round + 1):
         if number not in rounds:
             yield f"round {number} of {session.name} is nowhere"

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dst import rpc
 from dst.clients import Bench, WatchedAgent, app_of
@@ -32,6 +32,8 @@ from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
 
 __all__ = ["PROJECT", "World"]
+
+T = TypeVar("T")
 
 PROJECT = "harbour"
 ROOT_ADDRESS = "controller:7000"
@@ -93,6 +95,7 @@ class World:
         self._rng = random.Random(f"world {plan.seed}")  # noqa: S311 - a simulation
         self._starts: dict[str, int] = {}
         self._read: dict[str, tuple[Any, SessionRecord]] = {}
+        self._left: dict[type[Any], Sequence[Any]] = {}
         self.stored: set[str] = set()
         """Objects on the disk at the end."""
 
@@ -402,6 +405,12 @@ class World:
         if known is None or known[0] is not row:
             known = self._read[name] = row, from_row(SessionRecord, row)
         return known[1]
+
+    def left(self, kind: type[T]) -> Sequence[T]:
+        """All records of a kind, oldest first, once nothing is written any more."""
+        if kind not in self._left:
+            self._left[kind] = self.database.every(kind, PROJECT)
+        return self._left[kind]
 
     def counted(self, session: str, number: int) -> Mapping[str, tuple[str, str, int]]:
         """Of a committed round, by client: outcome, digest, examples."""
