@@ -1,7 +1,7 @@
 """What happened in the laboratory: what processes wrote down, what the controller has stored, what lies on the disk."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ class History:
     """Exit codes of processes that ended by themselves."""
 
 
-def read_history(folder: Path, api: Client, tokens: Sequence[str]) -> History:
-    """Collect it; every session must have ended."""
+def read_history(
+    folder: Path, api: Client, tokens: Sequence[str], known: Mapping[str, Session] | None = None
+) -> History:
+    """Collect it; every session must have ended. known: sessions that are not read again, by id."""
     lines = [json.loads(line) for file in (folder / "history").iterdir() for line in file.read_text().splitlines()]
     trainings = (folder / "trainings").read_text().split("\n")[:-1] if (folder / "trainings").exists() else []
     return History(
-        sessions=tuple(_session(api, record, folder) for record in api.sessions.all()),
+        sessions=tuple(known.get(record.id) or _session(api, record, folder) for record in api.sessions.all()),
         notes=tuple(sorted(lines, key=lambda line: line["at"])),
         trainings=tuple((name, int(number), client) for name, number, client in map(str.split, trainings)),
         leaks=tuple(_leaks(folder, tokens)),

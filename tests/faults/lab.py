@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import psutil
 
 import hansa
-from faults.history import History, read_history
+from faults.history import History, Session, read_history
 from faults.points import CONTROLLER, Fault
 from faults.proxy import Proxy, Weather
-from faults.workload import CLIENTS, COMBINERS, write_app
+from faults.workload import CLIENTS, COMBINERS, Replays, write_app
 from hansa.api.client import Client
 from hansa.api.credentials import load_credentials
 from hansa.errors import HansaError
@@ -31,8 +31,8 @@ from hansa.store.records import SessionRecord, SessionState
 T = TypeVar("T")
 
 _NODE = Path(__file__).with_name("node.py")
-_PAUSE = 0.05
-"""Seconds between looks at the world from outside."""
+_PAUSE = 0.1
+"""Seconds between looks at the world from outside; each costs the controller a request."""
 _TRIES = 5
 """Starts of a process that ends by itself, before it is given up: such an end is wrong in any case."""
 _OVER = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
@@ -136,6 +136,9 @@ class Lab:
         self.proxies: dict[str, Proxy] = {}
         """Before the controller's port for nodes, and before each combiner's."""
         self._connection: Client | None = None
+        self.replays = Replays()
+        """What was recomputed for its checks."""
+        self._known: dict[str, Session] = {}
 
     @property
     def clients(self) -> list[str]:
@@ -225,10 +228,16 @@ class Lab:
                 raise StuckError(f"session {session.name} is {now.state} after round {now.round}: {why}")
             time.sleep(_PAUSE)
 
-    def history(self) -> History:
-        """Everything that is known by now."""
-        found = self.ask(lambda api: read_history(self.folder, api, self.tokens))
+    def history(self, *, anew: bool = True) -> History:
+        """Everything that is known by now. anew: sessions that had ended at an earlier look are read again, too."""
+        known = {} if anew else self._known
+        found = self.ask(lambda api: read_history(self.folder, api, self.tokens, known))
+        self._known = {each.record.id: each for each in found.sessions if each.record.state in _OVER}
         return replace(found, exits={name: tuple(node.exits) for name, node in self.nodes.items() if node.exits})
+
+    def rounds(self) -> int:
+        """Committed rounds of all sessions, as of the last look at the history."""
+        return sum(len(each.rounds) for each in self._known.values())
 
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -246,6 +255,10 @@ class Lab:
                 raise StuckError(f"{name} does not take a fault")
             time.sleep(0.01)
 
+    def disarm(self, name: str) -> None:
+        """Take a fault back that has not struck: what is armed next takes its place, and this one has no passage."""
+        self.arm(name, Fault("nowhere"))
+
     def struck(self, name: str) -> bool:
         """Whether the fault that was armed last has struck."""
         for line in reversed((self.folder / "history" / name).read_text().splitlines()):
@@ -253,6 +266,12 @@ class Lab:
             if what in ("struck", "armed"):
                 return what == "struck"
         return False
+
+    def strikes(self) -> Counter[str]:
+        """Armed faults that have struck so far, by what they did."""
+        texts = [file.read_text() for file in (self.folder / "history").iterdir()]
+        notes = [json.loads(line) for text in texts for line in text.splitlines() if '"struck"' in line]
+        return Counter(note["do"] for note in notes)
 
     def kill(self, name: str) -> None:
         """SIGKILL, now."""

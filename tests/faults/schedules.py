@@ -127,12 +127,12 @@ def _moves(lab: Lab, schedule: Schedule) -> Iterator[tuple[float, Callable[[], o
 
 
 def judge(lab: Lab, schedule: Schedule, name: str) -> list[str]:
-    """Run a schedule, and say what is wrong afterwards with anything that this laboratory has run so far."""
+    """Run a schedule, and say what is wrong afterwards; sessions that had ended before are not read again."""
     try:
         carry_out(lab, schedule, name)
     except StuckError as error:
         return [f"I6: {error}"]
-    return check(lab.history(), lab.app)
+    return check(lab.history(anew=False), lab.app, lab.replays)
 
 
 def judged_alone(schedule: Schedule, plant: str = "") -> list[str]:

@@ -1,6 +1,7 @@
 """What the laboratory runs: a session whose every bit can be computed beforehand, from who was counted."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import hansa
@@ -64,16 +65,26 @@ def spec_of(name: str, seed: int = 0, *, quorum: int = CLIENTS, rounds: int = RO
 
 
 class Replay:
-    """Recomputes a session from who was counted in each round."""
+    """Recomputes a session from who was counted in each round; what was computed once is kept."""
 
     def __init__(self, app: Path, spec: RunSpec) -> None:
         """spec: the session's."""
         self._app: App = load_app(app)
         self._run: Run = resolve(spec)
-        self._cache: dict[tuple[str, int, str], tuple[hansa.Update, str]] = {}
+        self._known: dict[tuple[tuple[tuple[str, int], ...], ...], list[tuple[str, str, dict[str, str]]]] = {}
 
     def models(self, accepted: Sequence[Mapping[str, int]]) -> list[tuple[str, str, dict[str, str]]]:
         """For each round (clients with their weights): digest of the model, of the state, and of each update."""
+        place = tuple(tuple(sorted(clients.items())) for clients in accepted)
+        if place not in self._known:
+            self._known[place] = self._computed(accepted)
+        return self._known[place]
+
+    def seed_model(self) -> str:
+        """Digest of the model before round 1."""
+        return codec.digest(self._run.initial_model(self._app))
+
+    def _computed(self, accepted: Sequence[Mapping[str, int]]) -> list[tuple[str, str, dict[str, str]]]:
         state = self._run.start(self._run.initial_model(self._app))
         found = []
         for number, clients in enumerate(accepted, start=1):
@@ -82,7 +93,8 @@ class Replay:
             plan = aggregator.plan(broadcast)
             total, digests = aggregator.zero(plan), {}
             for name in sorted(clients):
-                update, digests[name] = self._update(broadcast, number, name)
+                update = self._update(broadcast, number, name)
+                digests[name] = codec.digest(update.arrays)
                 part = Contribution(name, update.num_examples, update.metrics, digests[name])
                 total = aggregator.accumulate(plan, total, update, part)
             state = self._run.finish(state, aggregator.report(plan, total))
@@ -90,15 +102,19 @@ class Replay:
             found.append((codec.digest(state.params), codec.digest(slots) if slots else "", digests))
         return found
 
-    def seed_model(self) -> str:
-        """Digest of the model before round 1."""
-        return codec.digest(self._run.initial_model(self._app))
+    def _update(self, broadcast: Arrays, number: int, name: str) -> hansa.Update:
+        client = ClientInfo(name, int(name.partition("-")[2]), CLIENTS)
+        return self._run.train(self._app, broadcast, self._run.task(self._app, client, number, Kind.TRAIN))
 
-    def _update(self, broadcast: Arrays, number: int, name: str) -> tuple[hansa.Update, str]:
-        key = codec.digest(broadcast), number, name
-        if key not in self._cache:
-            client = ClientInfo(name, int(name.partition("-")[2]), CLIENTS)
-            task = self._run.task(self._app, client, number, Kind.TRAIN)
-            update = self._run.train(self._app, broadcast, task)
-            self._cache[key] = update, codec.digest(update.arrays)
-        return self._cache[key]
+
+class Replays:
+    """One for each kind of session: its name and its own settings move no bit."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._known: dict[str, Replay] = {}
+
+    def of(self, app: Path, spec: RunSpec) -> Replay:
+        """app: the workload's file; spec: a session's."""
+        same = replace(spec, name="replay", config={"session": "replay"})
+        return self._known.setdefault(f"{app} {same}", Replay(app, same))
