@@ -1,5 +1,6 @@
 """A network of real processes, each started again whenever it dies; faults are armed in them."""
 
+import errno
 import json
 import os
 import signal
@@ -31,8 +32,10 @@ from hansa.store.records import SessionRecord, SessionState
 T = TypeVar("T")
 
 _NODE = Path(__file__).with_name("node.py")
-_PAUSE = 0.1
-"""Seconds between looks at the world from outside; each costs the controller a request."""
+_PAUSE = 0.05
+"""Seconds between looks at the world from outside."""
+_LONG_PAUSE = 0.25
+"""The same while a session runs: each look costs the controller a request."""
 _TRIES = 5
 """Starts of a process that ends by itself, before it is given up: such an end is wrong in any case."""
 _OVER = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
@@ -161,6 +164,7 @@ class Lab:
             own = _free_port()
             door = self._proxied(name, own)
             self._join(name, "combiner", token, "--listen", f"127.0.0.1:{own}", "--advertise", f"127.0.0.1:{door}")
+        self._until(lambda api: api.combiners.list(connected=True).total == self._combiners, "the combiners")
         for index, name in enumerate(self.clients):
             token = self.ask(lambda api, name=name: api.tokens.create(name, "client")).token
             below = self.combiners[index % self._combiners] if self._combiners else ""
@@ -193,11 +197,7 @@ class Lab:
 
     def ready(self) -> None:
         """Wait until every client is connected."""
-        until = time.monotonic() + 60
-        while self.ask(lambda api: api.clients.list(connected=True)).total < self._clients:
-            if time.monotonic() > until:
-                raise StuckError("the clients do not connect")
-            time.sleep(_PAUSE)
+        self._until(lambda api: api.clients.list(connected=True).total == self._clients, "the clients")
 
     def busiest(self) -> str:
         """The combiner with the most clients now, below which a fault is sure to have its occasion."""
@@ -226,7 +226,7 @@ class Lab:
             if time.monotonic() > until:
                 why = self.ask(lambda api: api.sessions.why(session.id))
                 raise StuckError(f"session {session.name} is {now.state} after round {now.round}: {why}")
-            time.sleep(_PAUSE)
+            time.sleep(_LONG_PAUSE)
 
     def history(self, *, anew: bool = True) -> History:
         """Everything that is known by now. anew: sessions that had ended at an earlier look are read again, too."""
@@ -242,11 +242,15 @@ class Lab:
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def arm(self, name: str, fault: Fault) -> None:
-        """Leave a fault for a process, and wait until it has taken it."""
-        place = self.folder / "armed" / name
+        """Leave a fault for a process, and wait until it has taken it; user code's takes it when it next trains."""
+        in_worker = fault.point == "worker.fsync"
+        place = self.folder / "armed" / (f"{name}.worker" if in_worker else name)
         written = place.with_suffix(".new")
-        written.write_text(json.dumps(asdict(fault)))
+        number = {"errno": getattr(errno, fault.do)} if in_worker else {}
+        written.write_text(json.dumps(asdict(fault) | number))
         written.replace(place)
+        if in_worker:
+            return
         until = time.monotonic() + 30
         while place.exists():
             if self.nodes[name].process is not None and _listens(self.nodes[name].process):
@@ -293,6 +297,13 @@ class Lab:
             node.send(signal.SIGCONT)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _until(self, connected: Callable[[Client], bool], who: str) -> None:
+        until = time.monotonic() + 60
+        while not self.ask(connected):
+            if time.monotonic() > until:
+                raise StuckError(f"{who} do not connect")
+            time.sleep(_PAUSE)
 
     def _need_the_living(self) -> None:
         for name, node in self.nodes.items():

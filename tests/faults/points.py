@@ -13,13 +13,14 @@ import inspect
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 import types
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ TURNS = {
         "hub.open": f"{HUB}._open",
         "hub.close": f"{HUB}._close",
         "phase.merge": f"{PHASE}.merge",
+        "sqlite.commit": "aiosqlite.core:Connection.commit",
     },
     COMBINER: {
         "hub.open": f"{HUB}._open",
@@ -64,6 +66,7 @@ TURNS = {
         "hub.seal": f"{HUB}._seal",
         "node.deliver": f"{NODE}.deliver",
         "node.fetch": f"{NODE}.fetch",
+        "link.write": f"{LINK}._download_some",
         "hub.close": f"{HUB}._close",
     },
     CLIENT: {
@@ -73,11 +76,19 @@ TURNS = {
         "outbox.forget": f"{OUTBOX}.forget",
         "link.upload": f"{LINK}.upload",
         "link.download": f"{LINK}.download",
+        "link.write": f"{LINK}._download_some",
         "agent.judged": f"{AGENT}._judged",
         "agent.close": f"{AGENT}._close",
     },
 }
 """Turning points of each kind of process."""
+
+WRITES = {
+    CONTROLLER: ("fsync", "sqlite.commit"),
+    COMBINER: ("link.write",),
+    CLIENT: ("fsync", "link.write", "worker.fsync"),
+}
+"""Where a disk may refuse a write, in each kind of process; `worker.fsync` is in the process that runs user code."""
 
 MOMENTS = ("before", "after")
 
@@ -92,6 +103,8 @@ class Fault:
     do: str = "kill"
     """kill, stop (until the laboratory lets it go on), again (it happens twice), late (and once more, a second later),
     clock (an hour forward) or kcolc (back), or the name of an errno, which the point raises."""
+    times: int = 1
+    """Passages in a row that raise the errno: a disk is full for a while."""
 
 
 class Process:
@@ -133,7 +146,8 @@ class Process:
         fault = self._fault
         if fault is None or (fault.point, fault.moment) != (point, moment) or self._counts[point, moment] < self._due:
             return ""
-        self._fault = None
+        self._due = self._counts[point, moment] + 1
+        self._fault = replace(fault, times=fault.times - 1) if fault.times > 1 else None
         self.note("struck", **asdict(fault))
         match fault.do:
             case "kill":
@@ -144,6 +158,8 @@ class Process:
                 _set_the_clock(3600.0 if fault.do == "clock" else -3600.0)
             case "again" | "late":
                 return fault.do
+            case name if point == "sqlite.commit":
+                raise _sqlite_error(name)
             case name:
                 number = getattr(errno, name)
                 raise OSError(number, os.strerror(number))
@@ -177,6 +193,13 @@ class Process:
                 return result
 
         setattr(owner, attribute, waiting if inspect.iscoroutinefunction(original) else at_once)
+
+
+def _sqlite_error(name: str) -> sqlite3.OperationalError:
+    """What SQLite says of such a disk, in the words of its driver."""
+    error = sqlite3.OperationalError("database or disk is full" if name == "ENOSPC" else "disk I/O error")
+    error.sqlite_errorname = "SQLITE_FULL" if name == "ENOSPC" else "SQLITE_IOERR_FSYNC"
+    return error
 
 
 def _set_the_clock(jump: float) -> None:

@@ -11,13 +11,16 @@ from pathlib import Path
 from faults.checker import check
 from faults.lab import Lab, StuckError, laboratory
 from faults.plants import PLANTS
-from faults.points import CLIENT, COMBINER, CONTROLLER, MOMENTS, TURNS, Fault
+from faults.points import CLIENT, COMBINER, CONTROLLER, MOMENTS, TURNS, WRITES, Fault
 from faults.proxy import Weather
 from faults.workload import CLIENTS, COMBINERS, spec_of
 
 __all__ = ["Action", "Schedule", "draw", "judge", "judged_alone", "planted", "shrink"]
 
 _REPEATABLE = ("agent.open", "agent.judged", "agent.close", "hub.offered", "hub.answer")
+
+_OUTSIDE = ("kill", "stop", "partition", "half-open", "slow", "reset", "reset-after")
+_KINDS = (*(["arm"] * 3), *(["disk"] * 2), *_OUTSIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +53,12 @@ def draw(seed: int) -> Schedule:
     armed: set[str] = set()
     for _ in range(rng.randint(1, 5)):
         (who,) = rng.choices(nodes, weights)
-        kind = rng.choice(
-            ["arm", "arm", "arm", "kill", "stop", "partition", "half-open", "slow", "reset", "reset-after"]
-        )
+        kind = rng.choice(_KINDS)
         at, during = round(rng.uniform(0, 2), 2), round(rng.uniform(0.1, 5), 2)
-        if kind == "arm":
+        if kind in ("arm", "disk"):
             if who not in armed:  # a process holds one fault
                 armed.add(who)
-                actions.append(Action(kind, who, fault=_fault(rng, who)))
+                actions.append(Action("arm", who, fault=(_fault if kind == "arm" else _disk_fault)(rng, who)))
         elif kind in ("kill", "stop"):
             actions.append(Action(kind, who, at, during))
         else:
@@ -74,6 +75,17 @@ def _fault(rng: random.Random, who: str) -> Fault:
     if point in _REPEATABLE and rng.random() < 0.4:
         return Fault(point, "before", rng.randint(1, 6), rng.choice(["again", "late"]))
     return Fault(point, rng.choice(MOMENTS), rng.randint(1, 30 if point in ("durable", "upload.write") else 6), do)
+
+
+def _disk_fault(rng: random.Random, who: str) -> Fault:
+    """A disk that refuses one write, or some in a row."""
+    kind = who.partition("-")[0]
+    point = rng.choice(WRITES[kind])
+    if point == "worker.fsync":
+        moment, passage = "before", 1
+    else:
+        moment, passage = rng.choice(MOMENTS), rng.randint(1, 20 if kind == CONTROLLER else 4)
+    return Fault(point, moment, passage, rng.choice(["EIO", "ENOSPC"]), times=rng.choice([1, 1, 2, 5]))
 
 
 def carry_out(lab: Lab, schedule: Schedule, name: str) -> None:

@@ -17,11 +17,15 @@ ROUNDS = 5
 
 SOURCE = '''
 """A model of 1.2 MB, two chunks, whose changes follow from client and round alone."""
+import json
 import os
+import sys
+import time
 import numpy as np
 import hansa
 
 TRAININGS = {trainings!r}
+FOLDER = {folder!r}
 app = hansa.App()
 
 @app.model
@@ -30,6 +34,7 @@ def initial_model(rng):
 
 @app.train
 def train(model, task):
+    take_fault(task.client.name)
     log = os.open(TRAININGS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(log, f"{{task.config['session']}} {{task.round}} {{task.client.name}}\\n".encode())
     os.close(log)
@@ -40,13 +45,33 @@ def train(model, task):
 @app.evaluate
 def evaluate(model, task):
     return hansa.Metrics({{"mean": float(model["b"].mean())}}, 10)
+
+def take_fault(name):
+    """What the laboratory has left for this process: the next writes through to the disk fail."""
+    place = os.path.join(FOLDER, "armed", name + ".worker")
+    if not sys.argv[0].endswith("worker.py") or not os.path.exists(place):
+        return
+    with open(place) as file:
+        fault = json.load(file)
+    os.unlink(place)
+    left, sync = [fault["errno"]] * fault["times"], os.fsync
+
+    def failing(descriptor):
+        if not left:
+            return sync(descriptor)
+        line = json.dumps({{"at": time.time(), "process": name, "what": "struck", **fault}}) + "\\n"
+        with open(os.path.join(FOLDER, "history", name), "a") as file:
+            file.write(line)
+        raise OSError(left[0], os.strerror(left.pop()))
+
+    os.fsync = failing
 '''
 
 
 def write_app(folder: Path) -> Path:
     """The app's file; trainings are logged beside it."""
     path = folder / "app.py"
-    path.write_text(SOURCE.format(trainings=str(folder / "trainings")))
+    path.write_text(SOURCE.format(trainings=str(folder / "trainings"), folder=str(folder)))
     return path
 
 

@@ -1,6 +1,8 @@
 """What an agent says and does while its worker is busy, with a worker that does as the test says."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,22 @@ from rig import MODEL, blob_of
 
 from hansa.errors import ConnectionFailedError
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
+from hansa.network import patience
 from hansa.network.client.agent import Agent
 from hansa.wire import tokens
-from hansa.wire.frames import Admission, Blob, Closed, FromNode, Offer, OpenRound, Progress, Role, RoundKey, Welcome
+from hansa.wire.frames import (
+    Admission,
+    Blob,
+    Closed,
+    FromNode,
+    LogLine,
+    Offer,
+    OpenRound,
+    Progress,
+    Role,
+    RoundKey,
+    Welcome,
+)
 
 
 class Workshop:
@@ -69,6 +84,43 @@ async def test_a_task_that_waits_behind_another_sessions_keeps_its_lease(
     async with asyncio.timeout(20):
         assert (await workshop.tasks.get()).run == "second"
     await made.aclose()
+
+
+async def test_an_update_waits_for_a_disk_that_is_full_and_keeps_its_lease(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is reported as failed is out of its round for good."""
+    made, workshop, sent = agent
+    task = opened("run", 60.0)
+    offer = Offer(task.key, "ann", blob_of(MODEL), (Contribution("ann", 1),))
+    refusals, sync = [errno.ENOSPC, errno.EIO, errno.EIO], os.fsync
+
+    async def work(_opened: OpenRound, _on_frame: object) -> Offer:
+        return offer
+
+    def full(descriptor: int) -> None:
+        if refusals:
+            raise OSError(refusals.pop(0), "for a test")
+        sync(descriptor)
+
+    monkeypatch.setattr(workshop, "work", work)
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(patience, "_PAUSE", 0.01)
+    made.receive(task)
+    async with asyncio.timeout(20):
+        told = [await sent.get() for _ in range(6)]
+    await made.aclose()
+
+    assert told == [
+        LogLine(task.key, "ann", told[0].line, "warning"),
+        Progress(task.key, "ann", "disk", 0, 0),
+        LogLine(task.key, "ann", told[2].line, "warning"),
+        Progress(task.key, "ann", "disk", 0, 0),
+        Progress(task.key, "ann", "disk", 0, 0),
+        offer,
+    ]
+    assert "the disk is full: free some space" in told[0].line
+    assert "the disk reports an input/output error" in told[2].line
 
 
 async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
