@@ -5,6 +5,7 @@ random [--from N] [--count N | --hours H]   schedules drawn from seeds; a failin
     with --keep-going it is only counted, and the laboratory kept
 one SEED                     one schedule, told step by step
 plants                       the known bugs: which of them the checker finds
+baseline [--rounds N]        what processes hold after many rounds with clients that come and go, beside before
 
 --jobs N (of sweep and random): so many laboratories at once; most of their time is waiting.
 """
@@ -15,6 +16,7 @@ import sys
 import time
 from itertools import takewhile
 
+from faults.baseline import WARM_UP, baseline, figures
 from faults.campaign import Finding, Tally, at_once
 from faults.errands import VICTIMS, places, scheduled, swept
 from faults.plants import PLANTS
@@ -39,6 +41,7 @@ def main() -> int:
     randomly.add_argument("--jobs", type=int, default=_JOBS)
     randomly.add_argument("--keep-going", action="store_true")
     commands.add_parser("one").add_argument("seed", type=int)
+    commands.add_parser("baseline").add_argument("--rounds", type=int, default=1000)
     commands.add_parser("plants").add_argument("names", nargs="*")
     given = parser.parse_args()
     match given.command:
@@ -52,6 +55,9 @@ def main() -> int:
             flaws = judged_alone(schedule)
             print(*flaws or ["no violation"], sep="\n")
             return int(bool(flaws))
+        case "baseline":
+            print(*figures(baseline(given.rounds, WARM_UP)), sep="\n")
+            return 0
         case _:
             return find_plants(given.names or [*PLANTS])
 

@@ -11,7 +11,7 @@ from blake3 import blake3
 from hansa.api.client import Client
 from hansa.store.records import ContributionRecord, RoundRecord, SessionRecord
 
-__all__ = ["History", "Session", "read_history"]
+__all__ = ["History", "Session", "left_over", "read_history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def read_history(
         notes=tuple(sorted(lines, key=lambda line: line["at"])),
         trainings=tuple((name, int(number), client) for name, number, client in map(str.split, trainings)),
         leaks=tuple(_leaks(folder, tokens)),
-        left=tuple(_left(folder)),
+        left=tuple(left_over(folder)),
     )
 
 
@@ -77,7 +77,8 @@ def _leaks(folder: Path, tokens: Sequence[str]) -> list[str]:
     return [path.name for path in (folder / "logs").iterdir() if any(secret in path.read_bytes() for secret in secrets)]
 
 
-def _left(folder: Path) -> list[str]:
+def left_over(folder: Path) -> list[str]:
+    """Unfinished files of the nodes, now: some of them may be in use."""
     work = folder / "work"
     found = [path for pattern in ("*.part", ".*.????????", ".unfinished") for path in work.rglob(pattern)]
     return sorted(str(path.relative_to(folder)) for path in found)

@@ -101,8 +101,8 @@ class Fault:
     moment: str = "before"
     passage: int = 1
     do: str = "kill"
-    """kill, stop (until the laboratory lets it go on), again (it happens twice), late (and once more, a second later),
-    clock (an hour forward) or kcolc (back), or the name of an errno, which the point raises."""
+    """kill, stop (until the laboratory lets it go on, some seconds later), again (it happens twice), late (and once
+    more, a second later), clock (an hour forward) or kcolc (back), or the name of an errno, which the point raises."""
     times: int = 1
     """Passages in a row that raise the errno: a disk is full for a while."""
 
@@ -120,6 +120,7 @@ class Process:
         self._fault: Fault | None = None
         self._due = 0
         signal.signal(signal.SIGUSR1, lambda *_: self._arm())
+        signal.signal(signal.SIGUSR2, lambda *_: self.note("census", tasks=len(asyncio.all_tasks())))
 
     def note(self, what: str, **facts: Any) -> None:
         """A line of history, in one write: it is there whole, whatever comes next."""
@@ -134,11 +135,15 @@ class Process:
             self._wrap(name, place)
 
     def _arm(self) -> None:
-        """The laboratory has left a fault for this process."""
-        self._fault = Fault(**json.loads(self._armed.read_bytes()))
-        self._due = self._counts[self._fault.point, self._fault.moment] + self._fault.passage
-        self._armed.unlink()
-        self.note("armed", **asdict(self._fault))
+        """The laboratory has left a fault for this process; it sends signals until that is taken, also meanwhile."""
+        try:
+            fault = Fault(**json.loads(self._armed.read_bytes()))
+            self._armed.unlink()
+        except FileNotFoundError:  # taken, by the handler of another signal
+            return
+        self._due = self._counts[fault.point, fault.moment] + fault.passage
+        self._fault = fault
+        self.note("armed", **asdict(fault))
 
     def _pass(self, point: str, moment: str) -> str:
         """Count a passage; what is left to the point itself, if a fault strikes that the process outlives."""

@@ -14,9 +14,11 @@ from hansa.wire import codec
 CLIENTS = 8
 COMBINERS = 2
 ROUNDS = 5
+_DEADLINE = 120.0
+"""Seconds of a round: how busy this machine is must not decide."""
 
 SOURCE = '''
-"""A model of 1.2 MB, two chunks, whose changes follow from client and round alone."""
+"""A model whose changes follow from client and round alone."""
 import json
 import os
 import sys
@@ -30,7 +32,7 @@ app = hansa.App()
 
 @app.model
 def initial_model(rng):
-    return {{"w": rng.normal(size=300_000).astype(np.float32), "b": np.zeros(3, np.float32)}}
+    return {{"w": rng.normal(size={size}).astype(np.float32), "b": np.zeros(3, np.float32)}}
 
 @app.train
 def train(model, task):
@@ -38,7 +40,7 @@ def train(model, task):
     log = os.open(TRAININGS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(log, f"{{task.config['session']}} {{task.round}} {{task.client.name}}\\n".encode())
     os.close(log)
-    noise = task.rng.normal(size=300_000).astype(np.float32)
+    noise = task.rng.normal(size={size}).astype(np.float32)
     change = {{"w": model["w"] + 0.01 * noise, "b": model["b"] + np.float32(task.client.index + 1)}}
     return hansa.Update(change, num_examples=10 + task.client.index, metrics={{"loss": 1 / task.round}})
 
@@ -68,16 +70,25 @@ def take_fault(name):
 '''
 
 
-def write_app(folder: Path) -> Path:
-    """The app's file; trainings are logged beside it."""
+def write_app(folder: Path, size: int = 300_000) -> Path:
+    """The app's file; trainings are logged beside it. size: values of the model; at first 1.2 MB, two chunks."""
     path = folder / "app.py"
-    path.write_text(SOURCE.format(trainings=str(folder / "trainings"), folder=str(folder)))
+    path.write_text(SOURCE.format(size=size, trainings=str(folder / "trainings"), folder=str(folder)))
     return path
 
 
-def spec_of(name: str, seed: int = 0, *, quorum: int = CLIENTS, rounds: int = ROUNDS, lease: float = 20.0) -> RunSpec:
+def spec_of(
+    name: str,
+    seed: int = 0,
+    *,
+    quorum: int = CLIENTS,
+    enough: int | None = None,
+    rounds: int = ROUNDS,
+    lease: float = 20.0,
+    every: int = 2,
+) -> RunSpec:
     """A session of all clients; with the whole quorum its model is that of a run in which nothing fails."""
-    rules = RoundRules(min_clients=quorum, quorum=quorum, deadline=30.0, lease=lease)
+    rules = RoundRules(min_clients=quorum, quorum=quorum, enough=enough, deadline=_DEADLINE, lease=lease)
     return RunSpec(
         name=name,
         algorithm="fedadam",
@@ -85,7 +96,7 @@ def spec_of(name: str, seed: int = 0, *, quorum: int = CLIENTS, rounds: int = RO
         seed=seed,
         config={"session": name},
         rules=rules,
-        evaluation=EvaluationRules(every=2),
+        evaluation=EvaluationRules(every=every),
     )
 
 

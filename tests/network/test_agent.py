@@ -233,3 +233,18 @@ async def test_the_model_of_a_task_that_waits_for_its_turn_stays(
 
     assert all((made._objects / digest).exists() for digest in digests)
     await made.aclose()
+
+
+async def test_half_a_package_that_a_killed_process_left_is_cleared_away(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, workshop, _ = agent
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(workshop, "start", nothing, raising=False)
+    monkeypatch.setattr(made._link, "run", nothing)
+    (tmp_path / "package.zip.71c79eee.part").touch()
+    await made.run()
+    assert not (tmp_path / "package.zip.71c79eee.part").exists()  # noqa: ASYNC240 - a look

@@ -101,7 +101,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until the network dismisses this client; raises what trying again cannot mend."""
-        await asyncio.to_thread(self._outbox.open)
+        await asyncio.to_thread(self._take_up)
         if self._app is not None:
             self._start(self._workshop(self._app).start())
         try:
@@ -117,6 +117,12 @@ class Agent:
         await asyncio.gather(*ending, return_exceptions=True)
         for workshop in self._workshops.values():
             await workshop.aclose()
+
+    def _take_up(self) -> None:
+        """What an earlier process has learned, without what it had half downloaded."""
+        self._outbox.open()
+        for part in self._work.glob("*.part"):
+            part.unlink(missing_ok=True)
 
     # ── the link ─────────────────────────────────────────────────────────────────────────────────────────────────
 
