@@ -8,8 +8,8 @@ from typing import Any
 from hansa.aggregators import mean
 from hansa.network.client.agent import Agent
 from hansa.network.combiner.children import Children
-from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.node import CombinerNode
+from hansa.network.combiner.offers import Offers
 from hansa.network.combiner.phase import Phase
 from hansa.network.controller import commit as commit_module
 from hansa.network.controller import session as session_module
@@ -72,11 +72,11 @@ def _check_new(original: Any, partial: Any, clients: Any) -> None:
     """A sum takes everybody, however often."""
 
 
-async def _verdict_before_fold(original: Any, self: Hub, phase: Phase, taking: Any, fold: Any) -> bool:
+async def _verdict_before_fold(original: Any, self: Offers, taking: Any, fold: Any) -> bool:
     """An update is settled as accepted, and its numbers are never added."""
-    if fold == phase.accumulate:
+    if fold == taking.phase.accumulate:
         return True
-    return bool(await original(self, phase, taking, fold))
+    return bool(await original(self, taking, fold))
 
 
 def _forget_when_accepted(original: Any, self: Agent, verdict: Any) -> None:
@@ -192,7 +192,7 @@ PLANTS: dict[str, Plant] = {
         "an update that is offered again is folded again",
         ((Intake, "offer", _admit_again), (mean, "_check_new", _check_new)),
     ),
-    "settle-unfolded": Plant("an update is accepted and not folded", ((Hub, "_fold", _verdict_before_fold),)),
+    "settle-unfolded": Plant("an update is accepted and not folded", ((Offers, "_fold", _verdict_before_fold),)),
     "forget-at-verdict": Plant("a client forgets at the verdict", ((Agent, "_judged", _forget_when_accepted),)),
     "forget-when-late": Plant("a client forgets what came late", ((Agent, "_judged", _forget_when_late),)),
     "tell-before-commit": Plant(

@@ -458,8 +458,8 @@ class World:
         hubs |= {name: self.nodes[name]._hub for name in self.plan.combiners}
         for name, hub in hubs.items():
             left = {
-                "phases": list(hub._phases),
-                "offers": list(hub._taking),
+                "phases": list(hub._phases.open),
+                "offers": len(hub._offers),
                 "uploads": list(hub._uploads._active),
                 "jobs": len(hub._jobs),
             }

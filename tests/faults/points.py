@@ -30,6 +30,7 @@ STORE = "hansa.store.sql:SqlStore"
 OBJECTS = "hansa.store.files:DirectoryObjects"
 SESSION = "hansa.network.controller.session:SessionRunner"
 HUB = "hansa.network.combiner.hub:Hub"
+OFFERS = "hansa.network.combiner.offers:Offers"
 PHASE = "hansa.network.combiner.phase:Phase"
 NODE = "hansa.network.combiner.node:CombinerNode"
 UPLOAD = "hansa.network.combiner.uploads:Upload"
@@ -58,7 +59,7 @@ TURNS = {
     },
     COMBINER: {
         "hub.open": f"{HUB}._open",
-        "hub.offered": f"{HUB}._offered",
+        "hub.offered": f"{OFFERS}.take",
         "upload.write": f"{UPLOAD}.write",
         "upload.take": f"{UPLOAD}.take",
         "phase.accumulate": f"{PHASE}.accumulate",

@@ -168,7 +168,7 @@ async def test_ten_thousand_offers_of_one_client_are_two_at_most_and_keep_nobody
         child = made.hub.children.streams["villain"]
         for number in range(10_000):
             made.hub.receive(child, replace(offer, blob=replace(offer.blob, digest=f"{number:064x}")))
-        assert len(made.hub._jobs) == 2
+        assert len(made.hub._offers) == 2
         assert made.hub._uploads.get(first.upload) is not None
         admission = await ward.told(Admission)  # the villain's first was given up, its newest waits behind
         await ward.link.upload(admission.upload, parts_of(filled(0.5, LARGE)), 0)

@@ -137,7 +137,7 @@ async def test_an_upload_whose_connection_alone_breaks_sends_at_most_a_chunk_twi
 
 async def taken(made: Rig, offers: int) -> None:
     """So many offers have reached the hub; it reports nothing of them yet."""
-    while len(made.hub._taking) < offers:  # noqa: ASYNC110 - the hub has no event for a test
+    while len(made.hub._offers) < offers:  # noqa: ASYNC110 - the hub has no event for a test
         await asyncio.sleep(0)
 
 

@@ -313,7 +313,7 @@ async def test_a_policy_that_is_wrong_ends_its_session_with_the_cause_and_closes
         session = await made.end(session)
         assert session.state is SessionState.FAILED
         assert said in session.cause
-        assert made.tree.hub._phases == {}
+        assert made.tree.hub._phases.open == {}
 
 
 async def test_failures_of_strangers_and_of_other_rounds_are_not_recorded(app: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hansa.messages import ClientInfo
 from hansa.network.client.outbox import Outbox
 from hansa.network.client.workshop import Workshop
 from hansa.network.files import mapped
+from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
 from hansa.packages import unpack
@@ -96,7 +97,7 @@ class Agent:
         """Models of tasks that are in hand, or wait for their turn."""
         self._uploads: dict[RoundKey, asyncio.Task[None]] = {}
         """One for each phase: the newest admission says where it goes on."""
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs()
         self._at_work: RoundKey | None = None
 
     async def run(self) -> None:
@@ -111,10 +112,9 @@ class Agent:
 
     async def aclose(self) -> None:
         """End every task and worker process."""
-        ending = [*self._tasks.values(), *self._jobs]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        for key in list(self._tasks):
+            self._cancel(key)
+        await self._jobs.aclose()
         for workshop in self._workshops.values():
             await workshop.aclose()
 
@@ -175,8 +175,7 @@ class Agent:
         task = self._tasks.pop(key, None)
         if task is not None:
             task.cancel()
-            self._jobs.add(task)
-            task.add_done_callback(self._jobs.discard)
+            self._jobs.adopt(task)
 
     def _withdraw(self, frame: Withdraw) -> None:
         if frame.key in self._tasks:
@@ -346,12 +345,7 @@ class Agent:
             self._link.send(LogLine(self._at_work, self.client.name, line))
 
     def _start(self, job: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(job)
-        self._jobs.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._jobs.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        def failed(error: BaseException) -> None:
             _log.error("a job of the client failed", client=self.client.name, exc_info=error)
+
+        return self._jobs.start(job, failed)

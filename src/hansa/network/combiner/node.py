@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hansa.errors import (
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.service import NodeService
 from hansa.network.files import mapped
+from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
 from hansa.store.disk import explained
@@ -82,7 +83,7 @@ class CombinerNode:
         """Sums that the parent has not answered yet, each with an event for its answer."""
         self._attachments = 0
         self._orphaned: asyncio.TimerHandle | None = None
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs()
 
     async def run(self) -> None:
         """Serve until dismissed; raises `InputError` when the port is taken."""
@@ -97,7 +98,7 @@ class CombinerNode:
         self._link = Link(
             self, join=self._join, token=self._token, hello=hello, preferred=self._parent, transport=self._transport
         )
-        watching = asyncio.create_task(self._hub.watch())
+        self._start(self._hub.watch())
         _log.info("combiner serves", name=self.name, address=address)
         try:
             await self._link.run()
@@ -105,10 +106,7 @@ class CombinerNode:
             await self._hub.aclose()
             if self._orphaned is not None:
                 self._orphaned.cancel()
-            jobs = [watching, *self._jobs]
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
+            await self._jobs.aclose()
             await server.stop(0.2)
 
     # ── the link ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,10 +220,11 @@ class CombinerNode:
         except AuthenticationError as error:
             raise AuthenticationError(f"combiner {self.name}: {error}") from error
 
-    def _start(self, job: Any) -> None:
-        task = asyncio.create_task(job)
-        self._jobs.add(task)
-        task.add_done_callback(self._jobs.discard)
+    def _start(self, job: Coroutine[Any, Any, None]) -> None:
+        def failed(error: BaseException) -> None:
+            _log.error("a job of the combiner failed", combiner=self.name, exc_info=error)
+
+        self._jobs.start(job, failed)
 
 
 def _emptied(folder: Path) -> None:

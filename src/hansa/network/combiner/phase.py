@@ -1,6 +1,7 @@
-"""One open phase on one server: who is invited here, what is summed, and which combiners below still owe a sum."""
+"""The phases on one server: who is invited here, what is summed, and which combiners below still owe a sum."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +13,15 @@ from hansa.messages import Update
 from hansa.rounds.intake import Admit, Intake, Repeat
 from hansa.run import resolve
 from hansa.wire import codec
-from hansa.wire.frames import Offer, OpenRound
+from hansa.wire.frames import Closed, Offer, OpenRound, RoundKey
 
-__all__ = ["LONGEST_METRIC", "Phase"]
+__all__ = ["LONGEST_METRIC", "Phase", "Phases"]
 
 LONGEST_METRIC = 200
 """Characters of a metric's name."""
+
+_CLOSED_KEPT = 64
+"""Phases whose end is remembered, to answer a node that missed it."""
 
 
 class Phase:
@@ -184,6 +188,28 @@ class Phase:
     def _planned(self, model: memoryview) -> tuple[Plan, int]:
         template = codec.decode(model)
         return self.aggregator.plan(template), codec.update_limit(template)
+
+
+class Phases:
+    """The phases that are open on one server, and how the last ones ended."""
+
+    def __init__(self) -> None:
+        """None is open."""
+        self.open: dict[RoundKey, Phase] = {}
+        self.closed: OrderedDict[RoundKey, Closed] = OrderedDict()
+
+    def begin(self, opened: OpenRound) -> Phase:
+        """Open one, which may have been closed before."""
+        self.closed.pop(opened.key, None)
+        phase = self.open[opened.key] = Phase(opened)
+        return phase
+
+    def end(self, closed: Closed) -> Phase | None:
+        """Remember how it ended; the phase, if it was open here."""
+        self.closed[closed.key] = closed
+        while len(self.closed) > _CLOSED_KEPT:
+            self.closed.popitem(last=False)
+        return self.open.pop(closed.key, None)
 
 
 def _decoded(data: memoryview) -> Arrays:

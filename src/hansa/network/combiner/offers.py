@@ -1,0 +1,250 @@
+"""Takes what the children of a server offer into the sums of its phases: from the announcement to the verdict.
+
+Numbers are decoded, checked and folded on a thread of its own, in the order of arrival, which does not matter to the
+result. Nothing here keeps an update once it is folded: memory is one sum for each phase, and as many updates as are
+admitted at once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+from blake3 import blake3
+
+from hansa.errors import NotFoundError, Reason, UpdateRejectedError
+from hansa.network.combiner.blobs import Blobs
+from hansa.network.combiner.phase import Phase, Phases
+from hansa.network.combiner.uploads import Upload, Uploads
+from hansa.network.jobs import Jobs
+from hansa.rounds.intake import Repeat
+from hansa.wire.frames import (
+    Admission,
+    FromNode,
+    LogLine,
+    Offer,
+    Progress,
+    RoundKey,
+    Settled,
+    TaskFailed,
+    ToNode,
+    Verdict,
+)
+
+__all__ = ["Offers"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Taking:
+    """An offer on its way into a sum: one at a time for each sender and phase, whatever it sends."""
+
+    offer: Offer
+    phase: Phase
+    """As it was when the offer came: the same phase may be dropped, and opened anew."""
+    successor: Offer | None = None
+    """Another offer of the same sender: only the newest waits."""
+    gone: bool = False
+    """Whether its sender's stream has ended."""
+
+
+class Offers:
+    """The offers of one server's children."""
+
+    def __init__(
+        self,
+        phases: Phases,
+        blobs: Blobs,
+        uploads: Uploads,
+        report: Callable[[FromNode], None],
+        answer: Callable[[str, ToNode], None],
+        *,
+        server: str,
+    ) -> None:
+        """report: to whoever is above; answer: to a child by name; server: the name of this one."""
+        self._server = server
+        self._phases = phases
+        self._blobs = blobs
+        self._uploads = uploads
+        self._answer = answer
+        self._report = report
+        self._folding = ThreadPoolExecutor(1, thread_name_prefix=f"fold-{server}")
+        self._taking: dict[tuple[RoundKey, str], _Taking] = {}
+        self._jobs = Jobs()
+
+    def __len__(self) -> int:
+        """How many are being taken, or wait for that."""
+        return len(self._taking)
+
+    def take(self, offer: Offer) -> None:
+        """Take an offer, go on with one that is being taken, or let it wait for an older one of the same sender."""
+        place = offer.key, offer.sender
+        taking, phase = self._taking.get(place), self._phases.open.get(offer.key)
+        if phase is None:
+            self._answer_unknown(offer)
+        elif taking is None:
+            taking = self._taking[place] = _Taking(offer, phase)
+            self._jobs.start(self._take(taking), partial(self._failed, offer))
+        elif taking.phase is not phase:  # that one ends as late; this is for the open one
+            taking.successor = offer
+        elif taking.offer.blob.digest != offer.blob.digest or taking.successor is not None:
+            taking.successor = offer
+            self._uploads.suspend(offer.sender, offer.key)
+        else:
+            upload = self._uploads.of(offer)
+            if upload is None:  # it waits for its turn, or is being folded
+                taking.gone = False
+            elif taking.gone:
+                taking.successor = offer
+            else:
+                self._answer(offer.sender, Admission(offer.key, offer.sender, upload.name, upload.received))
+
+    def gone(self, sender: str) -> None:
+        """Its stream has ended: whoever waits for its bytes waits no longer."""
+        self._uploads.suspend(sender)
+        for taking in self._taking.values():
+            taking.gone = taking.gone or taking.offer.sender == sender
+
+    async def aclose(self) -> None:
+        """Drop what is being taken."""
+        for taking in self._taking.values():
+            taking.successor = None
+        await self._jobs.aclose()
+        self._folding.shutdown(wait=False, cancel_futures=True)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _answer_unknown(self, offer: Offer) -> None:
+        """An offer for a phase that is over, or that this server has never heard of."""
+        closed = self._phases.closed.get(offer.key)
+        if closed is not None and offer.sender in closed.committed:
+            self._answer(offer.sender, replace(closed, committed=(offer.sender,)))
+            return
+        reason = Reason.LATE if closed is not None else Reason.UNKNOWN_ROUND
+        detail = f"round {offer.key.round} of {offer.key.run} is not open here"
+        self._answer(offer.sender, Verdict(offer.key, offer.sender, accepted=False, reason=reason, detail=detail))
+
+    async def _take(self, taking: _Taking) -> None:
+        """An offer from its announcement to its verdict."""
+        offer, phase = taking.offer, taking.phase
+        try:
+            if self._phases.open.get(offer.key) is not phase:
+                self._answer_unknown(offer)
+            elif offer.partial:
+                await self._take_partial(taking)
+            else:
+                await self._take_update(taking)
+        except NotFoundError:  # the round is over above, or not open again yet: this server will hear of it
+            self._answer_unknown(offer)
+        finally:
+            del self._taking[offer.key, offer.sender]
+            if taking.successor is not None:
+                self.take(taking.successor)
+
+    async def _take_update(self, taking: _Taking) -> None:
+        offer, phase = taking.offer, taking.phase
+        key, client = offer.key, offer.sender
+        folded = False
+        try:
+            await phase.prepare(await self._blobs.get(phase.opened.model.digest))
+            answer = phase.admit(offer)
+            if isinstance(answer, Repeat):
+                self._answer(client, Verdict(key, client, accepted=answer.accepted))
+                return
+            folded = await self._fold(taking, phase.accumulate)
+            phase.check_alive()
+        except UpdateRejectedError as error:
+            self._answer(client, Verdict(key, client, accepted=False, reason=error.reason, detail=error.detail))
+            self._report(Settled(key, client, accepted=False, reason=error.reason, detail=error.detail))
+            return
+        finally:
+            phase.intake.settle(client, accepted=folded)
+        if folded:
+            self._answer(client, Verdict(key, client, accepted=True))
+            num_examples = offer.contributions[0].num_examples
+            self._report(Settled(key, client, accepted=True, num_examples=num_examples))
+
+    async def _take_partial(self, taking: _Taking) -> None:
+        """The sum of a combiner below; without contributions there is nothing to send."""
+        offer, phase = taking.offer, taking.phase
+        try:
+            await phase.prepare(await self._blobs.get(phase.opened.model.digest))
+            phase.admit_sum(offer)
+            phase.check_arrived(offer, not offer.contributions or await self._fold(taking, phase.merge))
+        except UpdateRejectedError as error:
+            line = f"the sum of {offer.sender} was rejected, its clients offer again: {error}"
+            self._report(LogLine(phase.key, self._server, line, "warning"))
+            verdict = Verdict(offer.key, offer.sender, accepted=False, reason=error.reason, detail=error.detail)
+            self._answer(offer.sender, verdict)
+        else:
+            self._answer(offer.sender, Verdict(offer.key, offer.sender, accepted=True))
+        finally:
+            phase.paid(offer.sender)
+
+    async def _fold(self, taking: _Taking, fold: Callable[[Offer, memoryview], None]) -> bool:
+        """Receive an offer's bytes and fold them; False when its sender fell silent, to offer again or never."""
+        offer, phase = taking.offer, taking.phase
+        if offer.blob.inline:
+            if blake3(offer.blob.inline).hexdigest() != offer.blob.digest:
+                raise UpdateRejectedError(Reason.DIGEST, "the bytes are not those of the digest; send them again")
+            with phase.busy():
+                await self._folded(offer, fold, memoryview(offer.blob.inline))
+            return True
+
+        def announce(upload: Upload) -> None:
+            self._answer(offer.sender, Admission(offer.key, offer.sender, upload.name, upload.received))
+
+        async with self._vouched(taking), self._uploads.slot():
+            if taking.gone or taking.successor is not None:
+                return False
+            if offer.partial:
+                phase.check_alive()
+            else:
+                phase.check_open()
+            with phase.busy():
+                data = await self._uploads.receive(offer, announce)
+                if data is not None:
+                    await self._folded(offer, fold, data)
+        return data is not None
+
+    async def _folded(self, offer: Offer, fold: Callable[[Offer, memoryview], None], data: memoryview) -> None:
+        """On the folding thread, which also frees the bytes: whoever waits for the slot finds the memory free."""
+
+        def fold_and_free() -> None:
+            with data:
+                fold(offer, data)
+
+        await asyncio.get_running_loop().run_in_executor(self._folding, fold_and_free)
+
+    @asynccontextmanager
+    async def _vouched(self, taking: _Taking) -> AsyncIterator[None]:
+        """Meanwhile its lease is renewed: whoever waits for a turn here, or is sending, is not idle."""
+        if taking.offer.partial:
+            yield
+            return
+        vouching = asyncio.create_task(self._vouch(taking.offer, taking.phase.opened.spec.rules.lease / 3))
+        try:
+            yield
+        finally:
+            vouching.cancel()
+
+    async def _vouch(self, offer: Offer, every: float) -> None:
+        before = -1
+        while True:
+            upload = self._uploads.of(offer)
+            received = upload.received if upload is not None else 0
+            if upload is None or received > before:  # an upload that stands still is its sender's own affair
+                activity = "upload" if upload is not None else "queue"
+                self._report(Progress(offer.key, offer.sender, activity, received, offer.blob.size))
+            before = received if upload is not None else -1
+            await asyncio.sleep(every)
+
+    def _failed(self, offer: Offer, error: BaseException) -> None:
+        """Whoever waits for the update gets an answer, even to what nobody expected."""
+        _log.error("an offer could not be taken", server=self._server, about=offer.sender, exc_info=error)
+        said = f"{self._server} could not take the update: {type(error).__name__}: {error}"
+        self._report(TaskFailed(offer.key, offer.sender, said))
