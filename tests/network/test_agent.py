@@ -247,4 +247,4 @@ async def test_half_a_package_that_a_killed_process_left_is_cleared_away(
     monkeypatch.setattr(made._link, "run", nothing)
     (tmp_path / "package.zip.71c79eee.part").touch()
     await made.run()
-    assert not (tmp_path / "package.zip.71c79eee.part").exists()  # noqa: ASYNC240 - a look
+    assert not (tmp_path / "package.zip.71c79eee.part").exists()
