@@ -96,7 +96,7 @@ class Bench:
             self._open = laboratory(Path(tempfile.mkdtemp(prefix="hansa-lab-")))
             self._lab = self._open.__enter__()
             self._used = 0
-            self._lab.ready()
+        self._lab.ready()
         self._used += 1
         return self._lab
 

@@ -51,6 +51,8 @@ def swept(bench: Bench, place: Place) -> Finding:
         if not struck:
             lab.disarm(victim)
         kills, missed = kills + struck, 0 if struck else missed + 1
+    if not kills and not flaws:
+        flaws = [f"{place} is never passed: the sweep has shown nothing there"]
     what = f"{place}" + (f" {passage}" if flaws else "")
     drawn = Counter({place.kind: kills})
     return Finding(what, passage, ROUNDS * passage, drawn, drawn, tuple(flaws), bench.folder)

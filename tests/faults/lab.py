@@ -213,8 +213,24 @@ class Lab:
                 time.sleep(_PAUSE)
 
     def ready(self) -> None:
-        """Wait until every client is connected."""
-        self._until(lambda api: api.clients.list(connected=True).total == self._clients, "the clients")
+        """Wait until every client is connected, below a combiner where there are any.
+
+        A client that came back before its combiner did hangs on the controller from then on: it is started again.
+        """
+        until, killed = time.monotonic() + 60, dict.fromkeys(self.clients, 0.0)
+        while True:
+            here = self.ask(lambda api: api.clients.list(connected=True)).items
+            strays = [client.name for client in here if self._combiners and client.combiner not in self.combiners]
+            if len(here) == self._clients and not strays:
+                return
+            now = time.monotonic()
+            if now > until:
+                raise StuckError("the clients do not connect")
+            for name in strays:
+                if now - killed[name] > _TIDY / 2:
+                    killed[name] = now
+                    self.kill(name)
+            time.sleep(_PAUSE)
 
     def busiest(self) -> str:
         """The combiner with the most clients now, below which a fault is sure to have its occasion."""
