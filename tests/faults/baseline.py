@@ -23,8 +23,10 @@ WARM_UP = 150
 """Rounds after which pools of threads and caches have their size."""
 ENOUGH = 5
 """Updates that close a round: it waits for nobody who is away."""
-_EVERY = 0.7
+_EVERY = 1.0
 """Seconds between two things that happen to clients."""
+_AWAY = 0.7
+"""Seconds for which clients are cut off: less than the silence, so that some notice and some do not."""
 _QUIET = 4.0
 """Seconds after a session in which connections that were cut are missed, and closed: more than the silence."""
 STEADY = tuple(f"client-{i}" for i in range(CLIENTS // 2))
@@ -107,7 +109,7 @@ def flapping(lab: Lab, name: str, rounds: int) -> dict[str, int]:
                 lab.kill(rng.choice([client for client in lab.clients if client not in STEADY]))
             case "cut off":
                 door.change(Weather(up=False, down=False))
-                time.sleep(_EVERY)
+                time.sleep(_AWAY)
                 door.change(Weather())
             case _:
                 door.reset()
