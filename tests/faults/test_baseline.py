@@ -1,12 +1,14 @@
 """Nothing piles up: what a network holds after a thousand rounds is what it held before them."""
 
+import sys
+
 import pytest
 
 from faults.baseline import SIZE, WARM_UP, baseline, figures
 
 ROUNDS = 1000
 ALLOWED = 10e6
-"""Bytes of memory that a process may gain: its allocator's, not its models'; a thousand of those have twelve times that."""
+"""Bytes of memory that a process may gain: its allocator's. A thousand models would have twelve times as much."""
 CONNECTING = 2
 """Files, tasks and threads that come with a connection which is just being made."""
 MODELS = 3
@@ -17,7 +19,7 @@ MODELS = 3
 @pytest.mark.timeout(5400)
 def test_a_thousand_rounds_with_clients_that_come_and_go_leave_nothing_behind() -> None:
     report = baseline(ROUNDS, WARM_UP)
-    print(*figures(report), sep="\n")
+    sys.stdout.write("\n".join(("", *figures(report), "")))
     assert report.flaws == ()
     for name, before in report.before.items():
         after = report.after[name]
