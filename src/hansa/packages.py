@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from hansa.app import find_app
 from hansa.errors import AppError
+from hansa.store.disk import explained
 
 __all__ = ["MAX_ARCHIVE", "pack", "unpack"]
 
@@ -56,7 +57,8 @@ def pack(path: str | Path) -> bytes:
 def unpack(archive: bytes | memoryview, folder: Path) -> Path:
     """Write a package's files into a folder and return the app's path in it.
 
-    Everything is checked before anything is written. Raises `AppError` for what is no package, or a hostile one.
+    Everything is checked before anything is written. Raises `AppError` for what is no package, or a hostile one, and
+    `StorageError` when the folder cannot be written.
     """
     if len(archive) > MAX_ARCHIVE:
         raise AppError(f"the package has {len(archive):,} bytes, more than {MAX_ARCHIVE:,}; it was not unpacked")
@@ -69,14 +71,12 @@ def unpack(archive: bytes | memoryview, folder: Path) -> Path:
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise AppError(f"the package is not an archive that can be read: {error}") from error
     app = _app_among([entry.filename for entry in entries])
-    try:
+    with explained("unpack the package to", folder):
         for entry, content in contents:
             target = folder / entry.filename
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
             target.chmod(0o755 if (entry.external_attr >> 16) & stat.S_IXUSR else 0o644)
-    except OSError as error:
-        raise AppError(f"the package could not be written to {folder}: {error}") from error
     return (folder / app).resolve()
 
 

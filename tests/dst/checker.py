@@ -137,7 +137,7 @@ def _without_a_row(world: World) -> Iterator[str]:
     """Who had a place in a round that is committed, and is not told of in it."""
     if any(kind.startswith("stop") for kind in world.history.faults):
         return  # a round that was given up begins anew, with others perhaps
-    for opened in world.database.every(EventRecord, PROJECT):
+    for opened in world.left(EventRecord):
         if opened.kind == OPENED and (number := int(str(opened.data["round"]))) <= _rounds(world, opened.session):
             rows = world.counted(opened.session, number)
             for client in cast("list[str]", opened.data["invited"]):

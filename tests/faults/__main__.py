@@ -2,129 +2,105 @@
 
 sweep                        kill each kind of process before and after every durable step and turning point
 random [--from N] [--count N | --hours H]   schedules drawn from seeds; a failing one is shrunk and printed
+    with --keep-going it is only counted, and the laboratory kept
 one SEED                     one schedule, told step by step
 plants                       the known bugs: which of them the checker finds
+baseline [--rounds N]        what processes hold after many rounds with clients that come and go, beside before
+
+--jobs N (of sweep and random): so many laboratories at once; most of their time is waiting.
 """
 
 import argparse
+import os
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from itertools import takewhile
 
-from faults.checker import check
-from faults.lab import Lab, laboratory
+from faults.baseline import WARM_UP, baseline, figures
+from faults.campaign import Finding, Tally, at_once
+from faults.errands import VICTIMS, places, scheduled, swept
 from faults.plants import PLANTS
-from faults.points import CLIENT, COMBINER, CONTROLLER, MOMENTS, TURNS, Fault
-from faults.schedules import draw, judge, judged_alone, planted, shrink
-from faults.workload import ROUNDS, spec_of
+from faults.schedules import draw, judged_alone, planted, shrink
 
-VICTIMS = {CONTROLLER: "controller", COMBINER: "", CLIENT: "client-3"}
-"""By kind; of the combiners, the one with the most clients at the time."""
-_SESSIONS = 40
-"""Sessions of one laboratory before it makes place for a new one: a history is read whole after each."""
+_JOBS = os.cpu_count() or 1
+_TELL = 50
+"""Schedules after which the kinds of faults are printed."""
 
 
 def main() -> int:
     """Run what is asked for; the exit status is 1 when something was found that should not be, or not found."""
     parser = argparse.ArgumentParser(prog="faults", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("sweep").add_argument("--kind", choices=[*VICTIMS], action="append")
+    sweeping = commands.add_parser("sweep")
+    sweeping.add_argument("--kind", choices=[*VICTIMS], action="append")
+    sweeping.add_argument("--jobs", type=int, default=_JOBS)
     randomly = commands.add_parser("random")
     randomly.add_argument("--from", type=int, default=0, dest="first")
     randomly.add_argument("--count", type=int, default=10**9)
     randomly.add_argument("--hours", type=float, default=1000.0)
+    randomly.add_argument("--jobs", type=int, default=_JOBS)
+    randomly.add_argument("--keep-going", action="store_true")
     commands.add_parser("one").add_argument("seed", type=int)
+    commands.add_parser("baseline").add_argument("--rounds", type=int, default=1000)
     commands.add_parser("plants").add_argument("names", nargs="*")
     given = parser.parse_args()
     match given.command:
         case "sweep":
-            return sweep(given.kind or [*VICTIMS])
+            return sweep(given.kind or [*VICTIMS], given.jobs)
         case "random":
-            return at_random(given.first, given.count, given.hours)
+            return at_random(given.first, given.count, given.hours, given.jobs, keep_going=given.keep_going)
         case "one":
             schedule = draw(given.seed)
             print(*schedule.actions, sep="\n")
-            return told(judged_alone(schedule))
+            flaws = judged_alone(schedule)
+            print(*flaws or ["no violation"], sep="\n")
+            return int(bool(flaws))
+        case "baseline":
+            print(*figures(baseline(given.rounds, WARM_UP)), sep="\n")
+            return 0
         case _:
             return find_plants(given.names or [*PLANTS])
 
 
-def told(flaws: list[str]) -> int:
-    """Print what is wrong."""
-    print(*flaws or ["no violation"], sep="\n", flush=True)
-    return int(bool(flaws))
-
-
-def sweep(kinds: list[str]) -> int:
+def sweep(kinds: list[str], jobs: int) -> int:
     """For every N: one session in which a process is killed at the N-th passage, until there is no N-th."""
-    struck: Counter[str] = Counter()
-    for kind in kinds:
-        for point in (*(["durable"] if kind != COMBINER else []), *TURNS[kind]):
-            for moment in MOMENTS:
-                count, flaws = swept(VICTIMS[kind], point, moment)
-                struck[kind] += count
-                print(f"{kind:10} {moment:6} {point:16} {count:4} kills, {len(flaws)} violations", flush=True)
-                if flaws:
-                    return told(flaws)
-    print(f"{sum(struck.values())} kills, each in a session of {ROUNDS} rounds:", dict(struck), "no violation")
-    return 0
+    tally = Tally()
+    for found in at_once(jobs, swept, places(kinds)):
+        tally.add(found)
+        print(f"{found.what}: {found.drawn.total()} kills, {len(found.flaws)} violations | {tally}", flush=True)
+        told(found)
+    print(f"{tally}\nkills: {tally.kinds()}")
+    return int(bool(tally.flawed))
 
 
-def swept(victim: str, point: str, moment: str) -> tuple[int, list[str]]:
-    """How often the victim was killed there, and what was wrong afterwards."""
-    kills, passage = 0, 1
-    while True:
-        with laboratory(Path(tempfile.mkdtemp(prefix="hansa-lab-"))) as lab:
-            lab.ready()
-            for _ in range(_SESSIONS):
-                if not strikes(lab, victim, Fault(point, moment, passage)):
-                    return kills, check(lab.history(), lab.app)
-                kills, passage = kills + 1, passage + 1
-            flaws = check(lab.history(), lab.app)
-        if flaws:
-            return kills, flaws
-
-
-def strikes(lab: Lab, victim: str, fault: Fault) -> bool:
-    """Run one session with this fault; whether it struck."""
-    lab.ready()
-    victim = victim or lab.busiest()
-    lab.arm(victim, fault)
-    lab.end(lab.begin(spec_of(f"{victim}-{fault.point}-{fault.moment}-{fault.passage}")))
-    return lab.struck(victim)
-
-
-def at_random(first: int, count: int, hours: float) -> int:
-    """Schedules from seeds, many in one laboratory; the first that fails is run again alone, and made smaller."""
+def at_random(first: int, count: int, hours: float, jobs: int, *, keep_going: bool) -> int:
+    """Schedules from seeds, many in one laboratory; one that fails is run again alone, and made smaller."""
+    tally = Tally()
     until = time.monotonic() + 3600 * hours
-    done = 0
-    for lab in laboratories():
-        for _ in range(_SESSIONS):
-            if done >= count or time.monotonic() > until:
-                print(f"{done} schedules from seed {first}: no violation")
-                return 0
-            seed = first + done
-            flaws = judge(lab, draw(seed), f"seed-{seed}")
-            done += 1
-            print(f"seed {seed}: {len(draw(seed).actions)} faults, {len(flaws)} violations", flush=True)
-            if flaws:
-                told(flaws)
-                print(f"the laboratory is kept in {lab.folder}; alone, seed {seed} gives:", flush=True)
-                if told(judged_alone(draw(seed))):
-                    print("the smallest schedule that fails:", *shrink(draw(seed), judged_alone).actions, sep="\n  ")
-                return 1
-    return 0
+    seeds = takewhile(
+        lambda _: time.monotonic() < until and (keep_going or not tally.flawed), range(first, first + count)
+    )
+    for found in at_once(jobs, scheduled, seeds):
+        tally.add(found)
+        print(f"{found.what}: {found.drawn.total()} faults, {len(found.flaws)} violations | {tally}", flush=True)
+        told(found)
+        if tally.done % _TELL == 0:
+            print(f"faults: {tally.kinds()}\nstruck where they waited: {tally.struck.total()}", flush=True)
+    print(f"from seed {first}: {tally}\nfaults: {tally.kinds()}\nstruck where they waited: {tally.struck.total()}")
+    for found in tally.flawed[:1] if not keep_going else ():
+        schedule = draw(int(found.what.partition(" ")[2]))
+        print(f"alone, {found.what} gives:", flush=True)
+        flaws = judged_alone(schedule)
+        print(*flaws or ["no violation"], sep="\n", flush=True)
+        if flaws:
+            print("the smallest schedule that fails:", *shrink(schedule, judged_alone).actions, sep="\n  ")
+    return int(bool(tally.flawed))
 
 
-def laboratories() -> Iterator[Lab]:
-    """One after another."""
-    while True:
-        with laboratory(Path(tempfile.mkdtemp(prefix="hansa-lab-"))) as lab:
-            lab.ready()
-            yield lab
+def told(found: Finding) -> None:
+    """Print what is wrong."""
+    if found.flaws:
+        print(*found.flaws, f"the laboratory is kept in {found.folder}", sep="\n  ", flush=True)
 
 
 def find_plants(names: list[str]) -> int:

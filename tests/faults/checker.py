@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults.history import History, Session
-from faults.workload import Replay
+from faults.workload import Replay, Replays
 from hansa.errors import CorruptionError
 from hansa.store.link import ACCEPTED, verify_chain
 from hansa.store.records import ContributionRecord, SessionState
@@ -15,9 +15,10 @@ __all__ = ["CHECKS", "check"]
 ENDED = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
 
 
-def check(history: History, app: Path) -> list[str]:
-    """Every violation, with the name of its invariant in front. app: the workload's file."""
-    replays = {each.record.id: Replay(app, each.record.spec) for each in history.sessions}
+def check(history: History, app: Path, known: Replays | None = None) -> list[str]:
+    """Every violation, with the name of its invariant in front. app: the workload's file; known: of earlier checks."""
+    known = known if known is not None else Replays()
+    replays = {each.record.id: known.of(app, each.record.spec) for each in history.sessions}
     return [f"{name}: {flaw}" for name, invariant in CHECKS.items() for flaw in invariant(history, replays)]
 
 

@@ -1,7 +1,7 @@
 """What happened in the laboratory: what processes wrote down, what the controller has stored, what lies on the disk."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from blake3 import blake3
 from hansa.api.client import Client
 from hansa.store.records import ContributionRecord, RoundRecord, SessionRecord
 
-__all__ = ["History", "Session", "read_history"]
+__all__ = ["History", "Session", "left_over", "read_history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,18 @@ class History:
     """Exit codes of processes that ended by themselves."""
 
 
-def read_history(folder: Path, api: Client, tokens: Sequence[str]) -> History:
-    """Collect it; every session must have ended."""
+def read_history(
+    folder: Path, api: Client, tokens: Sequence[str], known: Mapping[str, Session] | None = None
+) -> History:
+    """Collect it; every session must have ended. known: sessions that are not read again, by id."""
     lines = [json.loads(line) for file in (folder / "history").iterdir() for line in file.read_text().splitlines()]
     trainings = (folder / "trainings").read_text().split("\n")[:-1] if (folder / "trainings").exists() else []
     return History(
-        sessions=tuple(_session(api, record, folder) for record in api.sessions.all()),
+        sessions=tuple(known.get(record.id) or _session(api, record, folder) for record in api.sessions.all()),
         notes=tuple(sorted(lines, key=lambda line: line["at"])),
         trainings=tuple((name, int(number), client) for name, number, client in map(str.split, trainings)),
         leaks=tuple(_leaks(folder, tokens)),
-        left=tuple(_left(folder)),
+        left=tuple(left_over(folder)),
     )
 
 
@@ -75,7 +77,8 @@ def _leaks(folder: Path, tokens: Sequence[str]) -> list[str]:
     return [path.name for path in (folder / "logs").iterdir() if any(secret in path.read_bytes() for secret in secrets)]
 
 
-def _left(folder: Path) -> list[str]:
+def left_over(folder: Path) -> list[str]:
+    """Unfinished files of the nodes, now: some of them may be in use."""
     work = folder / "work"
     found = [path for pattern in ("*.part", ".*.????????", ".unfinished") for path in work.rglob(pattern)]
     return sorted(str(path.relative_to(folder)) for path in found)

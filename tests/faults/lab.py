@@ -1,5 +1,6 @@
 """A network of real processes, each started again whenever it dies; faults are armed in them."""
 
+import errno
 import json
 import os
 import signal
@@ -13,29 +14,39 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psutil
 
 import hansa
-from faults.history import History, read_history
+from faults.history import History, Session, left_over, read_history
 from faults.points import CONTROLLER, Fault
 from faults.proxy import Proxy, Weather
-from faults.workload import CLIENTS, COMBINERS, write_app
+from faults.workload import CLIENTS, COMBINERS, Replays, write_app
 from hansa.api.client import Client
 from hansa.api.credentials import load_credentials
 from hansa.errors import HansaError
 from hansa.messages import RunSpec
 from hansa.store.records import SessionRecord, SessionState
 
+__all__ = ["OVER", "Lab", "Node", "StuckError", "laboratory"]
+
 T = TypeVar("T")
 
 _NODE = Path(__file__).with_name("node.py")
 _PAUSE = 0.05
 """Seconds between looks at the world from outside."""
+_LONG_PAUSE = 0.25
+"""The same while a session runs: each look costs the controller a request."""
+_STANDS = 3.0
+"""Seconds for which a process stands still that an armed fault has stopped."""
+_LOOKS = 6
+"""At it, meanwhile."""
+_TIDY = 20.0
+"""Seconds for a node that was killed to be there again, and to clear away what its predecessor left."""
 _TRIES = 5
 """Starts of a process that ends by itself, before it is given up: such an end is wrong in any case."""
-_OVER = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
+OVER: Final = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
 
 
 class StuckError(AssertionError):
@@ -123,12 +134,14 @@ class Node:
 class Lab:
     """A controller, combiners and clients, and everything that is known of them."""
 
-    def __init__(self, folder: Path, *, clients: int = CLIENTS, combiners: int = COMBINERS, plant: str = "") -> None:
-        """folder: an empty one; plant: a bug of `plants.py` that every process gets."""
+    def __init__(
+        self, folder: Path, *, clients: int = CLIENTS, combiners: int = COMBINERS, plant: str = "", size: int = 300_000
+    ) -> None:
+        """folder: an empty one; plant: a bug of `plants.py` that every process gets; size: values of the model."""
         self.folder = folder
         for name in ("armed", "history", "logs", "tmp"):
             (folder / name).mkdir()
-        self.app = write_app(folder)
+        self.app = write_app(folder, size)
         self.nodes: dict[str, Node] = {}
         self.tokens: list[str] = []
         self._clients, self._combiners, self._plant = clients, combiners, plant
@@ -136,6 +149,12 @@ class Lab:
         self.proxies: dict[str, Proxy] = {}
         """Before the controller's port for nodes, and before each combiner's."""
         self._connection: Client | None = None
+        self.replays = Replays()
+        """What was recomputed for its checks."""
+        self._known: dict[str, Session] = {}
+        self._paused: set[str] = set()
+        self._leaving = threading.Event()
+        self._warden = threading.Thread(target=self._let_go_on, name="warden")
 
     @property
     def clients(self) -> list[str]:
@@ -149,6 +168,7 @@ class Lab:
 
     def start(self) -> None:
         """Start everybody; a session waits by itself until they are connected."""
+        self._warden.start()
         data = str(self.folder / "data")
         self._door = self._proxied(CONTROLLER, self.grpc)
         ports = ("--port", str(self.rest), "--grpc-port", str(self.grpc), "--data", data, "--json")
@@ -158,6 +178,7 @@ class Lab:
             own = _free_port()
             door = self._proxied(name, own)
             self._join(name, "combiner", token, "--listen", f"127.0.0.1:{own}", "--advertise", f"127.0.0.1:{door}")
+        self._until(lambda api: api.combiners.list(connected=True).total == self._combiners, "the combiners")
         for index, name in enumerate(self.clients):
             token = self.ask(lambda api, name=name: api.tokens.create(name, "client")).token
             below = self.combiners[index % self._combiners] if self._combiners else ""
@@ -167,6 +188,9 @@ class Lab:
 
     def stop(self) -> None:
         """End everybody, the leaves first."""
+        self._leaving.set()
+        if self._warden.is_alive():
+            self._warden.join()
         if self._connection is not None:
             self._connection.close()
         for node in reversed(self.nodes.values()):
@@ -189,11 +213,23 @@ class Lab:
                 time.sleep(_PAUSE)
 
     def ready(self) -> None:
-        """Wait until every client is connected."""
-        until = time.monotonic() + 60
-        while self.ask(lambda api: api.clients.list(connected=True)).total < self._clients:
-            if time.monotonic() > until:
+        """Wait until every client is connected, below a combiner where there are any.
+
+        A client that came back before its combiner did hangs on the controller from then on: it is started again.
+        """
+        until, killed = time.monotonic() + 60, dict.fromkeys(self.clients, 0.0)
+        while True:
+            here = self.ask(lambda api: api.clients.list(connected=True)).items
+            strays = [client.name for client in here if self._combiners and client.combiner not in self.combiners]
+            if len(here) == self._clients and not strays:
+                return
+            now = time.monotonic()
+            if now > until:
                 raise StuckError("the clients do not connect")
+            for name in strays:
+                if now - killed[name] > _TIDY / 2:
+                    killed[name] = now
+                    self.kill(name)
             time.sleep(_PAUSE)
 
     def busiest(self) -> str:
@@ -213,31 +249,46 @@ class Lab:
 
         return self.ask(started)
 
-    def end(self, session: SessionRecord, patience: float = 120.0) -> SessionRecord:
+    def end(self, session: SessionRecord, patience: float = 180.0) -> SessionRecord:
         """Wait for the end of a session; raises `StuckError` with what it says that it waits for."""
         until = time.monotonic() + patience
         while True:
             now = self.ask(lambda api: api.sessions.get(session.id))
-            if now.state in _OVER:
+            if now.state in OVER:
                 return now
             if time.monotonic() > until:
                 why = self.ask(lambda api: api.sessions.why(session.id))
                 raise StuckError(f"session {session.name} is {now.state} after round {now.round}: {why}")
-            time.sleep(_PAUSE)
+            time.sleep(_LONG_PAUSE)
 
-    def history(self) -> History:
-        """Everything that is known by now."""
-        found = self.ask(lambda api: read_history(self.folder, api, self.tokens))
+    def history(self, *, anew: bool = True) -> History:
+        """Everything that is known by now. anew: sessions that had ended at an earlier look are read again, too."""
+        known = {} if anew else self._known
+        found = self.ask(lambda api: read_history(self.folder, api, self.tokens, known))
+        self._known = {each.record.id: each for each in found.sessions if each.record.state in OVER}
+        left, until = set(found.left), time.monotonic() + _TIDY
+        while left and time.monotonic() < until:
+            time.sleep(_LONG_PAUSE)
+            left &= set(left_over(self.folder))
+        found = replace(found, left=tuple(sorted(left)))
         return replace(found, exits={name: tuple(node.exits) for name, node in self.nodes.items() if node.exits})
+
+    def rounds(self) -> int:
+        """Committed rounds of all sessions, as of the last look at the history."""
+        return sum(len(each.rounds) for each in self._known.values())
 
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def arm(self, name: str, fault: Fault) -> None:
-        """Leave a fault for a process, and wait until it has taken it."""
-        place = self.folder / "armed" / name
+        """Leave a fault for a process, and wait until it has taken it; user code's takes it when it next trains."""
+        in_worker = fault.point == "worker.fsync"
+        place = self.folder / "armed" / (f"{name}.worker" if in_worker else name)
         written = place.with_suffix(".new")
-        written.write_text(json.dumps(asdict(fault)))
+        number = {"errno": getattr(errno, fault.do)} if in_worker else {}
+        written.write_text(json.dumps(asdict(fault) | number))
         written.replace(place)
+        if in_worker:
+            return
         until = time.monotonic() + 30
         while place.exists():
             if self.nodes[name].process is not None and _listens(self.nodes[name].process):
@@ -245,6 +296,10 @@ class Lab:
             if time.monotonic() > until:
                 raise StuckError(f"{name} does not take a fault")
             time.sleep(0.01)
+
+    def disarm(self, name: str) -> None:
+        """Take a fault back that has not struck: what is armed next takes its place, and this one has no passage."""
+        self.arm(name, Fault("nowhere"))
 
     def struck(self, name: str) -> bool:
         """Whether the fault that was armed last has struck."""
@@ -254,12 +309,32 @@ class Lab:
                 return what == "struck"
         return False
 
+    def tasks(self, name: str) -> int:
+        """How many asyncio tasks a process has now, as it says itself."""
+        history = self.folder / "history" / name
+        before = history.read_text().count('"census"')
+        self.nodes[name].send(signal.SIGUSR2)
+        until = time.monotonic() + 30
+        while (text := history.read_text()).count('"census"') == before:
+            if time.monotonic() > until:
+                raise StuckError(f"{name} does not say what it has")
+            time.sleep(0.01)
+        said = [json.loads(line) for line in text.splitlines() if '"census"' in line]
+        return int(said[-1]["tasks"])
+
+    def strikes(self) -> Counter[str]:
+        """Armed faults that have struck so far, by what they did."""
+        texts = [file.read_text() for file in (self.folder / "history").iterdir()]
+        notes = [json.loads(line) for text in texts for line in text.splitlines() if '"struck"' in line]
+        return Counter(note["do"] for note in notes)
+
     def kill(self, name: str) -> None:
         """SIGKILL, now."""
         self.nodes[name].send(signal.SIGKILL)
 
     def pause(self, name: str) -> None:
-        """SIGSTOP, now."""
+        """SIGSTOP, now, until it is released."""
+        self._paused.add(name)
         self.nodes[name].send(signal.SIGSTOP)
 
     def calm(self) -> None:
@@ -270,10 +345,28 @@ class Lab:
 
     def release(self) -> None:
         """Let everybody go on who was stopped."""
+        self._paused.clear()
         for node in self.nodes.values():
             node.send(signal.SIGCONT)
 
+    def _let_go_on(self) -> None:
+        """Whoever has stopped itself at a point goes on after a while, whatever else waits for it: requests do."""
+        looks: Counter[str] = Counter()
+        while not self._leaving.wait(_STANDS / _LOOKS):
+            standing = {name for name, node in list(self.nodes.items()) if name not in self._paused and node.stopped()}
+            looks = Counter({name: looks[name] + 1 for name in standing})
+            for name in standing:
+                if looks[name] > _LOOKS:
+                    self.nodes[name].send(signal.SIGCONT)
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _until(self, connected: Callable[[Client], bool], who: str) -> None:
+        until = time.monotonic() + 60
+        while not self.ask(connected):
+            if time.monotonic() > until:
+                raise StuckError(f"{who} do not connect")
+            time.sleep(_PAUSE)
 
     def _need_the_living(self) -> None:
         for name, node in self.nodes.items():

@@ -13,13 +13,14 @@ import inspect
 import json
 import os
 import signal
+import sqlite3
 import sys
 import time
 import types
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ TURNS = {
         "hub.open": f"{HUB}._open",
         "hub.close": f"{HUB}._close",
         "phase.merge": f"{PHASE}.merge",
+        "sqlite.commit": "aiosqlite.core:Connection.commit",
     },
     COMBINER: {
         "hub.open": f"{HUB}._open",
@@ -65,6 +67,7 @@ TURNS = {
         "hub.seal": f"{HUB}._seal",
         "node.deliver": f"{NODE}.deliver",
         "node.fetch": f"{NODE}.fetch",
+        "link.write": f"{LINK}._download_some",
         "hub.close": f"{HUB}._close",
     },
     CLIENT: {
@@ -74,11 +77,19 @@ TURNS = {
         "outbox.forget": f"{OUTBOX}.forget",
         "link.upload": f"{LINK}.upload",
         "link.download": f"{LINK}.download",
+        "link.write": f"{LINK}._download_some",
         "agent.judged": f"{AGENT}._judged",
         "agent.close": f"{AGENT}._close",
     },
 }
 """Turning points of each kind of process."""
+
+WRITES = {
+    CONTROLLER: ("fsync", "sqlite.commit"),
+    COMBINER: ("link.write",),
+    CLIENT: ("fsync", "link.write", "worker.fsync"),
+}
+"""Where a disk may refuse a write, in each kind of process; `worker.fsync` is in the process that runs user code."""
 
 MOMENTS = ("before", "after")
 
@@ -91,8 +102,10 @@ class Fault:
     moment: str = "before"
     passage: int = 1
     do: str = "kill"
-    """kill, stop (until the laboratory lets it go on), again (it happens twice), late (and once more, a second later),
-    clock (an hour forward) or kcolc (back), or the name of an errno, which the point raises."""
+    """kill, stop (until the laboratory lets it go on, some seconds later), again (it happens twice), late (and once
+    more, a second later), clock (an hour forward) or kcolc (back), or the name of an errno, which the point raises."""
+    times: int = 1
+    """Passages in a row that raise the errno: a disk is full for a while."""
 
 
 class Process:
@@ -108,6 +121,7 @@ class Process:
         self._fault: Fault | None = None
         self._due = 0
         signal.signal(signal.SIGUSR1, lambda *_: self._arm())
+        signal.signal(signal.SIGUSR2, lambda *_: self.note("census", tasks=len(asyncio.all_tasks())))
 
     def note(self, what: str, **facts: Any) -> None:
         """A line of history, in one write: it is there whole, whatever comes next."""
@@ -122,11 +136,15 @@ class Process:
             self._wrap(name, place)
 
     def _arm(self) -> None:
-        """The laboratory has left a fault for this process."""
-        self._fault = Fault(**json.loads(self._armed.read_bytes()))
-        self._due = self._counts[self._fault.point, self._fault.moment] + self._fault.passage
-        self._armed.unlink()
-        self.note("armed", **asdict(self._fault))
+        """The laboratory has left a fault for this process; it sends signals until that is taken, also meanwhile."""
+        try:
+            fault = Fault(**json.loads(self._armed.read_bytes()))
+            self._armed.unlink()
+        except FileNotFoundError:  # taken, by the handler of another signal
+            return
+        self._due = self._counts[fault.point, fault.moment] + fault.passage
+        self._fault = fault
+        self.note("armed", **asdict(fault))
 
     def _pass(self, point: str, moment: str) -> str:
         """Count a passage; what is left to the point itself, if a fault strikes that the process outlives."""
@@ -134,7 +152,8 @@ class Process:
         fault = self._fault
         if fault is None or (fault.point, fault.moment) != (point, moment) or self._counts[point, moment] < self._due:
             return ""
-        self._fault = None
+        self._due = self._counts[point, moment] + 1
+        self._fault = replace(fault, times=fault.times - 1) if fault.times > 1 else None
         self.note("struck", **asdict(fault))
         match fault.do:
             case "kill":
@@ -145,6 +164,8 @@ class Process:
                 _set_the_clock(3600.0 if fault.do == "clock" else -3600.0)
             case "again" | "late":
                 return fault.do
+            case name if point == "sqlite.commit":
+                raise _sqlite_error(name)
             case name:
                 number = getattr(errno, name)
                 raise OSError(number, os.strerror(number))
@@ -178,6 +199,13 @@ class Process:
                 return result
 
         setattr(owner, attribute, waiting if inspect.iscoroutinefunction(original) else at_once)
+
+
+def _sqlite_error(name: str) -> sqlite3.OperationalError:
+    """What SQLite says of such a disk, in the words of its driver."""
+    error = sqlite3.OperationalError("database or disk is full" if name == "ENOSPC" else "disk I/O error")
+    error.sqlite_errorname = "SQLITE_FULL" if name == "ENOSPC" else "SQLITE_IOERR_FSYNC"
+    return error
 
 
 def _set_the_clock(jump: float) -> None:

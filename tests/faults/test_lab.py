@@ -35,6 +35,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.mark.parametrize(("victim", "fault"), KILLS, ids=lambda part: getattr(part, "point", part))
 def test_a_session_outlives_a_kill_with_the_model_of_a_simulation(lab: Lab, victim: str, fault: Fault) -> None:
+    lab.ready()
     victim = lab.busiest() if victim == "combiner" else victim
     lab.arm(victim, fault)
     spec = spec_of(f"{victim}-{fault.point}-{fault.moment}")

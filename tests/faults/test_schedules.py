@@ -9,7 +9,7 @@ def test_a_seed_gives_one_schedule_and_seeds_give_every_kind_of_fault() -> None:
     drawn = [action for seed in range(400) for action in draw(seed).actions]
     assert {"arm", "kill", "stop", "partition", "half-open", "slow", "reset", "reset-after"} == {a.kind for a in drawn}
     armed = {action.fault.do for action in drawn if action.fault is not None}
-    assert armed == {"kill", "stop", "clock", "kcolc", "again", "late"}
+    assert armed == {"kill", "stop", "clock", "kcolc", "again", "late", "EIO", "ENOSPC"}
     assert {action.who.partition("-")[0] for action in drawn} == {"controller", "combiner", "client"}
 
 

@@ -1,6 +1,7 @@
 """What the laboratory runs: a session whose every bit can be computed beforehand, from who was counted."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import hansa
@@ -13,45 +14,81 @@ from hansa.wire import codec
 CLIENTS = 8
 COMBINERS = 2
 ROUNDS = 5
+_DEADLINE = 120.0
+"""Seconds of a round: how busy this machine is must not decide."""
 
 SOURCE = '''
-"""A model of 1.2 MB, two chunks, whose changes follow from client and round alone."""
+"""A model whose changes follow from client and round alone."""
+import json
 import os
+import sys
+import time
 import numpy as np
 import hansa
 
 TRAININGS = {trainings!r}
+FOLDER = {folder!r}
 app = hansa.App()
 
 @app.model
 def initial_model(rng):
-    return {{"w": rng.normal(size=300_000).astype(np.float32), "b": np.zeros(3, np.float32)}}
+    return {{"w": rng.normal(size={size}).astype(np.float32), "b": np.zeros(3, np.float32)}}
 
 @app.train
 def train(model, task):
+    take_fault(task.client.name)
     log = os.open(TRAININGS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(log, f"{{task.config['session']}} {{task.round}} {{task.client.name}}\\n".encode())
     os.close(log)
-    noise = task.rng.normal(size=300_000).astype(np.float32)
+    noise = task.rng.normal(size={size}).astype(np.float32)
     change = {{"w": model["w"] + 0.01 * noise, "b": model["b"] + np.float32(task.client.index + 1)}}
     return hansa.Update(change, num_examples=10 + task.client.index, metrics={{"loss": 1 / task.round}})
 
 @app.evaluate
 def evaluate(model, task):
     return hansa.Metrics({{"mean": float(model["b"].mean())}}, 10)
+
+def take_fault(name):
+    """What the laboratory has left for this process: the next writes through to the disk fail."""
+    place = os.path.join(FOLDER, "armed", name + ".worker")
+    if not sys.argv[0].endswith("worker.py") or not os.path.exists(place):
+        return
+    with open(place) as file:
+        fault = json.load(file)
+    os.unlink(place)
+    left, sync = [fault["errno"]] * fault["times"], os.fsync
+
+    def failing(descriptor):
+        if not left:
+            return sync(descriptor)
+        line = json.dumps({{"at": time.time(), "process": name, "what": "struck", **fault}}) + "\\n"
+        with open(os.path.join(FOLDER, "history", name), "a") as file:
+            file.write(line)
+        raise OSError(left[0], os.strerror(left.pop()))
+
+    os.fsync = failing
 '''
 
 
-def write_app(folder: Path) -> Path:
-    """The app's file; trainings are logged beside it."""
+def write_app(folder: Path, size: int = 300_000) -> Path:
+    """The app's file; trainings are logged beside it. size: values of the model; at first 1.2 MB, two chunks."""
     path = folder / "app.py"
-    path.write_text(SOURCE.format(trainings=str(folder / "trainings")))
+    path.write_text(SOURCE.format(size=size, trainings=str(folder / "trainings"), folder=str(folder)))
     return path
 
 
-def spec_of(name: str, seed: int = 0, *, quorum: int = CLIENTS, rounds: int = ROUNDS, lease: float = 20.0) -> RunSpec:
+def spec_of(
+    name: str,
+    seed: int = 0,
+    *,
+    quorum: int = CLIENTS,
+    enough: int | None = None,
+    rounds: int = ROUNDS,
+    lease: float = 20.0,
+    every: int = 2,
+) -> RunSpec:
     """A session of all clients; with the whole quorum its model is that of a run in which nothing fails."""
-    rules = RoundRules(min_clients=quorum, quorum=quorum, deadline=30.0, lease=lease)
+    rules = RoundRules(min_clients=quorum, quorum=quorum, enough=enough, deadline=_DEADLINE, lease=lease)
     return RunSpec(
         name=name,
         algorithm="fedadam",
@@ -59,21 +96,31 @@ def spec_of(name: str, seed: int = 0, *, quorum: int = CLIENTS, rounds: int = RO
         seed=seed,
         config={"session": name},
         rules=rules,
-        evaluation=EvaluationRules(every=2),
+        evaluation=EvaluationRules(every=every),
     )
 
 
 class Replay:
-    """Recomputes a session from who was counted in each round."""
+    """Recomputes a session from who was counted in each round; what was computed once is kept."""
 
     def __init__(self, app: Path, spec: RunSpec) -> None:
         """spec: the session's."""
         self._app: App = load_app(app)
         self._run: Run = resolve(spec)
-        self._cache: dict[tuple[str, int, str], tuple[hansa.Update, str]] = {}
+        self._known: dict[tuple[tuple[tuple[str, int], ...], ...], list[tuple[str, str, dict[str, str]]]] = {}
 
     def models(self, accepted: Sequence[Mapping[str, int]]) -> list[tuple[str, str, dict[str, str]]]:
         """For each round (clients with their weights): digest of the model, of the state, and of each update."""
+        place = tuple(tuple(sorted(clients.items())) for clients in accepted)
+        if place not in self._known:
+            self._known[place] = self._computed(accepted)
+        return self._known[place]
+
+    def seed_model(self) -> str:
+        """Digest of the model before round 1."""
+        return codec.digest(self._run.initial_model(self._app))
+
+    def _computed(self, accepted: Sequence[Mapping[str, int]]) -> list[tuple[str, str, dict[str, str]]]:
         state = self._run.start(self._run.initial_model(self._app))
         found = []
         for number, clients in enumerate(accepted, start=1):
@@ -82,7 +129,8 @@ class Replay:
             plan = aggregator.plan(broadcast)
             total, digests = aggregator.zero(plan), {}
             for name in sorted(clients):
-                update, digests[name] = self._update(broadcast, number, name)
+                update = self._update(broadcast, number, name)
+                digests[name] = codec.digest(update.arrays)
                 part = Contribution(name, update.num_examples, update.metrics, digests[name])
                 total = aggregator.accumulate(plan, total, update, part)
             state = self._run.finish(state, aggregator.report(plan, total))
@@ -90,15 +138,19 @@ class Replay:
             found.append((codec.digest(state.params), codec.digest(slots) if slots else "", digests))
         return found
 
-    def seed_model(self) -> str:
-        """Digest of the model before round 1."""
-        return codec.digest(self._run.initial_model(self._app))
+    def _update(self, broadcast: Arrays, number: int, name: str) -> hansa.Update:
+        client = ClientInfo(name, int(name.partition("-")[2]), CLIENTS)
+        return self._run.train(self._app, broadcast, self._run.task(self._app, client, number, Kind.TRAIN))
 
-    def _update(self, broadcast: Arrays, number: int, name: str) -> tuple[hansa.Update, str]:
-        key = codec.digest(broadcast), number, name
-        if key not in self._cache:
-            client = ClientInfo(name, int(name.partition("-")[2]), CLIENTS)
-            task = self._run.task(self._app, client, number, Kind.TRAIN)
-            update = self._run.train(self._app, broadcast, task)
-            self._cache[key] = update, codec.digest(update.arrays)
-        return self._cache[key]
+
+class Replays:
+    """One for each kind of session: its name and its own settings move no bit."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._known: dict[str, Replay] = {}
+
+    def of(self, app: Path, spec: RunSpec) -> Replay:
+        """app: the workload's file; spec: a session's."""
+        same = replace(spec, name="replay", config={"session": "replay"})
+        return self._known.setdefault(f"{app} {same}", Replay(app, same))

@@ -1,6 +1,8 @@
 """What an agent says and does while its worker is busy, with a worker that does as the test says."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from rig import MODEL, blob_of
 
 from hansa.errors import ConnectionFailedError
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
+from hansa.network import patience
 from hansa.network.client.agent import Agent
 from hansa.wire import tokens
 from hansa.wire.frames import (
@@ -17,6 +20,7 @@ from hansa.wire.frames import (
     Blob,
     Closed,
     FromNode,
+    LogLine,
     Offer,
     OpenRound,
     Progress,
@@ -101,6 +105,43 @@ async def test_who_is_told_that_its_lease_has_ended_says_that_it_lives_and_can_h
     assert sent.get_nowait() == Progress(task.key, "ann", "idle", 0, 0)
     assert sent.empty()
     await made.aclose()
+
+
+async def test_an_update_waits_for_a_disk_that_is_full_and_keeps_its_lease(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is reported as failed is out of its round for good."""
+    made, workshop, sent = agent
+    task = opened("run", 60.0)
+    offer = Offer(task.key, "ann", blob_of(MODEL), (Contribution("ann", 1),))
+    refusals, sync = [errno.ENOSPC, errno.EIO, errno.EIO], os.fsync
+
+    async def work(_opened: OpenRound, _on_frame: object) -> Offer:
+        return offer
+
+    def full(descriptor: int) -> None:
+        if refusals:
+            raise OSError(refusals.pop(0), "for a test")
+        sync(descriptor)
+
+    monkeypatch.setattr(workshop, "work", work)
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(patience, "_PAUSE", 0.01)
+    made.receive(task)
+    async with asyncio.timeout(20):
+        told = [await sent.get() for _ in range(6)]
+    await made.aclose()
+
+    assert told == [
+        LogLine(task.key, "ann", told[0].line, "warning"),
+        Progress(task.key, "ann", "disk", 0, 0),
+        LogLine(task.key, "ann", told[2].line, "warning"),
+        Progress(task.key, "ann", "disk", 0, 0),
+        Progress(task.key, "ann", "disk", 0, 0),
+        offer,
+    ]
+    assert "the disk is full: free some space" in told[0].line
+    assert "the disk reports an input/output error" in told[2].line
 
 
 async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
@@ -213,3 +254,18 @@ async def test_the_model_of_a_task_that_waits_for_its_turn_stays(
 
     assert all((made._objects / digest).exists() for digest in digests)
     await made.aclose()
+
+
+async def test_half_a_package_that_a_killed_process_left_is_cleared_away(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, workshop, _ = agent
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(workshop, "start", nothing, raising=False)
+    monkeypatch.setattr(made._link, "run", nothing)
+    (tmp_path / "package.zip.71c79eee.part").touch()
+    await made.run()
+    assert not (tmp_path / "package.zip.71c79eee.part").exists()

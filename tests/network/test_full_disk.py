@@ -1,14 +1,20 @@
-"""A controller whose disk is full in the middle of a session, and has room again. The disk is real, and small."""
+"""Disks that are full in the middle of a session, and have room again. The controller's is real, and small."""
 
 import asyncio
+import errno
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from federation import Federation
+from federation import Federation, federation
 
+from hansa.errors import StorageUnavailableError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.network.client.outbox import Outbox
+from hansa.network.link import Link
 from hansa.simulation import simulate
 from hansa.store.records import SessionState
 from hansa.store.verification import verify_session
@@ -64,3 +70,33 @@ async def test_a_session_waits_for_room_says_so_and_goes_on(disk: Path, app: Pat
     assert session.state is SessionState.FINISHED, session.cause
     assert whole.rounds == 5
     assert session.model == (await asyncio.to_thread(simulate, app, clients=2, spec=spec)).model_hash
+
+
+async def test_no_client_is_lost_to_a_disk_that_refuses_a_model_or_an_update(
+    large_app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below a combiner, whose own disk refuses the model as those of its clients do."""
+    refused: Counter[str] = Counter()
+    download, keep = Link._download_some, Outbox.keep
+
+    async def download_some(self: Link, *given: Any) -> None:
+        refused[f"model {id(self)}"] += 1
+        if refused[f"model {id(self)}"] == 1:
+            raise OSError(errno.ENOSPC, "for a test")
+        await download(self, *given)
+
+    def keep_some(self: Outbox, offer: Any) -> None:
+        refused[f"update {offer.sender}"] += 1
+        if refused[f"update {offer.sender}"] == 1:
+            raise StorageUnavailableError("for a test")
+        keep(self, offer)
+
+    monkeypatch.setattr(Link, "_download_some", download_some)
+    monkeypatch.setattr(Outbox, "keep", keep_some)
+    spec = RunSpec(rounds=2, rules=RoundRules(min_clients=2, quorum=2, deadline=100, lease=60))
+    async with federation(tmp_path, ["only"]) as made:
+        await made.clients(2)
+        session = await made.run(large_app, spec)
+    assert session.state is SessionState.FINISHED, session.cause
+    assert session.model == (await asyncio.to_thread(simulate, large_app, clients=2, spec=spec)).model_hash
+    assert len(refused) == 5

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,8 @@ from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo, Kind, RoundRules, RunSpec
 from hansa.network.client.workshop import Workshop
 from hansa.settings import environment_for_user_code
-from hansa.wire.frames import Evaluated, FromNode, Offer, OpenRound, Progress, RoundKey
+from hansa.wire import codec
+from hansa.wire.frames import Evaluated, FromNode, LogLine, Offer, OpenRound, Progress, RoundKey
 
 MODEL = Arrays({"w": np.zeros(4, np.float32), "steps": np.zeros((), np.int64)})
 
@@ -30,6 +32,19 @@ app = hansa.App()
 
 GOOD = """
     return hansa.Update({"w": model["w"] + 1, "steps": model["steps"] + 1}, num_examples=2)
+"""
+
+
+HEAD_OF_A_FULL_DISK = """
+import errno
+refusals, sync = [errno.ENOSPC, errno.ENOSPC], os.fsync
+
+def full(descriptor):
+    if refusals:
+        raise OSError(refusals.pop(), "for a test")
+    sync(descriptor)
+
+os.fsync = full
 """
 
 
@@ -224,6 +239,19 @@ async def test_a_start_that_is_cancelled_half_way_leaves_a_workshop_that_works(b
             starting.cancel()
             await asyncio.wait([starting])
         assert isinstance(await made.work(), Offer)
+
+
+async def test_what_was_learned_waits_for_a_disk_that_is_full(bench: Make, tmp_path: Path) -> None:
+    large = Arrays({"w": np.zeros(1 << 20, np.float32), "steps": np.zeros((), np.int64)})
+    async with bench(HEAD_OF_A_FULL_DISK + train("")) as made:
+        codec.save(large, tmp_path / "objects" / codec.digest(large))
+        offer = await made.work(replace(opened(), model=blob_of(large, inline=False)))
+    lines = [frame.line for frame in made.frames if isinstance(frame, LogLine)]
+    assert isinstance(offer, Offer)
+    assert codec.digest(codec.load(tmp_path / "objects" / offer.blob.digest)) == offer.blob.digest
+    assert [frame.activity for frame in made.frames if isinstance(frame, Progress)] == ["disk", "disk"]
+    assert len(lines) == 1
+    assert "the disk is full: free some space" in lines[0]
 
 
 async def test_metrics_that_are_no_numbers_travel_as_they_are(bench: Make) -> None:

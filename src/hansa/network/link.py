@@ -22,6 +22,7 @@ from hansa.errors import (
     PermissionDeniedError,
     WireError,
 )
+from hansa.store.disk import explained
 from hansa.wire import channel, chunks
 from hansa.wire.calls import AssignRequest, DownloadRequest
 from hansa.wire.frames import (
@@ -141,22 +142,24 @@ class Link:
     async def download(self, blob: Blob, target: Path, on_progress: Callable[[int], None] | None = None) -> Path:
         """An object as a file, whole and verified; resumes where a broken stream stopped.
 
-        Raises `NotFoundError` when the parent has no use for it any more, `WireError` when its bytes are not its own.
+        Raises `NotFoundError` when the parent has no use for it any more, `WireError` when its bytes are not its own,
+        and `StorageError` when the disk does not take it: nothing of it stays there then.
         """
         if await asyncio.to_thread(target.exists):
             return target
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
         backoff = Backoff()
         try:
-            while True:
-                try:
-                    await self._download_some(blob, part, on_progress)
-                    break
-                except ConnectionFailedError as error:
-                    _log.info("download interrupted", object=blob.digest[:12], why=str(error))
-                    await asyncio.sleep(backoff.next())
-            await asyncio.to_thread(_check_file, part, blob)
-            part.replace(target)
+            with explained("keep a download in", target.parent):
+                while True:
+                    try:
+                        await self._download_some(blob, part, on_progress)
+                        break
+                    except ConnectionFailedError as error:
+                        _log.info("download interrupted", object=blob.digest[:12], why=str(error))
+                        await asyncio.sleep(backoff.next())
+                await asyncio.to_thread(_check_file, part, blob)
+                part.replace(target)
         finally:
             part.unlink(missing_ok=True)
         return target

@@ -6,10 +6,10 @@ What was learned is kept until the round that it belongs to is committed, or has
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,6 +21,7 @@ from hansa.network.client.workshop import Workshop
 from hansa.network.files import mapped
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
+from hansa.network.patience import patiently
 from hansa.packages import unpack
 from hansa.wire.frames import (
     Admission,
@@ -42,6 +43,8 @@ from hansa.wire.frames import (
 from hansa.wire.transport import GRPC, Transport
 
 __all__ = ["Agent"]
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -99,7 +102,7 @@ class Agent:
 
     async def run(self) -> None:
         """Serve until the network dismisses this client; raises what trying again cannot mend."""
-        await asyncio.to_thread(self._outbox.open)
+        await asyncio.to_thread(self._take_up)
         if self._app is not None:
             self._start(self._workshop(self._app).start())
         try:
@@ -114,6 +117,12 @@ class Agent:
         await self._jobs.aclose()
         for workshop in self._workshops.values():
             await workshop.aclose()
+
+    def _take_up(self) -> None:
+        """What an earlier process has learned, without what it had half downloaded."""
+        self._outbox.open()
+        for part in self._work.glob("*.part"):
+            part.unlink(missing_ok=True)
 
     # ── the link ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,8 +207,8 @@ class Agent:
         """Fetch what the task needs, have it done, and hand in the result or the failure."""
         self._needed[opened.model.digest] += 1
         try:
-            app = await self._app_of(opened)
-            await self._model_of(opened)
+            app = await self._patiently(opened, lambda: self._app_of(opened))
+            await self._patiently(opened, lambda: self._model_of(opened))
             async with self._turn(app, opened):
                 self._at_work = opened.key
                 started = asyncio.get_running_loop().call_later(
@@ -210,7 +219,7 @@ class Agent:
                 finally:
                     started.cancel()
             if isinstance(answer, Offer):
-                self._outbox.keep(answer)
+                await self._patiently(opened, lambda: self._kept(answer))
             self._link.send(answer)
         except UserCodeError as error:
             self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
@@ -221,6 +230,23 @@ class Agent:
             self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
         finally:
             self._needed -= Counter((opened.model.digest,))
+
+    async def _kept(self, offer: Offer) -> None:
+        self._outbox.keep(offer)
+
+    async def _patiently(self, opened: OpenRound, ask: Callable[[], Awaitable[T]]) -> T:
+        """As soon as this client's disk does its part: a task is not failed by one that is full for a while."""
+        said = ""
+
+        def tell(away: str) -> None:
+            nonlocal said
+            if away and away != said:
+                self._link.send(LogLine(opened.key, self.client.name, away, "warning"))
+            if away:
+                self._link.send(Progress(opened.key, self.client.name, "disk", 0, 0))
+            said = away
+
+        return await patiently(ask, who=f"client {self.client.name}", tell=tell)
 
     @asynccontextmanager
     async def _turn(self, app: Path, opened: OpenRound) -> AsyncIterator[None]:

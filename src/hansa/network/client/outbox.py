@@ -15,6 +15,9 @@ _KEPT = 16
 """Offers that stay; with more, the oldest are those of runs that ended while this client was away."""
 
 
+_UNFINISHED = ".unfinished"
+
+
 class Outbox:
     """Offers by phase, oldest first. A large update's bytes lie in the folder of objects, under its digest."""
 
@@ -29,7 +32,7 @@ class Outbox:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._objects.mkdir(parents=True, exist_ok=True)
         for file in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
-            offer = _read(file)
+            offer = _read(file) if file.name != _UNFINISHED else None  # whole or not: it would never be forgotten
             if offer is not None and (offer.blob.inline or (self._objects / offer.blob.digest).exists()):
                 self._offers[offer.key] = offer
             else:
@@ -51,7 +54,7 @@ class Outbox:
         with explained("keep an update in", self._folder):
             if not offer.blob.inline:
                 sync_directory(self._objects)
-            unfinished = self._folder / ".unfinished"
+            unfinished = self._folder / _UNFINISHED
             with unfinished.open("wb") as file:
                 file.write(framing.encode_from_node(offer))
                 file.flush()

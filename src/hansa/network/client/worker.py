@@ -12,17 +12,18 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hansa.app import App, load_app
 from hansa.arrays import Arrays
-from hansa.errors import AppError, HansaError, WireError
+from hansa.errors import AppError, HansaError, StorageUnavailableError, WireError
 from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
 from hansa.network.client.memory import Memory
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
+from hansa.store.disk import explained
 from hansa.wire import codec, framing
 from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import (
@@ -31,6 +32,7 @@ from hansa.wire.frames import (
     Evaluated,
     FromNode,
     Heartbeat,
+    LogLine,
     Offer,
     OpenRound,
     Progress,
@@ -44,6 +46,9 @@ _LOOKS = 0.5
 """Seconds between two looks whether the agent is still there."""
 
 _REPORTS_PER_SECOND = 5
+
+_PAUSE = 0.5
+"""Seconds after which a disk that has refused a write is asked again."""
 
 
 @dataclass(slots=True)
@@ -132,9 +137,10 @@ class Worker:
         update = run.train(app, model, task)
         name = self._info.name
         contribution = Contribution(name, update.num_examples, update.metrics)
-        left = self._left(update.arrays)
-        if update.memory is not None:
-            self._memory.keep(opened.key, left.digest, update.memory)
+        left = self._left(opened.key, update.arrays)
+        memory = update.memory
+        if memory is not None:
+            self._patiently(opened.key, lambda: self._memory.keep(opened.key, left.digest, memory))
         return Offer(opened.key, name, left, (contribution,))
 
     def _model(self, blob: Blob) -> Arrays:
@@ -142,13 +148,29 @@ class Worker:
             return codec.decode(blob.inline)
         return codec.load(self._objects / blob.digest)
 
-    def _left(self, arrays: Arrays) -> Blob:
+    def _left(self, key: RoundKey, arrays: Arrays) -> Blob:
         """The update as an object: inline when it is small, else a file in the folder of objects."""
         digest, size = codec.digest(arrays), codec.size(arrays)
         if size <= INLINE_LIMIT:
             return Blob(digest, size, b"".join(codec.encode(arrays)))
-        codec.save(arrays, self._objects / digest)
+        self._patiently(key, lambda: codec.save(arrays, self._objects / digest))
         return Blob(digest, size)
+
+    def _patiently(self, key: RoundKey, write: Callable[[], None]) -> None:
+        """Write as soon as the disk does its part: nothing that was learned is lost to one that is full for a while."""
+        said = ""
+        while True:
+            try:
+                with explained("keep an update in", self._objects):
+                    write()
+            except StorageUnavailableError as error:
+                if str(error) != said:
+                    self._send(LogLine(key, self._info.name, str(error), "warning"))
+                said = str(error)
+                self._send(Progress(key, self._info.name, "disk", 0, 0))
+                time.sleep(_PAUSE)
+            else:
+                return
 
     def _progress(self, done: float, total: float) -> None:
         current, now = self._current, time.monotonic()

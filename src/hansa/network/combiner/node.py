@@ -16,7 +16,6 @@ from hansa.errors import (
     ConnectionFailedError,
     NotFoundError,
     PermissionDeniedError,
-    StorageError,
     WireError,
 )
 from hansa.network.combiner.hub import Hub
@@ -24,6 +23,8 @@ from hansa.network.combiner.service import NodeService
 from hansa.network.files import mapped
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
+from hansa.network.patience import patiently
+from hansa.store.disk import explained
 from hansa.wire import chunks, codec, tokens
 from hansa.wire.frames import (
     Admission,
@@ -173,18 +174,19 @@ class CombinerNode:
         await answered.wait()
 
     async def fetch(self, blob: Blob) -> memoryview:
-        """Bring an object from the parent into a file, and map it."""
-        if self._link is None:
-            raise ConnectionFailedError("the parent is not connected yet")
-        try:
-            path = await self._link.download(blob, self._work / blob.digest)
-            data = await asyncio.to_thread(mapped, path)
-            path.unlink(missing_ok=True)  # the mapping keeps the bytes as long as they are needed
-        except OSError as error:
-            raise StorageError(f"combiner {self.name} cannot keep a model in {self._work}: {error}") from error
-        return data
+        """Bring an object from the parent into a file, and map it; a disk that is full is waited for."""
+        return await patiently(lambda: self._fetched(blob), who=f"combiner {self.name}")
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _fetched(self, blob: Blob) -> memoryview:
+        if self._link is None:
+            raise ConnectionFailedError("the parent is not connected yet")
+        path = await self._link.download(blob, self._work / blob.digest)
+        with explained("read a model in", self._work):
+            data = await asyncio.to_thread(mapped, path)
+            path.unlink(missing_ok=True)  # the mapping keeps the bytes as long as they are needed
+        return data
 
     async def _upload(self, admission: Admission) -> None:
         sum_ = self._sums.get(admission.key)

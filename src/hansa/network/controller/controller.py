@@ -26,9 +26,9 @@ from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.directory import ROOT
 from hansa.network.controller.journal import Journal, event
-from hansa.network.controller.patience import patiently
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
+from hansa.network.patience import patiently
 from hansa.packages import unpack
 from hansa.rounds.why import Why
 from hansa.run import plugin, resolve

@@ -26,10 +26,10 @@ from hansa.network.controller.commit import (
     state_of,
 )
 from hansa.network.controller.journal import Journal
-from hansa.network.controller.patience import patiently
 from hansa.network.controller.phases import Phase, PhasePlan
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.telling import Telling
+from hansa.network.patience import patiently
 from hansa.rounds.events import Abandoned, Completed, NotMet
 from hansa.rounds.why import Why
 from hansa.run import Run, resolve, slots_to_arrays
@@ -310,8 +310,7 @@ class SessionRunner:
             cause = outcome.cause if isinstance(outcome, NotMet) else ""
         self._close(phase, (), cause)
         if cause:
-            message = f"round {number} was not evaluated: {cause}"
-            await self._around.journal.record(self._telling.event("evaluation.failed", message, round=number))
+            await self._note_unevaluated(number, f"round {number} was not evaluated: {cause}")
         return phase.reports
 
     async def _centrally(self, key: RoundKey, blob: Blob, rules: EvaluationRules) -> Metrics | None:
@@ -320,9 +319,12 @@ class SessionRunner:
         try:
             return await self._around.central(self.session, key, blob)
         except HansaError as error:
-            message = f"round {key.round} was not evaluated beside the server: {error}"
-            await self._around.journal.record(self._telling.event("evaluation.failed", message, round=key.round))
+            await self._note_unevaluated(key.round, f"round {key.round} was not evaluated beside the server: {error}")
             return None
+
+    async def _note_unevaluated(self, number: int, message: str) -> None:
+        failed = self._telling.event("evaluation.failed", message, round=number)
+        await self._patiently(lambda: self._around.journal.record(failed))  # if done twice, it is told twice
 
     # ── phases ───────────────────────────────────────────────────────────────────────────────────────────────────
 

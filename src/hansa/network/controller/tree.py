@@ -13,10 +13,10 @@ from hansa.network.combiner.hub import Hub
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.directory import ROOT, Directory
 from hansa.network.controller.journal import Journal, event
-from hansa.network.controller.patience import patiently
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
 from hansa.network.files import mapped
+from hansa.network.patience import patiently
 from hansa.rounds.why import Why
 from hansa.store.ports import MetadataStore, ObjectStore
 from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, SessionRecord

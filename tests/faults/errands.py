@@ -1,0 +1,69 @@
+"""What a laboratory is given to do: a place where the sweep kills, or a schedule."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from faults.campaign import Bench, Finding
+from faults.points import CLIENT, COMBINER, CONTROLLER, MOMENTS, TURNS, Fault
+from faults.schedules import Schedule, draw, judge
+from faults.workload import ROUNDS
+
+__all__ = ["VICTIMS", "Place", "places", "scheduled", "swept"]
+
+VICTIMS = {CONTROLLER: "controller", COMBINER: "", CLIENT: "client-3"}
+"""By kind; of the combiners, the one with the most clients at the time."""
+_MISSES = 2
+"""Passages in a row that are not reached before the sweep goes on: who sends what in which order is not the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the sweep kills a kind of process."""
+
+    kind: str
+    point: str
+    moment: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.moment} {self.point}"
+
+
+def places(kinds: Sequence[str]) -> list[Place]:
+    """All of these kinds; the durable steps, of which there are most, first."""
+    points = [(kind, point) for kind in kinds for point in TURNS[kind]]
+    durable = [(kind, "durable") for kind in kinds if kind != COMBINER]
+    return [Place(kind, point, moment) for kind, point in (*durable, *points) for moment in MOMENTS]
+
+
+def swept(bench: Bench, place: Place) -> Finding:
+    """Kill a process at each passage of a place, in a session for each."""
+    kills, missed, passage = 0, 0, 0
+    flaws: list[str] = []
+    while missed < _MISSES and not flaws:
+        passage += 1
+        lab = bench.lab()
+        victim = VICTIMS[place.kind] or lab.busiest()
+        lab.arm(victim, Fault(place.point, place.moment, passage))
+        name = f"{victim}-{place.point}-{place.moment}-{passage}"
+        flaws = judge(lab, Schedule(0, ()), name)
+        struck = lab.struck(victim)
+        if not struck:
+            lab.disarm(victim)
+        kills, missed = kills + struck, 0 if struck else missed + 1
+    if not kills and not flaws:
+        flaws = [f"{place} is never passed: the sweep has shown nothing there"]
+    what = f"{place}" + (f" {passage}" if flaws else "")
+    drawn = Counter({place.kind: kills})
+    return Finding(what, passage, ROUNDS * passage, drawn, drawn, tuple(flaws), bench.folder)
+
+
+def scheduled(bench: Bench, seed: int) -> Finding:
+    """One schedule."""
+    lab = bench.lab()
+    schedule = draw(seed)
+    struck, rounds = lab.strikes(), lab.rounds()
+    flaws = judge(lab, schedule, f"seed-{seed}")
+    drawn = Counter(f"{each.fault.do} at a point" if each.fault else each.kind for each in schedule.actions)
+    struck, rounds = lab.strikes() - struck, lab.rounds() - rounds
+    return Finding(f"seed {seed}", 1, rounds, drawn, struck, tuple(flaws), bench.folder)
