@@ -142,4 +142,4 @@ class Bench:
             return Offer(offer.key, offer.sender, offer.blob, (heavy,))
         data = offer.blob.inline or (self._worker._objects / offer.blob.digest).read_bytes()
         arrays = {name: np.full_like(array, np.nan) for name, array in codec.decode(memoryview(data)).items()}
-        return Offer(offer.key, offer.sender, self._worker._left(Arrays(arrays)), offer.contributions)
+        return Offer(offer.key, offer.sender, self._worker._left(offer.key, Arrays(arrays)), offer.contributions)
