@@ -428,6 +428,7 @@ class SessionRunner:
             if self._afterwards.exception() is not None and state is SessionState.FINISHED:
                 state, cause = SessionState.FAILED, f"metrics could not be stored: {self._afterwards.exception()}"
         self._afterwards = None
+        await asyncio.gather(*self._noting, return_exceptions=True)
         if self._pruning is not None:
             await asyncio.wait([self._pruning])
         await self._prune()
