@@ -234,6 +234,21 @@ async def test_a_client_summed_at_two_places_costs_the_others_of_that_sum_one_mo
             assert list(second.contributions) == ["y"]
 
 
+async def test_a_verdict_on_a_sum_that_is_no_more_leaves_the_phase_that_has_been_opened_anew(tmp_path: Path) -> None:
+    """An upload broke, so the sum was offered twice; both are refused, the second after the round was reopened."""
+    async with rig() as made, below(made, ["a"], tmp_path), made.node("x") as x:
+        await until_below(made, "x")
+        made.open("x")
+        await x.told(OpenRound)
+        x.offer(filled(0.5))
+        assert (await x.told(Verdict)).accepted
+        late = Verdict(KEY, "a", accepted=False, reason=Reason.LATE, detail="none is awaited", digest="a1" * 32)
+        made.hub.children.streams["a"].send(late)
+        partial = await made.sealed()
+    assert partial is not None
+    assert list(partial.contributions) == ["x"]
+
+
 async def test_a_combiner_that_loses_its_parent_forgets_its_sums_and_so_do_those_below_it(tmp_path: Path) -> None:
     async with rig() as made, below(made, ["a", "b"], tmp_path), made.node("x") as x:
         await until_below(made, "x")

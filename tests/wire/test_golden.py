@@ -129,6 +129,7 @@ NEWEST: dict[str, Capture] = {
     "withdraw": down(Withdraw(ROUND, "alice", "the session was stopped")),
     "admission": down(Admission(ROUND, "alice", "u-1", 2**21)),
     "verdict": down(Verdict(ROUND, "alice", False, Reason.LATE, "the round had closed")),
+    "verdict_sum": down(Verdict(ROUND, "west", False, Reason.LATE, "it fell silent", "a1" * 32)),
     "verdict_accepted": down(Verdict(ROUND, "alice", True)),
     "seal": down(Seal(ROUND)),
     "closed": down(Closed(ROUND, ("alice", "bob"), "")),

@@ -268,6 +268,8 @@ class Verdict:
     accepted: bool
     reason: Reason | None = None
     detail: str = ""
+    digest: str = ""
+    """Of the sum that it is about; empty for a client's update, and when all that a combiner holds is dropped."""
 
 
 @dataclass(frozen=True, slots=True)

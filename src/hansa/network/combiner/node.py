@@ -138,7 +138,7 @@ class CombinerNode:
                 self._hub.receive_from_parent(frame)
             case Admission():
                 self._start(self._upload(frame))
-            case Verdict():
+            case Verdict() if not frame.digest or self._holds(frame):  # else of a sum that is no more
                 if not frame.accepted:
                     _log.error("the parent rejected the sum", round=frame.key.round, detail=frame.detail)
                     self._hub.drop(frame.key, f"its sum was not taken: {frame.detail}")
@@ -199,6 +199,11 @@ class CombinerNode:
             _log.info("upload interrupted", combiner=self.name, why=str(error))
             if self._sums.get(admission.key) is sum_:  # another one has been offered itself
                 self.send(offer)
+
+    def _holds(self, verdict: Verdict) -> bool:
+        """Whether the parent speaks of the sum in hand: of one that was offered twice, it may speak once too often."""
+        sum_ = self._sums.get(verdict.key)
+        return sum_ is not None and sum_[0].blob.digest == verdict.digest
 
     def _forget_sums(self, keys: Iterable[RoundKey]) -> None:
         for key in keys:

@@ -126,7 +126,10 @@ class Offers:
             return
         reason = Reason.LATE if closed is not None else Reason.UNKNOWN_ROUND
         detail = f"round {offer.key.round} of {offer.key.run} is not open here"
-        self._answer(offer.sender, Verdict(offer.key, offer.sender, accepted=False, reason=reason, detail=detail))
+        digest = offer.blob.digest if offer.partial else ""
+        self._answer(
+            offer.sender, Verdict(offer.key, offer.sender, accepted=False, reason=reason, detail=detail, digest=digest)
+        )
 
     async def _take(self, taking: _Taking) -> None:
         """An offer from its announcement to its verdict."""
@@ -171,6 +174,7 @@ class Offers:
     async def _take_partial(self, taking: _Taking) -> None:
         """The sum of a combiner below; without contributions there is nothing to send."""
         offer, phase = taking.offer, taking.phase
+        digest = offer.blob.digest
         try:
             await phase.prepare(await self._blobs.get(phase.opened.model.digest))
             phase.admit_sum(offer)
@@ -178,10 +182,10 @@ class Offers:
         except UpdateRejectedError as error:
             line = f"the sum of {offer.sender} was rejected, its clients offer again: {error}"
             self._report(LogLine(phase.key, self._server, line, "warning"))
-            verdict = Verdict(offer.key, offer.sender, accepted=False, reason=error.reason, detail=error.detail)
-            self._answer(offer.sender, verdict)
+            reason, detail = error.reason, error.detail
+            self._answer(offer.sender, Verdict(offer.key, offer.sender, False, reason, detail, digest))
         else:
-            self._answer(offer.sender, Verdict(offer.key, offer.sender, accepted=True))
+            self._answer(offer.sender, Verdict(offer.key, offer.sender, accepted=True, digest=digest))
         finally:
             phase.paid(offer.sender)
 
