@@ -60,18 +60,18 @@ def train(model, task):
 @contextmanager
 def careless() -> Iterator[None]:
     """In this process, which is the controller: nothing waits for the disk."""
-    sync, engine = os.fsync, SqliteStore._engine  # noqa: SLF001 - what is measured is not to be had otherwise
+    sync, lane = os.fsync, SqliteStore._lane  # noqa: SLF001 - what is measured is not to be had otherwise
 
     def loose(self: SqliteStore, begin: str, connections: int, *pragmas: str) -> Any:
-        return engine(self, begin, connections, *(pragma.replace("=FULL", "=OFF") for pragma in pragmas))
+        return lane(self, begin, connections, *(pragma.replace("=FULL", "=OFF") for pragma in pragmas))
 
     os.fsync = lambda _: None
-    SqliteStore._engine = loose  # type: ignore[method-assign]  # noqa: SLF001
+    SqliteStore._lane = loose  # type: ignore[method-assign]  # noqa: SLF001
     try:
         yield
     finally:
         os.fsync = sync
-        SqliteStore._engine = engine  # type: ignore[method-assign]  # noqa: SLF001
+        SqliteStore._lane = lane  # type: ignore[method-assign]  # noqa: SLF001
 
 
 async def measure(clients: int, size: int, rounds: int, *, durable: bool) -> list[float]:

@@ -55,7 +55,7 @@ TURNS = {
         "hub.open": f"{HUB}._open",
         "hub.close": f"{HUB}._close",
         "phase.merge": f"{PHASE}.merge",
-        "sqlite.commit": "aiosqlite.core:Connection.commit",
+        "sqlite.commit": "sqlalchemy.engine.default:DefaultDialect.do_commit",
     },
     COMBINER: {
         "hub.open": f"{HUB}._open",

@@ -4,13 +4,13 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from servers import Gate, PostgresServer
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, text
 from store_examples import PROJECT, a_commit, a_session, every
 
 from hansa.errors import ConflictError, InputError, StorageUnavailableError
@@ -188,17 +188,17 @@ async def test_a_write_that_a_leader_has_begun_is_done_before_anybody_else_leads
     first, second = PostgresStore(postgres_url), PostgresStore(postgres_url)
     await first.open()
     await second.open()
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
-    async def slowly(connection: AsyncConnection) -> None:
+    def slowly(connection: Connection) -> None:
         begun.set()
-        await go_on.wait()
-        await connection.execute(text("SELECT 1"))
+        go_on.wait()
+        connection.execute(text("SELECT 1"))
 
     leadership = first.leadership("controller", lease=LONG)
     await leadership.acquire()
     writing = asyncio.create_task(first.fenced(leadership)._write(slowly))
-    await begun.wait()
+    await asyncio.to_thread(begun.wait)
     postgres.query("UPDATE leases SET until = 0", str(first._url.database))  # as if the leader had been cut off
     waiting = asyncio.create_task(second.leadership("controller", lease=LONG).acquire())
     while postgres.query("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]:  # noqa: ASYNC110  # it tells nobody

@@ -1,13 +1,13 @@
 """What the PostgreSQL store promises beyond the port: a server that goes and comes back, and what it says of it."""
 
 import asyncio
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from servers import PASSWORD, PostgresServer
-from sqlalchemy import insert, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, insert, text
 from store_examples import PROJECT, a_commit, a_session, every
 
 from hansa.errors import ConfigError, StorageError, StorageUnavailableError
@@ -70,10 +70,10 @@ async def test_a_store_goes_on_by_itself_when_a_killed_server_is_back(postgres: 
 async def test_a_transaction_that_a_killed_server_takes_along_is_undone(postgres: PostgresServer, opened: Opened):
     store = await opened()
 
-    async def interrupted(connection: AsyncConnection) -> None:
-        await connection.execute(insert(TABLES[SessionRecord]), to_row(a_session()))
+    def interrupted(connection: Connection) -> None:
+        connection.execute(insert(TABLES[SessionRecord]), to_row(a_session()))
         postgres.kill()
-        await connection.execute(insert(TABLES[SessionRecord]), to_row(a_session("s2")))
+        connection.execute(insert(TABLES[SessionRecord]), to_row(a_session("s2")))
 
     try:
         with pytest.raises(StorageUnavailableError):
@@ -87,8 +87,8 @@ async def test_a_transaction_that_a_killed_server_takes_along_is_undone(postgres
 async def test_a_session_that_the_server_ends_is_explained(opened: Opened):
     store = await opened()
 
-    async def ended(connection: AsyncConnection) -> None:
-        await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    def ended(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
     with pytest.raises(StorageUnavailableError, match="try again"):
         await store._write(ended)
@@ -101,15 +101,15 @@ async def test_a_session_that_the_server_ends_is_explained(opened: Opened):
 
 async def test_an_event_that_was_numbered_first_is_committed_first(postgres: PostgresServer, opened: Opened):
     first, second, reader = await opened(), await opened(), await opened()
-    numbered, go_on = asyncio.Event(), asyncio.Event()
+    numbered, go_on = threading.Event(), threading.Event()
 
-    async def slowly(connection: AsyncConnection) -> None:
-        await connection.execute(insert(TABLES[EventRecord]), to_row(an_event("first")))
+    def slowly(connection: Connection) -> None:
+        connection.execute(insert(TABLES[EventRecord]), to_row(an_event("first")))
         numbered.set()
-        await go_on.wait()
+        go_on.wait()
 
     writing = asyncio.create_task(first._write(slowly))
-    await numbered.wait()
+    await asyncio.to_thread(numbered.wait)
     overtaking = asyncio.create_task(second.put(an_event("second")))
     await until_somebody_waits(postgres)
     assert (await reader.list(EventRecord, Query(PROJECT))).total == 0
@@ -123,14 +123,14 @@ async def test_an_event_that_was_numbered_first_is_committed_first(postgres: Pos
 
 async def test_a_writer_that_never_ends_is_told_of(opened: Opened):
     first, second = await opened(), await opened(busy=0.05)
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
-    async def for_ever(_connection: AsyncConnection) -> None:
+    def for_ever(_connection: Connection) -> None:
         begun.set()
-        await go_on.wait()
+        go_on.wait()
 
     writing = asyncio.create_task(first._write(for_ever))
-    await begun.wait()
+    await asyncio.to_thread(begun.wait)
 
     with pytest.raises(StorageUnavailableError, match=r"another process has been writing for more than 0\.05 s"):
         await second.put(a_session())
@@ -144,15 +144,15 @@ async def test_a_process_that_stands_still_in_a_transaction_keeps_nobody_from_wr
 ):
     monkeypatch.setattr(module, "_STANDSTILL", 0.1)
     stopped, other = await opened(), await opened()
-    begun, go_on = asyncio.Event(), asyncio.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
-    async def stand_still(connection: AsyncConnection) -> None:
-        await connection.execute(insert(TABLES[SessionRecord]), to_row(a_session("lost")))
+    def stand_still(connection: Connection) -> None:
+        connection.execute(insert(TABLES[SessionRecord]), to_row(a_session("lost")))
         begun.set()
-        await go_on.wait()
+        go_on.wait()
 
     writing = asyncio.create_task(stopped._write(stand_still))
-    await begun.wait()
+    await asyncio.to_thread(begun.wait)
     await other.put(a_session("kept"))
     go_on.set()
 
@@ -170,12 +170,11 @@ async def test_a_commit_waits_for_the_disk_whatever_the_default_of_the_server_is
     try:
         fresh = await opened()
 
-        async def setting(connection: AsyncConnection) -> str:
-            return str((await connection.execute(text("SHOW synchronous_commit"))).scalar_one())
+        def setting(connection: Connection) -> str:
+            return str(connection.execute(text("SHOW synchronous_commit")).scalar_one())
 
         assert await fresh._write(setting) == "on"
-        async with fresh._keeping() as connection:
-            assert await setting(connection) == "on"
+        assert await fresh._keep(setting) == "on"
     finally:
         postgres.query(f"ALTER DATABASE {database} RESET synchronous_commit")
 
@@ -184,8 +183,7 @@ async def test_readers_cannot_write(opened: Opened):
     store = await opened()
 
     with pytest.raises(StorageError, match="read-only"):
-        async with store._reading() as connection:
-            await connection.execute(insert(TABLES[SessionRecord]), to_row(a_session()))
+        await store._read(lambda connection: connection.execute(insert(TABLES[SessionRecord]), to_row(a_session())))
 
 
 # ── what it says ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,7 +250,6 @@ async def test_parameters_of_libpq_in_the_url_are_heard(postgres_url: str):
     store = PostgresStore(f"{postgres_url}?application_name=harbour&options=-c%20work_mem%3D7MB")
     await store.open()
 
-    async with store._reading() as connection:
-        settings = text("SELECT current_setting('application_name'), current_setting('work_mem')")
-        assert (await connection.execute(settings)).one() == ("harbour", "7MB")
+    settings = text("SELECT current_setting('application_name'), current_setting('work_mem')")
+    assert await store._read(lambda connection: connection.execute(settings).one()) == ("harbour", "7MB")
     await store.close()

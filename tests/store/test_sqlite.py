@@ -3,10 +3,11 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from store_examples import PROJECT, a_commit, a_session, every
 
 from hansa.errors import CorruptionError, NotFoundError, StorageError, StorageUnavailableError
@@ -18,9 +19,9 @@ from hansa.store.sqlite import SqliteStore
 
 async def ask(store: SqliteStore, question: str, *, writer: bool = True) -> object:
     """The answer of a connection of the store to a PRAGMA."""
-    engines = store._opened()
-    async with (engines.writer if writer else engines.reader).connect() as connection:
-        return (await connection.execute(text(question))).scalar_one()
+    lanes = store._opened()
+    lane = lanes.writer if writer else lanes.reader
+    return await lane.run(lambda connection: connection.execute(text(question)).scalar_one())
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ async def test_a_commit_waits_for_the_disk(sqlite: SqliteStore):
 async def test_a_row_is_found_by_its_id_through_an_index_in_every_table(sqlite: SqliteStore):
     for table in TABLES.values():
         where = f"{table.name} WHERE {project_column(table).name} = 'p' AND id = 'x'"
-        async with sqlite._opened().reader.connect() as connection:
-            plan = (await connection.execute(text(f"EXPLAIN QUERY PLAN SELECT * FROM {where}"))).all()  # noqa: S608  # our own names
+        asked = text(f"EXPLAIN QUERY PLAN SELECT * FROM {where}")  # noqa: S608  # our own names
+        plan = await sqlite._read(lambda connection: connection.execute(asked).all())  # noqa: B023  # called at once
         assert [step.detail for step in plan if "SCAN" in step.detail] == [], table.name
 
 
@@ -105,10 +106,19 @@ async def test_a_directory_below_a_file_is_explained(tmp_path: Path):
 
 
 async def test_a_writer_that_never_ends_is_told_of(sqlite: SqliteStore):
-    async with sqlite._opened().writer.begin():
-        other = SqliteStore(sqlite.path, busy=0.05)
-        with pytest.raises(StorageUnavailableError, match=r"another process has been writing for more than 0\.05 s"):
-            await other.open()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def for_ever(_connection: Connection) -> None:
+        begun.set()
+        go_on.wait()
+
+    writing = asyncio.create_task(sqlite._write(for_ever))
+    await asyncio.to_thread(begun.wait)
+    other = SqliteStore(sqlite.path, busy=0.05)
+    with pytest.raises(StorageUnavailableError, match=r"another process has been writing for more than 0\.05 s"):
+        await other.open()
+    go_on.set()
+    await writing
 
 
 async def test_a_store_that_is_not_open_says_so(tmp_path: Path):

@@ -6,8 +6,7 @@ for that; a new leader takes the row FOR UPDATE, which does. So a write is done 
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, Insert, bindparam, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, Insert, bindparam, select, update
 
 from hansa.errors import ConflictError
 from hansa.store.schema import LEASES
@@ -18,10 +17,10 @@ FIRST: Final = {"name": bindparam("lease_name"), "epoch": 0, "holder": "", "unti
 """The values of a row of which nobody has been the leader yet."""
 
 
-async def check(connection: AsyncConnection, name: str, epoch: int) -> None:
+def check(connection: Connection, name: str, epoch: int) -> None:
     """Raise `ConflictError` when somebody has led since `epoch`; nobody else can until the transaction ends."""
     row = select(LEASES.c.epoch, LEASES.c.holder).where(LEASES.c.name == name)
-    found = (await connection.execute(row.with_for_update(read=True, key_share=True))).one_or_none()
+    found = connection.execute(row.with_for_update(read=True, key_share=True)).one_or_none()
     if found is None or found.epoch != epoch:
         since = f"{found.holder} has led since, as epoch {found.epoch}" if found else "the store knows of no leader"
         raise ConflictError(
@@ -30,38 +29,38 @@ async def check(connection: AsyncConnection, name: str, epoch: int) -> None:
         )
 
 
-async def holder_of(connection: AsyncConnection, name: str, clock: ColumnElement[float]) -> str:
+def holder_of(connection: Connection, name: str, clock: ColumnElement[float]) -> str:
     """Who holds a lease that has not run out, empty when nobody does."""
     row = select(LEASES.c.holder).where(LEASES.c.name == name, LEASES.c.until > clock)
-    return (await connection.execute(row)).scalar_one_or_none() or ""
+    return connection.execute(row).scalar_one_or_none() or ""
 
 
-async def take(
-    connection: AsyncConnection, first: Insert, name: str, holder: str, *, lease: float, clock: ColumnElement[float]
+def take(
+    connection: Connection, first: Insert, name: str, holder: str, *, lease: float, clock: ColumnElement[float]
 ) -> int | None:
     """The epoch of the new leader; None when another one's lease runs still.
 
     first: inserts `FIRST` where the name has no row yet; clock: the time by the database; lease: seconds.
     """
     row = LEASES.c.name == name
-    await connection.execute(first, {"lease_name": name})
-    await connection.execute(select(LEASES.c.epoch).where(row).with_for_update())
+    connection.execute(first, {"lease_name": name})
+    connection.execute(select(LEASES.c.epoch).where(row).with_for_update())
     taken = (
         update(LEASES)
         .where(row, LEASES.c.until <= clock)
         .values(epoch=LEASES.c.epoch + 1, holder=holder, until=clock + lease)
         .returning(LEASES.c.epoch)
     )
-    epoch: int | None = (await connection.execute(taken)).scalar_one_or_none()
+    epoch: int | None = connection.execute(taken).scalar_one_or_none()
     return epoch
 
 
-async def renew(connection: AsyncConnection, name: str, epoch: int, lease: float, clock: ColumnElement[float]) -> bool:
+def renew(connection: Connection, name: str, epoch: int, lease: float, clock: ColumnElement[float]) -> bool:
     """Let the lease run on from now; False when somebody has led since."""
     ours = (LEASES.c.name == name, LEASES.c.epoch == epoch)
-    return (await connection.execute(update(LEASES).where(*ours).values(until=clock + lease))).rowcount == 1
+    return connection.execute(update(LEASES).where(*ours).values(until=clock + lease)).rowcount == 1
 
 
-async def give_up(connection: AsyncConnection, name: str, epoch: int) -> None:
+def give_up(connection: Connection, name: str, epoch: int) -> None:
     """End the lease of this epoch now."""
-    await connection.execute(update(LEASES).where(LEASES.c.name == name, LEASES.c.epoch == epoch).values(until=0.0))
+    connection.execute(update(LEASES).where(LEASES.c.name == name, LEASES.c.epoch == epoch).values(until=0.0))

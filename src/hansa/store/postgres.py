@@ -10,15 +10,27 @@ A process that is stopped in the middle of a transaction would keep the lock: th
 `_STANDSTILL`. Each connection is tried before it is used, so that a restarted server is found again without an error.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import ClassVar, Final
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar, Final
 
 import psycopg
-from sqlalchemy import URL, ColumnElement, Double, Table, cast, event, func, make_url, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Table,
+    cast,
+    create_engine,
+    event,
+    func,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from hansa.errors import (
     ConfigError,
@@ -30,11 +42,12 @@ from hansa.errors import (
     StorageUnavailableError,
 )
 from hansa.store import leases
+from hansa.store.lanes import Lane
 from hansa.store.leading import LeaseLeadership
 from hansa.store.migrations import upgrade
 from hansa.store.ports import Leadership
 from hansa.store.schema import LEASES
-from hansa.store.sql import Engines, SqlStore
+from hansa.store.sql import Lanes, SqlStore
 
 __all__ = ["PostgresStore"]
 
@@ -74,34 +87,38 @@ class PostgresStore(SqlStore):
 
     def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:
         """A claim by a row that says until when, by the server's clock."""
-        return LeaseLeadership(_Leases(self._keeping), name, lease)
+        return LeaseLeadership(_Leases(self._keep), name, lease)
 
-    async def _connect(self) -> Engines:
+    async def _connect(self) -> Lanes:
         writer, reader, keeper = self._engine(1), self._engine(_READERS), self._engine(1)
         for engine, first in ((writer, _WRITE), (keeper, _KEEP)):
             _begin_with(engine, first)
+        reading = reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        lanes = Lanes(Lane(writer, 1, writes=True), Lane(reading, _READERS, writes=False), Lane(keeper, 1, writes=True))
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(writer.dispose)
-            async with writer.begin() as connection:
-                await self._check_encoding(connection)
-                await connection.run_sync(upgrade)
+            for lane in (lanes.writer, lanes.reader, lanes.keeper):
+                undo.push_async_callback(lane.aclose)
+            await lanes.writer.run(self._prepare)
             undo.pop_all()
-        reader = reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        return Engines(writer, reader, keeper)
+        return lanes
 
-    async def _check_encoding(self, connection: AsyncConnection) -> None:
-        encoding = (await connection.execute(text("SHOW server_encoding"))).scalar_one()
+    def _prepare(self, connection: Connection) -> None:
+        self._check_encoding(connection)
+        upgrade(connection)
+
+    def _check_encoding(self, connection: Connection) -> None:
+        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
         if encoding != "UTF8":
             raise StorageError(
                 f"{self._name} keeps texts as {encoding}, which cannot hold every name: "
                 "make it with ENCODING 'UTF8' TEMPLATE template0"
             )
 
-    def _engine(self, connections: int) -> AsyncEngine:
+    def _engine(self, connections: int) -> Engine:
         milliseconds = {"idle_in_transaction_session_timeout": _STANDSTILL * 1000, "lock_timeout": self._busy * 1000}
         options = [f"-c {name}={round(value)}" for name, value in milliseconds.items()]
         given = self._url.query.get("options", "")
-        return create_async_engine(
+        return create_engine(
             self._url.difference_update_query(["options"]),
             connect_args={
                 "client_encoding": "utf8",
@@ -110,7 +127,6 @@ class PostgresStore(SqlStore):
             },
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=None,
             pool_pre_ping=True,
             hide_parameters=True,
         )
@@ -158,29 +174,30 @@ class PostgresStore(SqlStore):
 class _Leases:
     """Each step is a transaction on a connection of its own, which no write is waiting for."""
 
-    def __init__(self, keeping: Callable[[], AbstractAsyncContextManager[AsyncConnection]]) -> None:
-        self._keeping: Final = keeping
+    def __init__(self, keep: Callable[[Callable[[Connection], Any]], Awaitable[Any]]) -> None:
+        self._keep: Final = keep
         self._first: Final = insert(LEASES).values(leases.FIRST).on_conflict_do_nothing()
 
     async def holder(self, name: str) -> str:
         """Who holds a lease that has not run out; empty: nobody."""
-        async with self._keeping() as connection:
-            return await leases.holder_of(connection, name, _CLOCK)
+        return str(await self._keep(lambda connection: leases.holder_of(connection, name, _CLOCK)))
 
     async def take(self, name: str, holder: str, lease: float) -> int | None:
         """The epoch of the new leader; None when another one's lease runs still."""
-        async with self._keeping() as connection:
-            return await leases.take(connection, self._first, name, holder, lease=lease, clock=_CLOCK)
+
+        def take(connection: Connection) -> int | None:
+            return leases.take(connection, self._first, name, holder, lease=lease, clock=_CLOCK)
+
+        epoch: int | None = await self._keep(take)
+        return epoch
 
     async def renew(self, name: str, epoch: int, lease: float) -> bool:
         """Let the lease run on from now; False when somebody has led since."""
-        async with self._keeping() as connection:
-            return await leases.renew(connection, name, epoch, lease, _CLOCK)
+        return bool(await self._keep(lambda connection: leases.renew(connection, name, epoch, lease, _CLOCK)))
 
     async def give_up(self, name: str, epoch: int) -> None:
         """End the lease now."""
-        async with self._keeping() as connection:
-            await leases.give_up(connection, name, epoch)
+        await self._keep(lambda connection: leases.give_up(connection, name, epoch))
 
 
 _PATIENCE: Final = {
@@ -217,9 +234,9 @@ _REFUSALS: Final = (
 """Words of the server that no second try can change, and what to do. One in another language counts as passing."""
 
 
-def _begin_with(engine: AsyncEngine, first: str) -> None:
+def _begin_with(engine: Engine, first: str) -> None:
     """Have each transaction begin with a statement."""
-    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(first))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(first))
 
 
 def _checked(url: str) -> URL:

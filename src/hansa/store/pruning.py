@@ -7,8 +7,21 @@ rows has to hold on to a digest, none with that digest is marked.
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Insert, Table, and_, delete, exists, not_, or_, select, union, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Insert,
+    Table,
+    and_,
+    delete,
+    exists,
+    not_,
+    or_,
+    select,
+    union,
+    update,
+)
 
 from hansa.store.ports import Pruned, Release
 from hansa.store.records import ModelRecord, PackageRecord, RoundRecord, SessionRecord
@@ -24,7 +37,7 @@ _AT_ONCE: Final = 500
 """Rounds that are marked in one transaction, and values in one statement."""
 
 
-async def prunable(connection: AsyncConnection, release: Release, limit: int) -> Pruned:
+def prunable(connection: Connection, release: Release, limit: int) -> Pruned:
     """The models and states of a release that no row of the project has to hold on to."""
     wanted = exists(_SESSIONS.c.id).where(
         _SESSIONS.c.project == release.project,
@@ -42,13 +55,13 @@ async def prunable(connection: AsyncConnection, release: Release, limit: int) ->
         .order_by(_ROUNDS.c.number)
         .limit(limit)
     )
-    found = [tuple((number, digest) for number, digest in await connection.execute(rows)) for rows in (models, states)]
+    found = [tuple((number, digest) for number, digest in connection.execute(rows)) for rows in (models, states)]
     return Pruned(*found)
 
 
-async def mark(connection: AsyncConnection, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
+def mark(connection: Connection, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
     """Mark what is prunable and among `only`."""
-    found = await prunable(connection, release, _AT_ONCE)
+    found = prunable(connection, release, _AT_ONCE)
     models = tuple(row for row in found.models if row[1] in only)
     states = tuple(row for row in found.states if row[1] in only)
     for table, rows, values in (
@@ -57,11 +70,11 @@ async def mark(connection: AsyncConnection, release: Release, only: Collection[s
     ):
         if rows:
             chosen = _number(table).in_([number for number, _ in rows])
-            await connection.execute(update(table).where(_given_up(table, release), chosen).values(values))
+            connection.execute(update(table).where(_given_up(table, release), chosen).values(values))
     return Pruned(models, states)
 
 
-async def digests_of(connection: AsyncConnection, project: str, session: str) -> frozenset[str]:
+def digests_of(connection: Connection, project: str, session: str) -> frozenset[str]:
     """Every object that a row of a session holds on to."""
     of_session = select(_SESSIONS).where(_SESSIONS.c.project == project, _SESSIONS.c.id == session).subquery()
     rows = union(
@@ -72,10 +85,10 @@ async def digests_of(connection: AsyncConnection, project: str, session: str) ->
         select(of_session.c.seed_model),
         select(of_session.c.model),
     )
-    return frozenset(digest for (digest,) in await connection.execute(rows) if digest)
+    return frozenset(digest for (digest,) in connection.execute(rows) if digest)
 
 
-async def needed(connection: AsyncConnection, digests: Collection[str]) -> frozenset[str]:
+def needed(connection: Connection, digests: Collection[str]) -> frozenset[str]:
     """Those that a row of any project holds on to."""
     found: set[str] = set()
     for some in _batches(sorted(digests)):
@@ -85,27 +98,27 @@ async def needed(connection: AsyncConnection, digests: Collection[str]) -> froze
             *(select(column).where(column.in_(some)) for column in (_SESSIONS.c.seed_model, _SESSIONS.c.model)),
             select(_PACKAGES.c.id).where(_PACKAGES.c.id.in_(some)),
         )
-        found.update(digest for (digest,) in await connection.execute(rows))
+        found.update(digest for (digest,) in connection.execute(rows))
     return frozenset(found)
 
 
-async def queue(connection: AsyncConnection, insert: Insert, digests: Collection[str]) -> None:
+def queue(connection: Connection, insert: Insert, digests: Collection[str]) -> None:
     """Have those removed that no row needs. insert: into `REMOVALS`, doing nothing about one that is there."""
-    unneeded = set(digests) - await needed(connection, digests)
+    unneeded = set(digests) - needed(connection, digests)
     if unneeded:
-        await connection.execute(insert, [{"digest": digest} for digest in sorted(unneeded)])
+        connection.execute(insert, [{"digest": digest} for digest in sorted(unneeded)])
 
 
-async def queued(connection: AsyncConnection, limit: int) -> Sequence[str]:
+def queued(connection: Connection, limit: int) -> Sequence[str]:
     """What is still to be removed."""
     rows = select(REMOVALS.c.digest).order_by(REMOVALS.c.digest).limit(limit)
-    return (await connection.execute(rows)).scalars().all()
+    return connection.execute(rows).scalars().all()
 
 
-async def forget(connection: AsyncConnection, digests: Collection[str]) -> None:
+def forget(connection: Connection, digests: Collection[str]) -> None:
     """Take them out of what is still to be removed."""
     for some in _batches(sorted(digests)):
-        await connection.execute(delete(REMOVALS).where(REMOVALS.c.digest.in_(some)))
+        connection.execute(delete(REMOVALS).where(REMOVALS.c.digest.in_(some)))
 
 
 def _given_up(table: Any, release: Release) -> ColumnElement[bool]:

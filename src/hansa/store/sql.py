@@ -2,20 +2,20 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, ClassVar, Final, Self, TypeVar
 
-from sqlalchemy import Insert, Select, Table, delete, insert, select, update
+from sqlalchemy import Connection, Insert, Select, Table, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from hansa.errors import ConfigError, ConflictError, HansaError, NotFoundError, StorageError
 from hansa.store import leases, pruning, queries
+from hansa.store.lanes import Lane
 from hansa.store.link import round_link
 from hansa.store.ports import Leadership, Page, Pruned, Query, Release, RoundCommit
 from hansa.store.records import EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
@@ -23,7 +23,7 @@ from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import KEYS, REMOVALS, TABLES, RecordType, order_column, project_column
 
-__all__ = ["Engines", "SqlStore"]
+__all__ = ["Lanes", "SqlStore"]
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -32,14 +32,14 @@ _SESSIONS: Final = TABLES[SessionRecord]
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
+class Lanes:
     """An open database."""
 
-    writer: AsyncEngine
+    writer: Lane
     """Its transactions may write, and are given one at a time."""
-    reader: AsyncEngine
+    reader: Lane
     """Its transactions read one state of the database each, many at once."""
-    keeper: AsyncEngine
+    keeper: Lane
     """Takes and renews leases, so that these need not wait for a long write where the database can do both."""
 
 
@@ -47,7 +47,7 @@ class Engines:
 class _Shared:
     """What a store and its fenced views have in common."""
 
-    engines: Engines | None = None
+    lanes: Lanes | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     inserts: dict[RecordType, Insert] = field(default_factory=dict)
 
@@ -81,8 +81,8 @@ class SqlStore(ABC):
         """A claim that is not made yet, see `MetadataStore`."""
 
     @abstractmethod
-    async def _connect(self) -> Engines:
-        """Make the engines of a database that is migrated to the newest schema."""
+    async def _connect(self) -> Lanes:
+        """Make the lanes of a database that is migrated to the newest schema."""
 
     @abstractmethod
     def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
@@ -95,17 +95,17 @@ class SqlStore(ABC):
     async def open(self) -> None:
         """Connect and migrate to the newest schema; opening an open store does nothing."""
         async with self._shared.turn:
-            if self._shared.engines is None:
+            if self._shared.lanes is None:
                 with self._explained():
-                    self._shared.engines = await self._connect()
+                    self._shared.lanes = await self._connect()
 
     async def close(self) -> None:
         """Wait for the writes that have begun, then release every connection."""
         async with self._shared.turn:
-            engines, self._shared.engines = self._shared.engines, None
-            if engines is not None:
-                for engine in {engines.reader, engines.keeper, engines.writer}:
-                    await engine.dispose()
+            lanes, self._shared.lanes = self._shared.lanes, None
+            if lanes is not None:
+                for lane in {lanes.reader, lanes.keeper, lanes.writer}:
+                    await lane.aclose()
 
     def fenced(self, leadership: Leadership) -> Self:
         """The same store for the writes of a leader, see `MetadataStore`."""
@@ -125,8 +125,8 @@ class SqlStore(ABC):
         if kind is EventRecord:
             wanted = int(key) if key.isascii() and key.isdigit() and int(key) < 2**63 else -1
         rows = select(table).where(project_column(table) == project, table.c.id == wanted)
-        async with self._reading() as connection:
-            row = (await connection.execute(rows.order_by(order_column(table)).limit(1))).mappings().first()
+        first = rows.order_by(order_column(table)).limit(1)
+        row = await self._read(lambda connection: connection.execute(first).mappings().first())
         if row is None:
             raise NotFoundError(f"there is no {_noun(kind)} {key!r} in project {project!r}")
         return from_row(kind, row)
@@ -134,12 +134,15 @@ class SqlStore(ABC):
     async def list(self, kind: type[R], query: Query) -> Page[R]:
         """Rows that match; raise `ConfigError`, listing the columns that there are, for one that there is not."""
         rows, count = queries.page(kind, query, self._collation)
-        async with self._reading() as connection:
-            found = (await connection.execute(rows)).mappings().all()
+
+        def page(connection: Connection) -> Page[R]:
+            found = connection.execute(rows).mappings().all()
             total = len(found) + query.offset
             if len(found) == query.limit or not found:
-                total = (await connection.execute(count)).scalar_one()
-        return Page(tuple(from_row(kind, row) for row in found), total)
+                total = connection.execute(count).scalar_one()
+            return Page(tuple(from_row(kind, row) for row in found), total)
+
+        return await self._read(page)
 
     async def put(self, *records: Record) -> None:
         """Insert or replace by id, all or none; a row that is replaced keeps its place in the order.
@@ -158,10 +161,10 @@ class SqlStore(ABC):
         if isinstance(record, EventRecord):
             _check_new([record])
 
-        async def insert_row(connection: AsyncConnection) -> None:
+        def insert_row(connection: Connection) -> None:
             try:
                 with self._explained():
-                    await connection.execute(insert(TABLES[kind]), row)
+                    connection.execute(insert(TABLES[kind]), row)
             except ConflictError as error:
                 raise ConflictError(f"there is a {_noun(kind)} {record.id!r} already; choose another id") from error
 
@@ -174,16 +177,16 @@ class SqlStore(ABC):
         has no such session.
         """
 
-        async def delete_rows(connection: AsyncConnection) -> None:
-            objects = await pruning.digests_of(connection, project, session)
+        def delete_rows(connection: Connection) -> None:
+            objects = pruning.digests_of(connection, project, session)
             for table in TABLES.values():
                 if "session" in table.c:
                     ours = (table.c.project == project, table.c.session == session)
-                    await connection.execute(delete(table).where(*ours))
+                    connection.execute(delete(table).where(*ours))
             gone = delete(_SESSIONS).where(_SESSIONS.c.project == project, _SESSIONS.c.id == session)
-            if (await connection.execute(gone)).rowcount == 0:
+            if connection.execute(gone).rowcount == 0:
                 raise NotFoundError(f"there is no session {session!r} in project {project!r}")
-            await self._queue(connection, objects)
+            self._queue(connection, objects)
 
         await self._write(delete_rows)
 
@@ -201,19 +204,19 @@ class SqlStore(ABC):
         others: list[Record] = [commit.model, *commit.contributions, *commit.metrics, *commit.events]
         rows = [(type(other), to_row(other)) for other in others]
 
-        async def insert_round(connection: AsyncConnection) -> None:
-            previous, existing = await self._neighbours(connection, record)
+        def insert_round(connection: Connection) -> None:
+            previous, existing = self._neighbours(connection, record)
             link = round_link(previous.link if previous else "", record, commit.contributions)
             if check_successor(record, link, previous, existing):
                 return
             ours = update(_SESSIONS).where(_SESSIONS.c.project == session.project, _SESSIONS.c.id == session.id)
-            if (await connection.execute(ours, session_row)).rowcount == 0:
+            if connection.execute(ours, session_row).rowcount == 0:
                 raise NotFoundError(
                     f"there is no session {session.id!r} in project {session.project!r} (any more), "
                     f"so its round {record.number} cannot be committed"
                 )
-            await connection.execute(insert(_ROUNDS), to_row(replace(record, link=link)))
-            await self._insert_all(connection, rows)
+            connection.execute(insert(_ROUNDS), to_row(replace(record, link=link)))
+            self._insert_all(connection, rows)
 
         await self._write(insert_round)
 
@@ -227,36 +230,33 @@ class SqlStore(ABC):
 
     async def prunable(self, release: Release, limit: int = 500) -> Pruned:
         """What `prune` would mark now, the oldest first; limit: of models, and of states."""
-        async with self._reading() as connection:
-            return await pruning.prunable(connection, release, limit)
+        return await self._read(lambda connection: pruning.prunable(connection, release, limit))
 
     async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
         """Mark what is `prunable` and among these digests; those that no row needs any more become `removals`."""
 
-        async def mark_rows(connection: AsyncConnection) -> Pruned:
-            marked = await pruning.mark(connection, release, only, at=at, by=by)
-            await self._queue(connection, marked.digests)
+        def mark_rows(connection: Connection) -> Pruned:
+            marked = pruning.mark(connection, release, only, at=at, by=by)
+            self._queue(connection, marked.digests)
             return marked
 
         return await self._write(mark_rows)
 
     async def needed(self, digests: Collection[str]) -> frozenset[str]:
         """Those that a row of any project needs."""
-        async with self._reading() as connection:
-            return await pruning.needed(connection, digests)
+        return await self._read(lambda connection: pruning.needed(connection, digests))
 
     async def removals(self, limit: int = 500) -> Sequence[str]:
         """Objects that are still to be removed."""
-        async with self._reading() as connection:
-            return await pruning.queued(connection, limit)
+        return await self._read(lambda connection: pruning.queued(connection, limit))
 
     async def removed(self, digests: Collection[str]) -> None:
         """These are no `removals` any more: they are removed, or needed again."""
         if digests:
             await self._write(lambda connection: pruning.forget(connection, digests))
 
-    async def _queue(self, connection: AsyncConnection, digests: Collection[str]) -> None:
-        await pruning.queue(connection, self._insert(REMOVALS).on_conflict_do_nothing(), digests)
+    def _queue(self, connection: Connection, digests: Collection[str]) -> None:
+        pruning.queue(connection, self._insert(REMOVALS).on_conflict_do_nothing(), digests)
 
     async def _trail(
         self, follow: Callable[[str, str, int], Select[Any]], project: str, model: str, limit: int
@@ -264,31 +264,27 @@ class SqlStore(ABC):
         if limit < 1:
             raise ConfigError(f"limit = {limit}: a trail has at least 1 model")
         await self.get(ModelRecord, project, model)
-        async with self._reading() as connection:
-            rows = (await connection.execute(follow(project, model, limit))).mappings().all()
+        found = follow(project, model, limit)
+        rows = await self._read(lambda connection: connection.execute(found).mappings().all())
         return tuple(from_row(ModelRecord, row) for row in rows)
 
-    async def _neighbours(
-        self, connection: AsyncConnection, record: RoundRecord
-    ) -> tuple[RoundRecord | None, RoundRecord | None]:
+    def _neighbours(self, connection: Connection, record: RoundRecord) -> tuple[RoundRecord | None, RoundRecord | None]:
         """(the round before, the round with this number), as they are committed."""
         near = select(_ROUNDS).where(
             _ROUNDS.c.project == record.project,
             _ROUNDS.c.session == record.session,
             _ROUNDS.c.number.in_([record.number - 1, record.number]),
         )
-        found = [from_row(RoundRecord, row) for row in (await connection.execute(near)).mappings()]
+        found = [from_row(RoundRecord, row) for row in connection.execute(near).mappings()]
         by_number = {row.number: row for row in found}
         return by_number.get(record.number - 1), by_number.get(record.number)
 
-    async def _insert_all(
-        self, connection: AsyncConnection, rows: Sequence[tuple[RecordType, Mapping[str, Any]]]
-    ) -> None:
+    def _insert_all(self, connection: Connection, rows: Sequence[tuple[RecordType, Mapping[str, Any]]]) -> None:
         for kind, group in groupby(rows, key=lambda row: row[0]):
             statement = self._shared.inserts.get(kind)
             if statement is None:
                 statement = self._shared.inserts[kind] = self._upsert(kind) if kind in KEYS else insert(TABLES[kind])
-            await connection.execute(statement, [row for _, row in group])
+            connection.execute(statement, [row for _, row in group])
 
     def _upsert(self, kind: RecordType) -> Insert:
         """INSERT that replaces the row with the same key, which keeps its place in the order."""
@@ -297,11 +293,10 @@ class SqlStore(ABC):
         replaced = {c.name: statement.excluded[c.name] for c in table.c if c.name not in (*key, "seq")}
         return statement.on_conflict_do_update(index_elements=list(key), set_=replaced)
 
-    async def _write(self, work: Callable[[AsyncConnection], Awaitable[T]], *, fence: bool = True) -> T:
+    async def _write(self, work: Callable[[Connection], T], *, fence: bool = True) -> T:
         """A transaction that is committed, and on the disk, when this returns; an error undoes all of it.
 
-        Whoever is cancelled meanwhile hears of it when it is over: a driver that is interrupted in the middle may leave
-        the transaction open, and the next writer waits for that.
+        Whoever is cancelled meanwhile hears of it when it is over.
         """
         async with self._shared.turn:
             writing = asyncio.create_task(self._transact(work, self._fence if fence else None))
@@ -311,26 +306,24 @@ class SqlStore(ABC):
                 await asyncio.gather(writing, return_exceptions=True)
                 raise
 
-    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]], fence: _Fence | None) -> T:
-        with self._explained():
-            async with self._opened().writer.begin() as connection:
-                if fence is not None:
-                    await leases.check(connection, fence.name, fence.epoch)
-                return await work(connection)
+    async def _transact(self, work: Callable[[Connection], T], fence: _Fence | None) -> T:
+        def fenced(connection: Connection) -> T:
+            if fence is not None:
+                leases.check(connection, fence.name, fence.epoch)
+            return work(connection)
 
-    @asynccontextmanager
-    async def _keeping(self) -> AsyncIterator[AsyncConnection]:
+        with self._explained():
+            return await self._opened().writer.run(fenced)
+
+    async def _keep(self, work: Callable[[Connection], T]) -> T:
         """A transaction about leases, which waits for no turn."""
         with self._explained():
-            async with self._opened().keeper.begin() as connection:
-                yield connection
+            return await self._opened().keeper.run(work)
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+    async def _read(self, work: Callable[[Connection], T]) -> T:
         """A transaction that sees one state of the database."""
         with self._explained():
-            async with self._opened().reader.connect() as connection:
-                yield connection
+            return await self._opened().reader.run(work)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -341,10 +334,10 @@ class SqlStore(ABC):
         except SQLAlchemyError as error:
             raise StorageError(f"{self._name}: {error}") from error
 
-    def _opened(self) -> Engines:
-        if self._shared.engines is None:
+    def _opened(self) -> Lanes:
+        if self._shared.lanes is None:
             raise StorageError(f"{self._name} is not open: await its open() first")
-        return self._shared.engines
+        return self._shared.lanes
 
 
 def _check_new(events: Sequence[EventRecord]) -> None:

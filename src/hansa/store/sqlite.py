@@ -7,14 +7,14 @@ so that it survives a power cut. Several processes may open the same file: they 
 import asyncio
 import sqlite3
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import URL, Table, event, literal
+from sqlalchemy import URL, Table, create_engine, event, literal
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from hansa.errors import (
     ConflictError,
@@ -26,11 +26,12 @@ from hansa.errors import (
 )
 from hansa.store import leases
 from hansa.store.disk import explained, make_directory
+from hansa.store.lanes import Lane
 from hansa.store.leading import LockLeadership
 from hansa.store.migrations import upgrade
 from hansa.store.ports import Leadership
 from hansa.store.schema import LEASES
-from hansa.store.sql import Engines, SqlStore
+from hansa.store.sql import Lanes, SqlStore
 
 __all__ = ["SqliteStore"]
 
@@ -39,14 +40,6 @@ _RETRY: Final = 0.01
 """Seconds between two tries to switch a new file to write-ahead logging."""
 _PASSING: Final = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_IOERR"})
 """What can be over when the call is made again."""
-
-
-class _Connection(sqlite3.Connection):
-    """Closes itself: where a task is cancelled while its connection is being opened, nobody else has it."""
-
-    def __del__(self) -> None:
-        with suppress(sqlite3.ProgrammingError):  # it could not be opened at all
-            self.close()
 
 
 def _write_ahead(cursor: Any, busy: float) -> None:
@@ -76,30 +69,28 @@ class SqliteStore(SqlStore):
         self._busy: Final = busy
         super().__init__(f"the SQLite database {self.path}")
 
-    async def _connect(self) -> Engines:
+    async def _connect(self) -> Lanes:
         with explained("make the directory", self.path.parent):
             await asyncio.to_thread(make_directory, self.path.parent)
-        writer = self._engine("BEGIN IMMEDIATE", 1, "synchronous=FULL", "foreign_keys=ON")
+        writer = self._lane("BEGIN IMMEDIATE", 1, "synchronous=FULL", "foreign_keys=ON")
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(writer.dispose)
-            async with writer.begin() as connection:
-                await connection.run_sync(upgrade)
+            undo.push_async_callback(writer.aclose)
+            await writer.run(upgrade)
             undo.pop_all()
-        return Engines(writer, self._engine("BEGIN", _READERS, "query_only=ON"), writer)
+        return Lanes(writer, self._lane("BEGIN", _READERS, "query_only=ON"), writer)
 
-    def _engine(self, begin: str, connections: int, *pragmas: str) -> AsyncEngine:
+    def _lane(self, begin: str, connections: int, *pragmas: str) -> Lane:
         """begin: the statement that begins a transaction (the driver's own is switched off)."""
-        engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=str(self.path)),
+        engine = create_engine(
+            URL.create("sqlite", database=str(self.path)),
             connect_args={
-                "factory": _Connection,
-                "check_same_thread": False,  # whichever thread drops the last reference closes it
+                "check_same_thread": False,  # whichever thread is free takes one of the pool
                 "isolation_level": None,
                 "timeout": self._busy,
             },
+            poolclass=QueuePool,
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=None,
         )
 
         def connected(connection: Any, _: Any) -> None:
@@ -109,9 +100,9 @@ class SqliteStore(SqlStore):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
-        event.listen(engine.sync_engine, "connect", connected)
-        event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
-        return engine
+        event.listen(engine, "connect", connected)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        return Lane(engine, connections, writes=begin == "BEGIN IMMEDIATE")
 
     def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:  # noqa: ARG002  # the kernel counts no time
         """A claim by a lock on a file beside the database, which ends with its process."""
