@@ -14,7 +14,15 @@ from hansa.messages import ClientInfo, Contribution, Kind, Update
 from hansa.network.controller.commit import OPENED
 from hansa.run import resolve, slots_to_arrays
 from hansa.store.link import ACCEPTED, verify_chain
-from hansa.store.records import ContributionRecord, EventRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
+from hansa.store.records import (
+    ContributionRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    RoundRecord,
+    SessionRecord,
+    SessionState,
+)
 from hansa.wire import codec
 
 __all__ = ["CHECKS", "check"]
@@ -86,13 +94,15 @@ def rounds_form_one_chain(world: World) -> Iterator[str]:
         newest = rounds[-1].model if rounds else None
         if (session.round, session.model) != (len(rounds), newest):
             yield f"{session.name} is at round {session.round}, its rounds end with {len(rounds)}"
-        models = {each.id for each in world.left(ModelRecord) if each.session == session.id}
+        models = {each.round: each for each in world.left(ModelRecord) if each.session == session.id}
         for record in rounds:
-            if record.model not in models:
+            model = models.get(record.number)
+            if model is None or model.id != record.model:
                 yield f"the model of round {record.number} has no record"
-            for digest in {record.model, record.state} - {""}:
-                if digest not in world.stored:
-                    yield f"{digest[:8]} of round {record.number} is committed, and not stored"
+            elif model.pruned_at is None and model.id not in world.stored:
+                yield f"the model of round {record.number} is committed, and not stored"
+            if record.state and record.state_pruned_at is None and record.state not in world.stored:
+                yield f"the state of round {record.number} is committed, and not stored"
 
 
 def models_are_those_of_a_run_without_faults(world: World) -> Iterator[str]:
@@ -122,6 +132,30 @@ def updates_stay_in_their_run(world: World) -> Iterator[str]:
             yield f"{part.client} is counted in round {part.round} of {part.session} with what it has not learned there"
 
 
+def what_policies_give_up_is_gone_and_nothing_else(world: World) -> Iterator[str]:
+    """Retention: by the end exactly what a policy does not keep is marked, and no bytes are left of it."""
+    sessions = world.left(SessionRecord)
+    if any(session.state not in ENDED for session in sessions):
+        return  # whatever holds it up is told elsewhere; nobody has pruned at its end
+    needed = {digest for session in sessions for digest in (session.seed_model, session.model)}
+    for session in sessions:
+        kept = _kept(world, session)
+        models = [(each.round, each.pruned_at) for each in world.left(ModelRecord) if each.session == session.id]
+        rounds = [each for each in world.left(RoundRecord) if each.session == session.id and each.state]
+        states = [(each.number, each.state_pruned_at) for each in rounds]
+        for what, marks in (("model", models), ("state", states)):
+            for number, pruned_at in marks:
+                if (pruned_at is None) != (number in kept):
+                    how = "kept" if pruned_at is None else "given up"
+                    yield f"the {what} of round {number} of {session.name} is {how}, which keeps {session.keep}"
+    needed |= {model.id for model in world.left(ModelRecord) if model.pruned_at is None}
+    needed |= {record.state for record in world.left(RoundRecord) if record.state_pruned_at is None}
+    if left := world.stored - needed:
+        yield f"nobody needs {sorted(digest[:8] for digest in left)}, and it is stored"
+    if world.database.removals:
+        yield f"{sorted(world.database.removals)} is still to be removed"
+
+
 CHECKS: Mapping[str, Invariant] = {
     "I1": acknowledged_updates_count_or_are_refused,
     "I2": no_update_counts_twice,
@@ -130,6 +164,7 @@ CHECKS: Mapping[str, Invariant] = {
     "I5": models_are_those_of_a_run_without_faults,
     "I6": every_session_ends_with_a_cause,
     "I7": updates_stay_in_their_run,
+    "retention": what_policies_give_up_is_gone_and_nothing_else,
 }
 
 
@@ -143,6 +178,29 @@ def _without_a_row(world: World) -> Iterator[str]:
             for client in cast("list[str]", opened.data["invited"]):
                 if client not in rows:
                     yield f"{client} was invited to round {number} of {opened.session}, and has no row there"
+
+
+def _kept(world: World, session: SessionRecord) -> set[int]:
+    """The rounds that its policy keeps, worked out in the plainest way."""
+    everything = set(range(1, session.round + 1))
+    if session.keep is None:
+        return everything
+    kept = {session.round}
+    for clause in session.keep.split(", "):
+        match clause.split():
+            case ["last", number]:
+                kept |= set(range(session.round - int(number) + 1, session.round + 1))
+            case [*_, "loss", better]:
+                losses = {
+                    metric.round: metric.value
+                    for metric in world.left(MetricRecord)
+                    if (metric.session, metric.kind, metric.name, metric.client) == (session.id, Kind.TRAIN, "loss", "")
+                }
+                if not losses:
+                    return everything
+                best = (max if better == "max" else min)(losses.values())
+                kept.add(min(number for number, loss in losses.items() if loss == best))
+    return kept & everything
 
 
 def _rounds(world: World, session: str) -> int:

@@ -14,6 +14,10 @@ CONTROLLER, STANDBY = "controller", "standby"
 LEASE, DEADLINE = 10.0, 480.0
 ENDED = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
 
+_KEEPS = (None, None, "last 1", "last 2", "best train loss min", "last 1, best train loss max")
+_SMALL = 0.75
+"""Share of the networks that are small: what a few nodes can get into shows there, in a third of the time."""
+
 SHAPES: Mapping[str, Mapping[str, str]] = {
     "root": {},
     "flat": {"west": "", "east": ""},
@@ -42,6 +46,7 @@ KINDS = (
     "nan",
     "heavy",
     "stop",
+    "prune",
 )
 """Every kind of fault there is."""
 
@@ -87,6 +92,8 @@ class Plan:
     """Whether a second controller waits to take over."""
     preferring: bool
     """Whether clients name the combiner that they would like."""
+    keeps: tuple[str | None, ...] = ()
+    """For each session, the policy by which its models are kept; none said: all."""
     faults: tuple[Fault, ...] = ()
     combiners: Mapping[str, str] = field(default_factory=dict)
 
@@ -100,7 +107,8 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     rng = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
     shape = rng.choice(["flat", "flat", "deep", "root"])
-    clients = rng.randint(4, 8)
+    small = rng.random() < _SMALL
+    clients = rng.randint(2, 4) if small else rng.randint(4, 8)
     combiners = SHAPES[shape]
     latency = rng.choice([0.001, 0.005, 0.03])
     transfers = rng.random() < 0.6
@@ -108,7 +116,7 @@ def draw(seed: int) -> Plan:
         seed=seed,
         shape=shape,
         clients=clients,
-        specs=tuple(_spec(rng, number, clients) for number in range(rng.choice([1, 1, 1, 2]))),
+        specs=tuple(_spec(rng, number, clients, small=small) for number in range(rng.choice([1, 1, 1, 2]))),
         profile=Profile(latency, rng.choice([0.0, 0.01, 0.05]), 256 if transfers else 1 << 16),
         thread_delay=rng.choice([0.0, 0.002, 0.05]),
         step=0.0,
@@ -122,10 +130,12 @@ def draw(seed: int) -> Plan:
     count = rng.choice([0, 1, 1, 2, 2, 3, 4, 6, 9])
     faults = sorted((_fault(rng, plan) for _ in range(count)), key=lambda fault: fault.at)
     step = random.Random(f"step {seed}").choice([0.0, 2e-5, 1e-3])  # noqa: S311 - a simulation
-    return replace(plan, faults=tuple(faults), step=step)
+    keeping = random.Random(f"keep {seed}")  # noqa: S311 - a simulation
+    keeps = tuple(keeping.choice(_KEEPS) for _ in plan.specs)
+    return replace(plan, faults=tuple(faults), step=step, keeps=keeps)
 
 
-def _spec(rng: random.Random, number: int, clients: int) -> RunSpec:
+def _spec(rng: random.Random, number: int, clients: int, *, small: bool) -> RunSpec:
     quorum = rng.randint(1, max(1, clients - 1))
     some = rng.random() < 0.3
     rules = RoundRules(
@@ -145,7 +155,7 @@ def _spec(rng: random.Random, number: int, clients: int) -> RunSpec:
         name=f"session-{number}",
         algorithm=algorithm,
         algorithm_options=options,
-        rounds=rng.randint(2, 4),
+        rounds=rng.randint(1, 2) if small else rng.randint(2, 4),
         seed=rng.randrange(2**31),
         rules=rules,
         evaluation=EvaluationRules(every=rng.choice([0, 1, 2]), central=False),
@@ -170,12 +180,14 @@ def _fault(rng: random.Random, plan: Plan) -> Fault:  # noqa: PLR0911 - one case
             one, other = _link(rng, plan, clients)
             return Fault(kind, at, f"{one}|{other}", 0.0, rng.randint(1, 9))
         case "kill before a step" | "kill after a step":
-            step = rng.choice(["put", "commit", "commit", "object", "object"])
+            step = rng.choice(["put", "commit", "commit", "object", "object", "prune", "delete", "removed"])
             return Fault(kind, at, step, length, rng.randint(1, 4))
         case "gone":
             return Fault(kind, at, rng.choice(clients))
         case "away":
             return Fault(kind, at, "store", min(length, 15.0))
+        case "prune":
+            return Fault(kind, at, "operator")
         case "stop":
             return Fault(kind, at, f"session-{rng.randrange(len(plan.specs))}", length)
         case _:

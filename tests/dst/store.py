@@ -7,7 +7,7 @@ of `hansa.store`, and it passes their tests. Objects are the real directory stor
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -314,7 +314,7 @@ class MemoryStore:
 
     async def delete_session(self, project: str, session: str) -> None:
         """Remove a session and its rows."""
-        await self._writing("delete", lambda: self.database.delete_session(project, session))
+        await self._writing("forget", lambda: self.database.delete_session(project, session))
 
     async def commit_round(self, commit: RoundCommit) -> None:
         """Write a round at once."""
@@ -420,11 +420,11 @@ class SlowObjects:
 
     async def put(self, parts: Iterable[bytes | memoryview]) -> str:
         """Store the concatenation."""
-        return await self._writing(self._objects.put(parts))
+        return await self._writing("object", self._objects.put(parts))
 
     async def put_file(self, path: Path) -> str:
         """The same for a file's bytes."""
-        return await self._writing(self._objects.put_file(path))
+        return await self._writing("object", self._objects.put_file(path))
 
     async def size(self, digest: str) -> int:
         """Bytes."""
@@ -444,22 +444,22 @@ class SlowObjects:
 
     async def delete(self, digest: str) -> None:
         """Remove."""
-        await self._writing(self._objects.delete(digest))
+        await self._writing("delete", self._objects.delete(digest))
 
     async def list(self) -> AsyncIterator[StoredObject]:
-        """Every object."""
+        """Every object; a file's own time is real, so here all are old enough for whatever asks."""
         await self._disk.reading()
         async for found in self._objects.list():
-            yield found
+            yield replace(found, stored_at=0.0)
 
-    async def _writing(self, storing: Awaitable[T]) -> T:
+    async def _writing(self, step: str, storing: Awaitable[T]) -> T:
         try:
-            await self._disk.before("object")
+            await self._disk.before(step)
         except BaseException:
             storing.close()  # type: ignore[attr-defined]  # a coroutine that is not awaited any more
             raise
         done = await storing
-        await self._disk.after("object")
+        await self._disk.after(step)
         return done
 
 

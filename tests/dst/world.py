@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,13 +124,16 @@ class World:
             await asyncio.sleep(1.0)
         if ended:
             self._check_nothing_is_open()
+            self.steps.clear()
+            await self._as_operator(_prune)
         await self._close()
 
     async def _create_sessions(self, controller: Controller) -> None:
-        for spec in self.plan.specs:
+        for spec, keep in zip_longest(self.plan.specs, self.plan.keeps):
             model = resolve(spec).initial_model(app_of(self.plan.clients))
             seed = await controller.add_model(PROJECT, b"".join(codec.encode(model)))
-            self.sessions.append((await controller.create_session(PROJECT, spec, seed_model=seed.id)).id)
+            created = await controller.create_session(PROJECT, spec, seed_model=seed.id, keep=keep)
+            self.sessions.append(created.id)
 
     async def _until_all_ended(self) -> bool:
         """Start what is to be started, as an operator would, until every session has ended; False when one does not."""
@@ -305,7 +309,7 @@ class World:
 
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _strike(self, fault: Fault) -> None:  # noqa: C901 - one case for each kind
+    def _strike(self, fault: Fault) -> None:  # noqa: C901, PLR0912 - one case for each kind
         """A fault begins."""
         if self.closing:
             return
@@ -343,6 +347,9 @@ class World:
                 self.steps.append(fault)
             case "stop":
                 self._stop(fault)
+            case "prune":
+                self.history.faults["prune"] += 1
+                self.loop.create_task(self._as_operator(_prune))
             case _:
                 pass
 
@@ -440,6 +447,9 @@ class World:
             }
             if any(left.values()):
                 self.history.violated(self.loop.now, "I10", f"{name} still holds {left}")
+        if self.database.removals and not self.history.faults["away"]:
+            left = sorted(digest[:8] for digest in self.database.removals)
+            self.history.violated(self.loop.now, "retention", f"{left} is given up, and not removed")
         expected = {f"client-{i}" for i in range(self.plan.clients)} - self.gone
         for name in sorted(expected):
             agent = self.nodes[name]
@@ -458,6 +468,11 @@ class World:
             self.history.violated(self.loop.now, "rows", said)
         if there != expected:
             self.history.violated(self.loop.now, "I6", f"the directory has {sorted(there)}")
+
+
+async def _prune(controller: Controller) -> None:
+    """As an operator does who wants everything gone that nobody needs."""
+    await controller.prune(PROJECT, dry_run=False, grace=0.0)
 
 
 def _is_short(rules: RoundRules, clients: int, lost: int) -> bool:

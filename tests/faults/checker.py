@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults.history import History, Session
-from faults.workload import Replay, Replays
+from faults.workload import KEPT, Replay, Replays
 from hansa.errors import CorruptionError
 from hansa.store.link import ACCEPTED, verify_chain
 from hansa.store.records import ContributionRecord, SessionState
@@ -74,8 +74,13 @@ def rounds_form_one_chain_and_can_be_recomputed(history: History, replays: dict[
         if (record.round, record.model) != (len(each.rounds), each.rounds[-1].model if each.rounds else None):
             yield f"session {record.name} is at round {record.round}, its rounds end with {len(each.rounds)}"
         yield from _not_recomputed(each, replays[record.id])
+        pruned = {model.round for model in each.models if model.pruned_at is not None}
         for found in each.rounds:
-            for digest in {found.model, found.state} - {"", *each.stored}:
+            needed = {
+                found.model if found.number not in pruned else "",
+                found.state if not found.state_pruned_at else "",
+            }
+            for digest in needed - {"", *each.stored}:
                 yield f"{digest[:12]} of round {found.number} is committed, and not (whole) on the disk"
 
 
@@ -157,6 +162,26 @@ def nothing_is_left_behind(history: History, _: dict[str, Replay]) -> Iterator[s
         yield f"{path} is left"
 
 
+def what_policies_give_up_is_gone_and_nothing_else(history: History, _: dict[str, Replay]) -> Iterator[str]:
+    """Retention: no round is given up that a policy keeps; what is given up has no bytes any more."""
+    needed = {digest for each in history.sessions for digest in (each.record.model, each.record.seed_model)}
+    for each in history.sessions:
+        keep = each.record.keep
+        first = each.record.round - KEPT + 1 if keep else 1
+        given_up = {number for number, is_pruned in _pruned(each) if is_pruned}
+        if too_many := sorted(number for number in given_up if number >= first):
+            yield f"rounds {too_many} of {each.record.name} are given up, which keeps {keep or 'all'}"
+        needed |= {model.id for model in each.models if model.round >= first}
+        needed |= {found.state for found in each.rounds if found.number >= first}
+    if history.unneeded is None:
+        return
+    yield from (f"nobody needs {digest[:12]}, and it is stored" for digest in history.unneeded)
+    for each in history.sessions:
+        for model in each.models:
+            if model.pruned_at is None and model.id not in needed:
+                yield f"the model of round {model.round} of {each.record.name} is kept, which keeps {each.record.keep}"
+
+
 CHECKS: dict[str, Callable[[History, dict[str, Replay]], Iterator[str]]] = {
     "I1": acknowledged_updates_count_or_are_refused,
     "I1 once": nothing_is_learned_twice,
@@ -168,7 +193,14 @@ CHECKS: dict[str, Callable[[History, dict[str, Replay]], Iterator[str]]] = {
     "I7": updates_stay_in_their_run,
     "I9": no_secret_is_logged,
     "I10": nothing_is_left_behind,
+    "retention": what_policies_give_up_is_gone_and_nothing_else,
 }
+
+
+def _pruned(session: Session) -> Iterator[tuple[int, bool]]:
+    """Of each round: whether its model, and then whether its state, is given up."""
+    yield from ((model.round, model.pruned_at is not None) for model in session.models)
+    yield from ((found.number, found.state_pruned_at is not None) for found in session.rounds)
 
 
 def _counted(session: Session, number: int) -> list[ContributionRecord]:

@@ -9,7 +9,7 @@ from typing import Any
 from blake3 import blake3
 
 from hansa.api.client import Client
-from hansa.store.records import ContributionRecord, RoundRecord, SessionRecord
+from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord
 
 __all__ = ["History", "Session", "left_over", "read_history"]
 
@@ -21,6 +21,7 @@ class Session:
     record: SessionRecord
     rounds: tuple[RoundRecord, ...]
     contributions: tuple[ContributionRecord, ...]
+    models: tuple[ModelRecord, ...] = ()
     stored: frozenset[str] = frozenset()
     """Digests of its models and states whose bytes could be read, and are those of the digest."""
 
@@ -40,20 +41,29 @@ class History:
     """Files of a transfer or of an update that outlived their use."""
     exits: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Exit codes of processes that ended by themselves."""
+    unneeded: tuple[str, ...] | None = None
+    """Objects on the disk that no record needs, after an operator has had them removed; None: nobody has."""
 
 
 def read_history(
     folder: Path, api: Client, tokens: Sequence[str], known: Mapping[str, Session] | None = None
 ) -> History:
-    """Collect it; every session must have ended. known: sessions that are not read again, by id."""
+    """Collect it; every session must have ended. known: sessions that are not read again, by id; None: all are read.
+
+    Where all are read, whatever nobody needs is removed before, as an operator does it.
+    """
+    if known is None:
+        api.prune(grace=0.0)
     lines = [json.loads(line) for file in (folder / "history").iterdir() for line in file.read_text().splitlines()]
     trainings = (folder / "trainings").read_text().split("\n")[:-1] if (folder / "trainings").exists() else []
+    sessions = [(known or {}).get(record.id) or _session(api, record, folder) for record in api.sessions.all()]
     return History(
-        sessions=tuple(known.get(record.id) or _session(api, record, folder) for record in api.sessions.all()),
+        sessions=tuple(sessions),
         notes=tuple(sorted(lines, key=lambda line: line["at"])),
         trainings=tuple((name, int(number), client) for name, number, client in map(str.split, trainings)),
         leaks=tuple(_leaks(folder, tokens)),
         left=tuple(left_over(folder)),
+        unneeded=_unneeded(api, sessions, folder) if known is None else None,
     )
 
 
@@ -62,9 +72,19 @@ def _session(api: Client, record: SessionRecord, folder: Path) -> Session:
     contributions = tuple(
         part for each in rounds for part in api.rounds.contributions(record.id, each.number, limit=1000).items
     )
+    models = tuple(api.models.all(session=record.id))
     wanted = {record.seed_model or "", *(digest for each in rounds for digest in (each.model, each.state))} - {""}
     objects = folder / "data" / "objects"
-    return Session(record, rounds, contributions, frozenset(each for each in wanted if _is_whole(objects, each)))
+    return Session(record, rounds, contributions, models, frozenset(e for e in wanted if _is_whole(objects, e)))
+
+
+def _unneeded(api: Client, sessions: Sequence[Session], folder: Path) -> tuple[str, ...]:
+    needed = {package.id for package in api.packages.all()} | {model.id for model in api.models.all(round=0)}
+    for each in sessions:
+        needed |= {model.id for model in each.models if model.pruned_at is None}
+        needed |= {found.state for found in each.rounds if found.state_pruned_at is None}
+    stored = {path.name for path in (folder / "data" / "objects").glob("??/??/*")}
+    return tuple(sorted(stored - needed))
 
 
 def _is_whole(objects: Path, digest: str) -> bool:

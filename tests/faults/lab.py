@@ -22,7 +22,7 @@ import hansa
 from faults.history import History, Session, left_over, read_history
 from faults.points import CONTROLLER, Fault
 from faults.proxy import Proxy, Weather
-from faults.workload import CLIENTS, COMBINERS, Replays, write_app
+from faults.workload import CLIENTS, COMBINERS, Replays, keep_of, write_app
 from hansa.api.client import Client
 from hansa.api.credentials import load_credentials
 from hansa.errors import HansaError
@@ -245,7 +245,7 @@ class Lab:
             for known in api.sessions.all():
                 if known.name == spec.name:
                     return known if known.state is not SessionState.CREATED else api.sessions.resume(known.id)
-            return api.sessions.start(self.app, spec)
+            return api.sessions.start(self.app, spec, keep=keep_of(spec))
 
         return self.ask(started)
 
@@ -263,7 +263,7 @@ class Lab:
 
     def history(self, *, anew: bool = True) -> History:
         """Everything that is known by now. anew: sessions that had ended at an earlier look are read again, too."""
-        known = {} if anew else self._known
+        known = None if anew else self._known
         found = self.ask(lambda api: read_history(self.folder, api, self.tokens, known))
         self._known = {each.record.id: each for each in found.sessions if each.record.state in OVER}
         left, until = set(found.left), time.monotonic() + _TIDY

@@ -193,6 +193,11 @@ def exit_at_the_end(_: Any, *__: Any) -> None:
     os._exit(3)
 
 
+def give_up_one_more(original: Any, self: Any, newest: int) -> int:
+    first: int = original(self, newest)
+    return first + 1
+
+
 AFTER_TWO = ((CONTROLLER, Fault("store.commit", "after", 2)),)
 
 PLANTS = {
@@ -317,6 +322,11 @@ PLANTS = {
         (CONTROLLER,),
         around(f"{SESSION}.delivered", claim_everybody),
         (("combiner-0", Fault("node.deliver", "before", 2)),),
+    ),
+    "gives-up-too-much": Plant(
+        "a policy gives up a round that it keeps",
+        (CONTROLLER,),
+        around("hansa.store.retention:Policy.first_of_last", give_up_one_more),
     ),
 }
 """By name."""

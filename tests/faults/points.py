@@ -42,6 +42,8 @@ DURABLE = {
     "store.put": f"{STORE}.put",
     "store.create": f"{STORE}.create",
     "store.commit": f"{STORE}.commit_round",
+    "store.prune": f"{STORE}.prune",
+    "store.removed": f"{STORE}.removed",
     "fsync": "os:fsync",
 }
 """Steps after which something is on the disk: the sweep kills before and after each of them."""
@@ -52,6 +54,7 @@ TURNS = {
         "session.evaluate": f"{SESSION}._evaluate",
         "session.end": f"{SESSION}._end",
         "objects.put": f"{OBJECTS}.put",
+        "objects.delete": f"{OBJECTS}.delete",
         "hub.open": f"{HUB}._open",
         "hub.close": f"{HUB}._close",
         "phase.merge": f"{PHASE}.merge",

@@ -8,9 +8,9 @@ import pytest
 
 from faults.checker import CHECKS, check
 from faults.history import History, Session
-from faults.workload import CLIENTS, ROUNDS, Replay, spec_of, write_app
+from faults.workload import CLIENTS, KEPT, ROUNDS, Replay, keep_of, spec_of, write_app
 from hansa.store.link import ACCEPTED, round_link
-from hansa.store.records import ContributionRecord, RoundRecord, SessionRecord, SessionState
+from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
 
 EVERYBODY = {f"client-{i}": 10 + i for i in range(CLIENTS)}
 RUN = "session"
@@ -18,16 +18,17 @@ RUN = "session"
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_app(tmp_path_factory.mktemp("workload"))
+    return write_app(tmp_path_factory.mktemp("workload"), size=1000)
 
 
 @pytest.fixture(scope="module")
 def clean(app: Path) -> History:
-    """What a session leaves in which nothing went wrong."""
+    """What a session leaves in which nothing went wrong, and which keeps its newest models."""
     spec = spec_of("clean")
     replay = Replay(app, spec)
     rounds: list[RoundRecord] = []
     contributions: list[ContributionRecord] = []
+    models: list[ModelRecord] = []
     notes = []
     parent, link = replay.seed_model(), ""
     for number, (model, state, digests) in enumerate(replay.models([EVERYBODY] * ROUNDS), start=1):
@@ -52,7 +53,9 @@ def clean(app: Path) -> History:
             1.0,
         )
         link = round_link(link, record, parts)
-        rounds.append(replace(record, link=link))
+        pruned_at = 2.0 if number <= ROUNDS - KEPT else None
+        rounds.append(replace(record, link=link, state_pruned_at=pruned_at))
+        models.append(ModelRecord(model, "p", RUN, number, parent, 8, 1.0, pruned_at=pruned_at))
         contributions += parts
         parent = model
         for name, digest in digests.items():
@@ -60,10 +63,11 @@ def clean(app: Path) -> History:
             notes += [{"what": "kept", **where}, {"what": "verdict", **where, "accepted": True, "reason": ""}]
     record = SessionRecord(
         RUN, "p", "clean", spec, SessionState.FINISHED, 0.0, cause="done", round=ROUNDS, model=parent,
-        seed_model=replay.seed_model(),
+        seed_model=replay.seed_model(), keep=keep_of(spec),
     )  # fmt: skip
-    stored = frozenset(digest for each in rounds for digest in (each.model, each.state))
-    return History((Session(record, tuple(rounds), tuple(contributions), stored),), tuple(notes))
+    stored = frozenset(digest for each in rounds[-KEPT:] for digest in (each.model, each.state))
+    left = Session(record, tuple(rounds), tuple(contributions), tuple(models), stored)
+    return History((left,), tuple(notes), unneeded=())
 
 
 def session(history: History, **changes: object) -> History:
@@ -85,6 +89,13 @@ def parts(history: History, change: Callable[[list[ContributionRecord]], object]
     changed = list(only.contributions)
     change(changed)
     return replace(history, sessions=(replace(only, contributions=tuple(changed)),))
+
+
+def model(history: History, number: int, **changes: object) -> History:
+    """With another row of a model."""
+    (only,) = history.sessions
+    changed = tuple(replace(each, **changes) if each.round == number else each for each in only.models)
+    return replace(history, sessions=(replace(only, models=changed),))
 
 
 def without(history: History, digest: str) -> History:
@@ -121,7 +132,8 @@ SPOILT: dict[str, tuple[str, Callable[[History], History]]] = {
     ),
     "a model is another": ("I4", lambda h: rounds(h, ROUNDS, model="0" * 64)),
     "a chain begins anew": ("I4", lambda h: rounds(h, 3, link="0" * 64)),
-    "a model is not on the disk": ("I4", lambda h: without(h, h.sessions[0].rounds[1].model)),
+    "a model is not on the disk": ("I4", lambda h: without(h, h.sessions[0].rounds[-1].model)),
+    "a state is not on the disk": ("I4", lambda h: without(h, h.sessions[0].rounds[-1].state)),
     "the session is behind its rounds": ("I4", lambda h: session(h, round=ROUNDS - 1)),
     "the last model is not that of a simulation": ("I5", lambda h: session(h, model="0" * 64)),
     "a session still runs": ("I6", lambda h: session(h, state=SessionState.RUNNING)),
@@ -135,6 +147,11 @@ SPOILT: dict[str, tuple[str, Callable[[History], History]]] = {
     ),
     "a token in a log": ("I9", lambda h: replace(h, leaks=("client-1.log",))),
     "half a download": ("I10", lambda h: replace(h, left=("work/client-1/objects/x.part",))),
+    "a model is given up that is kept": ("retention", lambda h: model(h, ROUNDS - 1, pruned_at=2.0)),
+    "a state is given up that is kept": ("retention", lambda h: rounds(h, ROUNDS, state_pruned_at=2.0)),
+    "a session that keeps all gives something up": ("retention", lambda h: session(h, keep=None)),
+    "a model is kept that is given up": ("retention", lambda h: model(h, 1, pruned_at=None)),
+    "bytes are left that nobody needs": ("retention", lambda h: replace(h, unneeded=("0" * 64,))),
 }
 
 

@@ -14,6 +14,7 @@ from hansa.wire import codec
 CLIENTS = 8
 COMBINERS = 2
 ROUNDS = 5
+KEPT = 2
 _DEADLINE = 120.0
 """Seconds of a round: how busy this machine is must not decide."""
 
@@ -98,6 +99,11 @@ def spec_of(
         rules=rules,
         evaluation=EvaluationRules(every=every),
     )
+
+
+def keep_of(spec: RunSpec) -> str | None:
+    """The policy by which a session keeps its models: of every second seed, the newest two."""
+    return f"last {KEPT}" if spec.seed % 2 == 0 else None
 
 
 class Replay:
