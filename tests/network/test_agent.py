@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rig import MODEL, blob_of
 
-from hansa.errors import ConnectionFailedError
+from hansa.errors import ConnectionFailedError, HansaError, NotFoundError
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network import patience
 from hansa.network.client.agent import Agent
@@ -97,13 +97,44 @@ async def test_who_is_told_that_its_lease_has_ended_says_that_it_lives_and_can_h
         await workshop.tasks.get()
 
     made.receive(Withdraw(task.key, "ann", "no progress for 60 s"))
-    made.receive(Withdraw(task.key, "ann", "it has no task any more, and says nothing"))
+    made.receive(Withdraw(task.key, "ann", "and once more: it has no task any more"))
     made.receive(task)
 
     async with asyncio.timeout(20):
         assert await workshop.tasks.get() == task.key
-    assert sent.get_nowait() == Progress(task.key, "ann", "idle", 0, 0)
+    assert [sent.get_nowait(), sent.get_nowait()] == 2 * [Progress(task.key, "ann", "idle", 0, 0)]
     assert sent.empty()
+    await made.aclose()
+
+
+async def test_a_task_that_is_given_again_just_before_it_is_dropped_begins_anew(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is back refuses what it has not opened again yet; its invitation is on the way by then."""
+    made, workshop, _ = agent
+    task = replace(opened("run", 60.0), model=Blob("0" * 64, 8))
+    asked, answered = asyncio.Queue[None](), asyncio.Queue[HansaError | None]()
+
+    async def download(*_: object) -> None:
+        asked.put_nowait(None)
+        if (error := await answered.get()) is not None:
+            raise error
+
+    monkeypatch.setattr(made._link, "download", download)
+    refusal = NotFoundError("the object is not needed by any round that is open here")
+    async with asyncio.timeout(20):
+        made.receive(task)
+        await asked.get()
+        made.receive(task)
+        answered.put_nowait(refusal)
+        await asked.get()
+        answered.put_nowait(refusal)  # nobody has given it again meanwhile: it is dropped
+        while made._tasks:
+            await asyncio.sleep(0)
+        made.receive(task)
+        await asked.get()
+        answered.put_nowait(None)
+        assert await workshop.tasks.get() == task.key
     await made.aclose()
 
 

@@ -87,7 +87,9 @@ class Agent:
         self._workshops: dict[Path, Workshop] = {}
         self._open_workshop = workshop
         self._turns: dict[Path, asyncio.Lock] = {}
-        self._tasks: dict[RoundKey, asyncio.Task[None]] = {}
+        self._tasks: dict[RoundKey, asyncio.Task[bool]] = {}
+        self._repeated: dict[RoundKey, OpenRound] = {}
+        """What was given again while it was in hand."""
         self._outbox = Outbox(work / "outbox", self._objects)
         """Trained updates until the round is committed or has refused them."""
         self._packages: dict[str, Path] = {}
@@ -153,36 +155,45 @@ class Agent:
                 pass
 
     def _open(self, opened: OpenRound) -> None:
-        """A task; one that is in hand or done is not begun again."""
+        """A task; one that is in hand or done is not begun again, unless the one in hand comes to nothing."""
         key = opened.key
         self._outbox.forget_before(key)
         offer = self._outbox.get(key)
         if offer is not None:
             self._link.send(offer)
-        elif key not in self._tasks:
+        elif key in self._tasks:
+            self._repeated[key] = opened
+        else:
             task = self._tasks[key] = asyncio.create_task(self._perform(opened))
             task.add_done_callback(lambda done: self._performed(key, done))
 
-    def _performed(self, key: RoundKey, task: "asyncio.Task[None]") -> None:
-        if self._tasks.get(key) is task:
+    def _performed(self, key: RoundKey, task: "asyncio.Task[bool]") -> None:
+        if self._tasks.get(key) is not task:  # it was ended, and perhaps given again
+            repeated = None
+        else:
             del self._tasks[key]
-        if not task.cancelled() and (error := task.exception()) is not None:
+            repeated = self._repeated.pop(key, None)
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
             _log.error("a task failed in hansa itself", client=self.client.name, round=key.round, exc_info=error)
             self._link.send(TaskFailed(key, self.client.name, f"{type(error).__name__}: {error}"))
+        elif repeated is not None and not task.result():
+            self._open(repeated)
 
     def _cancel(self, key: RoundKey) -> None:
         """End a task; the same one may be given again at once, and then begins anew."""
         task = self._tasks.pop(key, None)
+        self._repeated.pop(key, None)
         if task is not None:
             task.cancel()
             self._jobs.adopt(task)
 
     def _withdraw(self, frame: Withdraw) -> None:
         """Stop, and say so: whoever stood still for a while and is back may have its place again, if it is free."""
-        if frame.key in self._tasks:
-            _log.warning("task withdrawn", client=self.client.name, round=frame.key.round, why=frame.why)
-            self._cancel(frame.key)
-            self._link.send(Progress(frame.key, self.client.name, "idle", 0, 0))
+        _log.warning("task withdrawn", client=self.client.name, round=frame.key.round, why=frame.why)
+        self._cancel(frame.key)
+        self._link.send(Progress(frame.key, self.client.name, "idle", 0, 0))
 
     def _judged(self, verdict: Verdict) -> None:
         if not verdict.accepted:
@@ -203,8 +214,8 @@ class Agent:
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _perform(self, opened: OpenRound) -> None:
-        """Fetch what the task needs, have it done, and hand in the result or the failure."""
+    async def _perform(self, opened: OpenRound) -> bool:
+        """Fetch what the task needs, have it done, and hand in the result or the failure; False when it was dropped."""
         self._needed[opened.model.digest] += 1
         try:
             app = await self._patiently(opened, lambda: self._app_of(opened))
@@ -224,12 +235,14 @@ class Agent:
         except UserCodeError as error:
             self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
             _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
-        except NotFoundError as error:  # the round closed meanwhile: nobody waits
+        except NotFoundError as error:  # the round closed meanwhile; or a server is back, and has not opened it again yet
             _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
+            return False
         except (HansaError, OSError) as error:
             self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
         finally:
             self._needed -= Counter((opened.model.digest,))
+        return True
 
     async def _kept(self, offer: Offer) -> None:
         self._outbox.keep(offer)
