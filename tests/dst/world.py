@@ -118,13 +118,14 @@ class World:
         for fault in plan.faults:
             self.loop.at(max(fault.at, self.loop.now), self._strike, fault)
         ended = await self._until_all_ended()
+        self.steps.clear()
+        self.network.tripwires.clear()
         settled = _SETTLED_DARK if any(kind in _DARK for kind in self.history.faults) else _SETTLED
         await asyncio.sleep(settled)
         while self.loop.now < self.quiet + settled:
             await asyncio.sleep(1.0)
         if ended:
             self._check_nothing_is_open()
-            self.steps.clear()
             await self._as_operator(_prune)
         await self._close()
 
@@ -140,8 +141,10 @@ class World:
         rounds = max(spec.rounds for spec in self.plan.specs)
         wrong = Counter(number for _, number in self.wrongdoers)
         most = max(wrong.values(), default=0)
-        most += len({fault.target for fault in self.plan.faults if fault.kind == "gone"})
-        short = any(_is_short(spec.rules, self.plan.clients, most) for spec in self.plan.specs)
+        gone = len({fault.target for fault in self.plan.faults if fault.kind == "gone"})
+        short = any(_is_short(spec.rules, self.plan.clients, most + gone) for spec in self.plan.specs)
+        alone = gone > 0 and any(spec.evaluation.every for spec in self.plan.specs)  # whoever was to evaluate, perhaps
+        short = short or alone
         slack = 120.0 + 60.0 * rounds + len(self.wrongdoers) * 2 * LEASE + (DEADLINE * rounds if short else 0.0)
         while True:
             patience = self.quiet + slack
@@ -477,7 +480,8 @@ async def _prune(controller: Controller) -> None:
 
 def _is_short(rules: RoundRules, clients: int, lost: int) -> bool:
     """Whether a round may have to wait for its deadline, for clients that nobody can replace."""
-    places = clients if rules.replace_failed else max(rules.min_clients, rules.quorum)  # who came first, perhaps
+    first = rules.count if rules.count is not None else max(rules.min_clients, rules.quorum)  # who came first, perhaps
+    places = clients if rules.replace_failed else first
     return places - lost < rules.quorum or clients - lost < rules.min_clients
 
 
