@@ -1,6 +1,5 @@
 """Known bugs, put into the real code, which the simulation must find."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +14,6 @@ from hansa.network.combiner.phase import Phase
 from hansa.network.controller import commit as commit_module
 from hansa.network.controller import session as session_module
 from hansa.network.controller import tree as tree_module
-from hansa.network.controller.controller import Controller
-from hansa.network.controller.holds import Holds
 from hansa.network.controller.retention import Removed, Retention
 from hansa.network.controller.session import SessionRunner
 from hansa.rounds.intake import Admit, Intake
@@ -205,27 +202,6 @@ async def _other_best(original: Any, self: Retention, session: Any, best: Best) 
     return await original(self, session, replace(best, direction=other))
 
 
-def _claim_what_is_held(original: Any, self: Holds, digests: Any) -> Any:
-    """What is in use is removed too."""
-    held, self._held = self._held, Counter()
-    claim = original(self, digests)
-    claimed = claim.__enter__()
-    self._held = held
-
-    @contextmanager
-    def claiming() -> Iterator[frozenset[str]]:
-        try:
-            yield claimed
-        finally:
-            claim.__exit__(None, None, None)
-
-    return claiming()
-
-
-async def _nothing_left(original: Any, self: Controller) -> None:
-    """A controller that comes back does not remove what was to be removed."""
-
-
 PLANTS: dict[str, Plant] = {
     "fold-twice": Plant(
         "an update that is offered again is folded again",
@@ -260,7 +236,5 @@ PLANTS: dict[str, Plant] = {
     "no-memory": Plant("who was counted is forgotten", ((session_module, "last_counted", _no_memory),)),
     "remove-all": Plant("objects are removed that a row needs", ((Retention, "_remove", _remove_all),)),
     "other-best": Plant("the worst round is kept, not the best", ((Retention, "_best", _other_best),)),
-    "remove-held": Plant("objects in use are removed", ((Holds, "claim", _claim_what_is_held),), within=3000),
-    "list-left": Plant("what was to be removed stays", ((Controller, "_finish", _nothing_left),), within=3000),
 }
 """By name."""

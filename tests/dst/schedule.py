@@ -63,7 +63,7 @@ class Fault:
     length: float = 0.0
     """Seconds until it is over, or until what was killed is back."""
     number: int = 0
-    """Which message or step, from 1; of what user code does: the round."""
+    """Which message or step, from 1; of what user code does: the round; of prunings: how many."""
 
     def __str__(self) -> str:
         """For people."""
@@ -187,7 +187,7 @@ def _fault(rng: random.Random, plan: Plan) -> Fault:  # noqa: PLR0911 - one case
         case "away":
             return Fault(kind, at, "store", min(length, 15.0))
         case "prune":
-            return Fault(kind, at, "operator")
+            return Fault(kind, at, "operator", number=rng.choice([1, 5, 40]))
         case "stop":
             return Fault(kind, at, f"session-{rng.randrange(len(plan.specs))}", length)
         case _:

@@ -90,6 +90,8 @@ class World:
         self.gone: set[str] = set()
         """Clients that never come back."""
         self.closing = False
+        self._errands: list[asyncio.Task[None]] = []
+        """What an operator is about."""
         self.verbose = verbose
         self.quiet = plan.heals
         """When whatever was killed is back."""
@@ -183,6 +185,7 @@ class World:
     async def _close(self) -> None:
         """Everybody leaves in good order; what is left afterwards is left behind."""
         self.closing = True
+        await asyncio.gather(*self._errands)
         servers = [name for name in (STANDBY, self.leader, CONTROLLER) if name in self.mains]
         for name in dict.fromkeys([*(name for name in self.mains if name not in servers), *servers]):
             if self.processes[name].alive:
@@ -352,7 +355,7 @@ class World:
                 self._stop(fault)
             case "prune":
                 self.history.faults["prune"] += 1
-                self.loop.create_task(self._as_operator(_prune))
+                self._errands.append(self.loop.create_task(self._prune(fault.number)))
             case _:
                 pass
 
@@ -392,6 +395,11 @@ class World:
             self.kill(process.name, fault.length)
             return True
         return False
+
+    async def _prune(self, times: int) -> None:
+        for _ in range(times):
+            if not self.closing:
+                await self._as_operator(_prune)
 
     def _stop(self, fault: Fault) -> None:
         number = int(fault.target.partition("-")[2])

@@ -12,20 +12,20 @@ class Jobs:
 
     def __init__(self) -> None:
         """None yet."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         """How many run."""
         return len(self._tasks)
 
-    def __iter__(self) -> Iterator["asyncio.Task[None]"]:
+    def __iter__(self) -> Iterator["asyncio.Task[Any]"]:
         """Those that run now."""
         return iter(tuple(self._tasks))
 
-    def start(self, job: Coroutine[Any, Any, None], failed: Callable[[BaseException], None]) -> "asyncio.Task[None]":
+    def start(self, job: Coroutine[Any, Any, None], failed: Callable[[BaseException], None]) -> "asyncio.Task[Any]":
         """Run it; failed: told what it raised."""
 
-        def ended(task: "asyncio.Task[None]") -> None:
+        def ended(task: "asyncio.Task[Any]") -> None:
             if not task.cancelled() and (error := task.exception()) is not None:
                 failed(error)
 
@@ -34,7 +34,7 @@ class Jobs:
         task.add_done_callback(ended)
         return task
 
-    def adopt(self, task: "asyncio.Task[None]") -> None:
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
         """A task that somebody else has started ends with the others."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -235,7 +235,7 @@ class Agent:
         except UserCodeError as error:
             self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
             _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
-        except NotFoundError as error:  # the round closed meanwhile; or a server is back, and has not opened it again yet
+        except NotFoundError as error:  # the round is closed, or its server has not opened it again yet
             _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
             return False
         except (HansaError, OSError) as error:
