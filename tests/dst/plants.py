@@ -184,7 +184,7 @@ def _one_way(original: Any, self: Children, child: Any, names: Any) -> Any:
     return original(self, child, names)
 
 
-async def _impatient(original: Any, ask: Any) -> Any:
+async def _impatient(original: Any, ask: Any, **_: Any) -> Any:
     """The root asks a store once."""
     return await ask()
 
@@ -206,6 +206,7 @@ PLANTS: dict[str, Plant] = {
     "fold-twice": Plant(
         "an update that is offered again is folded again",
         ((Intake, "offer", _admit_again), (mean, "_check_new", _check_new)),
+        within=600,
     ),
     "settle-unfolded": Plant("an update is accepted and not folded", ((Offers, "_fold", _verdict_before_fold),)),
     "forget-at-verdict": Plant("a client forgets at the verdict", ((Agent, "_judged", _forget_when_accepted),)),
@@ -228,11 +229,11 @@ PLANTS: dict[str, Plant] = {
     "new-optimizer": Plant(
         "a controller resumes with a new optimizer", ((session_module, "state_of", _new_optimizer),)
     ),
-    "lease-for-ever": Plant("a silent client keeps its place", ((Round, "_end_leases", _no_lease),)),
+    "lease-for-ever": Plant("a silent client keeps its place", ((Round, "_end_leases", _no_lease),), within=1000),
     "never-paid": Plant("a seal waits for a lost combiner", ((Phase, "paid", _never_paid),)),
     "keep-sums": Plant("a combiner without a parent keeps its sums", ((CombinerNode, "detached", _keep_sums),)),
     "one-way": Plant("a client is known by one way alone", ((Children, "_without", _one_way),), within=3000),
-    "impatient-root": Plant("the root asks a store that is away once", ((tree_module, "_patiently", _impatient),)),
+    "impatient-root": Plant("the root asks a store that is away once", ((tree_module, "patiently", _impatient),)),
     "no-memory": Plant("who was counted is forgotten", ((session_module, "last_counted", _no_memory),)),
     "remove-all": Plant("objects are removed that a row needs", ((Retention, "_remove", _remove_all),)),
     "other-best": Plant("the worst round is kept, not the best", ((Retention, "_best", _other_best),)),

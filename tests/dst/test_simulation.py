@@ -8,6 +8,7 @@ from multiprocessing.pool import Pool
 import pytest
 
 from dst.net import Profile
+from dst.plants import PLANTS
 from dst.schedule import DEADLINE, KINDS, LEASE, Fault, Plan, draw
 from dst.sweep import verdict_on
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
@@ -22,7 +23,8 @@ QUICK = (
     "count-rejected",
     "weight-adrift",
     "resume-too-late",
-    "tell-before-end",
+    "never-paid",
+    "remove-all",
 )
 """Planted bugs that a few schedules find; `make dst ARGS=--plants` looks for all."""
 
@@ -85,6 +87,12 @@ def test_a_planted_bug_is_found(pool: Pool, name: str) -> None:
     found = pool.imap_unordered(verdict_on, [(draw(seed), name) for seed in range(WITHIN)])
 
     assert any(each.wrong for each in found)
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_what_a_plant_replaces_is_there(name: str) -> None:
+    with PLANTS[name].planted():
+        pass
 
 
 # ── what the simulation has found, each as its smallest schedule ─────────────────────────────────────────────────────
