@@ -29,7 +29,7 @@ from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import KEYS, TABLES, RecordType, field_types
 
-__all__ = ["Database", "Disk", "MemoryStore", "SlowObjects"]
+__all__ = ["Database", "Disk", "MemoryStore", "OldObjects", "SlowObjects"]
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -447,10 +447,10 @@ class SlowObjects:
         await self._writing("delete", self._objects.delete(digest))
 
     async def list(self) -> AsyncIterator[StoredObject]:
-        """Every object; a file's own time is real, so here all are old enough for whatever asks."""
+        """Every object."""
         await self._disk.reading()
         async for found in self._objects.list():
-            yield replace(found, stored_at=0.0)
+            yield found
 
     async def _writing(self, step: str, storing: Awaitable[T]) -> T:
         try:
@@ -461,6 +461,15 @@ class SlowObjects:
         done = await storing
         await self._disk.after(step)
         return done
+
+
+class OldObjects(SlowObjects):
+    """The same on a virtual clock: a file's own time is real, so all are said to be old enough for whatever asks."""
+
+    async def list(self) -> AsyncIterator[StoredObject]:
+        """Every object."""
+        async for found in super().list():
+            yield replace(found, stored_at=0.0)
 
 
 def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:

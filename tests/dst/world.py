@@ -16,7 +16,7 @@ from dst.history import History
 from dst.loop import Process, VirtualLoop
 from dst.net import Network, Tripwire
 from dst.schedule import CONTROLLER, DEADLINE, ENDED, LEASE, STANDBY, Fault, Plan
-from dst.store import Database, Disk, MemoryStore, SlowObjects
+from dst.store import Database, Disk, MemoryStore, OldObjects
 from hansa.errors import ConflictError, HansaError, StorageUnavailableError
 from hansa.messages import ClientInfo, RoundRules
 from hansa.network.combiner.node import CombinerNode
@@ -248,7 +248,7 @@ class World:
         await store.open()
         leadership = store.leadership("controller", lease=_LEADERS_LEASE)
         await _lead(leadership)
-        objects = SlowObjects(self.objects, disk)
+        objects = OldObjects(self.objects, disk)
         plan = self.plan
         fenced = store.fenced(leadership)
         controller = Controller(fenced, objects, _key(), address=ROOT_ADDRESS, slots=plan.slots, silence=plan.silence)
