@@ -99,8 +99,8 @@ class DirectoryObjects:
 
     async def list(self) -> AsyncGenerator[StoredObject]:
         """Every object, in any order; what is stored or removed meanwhile may be among them or not."""
-        for number in range(256):
-            for found in await asyncio.to_thread(self._look, f"{number:02x}"):
+        for folder in await asyncio.to_thread(self._folders):
+            for found in await asyncio.to_thread(self._look, folder):
                 yield found
 
     def path(self, digest: str) -> Path:
@@ -186,15 +186,24 @@ class DirectoryObjects:
                 self._verified[digest] = signature
             return path
 
-    def _look(self, part: str) -> Sequence[StoredObject]:
-        """The objects whose digests begin so."""
+    def _folders(self) -> Sequence[str]:
+        """The folders that there are for the first two digits of a digest."""
+        with explained("list the objects in", self.root), suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            return [entry.path for entry in entries if len(entry.name) == 2 and _DIGITS.issuperset(entry.name)]
+        return []
+
+    def _look(self, folder: str) -> Sequence[StoredObject]:
+        """The objects in one of them."""
         found = []
-        with explained("list the objects in", self.root):
-            for path in self.root.glob(f"{part}/??/{part}*"):
-                with suppress(FileNotFoundError):  # removed meanwhile
-                    status = path.stat()
-                    found.append(StoredObject(path.name, status.st_size, status.st_mtime))
-        return [each for each in found if is_name(each.digest)]
+        with explained("list the objects in", self.root), os.scandir(folder) as seconds:
+            for second in seconds:
+                with suppress(NotADirectoryError), os.scandir(second.path) as entries:
+                    for entry in entries:
+                        if is_name(entry.name):
+                            with suppress(FileNotFoundError):  # removed meanwhile
+                                status = entry.stat()
+                                found.append(StoredObject(entry.name, status.st_size, status.st_mtime))
+        return found
 
     def _delete(self, digest: str) -> None:
         path = self.path(digest)
