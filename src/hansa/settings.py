@@ -37,6 +37,29 @@ class Settings(BaseSettings):
     advertise: str = Field(
         default="", description="host:port at which nodes reach a server; empty: host and port as bound."
     )
+    tls: Literal["on", "proxy", "off"] = Field(
+        default="on",
+        description="Whether a server's ports speak TLS; proxy: something in front of them does; off: nothing does, and "
+        "tokens can be read on the way.",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="Certificate chain (PEM) in the place of those that the network signs itself; read again when it "
+        "changes. Of a client: what it shows to servers that ask for one.",
+    )
+    tls_key: Path | None = Field(default=None, description="Key (PEM) of HANSA_TLS_CERT.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="Authorities (PEM) of which a server's callers must show a certificate; empty: they need none.",
+    )
+    tls_names: str = Field(
+        default="", description="Names and addresses, by commas, that a server's certificate is for, beside its own."
+    )
+    ca: str = Field(
+        default="",
+        description="Authority that a server's certificate must be of: sha256:… as `hansa up` prints it, or a file "
+        "(PEM); empty: those that the world believes.",
+    )
     max_upload: int = Field(default=16 << 30, gt=0, description="Bytes that a model uploaded over REST may have.")
     balancer: str = Field(
         default="least-loaded", description="How clients are spread: a name of the group hansa.balancers."

@@ -6,7 +6,7 @@ import pytest
 
 from hansa.errors import ConflictError, NotFoundError, PermissionDeniedError
 from hansa.network.controller.balancers import by_label, least_loaded
-from hansa.network.controller.directory import ROOT, Directory
+from hansa.network.controller.directory import Directory
 from hansa.wire.frames import Presence, Present, Role
 
 

@@ -1,7 +1,9 @@
 """The Python client: the nouns and verbs of the REST API and of the command line, for scripts and notebooks."""
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from hansa.api.credentials import load_credentials
 from hansa.api.documents import from_document
@@ -19,9 +21,10 @@ from hansa.api.nouns import (
 from hansa.api.results import Me, ServerInfo
 from hansa.api.sessions import Sessions
 from hansa.api.transport import Transport
-from hansa.errors import AuthenticationError
+from hansa.errors import AuthenticationError, InputError
 from hansa.network.controller.retention import PruneReport
 from hansa.settings import Settings
+from hansa.wire.tls import CONTROLLER, WORLD, Trust, read_pair, roots_of, trust_in
 from hansa.wire.tokens import holder
 
 __all__ = ["Client", "connect"]
@@ -30,10 +33,11 @@ __all__ = ["Client", "connect"]
 class Client:
     """One server, as one identity, in one project. `with` closes its connections; so does `close`."""
 
-    def __init__(self, url: str, token: str, project: str) -> None:
-        """url: the server's REST address, for example http://127.0.0.1:8470."""
-        self._transport = Transport(url, token)
+    def __init__(self, url: str, token: str, project: str, trust: Trust = WORLD) -> None:
+        """url: the server's REST address, for example https://127.0.0.1:8470; trust: how the server is known."""
+        self._transport = Transport(url, token, trust)
         self.url = self._transport.url
+        self.trust = trust
         self.project = project
         place = (self._transport, f"/projects/{project}")
         self.models = Models(*place)
@@ -82,30 +86,52 @@ class Client:
         return f"Client(url={self.url!r}, project={self.project!r})"
 
 
-def connect(url: str | None = None, token: str | None = None, project: str | None = None) -> Client:
-    """A client of a server.
+def connect(
+    url: str | None = None, token: str | None = None, project: str | None = None, ca: str | None = None
+) -> Client:
+    """A client of a server. ca: `sha256:…`, the fingerprint that `hansa up` prints, or a file of certificates (PEM).
 
     ```python
-    client = hansa.connect("http://127.0.0.1:8470", token="…")
+    client = hansa.connect("https://127.0.0.1:8470", token="…", ca="sha256:…")
     session = client.sessions.start("app.py", rounds=20)
     print(client.sessions.wait(session.id).cause)
     ```
 
-    What is not given comes from the environment (HANSA_URL, HANSA_TOKEN, HANSA_PROJECT), and then from the file that
-    `hansa up` saved. Nothing is sent yet. Raises `AuthenticationError` when there is no token anywhere.
+    What is not given comes from the environment (HANSA_URL, HANSA_TOKEN, HANSA_PROJECT, HANSA_CA), and then from the
+    file that `hansa up` saved. Nothing is sent yet, but that a fingerprint's certificate is asked for. Raises
+    `AuthenticationError` when there is no token anywhere, or no certificate of this fingerprint.
     """
     settings = Settings()
     saved = load_credentials(settings.credentials)
     given = settings.model_fields_set
     address = url or (saved.url if saved is not None and "url" not in given else settings.url)
+    here = saved is not None and saved.url.rstrip("/") == address.rstrip("/")
     secret = token or (settings.token.get_secret_value() if settings.token is not None else "")
-    if not secret and saved is not None and saved.url.rstrip("/") == address.rstrip("/"):
+    if not secret and saved is not None and here:
         secret = saved.token
     if not secret:
         raise AuthenticationError(
             f"there is no token for {address}: give one, set HANSA_TOKEN, or run `hansa up`, which saves one"
         )
-    return Client(address, secret, project or _project(settings, secret))
+    if ca is None and "ca" not in given and saved is not None and here:
+        trust = saved.trust
+    else:
+        trust = trust_at(address, settings.ca if ca is None else ca)
+    trust = replace(trust, own=read_pair(settings.tls_cert, settings.tls_key))
+    return Client(address, secret, project or _project(settings, secret), trust)
+
+
+def trust_at(url: str, ca: str) -> Trust:
+    """How the server at a URL is known, by what people write; a fingerprint's certificate is asked for there."""
+    trust = trust_in(ca)
+    if not trust.fingerprint:
+        return trust
+    parts = urlsplit(url)
+    if parts.scheme != "https":
+        raise InputError(f"{url} is without TLS: it has no authority; write https://, or leave out the fingerprint")
+    host = parts.hostname or ""
+    address = f"[{host}]:{parts.port or 443}" if ":" in host else f"{host}:{parts.port or 443}"
+    return Trust(roots=roots_of(address, trust.fingerprint), name=CONTROLLER)
 
 
 def _project(settings: Settings, token: str) -> str:

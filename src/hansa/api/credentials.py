@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hansa.errors import InputError
+from hansa.wire.tls import Trust
 
 __all__ = ["Credentials", "load_credentials", "save_credentials"]
 
@@ -19,6 +20,15 @@ class Credentials:
     url: str
     token: str
     project: str
+    roots: str = ""
+    """Certificate (PEM) of the authority that the server's is of; empty: one that the world believes."""
+    name: str = ""
+    """The server's name in its certificate; empty: the URL's host."""
+
+    @property
+    def trust(self) -> Trust:
+        """How the server is known."""
+        return Trust(roots=self.roots, name=self.name)
 
     def __repr__(self) -> str:
         """Without the token: it must not reach a log."""
@@ -44,7 +54,8 @@ def load_credentials(path: Path) -> Credentials | None:
     target = path.expanduser()
     try:
         document = json.loads(target.read_text(encoding="utf-8"))
-        return Credentials(str(document["url"]), str(document["token"]), str(document["project"]))
+        given = {name: str(document[name]) for name in ("url", "token", "project")}
+        return Credentials(**given, roots=str(document.get("roots", "")), name=str(document.get("name", "")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

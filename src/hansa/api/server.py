@@ -17,6 +17,7 @@ from fastapi.security import HTTPBearer
 
 import hansa
 from hansa.api import answers
+from hansa.api.encryption import server_context
 from hansa.api.guard import ROOT, Guard, Limits
 from hansa.api.problems import MEDIA_TYPE
 from hansa.api.routes.events import EventRoutes
@@ -29,6 +30,7 @@ from hansa.errors import InputError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import ControllerServer
 from hansa.settings import Settings
+from hansa.wire.tls import CONTROLLER, WORLD, Trust
 
 __all__ = ["ApiServer", "create_app", "openapi", "serve"]
 
@@ -145,6 +147,19 @@ class ApiServer:
         """host:port that nodes join."""
         return self.control.address
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the authority by which nodes and people know this server; empty: by one that the world believes."""
+        secure = self.control.secure
+        return secure.authority.fingerprint if secure.pinned and secure.authority is not None else ""
+
+    @property
+    def trust(self) -> Trust:
+        """How callers know the REST API."""
+        secure = self.control.secure
+        pinned = secure.pinned and secure.authority is not None
+        return Trust(roots=secure.authority.certificate, name=CONTROLLER) if pinned else WORLD
+
     @classmethod
     async def open(cls, settings: Settings) -> "ApiServer":
         """Bind both ports, open the stores, take up running sessions; raises `InputError` that says what to change."""
@@ -167,13 +182,18 @@ class ApiServer:
                 timeout_graceful_shutdown=_GRACE,
             )
         )
+        shown = control.secure.shown
+        if shown is not None:
+            server.config.load()
+            server.config.ssl = server_context(shown)
         serving = asyncio.create_task(server.serve([listener]), name="REST API")
         ready = asyncio.create_task(server.ready.wait())
         await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        return cls(f"http://{shown}:{port}", control, server, serving, closing)
+        named = f"[{host}]" if ":" in host else host
+        scheme = "http" if shown is None else "https"
+        return cls(f"{scheme}://{named}:{port}", control, server, serving, closing)
 
     async def wait(self) -> str:
         """Until this controller leads no more: why. The REST API ends before only when something is badly wrong."""

@@ -8,8 +8,10 @@ from typing import Any, BinaryIO, Final
 
 import httpx
 
+from hansa.api.encryption import client_context
 from hansa.api.problems import MEDIA_TYPE, error_of
 from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, InputError, WireError
+from hansa.wire.tls import WORLD, Trust
 
 __all__ = ["Message", "Transport"]
 
@@ -32,18 +34,25 @@ class Message:
 class Transport:
     """Requests to one server with one token."""
 
-    def __init__(self, url: str, token: str) -> None:
-        """url: of the server, without the path."""
+    def __init__(self, url: str, token: str, trust: Trust = WORLD) -> None:
+        """url: of the server, without the path; trust: how it is known, where the URL begins with https."""
         self.url = url.rstrip("/")
+
+        def named(request: httpx.Request) -> None:
+            if trust.name:
+                request.extensions["sni_hostname"] = trust.name
+
         try:
             self._client = httpx.Client(
                 base_url=f"{self.url}/api/v1",
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=_TIMEOUT,
                 trust_env=False,
+                verify=client_context(trust),
+                event_hooks={"request": [named]},
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise InputError(f"{url!r} cannot be a server's URL ({error}); give one like http://host:8470") from error
+            raise InputError(f"{url!r} cannot be a server's URL ({error}); give one like https://host:8470") from error
 
     def close(self) -> None:
         """Close the connections."""
@@ -117,7 +126,7 @@ class Transport:
         try:
             yield
         except httpx.InvalidURL as error:
-            raise InputError(f"{self.url!r} cannot be a server's URL; give one like http://host:8470") from error
+            raise InputError(f"{self.url!r} cannot be a server's URL; give one like https://host:8470") from error
         except httpx.UnsupportedProtocol as error:
             raise InputError(
                 f"{self.url!r} cannot be a server's URL; give one that begins with http:// or https://"
@@ -125,6 +134,16 @@ class Transport:
         except httpx.LocalProtocolError as error:
             raise AuthenticationError("the token cannot be sent: copy it whole, as it was printed") from error
         except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise AuthenticationError(
+                    f"{self.url} shows a certificate that is not believed here ({_reason(error)}): give the authority's "
+                    "fingerprint, as `hansa up` prints it there, with --ca or HANSA_CA"
+                ) from error
+            if "SSL" in str(error):
+                raise ConnectionFailedError(
+                    f"{self.url} does not speak TLS, or does not like what this caller shows ({error}): write http:// "
+                    "only where the server was started without TLS"
+                ) from error
             raise ConnectionFailedError(
                 f"no hansa server answers at {self.url} ({error}): start one with `hansa up`, or set the right URL"
             ) from error
@@ -132,6 +151,10 @@ class Transport:
             raise ConnectionFailedError(f"{self.url} did not answer in time: is the server overloaded?") from error
         except httpx.TransportError as error:
             raise ConnectionFailedError(f"the connection to {self.url} broke ({error}): try again") from error
+
+
+def _reason(error: httpx.ConnectError) -> str:
+    return str(error).rpartition("verify failed: ")[2].partition(" (_ssl")[0]
 
 
 def _blocks(views: Iterable[memoryview]) -> Iterator[bytes]:

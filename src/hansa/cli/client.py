@@ -53,7 +53,7 @@ def start(
     With --json, log lines are JSON objects. Ctrl-C and SIGTERM end it in order, with exit code 130.
     """
     identity = node.identity("client")
-    join = node.address()
+    join, trust = node.address(), node.trust()
 
     from hansa.app import find_app
     from hansa.messages import ClientInfo
@@ -67,7 +67,14 @@ def start(
     log_to(out, level=Settings().log_level, as_json=as_json)
     with node.folder() as work, redirect_stdout(sys.stderr if as_json else sys.stdout):
         agent = Agent(
-            info, join=join, token=node.secret(), work=work, app=found, preferred=combiner, labels=node.labels
+            info,
+            join=join,
+            token=node.secret(),
+            work=work,
+            app=found,
+            preferred=combiner,
+            labels=node.labels,
+            trust=trust,
         )
         run_until_stopped(agent.run(), while_stdin=while_stdin)
 

@@ -41,8 +41,9 @@ def start(
     With --json, log lines are JSON objects. Ctrl-C and SIGTERM end it in order, with exit code 130.
     """
     identity = node.identity("combiner")
-    join = node.address()
+    join, trust = node.address(), node.trust()
 
+    from hansa.network.certificates import shown_from_files
     from hansa.network.combiner.node import CombinerNode
     from hansa.settings import Settings
 
@@ -60,6 +61,8 @@ def start(
             labels=node.labels,
             slots=settings.slots,
             silence=settings.silence,
+            trust=trust,
+            shown=shown_from_files(settings),
         )
         run_until_stopped(combiner.run(), while_stdin=while_stdin)
 

@@ -132,6 +132,8 @@ class _Network:
     killed: list[str] = field(default_factory=list)
     _api: "Client | None" = None
     _address: str = ""
+    _authority: str = ""
+    """Fingerprint by which nodes know the controller."""
     _starts: dict[str, Callable[[], object]] = field(default_factory=dict)
     """By name: how a process is started again."""
     _connected: set[str] = field(default_factory=set)
@@ -139,26 +141,26 @@ class _Network:
     @contextmanager
     def controller(self) -> Iterator[None]:
         """Start `hansa up` with credentials of its own, and connect to it."""
-        from hansa.api.client import connect
+        from hansa.api.client import Client
         from hansa.api.credentials import load_credentials
 
         self.board.status("starting the controller")
         credentials = self.folder / "credentials.json"
         arguments = ["up", "--json", "--port", "0", "--grpc-port", "0", "--data", str(self.folder)]
-        environment = {"HANSA_CREDENTIALS": str(credentials)}
+        environment = {"HANSA_CREDENTIALS": str(credentials)}  # the user's own settings play no part: TLS is on
         answer = self.children.start(_CONTROLLER, arguments, environment, answers=True)
         line = answer.readline() if answer is not None else b""
         saved = load_credentials(credentials)
         if not line or saved is None:
             raise self._died(self.happenings.get())
         ready = json.loads(line)
-        self._address = ready["grpc_address"]
+        self._address, self._authority = ready["grpc_address"], ready["ca"]
         ports = [ready["url"].rpartition(":")[2], self._address.rpartition(":")[2]]
         again = ["up", "--json", "--port", ports[0], "--grpc-port", ports[1], "--data", str(self.folder)]
         self._starts[_CONTROLLER] = lambda: self.children.start(_CONTROLLER, again, environment)
-        with connect(ready["url"], token=saved.token, project=saved.project) as api:
+        with Client(ready["url"], saved.token, saved.project, saved.trust) as api:
             self._api = api
-            listener = connect(api.url, token=saved.token, project=saved.project)
+            listener = Client(api.url, saved.token, saved.project, saved.trust)
             Thread(target=self._listen, args=(listener,), daemon=True, name="events").start()
             yield
 
@@ -223,7 +225,7 @@ class _Network:
     def _start(self, role: str, name: str, arguments: list[str]) -> None:
         token = self.api.tokens.create(name, role).token
         work = str(self.folder / "nodes" / name)
-        whole = [role, "start", "--join", self._address, "--work", work, *arguments]
+        whole = [role, "start", "--join", self._address, "--ca", self._authority, "--work", work, *arguments]
         self._starts[name] = lambda: self.children.start(name, whole, {"HANSA_TOKEN": token})
         self._starts[name]()
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hansa.cli.options import pairs
+from hansa.cli.options import CertificateAuthority, pairs
 
 if TYPE_CHECKING:
+    from hansa.wire.tls import Trust
     from hansa.wire.tokens import Identity
 
 __all__ = ["JoinOptions"]
@@ -24,9 +25,13 @@ class JoinOptions:
     join: Annotated[
         str,
         typer.Option(
-            "--join", "-j", metavar="HOST:PORT", help="gRPC address of the controller, as `hansa up` prints it."
+            "--join",
+            "-j",
+            metavar="HOST:PORT",
+            help="gRPC address of the controller, as `hansa up` prints it; with tcp:// before it, without TLS.",
         ),
     ]
+    ca: CertificateAuthority = None
     token: Annotated[
         str | None,
         typer.Option(
@@ -55,13 +60,21 @@ class JoinOptions:
         """The controller's address; raises `InputError` for what is no host:port."""
         from hansa.errors import InputError
 
-        host, colon, port = self.join.rpartition(":")
-        if "//" in self.join or not colon or not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        host, colon, port = self.join.removeprefix("tcp://").removeprefix("tls://").rpartition(":")
+        if "//" in host or not colon or not host or not port.isdigit() or not 0 < int(port) < 2**16:
             raise InputError(
                 f"--join {self.join} is no host:port; give the gRPC address that `hansa up` printed, for example "
                 "10.0.0.5:8471"
             )
         return self.join
+
+    def trust(self) -> "Trust":
+        """How the controller is known; raises `InputError` for an authority that is none."""
+        from hansa.settings import Settings
+        from hansa.wire.tls import read_pair, trust_in
+
+        settings = Settings()
+        return trust_in(settings.ca if self.ca is None else self.ca, read_pair(settings.tls_cert, settings.tls_key))
 
     def secret(self) -> str:
         """The token, from wherever it was given; raises `AuthenticationError` when there is none."""

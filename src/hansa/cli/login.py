@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hansa.cli.options import Json
+from hansa.cli.options import CertificateAuthority, Json
 from hansa.cli.output import print_json, say
 
 __all__ = ["login"]
@@ -23,6 +23,7 @@ def login(
             help="Your token; - reads it from standard input. By default HANSA_TOKEN, else you are asked for it.",
         ),
     ] = None,
+    ca: CertificateAuthority = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Check a token with a server, and save both for this user, in a file that nobody else can read."""
@@ -35,9 +36,10 @@ def login(
     if not secret and settings.token is not None:
         secret = settings.token.get_secret_value()
     secret = secret or typer.prompt("Token", hide_input=True, err=True)
-    with connect(url or settings.url, token=secret) as api:
+    with connect(url or settings.url, token=secret, ca=ca) as api:
         me = api.me()
-        path = save_credentials(settings.credentials, Credentials(api.url, str(secret), me.project))
+        known = Credentials(api.url, str(secret), me.project, api.trust.roots, api.trust.name)
+        path = save_credentials(settings.credentials, known)
     if as_json:
         print_json({"url": api.url, "name": me.name, "role": me.role, "project": me.project, "saved": path})
     else:

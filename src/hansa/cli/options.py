@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppPath",
+    "CertificateAuthority",
     "ConnectionOptions",
     "Json",
     "Limit",
@@ -42,6 +43,15 @@ Json = Annotated[
 ]
 
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="The most that are listed.")]
+
+CertificateAuthority = Annotated[
+    str | None,
+    typer.Option(
+        "--ca", metavar="SHA256:…", show_default=False,
+        help="Authority that the server's certificate must be of: the fingerprint that `hansa up` prints, or a file of "
+        "certificates (PEM); by default HANSA_CA, else those that the world believes.",
+    ),
+]  # fmt: skip
 
 AppPath = Annotated[
     Path,

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,6 +44,14 @@ def up(
         Path | None,
         typer.Option("--data", help="Folder for database, models and keys; by default HANSA_DATA, else hansa-data."),
     ] = None,
+    tls: Annotated[
+        Literal["on", "proxy", "off"] | None,
+        typer.Option(
+            "--tls",
+            help="on: both ports speak TLS; proxy: something in front of them does; off: nothing does, and tokens can "
+            "be read on the way. By default HANSA_TLS, else on.",
+        ),
+    ] = None,
     while_stdin: WhileStdin = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -54,7 +62,7 @@ def up(
     """
     from hansa.settings import Settings
 
-    given = {"host": host, "port": port, "grpc_port": grpc_port, "data": data}
+    given = {"host": host, "port": port, "grpc_port": grpc_port, "data": data, "tls": tls}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = Settings(**chosen)
     log_to(sys.stderr, level=settings.log_level)
@@ -109,6 +117,7 @@ async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> d
     return {
         "url": server.url,
         "grpc_address": server.grpc_address,
+        "ca": server.fingerprint,
         "project": settings.project,
         "data": settings.data.resolve(),
         "credentials": settings.credentials.expanduser(),
@@ -137,8 +146,9 @@ async def _operator(server: "ApiServer", settings: "Settings") -> tuple[bool, st
     if not known:
         project = settings.project
         token, _ = await server.controller.issue_token(project, _OPERATOR, Role.ADMIN)
-    if saved is None or not known or saved.url != server.url:
-        save_credentials(settings.credentials, Credentials(server.url, token, project))
+    now = Credentials(server.url, token, project, server.trust.roots, server.trust.name)
+    if saved != now:
+        save_credentials(settings.credentials, now)
     return not known, saved.url if saved is not None and not known else None
 
 
@@ -149,19 +159,22 @@ def _welcome(facts: dict[str, Any]) -> None:
     say("")
     say(f"  REST API       {facts['url']}")
     say(f"  nodes join at  {facts['grpc_address']}")
+    if facts["ca"]:
+        say(f"  authority      {facts['ca']}")
     made = "your admin token is saved in" if facts["new_credentials"] else "your admin token is, as before, in"
     say(f"  {made} {facts['credentials']}")
     if facts["replaced_credentials"] is not None:
         say(f"  (in place of the one for {facts['replaced_credentials']}; `hansa login` goes back to it)")
     say("")
+    joining = f"--join {facts['grpc_address']}" + (f" \\\n    --ca {facts['ca']}" if facts["ca"] else "")
     if facts["client_token"] is not None:
-        here = facts["grpc_address"].startswith("127.")
+        here = facts["grpc_address"].rpartition("//")[2].startswith("127.")
         where = "on this machine (--host opens the server to others)" if here else "from any machine that reaches it"
         say(f"A first client joins, {where}, with the token that is shown this once:")
-        say(f"  HANSA_TOKEN={facts['client_token']} \\\n    hansa client start --join {facts['grpc_address']}")
+        say(f"  HANSA_TOKEN={facts['client_token']} \\\n    hansa client start {joining}")
     else:
         say("A client joins with a token of its own (those of earlier starts still hold):")
-        say(f"  HANSA_TOKEN=… hansa client start --join {facts['grpc_address']}")
+        say(f"  HANSA_TOKEN=… hansa client start {joining}")
     say("")
     say("Next, in another terminal:")
     say("  hansa token create NAME            a token for another client")

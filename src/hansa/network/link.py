@@ -22,9 +22,10 @@ from hansa.errors import (
     PermissionDeniedError,
     WireError,
 )
+from hansa.network.entrance import Entrance, Place
 from hansa.store.disk import explained
 from hansa.wire import channel, chunks
-from hansa.wire.calls import AssignRequest, DownloadRequest
+from hansa.wire.calls import DownloadRequest
 from hansa.wire.frames import (
     Blob,
     FromNode,
@@ -36,7 +37,6 @@ from hansa.wire.frames import (
     ToNode,
     Welcome,
 )
-from hansa.wire.transport import GRPC, Transport
 
 __all__ = ["Backoff", "Link", "Node"]
 
@@ -87,22 +87,19 @@ class Link:
         self,
         node: Node,
         *,
-        join: str,
-        token: str,
+        entrance: Entrance,
         hello: Hello,
         preferred: str = "",
-        transport: Transport = GRPC,
     ) -> None:
-        """join: host:port of the controller; preferred: the combiner that the node would like; hello: who it is."""
+        """preferred: the combiner that the node would like; hello: who it is."""
         self._node = node
-        self._join = join
-        self._token = token
+        self._entrance = entrance
+        self._token = entrance.token
         self._hello = hello
         self._preferred = preferred
-        self._dial = transport.dial
         self._outbox: asyncio.Queue[FromNode] | None = None
-        self._parent: str | None = None
-        """The parent's host:port while it is dialled or attached."""
+        self._parent: Place | None = None
+        """The parent while it is dialled or attached."""
         self._transfers: set[channel.Channel] = set()
         self._backoff = Backoff()
         self._pause = Backoff()
@@ -188,7 +185,7 @@ class Link:
         """
         if self._parent is None:
             raise ConnectionFailedError(f"the connection to the parent is lost; the {what} goes on after a reconnect")
-        own = self._dial(self._parent)
+        own = self._entrance.dial(self._parent)
         self._transfers.add(own)
         try:
             yield own
@@ -198,18 +195,12 @@ class Link:
 
     async def _attach_once(self) -> Redirect:
         """One stream, from its assignment to its end."""
-        controller = self._dial(self._join)
+        place = await self._entrance.assigned(self._preferred, self._hello.labels)
         try:
-            request = AssignRequest(self._preferred, self._hello.labels)
-            assignment = await channel.assign(controller, self._token, request)
-        finally:
-            await controller.close()
-        address = assignment.address or self._join
-        try:
-            parent = self._dial(address)
+            parent = self._entrance.dial(place)
         except InputError as error:
-            raise ConnectionFailedError(f"{assignment.node} has told the controller no address: {error}") from error
-        self._parent = address
+            raise ConnectionFailedError(f"the controller sends this node to no address: {error}") from error
+        self._parent = place
         try:
             return await self._converse(parent)
         finally:

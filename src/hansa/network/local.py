@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import SecretStr
 
@@ -27,6 +27,7 @@ from hansa.store.ports import Query
 from hansa.store.records import EventRecord, SessionRecord, SessionState
 from hansa.wire import codec
 from hansa.wire.frames import Role
+from hansa.wire.tls import WORLD, Trust
 
 __all__ = ["PROJECT", "LocalNetwork"]
 
@@ -56,6 +57,7 @@ class LocalNetwork:
         advertise: str = "",
         store: str = "",
         objects: str = "",
+        tls: Literal["on", "off"] = "on",
     ) -> AsyncIterator[Self]:
         """A controller on a free port, with these combiners below the root; everything is stopped at the end.
 
@@ -72,6 +74,11 @@ class LocalNetwork:
             advertise=advertise,
             balancer="least-loaded",
             silence=silence,
+            tls=tls,
+            tls_cert=None,
+            tls_key=None,
+            tls_client_ca=None,
+            tls_names="",
         )
         server = await ControllerServer.open(here)
         network = cls(server, folder, silence)
@@ -94,6 +101,12 @@ class LocalNetwork:
         """The project's network, as the controller sees it."""
         return self.controller.tree(PROJECT)
 
+    @property
+    def trust(self) -> Trust:
+        """How nodes know the controller."""
+        authority = self.server.secure.authority
+        return Trust(fingerprint=authority.fingerprint) if authority is not None else WORLD
+
     # ── nodes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def combiner(self, name: str, parent: str = "", labels: Mapping[str, str] | None = None) -> None:
@@ -107,6 +120,7 @@ class LocalNetwork:
             parent=parent,
             labels=labels,
             silence=self.silence,
+            trust=self.trust,
         )
         await self._joined(name, node.run(), "combiner.connected")
 
@@ -130,6 +144,7 @@ class LocalNetwork:
             app=app,
             preferred=preferred,
             labels=labels,
+            trust=self.trust,
         )
         await self._joined(name, agent.run(), "client.connected")
 

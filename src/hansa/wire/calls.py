@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["AssignRequest", "Assignment", "DownloadRequest", "UploadReply"]
+__all__ = [
+    "AssignRequest",
+    "Assignment",
+    "CertificateRequest",
+    "DownloadRequest",
+    "SignedCertificate",
+    "UploadReply",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,25 @@ class Assignment:
 
     node: str
     address: str
-    """host:port."""
+    """As of `Hello`; empty: the controller itself, where it was asked."""
+    roots: str = ""
+    """Certificate (PEM) of the network's own authority; empty: it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """A combiner has made a key, and wants a certificate for it that its children believe."""
+
+    request: str
+    """PKCS #10, PEM. The names that it asks for do not matter: it is made out to the caller's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCertificate:
+    """What the combiner shows from now on."""
+
+    chain: str
+    """PEM: its certificate, then the authority's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,14 @@ from hansa.errors import (
     PermissionDeniedError,
     WireError,
 )
-from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.calls import (
+    Assignment,
+    AssignRequest,
+    CertificateRequest,
+    DownloadRequest,
+    SignedCertificate,
+    UploadReply,
+)
 from hansa.wire.chunks import MAX_CHUNK, unframe
 from hansa.wire.frames import FromNode, ToNode
 from hansa.wire.framing import (
@@ -33,6 +40,7 @@ from hansa.wire.framing import (
     encode_from_node,
 )
 from hansa.wire.limits import MAX_FRAME
+from hansa.wire.tls import Trust
 
 __all__ = [
     "AUTHORIZATION",
@@ -45,6 +53,7 @@ __all__ = [
     "Stream",
     "assign",
     "attach",
+    "certify",
     "chunks_of",
     "download",
     "open_channel",
@@ -244,17 +253,21 @@ def split_address(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def open_channel(address: str, credentials: Any = None) -> Channel:
+def open_channel(address: str, trust: Trust | None) -> Channel:
     """A channel to host:port, within a running loop; nothing is sent yet. Raises `InputError` for another address.
 
-    credentials: `grpc.ChannelCredentials` for TLS; None: unencrypted.
+    trust: how the server is known, its roots by now; None: no TLS, so that all can be read on the way.
     """
     host, _ = split_address(address)
-    options: list[tuple[str, int]] = list(_CLIENT)
+    options: list[tuple[str, int | str]] = list(_CLIENT)
     if host in ("localhost", "::1") or host.startswith("127."):
         options.append(("grpc.enable_http_proxy", 0))  # a proxy cannot reach this machine's own loopback
-    if credentials is None:
+    if trust is None:
         return Channel(address, grpc.aio.insecure_channel(address, options=options))
+    if trust.name:
+        options.append(("grpc.ssl_target_name_override", trust.name))
+    own = (trust.own.key.encode(), trust.own.chain.encode()) if trust.own is not None else (None, None)
+    credentials = grpc.ssl_channel_credentials(trust.roots.encode() or None, *own)
     return Channel(address, grpc.aio.secure_channel(address, credentials, options=options))
 
 
@@ -270,6 +283,14 @@ async def assign(channel: Channel, token: str, request: AssignRequest, timeout: 
     call = channel.start("Directory/Assign", "unary_unary", data, metadata=_metadata(token), timeout=timeout)
     async with _Translated(call, channel.address):
         return decode_call(Assignment, await call)
+
+
+async def certify(channel: Channel, token: str, request: str, timeout: float = 30.0) -> str:  # noqa: ASYNC109 - the same
+    """A combiner's certificate, signed by the network's authority: the chain. request: PKCS #10, PEM."""
+    data = encode_call(CertificateRequest(request))
+    call = channel.start("Directory/Certify", "unary_unary", data, metadata=_metadata(token), timeout=timeout)
+    async with _Translated(call, channel.address):
+        return decode_call(SignedCertificate, await call).chain
 
 
 async def download(

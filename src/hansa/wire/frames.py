@@ -15,6 +15,7 @@ from hansa.messages import Contribution, Kind, RunSpec
 
 __all__ = [
     "CENTRAL",
+    "ROOT",
     "Admission",
     "Blob",
     "Closed",
@@ -45,6 +46,9 @@ __all__ = [
 
 CENTRAL = "central"
 """The name under which the app's own evaluation beside the server reports; no client may have it."""
+
+ROOT = "root"
+"""The name of the controller's own aggregation server; no combiner may have it."""
 
 
 class Role(StrEnum):
@@ -92,7 +96,8 @@ class Hello:
     capabilities: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
-    """host:port at which a combiner's children reach it; empty for a client."""
+    """Where a combiner's children reach it: host:port, tls://host:port or tcp://host:port, see `tls.Scheme`; empty for a
+    client."""
 
 
 @dataclass(frozen=True, slots=True)

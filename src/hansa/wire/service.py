@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
@@ -25,7 +26,14 @@ from hansa.errors import (
     UpdateRejectedError,
     WireError,
 )
-from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.calls import (
+    Assignment,
+    AssignRequest,
+    CertificateRequest,
+    DownloadRequest,
+    SignedCertificate,
+    UploadReply,
+)
 from hansa.wire.channel import (
     AUTHORIZATION,
     BEARER,
@@ -39,6 +47,7 @@ from hansa.wire.channel import (
 )
 from hansa.wire.frames import FromNode, ToNode
 from hansa.wire.framing import decode_call, decode_from_node, encode_call, encode_to_node
+from hansa.wire.tls import Certificate
 from hansa.wire.tokens import Identity
 
 if sys.platform != "win32":
@@ -48,7 +57,9 @@ __all__ = [
     "Assign",
     "Attach",
     "Authenticate",
+    "Certify",
     "Download",
+    "Shown",
     "Upload",
     "bind",
     "control_handler",
@@ -83,6 +94,8 @@ Authenticate: TypeAlias = Callable[[str], Awaitable[Identity]]
 Attach: TypeAlias = Callable[[Identity, Stream[ToNode, FromNode]], Awaitable[None]]
 """Serves one control stream, which ends when it returns; it is cancelled when the node goes."""
 Assign: TypeAlias = Callable[[Identity, AssignRequest], Awaitable[Assignment]]
+Certify: TypeAlias = Callable[[Identity, str], Awaitable[str]]
+"""(who asks, its request) → the chain."""
 Download: TypeAlias = Callable[[Identity, DownloadRequest], AsyncGenerator[bytes, None]]
 """Yields chunk frames (`chunks.split`) from the request's offset to the end."""
 Upload: TypeAlias = Callable[[Identity, str, AsyncIterator[tuple[int, memoryview]]], Awaitable[int]]
@@ -111,19 +124,45 @@ def _allow_connections() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def bind(server: Any, address: str, credentials: Any = None) -> int:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a server shows in each handshake, and what it wants to see."""
+
+    certificate: Callable[[], Certificate]
+    """Asked in each handshake, in a thread of gRPC's: another one may be shown from then on."""
+    client_roots: str = ""
+    """Certificates (PEM) of the authorities of which callers must show a certificate; empty: they need none."""
+
+
+def bind(server: Any, address: str, shown: Shown | None) -> int:
     """Listen at host:port and return the port, which the system chooses for 0. Raises `InputError` that says why not.
 
-    credentials: `grpc.ServerCredentials` for TLS; None: unencrypted.
+    shown: None: no TLS.
     """
     _probe(address)
     try:
         port = (
-            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+            server.add_insecure_port(address) if shown is None else server.add_secure_port(address, _credentials(shown))
         )
     except RuntimeError as error:
         raise InputError(f"cannot listen at {address}: {error}; choose another address") from error
     return int(port)
+
+
+def _credentials(shown: Shown) -> Any:
+    last: list[Certificate] = []
+
+    def configured() -> Any:
+        last[:] = [shown.certificate()]
+        pair = (last[0].key.encode(), last[0].chain.encode())
+        return grpc.ssl_server_certificate_configuration([pair], shown.client_roots.encode() or None)
+
+    def renewed() -> Any:
+        return configured() if not last or shown.certificate() is not last[0] else None
+
+    return grpc.dynamic_ssl_server_credentials(
+        configured(), renewed, require_client_authentication=bool(shown.client_roots)
+    )
 
 
 def control_handler(attach: Attach, authenticate: Authenticate) -> Any:
@@ -136,14 +175,25 @@ def control_handler(attach: Attach, authenticate: Authenticate) -> Any:
     return _service("Control", {"Attach": grpc.stream_stream_rpc_method_handler(serve)})
 
 
-def directory_handler(assign: Assign, authenticate: Authenticate) -> Any:
+def directory_handler(assign: Assign, certify: Certify, authenticate: Authenticate) -> Any:
     """The service `hansa.v1.Directory`."""
 
     async def serve(request: bytes, context: Any) -> bytes:
         async with _Answering(context, authenticate) as identity:
             return encode_call(await assign(identity, decode_call(AssignRequest, request)))
 
-    return _service("Directory", {"Assign": grpc.unary_unary_rpc_method_handler(serve)})
+    async def sign(request: bytes, context: Any) -> bytes:
+        async with _Answering(context, authenticate) as identity:
+            chain = await certify(identity, decode_call(CertificateRequest, request).request)
+            return encode_call(SignedCertificate(chain))
+
+    return _service(
+        "Directory",
+        {
+            "Assign": grpc.unary_unary_rpc_method_handler(serve),
+            "Certify": grpc.unary_unary_rpc_method_handler(sign),
+        },
+    )
 
 
 def transfer_handler(download: Download, upload: Upload, authenticate: Authenticate) -> Any:

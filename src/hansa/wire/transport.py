@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hansa.wire.channel import Channel, open_channel
-from hansa.wire.service import bind, create_server
+from hansa.wire.service import Shown, bind, create_server
+from hansa.wire.tls import Trust
 
 __all__ = ["GRPC", "Transport"]
 
@@ -14,12 +15,12 @@ __all__ = ["GRPC", "Transport"]
 class Transport:
     """How a node dials and listens. Tokens, framing and limits are above it: no transport is a way around them."""
 
-    dial: Callable[[str], Channel]
-    """host:port → a connection, made when it is first used; see `channel.open_channel`."""
+    dial: Callable[[str, Trust | None], Channel]
+    """(host:port, how the server is known) → a connection, made when it is first used; see `channel.open_channel`."""
     create_server: Callable[..., Any]
     """Handlers → a server with `start` and `stop`; see `service.create_server`."""
-    bind: Callable[[Any, str], int]
-    """(server, host:port) → the port; see `service.bind`."""
+    bind: Callable[[Any, str, Shown | None], int]
+    """(server, host:port, what it shows) → the port; see `service.bind`."""
 
 
 GRPC: Final = Transport(open_channel, create_server, bind)

@@ -18,6 +18,7 @@ from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reaso
 from hansa.messages import ClientInfo
 from hansa.network.client.outbox import Outbox
 from hansa.network.client.workshop import Workshop
+from hansa.network.entrance import Entrance
 from hansa.network.files import mapped
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
@@ -40,6 +41,7 @@ from hansa.wire.frames import (
     Welcome,
     Withdraw,
 )
+from hansa.wire.tls import WORLD, Trust
 from hansa.wire.transport import GRPC, Transport
 
 __all__ = ["Agent"]
@@ -74,13 +76,15 @@ class Agent:
         app: Path | None = None,
         preferred: str = "",
         labels: Mapping[str, str] | None = None,
+        trust: Trust = WORLD,
         transport: Transport = GRPC,
         workshop: Callable[[Path, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
     ) -> None:
-        """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates."""
+        """join, trust: see `Entrance`; app: the owner's own code, None to run what sessions bring; work: a folder for
+        models and updates."""
         self.client = client
         hello = Hello(Role.CLIENT, uuid.uuid4().hex, hansa.__version__, labels=dict(labels or {}))
-        self._link = Link(self, join=join, token=token, hello=hello, preferred=preferred, transport=transport)
+        self._link = Link(self, entrance=Entrance(join, token, trust, transport), hello=hello, preferred=preferred)
         self._app = app
         self._work = work
         self._objects = work / "objects"

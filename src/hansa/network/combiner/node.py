@@ -18,8 +18,10 @@ from hansa.errors import (
     PermissionDeniedError,
     WireError,
 )
+from hansa.network.combiner.certificate import SignedByNetwork
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.service import NodeService
+from hansa.network.entrance import Entrance
 from hansa.network.files import mapped
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
@@ -42,6 +44,8 @@ from hansa.wire.frames import (
     Welcome,
     Withdraw,
 )
+from hansa.wire.service import Shown
+from hansa.wire.tls import WORLD, Scheme, Trust
 from hansa.wire.tokens import Identity
 from hansa.wire.transport import GRPC, Transport
 
@@ -66,11 +70,18 @@ class CombinerNode:
         labels: Mapping[str, str] | None = None,
         slots: int = 2,
         silence: float = 15.0,
+        trust: Trust = WORLD,
+        shown: Shown | None = None,
         transport: Transport = GRPC,
     ) -> None:
-        """listen: host:port for children; advertise: how they reach it, if that differs; parent: a combiner's name."""
+        """listen: host:port for children; advertise: how they reach it, if that differs; parent: a combiner's name.
+
+        join, trust: see `Entrance`; shown: a certificate of its own, in the place of one that the network signs.
+        """
         self.name = name
-        self._join, self._token, self._parent = join, token, parent
+        self._entrance = Entrance(join, token, trust, transport)
+        self._shown = shown
+        self._parent = parent
         self._project = tokens.holder(token).project
         self._listen, self._advertise = listen, advertise
         self._labels = dict(labels or {})
@@ -90,14 +101,13 @@ class CombinerNode:
         await asyncio.to_thread(_emptied, self._work)
         face = NodeService(self._hub_of, self._authenticate, lambda: self._public_key)
         server = self._transport.create_server(*face.handlers())
-        port = self._transport.bind(server, self._listen)
+        scheme, shown = await self._certificate()
+        port = self._transport.bind(server, self._listen, shown)
         await server.start()
         host = self._listen.rpartition(":")[0]
-        address = self._advertise or f"{host}:{port}"
+        address = (f"{scheme}://" if scheme else "") + (self._advertise or f"{host}:{port}")
         hello = Hello(Role.COMBINER, uuid.uuid4().hex, hansa.__version__, labels=self._labels, address=address)
-        self._link = Link(
-            self, join=self._join, token=self._token, hello=hello, preferred=self._parent, transport=self._transport
-        )
+        self._link = Link(self, entrance=self._entrance, hello=hello, preferred=self._parent)
         self._start(self._hub.watch())
         _log.info("combiner serves", name=self.name, address=address)
         try:
@@ -178,6 +188,16 @@ class CombinerNode:
         return await patiently(lambda: self._fetched(blob), who=f"combiner {self.name}")
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _certificate(self) -> tuple[Scheme, Shown | None]:
+        """How children dial this server, and what it shows them."""
+        if self._shown is not None:
+            return Scheme.TLS, self._shown
+        if self._entrance.scheme is Scheme.PLAIN:
+            return Scheme.PLAIN, None
+        signed = await SignedByNetwork.first(self._entrance, who=f"combiner {self.name}")
+        self._start(signed.stay())
+        return Scheme.NETWORK, Shown(lambda: signed.certificate)
 
     async def _fetched(self, blob: Blob) -> memoryview:
         if self._link is None:

@@ -13,6 +13,7 @@ from hansa.wire.calls import DownloadRequest
 from hansa.wire.channel import Stream, split_address
 from hansa.wire.frames import FromNode, Hello, Redirect, Role, ToNode, Welcome
 from hansa.wire.service import Authenticate
+from hansa.wire.tls import address_of
 from hansa.wire.tokens import Identity
 
 __all__ = ["NodeService"]
@@ -138,7 +139,7 @@ def _check_hello(name: str, hello: Hello) -> None:
         )
     if hello.role is Role.COMBINER:
         try:
-            split_address(hello.address)
+            split_address(address_of(hello.address)[1])
         except InputError as error:
             raise WireError(f"{name} tells its clients to dial {hello.address[:100]!r}: {error}") from error
 

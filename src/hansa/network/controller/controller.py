@@ -24,7 +24,6 @@ from hansa.errors import (
 from hansa.messages import ClientInfo, Metrics, RunSpec
 from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
-from hansa.network.controller.directory import ROOT
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
@@ -45,7 +44,7 @@ from hansa.store.records import (
 )
 from hansa.store.retention import KEEP_ALL, Policy
 from hansa.wire import codec, tokens
-from hansa.wire.frames import CENTRAL, Blob, Evaluated, OpenRound, Role, RoundKey
+from hansa.wire.frames import CENTRAL, ROOT, Blob, Evaluated, OpenRound, Role, RoundKey
 from hansa.wire.tokens import Identity
 
 __all__ = ["Controller"]

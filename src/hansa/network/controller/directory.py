@@ -6,15 +6,12 @@ from dataclasses import dataclass, field
 
 from hansa.errors import ConflictError, NotFoundError, PermissionDeniedError
 from hansa.network.controller.balancers import Asker, Balancer, Server
-from hansa.wire.frames import Presence, Present, Role
+from hansa.wire.frames import ROOT, Presence, Present, Role
 
-__all__ = ["ROOT", "Directory"]
+__all__ = ["Directory"]
 
 _ON_ITS_WAY = 30.0
 """Seconds after which a client that was sent to a server and has not come counts nowhere."""
-
-ROOT = "root"
-"""The name of the controller's own aggregation server."""
 
 
 @dataclass(slots=True)

@@ -14,8 +14,9 @@ from typing import Any
 import structlog
 from pydantic import SecretStr
 
-from hansa.errors import ConflictError, InputError, StorageUnavailableError
+from hansa.errors import ConflictError, InputError, PermissionDeniedError, StorageUnavailableError
 from hansa.network.combiner.service import NodeService
+from hansa.network.controller.certificates import Secured
 from hansa.network.controller.controller import Controller
 from hansa.settings import Settings
 from hansa.store.opening import open_objects, open_store
@@ -23,6 +24,9 @@ from hansa.store.ports import Leadership, MetadataStore
 from hansa.store.retention import Policy
 from hansa.wire import service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
+from hansa.wire.frames import ROOT, Role
+from hansa.wire.service import Shown
+from hansa.wire.tls import server_name
 from hansa.wire.tokens import Identity
 
 __all__ = ["ControllerServer"]
@@ -40,9 +44,12 @@ class ControllerServer:
 
     controller: Controller
     address: str
-    """host:port at which nodes reach the gRPC server."""
+    """What nodes join: host:port, with a scheme before it where that is not TLS of this network."""
     listening: str
     """host:port that it is bound to."""
+    secure: Secured
+    """What its ports show."""
+    _advertised: bool
     _server: Any
     _store: MetadataStore
     _leadership: Leadership
@@ -58,15 +65,17 @@ class ControllerServer:
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
         key = _signing_key(settings.data / "controller.key")
+        secure = Secured.of(settings)
         leadership = store.leadership(_LEADERSHIP)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(store.close)
             await store.open()
             undo.push_async_callback(leadership.release)
             await _lead(leadership)
-            server, port = _bind(settings)
+            server = service.create_server()
+            port = _bind(server, settings, secure.shown)
             listening = f"{settings.host}:{port}"
-            address = settings.advertise or listening
+            address = secure.scheme_of(settings.advertise or listening)
             controller = Controller(
                 store.fenced(leadership),
                 objects,
@@ -78,9 +87,9 @@ class ControllerServer:
                 keep=keep,
                 leads=lambda: leadership.held,
             )
-            self = cls(controller, address, listening, server, store, leadership)
+            self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
-            directory = service.directory_handler(self._assign, self._authenticate)
+            directory = service.directory_handler(self._assign, self._certify, self._authenticate)
             server.add_generic_rpc_handlers((*face.handlers(), directory))
             undo.push_async_callback(self._stop)
             try:
@@ -112,7 +121,17 @@ class ControllerServer:
 
     async def _assign(self, identity: Identity, request: AssignRequest) -> Assignment:
         name, address = self.controller.assign(identity, request.preferred, request.labels)
-        return Assignment(name, address)
+        authority = self.secure.authority
+        there = "" if name == ROOT and not self._advertised else address
+        return Assignment(name, there, authority.certificate if authority is not None else "")
+
+    async def _certify(self, identity: Identity, request: str) -> str:
+        if identity.role is not Role.COMBINER:
+            raise PermissionDeniedError(f"{identity.name} is a {identity.role.value}: only combiners get certificates")
+        authority = self.secure.authority
+        if authority is None:
+            raise InputError("this network signs no certificates: it runs without TLS; join it with tcp://")
+        return await asyncio.to_thread(authority.sign, request, server_name(identity.project, identity.name))
 
 
 def _url(setting: SecretStr | None) -> str:
@@ -133,11 +152,10 @@ async def _lead(leadership: Leadership) -> None:
             await asyncio.sleep(_PAUSE)
 
 
-def _bind(settings: Settings) -> tuple[Any, int]:
-    """(the gRPC server, its port)."""
-    server = service.create_server()
+def _bind(server: Any, settings: Settings, shown: Shown | None) -> int:
+    """The port of the gRPC server."""
     try:
-        return server, service.bind(server, f"{settings.host}:{settings.grpc_port}")
+        return service.bind(server, f"{settings.host}:{settings.grpc_port}", shown)
     except InputError as error:
         raise InputError(f"{error} with HANSA_GRPC_PORT or --grpc-port (0 takes a free one)") from error
 

@@ -11,7 +11,7 @@ from hansa.algorithm import Partial
 from hansa.errors import ConflictError, NotFoundError, StorageError
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.balancers import Balancer
-from hansa.network.controller.directory import ROOT, Directory
+from hansa.network.controller.directory import Directory
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
@@ -20,7 +20,7 @@ from hansa.network.patience import patiently
 from hansa.rounds.why import Why
 from hansa.store.ports import MetadataStore, ObjectStore
 from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, SessionRecord
-from hansa.wire.frames import Blob, FromNode, LogLine, Presence, Present, RoundKey
+from hansa.wire.frames import ROOT, Blob, FromNode, LogLine, Presence, Present, RoundKey
 
 __all__ = ["ProjectTree"]
 
