@@ -29,6 +29,10 @@ class Server:
     def join(self) -> str:
         return self.facts["grpc_address"]
 
+    @property
+    def join_options(self) -> tuple[str, ...]:
+        return ("--join", self.join, "--ca", self.facts["ca"])
+
 
 @dataclass
 class Hansa:
@@ -88,7 +92,7 @@ class Hansa:
         """Start a client with a token of its own, and wait until it is connected."""
         token = self.json("token", "create", name)["token"]
         place = ("--index", index, "--total", total, "--json")
-        process = self.start("client", "start", "--join", server.join, *place, *arguments, HANSA_TOKEN=token)
+        process = self.start("client", "start", *server.join_options, *place, *arguments, HANSA_TOKEN=token)
         line_with(process, '"connected"')
         return process
 

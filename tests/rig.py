@@ -14,12 +14,15 @@ from hansa.arrays import Arrays
 from hansa.messages import Contribution, Kind, RunSpec
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.service import NodeService
+from hansa.network.entrance import Entrance
 from hansa.network.link import Link
 from hansa.wire import channel, codec, service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.channel import Stream
 from hansa.wire.frames import Blob, FromNode, Hello, Offer, OpenRound, Role, RoundKey, Seal, ToNode, Welcome
+from hansa.wire.tls import WORLD
 from hansa.wire.tokens import Identity
+from hansa.wire.transport import GRPC
 
 F = TypeVar("F")
 
@@ -90,6 +93,11 @@ class Rig:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def join(self) -> str:
+        """As nodes are given it: tests of TLS make their own networks."""
+        return f"tcp://{self.address}"
+
     # ── what the hub hands up ──
 
     def send(self, frame: FromNode) -> None:
@@ -128,7 +136,8 @@ class Rig:
         return tokens.issue(self.key, name, role, "default")[0]
 
     def link(self, node: object, name: str, role: Role, hello: Hello) -> Link:
-        return Link(node, join=self.address, token=self.token(name, role), hello=hello)  # type: ignore[arg-type]
+        entrance = Entrance(self.join, self.token(name, role), WORLD, GRPC)
+        return Link(node, entrance=entrance, hello=hello)  # type: ignore[arg-type]
 
     @asynccontextmanager
     async def node(self, name: str, hello: Hello | None = None) -> AsyncIterator[Node]:
@@ -150,7 +159,7 @@ class Rig:
     @asynccontextmanager
     async def dialled(self) -> AsyncIterator[channel.Channel]:
         """A bare connection: for what a link would never do."""
-        opened = channel.open_channel(self.address)
+        opened = channel.open_channel(self.address, None)
         try:
             yield opened
         finally:
@@ -172,15 +181,21 @@ class Rig:
         return tokens.verify(tokens.public_key(self.key), token)
 
     async def _assign(self, identity: Identity, _request: AssignRequest) -> Assignment:
-        return Assignment("hub", self.places.get(identity.name, self.proxied or self.address))
+        address = self.places.get(identity.name, self.proxied or self.address)
+        return Assignment("hub", f"tcp://{address.removeprefix('tcp://')}")
+
+    async def _certify(self, identity: Identity, request: str) -> str:
+        raise AssertionError(f"nobody needs a certificate here, not {identity.name} for {request}")
 
 
 @asynccontextmanager
 async def rig(*, slots: int = 2, lease: float = 5.0) -> AsyncIterator[Rig]:
     made = Rig(slots, lease)
     face = NodeService(lambda _identity: made.hub, made._authenticate, lambda: tokens.public_key(made.key))
-    server = service.create_server(*face.handlers(), service.directory_handler(made._assign, made._authenticate))
-    made.port = service.bind(server, "127.0.0.1:0")
+    server = service.create_server(
+        *face.handlers(), service.directory_handler(made._assign, made._certify, made._authenticate)
+    )
+    made.port = service.bind(server, "127.0.0.1:0", None)
     await server.start()
     watching = asyncio.create_task(made.hub.watch())
     try:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings", "environment_for_user_code"]
+__all__ = ["Settings", "environment_for_user_code", "quiet_grpc"]
 
 _PREFIX = "HANSA_"
 
@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     )
     tls: Literal["on", "proxy", "off"] = Field(
         default="on",
-        description="Whether a server's ports speak TLS; proxy: something in front of them does; off: nothing does, and "
-        "tokens can be read on the way.",
+        description="Whether a server's ports speak TLS; proxy: something in front of them does; off: nothing does, "
+        "and tokens can be read on the way.",
     )
     tls_cert: Path | None = Field(
         default=None,
@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line shown."
     )
+
+
+def quiet_grpc() -> None:
+    """Have gRPC's own log lines left out, which say less than hansa's errors; before gRPC is loaded."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251 - here
 
 
 def environment_for_user_code() -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 
 from hansa.api.client import Client
+from hansa.api.encryption import client_context
 from hansa.api.server import ApiServer
 from hansa.network.local import LocalNetwork
 from hansa.settings import Settings
@@ -46,12 +47,16 @@ class Served:
 
     def http(self, token: str = "") -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        made = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        made = httpx.Client(
+            base_url=self.url, headers=headers, trust_env=False, verify=client_context(self.server.trust)
+        )
         self._closing.callback(made.close)
         return made
 
     def client(self, project: str = "default", token: str = "") -> Client:
-        return self._closing.enter_context(Client(self.url, token or self.token(project=project), project))
+        return self._closing.enter_context(
+            Client(self.url, token or self.token(project=project), project, self.server.trust)
+        )
 
     def restart(self) -> None:
         """End the server, and start another on the same REST port and data."""

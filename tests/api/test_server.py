@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -39,8 +40,9 @@ def test_a_signal_ends_the_server_and_its_streams_cleanly(tmp_path: Path, number
         line = next(line for line in process.stdout if line.startswith("http"))
         url, token = line.split()
         headers = {"Authorization": f"Bearer {token}"}
+        authority = ssl.create_default_context(cafile=tmp_path / "keys" / "authority.crt")
         with (
-            httpx.Client(base_url=url, headers=headers, trust_env=False) as http,
+            httpx.Client(base_url=url, headers=headers, trust_env=False, verify=authority) as http,
             http.stream("GET", "/api/v1/projects/default/events/stream") as response,
         ):
             lines = response.iter_lines()

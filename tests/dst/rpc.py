@@ -27,9 +27,9 @@ _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 def transport(network: Network, process: Process) -> Transport:
     """The network as this process sees it."""
     return Transport(
-        dial=lambda address: _Channel(network, process, address),
+        dial=lambda address, _trust: _Channel(network, process, address),
         create_server=lambda *handlers: _Server(network, process, handlers),
-        bind=lambda server, address: server.bind(address),
+        bind=lambda server, address, _shown: server.bind(address),
     )
 
 

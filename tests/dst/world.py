@@ -29,7 +29,7 @@ from hansa.store.records import ClientRecord, ContributionRecord, SessionRecord,
 from hansa.store.rows import from_row
 from hansa.wire import codec, service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
-from hansa.wire.frames import Role
+from hansa.wire.frames import ROOT, Role
 from hansa.wire.tokens import Identity
 
 __all__ = ["PROJECT", "World"]
@@ -254,16 +254,20 @@ class World:
         controller = Controller(fenced, objects, _key(), address=ROOT_ADDRESS, slots=plan.slots, silence=plan.silence)
         transport = rpc.transport(self.network, process)
         server = transport.create_server()
-        transport.bind(server, ROOT_ADDRESS)
+        transport.bind(server, ROOT_ADDRESS, None)
 
         async def authenticate(token: str) -> Identity:
             return controller.verify(token)
 
         async def assign(identity: Identity, request: AssignRequest) -> Assignment:
-            return Assignment(*controller.assign(identity, request.preferred, request.labels))
+            name, address = controller.assign(identity, request.preferred, request.labels)
+            return Assignment(name, "" if name == ROOT else address)
+
+        async def certify(identity: Identity, request: str) -> str:
+            raise AssertionError(f"{identity.name} asks for a certificate, without TLS: {request}")
 
         face = NodeService(controller.hub, authenticate, lambda: controller.public_key)
-        server.add_generic_rpc_handlers((*face.handlers(), service.directory_handler(assign, authenticate)))
+        server.add_generic_rpc_handlers((*face.handlers(), service.directory_handler(assign, certify, authenticate)))
         with contextlib.suppress(ConflictError):
             await controller.create_project(PROJECT)
         await server.start()
@@ -285,7 +289,7 @@ class World:
         if name in plan.combiners:
             node = CombinerNode(
                 name,
-                join=ROOT_ADDRESS,
+                join=f"tcp://{ROOT_ADDRESS}",
                 token=_token(name, Role.COMBINER),
                 work=work,
                 listen=f"{name}:7100",
@@ -302,7 +306,7 @@ class World:
         agent = WatchedAgent(
             self,
             ClientInfo(name, index, plan.clients),
-            join=ROOT_ADDRESS,
+            join=f"tcp://{ROOT_ADDRESS}",
             token=_token(name, Role.CLIENT),
             work=work,
             app=Path("app.py"),

@@ -105,7 +105,7 @@ def test_a_client_and_a_combiner_stop_on_ctrl_c_and_on_sigterm(hansa: Hansa, ser
     client = hansa.client(server, "client-0")
     client.send_signal(signal.SIGINT)
     token = hansa.json("token", "create", "relay", "--role", "combiner")["token"]
-    combiner = hansa.start("combiner", "start", "--join", server.join, "--json", HANSA_TOKEN=token)
+    combiner = hansa.start("combiner", "start", *server.join_options, "--json", HANSA_TOKEN=token)
     line_with(combiner, '"connected"')
     combiner.send_signal(signal.SIGTERM)
     assert client.wait(30) == 130

@@ -18,12 +18,11 @@ def test_a_session_outlives_its_controller_where_another_one_waits(
     hansa.environment["HANSA_STORE"] = postgres.url(postgres.create_database())
     hansa.environment["HANSA_OBJECTS"] = s3.url(s3.create_bucket(), hansa.folder / "cache")
     first = hansa.up("--data", hansa.folder / "first")
-    (hansa.folder / "second").mkdir()
-    shutil.copy(hansa.folder / "first" / "controller.key", hansa.folder / "second")
+    shutil.copytree(hansa.folder / "first" / "keys", hansa.folder / "second" / "keys")
     port = first.join.rpartition(":")[2]
     standby = hansa.start("up", "--json", "--port", 0, "--grpc-port", port, "--data", hansa.folder / "second")
     token = hansa.json("token", "create", "relay", "--role", "combiner")["token"]
-    combiner = hansa.start("combiner", "start", "--join", first.join, "--json", HANSA_TOKEN=token)
+    combiner = hansa.start("combiner", "start", *first.join_options, "--json", HANSA_TOKEN=token)
     line_with(combiner, '"connected"')
     for index in range(2):
         hansa.client(first, f"client-{index}", index, 2)

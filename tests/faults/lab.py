@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from ssl import PEM_cert_to_DER_cert
 from typing import Any, Final, TypeVar
 
 import psutil
 
-import hansa
 from faults.history import History, Session, left_over, read_history
 from faults.points import CONTROLLER, Fault
 from faults.proxy import Proxy, Weather
@@ -28,6 +28,7 @@ from hansa.api.credentials import load_credentials
 from hansa.errors import HansaError
 from hansa.messages import RunSpec
 from hansa.store.records import SessionRecord, SessionState
+from hansa.wire.tls import fingerprint
 
 __all__ = ["OVER", "Lab", "Node", "StuckError", "laboratory"]
 
@@ -380,13 +381,29 @@ class Lab:
             if saved is None:
                 raise FileNotFoundError("the controller has not come up yet")
             self.tokens.append(saved.token)
-            self._connection = hansa.connect(saved.url, saved.token)
+            self._connection = Client(saved.url, saved.token, saved.project, saved.trust)
         return self._connection
+
+    @property
+    def _authority(self) -> str:
+        """By which nodes know the controller."""
+        return fingerprint(PEM_cert_to_DER_cert((self.folder / "data" / "keys" / "authority.crt").read_text()))
 
     def _join(self, name: str, kind: str, token: str, *more: str) -> None:
         self.tokens.append(token)
         work = str(self.folder / "work" / name)
-        arguments = [kind, "start", "--join", f"127.0.0.1:{self._door}", "--work", work, "--json", *more]
+        arguments = [
+            kind,
+            "start",
+            "--join",
+            f"127.0.0.1:{self._door}",
+            "--ca",
+            self._authority,
+            "--work",
+            work,
+            "--json",
+            *more,
+        ]
         self._node(name, arguments, HANSA_TOKEN=token)
 
     def _proxied(self, name: str, target: int) -> int:

@@ -52,7 +52,7 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Agent, Works
     token, _ = tokens.issue(tokens.new_key(), "ann", Role.CLIENT, "default")
     made = Agent(
         ClientInfo("ann"),
-        join="127.0.0.1:1",
+        join="tcp://127.0.0.1:1",
         token=token,
         work=tmp_path,
         app=tmp_path / "app.py",

@@ -7,7 +7,7 @@ import pytest
 from hansa.errors import ConflictError, NotFoundError, PermissionDeniedError
 from hansa.network.controller.balancers import by_label, least_loaded
 from hansa.network.controller.directory import Directory
-from hansa.wire.frames import Presence, Present, Role
+from hansa.wire.frames import ROOT, Presence, Present, Role
 
 
 def directory(

@@ -12,11 +12,13 @@ from hansa.arrays import Arrays
 from hansa.errors import AuthenticationError, PermissionDeniedError
 from hansa.messages import ClientInfo, Contribution, EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
+from hansa.network.entrance import Entrance
 from hansa.network.link import Link
 from hansa.run import resolve
 from hansa.store.records import SessionRecord, SessionState
 from hansa.wire import codec
 from hansa.wire.frames import Blob, FromNode, Hello, Offer, OpenRound, Role, RoundKey, ToNode, Verdict, Welcome
+from hansa.wire.transport import GRPC
 
 NO_EVALUATION = EvaluationRules(every=0)
 THREE_OF_FOUR = RoundRules(selection="count", count=3, min_clients=4, quorum=3, deadline=60, lease=20)
@@ -180,7 +182,7 @@ class Scripted:
     async def run(self, made: Federation) -> None:
         token, _ = await made.controller.issue_token(PROJECT, self.name, Role.CLIENT)
         hello = Hello(Role.CLIENT, "1", "0")
-        self.link = Link(self, join=made.server.address, token=token, hello=hello)
+        self.link = Link(self, entrance=Entrance(made.server.address, token, made.trust, GRPC), hello=hello)
         await self.link.run()
 
 
@@ -254,7 +256,14 @@ async def test_a_second_process_with_the_same_identity_waits_and_the_first_stays
     async with federation(tmp_path) as made:
         await made.client("ward", app=app)
         token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
-        again = Agent(ClientInfo("ward"), join=made.server.address, token=token, work=tmp_path / "again", app=app)
+        again = Agent(
+            ClientInfo("ward"),
+            join=made.server.address,
+            token=token,
+            work=tmp_path / "again",
+            app=app,
+            trust=made.trust,
+        )
         task = asyncio.create_task(again.run())
         session = await made.run(app, spec_of(1))
         assert not task.done()
@@ -268,7 +277,9 @@ async def test_a_token_of_another_network_is_refused_for_good(app: Path, tmp_pat
     async with federation(tmp_path / "other") as other:
         token, _ = await other.controller.issue_token(PROJECT, "ward", Role.CLIENT)
     async with federation(tmp_path) as made:
-        agent = Agent(ClientInfo("ward"), join=made.server.address, token=token, work=tmp_path / "ward", app=app)
+        agent = Agent(
+            ClientInfo("ward"), join=made.server.address, token=token, work=tmp_path / "ward", app=app, trust=made.trust
+        )
         with pytest.raises(AuthenticationError, match="another network"):
             await agent.run()
 
@@ -277,7 +288,9 @@ async def test_a_revoked_token_is_refused(app: Path, tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
         token, record = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
         await made.controller.revoke_token(PROJECT, record.id)
-        agent = Agent(ClientInfo("ward"), join=made.server.address, token=token, work=tmp_path / "ward", app=app)
+        agent = Agent(
+            ClientInfo("ward"), join=made.server.address, token=token, work=tmp_path / "ward", app=app, trust=made.trust
+        )
         with pytest.raises(AuthenticationError, match="revoked"):
             await agent.run()
 
@@ -285,6 +298,8 @@ async def test_a_revoked_token_is_refused(app: Path, tmp_path: Path) -> None:
 async def test_an_admin_token_is_no_node(app: Path, tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
         token, _ = await made.controller.issue_token(PROJECT, "boss", Role.ADMIN)
-        agent = Agent(ClientInfo("boss"), join=made.server.address, token=token, work=tmp_path / "boss", app=app)
+        agent = Agent(
+            ClientInfo("boss"), join=made.server.address, token=token, work=tmp_path / "boss", app=app, trust=made.trust
+        )
         with pytest.raises(PermissionDeniedError, match="role admin"):
             await agent.run()

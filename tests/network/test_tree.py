@@ -40,9 +40,11 @@ from pathlib import Path
 from hansa.messages import ClientInfo
 from hansa.network.client.agent import Agent
 from hansa.network.combiner.node import CombinerNode
+from hansa.wire.tls import Trust
 
 given = json.loads(sys.argv[1])
-common = {"join": given["join"], "token": given["token"], "work": Path(given["work"])}
+trust = Trust(fingerprint=given["ca"])
+common = {"join": given["join"], "token": given["token"], "work": Path(given["work"]), "trust": trust}
 
 async def main():
     if given["role"] == "combiner":
@@ -64,7 +66,7 @@ async def process(
     """A node that is a process of its own; it has joined."""
     token, _ = await made.controller.issue_token(PROJECT, name, role)
     given = {
-        "name": name, "role": role.value, "join": made.server.address, "token": token, "index": index, "total": total,
+        "name": name, "role": role.value, "join": made.server.address, "ca": made.trust.fingerprint, "token": token, "index": index, "total": total,
         "work": str(made.folder / f"work of {name}"), "preferred": preferred,
     }  # fmt: skip
     node = await asyncio.create_subprocess_exec(sys.executable, "-c", NODE, json.dumps(given))
@@ -169,7 +171,7 @@ async def below(made: Rig, names: Sequence[str], work: Path) -> AsyncIterator[di
     try:
         for name in names:
             node = CombinerNode(
-                name, join=made.address, token=made.token(name, Role.COMBINER), work=work / name, silence=5.0
+                name, join=made.join, token=made.token(name, Role.COMBINER), work=work / name, silence=5.0
             )
             nodes[name] = node
             made.places[name] = address
@@ -281,13 +283,13 @@ async def made_then_gone(other: Rig, work: Path) -> AsyncIterator[None]:
     async with rig() as made:
         made.key = other.key
         made.hub.children.lease = 1.0
-        node = CombinerNode("a", join=made.address, token=token, work=work / "a", silence=1.0)
+        node = CombinerNode("a", join=made.join, token=token, work=work / "a", silence=1.0)
         running = asyncio.create_task(node.run())
         made.proxied = next(iter((await made.told(Presence)).combiners)).labels["address"]
         node_x = made.node("x")
         async with node_x as x:
             await until_below(made, "x")
-            x.link._join = other.address
+            x.link._entrance._address = other.address
             made.hub.dismiss("a test")
             node._link._join = "127.0.0.1:1"  # type: ignore[union-attr]
             yield

@@ -60,6 +60,10 @@ class Peer:
             raise NotFoundError("no combiner is called 'gone'")
         return Assignment(request.preferred or "root", self.address)
 
+    async def certify(self, identity: Identity, request: str) -> str:
+        self.callers.append(identity)
+        return f"for {identity.name}: {request}"
+
     async def download(self, identity: Identity, request: DownloadRequest) -> AsyncGenerator[bytes, None]:
         self.callers.append(identity)
         if request.digest not in self.objects:
@@ -81,12 +85,12 @@ async def peer() -> AsyncGenerator[Peer, None]:
     peer = Peer()
     server = service.create_server(
         service.control_handler(peer.attach, verified),
-        service.directory_handler(peer.assign, verified),
+        service.directory_handler(peer.assign, peer.certify, verified),
         service.transfer_handler(peer.download, peer.upload, verified),
     )
-    peer.address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0')}"
+    peer.address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0', None)}"
     await server.start()
-    peer.channel = channel.open_channel(peer.address)
+    peer.channel = channel.open_channel(peer.address, None)
     yield peer
     await peer.channel.close()
     await server.stop(None)
@@ -314,7 +318,7 @@ def free_port() -> int:
 
 async def test_a_server_that_is_not_there_is_named_by_every_call():
     address = f"127.0.0.1:{free_port()}"
-    nowhere = channel.open_channel(address)
+    nowhere = channel.open_channel(address, None)
     with pytest.raises(ConnectionFailedError, match=f"cannot reach {address} .*refused"):
         await channel.assign(nowhere, TOKEN, AssignRequest())
     with pytest.raises(ConnectionFailedError, match=address):
@@ -336,7 +340,7 @@ async def test_a_web_server_where_nodes_should_join_is_told_apart_from_nothing()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    there = channel.open_channel(address)
+    there = channel.open_channel(address, None)
     with pytest.raises(ConnectionFailedError, match=f"{address} answers as a web server.*at which nodes join"):
         await channel.assign(there, TOKEN, AssignRequest())
     await there.close()
@@ -345,7 +349,7 @@ async def test_a_web_server_where_nodes_should_join_is_told_apart_from_nothing()
 
 
 async def test_a_name_that_does_not_resolve_is_a_failed_connection():
-    nowhere = channel.open_channel("no.such.host.invalid:7433")
+    nowhere = channel.open_channel("no.such.host.invalid:7433", None)
     with pytest.raises(ConnectionFailedError, match=r"cannot reach no\.such\.host\.invalid:7433"):
         await channel.assign(nowhere, TOKEN, AssignRequest())
     await nowhere.close()
@@ -358,9 +362,9 @@ async def test_a_server_that_stops_ends_streams_as_a_lost_connection():
         await stream.receive()
 
     server = service.create_server(service.control_handler(serve, verified))
-    address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0')}"
+    address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0', None)}"
     await server.start()
-    dialled = channel.open_channel(address)
+    dialled = channel.open_channel(address, None)
     stream = channel.attach(dialled, TOKEN)
     await stream.send(HELLO)
     assert await stream.receive() == WELCOME
@@ -372,7 +376,7 @@ async def test_a_server_that_stops_ends_streams_as_a_lost_connection():
 
 async def test_closing_a_channel_ends_its_streams_as_a_lost_connection(peer: Peer):
     peer.serve = echo_lines
-    dialled = channel.open_channel(peer.address)
+    dialled = channel.open_channel(peer.address, None)
     stream = channel.attach(dialled, TOKEN)
     await stream.send(HELLO)
     await stream.receive()
@@ -385,11 +389,11 @@ async def test_closing_a_channel_ends_its_streams_as_a_lost_connection(peer: Pee
 
 async def test_a_taken_port_is_an_error_that_says_so():
     first = service.create_server()
-    port = service.bind(first, "127.0.0.1:0")
+    port = service.bind(first, "127.0.0.1:0", None)
     await first.start()
     second = service.create_server()
     with pytest.raises(InputError, match=f"cannot listen at 127.0.0.1:{port}: Address already in use"):
-        service.bind(second, f"127.0.0.1:{port}")
+        service.bind(second, f"127.0.0.1:{port}", None)
     await first.stop(None)
     await second.stop(None)
 
@@ -398,7 +402,7 @@ async def test_a_taken_port_is_an_error_that_says_so():
 async def test_an_address_that_is_not_here_is_an_error_that_says_so(address: str):
     server = service.create_server()
     with pytest.raises(InputError, match=f"cannot listen at {address}: "):
-        service.bind(server, address)
+        service.bind(server, address, None)
     await server.stop(None)
 
 
@@ -407,7 +411,7 @@ async def test_an_address_that_is_not_here_is_an_error_that_says_so(address: str
 )
 async def test_what_is_not_an_address_is_refused_before_it_is_dialled(address: str):
     with pytest.raises(InputError, match="is not an address: write host:port"):
-        channel.open_channel(address)
+        channel.open_channel(address, None)
 
 
 def test_addresses_may_be_names_and_numbers():

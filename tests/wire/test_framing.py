@@ -15,7 +15,14 @@ from hansa.errors import Reason, WireError
 from hansa.messages import Contribution, Kind, RunSpec, Value
 from hansa.wire import framing, limits
 from hansa.wire._generated import control_pb2
-from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.calls import (
+    Assignment,
+    AssignRequest,
+    CertificateRequest,
+    DownloadRequest,
+    SignedCertificate,
+    UploadReply,
+)
 from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import (
     Admission,
@@ -40,7 +47,7 @@ from hansa.wire.frames import (
     Verdict,
 )
 
-CALLS = (AssignRequest, Assignment, DownloadRequest, UploadReply)
+CALLS = (AssignRequest, Assignment, CertificateRequest, SignedCertificate, DownloadRequest, UploadReply)
 ROUND = RoundKey("run", 1, Kind.TRAIN)
 DIGEST = "0" * 64
 

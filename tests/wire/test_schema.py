@@ -15,11 +15,18 @@ from hansa.errors import Reason
 from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec, Value
 from hansa.wire import record
 from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
-from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.calls import (
+    Assignment,
+    AssignRequest,
+    CertificateRequest,
+    DownloadRequest,
+    SignedCertificate,
+    UploadReply,
+)
 from hansa.wire.frames import Blob, Counted, FromNode, Present, Role, RoundKey, ToNode
 
 ROOT = Path(__file__).resolve().parents[2]
-CALLS = (AssignRequest, Assignment, DownloadRequest, UploadReply)
+CALLS = (AssignRequest, Assignment, CertificateRequest, SignedCertificate, DownloadRequest, UploadReply)
 PARTS = (Blob, RoundKey, Present, Contribution, Counted, RoundRules, EvaluationRules, RunSpec)
 FRAMES = (*get_args(FromNode), *get_args(ToNode))
 ENUMS = (Role, Kind, Reason)

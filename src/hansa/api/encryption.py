@@ -1,4 +1,4 @@
-"""TLS of the REST port: the certificate that the nodes' port shows, renewed between two handshakes; and its callers'."""
+"""TLS of the REST port: what the nodes' port shows, the newest in each handshake; and what callers believe."""
 
 import ssl
 import tempfile

@@ -157,8 +157,9 @@ class ApiServer:
     def trust(self) -> Trust:
         """How callers know the REST API."""
         secure = self.control.secure
-        pinned = secure.pinned and secure.authority is not None
-        return Trust(roots=secure.authority.certificate, name=CONTROLLER) if pinned else WORLD
+        if not secure.pinned or secure.authority is None:
+            return WORLD
+        return Trust(roots=secure.authority.certificate, name=CONTROLLER)
 
     @classmethod
     async def open(cls, settings: Settings) -> "ApiServer":

@@ -52,19 +52,20 @@ def start(
 
     With --json, log lines are JSON objects. Ctrl-C and SIGTERM end it in order, with exit code 130.
     """
+    from hansa.settings import Settings
+
+    out = sys.stdout if as_json else sys.stderr
+    log_to(out, level=Settings().log_level, as_json=as_json)
     identity = node.identity("client")
     join, trust = node.address(), node.trust()
 
     from hansa.app import find_app
     from hansa.messages import ClientInfo
     from hansa.network.client.agent import Agent
-    from hansa.settings import Settings
 
     share, shares = _share(partition, index, total)
     info = ClientInfo(identity.name, share, shares, pairs(settings or (), "--set"))
     found = find_app(app) if app is not None else None
-    out = sys.stdout if as_json else sys.stderr
-    log_to(out, level=Settings().log_level, as_json=as_json)
     with node.folder() as work, redirect_stdout(sys.stderr if as_json else sys.stdout):
         agent = Agent(
             info,

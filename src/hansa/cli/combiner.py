@@ -40,15 +40,16 @@ def start(
 
     With --json, log lines are JSON objects. Ctrl-C and SIGTERM end it in order, with exit code 130.
     """
+    from hansa.settings import Settings
+
+    settings = Settings()
+    log_to(sys.stdout if as_json else sys.stderr, level=settings.log_level, as_json=as_json)
     identity = node.identity("combiner")
     join, trust = node.address(), node.trust()
 
     from hansa.network.certificates import shown_from_files
     from hansa.network.combiner.node import CombinerNode
-    from hansa.settings import Settings
 
-    settings = Settings()
-    log_to(sys.stdout if as_json else sys.stderr, level=settings.log_level, as_json=as_json)
     with node.folder() as work:
         combiner = CombinerNode(
             identity.name,

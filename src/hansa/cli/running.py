@@ -71,6 +71,9 @@ def log_to(stream: TextIO, *, level: str, as_json: bool = False) -> None:
     """Have hansa's log lines written to a stream: a time, what happened, and its keys; or a JSON object each."""
     import structlog
 
+    from hansa.settings import quiet_grpc
+
+    quiet_grpc()
     renderer = _as_json if as_json else _Line(colours=stream.isatty())
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, renderer],

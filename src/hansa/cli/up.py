@@ -67,7 +67,7 @@ def up(
     settings = Settings(**chosen)
     log_to(sys.stderr, level=settings.log_level)
 
-    first = not (settings.data / "controller.key").exists()
+    first = not (settings.data / "keys").exists()
     run_until_stopped(_serve(settings, first=first, as_json=as_json), while_stdin=while_stdin)
 
 

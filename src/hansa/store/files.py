@@ -35,6 +35,8 @@ _BLOCK: Final = 1 << 20
 """Bytes hashed and written at a time: small enough to stay in the cache between the two."""
 _DIGITS: Final = frozenset("0123456789abcdef")
 _DIGEST_LENGTH: Final = 64
+_PART: Final = 2
+"""Digits that name a folder."""
 
 
 class DirectoryObjects:
@@ -189,7 +191,7 @@ class DirectoryObjects:
     def _folders(self) -> Sequence[str]:
         """The folders that there are for the first two digits of a digest."""
         with explained("list the objects in", self.root), suppress(FileNotFoundError), os.scandir(self.root) as entries:
-            return [entry.path for entry in entries if len(entry.name) == 2 and _DIGITS.issuperset(entry.name)]
+            return [entry.path for entry in entries if len(entry.name) == _PART and _DIGITS.issuperset(entry.name)]
         return []
 
     def _look(self, folder: str) -> Sequence[StoredObject]:

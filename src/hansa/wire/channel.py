@@ -197,10 +197,30 @@ def _unreached(code: Any, detail: str, address: str | None) -> ConnectionFailedE
             f"{address} answers as a web server, the REST API perhaps: give the address at which nodes join, "
             "which `hansa up` prints"
         )
+    if "WRONG_VERSION_NUMBER" in detail:
+        return ConnectionFailedError(
+            f"{address} does not speak TLS: check the address; a network without TLS is joined with tcp:// before it"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail:
+        return ConnectionFailedError(
+            f"{address} shows a certificate that is not believed here ({_flaw_of(detail)}): give the fingerprint of its "
+            "authority, as `hansa up` prints it there, with --ca or HANSA_CA"
+        )
+    if "Socket closed" in detail:
+        return ConnectionFailedError(
+            f"{address} closes the connection at once: it speaks TLS perhaps, and then is joined without tcp://, or "
+            "wants to see a certificate (HANSA_TLS_CERT)"
+        )
     why = detail.rpartition(": ")[2].strip("[]{}") or code.name
     return ConnectionFailedError(
         f"cannot reach {address} ({why}): check the address, that the server runs, and the network between"
     )
+
+
+def _flaw_of(detail: str) -> str:
+    """What BoringSSL does not like about a certificate."""
+    flaw = detail.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2] if "CERTIFICATE_VERIFY_FAILED" in detail else ""
+    return flaw.partition(":")[0] or "it is for another name"
 
 
 def _failure(code: Any, detail: str, address: str | None) -> HansaError:

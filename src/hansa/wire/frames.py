@@ -96,8 +96,7 @@ class Hello:
     capabilities: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
-    """Where a combiner's children reach it: host:port, tls://host:port or tcp://host:port, see `tls.Scheme`; empty for a
-    client."""
+    """Where a combiner's children reach it: host:port, after a scheme (`tls.Scheme`); empty for a client."""
 
 
 @dataclass(frozen=True, slots=True)

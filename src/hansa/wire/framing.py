@@ -14,7 +14,14 @@ from typing import Any, Final, TypeAlias, TypeVar, cast, get_args
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
 from hansa.errors import WireError
-from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.calls import (
+    Assignment,
+    AssignRequest,
+    CertificateRequest,
+    DownloadRequest,
+    SignedCertificate,
+    UploadReply,
+)
 from hansa.wire.frames import FromNode, ToNode
 from hansa.wire.limits import MAX_FRAME, check_length
 from hansa.wire.record import Record, message_class, record_of
@@ -30,7 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 _Message: TypeAlias = Any
-_Call: TypeAlias = AssignRequest | Assignment | DownloadRequest | UploadReply
+_Call: TypeAlias = AssignRequest | Assignment | CertificateRequest | SignedCertificate | DownloadRequest | UploadReply
 
 _UNIONS: Final[Mapping[str, UnionType]] = {"FromNode": FromNode, "ToNode": ToNode}
 

@@ -21,9 +21,9 @@ from hansa.wire.frames import ROOT
 
 __all__ = [
     "CONTROLLER",
+    "WORLD",
     "Certificate",
     "Scheme",
-    "WORLD",
     "Trust",
     "address_of",
     "fingerprint",
@@ -38,6 +38,7 @@ CONTROLLER: Final = "controller.hansa"
 """The controller's name in the certificates that a network signs itself."""
 
 _PREFIX: Final = "sha256:"
+_LENGTH: Final = 64
 _HEX: Final = frozenset("0123456789abcdef")
 _PATIENCE: Final = 10.0
 """Seconds for the handshake that shows an authority."""
@@ -87,7 +88,7 @@ WORLD: Final = Trust()
 
 
 def address_of(text: str) -> tuple[Scheme, str]:
-    """(how it is dialled, host:port) of an address such as 10.0.0.5:8471 or tcp://10.0.0.5:8471; raises `InputError`."""
+    """(how it is dialled, host:port) of an address such as 10.0.0.5:8471 or tcp://host:8471; raises `InputError`."""
     scheme, mark, address = text.rpartition("://")
     if not mark:
         return Scheme.NETWORK, text
@@ -158,7 +159,7 @@ def _shown(address: str) -> list[bytes]:
     host, _, port = address.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # noqa: S502 - nothing is said; the fingerprint is compared
+    context.verify_mode = ssl.CERT_NONE  # nothing is said here, and the fingerprint is compared
     context.set_alpn_protocols(["h2", "http/1.1"])
     try:
         with (
@@ -182,10 +183,11 @@ def _chain(connection: Any) -> list[bytes]:
     """Before Python 3.13 only the object inside can tell the whole chain."""
     if hasattr(connection, "get_unverified_chain"):
         return [bytes(each) for each in connection.get_unverified_chain()]
-    return [ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in connection._sslobj.get_unverified_chain()]
+    inner = connection._sslobj  # noqa: SLF001 - the same method, not public yet
+    return [ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in inner.get_unverified_chain()]
 
 
 def _check_fingerprint(text: str) -> None:
     digits = text.removeprefix(_PREFIX)
-    if digits == text or len(digits) != 64 or not _HEX.issuperset(digits):
+    if digits == text or len(digits) != _LENGTH or not _HEX.issuperset(digits):
         raise InputError(f"{text[:100]!r} is no fingerprint: it is sha256: and 64 digits of 0-9a-f; copy it whole")

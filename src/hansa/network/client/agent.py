@@ -80,8 +80,10 @@ class Agent:
         transport: Transport = GRPC,
         workshop: Callable[[Path, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
     ) -> None:
-        """join, trust: see `Entrance`; app: the owner's own code, None to run what sessions bring; work: a folder for
-        models and updates."""
+        """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates.
+
+        join, trust: see `Entrance`.
+        """
         self.client = client
         hello = Hello(Role.CLIENT, uuid.uuid4().hex, hansa.__version__, labels=dict(labels or {}))
         self._link = Link(self, entrance=Entrance(join, token, trust, transport), hello=hello, preferred=preferred)

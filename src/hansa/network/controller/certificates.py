@@ -43,7 +43,7 @@ class Secured:
     @classmethod
     def of(cls, settings: Settings) -> "Secured":
         """As the settings have it; raises `InputError` for those that do not fit together."""
-        folder = settings.data / "tls"
+        folder = settings.data / "keys"
         match settings.tls:
             case "off":
                 _log.warning(
@@ -91,7 +91,7 @@ class FromAuthority:
 
 def open_authority(folder: Path) -> Authority:
     """The network's own authority, made on the first start; its key is readable by its owner alone."""
-    certificate, key = folder / "ca.crt", folder / "ca.key"
+    certificate, key = folder / "authority.crt", folder / "authority.key"
     with explained("keep the network's authority in", folder):
         if not key.exists():
             folder.mkdir(parents=True, exist_ok=True)

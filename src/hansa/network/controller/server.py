@@ -64,7 +64,7 @@ class ControllerServer:
         settings.data.mkdir(parents=True, exist_ok=True)
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
-        key = _signing_key(settings.data / "controller.key")
+        key = _signing_key(settings.data / "keys")
         secure = Secured.of(settings)
         leadership = store.leadership(_LEADERSHIP)
         async with AsyncExitStack() as undo:
@@ -160,10 +160,12 @@ def _bind(server: Any, settings: Settings, shown: Shown | None) -> int:
         raise InputError(f"{error} with HANSA_GRPC_PORT or --grpc-port (0 takes a free one)") from error
 
 
-def _signing_key(path: Path) -> str:
+def _signing_key(folder: Path) -> str:
     """The key that signs tokens: made on the first start, readable by its owner alone."""
+    path = folder / "tokens.key"
     if path.exists():
         return path.read_text()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = tokens.new_key()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
