@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rig import MODEL, blob_of
 
-from hansa.errors import ConnectionFailedError, HansaError, NotFoundError
+from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reason
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network import patience
 from hansa.network.client.agent import Agent
@@ -26,6 +26,7 @@ from hansa.wire.frames import (
     Progress,
     Role,
     RoundKey,
+    Verdict,
     Welcome,
     Withdraw,
 )
@@ -300,3 +301,24 @@ async def test_half_a_package_that_a_killed_process_left_is_cleared_away(
     (tmp_path / "package.zip.71c79eee.part").touch()
     await made.run()
     assert not (tmp_path / "package.zip.71c79eee.part").exists()
+
+
+@pytest.mark.parametrize("reason", [Reason.NOT_INVITED, Reason.LATE, Reason.UNKNOWN_ROUND])
+async def test_a_server_that_does_not_expect_an_update_yet_gets_it_with_the_task_and_nothing_is_learned_again(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], reason: Reason
+) -> None:
+    """Who moves to another server with an update in hand may be there before its invitation is."""
+    made, workshop, sent = agent
+    task = opened("run", 60.0)
+    offer = Offer(task.key, "ann", blob_of(MODEL), (Contribution("ann", 1),))
+    made._outbox.keep(offer)
+
+    made.receive(Verdict(task.key, "ann", accepted=False, reason=reason, detail="not here"))
+    made.receive(task)
+
+    assert sent.get_nowait() == offer
+    assert sent.empty()
+    assert workshop.tasks.empty()
+    made.receive(Verdict(task.key, "ann", accepted=False, reason=Reason.STRUCTURE, detail="another model"))
+    assert made._outbox.get(task.key) is None
+    await made.aclose()

@@ -85,6 +85,16 @@ async def test_the_labels_of_a_client_make_no_combiner_of_it() -> None:
         assert made.hub.children.everyone().combiners == ()
 
 
+async def test_who_offered_without_an_invitation_is_told_when_the_phase_ends() -> None:
+    """Its invitation may have been on the way to another server; the update must not stay in its outbox for ever."""
+    async with rig() as made, made.node("ward"), made.node("mover") as mover:
+        made.open("ward")
+        mover.send(Offer(KEY, "mover", blob_of(MODEL), (Contribution("mover", 1),)))
+        assert (await mover.told(Verdict)).reason is Reason.NOT_INVITED
+        made.hub.receive_from_parent(Closed(KEY, committed=("ward",)))
+        assert (await mover.told(Closed)).committed == ()
+
+
 @pytest.mark.parametrize("name", ["root", "central", "hub", "north"])
 async def test_a_combiner_cannot_claim_a_name_above_it(name: str) -> None:
     async with rig() as made, made.stream("north", Role.COMBINER) as stream:

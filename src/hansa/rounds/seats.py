@@ -9,8 +9,9 @@ from hansa.rounds.events import Completed, Progressed
 
 __all__ = ["ABOUT_THE_ROUND", "Broken", "Counted", "Lapsed", "Refused", "Seat", "Seats", "Working"]
 
-ABOUT_THE_ROUND = frozenset({Reason.LATE, Reason.UNKNOWN_ROUND})
-"""Reasons that say nothing about the update: when the round is open (again), it can still be taken."""
+ABOUT_THE_ROUND = frozenset({Reason.LATE, Reason.UNKNOWN_ROUND, Reason.NOT_INVITED})
+"""Reasons that say nothing about the update: when the round is open (again), or the invitation has come to the server
+that a client has just moved to, it can still be taken."""
 
 
 @dataclass(frozen=True, slots=True)

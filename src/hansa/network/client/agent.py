@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 import hansa
-from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reason, UserCodeError, WireError
+from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, UserCodeError, WireError
 from hansa.messages import ClientInfo
 from hansa.network.client.outbox import Outbox
 from hansa.network.client.workshop import Workshop
@@ -24,6 +24,7 @@ from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
 from hansa.packages import unpack
+from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.wire.frames import (
     Admission,
     Closed,
@@ -49,9 +50,6 @@ __all__ = ["Agent"]
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
-
-_ABOUT_THE_ROUND = frozenset({Reason.LATE, Reason.UNKNOWN_ROUND})
-"""Refusals that say nothing about an update: should the round open again, it is offered again."""
 
 _MODELS_KEPT = 3
 """Downloaded models that stay: the one that is evaluated is the one that is trained from next."""
@@ -211,7 +209,7 @@ class Agent:
                 reason=reason,
                 detail=verdict.detail,
             )
-            if verdict.reason not in _ABOUT_THE_ROUND:
+            if verdict.reason not in ABOUT_THE_ROUND:  # else it is offered when the task is given again
                 self._outbox.forget(verdict.key)
 
     def _close(self, closed: Closed) -> None:

@@ -42,7 +42,7 @@ class Phase:
         self.combiners: dict[str, set[str]] = {}
         """Combiners below that take part, each with the clients invited below it."""
         self.participants: set[str] = set()
-        """Children that were sent this phase: they are told when it ends."""
+        """Children that were sent this phase, or had something for it: they are told when it ends."""
         self.aggregator: Aggregator = resolve(opened.spec).algorithm.aggregator
         self._plan: Plan = None
         self._limit = 0
@@ -68,6 +68,7 @@ class Phase:
     def admit(self, offer: Offer) -> Admit | Repeat:
         """Whether an update may be sent; raises `UpdateRejectedError`."""
         contribution = offer.contributions[0]
+        self.participants.add(contribution.client)
         answer = self.intake.offer(contribution.client, contribution.num_examples, offer.blob.digest)
         if isinstance(answer, Admit):
             self.check_open()
