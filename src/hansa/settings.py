@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
 
     url: str = Field(
-        default="http://127.0.0.1:8470", description="REST address of the controller, for CLI and Python client."
+        default="https://127.0.0.1:8470", description="REST address of the controller, for CLI and Python client."
     )
     token: SecretStr | None = Field(
         default=None, description="Token of the person or node; else the one that `hansa up` saved."

@@ -190,9 +190,10 @@ def test_connect_takes_what_is_not_given_from_the_environment_and_then_from_what
     for name in ("HANSA_URL", "HANSA_TOKEN", "HANSA_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HANSA_CREDENTIALS", str(file))
-    with pytest.raises(AuthenticationError, match="there is no token for http://127"):
+    with pytest.raises(AuthenticationError, match="there is no token for https://127"):
         hansa.connect()
-    save_credentials(file, Credentials(served.url, served.token(), "default"))
+    trust = served.server.trust
+    save_credentials(file, Credentials(served.url, served.token(), "default", trust.roots, trust.name))
     assert file.stat().st_mode & 0o777 == 0o600
     with hansa.connect() as client:
         assert client.me().name == "ada"

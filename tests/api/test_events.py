@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import httpx
 from served import Served
 
+from hansa.api.encryption import client_context
+
 from hansa.network.controller.journal import Live, event
 from hansa.store.records import EventRecord
 
@@ -114,7 +116,10 @@ def test_a_revoked_token_ends_its_streams(served: Served) -> None:
 def test_one_token_opens_so_many_streams_and_no_more(served: Served) -> None:
     http = served.http(served.token(name="greedy"))
     opened: list[Iterator[str]] = []
-    with httpx.Client(base_url=served.url, headers=http.headers, trust_env=False, limits=httpx.Limits()) as many:
+    believed = client_context(served.server.trust)
+    with httpx.Client(
+        base_url=served.url, headers=http.headers, trust_env=False, limits=httpx.Limits(), verify=believed
+    ) as many:
         requests = [many.send(many.build_request("GET", STREAM), stream=True) for _ in range(32)]
         for response in requests:
             opened.append(response.iter_lines())

@@ -66,7 +66,8 @@ async def process(
     """A node that is a process of its own; it has joined."""
     token, _ = await made.controller.issue_token(PROJECT, name, role)
     given = {
-        "name": name, "role": role.value, "join": made.server.address, "ca": made.trust.fingerprint, "token": token, "index": index, "total": total,
+        "name": name, "role": role.value, "join": made.server.address, "ca": made.trust.fingerprint,
+        "token": token, "index": index, "total": total,
         "work": str(made.folder / f"work of {name}"), "preferred": preferred,
     }  # fmt: skip
     node = await asyncio.create_subprocess_exec(sys.executable, "-c", NODE, json.dumps(given))

@@ -136,8 +136,8 @@ class Transport:
         except httpx.ConnectError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise AuthenticationError(
-                    f"{self.url} shows a certificate that is not believed here ({_reason(error)}): give the fingerprint "
-                    "of its authority, as `hansa up` prints it there, with --ca or HANSA_CA"
+                    f"{self.url} shows a certificate that is not believed here ({_reason(error)}): give its authority's "
+                    "fingerprint, as `hansa up` prints it there, with --ca or HANSA_CA"
                 ) from error
             if "SSL" in str(error):
                 raise ConnectionFailedError(

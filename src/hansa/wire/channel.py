@@ -203,8 +203,8 @@ def _unreached(code: Any, detail: str, address: str | None) -> ConnectionFailedE
         )
     if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail:
         return ConnectionFailedError(
-            f"{address} shows a certificate that is not believed here ({_flaw_of(detail)}): give the fingerprint of its "
-            "authority, as `hansa up` prints it there, with --ca or HANSA_CA"
+            f"{address} shows a certificate that is not believed here ({_flaw_of(detail)}): give its authority's "
+            "fingerprint, as `hansa up` prints it there, with --ca or HANSA_CA"
         )
     if "Socket closed" in detail:
         return ConnectionFailedError(
