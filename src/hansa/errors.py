@@ -12,6 +12,7 @@ HansaError
 │   └── QuorumNotMetError       too few updates arrived before the deadline
 ├── WireError                   bytes from the network are not what they should be
 ├── ConnectionFailedError       a peer cannot be reached
+│   └── UntrustedServerError    a server cannot show that it is the one that is meant
 ├── AuthenticationError         no token, or one that does not hold
 ├── PermissionDeniedError       the identity may not do this
 ├── StorageError                a disk or a database cannot keep something, or give it back
@@ -45,6 +46,7 @@ __all__ = [
     "RunFailedError",
     "StorageError",
     "StorageUnavailableError",
+    "UntrustedServerError",
     "UpdateRejectedError",
     "UserCodeError",
     "WireError",
@@ -149,6 +151,10 @@ class WireError(HansaError):
 
 class ConnectionFailedError(HansaError):
     """A peer cannot be reached."""
+
+
+class UntrustedServerError(ConnectionFailedError):
+    """A server cannot show that it is the one that is meant; nothing was said to it."""
 
 
 class AuthenticationError(HansaError):

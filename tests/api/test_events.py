@@ -9,7 +9,6 @@ import httpx
 from served import Served
 
 from hansa.api.encryption import client_context
-
 from hansa.network.controller.journal import Live, event
 from hansa.store.records import EventRecord
 

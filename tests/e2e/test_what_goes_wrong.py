@@ -49,8 +49,19 @@ def test_a_bad_token_is_refused_by_commands_and_nodes(hansa: Hansa, server: Serv
     assert "not a hansa token" in refused(hansa, "client", "start", "--join", server.join, HANSA_TOKEN=NONSENSE)
     token = hansa.json("token", "create", "gone")
     hansa.json("token", "revoke", token["record"]["id"])
-    told = refused(hansa, "client", "start", "--join", server.join, HANSA_TOKEN=token["token"])
+    told = refused(hansa, "client", "start", *server.join_options, HANSA_TOKEN=token["token"])
     assert "revoked" in told
+
+
+def test_a_node_that_does_not_know_the_authority_says_which_fingerprint_it_needs(hansa: Hansa, server: Server) -> None:
+    token = hansa.json("token", "create", "ann")["token"]
+    told = refused(hansa, "client", "start", "--join", server.join, HANSA_TOKEN=token)
+    assert "certificate that is not believed here" in told
+    assert "--ca" in told
+    other = ("--ca", "sha256:" + "0" * 64)
+    assert "is not a server of the network" in refused(
+        hansa, "client", "start", "--join", server.join, *other, HANSA_TOKEN=token
+    )
 
 
 def test_a_token_of_another_role_is_refused_before_anything_is_started(hansa: Hansa, server: Server) -> None:

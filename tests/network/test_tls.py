@@ -1,7 +1,6 @@
 """Networks with TLS: how their nodes know one another, and how certificates change while they run."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from federation import PROJECT, Federation, federation
 
-from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, InputError, PermissionDeniedError
+from hansa.errors import ConnectionFailedError, HansaError, InputError, PermissionDeniedError, UntrustedServerError
 from hansa.messages import ClientInfo, RoundRules, RunSpec
 from hansa.network.certificates import FromFiles
 from hansa.network.client.agent import Agent
@@ -64,7 +63,7 @@ async def test_a_client_that_is_told_another_fingerprint_says_nothing_to_this_co
         token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
         trust = Trust(fingerprint=CORPORATE.fingerprint)
         agent = Agent(ClientInfo("ward"), join=made.server.address, token=token, work=tmp_path / "ward", trust=trust)
-        with pytest.raises(AuthenticationError, match="is not a server of the network"):
+        with pytest.raises(UntrustedServerError, match="is not a server of the network"):
             await agent.run()
 
 
@@ -96,7 +95,7 @@ async def test_a_combiner_asks_for_its_next_certificate_before_the_last_one_ends
         late = expires_at(first.chain)
         staying = asyncio.create_task(signed.stay())
         async with asyncio.timeout(20):
-            while signed.certificate is first:  # a second, at most: it does not ask in a loop
+            while signed.certificate is first:  # noqa: ASYNC110 - a second at most: it does not ask in a loop
                 await asyncio.sleep(0.05)
         staying.cancel()
         assert signed.certificate.key != first.key
@@ -191,7 +190,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, given: dict[str, s
 def test_the_authority_is_made_once_and_its_key_is_the_owners_alone(tmp_path: Path) -> None:
     first, again = (Secured.of(Settings(data=tmp_path)).authority for _ in range(2))
     assert first == again
-    assert os.stat(tmp_path / "keys" / "authority.key").st_mode & 0o777 == 0o600
+    assert (tmp_path / "keys" / "authority.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_certificate_is_replaced_a_month_before_it_ends() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, InputError
+from hansa.errors import ConnectionFailedError, HansaError, InputError, UntrustedServerError
 from hansa.wire import channel, service, tls, tokens
 from hansa.wire.authority import Authority, check, expires_at, new_request
 from hansa.wire.calls import Assignment, AssignRequest
@@ -107,7 +107,7 @@ async def test_a_certificate_that_has_ended_is_not_believed() -> None:
 async def test_a_fingerprint_brings_the_authority_that_the_server_shows() -> None:
     async with serving() as server:
         assert tls.roots_of(server.address, NETWORK.fingerprint) == NETWORK.certificate
-        with pytest.raises(AuthenticationError, match="is not a server of the network sha256:"):
+        with pytest.raises(UntrustedServerError, match="is not a server of the network sha256:"):
             tls.roots_of(server.address, OTHER.fingerprint)
 
 

@@ -99,7 +99,8 @@ def connect(
 
     What is not given comes from the environment (HANSA_URL, HANSA_TOKEN, HANSA_PROJECT, HANSA_CA), and then from the
     file that `hansa up` saved. Nothing is sent yet, but that a fingerprint's certificate is asked for. Raises
-    `AuthenticationError` when there is no token anywhere, or no certificate of this fingerprint.
+    `AuthenticationError` when there is no token anywhere, `UntrustedServerError` when no certificate is shown that has
+    this fingerprint.
     """
     settings = Settings()
     saved = load_credentials(settings.credentials)

@@ -10,7 +10,14 @@ import httpx
 
 from hansa.api.encryption import client_context
 from hansa.api.problems import MEDIA_TYPE, error_of
-from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, InputError, WireError
+from hansa.errors import (
+    AuthenticationError,
+    ConnectionFailedError,
+    HansaError,
+    InputError,
+    UntrustedServerError,
+    WireError,
+)
 from hansa.wire.tls import WORLD, Trust
 
 __all__ = ["Message", "Transport"]
@@ -135,9 +142,9 @@ class Transport:
             raise AuthenticationError("the token cannot be sent: copy it whole, as it was printed") from error
         except httpx.ConnectError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise AuthenticationError(
-                    f"{self.url} shows a certificate that is not believed here ({_reason(error)}): give its authority's "
-                    "fingerprint, as `hansa up` prints it there, with --ca or HANSA_CA"
+                raise UntrustedServerError(
+                    f"{self.url} shows a certificate that is not believed here ({_reason(error)}): give the "
+                    "fingerprint of its authority, as `hansa up` prints it there, with --ca or HANSA_CA"
                 ) from error
             if "SSL" in str(error):
                 raise ConnectionFailedError(

@@ -20,6 +20,7 @@ from hansa.errors import (
     HansaError,
     InputError,
     PermissionDeniedError,
+    UntrustedServerError,
     WireError,
 )
 from hansa.network.entrance import Entrance, Place
@@ -101,6 +102,8 @@ class Link:
         self._parent: Place | None = None
         """The parent while it is dialled or attached."""
         self._transfers: set[channel.Channel] = set()
+        self._welcomed = False
+        """Whether it was ever attached."""
         self._backoff = Backoff()
         self._pause = Backoff()
         """Between uploads that fail."""
@@ -119,7 +122,8 @@ class Link:
     async def run(self) -> None:
         """Stay attached. Returns when the parent dismisses the node for good.
 
-        Raises `AuthenticationError`, `PermissionDeniedError` and `InputError`, which waiting does not mend.
+        Raises `AuthenticationError`, `PermissionDeniedError` and `InputError`, which waiting does not mend; and
+        `UntrustedServerError`, unless it was attached before: then somebody will renew a certificate.
         """
         while True:
             try:
@@ -127,6 +131,8 @@ class Link:
             except (AuthenticationError, PermissionDeniedError, InputError):
                 raise
             except HansaError as error:
+                if isinstance(error, UntrustedServerError) and not self._welcomed:
+                    raise
                 why = str(error)
             else:
                 if dismissed.final:
@@ -218,6 +224,7 @@ class Link:
             async for frame in stream:
                 match frame:
                     case Welcome():
+                        self._welcomed = True
                         self._outbox = outbox
                         self._backoff.reset()
                         jobs = [

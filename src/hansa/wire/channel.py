@@ -21,6 +21,7 @@ from hansa.errors import (
     InputError,
     NotFoundError,
     PermissionDeniedError,
+    UntrustedServerError,
     WireError,
 )
 from hansa.wire.calls import (
@@ -202,7 +203,7 @@ def _unreached(code: Any, detail: str, address: str | None) -> ConnectionFailedE
             f"{address} does not speak TLS: check the address; a network without TLS is joined with tcp:// before it"
         )
     if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail:
-        return ConnectionFailedError(
+        return UntrustedServerError(
             f"{address} shows a certificate that is not believed here ({_flaw_of(detail)}): give its authority's "
             "fingerprint, as `hansa up` prints it there, with --ca or HANSA_CA"
         )

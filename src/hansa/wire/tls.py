@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from hansa.errors import AuthenticationError, ConnectionFailedError, InputError
+from hansa.errors import ConnectionFailedError, InputError, UntrustedServerError
 from hansa.wire.frames import ROOT
 
 __all__ = [
@@ -142,13 +142,13 @@ def trust_in(authority: str, own: Certificate | None = None) -> Trust:
 def roots_of(address: str, wanted: str) -> str:
     """The certificate (PEM) with this fingerprint that the server at host:port shows; it blocks for a handshake.
 
-    Raises `AuthenticationError` when it shows none, `ConnectionFailedError` when there is no TLS server.
+    Raises `UntrustedServerError` when it shows none, `ConnectionFailedError` when there is no TLS server.
     """
     _check_fingerprint(wanted)
     for shown in _shown(address):
         if fingerprint(shown) == wanted:
             return ssl.DER_cert_to_PEM_cert(shown)
-    raise AuthenticationError(
+    raise UntrustedServerError(
         f"{address} is not a server of the network {wanted[:19]}…: it shows no certificate of that authority; compare "
         "the fingerprint with what `hansa up` prints there, and do not go on if they differ: somebody may be between"
     )

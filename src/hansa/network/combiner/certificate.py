@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from hansa.errors import AuthenticationError, HansaError, InputError, PermissionDeniedError
+from hansa.errors import AuthenticationError, HansaError, InputError, PermissionDeniedError, UntrustedServerError
 from hansa.network.entrance import Entrance
 from hansa.network.link import Backoff
 from hansa.wire.authority import expires_at, new_request
@@ -37,7 +37,7 @@ class SignedByNetwork:
         while True:
             try:
                 return cls(entrance, await _signed(entrance), clock)
-            except (AuthenticationError, PermissionDeniedError, InputError):
+            except (AuthenticationError, PermissionDeniedError, InputError, UntrustedServerError):
                 raise
             except HansaError as error:
                 wait = backoff.next()
