@@ -11,9 +11,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from random import Random
 from ssl import PEM_cert_to_DER_cert
 from typing import Any, Final, TypeVar
 
@@ -45,6 +46,8 @@ _LOOKS = 6
 """At it, meanwhile."""
 _TIDY = 20.0
 """Seconds for a node that was killed to be there again, and to clear away what its predecessor left."""
+_PORTS = range(12_000, 32_000)
+"""Below those that the system gives to outgoing connections."""
 _TRIES = 5
 """Starts of a process that ends by itself, before it is given up: such an end is wrong in any case."""
 OVER: Final = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
@@ -437,10 +440,12 @@ def laboratory(folder: Path, **options: Any) -> Iterator[Lab]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that no connection is given by the system: a node that was killed finds it free again."""
+    for port in Random().sample(_PORTS, len(_PORTS)):  # noqa: S311 - no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StuckError("no port is free")
 
 
 def _listens(process: "subprocess.Popen[bytes] | None") -> bool:
