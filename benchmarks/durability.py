@@ -86,7 +86,8 @@ async def measure(clients: int, size: int, rounds: int, *, durable: bool) -> lis
         for index in range(clients):
             name = f"client-{index}"
             token, _ = await server.controller.issue_token("default", name, Role.CLIENT)
-            given = ["client", name, server.address, token, str(folder / name), str(app)]
+            joining = [server.address, server.secure.trust.fingerprint, token]
+            given = ["client", name, *joining, str(folder / name), str(app)]
             command = [sys.executable, "-c", before + NODE, *given]
             nodes.append(subprocess.Popen(command))  # noqa: ASYNC220, S603 - it does not block for long; our own
         try:

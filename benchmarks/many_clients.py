@@ -31,12 +31,15 @@ from hansa.arrays import Arrays
 from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.network.combiner.node import CombinerNode
 from hansa.network.controller.server import ControllerServer
+from hansa.network.entrance import Entrance
 from hansa.network.link import Link
 from hansa.settings import Settings
 from hansa.store.ports import Query
 from hansa.store.records import EventRecord, RoundRecord, SessionRecord
 from hansa.wire import codec
 from hansa.wire.frames import Blob, Hello, Offer, OpenRound, Role, ToNode, Welcome
+from hansa.wire.tls import Trust
+from hansa.wire.transport import GRPC
 
 _AT_ONCE = 50
 """Clients that dial at the same time; real ones do not all start in one millisecond."""
@@ -74,7 +77,7 @@ class Light:
             self.link.send(Offer(frame.key, self._name, self._update, (Contribution(self._name, 10),)))
 
 
-def clients(join: str, tokens: list[tuple[str, str]]) -> None:
+def clients(join: str, trust: Trust, tokens: list[tuple[str, str]]) -> None:
     """A process with these clients."""
 
     async def main() -> None:
@@ -84,7 +87,8 @@ def clients(join: str, tokens: list[tuple[str, str]]) -> None:
             await here.acquire()
             light = Light(name, here)
             hello = Hello(Role.CLIENT, name, hansa.__version__)
-            light.link = Link(light, join=join, token=token, hello=hello, preferred="combiner")
+            entrance = Entrance(join, token, trust, GRPC)
+            light.link = Link(light, entrance=entrance, hello=hello, preferred="combiner")
             running.append(asyncio.create_task(light.link.run()))
         await asyncio.gather(*running)
 
@@ -94,10 +98,10 @@ def clients(join: str, tokens: list[tuple[str, str]]) -> None:
     asyncio.run(main())
 
 
-def combiner(join: str, token: str, work: str) -> None:
+def combiner(join: str, trust: Trust, token: str, work: str) -> None:
     """A combiner's process."""
     _quiet()
-    asyncio.run(CombinerNode("combiner", join=join, token=token, work=Path(work)).run())
+    asyncio.run(CombinerNode("combiner", join=join, token=token, work=Path(work), trust=trust).run())
 
 
 def _quiet() -> None:
@@ -149,10 +153,11 @@ async def measure(count: int, rounds: int) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         server = await ControllerServer.open(Settings(data=Path(scratch) / "controller", grpc_port=0))
         controller = server.controller
+        joining = server.address, server.secure.trust
         directory = controller.tree("default").directory
         try:
             token, _ = await controller.issue_token("default", "combiner", Role.COMBINER)
-            branch = context.Process(target=combiner, args=(server.address, token, scratch + "/combiner"))
+            branch = context.Process(target=combiner, args=(*joining, token, scratch + "/combiner"))
             children.append(branch)
             branch.start()
             while not directory.combiners:  # noqa: ASYNC110 - before the clock starts
@@ -161,7 +166,7 @@ async def measure(count: int, rounds: int) -> Result:
             tokens = [(name, (await controller.issue_token("default", name, Role.CLIENT))[0]) for name in names]
             growth = Growth(branch.pid or 0, os.getpid())
             watching = asyncio.create_task(growth.watch())
-            crowd = context.Process(target=clients, args=(server.address, tokens))
+            crowd = context.Process(target=clients, args=(*joining, tokens))
             children.append(crowd)
             started = time.monotonic()
             crowd.start()

@@ -53,11 +53,13 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 from hansa.messages import ClientInfo
 from hansa.network.client.agent import Agent
 from hansa.network.combiner.node import CombinerNode
-kind, name, join, token, work, app = sys.argv[1:]
+from hansa.wire.tls import Trust
+kind, name, join, ca, token, work, app = sys.argv[1:]
+trust = Trust(fingerprint=ca)
 if kind == "client":
-    node = Agent(ClientInfo(name), join=join, token=token, work=Path(work), app=Path(app))
+    node = Agent(ClientInfo(name), join=join, token=token, work=Path(work), app=Path(app), trust=trust)
 else:
-    node = CombinerNode(name, join=join, token=token, work=Path(work))
+    node = CombinerNode(name, join=join, token=token, work=Path(work), trust=trust)
 asyncio.run(node.run())
 """
 
@@ -65,17 +67,18 @@ asyncio.run(node.run())
 async def started(server: ControllerServer, kind: str, name: str, folder: Path, app: Path) -> subprocess.Popen[bytes]:
     """A node in a process of its own."""
     token, _ = await server.controller.issue_token("default", name, Role(kind))
-    arguments = [sys.executable, "-c", NODE, kind, name, server.address, token, str(folder / name), str(app)]
+    joining = [server.address, server.secure.trust.fingerprint, token]
+    arguments = [sys.executable, "-c", NODE, kind, name, *joining, str(folder / name), str(app)]
     return subprocess.Popen(arguments)  # noqa: ASYNC220, S603 - starting does not block for long; our own arguments
 
 
-async def measure(clients: int, combiners: int, rounds: int, *, evaluate: bool) -> list[float]:
+async def measure(clients: int, combiners: int, rounds: int, *, evaluate: bool, tls: str = "on") -> list[float]:
     """Milliseconds from each commit to the next."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         app = folder / "app.py"
         app.write_text(APP)
-        server = await ControllerServer.open(Settings(data=folder / "controller", grpc_port=0))
+        server = await ControllerServer.open(Settings(data=folder / "controller", grpc_port=0, tls=tls))
         directory = server.controller.tree("default").directory
         nodes = [await started(server, "combiner", f"combiner-{i}", folder, app) for i in range(combiners)]
         while len(directory.combiners) < combiners:  # noqa: ASYNC110 - before the clock starts

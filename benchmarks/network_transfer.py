@@ -28,11 +28,14 @@ from hansa.arrays import Arrays
 from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.network.combiner.node import CombinerNode
 from hansa.network.controller.server import ControllerServer
+from hansa.network.entrance import Entrance
 from hansa.network.link import Link
 from hansa.settings import Settings
 from hansa.store.records import EventRecord
 from hansa.wire import codec
 from hansa.wire.frames import Admission, Blob, Hello, Offer, OpenRound, Role, ToNode, Verdict, Welcome
+from hansa.wire.tls import Trust
+from hansa.wire.transport import GRPC
 
 MEGABYTE = 10**6
 
@@ -128,8 +131,15 @@ class Mover:
         await self.link.upload(admission.upload, [memoryview(self.update)], admission.offset)
 
 
-def clients(join: str, tokens: list[tuple[str, str]], megabytes: int, fetch: bool, results: Connection) -> None:  # noqa: FBT001
+def clients(
+    joining: tuple[str, Trust],
+    tokens: list[tuple[str, str]],
+    megabytes: int,
+    fetch: bool,  # noqa: FBT001
+    results: Connection,
+) -> None:
     """A process with these clients; sends the times of each."""
+    join, trust = joining
 
     async def main() -> None:
         change = Arrays({name: array * np.float32(0.01) for name, array in structure(megabytes).items()})
@@ -140,7 +150,7 @@ def clients(join: str, tokens: list[tuple[str, str]], megabytes: int, fetch: boo
         for name, token in tokens:
             mover = Mover(name, update, digest, done, fetch=fetch)
             hello = Hello(Role.CLIENT, name, hansa.__version__)
-            mover.link = Link(mover, join=join, token=token, hello=hello)
+            mover.link = Link(mover, entrance=Entrance(join, token, trust, GRPC), hello=hello)
             running.append(asyncio.create_task(mover.link.run()))
         results.send([vars(await done.get()) for _ in tokens])
 
@@ -148,10 +158,10 @@ def clients(join: str, tokens: list[tuple[str, str]], megabytes: int, fetch: boo
     asyncio.run(main())
 
 
-def combiner(join: str, token: str, work: str, slots: int) -> None:
+def combiner(join: str, trust: Trust, token: str, work: str, slots: int) -> None:
     """A combiner's process."""
     _quiet()
-    asyncio.run(CombinerNode("combiner", join=join, token=token, work=Path(work), slots=slots).run())
+    asyncio.run(CombinerNode("combiner", join=join, token=token, work=Path(work), slots=slots, trust=trust).run())
 
 
 def _quiet() -> None:
@@ -186,14 +196,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure(count: int, megabytes: int, slots: int, *, fetch: bool) -> Result:
+async def measure(count: int, megabytes: int, slots: int, *, fetch: bool, tls: str = "on") -> Result:
     """One round of `count` clients on one combiner."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
-        server = await ControllerServer.open(Settings(data=Path(scratch) / "controller", grpc_port=0))
+        server = await ControllerServer.open(Settings(data=Path(scratch) / "controller", grpc_port=0, tls=tls))
         controller = server.controller
+        joining = server.address, server.secure.trust
         token, _ = await controller.issue_token("default", "combiner", Role.COMBINER)
-        branch = context.Process(target=combiner, args=(server.address, token, scratch + "/combiner", slots))
+        branch = context.Process(target=combiner, args=(*joining, token, scratch + "/combiner", slots))
         branch.start()
         directory = controller.tree("default").directory
         while not directory.combiners:  # noqa: ASYNC110 - before the clock starts
@@ -201,7 +212,7 @@ async def measure(count: int, megabytes: int, slots: int, *, fetch: bool) -> Res
         names = [f"client-{i}" for i in range(count)]
         tokens = [(name, (await controller.issue_token("default", name, Role.CLIENT))[0]) for name in names]
         ours, theirs = context.Pipe()
-        moving = context.Process(target=clients, args=(server.address, tokens, megabytes, fetch, theirs))
+        moving = context.Process(target=clients, args=(joining, tokens, megabytes, fetch, theirs))
         moving.start()
         model = await controller.add_model("default", b"".join(codec.encode(structure(megabytes))))
         rules = RoundRules(min_clients=count, quorum=count, deadline=3000, lease=3000)

@@ -150,8 +150,7 @@ class ApiServer:
     @property
     def fingerprint(self) -> str:
         """Of the authority by which nodes and people know this server; empty: by one that the world believes."""
-        secure = self.control.secure
-        return secure.authority.fingerprint if secure.pinned and secure.authority is not None else ""
+        return self.control.secure.trust.fingerprint
 
     @property
     def trust(self) -> Trust:

@@ -27,7 +27,7 @@ from hansa.store.ports import Query
 from hansa.store.records import EventRecord, SessionRecord, SessionState
 from hansa.wire import codec
 from hansa.wire.frames import Role
-from hansa.wire.tls import WORLD, Trust
+from hansa.wire.tls import Trust
 
 __all__ = ["PROJECT", "LocalNetwork"]
 
@@ -106,10 +106,7 @@ class LocalNetwork:
     @property
     def trust(self) -> Trust:
         """How nodes know the controller."""
-        secure = self.server.secure
-        if self.trusted is not None or not secure.pinned or secure.authority is None:
-            return self.trusted or WORLD
-        return Trust(fingerprint=secure.authority.fingerprint)
+        return self.trusted or self.server.secure.trust
 
     # ── nodes ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,7 +17,7 @@ from hansa.settings import Settings
 from hansa.store.disk import explained
 from hansa.wire.authority import Authority, expires_at
 from hansa.wire.service import Shown
-from hansa.wire.tls import CONTROLLER, Certificate, Scheme
+from hansa.wire.tls import CONTROLLER, WORLD, Certificate, Scheme, Trust
 
 __all__ = ["FromAuthority", "Secured", "names_of_host", "open_authority"]
 
@@ -62,6 +62,11 @@ class Secured:
         return cls(
             Shown(FromAuthority(authority, names), client_roots(settings)), authority, Scheme.NETWORK, pinned=True
         )
+
+    @property
+    def trust(self) -> Trust:
+        """How nodes know the controller, unless an operator's certificate is of an authority of his own."""
+        return Trust(fingerprint=self.authority.fingerprint) if self.pinned and self.authority is not None else WORLD
 
     def scheme_of(self, address: str) -> str:
         """An address with the scheme that it is dialled with."""
