@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     credentials: Path = Field(
         default=Path("~/.config/hansa/credentials.json"), description="Where `hansa up` saves the operator's token."
     )
+    package_key: Path = Field(
+        default=Path("~/.config/hansa/package-key.pem"),
+        description="Private key, made by `hansa package key`; where the file is there, it signs what is packed here.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line shown."
     )

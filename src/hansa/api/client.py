@@ -1,5 +1,6 @@
 """The Python client: the nouns and verbs of the REST API and of the command line, for scripts and notebooks."""
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -30,14 +31,14 @@ __all__ = ["Client", "connect"]
 class Client:
     """One server, as one identity, in one project. `with` closes its connections; so does `close`."""
 
-    def __init__(self, url: str, token: str, project: str) -> None:
-        """url: the server's REST address, for example http://127.0.0.1:8470."""
+    def __init__(self, url: str, token: str, project: str, *, package_key: Path | None = None) -> None:
+        """url: the server's REST address, for example http://127.0.0.1:8470; package_key: signs packages."""
         self._transport = Transport(url, token)
         self.url = self._transport.url
         self.project = project
         place = (self._transport, f"/projects/{project}")
         self.models = Models(*place)
-        self.packages = Packages(*place)
+        self.packages = Packages(*place, key=package_key)
         self.rounds = Rounds(*place)
         self.metrics = Metrics(*place)
         self.events = Events(*place)
@@ -105,7 +106,7 @@ def connect(url: str | None = None, token: str | None = None, project: str | Non
         raise AuthenticationError(
             f"there is no token for {address}: give one, set HANSA_TOKEN, or run `hansa up`, which saves one"
         )
-    return Client(address, secret, project or _project(settings, secret))
+    return Client(address, secret, project or _project(settings, secret), package_key=settings.package_key.expanduser())
 
 
 def _project(settings: Settings, token: str) -> str:

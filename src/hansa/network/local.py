@@ -20,7 +20,7 @@ from hansa.network.combiner.node import CombinerNode
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import ControllerServer
 from hansa.network.controller.tree import ProjectTree
-from hansa.packages import pack
+from hansa.packages.package import build
 from hansa.run import resolve, suit
 from hansa.settings import Settings
 from hansa.store.ports import Query
@@ -157,7 +157,7 @@ class LocalNetwork:
         loaded = load_app(app)
         spec = suit(spec, loaded)
         model = await self.controller.add_model(PROJECT, b"".join(codec.encode(resolve(spec).initial_model(loaded))))
-        digest = (await self.controller.add_package(PROJECT, pack(app), "app")).id if package else None
+        digest = (await self.controller.add_package(PROJECT, build(app))).id if package else None
         return await self.controller.create_session(PROJECT, spec, seed_model=model.id, package=digest)
 
     async def start(self, app: Path, spec: RunSpec, *, package: bool = True) -> SessionRecord:

@@ -22,7 +22,7 @@ from hansa.network.files import mapped
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
-from hansa.packages import unpack
+from hansa.packages.package import read as read_package
 from hansa.wire.frames import (
     Admission,
     Closed,
@@ -291,8 +291,8 @@ class Agent:
             if digest not in self._packages:
                 archive = self._work / f"{digest}.zip"
                 await self._link.download(opened.package, archive)
-                folder = self._work / "packages" / digest
-                self._packages[digest] = await asyncio.to_thread(lambda: unpack(archive.read_bytes(), folder))
+                package = await asyncio.to_thread(lambda: read_package(archive.read_bytes()))
+                self._packages[digest] = await asyncio.to_thread(package.unpack, self._work / "packages" / digest)
         return self._packages[digest]
 
     async def _model_of(self, opened: OpenRound) -> None:

@@ -29,7 +29,8 @@ from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
-from hansa.packages import unpack
+from hansa.packages.package import Package
+from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
 from hansa.run import plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
@@ -247,13 +248,14 @@ class Controller:
             f"(hansa model list --session {record.session})"
         )
 
-    async def add_package(self, project: str, archive: bytes, name: str) -> PackageRecord:
-        """User code for sessions; raises `AppError` when it cannot be unpacked safely."""
-        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
-            await asyncio.to_thread(unpack, archive, Path(folder))
+    async def add_package(self, project: str, archive: bytes) -> PackageRecord:
+        """User code for sessions; raises `AppError` when it is no safe package, or its signature does not hold."""
+        package = await asyncio.to_thread(read_package, archive)
+        await asyncio.to_thread(package.signer)
         digest = await self.retention.put([archive])
         try:
-            record = PackageRecord(digest, project, _name(name, "package"), len(archive), time.time())
+            name = _name(package.manifest.name, "package")
+            record = PackageRecord(digest, project, name, len(archive), time.time())
             await self.store.put(record)
         finally:
             self.retention.holds.release(digest)
@@ -400,7 +402,8 @@ class Controller:
             if package not in self._workshops:
                 chunks = [chunk async for chunk in self.objects.read(package)]
                 scratch = Path(self._scratch.name)
-                app = await asyncio.to_thread(unpack, b"".join(chunks), scratch / package)
+                opened: Package = await asyncio.to_thread(read_package, b"".join(chunks))
+                app = await asyncio.to_thread(opened.unpack, scratch / package)
                 (scratch / "objects").mkdir(exist_ok=True)
                 self._workshops[package] = Workshop(app, ClientInfo(CENTRAL), scratch / "objects", _print_line)
             return self._workshops[package]
