@@ -15,6 +15,7 @@ from rig import blob_of
 from hansa.arrays import Arrays
 from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo, Kind, RoundRules, RunSpec
+from hansa.network.client.code import Code
 from hansa.network.client.workshop import Workshop
 from hansa.settings import environment_for_user_code
 from hansa.wire import codec
@@ -78,7 +79,7 @@ def bench(tmp_path: Path) -> Make:
         (tmp_path / "app.py").write_text(HEAD + code)
         (tmp_path / "objects").mkdir()
         lines: list[str] = []
-        workshop = Workshop(tmp_path / "app.py", ClientInfo("ward"), tmp_path / "objects", lines.append)
+        workshop = Workshop(Code(tmp_path / "app.py"), ClientInfo("ward"), tmp_path / "objects", lines.append)
         try:
             yield Bench(workshop, lines)
         finally:
@@ -130,7 +131,7 @@ async def test_whatever_ends_a_task_is_told_and_the_next_task_is_done(body: str,
     async with bench(train(f"if not os.path.exists(__file__ + '.again'):\n    {body}")) as made:
         failure = await made.failure()
         assert said in str(failure)
-        made.workshop._app.with_name("app.py.again").write_text("")
+        made.workshop._code.path.with_name("app.py.again").write_text("")
         assert isinstance(await made.work(), Offer)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from hansa.cli.output import labels_of, print_record, print_table, when
 from hansa.cli.running import WhileStdin, log_to, run_until_stopped
 
 if TYPE_CHECKING:
+    from hansa.messages import ClientInfo
+    from hansa.network.client.confinement import Confinement
     from hansa.store.records import ClientRecord
 
 __all__ = ["commands"]
@@ -58,6 +61,8 @@ def start(
     from hansa.app import find_app
     from hansa.messages import ClientInfo
     from hansa.network.client.agent import Agent
+    from hansa.network.client.confinement import NO_CONFINEMENT, hide_this_process
+    from hansa.network.client.workshop import Workshop
     from hansa.settings import Settings
 
     share, shares = _share(partition, index, total)
@@ -66,9 +71,12 @@ def start(
     out = sys.stdout if as_json else sys.stderr
     log_to(out, level=Settings().log_level, as_json=as_json)
     with node.folder() as work, redirect_stdout(sys.stderr if as_json else sys.stdout):
+        confinement = _confinement(node, work, info) if found is None else NO_CONFINEMENT
+        hide_this_process()
         agent = Agent(
-            info, join=join, token=node.secret(), work=work, app=found, preferred=combiner, labels=node.labels
-        )
+            info, join=join, token=node.secret(), work=work, app=found, preferred=combiner, labels=node.labels,
+            workshop=partial(Workshop, confinement=confinement),
+        )  # fmt: skip
         run_until_stopped(agent.run(), while_stdin=while_stdin)
 
 
@@ -118,6 +126,34 @@ def show(
         "version": client.version,
     }
     print_record(client, lines, as_json=as_json)
+
+
+def _confinement(node: JoinOptions, work: Path, info: "ClientInfo") -> "Confinement":
+    """How code that sessions bring is kept away from the rest of this machine; says so. Raises `ConfigError`."""
+    import structlog
+
+    from hansa.network.client.confinement import Confinement, confine
+    from hansa.settings import Settings
+
+    settings = Settings()
+    own = (work, settings.credentials.expanduser(), settings.package_key.expanduser(), node.token_file)
+    given = [Path(value).expanduser() for value in info.settings.values() if value]
+    rules = Confinement(
+        network=False,
+        hidden=tuple(path.resolve() for path in own if path is not None),
+        shown=(Path.cwd(), *(path.resolve() for path in given if path.exists())),
+    )
+    found = confine(settings.confinement, rules)
+    say = structlog.get_logger(__name__)
+    tell = say.warning if found.missing else say.info
+    tell(
+        "code that sessions bring",
+        enforced=" ".join(found.enforced),
+        not_enforced=" ".join(found.missing) or "nothing",
+        by=found.tool.value or "nobody",
+        why=found.why_not,
+    )
+    return found
 
 
 def _share(partition: str | None, index: int, total: int) -> tuple[int, int]:

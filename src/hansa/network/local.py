@@ -72,6 +72,7 @@ class LocalNetwork:
             advertise=advertise,
             balancer="least-loaded",
             silence=silence,
+            confinement="off",
         )
         server = await ControllerServer.open(here)
         network = cls(server, folder, silence)

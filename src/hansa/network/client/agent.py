@@ -4,6 +4,7 @@ What was learned is kept until the round that it belongs to is committed, or has
 """
 
 import asyncio
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -16,13 +17,14 @@ import structlog
 import hansa
 from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reason, UserCodeError, WireError
 from hansa.messages import ClientInfo
+from hansa.network.client.code import Code
+from hansa.network.client.library import Library
 from hansa.network.client.outbox import Outbox
-from hansa.network.client.workshop import Workshop
+from hansa.network.client.workshop import SCRATCH, Workshop
 from hansa.network.files import mapped
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
-from hansa.packages.package import read as read_package
 from hansa.wire.frames import (
     Admission,
     Closed,
@@ -75,25 +77,24 @@ class Agent:
         preferred: str = "",
         labels: Mapping[str, str] | None = None,
         transport: Transport = GRPC,
-        workshop: Callable[[Path, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
+        workshop: Callable[[Code, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
     ) -> None:
         """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates."""
         self.client = client
         hello = Hello(Role.CLIENT, uuid.uuid4().hex, hansa.__version__, labels=dict(labels or {}))
         self._link = Link(self, join=join, token=token, hello=hello, preferred=preferred, transport=transport)
-        self._app = app
+        self._own = Code(app) if app is not None else None
         self._work = work
         self._objects = work / "objects"
-        self._workshops: dict[Path, Workshop] = {}
+        self._workshops: dict[Code, Workshop] = {}
         self._open_workshop = workshop
-        self._turns: dict[Path, asyncio.Lock] = {}
+        self._turns: dict[Code, asyncio.Lock] = {}
         self._tasks: dict[RoundKey, asyncio.Task[bool]] = {}
         self._repeated: dict[RoundKey, OpenRound] = {}
         """What was given again while it was in hand."""
         self._outbox = Outbox(work / "outbox", self._objects)
         """Trained updates until the round is committed or has refused them."""
-        self._packages: dict[str, Path] = {}
-        self._unpacking = asyncio.Lock()
+        self._library = Library(work, self._link.download)
         self._models: list[str] = []
         self._needed: Counter[str] = Counter()
         """Models of tasks that are in hand, or wait for their turn."""
@@ -105,8 +106,8 @@ class Agent:
     async def run(self) -> None:
         """Serve until the network dismisses this client; raises what trying again cannot mend."""
         await asyncio.to_thread(self._take_up)
-        if self._app is not None:
-            self._start(self._workshop(self._app).start())
+        if self._own is not None:
+            self._start(self._workshop(self._own).start())
         try:
             await self._link.run()
         finally:
@@ -123,6 +124,9 @@ class Agent:
     def _take_up(self) -> None:
         """What an earlier process has learned, without what it had half downloaded."""
         self._outbox.open()
+        self._library.open()
+        for scratch in self._work.glob(f"{SCRATCH}*"):
+            shutil.rmtree(scratch, ignore_errors=True)
         for part in self._work.glob("*.part"):
             part.unlink(missing_ok=True)
 
@@ -218,15 +222,16 @@ class Agent:
         """Fetch what the task needs, have it done, and hand in the result or the failure; False when it was dropped."""
         self._needed[opened.model.digest] += 1
         try:
-            app = await self._patiently(opened, lambda: self._app_of(opened))
+            async with self._meanwhile(opened, "prepare"):
+                code = await self._patiently(opened, lambda: self._code_of(opened))
             await self._patiently(opened, lambda: self._model_of(opened))
-            async with self._turn(app, opened):
+            async with self._turn(code, opened):
                 self._at_work = opened.key
                 started = asyncio.get_running_loop().call_later(
                     _NOTICEABLE, self._link.send, TaskStarted(opened.key, self.client.name)
                 )
                 try:
-                    answer = await self._workshop(app).work(opened, self._link.send)
+                    answer = await self._workshop(code).work(opened, self._link.send)
                 finally:
                     started.cancel()
             if isinstance(answer, Offer):
@@ -262,38 +267,40 @@ class Agent:
         return await patiently(ask, who=f"client {self.client.name}", tell=tell)
 
     @asynccontextmanager
-    async def _turn(self, app: Path, opened: OpenRound) -> AsyncIterator[None]:
-        """A worker does one task at a time: whoever waits behind another session's says so, and keeps its lease."""
-        waiting = asyncio.create_task(self._queue(opened))
+    async def _turn(self, code: Code, opened: OpenRound) -> AsyncIterator[None]:
+        """A worker does one task at a time, behind those of other sessions."""
+        turn = self._turns.setdefault(code, asyncio.Lock())
+        async with self._meanwhile(opened, "queue"):
+            await turn.acquire()
         try:
-            async with self._turns.setdefault(app, asyncio.Lock()):
-                waiting.cancel()
-                yield
+            yield
         finally:
-            waiting.cancel()
+            turn.release()
 
-    async def _queue(self, opened: OpenRound) -> None:
+    @asynccontextmanager
+    async def _meanwhile(self, opened: OpenRound, activity: str) -> AsyncIterator[None]:
+        """Whatever takes its time here is said, and keeps the lease."""
+        saying = asyncio.create_task(self._say(opened, activity))
+        try:
+            yield
+        finally:
+            saying.cancel()
+
+    async def _say(self, opened: OpenRound, activity: str) -> None:
         while True:
             await asyncio.sleep(opened.spec.rules.lease / 3)
-            self._link.send(Progress(opened.key, self.client.name, "queue", 0, 0))
+            self._link.send(Progress(opened.key, self.client.name, activity, 0, 0))
 
-    async def _app_of(self, opened: OpenRound) -> Path:
-        """The owner's own app, or the session's package, unpacked once."""
-        if self._app is not None:
-            return self._app
+    async def _code_of(self, opened: OpenRound) -> Code:
+        """The owner's own app, or the session's package."""
+        if self._own is not None:
+            return self._own
         if opened.package is None:
             raise UserCodeError(
                 f"{self.client.name} was started without an app, and the session brings none: start the client with "
                 "`hansa client start app.py`, or the session with a package"
             )
-        digest = opened.package.digest
-        async with self._unpacking:
-            if digest not in self._packages:
-                archive = self._work / f"{digest}.zip"
-                await self._link.download(opened.package, archive)
-                package = await asyncio.to_thread(lambda: read_package(archive.read_bytes()))
-                self._packages[digest] = await asyncio.to_thread(package.unpack, self._work / "packages" / digest)
-        return self._packages[digest]
+        return await self._library.find(opened.package)
 
     async def _model_of(self, opened: OpenRound) -> None:
         """Have the broadcast model in the folder of objects, unless it came inline."""
@@ -348,10 +355,10 @@ class Agent:
             if self._link.connected and self._outbox.get(admission.key) is offer:
                 self._link.send(offer)
 
-    def _workshop(self, app: Path) -> Workshop:
-        if app not in self._workshops:
-            self._workshops[app] = self._open_workshop(app, self.client, self._objects, self._printed)
-        return self._workshops[app]
+    def _workshop(self, code: Code) -> Workshop:
+        if code not in self._workshops:
+            self._workshops[code] = self._open_workshop(code, self.client, self._objects, self._printed)
+        return self._workshops[code]
 
     def _printed(self, line: str) -> None:
         """A line that user code printed: shown here, and told to the session."""
