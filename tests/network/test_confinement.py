@@ -326,6 +326,11 @@ def test_it_ends_with_its_agent_though_that_is_killed_and_it_is_busy(tool: Tool,
         (Limits(open_files=32), "held = [os.dup(0) for _ in range(64)]", "Too many open files"),
         (Limits(cpu=1.0), "while True: pass", "CPU seconds, and a task may use 1 here: it was ended"),
         (Limits(cpu=1.0), "subprocess.run([sys.executable, '-c', 'while True: pass'])", "a task may use 1 here"),
+        (
+            Limits(disk=1 << 20),
+            "while True: open(f'{os.environ[\"HOME\"]}/{time.time()}', 'wb').write(bytes(1 << 18)); time.sleep(0.05)",
+            "a task may hold 1,048,576 here: it was ended",
+        ),
         (Limits(wall=1.0), "time.sleep(60)", "a task may take 1 here: it was ended"),
     ],
 )

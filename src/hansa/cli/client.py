@@ -12,10 +12,10 @@ from hansa.cli.joining import JoinOptions
 from hansa.cli.options import ConnectionOptions, Json, Limit, expand, pairs
 from hansa.cli.output import labels_of, print_record, print_table, when
 from hansa.cli.running import WhileStdin, log_to, run_until_stopped
+from hansa.cli.site import SiteFile, approve, confinement, inspect, policy_of, tell
 
 if TYPE_CHECKING:
-    from hansa.messages import ClientInfo
-    from hansa.network.client.confinement import Confinement
+    from hansa.network.client.policy import SitePolicy
     from hansa.store.records import ClientRecord
 
 __all__ = ["commands"]
@@ -48,6 +48,7 @@ def start(
         typer.Option("--set", "-s", metavar="KEY=VALUE",
                      help="A setting for `@app.data`, in `client.settings`; may be repeated."),
     ] = None,
+    site: SiteFile = None,
     while_stdin: WhileStdin = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -57,11 +58,13 @@ def start(
     """
     identity = node.identity("client")
     join = node.address()
+    policy = _policy(site, node, identity.project)
 
     from hansa.app import find_app
     from hansa.messages import ClientInfo
     from hansa.network.client.agent import Agent
     from hansa.network.client.confinement import NO_CONFINEMENT, hide_this_process
+    from hansa.network.client.site import Site
     from hansa.network.client.workshop import Workshop
     from hansa.settings import Settings
 
@@ -71,13 +74,20 @@ def start(
     out = sys.stdout if as_json else sys.stderr
     log_to(out, level=Settings().log_level, as_json=as_json)
     with node.folder() as work, redirect_stdout(sys.stderr if as_json else sys.stdout):
-        confinement = _confinement(node, work, info) if found is None else NO_CONFINEMENT
+        walls = NO_CONFINEMENT
+        if found is None:
+            walls = confinement(work, info, policy, (node.token_file, site))
+            tell(walls)
         hide_this_process()
         agent = Agent(
             info, join=join, token=node.secret(), work=work, app=found, preferred=combiner, labels=node.labels,
-            workshop=partial(Workshop, confinement=confinement),
+            workshop=partial(Workshop, confinement=walls), site=Site(work, policy),
         )  # fmt: skip
         run_until_stopped(agent.run(), while_stdin=while_stdin)
+
+
+commands.command()(approve)
+commands.command()(inspect)
 
 
 @commands.command("list")
@@ -128,32 +138,18 @@ def show(
     print_record(client, lines, as_json=as_json)
 
 
-def _confinement(node: JoinOptions, work: Path, info: "ClientInfo") -> "Confinement":
-    """How code that sessions bring is kept away from the rest of this machine; says so. Raises `ConfigError`."""
-    import structlog
-
-    from hansa.network.client.confinement import Confinement, confine
+def _policy(site: Path | None, node: JoinOptions, project: str) -> "SitePolicy":
+    """The owner's rules. Raises `ConfigError` where this client cannot keep them."""
+    from hansa.errors import ConfigError
     from hansa.settings import Settings
 
-    settings = Settings()
-    own = (work, settings.credentials.expanduser(), settings.package_key.expanduser(), node.token_file)
-    given = [Path(value).expanduser() for value in info.settings.values() if value]
-    rules = Confinement(
-        network=False,
-        hidden=tuple(path.resolve() for path in own if path is not None),
-        shown=(Path.cwd(), *(path.resolve() for path in given if path.exists())),
-    )
-    found = confine(settings.confinement, rules)
-    say = structlog.get_logger(__name__)
-    tell = say.warning if found.missing else say.info
-    tell(
-        "code that sessions bring",
-        enforced=" ".join(found.enforced),
-        not_enforced=" ".join(found.missing) or "nothing",
-        by=found.tool.value or "nobody",
-        why=found.why_not,
-    )
-    return found
+    policy = policy_of(site)
+    if policy.projects is not None and project not in policy.projects:
+        allowed = ", ".join(policy.projects) or "no project"
+        raise ConfigError(f"the token is for the project {project}, and {site} allows {allowed}: use another token")
+    if policy.approval and node.work is None and Settings().work is None:
+        raise ConfigError(f"{site} asks for approval of sessions, which is kept in the client's folder: give --work")
+    return policy
 
 
 def _share(partition: str | None, index: int, total: int) -> tuple[int, int]:

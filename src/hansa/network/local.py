@@ -16,6 +16,8 @@ from hansa.app import load_app
 from hansa.arrays import Arrays
 from hansa.messages import ClientInfo, RunSpec
 from hansa.network.client.agent import Agent
+from hansa.network.client.policy import ANYTHING, SitePolicy
+from hansa.network.client.site import Site
 from hansa.network.combiner.node import CombinerNode
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import ControllerServer
@@ -120,6 +122,7 @@ class LocalNetwork:
         app: Path | None = None,
         preferred: str = "",
         labels: Mapping[str, str] | None = None,
+        policy: SitePolicy = ANYTHING,
     ) -> None:
         """Start a client and wait until it is in the directory."""
         token, _ = await self.controller.issue_token(PROJECT, name, Role.CLIENT)
@@ -131,6 +134,7 @@ class LocalNetwork:
             app=app,
             preferred=preferred,
             labels=labels,
+            site=Site(self.folder / name, policy),
         )
         await self._joined(name, agent.run(), "client.connected")
 

@@ -28,6 +28,13 @@ class Limits:
     """Processes and threads of this user at once (RLIMIT_NPROC); root has no such limit."""
     open_files: int | None = None
     """Open files of each process (RLIMIT_NOFILE)."""
+    disk: int | None = None
+    """Bytes that the folder of a package's process may hold. The agent counts them, and ends what has used more."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether the agent has to look."""
+        return any(limit is not None for limit in (self.cpu, self.wall, self.disk))
 
     def __post_init__(self) -> None:
         """Refuse what is no limit."""

@@ -23,7 +23,7 @@ from hansa.network.client.pipe import read_frame, write_frame
 from hansa.settings import environment_for_user_code
 from hansa.store.disk import explained
 from hansa.wire import framing
-from hansa.wire.frames import Evaluated, FromNode, Heartbeat, Offer, OpenRound, Progress, TaskFailed
+from hansa.wire.frames import Evaluated, FromNode, Heartbeat, LogLine, Offer, OpenRound, Progress, TaskFailed
 
 __all__ = ["SCRATCH", "Workshop"]
 
@@ -39,6 +39,9 @@ _LONGEST_LOOK = 1.0
 
 _SHARE_OF_A_CORE = 0.01
 """CPU time over wall time that counts as work between two looks: a process that sleeps or deadlocks uses less."""
+
+_BLOCK = 512
+"""Bytes of a block, as `st_blocks` counts them."""
 
 _LIMITS_LOOK = 0.25
 """Seconds between two looks whether a task is within its limits."""
@@ -159,16 +162,19 @@ class Workshop:
     async def _watch_limits(self) -> None:
         """Kill the process once its task has used more than it may."""
         limits, loop = self._confinement.limits, asyncio.get_running_loop()
-        if not self._code.package or (limits.cpu is None and limits.wall is None):
+        if not self._code.package or not limits.watched:
             return
         begun, before = loop.time(), await self._cpu_seconds()
         while not self._beyond:
             await asyncio.sleep(_LIMITS_LOOK)
             used, took = await self._cpu_seconds() - before, loop.time() - begun
+            holds = await asyncio.to_thread(_bytes_in, self._scratch) if limits.disk is not None else 0
             if limits.cpu is not None and used > limits.cpu:
                 self._beyond = f"it used {used:.1f} CPU seconds, and a task may use {limits.cpu:g} here: it was ended"
             elif limits.wall is not None and took > limits.wall:
                 self._beyond = f"it took {took:.1f} seconds, and a task may take {limits.wall:g} here: it was ended"
+            elif limits.disk is not None and holds > limits.disk:
+                self._beyond = f"it wrote {holds:,} bytes, and a task may hold {limits.disk:,} here: it was ended"
         self._kill()
 
     async def _answer(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
@@ -184,6 +190,10 @@ class Workshop:
             if raw is None:
                 raise UserCodeError(self._beyond or f"the app ended its process ({await self._ending()})")
             frame = framing.decode_from_node(raw)
+            if not self._is_about(opened, frame):
+                raise UserCodeError(
+                    "the app's process spoke of what is not its task, in hansa's own words: it was ended"
+                )
             match frame:
                 case TaskFailed():
                     self._failed_hard = False
@@ -199,6 +209,19 @@ class Workshop:
                     on_frame(frame)
                 case _:
                     on_frame(frame)
+
+    def _is_about(self, opened: OpenRound, frame: FromNode) -> bool:
+        """Whether a frame may come from the worker of this task: its code can write to the connection, too."""
+        match frame:
+            case Heartbeat():
+                return True
+            case Offer():
+                own = len(frame.contributions) == 1 and frame.contributions[0].client == frame.sender
+                return own and not frame.partial and (frame.key, frame.sender) == (opened.key, opened.invited[0])
+            case TaskFailed() | Evaluated() | Progress() | LogLine():
+                return (frame.key, frame.client) == (opened.key, opened.invited[0])
+            case _:
+                return False
 
     async def _heard(self, reader: asyncio.StreamReader, lease: float, on_work: Callable[[], None]) -> bytes | None:
         """The next frame; raises `UserCodeError` for a whole lease with neither a word nor work.
@@ -297,6 +320,15 @@ def _cpu_seconds(pid: int) -> float:
         for each in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):  # it has ended meanwhile, or is another user's
                 total += sum(each.cpu_times()[:4])  # its own, user and system, and those of its ended children
+    return total
+
+
+def _bytes_in(folder: Path | None) -> int:
+    """Of all files below a folder; links are not followed."""
+    total = 0
+    for path in folder.rglob("*") if folder is not None else ():
+        with suppress(OSError):  # it has gone meanwhile
+            total += path.lstat().st_blocks * _BLOCK
     return total
 
 
