@@ -313,6 +313,7 @@ class Agent:
         _log.warning("a session waits for approval", client=self.client.name, approve=f"hansa client approve {session}")
         line = "a person at this site must approve this session first; it waits"
         self._link.send(LogLine(opened.key, self.client.name, line, "warning"))
+        self._link.send(Progress(opened.key, self.client.name, "approval", 0, 0))
 
     async def _kept(self, offer: Offer) -> None:
         self._outbox.keep(offer)
