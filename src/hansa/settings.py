@@ -1,15 +1,21 @@
 """Settings from the environment (HANSA_…) and nothing else: the one module that reads it."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings", "environment_for_user_code", "quiet_grpc"]
+__all__ = ["Settings", "environment_for_packages", "environment_for_user_code", "quiet_grpc"]
 
 _PREFIX = "HANSA_"
+_USUAL = frozenset(
+    {"PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "PATHEXT"}
+)
+_USUAL_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_")
+"""Where programs and libraries are, in which language they speak, and which processors they may use; nothing secret."""
 
 
 class Settings(BaseSettings):
@@ -80,6 +86,14 @@ class Settings(BaseSettings):
     credentials: Path = Field(
         default=Path("~/.config/hansa/credentials.json"), description="Where `hansa up` saves the operator's token."
     )
+    confinement: Literal["required", "where-possible", "off"] = Field(
+        default="where-possible",
+        description="Whether code that sessions bring runs only where all of its confinement can be enforced.",
+    )
+    package_key: Path = Field(
+        default=Path("~/.config/hansa/package-key.pem"),
+        description="Private key, made by `hansa package key`; where the file is there, it signs what is packed here.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line shown."
     )
@@ -88,6 +102,15 @@ class Settings(BaseSettings):
 def quiet_grpc() -> None:
     """Have gRPC's own log lines left out, which say less than hansa's errors; before gRPC is loaded."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251 - here
+
+
+def environment_for_packages(names: Collection[str] = ()) -> dict[str, str]:
+    """What code that a session brought gets of the environment: what programs need to run, and these names."""
+    return {
+        name: value
+        for name, value in environment_for_user_code().items()
+        if name in names or name.upper() in _USUAL or name.upper().startswith(_USUAL_PREFIXES)
+    }
 
 
 def environment_for_user_code() -> dict[str, str]:

@@ -26,6 +26,8 @@ from hansa.errors import (
     WireError,
 )
 from hansa.messages import RoundRules, RunSpec
+from hansa.packages.package import build, read
+from hansa.packages.signature import new_key, read_key
 from hansa.run import resolve
 from hansa.store.records import SessionState
 from hansa.wire import codec
@@ -217,3 +219,18 @@ def test_the_client_loads_nothing_that_only_a_server_has() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_key_signs_what_is_packed_here_and_a_packages_file_travels_as_it_is(served: Served, tmp_path: Path) -> None:
+    new_key(tmp_path / "key.pem")
+    (tmp_path / "app.py").write_text("import hansa\n\napp = hansa.App()\n")
+    plain = tmp_path / "ward.hansa"
+    plain.write_bytes(build(tmp_path / "app.py", name="ward"))
+    with Client(served.url, served.token(), "default", package_key=tmp_path / "key.pem") as client:
+        signed = client.packages.upload(tmp_path / "app.py", "ward")
+        as_it_is = client.packages.upload(plain)
+        with pytest.raises(InputError, match="has its name already"):
+            client.packages.upload(plain, "other")
+    assert as_it_is.id == read(plain.read_bytes()).id
+    assert signed.name == as_it_is.name == "ward"
+    assert signed.id == read(build(tmp_path / "app.py", name="ward", key=read_key(tmp_path / "key.pem"))).id

@@ -6,6 +6,7 @@ import random
 import stat
 import struct
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ import httpx
 import pytest
 from served import Served
 
-from hansa import packages
+from hansa.packages.archive import MAX_BYTES, MAX_FILES, File, read, write
+from hansa.packages.package import build
+from hansa.packages.signature import SIGNATURE, new_key, read_key
 
 BASE = "/api/v1/projects/default"
 MARK = b"a mark that only the hostile archives hold"
@@ -70,8 +73,27 @@ def wide(data: bytes) -> bytes:
     return data[:-22] + record + b"PK\x06\x07" + struct.pack("<IQI", 0, len(data) - 22, 1) + data[-22:]
 
 
+def changed(name: str) -> bytes:
+    """A package with another file, or one more, than its manifest says."""
+    return write({**read(packed()), name: File(MARK)})
+
+
+def stolen() -> bytes:
+    """A package with the signature of another."""
+    with tempfile.TemporaryDirectory() as folder:
+        new_key(Path(folder) / "key.pem")
+        other = packed("other", read_key(Path(folder) / "key.pem"))
+    return write({**read(packed()), SIGNATURE: read(other)[SIGNATURE]})
+
+
+def packed(name: str = "app", key: str | None = None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "app.py").write_bytes(APP)
+        return build(folder, name=name, key=key)
+
+
 def crowd() -> bytes:
-    return zipped(*(f"f{i}" for i in range(packages.MAX_FILES)), content=b"")
+    return zipped(*(f"f{i}" for i in range(MAX_FILES)), content=b"")
 
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -92,7 +114,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "wide": (lambda: wide(zipped()), "of the 64-bit kind"),
     "comment": (lambda: zipped()[:-2] + (4).to_bytes(2, "little") + b"PK\5\6", "has a comment"),
     "cut": (lambda: zipped("a.py")[:-30], "can be read"),
-    "no-app": (lambda: zipped().replace(b"app.py", b"foobar"), "neither an app.py nor a hansa.toml"),
+    "no-manifest": (zipped, "has no hansa-package.json"),
+    "setuid": (lambda: zipped("tool", kind=stat.S_IFREG | stat.S_ISUID), "another's rights"),
+    "windows": (lambda: zipped("aux.py"), "a device on Windows"),
+    "changed": (lambda: changed("app.py"), "'app.py' is not what its manifest says"),
+    "smuggled": (lambda: changed("more.py"), "'more.py' is not in its manifest"),
+    "stolen-signature": (stolen, "signature does not hold"),
     "tar": (lambda: tarred("fine.py"), "can be read"),
     "tar-above": (lambda: tarred("../../evil.py"), "can be read"),
     "tar-symlink": (lambda: tarred("link", tarfile.SYMTYPE, "/etc/passwd"), "can be read"),
@@ -120,12 +147,12 @@ def test_a_hostile_archive_is_refused_with_a_reason_and_nothing_of_it_is_kept(
 ) -> None:
     make, said = HOSTILE[what]
     files = {path for path in served.folder.rglob("*") if "events" not in path.name}
-    answer = http.post(f"{BASE}/packages", content=make(), params={"name": what})
+    answer = http.post(f"{BASE}/packages", content=make())
     assert answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY
     problem = answer.json()
     assert problem["type"] == "urn:hansa:problem:app"
     assert said in problem["detail"]
-    assert http.get(f"{BASE}/packages", params={"name": what}).json()["total"] == 0
+    assert http.get(f"{BASE}/packages").json()["total"] == 0
     assert {path for path in served.folder.rglob("*") if "events" not in path.name} <= files
     assert holding(served.folder) == []
     assert http.get("/healthz").text == "ok"
@@ -134,7 +161,7 @@ def test_a_hostile_archive_is_refused_with_a_reason_and_nothing_of_it_is_kept(
 def test_a_package_as_large_as_packages_may_be_passes_the_gate(http: httpx.Client, tmp_path: Path) -> None:
     rng = random.Random(0)  # noqa: S311 - bytes that do not shrink
     (tmp_path / "app.py").write_bytes(APP)
-    (tmp_path / "weights").write_bytes(rng.randbytes(packages.MAX_BYTES - len(APP)))
-    archive = packages.pack(tmp_path)
-    assert len(archive) > packages.MAX_BYTES
+    (tmp_path / "weights").write_bytes(rng.randbytes(MAX_BYTES - len(APP) - 1000))
+    archive = build(tmp_path)
+    assert len(archive) > MAX_BYTES - 1000
     assert http.post(f"{BASE}/packages", content=archive, timeout=60).status_code == httpx.codes.CREATED

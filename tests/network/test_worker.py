@@ -14,11 +14,12 @@ from rig import blob_of
 
 from hansa.arrays import Arrays
 from hansa.errors import UserCodeError
-from hansa.messages import ClientInfo, Kind, RoundRules, RunSpec
+from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
+from hansa.network.client.code import Code
 from hansa.network.client.workshop import Workshop
 from hansa.settings import environment_for_user_code
-from hansa.wire import codec
-from hansa.wire.frames import Evaluated, FromNode, LogLine, Offer, OpenRound, Progress, RoundKey
+from hansa.wire import codec, framing
+from hansa.wire.frames import Evaluated, FromNode, Hello, LogLine, Offer, OpenRound, Progress, Role, RoundKey
 
 MODEL = Arrays({"w": np.zeros(4, np.float32), "steps": np.zeros((), np.int64)})
 
@@ -78,7 +79,7 @@ def bench(tmp_path: Path) -> Make:
         (tmp_path / "app.py").write_text(HEAD + code)
         (tmp_path / "objects").mkdir()
         lines: list[str] = []
-        workshop = Workshop(tmp_path / "app.py", ClientInfo("ward"), tmp_path / "objects", lines.append)
+        workshop = Workshop(Code(tmp_path / "app.py"), ClientInfo("ward"), tmp_path / "objects", lines.append)
         try:
             yield Bench(workshop, lines)
         finally:
@@ -130,7 +131,7 @@ async def test_whatever_ends_a_task_is_told_and_the_next_task_is_done(body: str,
     async with bench(train(f"if not os.path.exists(__file__ + '.again'):\n    {body}")) as made:
         failure = await made.failure()
         assert said in str(failure)
-        made.workshop._app.with_name("app.py.again").write_text("")
+        made.workshop._code.path.with_name("app.py.again").write_text("")
         assert isinstance(await made.work(), Offer)
 
 
@@ -267,3 +268,24 @@ def test_no_environment_of_hansa_reaches_user_code(monkeypatch: pytest.MonkeyPat
     found = environment_for_user_code()
     assert "PATH" in found
     assert not [name for name in found if name.startswith("HANSA_")]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Offer(RoundKey("run", 1, Kind.TRAIN), "another", blob_of(MODEL), (Contribution("another", 1),)),
+        Offer(RoundKey("run", 1, Kind.TRAIN), "ward", blob_of(MODEL), (Contribution("another", 1),)),
+        Offer(RoundKey("run", 1, Kind.TRAIN), "ward", blob_of(MODEL), (Contribution("ward", 1),), True, 1),
+        Evaluated(RoundKey("other", 1, Kind.TRAIN), "ward", 1, {"loss": 1.0}),
+        LogLine(RoundKey("run", 2, Kind.TRAIN), "ward", "of another round"),
+        Hello(Role.CLIENT, "x", "1"),
+    ],
+)
+async def test_code_that_speaks_for_others_in_hansas_own_words_is_ended(frame: FromNode, bench: Make) -> None:
+    """Its process has the connection to the agent, and can write to it."""
+    raw = framing.encode_from_node(frame)
+    message = len(raw).to_bytes(4, "big") + raw
+    pipe = "next(each for each in gc.get_objects() if type(each).__name__ == 'FramePipe')"
+    body = f"import gc\n{pipe}._connection.sendall({message!r})"
+    async with bench(train(body)) as made:
+        assert "spoke of what is not its task" in str(await made.failure())

@@ -1,6 +1,7 @@
 """The Python client: the nouns and verbs of the REST API and of the command line, for scripts and notebooks."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -33,15 +34,20 @@ __all__ = ["Client", "connect"]
 class Client:
     """One server, as one identity, in one project. `with` closes its connections; so does `close`."""
 
-    def __init__(self, url: str, token: str, project: str, trust: Trust = WORLD) -> None:
-        """url: the server's REST address, for example https://127.0.0.1:8470; trust: how the server is known."""
+    def __init__(
+        self, url: str, token: str, project: str, trust: Trust = WORLD, *, package_key: Path | None = None
+    ) -> None:
+        """url: the server's REST address, for example https://127.0.0.1:8470; trust: how the server is known.
+
+        package_key: signs packages.
+        """
         self._transport = Transport(url, token, trust)
         self.url = self._transport.url
         self.trust = trust
         self.project = project
         place = (self._transport, f"/projects/{project}")
         self.models = Models(*place)
-        self.packages = Packages(*place)
+        self.packages = Packages(*place, key=package_key)
         self.rounds = Rounds(*place)
         self.metrics = Metrics(*place)
         self.events = Events(*place)
@@ -119,7 +125,8 @@ def connect(
     else:
         trust = trust_at(address, settings.ca if ca is None else ca)
     trust = replace(trust, own=read_pair(settings.tls_cert, settings.tls_key))
-    return Client(address, secret, project or _project(settings, secret), trust)
+    key = settings.package_key.expanduser()
+    return Client(address, secret, project or _project(settings, secret), trust, package_key=key)
 
 
 def trust_at(url: str, ca: str) -> Trust:

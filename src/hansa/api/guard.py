@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hansa.api.answers import RefusedError, answer, fault
 from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError, PermissionDeniedError
 from hansa.network.controller.controller import Controller
-from hansa.packages import MAX_ARCHIVE
+from hansa.packages.archive import MAX_ARCHIVE
 from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
 

@@ -16,7 +16,8 @@ from hansa.arrays import Arrays
 from hansa.errors import ConnectionFailedError, CorruptionError, InputError, NotFoundError
 from hansa.network.controller.journal import Live
 from hansa.network.files import mapped
-from hansa.packages import pack
+from hansa.packages.package import SUFFIX, build
+from hansa.packages.signature import read_key
 from hansa.store.records import (
     ClientRecord,
     CombinerRecord,
@@ -168,14 +169,26 @@ class Packages(Listed[PackageRecord]):
     _kind = PackageRecord
     _name = "packages"
 
+    def __init__(self, transport: Transport, project_path: str, *, key: Path | None = None) -> None:
+        """key: where there is such a file, it signs the apps that are packed here."""
+        super().__init__(transport, project_path)
+        self._key = key
+
     def get(self, package: str) -> PackageRecord:
-        """A package, by its digest."""
+        """A package, by its id."""
         return self._get(f"/packages/{package}")
 
-    def upload(self, app: str | Path | bytes, name: str = "app") -> PackageRecord:
-        """An app's file or folder, packed; or an archive that `hansa.packages.pack` made."""
-        content = app if isinstance(app, bytes) else pack(app)
-        return from_document(PackageRecord, self._transport.upload(f"{self._path}/packages", [content], {"name": name}))
+    def upload(self, app: str | Path, name: str | None = None) -> PackageRecord:
+        """An app's file or folder, packed and signed; or a package's file as it is. name: by default the app's."""
+        given = Path(app)
+        if given.suffix == SUFFIX and given.is_file():
+            if name is not None:
+                raise InputError(f"{given} has its name already: build it with another, or leave it out")
+            content = given.read_bytes()
+        else:
+            key = self._key if self._key is not None and self._key.exists() else None
+            content = build(given, name=name, key=read_key(key) if key is not None else None)
+        return from_document(PackageRecord, self._transport.upload(f"{self._path}/packages", [content], {}))
 
 
 class Rounds(Listed[RoundRecord]):

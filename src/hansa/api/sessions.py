@@ -86,7 +86,7 @@ class Sessions(Listed[SessionRecord]):
         if keep is not None:
             Policy.parse(keep)
         seed = self._models.digest(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
-        code = self._packages.upload(app, _package_name(Path(app))).id if package else None
+        code = self._packages.upload(app).id if package else None
         return self.create(wanted, seed_model=seed, package=code, keep=keep)
 
     def create(
@@ -190,11 +190,3 @@ class Sessions(Listed[SessionRecord]):
         if event.kind == "session.crashed":
             return now.started_at is None or now.started_at <= event.at
         return now.ended_at is not None and now.ended_at <= event.at
-
-
-def _package_name(app: Path) -> str:
-    """A name for a package: of the app's folder where the file has none of its own."""
-    path = app.resolve()
-    name = path.parent.name if path.stem in {"app", "hansa"} else path.stem
-    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
-    return kept.strip(".-")[:100] or "app"

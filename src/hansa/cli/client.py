@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,10 @@ from hansa.cli.joining import JoinOptions
 from hansa.cli.options import ConnectionOptions, Json, Limit, expand, pairs
 from hansa.cli.output import labels_of, print_record, print_table, when
 from hansa.cli.running import WhileStdin, log_to, run_until_stopped
+from hansa.cli.site import SiteFile, approve, confinement, inspect, policy_of, tell
 
 if TYPE_CHECKING:
+    from hansa.network.client.policy import SitePolicy
     from hansa.store.records import ClientRecord
 
 __all__ = ["commands"]
@@ -45,6 +48,7 @@ def start(
         typer.Option("--set", "-s", metavar="KEY=VALUE",
                      help="A setting for `@app.data`, in `client.settings`; may be repeated."),
     ] = None,
+    site: SiteFile = None,
     while_stdin: WhileStdin = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -58,15 +62,24 @@ def start(
     log_to(out, level=Settings().log_level, as_json=as_json)
     identity = node.identity("client")
     join, trust = node.address(), node.trust()
+    policy = _policy(site, node, identity.project)
 
     from hansa.app import find_app
     from hansa.messages import ClientInfo
     from hansa.network.client.agent import Agent
+    from hansa.network.client.confinement import NO_CONFINEMENT, hide_this_process
+    from hansa.network.client.site import Site
+    from hansa.network.client.workshop import Workshop
 
     share, shares = _share(partition, index, total)
     info = ClientInfo(identity.name, share, shares, pairs(settings or (), "--set"))
     found = find_app(app) if app is not None else None
     with node.folder() as work, redirect_stdout(sys.stderr if as_json else sys.stdout):
+        walls = NO_CONFINEMENT
+        if found is None:
+            walls = confinement(work, info, policy, (node.token_file, site))
+            tell(walls)
+        hide_this_process()
         agent = Agent(
             info,
             join=join,
@@ -76,8 +89,14 @@ def start(
             preferred=combiner,
             labels=node.labels,
             trust=trust,
+            workshop=partial(Workshop, confinement=walls),
+            site=Site(work, policy),
         )
         run_until_stopped(agent.run(), while_stdin=while_stdin)
+
+
+commands.command()(approve)
+commands.command()(inspect)
 
 
 @commands.command("list")
@@ -126,6 +145,20 @@ def show(
         "version": client.version,
     }
     print_record(client, lines, as_json=as_json)
+
+
+def _policy(site: Path | None, node: JoinOptions, project: str) -> "SitePolicy":
+    """The owner's rules. Raises `ConfigError` where this client cannot keep them."""
+    from hansa.errors import ConfigError
+    from hansa.settings import Settings
+
+    policy = policy_of(site)
+    if policy.projects is not None and project not in policy.projects:
+        allowed = ", ".join(policy.projects) or "no project"
+        raise ConfigError(f"the token is for the project {project}, and {site} allows {allowed}: use another token")
+    if policy.approval and node.work is None and Settings().work is None:
+        raise ConfigError(f"{site} asks for approval of sessions, which is kept in the client's folder: give --work")
+    return policy
 
 
 def _share(partition: str | None, index: int, total: int) -> tuple[int, int]:

@@ -16,11 +16,13 @@ from hansa.app import load_app
 from hansa.arrays import Arrays
 from hansa.messages import ClientInfo, RunSpec
 from hansa.network.client.agent import Agent
+from hansa.network.client.policy import ANYTHING, SitePolicy
+from hansa.network.client.site import Site
 from hansa.network.combiner.node import CombinerNode
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import ControllerServer
 from hansa.network.controller.tree import ProjectTree
-from hansa.packages import pack
+from hansa.packages.package import build
 from hansa.run import resolve, suit
 from hansa.settings import Settings
 from hansa.store.ports import Query
@@ -81,6 +83,7 @@ class LocalNetwork:
             tls_key=None,
             tls_client_ca=None,
             tls_names="",
+            confinement="off",
         )
         server = await ControllerServer.open(here)
         network = cls(server, folder, silence)
@@ -134,6 +137,7 @@ class LocalNetwork:
         app: Path | None = None,
         preferred: str = "",
         labels: Mapping[str, str] | None = None,
+        policy: SitePolicy = ANYTHING,
     ) -> None:
         """Start a client and wait until it is in the directory."""
         token, _ = await self.controller.issue_token(PROJECT, name, Role.CLIENT)
@@ -146,6 +150,7 @@ class LocalNetwork:
             preferred=preferred,
             labels=labels,
             trust=self.trust,
+            site=Site(self.folder / name, policy),
         )
         await self._joined(name, agent.run(), "client.connected")
 
@@ -173,7 +178,7 @@ class LocalNetwork:
         loaded = load_app(app)
         spec = suit(spec, loaded)
         model = await self.controller.add_model(PROJECT, b"".join(codec.encode(resolve(spec).initial_model(loaded))))
-        digest = (await self.controller.add_package(PROJECT, pack(app), "app")).id if package else None
+        digest = (await self.controller.add_package(PROJECT, build(app))).id if package else None
         return await self.controller.create_session(PROJECT, spec, seed_model=model.id, package=digest)
 
     async def start(self, app: Path, spec: RunSpec, *, package: bool = True) -> SessionRecord:

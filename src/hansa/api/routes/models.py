@@ -125,13 +125,13 @@ class PackageRoutes:
         add("/packages", self.upload_package, methods=["POST"], response_model=PackageShape, **_UPLOAD)
         add("/packages/{package}", self.get_package, response_model=PackageShape)
 
-    async def upload_package(self, project: str, request: Request, name: Name = "app") -> dict[str, Any]:
-        """Upload user code: the body is a zip archive with an app.py or a hansa.toml."""
+    async def upload_package(self, project: str, request: Request) -> dict[str, Any]:
+        """Upload user code: the body is a package as `hansa package build` makes it, signed or not."""
         archive = b"".join([chunk async for chunk in request.stream()])
-        return record_document(await self._controller.add_package(project, archive, name))
+        return record_document(await self._controller.add_package(project, archive))
 
     async def get_package(self, project: str, package: str) -> dict[str, Any]:
-        """A package, by its digest."""
+        """A package, by its id."""
         return record_document(await self._controller.store.get(PackageRecord, project, package))
 
 

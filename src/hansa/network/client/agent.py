@@ -4,30 +4,44 @@ What was learned is kept until the round that it belongs to is committed, or has
 """
 
 import asyncio
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
 import hansa
-from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, UserCodeError, WireError
+from hansa.errors import (
+    ConnectionFailedError,
+    HansaError,
+    NotFoundError,
+    PermissionDeniedError,
+    StorageError,
+    UserCodeError,
+    WireError,
+)
 from hansa.messages import ClientInfo
+from hansa.network.client.code import Code
+from hansa.network.client.library import Library
 from hansa.network.client.outbox import Outbox
-from hansa.network.client.workshop import Workshop
+from hansa.network.client.site import Site
+from hansa.network.client.workshop import SCRATCH, Workshop
 from hansa.network.entrance import Entrance
 from hansa.network.files import mapped
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
-from hansa.packages import unpack
 from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.wire.frames import (
     Admission,
     Closed,
+    Evaluated,
+    FromNode,
     Hello,
     LogLine,
     Offer,
@@ -75,29 +89,30 @@ class Agent:
         preferred: str = "",
         labels: Mapping[str, str] | None = None,
         trust: Trust = WORLD,
+        site: Site | None = None,
         transport: Transport = GRPC,
-        workshop: Callable[[Path, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
+        workshop: Callable[[Code, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
     ) -> None:
         """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates.
 
-        join, trust: see `Entrance`.
+        join, trust: see `Entrance`; site: the owner's rules; by default none.
         """
         self.client = client
         hello = Hello(Role.CLIENT, uuid.uuid4().hex, hansa.__version__, labels=dict(labels or {}))
         self._link = Link(self, entrance=Entrance(join, token, trust, transport), hello=hello, preferred=preferred)
-        self._app = app
+        self._own = Code(app) if app is not None else None
         self._work = work
         self._objects = work / "objects"
-        self._workshops: dict[Path, Workshop] = {}
+        self._workshops: dict[Code, Workshop] = {}
         self._open_workshop = workshop
-        self._turns: dict[Path, asyncio.Lock] = {}
+        self._turns: dict[Code, asyncio.Lock] = {}
         self._tasks: dict[RoundKey, asyncio.Task[bool]] = {}
         self._repeated: dict[RoundKey, OpenRound] = {}
         """What was given again while it was in hand."""
         self._outbox = Outbox(work / "outbox", self._objects)
         """Trained updates until the round is committed or has refused them."""
-        self._packages: dict[str, Path] = {}
-        self._unpacking = asyncio.Lock()
+        self._site = site if site is not None else Site(work)
+        self._library = Library(work, self._link.download)
         self._models: list[str] = []
         self._needed: Counter[str] = Counter()
         """Models of tasks that are in hand, or wait for their turn."""
@@ -105,12 +120,14 @@ class Agent:
         """One for each phase: the newest admission says where it goes on."""
         self._jobs = Jobs()
         self._at_work: RoundKey | None = None
+        self._printed_bytes = 0
+        """Of the task in hand, told to its session."""
 
     async def run(self) -> None:
         """Serve until the network dismisses this client; raises what trying again cannot mend."""
         await asyncio.to_thread(self._take_up)
-        if self._app is not None:
-            self._start(self._workshop(self._app).start())
+        if self._own is not None:
+            self._start(self._workshop(self._own).start())
         try:
             await self._link.run()
         finally:
@@ -127,6 +144,9 @@ class Agent:
     def _take_up(self) -> None:
         """What an earlier process has learned, without what it had half downloaded."""
         self._outbox.open()
+        self._library.open()
+        for scratch in self._work.glob(f"{SCRATCH}*"):
+            shutil.rmtree(scratch, ignore_errors=True)
         for part in self._work.glob("*.part"):
             part.unlink(missing_ok=True)
 
@@ -219,34 +239,81 @@ class Agent:
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _perform(self, opened: OpenRound) -> bool:
-        """Fetch what the task needs, have it done, and hand in the result or the failure; False when it was dropped."""
+        """Do a task, and hand in the result or the failure; False when it was dropped."""
+        key, name = opened.key, self.client.name
         self._needed[opened.model.digest] += 1
         try:
-            app = await self._patiently(opened, lambda: self._app_of(opened))
-            await self._patiently(opened, lambda: self._model_of(opened))
-            async with self._turn(app, opened):
-                self._at_work = opened.key
-                started = asyncio.get_running_loop().call_later(
-                    _NOTICEABLE, self._link.send, TaskStarted(opened.key, self.client.name)
-                )
-                try:
-                    answer = await self._workshop(app).work(opened, self._link.send)
-                finally:
-                    started.cancel()
-            if isinstance(answer, Offer):
-                await self._patiently(opened, lambda: self._kept(answer))
-            self._link.send(answer)
+            answer: FromNode = await self._answer(opened)
+        except PermissionDeniedError as error:
+            answer = TaskFailed(key, name, f"{name} refuses this session: {error}")
+            _log.warning("session refused", client=name, session=key.run, round=key.round, why=str(error))
         except UserCodeError as error:
-            self._link.send(TaskFailed(opened.key, self.client.name, str(error), error.traceback))
-            _log.error("the app failed", client=self.client.name, round=opened.key.round, error=str(error))
+            _log.error("the app failed", client=name, round=key.round, error=str(error))
+            said = self._site.words(error)
+            answer = TaskFailed(key, name, str(said), said.traceback)
+            await self._noted(opened, "failure", len(str(said)) + len(said.traceback))
         except NotFoundError as error:  # the round is closed, or its server has not opened it again yet
-            _log.info("task dropped", client=self.client.name, round=opened.key.round, why=str(error))
+            _log.info("task dropped", client=name, round=key.round, why=str(error))
             return False
         except (HansaError, OSError) as error:
-            self._link.send(TaskFailed(opened.key, self.client.name, f"{type(error).__name__}: {error}"))
+            answer = TaskFailed(key, name, f"{type(error).__name__}: {error}")
         finally:
             self._needed -= Counter((opened.model.digest,))
+        self._link.send(answer)
         return True
+
+    async def _answer(self, opened: OpenRound) -> Offer | Evaluated:
+        """What is handed in: fetch what the task needs, have it done as far as the site lets it, and keep it."""
+        self._site.check_run(opened)
+        async with self._meanwhile(opened, "prepare"):
+            code = await self._patiently(opened, lambda: self._code_of(opened))
+        async with self._meanwhile(opened, "approval"):
+            await self._patiently(opened, lambda: self._site.check_code(opened, code, lambda: self._asked(opened)))
+        await self._patiently(opened, lambda: self._model_of(opened))
+        async with self._turn(code, opened):
+            done = await self._worked(opened, code)
+        answer, kept_back = self._site.outbound(done)
+        if kept_back:
+            line = f"this site keeps back the metrics {', '.join(sorted(kept_back))}"
+            self._link.send(LogLine(opened.key, self.client.name, line, "warning"))
+        await self._patiently(opened, lambda: asyncio.to_thread(self._site.leaves, opened, answer))
+        if isinstance(answer, Offer):
+            await self._patiently(opened, lambda: self._kept(answer))
+        return answer
+
+    async def _worked(self, opened: OpenRound, code: Code) -> Offer | Evaluated:
+        self._at_work, self._printed_bytes = opened.key, 0
+        started = asyncio.get_running_loop().call_later(
+            _NOTICEABLE, self._link.send, TaskStarted(opened.key, self.client.name)
+        )
+        try:
+            return await self._workshop(code).work(opened, self._pass_on)
+        finally:
+            started.cancel()
+            if self._printed_bytes:
+                await self._noted(opened, "prints", self._printed_bytes)
+
+    def _pass_on(self, frame: FromNode) -> None:
+        """What a worker says on the way: no words of its code where the site keeps them."""
+        if self._site.policy.outbound.prints:
+            self._link.send(frame)
+        elif isinstance(frame, Progress):
+            self._link.send(replace(frame, activity=frame.key.kind.value))
+
+    async def _noted(self, opened: OpenRound, kind: str, size: int) -> None:
+        """Written down of what was told in words; raises nothing that would hide what is told."""
+        try:
+            await asyncio.to_thread(self._site.says, opened, kind, size)
+        except StorageError as error:
+            _log.error("what has left cannot be written down", client=self.client.name, why=str(error))
+
+    def _asked(self, opened: OpenRound) -> None:
+        """A person must approve the session first: said here, and to the session."""
+        session = opened.key.run
+        _log.warning("a session waits for approval", client=self.client.name, approve=f"hansa client approve {session}")
+        line = "a person at this site must approve this session first; it waits"
+        self._link.send(LogLine(opened.key, self.client.name, line, "warning"))
+        self._link.send(Progress(opened.key, self.client.name, "approval", 0, 0))
 
     async def _kept(self, offer: Offer) -> None:
         self._outbox.keep(offer)
@@ -266,38 +333,40 @@ class Agent:
         return await patiently(ask, who=f"client {self.client.name}", tell=tell)
 
     @asynccontextmanager
-    async def _turn(self, app: Path, opened: OpenRound) -> AsyncIterator[None]:
-        """A worker does one task at a time: whoever waits behind another session's says so, and keeps its lease."""
-        waiting = asyncio.create_task(self._queue(opened))
+    async def _turn(self, code: Code, opened: OpenRound) -> AsyncIterator[None]:
+        """A worker does one task at a time, behind those of other sessions."""
+        turn = self._turns.setdefault(code, asyncio.Lock())
+        async with self._meanwhile(opened, "queue"):
+            await turn.acquire()
         try:
-            async with self._turns.setdefault(app, asyncio.Lock()):
-                waiting.cancel()
-                yield
+            yield
         finally:
-            waiting.cancel()
+            turn.release()
 
-    async def _queue(self, opened: OpenRound) -> None:
+    @asynccontextmanager
+    async def _meanwhile(self, opened: OpenRound, activity: str) -> AsyncIterator[None]:
+        """Whatever takes its time here is said, and keeps the lease."""
+        saying = asyncio.create_task(self._say(opened, activity))
+        try:
+            yield
+        finally:
+            saying.cancel()
+
+    async def _say(self, opened: OpenRound, activity: str) -> None:
         while True:
             await asyncio.sleep(opened.spec.rules.lease / 3)
-            self._link.send(Progress(opened.key, self.client.name, "queue", 0, 0))
+            self._link.send(Progress(opened.key, self.client.name, activity, 0, 0))
 
-    async def _app_of(self, opened: OpenRound) -> Path:
-        """The owner's own app, or the session's package, unpacked once."""
-        if self._app is not None:
-            return self._app
+    async def _code_of(self, opened: OpenRound) -> Code:
+        """The owner's own app, or the session's package."""
+        if self._own is not None:
+            return self._own
         if opened.package is None:
             raise UserCodeError(
                 f"{self.client.name} was started without an app, and the session brings none: start the client with "
                 "`hansa client start app.py`, or the session with a package"
             )
-        digest = opened.package.digest
-        async with self._unpacking:
-            if digest not in self._packages:
-                archive = self._work / f"{digest}.zip"
-                await self._link.download(opened.package, archive)
-                folder = self._work / "packages" / digest
-                self._packages[digest] = await asyncio.to_thread(lambda: unpack(archive.read_bytes(), folder))
-        return self._packages[digest]
+        return await self._library.find(opened.package)
 
     async def _model_of(self, opened: OpenRound) -> None:
         """Have the broadcast model in the folder of objects, unless it came inline."""
@@ -352,15 +421,16 @@ class Agent:
             if self._link.connected and self._outbox.get(admission.key) is offer:
                 self._link.send(offer)
 
-    def _workshop(self, app: Path) -> Workshop:
-        if app not in self._workshops:
-            self._workshops[app] = self._open_workshop(app, self.client, self._objects, self._printed)
-        return self._workshops[app]
+    def _workshop(self, code: Code) -> Workshop:
+        if code not in self._workshops:
+            self._workshops[code] = self._open_workshop(code, self.client, self._objects, self._printed)
+        return self._workshops[code]
 
     def _printed(self, line: str) -> None:
         """A line that user code printed: shown here, and told to the session."""
         print(f"[{self.client.name}] {line}", flush=True)  # noqa: T201 - the owner's terminal shows the owner's code
-        if self._at_work is not None:
+        if self._at_work is not None and self._site.policy.outbound.prints:
+            self._printed_bytes += len(line)
             self._link.send(LogLine(self._at_work, self.client.name, line))
 
     def _start(self, job: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -7,6 +7,7 @@ its agent does.
 import argparse
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -20,6 +21,7 @@ from hansa.app import App, load_app
 from hansa.arrays import Arrays
 from hansa.errors import AppError, HansaError, StorageUnavailableError, WireError
 from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
+from hansa.network.client.limits import NO_LIMITS, Limits
 from hansa.network.client.memory import Memory
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
@@ -42,8 +44,8 @@ from hansa.wire.frames import (
 
 __all__ = ["Worker", "main"]
 
-_LOOKS = 0.5
-"""Seconds between two looks whether the agent is still there."""
+_LOOK = 500
+"""Milliseconds between two looks whether the agent is still there."""
 
 _REPORTS_PER_SECOND = 5
 
@@ -76,7 +78,6 @@ class Worker:
 
     def serve(self) -> None:
         """Answer tasks until the agent is gone; a heartbeat says that the app has been loaded."""
-        threading.Thread(target=_end_with_the_agent, daemon=True, name="end-with-the-agent").start()
         self._warm_up()
         self._send(Heartbeat())
         while (raw := self._pipe.read()) is not None:
@@ -182,11 +183,14 @@ class Worker:
         self._pipe.write(framing.encode_from_node(frame))
 
 
-def _end_with_the_agent() -> None:
+def _end_with_the_agent(connection: socket.socket) -> None:
     """End this process, and the commands that the app has started, as soon as the agent that started it is gone."""
-    agent = os.getppid()
-    while os.getppid() == agent:
-        time.sleep(_LOOKS)
+    poll = select.poll()
+    poll.register(connection.fileno(), 0)  # nothing to read is waited for: a hang-up is always told
+    while not (happened := poll.poll(_LOOK)):  # not for ever: it would hold open what user code may close
+        pass
+    if happened[0][1] & select.POLLNVAL:  # closed here: the agent sees that, and ends this process
+        return
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(0)
@@ -221,9 +225,12 @@ def main() -> None:
     parser.add_argument("--client", type=client_info, required=True)
     parser.add_argument("--objects", type=Path, required=True)
     parser.add_argument("--memory", type=Path, required=True)
+    parser.add_argument("--limits", type=Limits.decode, default=NO_LIMITS)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's: it ends this process in order
+    given.limits.apply()
     connection = socket.socket(fileno=given.fd)
+    threading.Thread(target=_end_with_the_agent, args=(connection,), daemon=True, name="end-with-the-agent").start()
     Worker(FramePipe(connection), given.app, given.client, given.objects, Memory(given.memory)).serve()
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,12 +17,18 @@ import psutil  # type: ignore[import-untyped]  # psutil ships no types
 
 from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo
+from hansa.network.client.code import Code
+from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.pipe import read_frame, write_frame
 from hansa.settings import environment_for_user_code
+from hansa.store.disk import explained
 from hansa.wire import framing
-from hansa.wire.frames import Evaluated, FromNode, Heartbeat, Offer, OpenRound, Progress, TaskFailed
+from hansa.wire.frames import Evaluated, FromNode, Heartbeat, LogLine, Offer, OpenRound, Progress, TaskFailed
 
-__all__ = ["Workshop"]
+__all__ = ["SCRATCH", "Workshop"]
+
+SCRATCH = "scratch-"
+"""How the name of a worker process's own folder begins, beside the folder of objects."""
 
 _FAREWELL = 1.0
 """Seconds for a process that is done to end, and for what it printed last."""
@@ -33,6 +40,15 @@ _LONGEST_LOOK = 1.0
 _SHARE_OF_A_CORE = 0.01
 """CPU time over wall time that counts as work between two looks: a process that sleeps or deadlocks uses less."""
 
+_BLOCK = 512
+"""Bytes of a block, as `st_blocks` counts them."""
+
+_LIMITS_LOOK = 0.25
+"""Seconds between two looks whether a task is within its limits."""
+
+_SIGNALLED = 128
+"""A shell, or bubblewrap, ends with 128 + n where what it ran was killed by signal n."""
+
 _LONGEST_LINE = 1 << 14
 """Bytes of a printed line after which it is passed on in parts."""
 
@@ -40,9 +56,20 @@ _LONGEST_LINE = 1 << 14
 class Workshop:
     """One app's worker process, started when it is first needed and again after it has died."""
 
-    def __init__(self, app: Path, client: ClientInfo, objects: Path, on_line: Callable[[str], None]) -> None:
-        """objects: what user code keeps between rounds lies in a folder beside it; on_line: told each printed line."""
-        self._app = app
+    def __init__(
+        self,
+        code: Code,
+        client: ClientInfo,
+        objects: Path,
+        on_line: Callable[[str], None],
+        confinement: Confinement = NO_CONFINEMENT,
+    ) -> None:
+        """objects: what user code keeps between rounds lies in a folder beside it; on_line: told each printed line.
+
+        confinement: of code that a session brought; an owner's own app is trusted.
+        """
+        self._code = code
+        self._confinement = confinement
         self._client = client
         self._objects = objects
         self._on_line = on_line
@@ -53,6 +80,10 @@ class Workshop:
         self._lock = asyncio.Lock()
         self._loaded = False
         """Whether the process has said that it has loaded the app."""
+        self._scratch: Path | None = None
+        """The folder of a package's process: its files, its home; it goes with the process."""
+        self._beyond = ""
+        """Which limit the task went beyond, for which its process was killed."""
         self._failed_hard = False
         """Whether the process must be ended after a failure: it hangs, is gone, or works on what nobody wants."""
 
@@ -69,9 +100,11 @@ class Workshop:
         """
         async with self._lock:
             await self._started()
+            watching = asyncio.create_task(self._watch_limits())
             try:
                 return await self._answer(opened, on_frame)
             finally:
+                watching.cancel()
                 if self._failed_hard:
                     await self._stop()
 
@@ -98,14 +131,51 @@ class Workshop:
         with theirs, os.fdopen(writing, "wb") as output:
             self._echo = asyncio.create_task(self._read_lines(reading))
             self._reader, self._writer = await asyncio.open_connection(sock=ours)
-            folders = ("--objects", str(self._objects), "--memory", str(self._objects.with_name("memory")))
-            arguments = ("--fd", str(theirs.fileno()), "--app", str(self._app), *folders)
+            command, environment = await asyncio.to_thread(self._command, theirs.fileno())
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-u", "-m", "hansa.network.client.worker", *arguments,
-                "--client", json.dumps(asdict(self._client)),
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True, env=environment_for_user_code(),
+                *command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True, env=environment,
             )  # fmt: skip
+
+    def _command(self, descriptor: int) -> tuple[Sequence[str], Mapping[str, str]]:
+        """(arguments, environment) of the worker process; a package's files are laid out for it."""
+        memory = self._objects.with_name("memory")
+        arguments = [
+            *(str(self._code.python), "-u", "-m", "hansa.network.client.worker", "--fd", str(descriptor)),
+            *("--objects", str(self._objects), "--memory", str(memory), "--client", json.dumps(asdict(self._client))),
+        ]
+        if not self._code.package:
+            return [*arguments, "--app", str(self._code.path)], environment_for_user_code()
+        with explained("lay out the package in", self._objects):
+            memory.mkdir(exist_ok=True)
+            self._scratch = scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self._objects.parent))
+            (scratch / "home").mkdir()
+        app = self._code.placed(scratch)
+        rules = self._confinement
+        command = rules.command(
+            [*arguments, "--app", str(app), "--limits", rules.limits.encode()],
+            writable=(scratch, self._objects, memory),
+            readable=(self._code.environment,) if self._code.environment is not None else (),
+        )
+        return command, rules.environment(scratch / "home")
+
+    async def _watch_limits(self) -> None:
+        """Kill the process once its task has used more than it may."""
+        limits, loop = self._confinement.limits, asyncio.get_running_loop()
+        if not self._code.package or not limits.watched:
+            return
+        begun, before = loop.time(), await self._cpu_seconds()
+        while not self._beyond:
+            await asyncio.sleep(_LIMITS_LOOK)
+            used, took = await self._cpu_seconds() - before, loop.time() - begun
+            holds = await asyncio.to_thread(_bytes_in, self._scratch) if limits.disk is not None else 0
+            if limits.cpu is not None and used > limits.cpu:
+                self._beyond = f"it used {used:.1f} CPU seconds, and a task may use {limits.cpu:g} here: it was ended"
+            elif limits.wall is not None and took > limits.wall:
+                self._beyond = f"it took {took:.1f} seconds, and a task may take {limits.wall:g} here: it was ended"
+            elif limits.disk is not None and holds > limits.disk:
+                self._beyond = f"it wrote {holds:,} bytes, and a task may hold {limits.disk:,} here: it was ended"
+        self._kill()
 
     async def _answer(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
         self._failed_hard = True
@@ -118,8 +188,12 @@ class Workshop:
         while True:
             raw = await self._heard(reader, opened.spec.rules.lease, lambda: on_frame(shown))  # noqa: B023 - the newest
             if raw is None:
-                raise UserCodeError(f"the app ended its process ({await self._ending()})")
+                raise UserCodeError(self._beyond or f"the app ended its process ({await self._ending()})")
             frame = framing.decode_from_node(raw)
+            if not self._is_about(opened, frame):
+                raise UserCodeError(
+                    "the app's process spoke of what is not its task, in hansa's own words: it was ended"
+                )
             match frame:
                 case TaskFailed():
                     self._failed_hard = False
@@ -135,6 +209,19 @@ class Workshop:
                     on_frame(frame)
                 case _:
                     on_frame(frame)
+
+    def _is_about(self, opened: OpenRound, frame: FromNode) -> bool:
+        """Whether a frame may come from the worker of this task: its code can write to the connection, too."""
+        match frame:
+            case Heartbeat():
+                return True
+            case Offer():
+                own = len(frame.contributions) == 1 and frame.contributions[0].client == frame.sender
+                return own and not frame.partial and (frame.key, frame.sender) == (opened.key, opened.invited[0])
+            case TaskFailed() | Evaluated() | Progress() | LogLine():
+                return (frame.key, frame.client) == (opened.key, opened.invited[0])
+            case _:
+                return False
 
     async def _heard(self, reader: asyncio.StreamReader, lease: float, on_work: Callable[[], None]) -> bytes | None:
         """The next frame; raises `UserCodeError` for a whole lease with neither a word nor work.
@@ -180,6 +267,8 @@ class Workshop:
         code = self._process.returncode
         if code is None:
             return "it closed its connection and went on"
+        if self._confinement.tool and code > _SIGNALLED:  # how whoever started it for us says it
+            code = _SIGNALLED - code
         return f"exit status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
 
     async def _read_lines(self, pipe: int) -> None:
@@ -201,11 +290,14 @@ class Workshop:
             self._on_line(pending.decode(errors="replace"))
 
     async def _stop(self) -> None:
+        self._kill()
         process, self._process = self._process, None
         if process is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, 9)  # its own group: commands that it started go with it
             await process.wait()
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        self._beyond = ""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -213,6 +305,11 @@ class Workshop:
         if echo is not None:  # what it printed last; a daemon that it left behind may hold the pipe for ever
             await asyncio.wait([echo], timeout=_FAREWELL)
             echo.cancel()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # its own group: commands that it started go with it
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -223,6 +320,15 @@ def _cpu_seconds(pid: int) -> float:
         for each in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):  # it has ended meanwhile, or is another user's
                 total += sum(each.cpu_times()[:4])  # its own, user and system, and those of its ended children
+    return total
+
+
+def _bytes_in(folder: Path | None) -> int:
+    """Of all files below a folder; links are not followed."""
+    total = 0
+    for path in folder.rglob("*") if folder is not None else ():
+        with suppress(OSError):  # it has gone meanwhile
+            total += path.lstat().st_blocks * _BLOCK
     return total
 
 

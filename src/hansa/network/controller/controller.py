@@ -1,11 +1,12 @@
 """The control plane as one object: what the REST API, and nothing else, drives."""
 
 import asyncio
+import shutil
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from hansa.errors import (
     StorageUnavailableError,
 )
 from hansa.messages import ClientInfo, Metrics, RunSpec
+from hansa.network.client.code import Code
+from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
-from hansa.packages import unpack
+from hansa.packages.package import SUFFIX
+from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
 from hansa.run import plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
@@ -72,10 +76,12 @@ class Controller:
         silence: float = 15.0,
         keep: Policy = KEEP_ALL,
         leads: Callable[[], bool] = lambda: True,
+        confinement: Confinement = NO_CONFINEMENT,
     ) -> None:
         """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root.
 
-        keep: which models are kept of sessions that do not say it; leads: whether this controller leads still.
+        keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
+        confinement: of apps that are evaluated beside it.
         """
         self.store = store
         self.objects = objects
@@ -87,10 +93,13 @@ class Controller:
         self._balancer = plugin("hansa.balancers", balancer)
         self._slots = slots
         self._silence = silence
+        self._confinement = confinement
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """One evaluation of a package at a time beside the server."""
         self._changing = asyncio.Lock()
         """Held from reading a session that does not run to starting, storing or deleting it."""
         self._finishing: asyncio.Task[None] | None = None
@@ -246,13 +255,14 @@ class Controller:
             f"(hansa model list --session {record.session})"
         )
 
-    async def add_package(self, project: str, archive: bytes, name: str) -> PackageRecord:
-        """User code for sessions; raises `AppError` when it cannot be unpacked safely."""
-        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
-            await asyncio.to_thread(unpack, archive, Path(folder))
+    async def add_package(self, project: str, archive: bytes) -> PackageRecord:
+        """User code for sessions; raises `AppError` when it is no safe package, or its signature does not hold."""
+        package = await asyncio.to_thread(read_package, archive)
+        await asyncio.to_thread(package.signer)
         digest = await self.retention.put([archive])
         try:
-            record = PackageRecord(digest, project, _name(name, "package"), len(archive), time.time())
+            name = _name(package.manifest.name, "package")
+            record = PackageRecord(digest, project, name, len(archive), time.time())
             await self.store.put(record)
         finally:
             self.retention.holds.release(digest)
@@ -384,12 +394,15 @@ class Controller:
             raise InputError("a central evaluation needs the session's package")
         workshop = await self._workshop(session.package)
         path = await self.objects.fetch(blob.digest)
-        link = Path(self._scratch.name) / "objects" / blob.digest
-        with suppress(FileExistsError):
-            link.symlink_to(path)
         rules = replace(session.spec.rules, lease=max(session.spec.rules.lease, _LEASE_OF_CENTRAL))
         opened = OpenRound(key, replace(session.spec, rules=rules), blob, (CENTRAL,))
-        answer = await workshop.work(opened, lambda _frame: None)
+        seen = self._place(session.package) / "objects" / blob.digest
+        async with self._turns[session.package]:
+            try:
+                await asyncio.to_thread(shutil.copyfile, path, seen)  # to the stored one user code could write
+                answer = await workshop.work(opened, lambda _frame: None)
+            finally:
+                seen.unlink(missing_ok=True)
         if not isinstance(answer, Evaluated):
             raise HansaError("central_evaluate() of the app gave no metrics")
         return Metrics(answer.metrics, answer.num_examples)
@@ -398,11 +411,17 @@ class Controller:
         async with self._unpacking:
             if package not in self._workshops:
                 chunks = [chunk async for chunk in self.objects.read(package)]
-                scratch = Path(self._scratch.name)
-                app = await asyncio.to_thread(unpack, b"".join(chunks), scratch / package)
-                (scratch / "objects").mkdir(exist_ok=True)
-                self._workshops[package] = Workshop(app, ClientInfo(CENTRAL), scratch / "objects", _print_line)
+                place = self._place(package)
+                (place / "objects").mkdir(parents=True, exist_ok=True)
+                code = Code(place / f"app{SUFFIX}", package)
+                await asyncio.to_thread(code.path.write_bytes, b"".join(chunks))
+                here, objects = ClientInfo(CENTRAL), place / "objects"
+                self._workshops[package] = Workshop(code, here, objects, _print_line, self._confinement)
             return self._workshops[package]
+
+    def _place(self, package: str) -> Path:
+        """The folder in which a package is at work beside the server."""
+        return Path(self._scratch.name) / package
 
 
 def _print_line(line: str) -> None:

@@ -15,6 +15,7 @@ import structlog
 from pydantic import SecretStr
 
 from hansa.errors import ConflictError, InputError, PermissionDeniedError, StorageUnavailableError
+from hansa.network.client.confinement import Confinement, confine
 from hansa.network.combiner.service import NodeService
 from hansa.network.controller.certificates import Secured
 from hansa.network.controller.controller import Controller
@@ -86,6 +87,7 @@ class ControllerServer:
                 silence=settings.silence,
                 keep=keep,
                 leads=lambda: leadership.held,
+                confinement=await asyncio.to_thread(_confined, settings),
             )
             self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
@@ -171,3 +173,12 @@ def _signing_key(folder: Path) -> str:
     with os.fdopen(descriptor, "w") as file:
         file.write(key)
     return key
+
+
+def _confined(settings: Settings) -> Confinement:
+    """How apps are confined that are evaluated beside the server: what the server keeps is hidden from them."""
+    hidden = (settings.data.resolve(), settings.credentials.expanduser(), settings.package_key.expanduser())
+    found = confine(settings.confinement, Confinement(network=False, hidden=hidden))
+    if found.missing and settings.confinement != "off":
+        _log.warning("apps evaluated here are not confined in all", missing=found.missing, why=found.why_not)
+    return found

@@ -1,0 +1,104 @@
+"""A data owner's gate: what comes in is held against the site's policy, and what goes out is written down."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from hansa.errors import MissingExtraError, PermissionDeniedError, UserCodeError
+from hansa.network.client import ledger
+from hansa.network.client.approvals import Approvals, Request
+from hansa.network.client.code import Code
+from hansa.network.client.ledger import LEDGER, Departure
+from hansa.network.client.policy import ANYTHING, SitePolicy
+from hansa.wire.frames import Evaluated, Offer, OpenRound
+
+__all__ = ["Site"]
+
+_LOOK: Final = 0.5
+"""Seconds between two looks whether a person has answered."""
+
+
+class Site:
+    """The gate of one client. Every refusal is a `PermissionDeniedError` that says why, for the session to be told."""
+
+    def __init__(self, work: Path, policy: SitePolicy = ANYTHING) -> None:
+        """work: the client's folder."""
+        self.policy = policy
+        self._ledger = work / LEDGER
+        self._approvals = Approvals(work)
+        self._kept_back: set[tuple[str, frozenset[str]]] = set()
+
+    def check_run(self, opened: OpenRound) -> None:
+        """Before anything is fetched for a task."""
+        refuse(self.policy.refusal_of_run(opened.spec, datetime.now()))  # noqa: DTZ005 - hours are those of the site
+
+    async def check_code(self, opened: OpenRound, code: Code, wait: Callable[[], None]) -> None:
+        """Before any of its code is loaded; waits for a person where one must approve. wait: called once, if so."""
+        digest, signer = "", None
+        if code.package:
+            package = await asyncio.to_thread(code.opened)
+            digest = package.digest
+            try:
+                signer = await asyncio.to_thread(package.signer)
+            except MissingExtraError as error:
+                if digest not in (self.policy.code.digests or ()) and self.policy.code.signers:
+                    raise PermissionDeniedError(
+                        f"this site asks who has signed its code, and cannot tell: {error}"
+                    ) from error
+            refuse(self.policy.refusal_of_code(digest, signer))
+        if self.policy.approval:
+            await self._approved(Request.of(opened.key.run, opened.spec, digest, signer or ""), wait)
+
+    async def _approved(self, request: Request, wait: Callable[[], None]) -> None:
+        answer = await asyncio.to_thread(self._approvals.answer, request)
+        if answer is None:
+            await asyncio.to_thread(self._approvals.ask, request)
+            wait()
+        while answer is None:
+            await asyncio.sleep(_LOOK)
+            answer = await asyncio.to_thread(self._approvals.answer, request)
+        if not answer:
+            raise PermissionDeniedError("a person at this site has refused this session")
+
+    def outbound(self, answer: Offer | Evaluated) -> tuple[Offer | Evaluated, frozenset[str]]:
+        """(what may leave of an answer, the names of the metrics that were kept back)."""
+        allowed = self.policy.outbound.metrics
+        given = answer.contributions[0].metrics if isinstance(answer, Offer) else answer.metrics
+        kept = {name: value for name, value in given.items() if allowed is None or name in allowed}
+        if isinstance(answer, Evaluated):
+            return replace(answer, metrics=kept), frozenset(given) - frozenset(kept)
+        contribution = replace(answer.contributions[0], metrics=kept)
+        return replace(answer, contributions=(contribution,)), frozenset(given) - frozenset(kept)
+
+    def words(self, error: UserCodeError) -> UserCodeError:
+        """What a session is told of a failure of its code."""
+        if self.policy.outbound.prints:
+            return error
+        return UserCodeError("the app failed; its site keeps back what it said")
+
+    def leaves(self, opened: OpenRound, answer: Offer | Evaluated) -> None:
+        """Write down an answer that is about to be sent; raises `StorageError`."""
+        if isinstance(answer, Offer):
+            blob = answer.blob
+            self._write(opened, "update", blob.size, blob.digest, tuple(answer.contributions[0].metrics))
+        else:
+            self._write(opened, "evaluation", 8 * len(answer.metrics), "", tuple(answer.metrics))
+
+    def says(self, opened: OpenRound, kind: str, size: int) -> None:
+        """Write down what was told in words. kind: failure or prints; size: bytes."""
+        self._write(opened, kind, size, "", ())
+
+    def _write(self, opened: OpenRound, kind: str, size: int, digest: str, metrics: tuple[str, ...]) -> None:
+        package = opened.package.digest if opened.package is not None else ""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        key = opened.key
+        ledger.append(self._ledger, Departure(now, key.run, key.round, kind, size, digest, sorted(metrics), package))
+
+
+def refuse(why: str) -> None:
+    """Raise `PermissionDeniedError` unless there is no reason."""
+    if why:
+        raise PermissionDeniedError(f"this site's policy: {why}")
