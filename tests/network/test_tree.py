@@ -292,7 +292,7 @@ async def made_then_gone(other: Rig, work: Path) -> AsyncIterator[None]:
             await until_below(made, "x")
             x.link._entrance._address = other.address
             made.hub.dismiss("a test")
-            node._link._join = "127.0.0.1:1"  # type: ignore[union-attr]
+            node._entrance._address = "127.0.0.1:1"
             yield
         await stopped(running)
 
