@@ -50,7 +50,7 @@ def call(served: Served, session: requests.Session, token: str, case: schemathes
 
 @schema.parametrize()
 @settings(bounded, max_examples=5)
-def test_no_request_of_an_admin_makes_the_server_fail(
+def test_no_request_of_a_site_administrator_makes_the_server_fail(
     served: Served, session: requests.Session, admin: str, case: schemathesis.Case
 ) -> None:
     call(served, session, admin, case)

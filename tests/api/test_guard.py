@@ -1,4 +1,4 @@
-"""Who may call what: every route of the OpenAPI document is walked."""
+"""Who is let in at all: every route of the OpenAPI document is walked. `test_permissions` says who may do what."""
 
 import re
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ PLACEHOLDERS = {
     "package": "0" * 64,
     "name": "x",
     "token": "x",
+    "user": "nobody",
 }
 
 
@@ -29,7 +30,7 @@ def _routes() -> Iterator[tuple[str, str]]:
 ROUTES = sorted(_routes())
 GUARDED = [route for route in ROUTES if route[1] != "/healthz"]
 OF_PROJECTS = [route for route in ROUTES if "{project}" in route[1]]
-FOR_ADMINS = [route for route in GUARDED if route != ("GET", "/api/v1/me")]
+FOR_PEOPLE = [route for route in GUARDED if route != ("GET", "/api/v1/me")]
 
 
 def _filled(path: str, project: str = "default") -> str:
@@ -47,9 +48,9 @@ def _assert_problem(response: httpx.Response, status: int) -> None:
 
 @pytest.fixture(scope="module")
 def foreign(served: Served) -> str:
-    """An admin's token for another project."""
+    """A token of another project's owner."""
     served.run(served.server.controller.create_project("other"))
-    return served.token(project="other")
+    return served.token(project="other", name="oskar")
 
 
 def test_health_alone_is_open_and_says_only_ok(served: Served) -> None:
@@ -68,7 +69,7 @@ def test_a_route_without_a_token_is_refused(served: Served, method: str, path: s
 def test_nodes_may_call_nothing_but_me(served: Served, role: Role) -> None:
     http = served.http(served.token(role, name=f"a-{role}"))
     assert http.get("/api/v1/me").json()["role"] == role
-    for method, path in FOR_ADMINS:
+    for method, path in FOR_PEOPLE:
         _assert_problem(http.request(method, _filled(path)), 403)
 
 
@@ -80,7 +81,7 @@ def test_a_token_of_another_project_finds_nothing(
     response = served.http(foreign).request(method, _filled(path, asked), json={})
     _assert_problem(response, 404)
     assert response.json()["detail"].replace(asked, "?") == (
-        "this token knows no project '?': it is for other; use one of that project"
+        "oskar knows no project '?'; `hansa project list` shows those it knows"
     )
 
 
@@ -107,7 +108,7 @@ def test_a_header_that_is_no_token_is_refused(served: Served, header: str) -> No
 
 def test_a_revoked_token_is_refused_at_once(served: Served) -> None:
     admin = served.client()
-    issued = admin.tokens.create("brief", Role.ADMIN)
+    issued = admin.tokens.create("brief", "viewer")
     http = served.http(issued.token)
     assert http.get("/api/v1/me").status_code == 200
     assert admin.tokens.revoke(issued.record.id).revoked

@@ -3,18 +3,20 @@
 from types import TracebackType
 from typing import Self
 
-from hansa.api.credentials import load_credentials
+from hansa.api.credentials import Credentials, load_credentials
 from hansa.api.documents import from_document
 from hansa.api.nouns import (
     Clients,
     Combiners,
     Events,
+    Members,
     Metrics,
     Models,
     Packages,
     Projects,
     Rounds,
     Tokens,
+    Users,
 )
 from hansa.api.results import Me, ServerInfo
 from hansa.api.sessions import Sessions
@@ -45,6 +47,8 @@ class Client:
         self.combiners = Combiners(*place)
         self.tokens = Tokens(*place)
         self.projects = Projects(*place)
+        self.members = Members(*place)
+        self.users = Users(*place)
         self.sessions = Sessions(*place, models=self.models, packages=self.packages, events=self.events)
 
     def me(self) -> Me:
@@ -105,9 +109,12 @@ def connect(url: str | None = None, token: str | None = None, project: str | Non
         raise AuthenticationError(
             f"there is no token for {address}: give one, set HANSA_TOKEN, or run `hansa up`, which saves one"
         )
-    return Client(address, secret, project or _project(settings, secret))
+    return Client(address, secret, project or _project(settings, secret, saved))
 
 
-def _project(settings: Settings, token: str) -> str:
-    """The environment's project, or the one that the token is for."""
-    return settings.project if "project" in settings.model_fields_set else holder(token).project
+def _project(settings: Settings, token: str, saved: Credentials | None) -> str:
+    """The environment's project, or the one that the token is for, or the one that was saved with it."""
+    if "project" in settings.model_fields_set:
+        return settings.project
+    remembered = saved.project if saved is not None and saved.token == token else ""
+    return holder(token).project or remembered or settings.project

@@ -37,8 +37,10 @@ def login(
     secret = secret or typer.prompt("Token", hide_input=True, err=True)
     with connect(url or settings.url, token=secret) as api:
         me = api.me()
-        path = save_credentials(settings.credentials, Credentials(api.url, str(secret), me.project))
+        project = me.project or next(iter(me.roles), settings.project)
+        path = save_credentials(settings.credentials, Credentials(api.url, str(secret), project))
     if as_json:
-        print_json({"url": api.url, "name": me.name, "role": me.role, "project": me.project, "saved": path})
+        print_json({"url": api.url, "name": me.name, "roles": me.roles, "project": project, "saved": path})
     else:
-        say(f"You are {me.name} ({me.role.value}) in project {me.project} at {api.url}; saved in {path}.")
+        roles = "; ".join(f"{role} in {name}" for name, role in me.roles.items()) or "a member of no project yet"
+        say(f"You are {me.name} at {api.url}: {roles}. Saved in {path}.")

@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, TypeVar
 
-from fastapi import APIRouter, Request
 from fastapi import Query as QueryParameter
+from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from hansa.api.documents import record_document
-from hansa.api.guard import Limits
+from hansa.api.guard import Limits, Routes
+from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import ModelShape, PackageShape
 from hansa.network.controller.controller import Controller
@@ -49,18 +50,20 @@ class ModelRoutes:
         self._cursors = cursors
         self._limits = limits
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
-        add = router.add_api_route
+        add = routes.add
         listing = list_shape(ModelShape)
         about = "The model trail: seeds and the models of committed rounds."
         store = self._controller.store
-        add_list(router, "/models", ModelRecord, ModelShape, about, store=store, cursors=self._cursors)
-        add("/models", self.upload_model, methods=["POST"], response_model=ModelShape, **_UPLOAD)
-        add("/models/{model}", self.get_model, response_model=ModelShape)
-        add("/models/{model}/file", self.download_model, responses=_FILE, response_class=Response)
-        add("/models/{model}/ancestors", self.list_ancestors, response_model=listing)
-        add("/models/{model}/descendants", self.list_descendants, response_model=listing)
+        add_list(
+            routes, "/models", ModelRecord, ModelShape, about, needs=Permission.READ, store=store, cursors=self._cursors
+        )
+        add(Permission.UPLOAD, "/models", self.upload_model, methods=["POST"], response_model=ModelShape, **_UPLOAD)
+        add(Permission.READ, "/models/{model}", self.get_model, response_model=ModelShape)
+        add(Permission.DOWNLOAD, "/models/{model}/file", self.download_model, responses=_FILE, response_class=Response)
+        add(Permission.READ, "/models/{model}/ancestors", self.list_ancestors, response_model=listing)
+        add(Permission.READ, "/models/{model}/descendants", self.list_descendants, response_model=listing)
 
     async def upload_model(self, project: str, request: Request, name: Name = "") -> dict[str, Any]:
         """Upload a seed model: the body is a safetensors file. The same model twice is one model."""
@@ -116,14 +119,30 @@ class PackageRoutes:
         self._controller = controller
         self._cursors = cursors
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
-        add = router.add_api_route
+        add = routes.add
         about = "User code that sessions can ship to clients."
         store = self._controller.store
-        add_list(router, "/packages", PackageRecord, PackageShape, about, store=store, cursors=self._cursors)
-        add("/packages", self.upload_package, methods=["POST"], response_model=PackageShape, **_UPLOAD)
-        add("/packages/{package}", self.get_package, response_model=PackageShape)
+        add_list(
+            routes,
+            "/packages",
+            PackageRecord,
+            PackageShape,
+            about,
+            needs=Permission.READ,
+            store=store,
+            cursors=self._cursors,
+        )
+        add(
+            Permission.UPLOAD,
+            "/packages",
+            self.upload_package,
+            methods=["POST"],
+            response_model=PackageShape,
+            **_UPLOAD,
+        )
+        add(Permission.READ, "/packages/{package}", self.get_package, response_model=PackageShape)
 
     async def upload_package(self, project: str, request: Request, name: Name = "app") -> dict[str, Any]:
         """Upload user code: the body is a zip archive with an app.py or a hansa.toml."""

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from fastapi import Query as Parameter
 
 from hansa.api.documents import record_document
-from hansa.api.guard import caller
+from hansa.api.guard import Routes, caller
+from hansa.api.permissions import Permission
 from hansa.api.requests import Keep, NewSession
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list
@@ -41,10 +42,10 @@ class SessionRoutes:
         self._controller = controller
         self._cursors = cursors
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
         one = "/sessions/{session}"
-        add = router.add_api_route
+        add = routes.add
         for path, kind, shape, fixed, about in (
             ("/sessions", SessionRecord, SessionShape, {}, "The project's sessions."),
             ("/rounds", RoundRecord, RoundShape, {}, "Committed rounds of the project's sessions."),
@@ -58,17 +59,34 @@ class SessionRoutes:
                 "Evaluation metrics, by round and client.",
             ),
         ):
-            add_list(router, path, kind, shape, about, store=self._controller.store, cursors=self._cursors, fixed=fixed)
-        add("/sessions", self.create_session, methods=["POST"], status_code=201, response_model=SessionShape)
-        add(one, self.get_session, response_model=SessionShape)
-        add(one, self.delete_session, methods=["DELETE"], status_code=204, response_class=Response)
-        add(f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/keep", self.keep_session, methods=["PUT"], response_model=SessionShape)
-        add(f"{one}/why", self.why_session_waits, response_model=WaitingShape)
-        add(f"{one}/verification", self.verify_session, response_model=VerificationShape)
-        add(f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
+            add_list(
+                routes,
+                path,
+                kind,
+                shape,
+                about,
+                needs=Permission.READ,
+                store=self._controller.store,
+                cursors=self._cursors,
+                fixed=fixed,
+            )
+        add(
+            Permission.RUN,
+            "/sessions",
+            self.create_session,
+            methods=["POST"],
+            status_code=201,
+            response_model=SessionShape,
+        )
+        add(Permission.READ, one, self.get_session, response_model=SessionShape)
+        add(Permission.DELETE, one, self.delete_session, methods=["DELETE"], status_code=204, response_class=Response)
+        add(Permission.RUN, f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
+        add(Permission.RUN, f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
+        add(Permission.RUN, f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
+        add(Permission.RUN, f"{one}/keep", self.keep_session, methods=["PUT"], response_model=SessionShape)
+        add(Permission.READ, f"{one}/why", self.why_session_waits, response_model=WaitingShape)
+        add(Permission.VERIFY, f"{one}/verification", self.verify_session, response_model=VerificationShape)
+        add(Permission.READ, f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
 
     async def create_session(self, project: str, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""

@@ -26,6 +26,8 @@ from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.directory import ROOT
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.names import checked_name
+from hansa.network.controller.people import People
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
@@ -52,7 +54,6 @@ __all__ = ["Controller"]
 
 _log = structlog.get_logger(__name__)
 
-_NAME_LIMIT = 100
 _LEASE_OF_CENTRAL = 600.0
 _SHOWN = 5
 """Rounds that an error names."""
@@ -90,6 +91,7 @@ class Controller:
         self._silence = silence
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
+        self.people = People(store, key, self._revoked)
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
         self._changing = asyncio.Lock()
@@ -101,8 +103,7 @@ class Controller:
         """Take up every session that was running when the controller last ended, and what was to be removed."""
         self._finishing = asyncio.create_task(self._finish())
         for project in await self._projects():
-            revoked = await self.store.list(TokenRecord, Query(project.id, where={"revoked": True}, limit=1000))
-            self._revoked.update(record.id for record in revoked.items)
+            await self.people.recall(project.id)
             await self._mark_absent(project.id)
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
@@ -180,18 +181,20 @@ class Controller:
     # ── projects and tokens ──────────────────────────────────────────────────────────────────────────────────────
 
     async def create_project(self, project: str) -> ProjectRecord:
-        """A new project; raises `ConflictError` when there is one of this name."""
-        record = ProjectRecord(_name(project, "project"), project, time.time())
+        """A new project, without members; raises `ConflictError` when there is one of this name."""
+        record = ProjectRecord(checked_name(project, "project"), project, time.time())
         await self.store.create(record)
         return record
 
     async def issue_token(
         self, project: str, name: str, role: Role, expires_in: float | None = None
     ) -> tuple[str, TokenRecord]:
-        """A token for an identity; expires_in: seconds, None for ever. The token is not kept."""
+        """A token for a node; expires_in: seconds, None for ever. The token is not kept."""
+        if role is Role.PERSON:
+            raise ConfigError(f"{name!r} would be a person: people log in, and make API tokens for themselves")
         if name in {CENTRAL, ROOT}:
             raise ConfigError(f"{name!r} is hansa's own name; choose another for this {role.value}")
-        token, jti = tokens.issue(self._key, _name(name, "identity"), role, project, expires_in)
+        token, jti = tokens.issue(self._key, checked_name(name, "identity"), role, project, expires_in)
         now = time.time()
         expires_at = None if expires_in is None else now + expires_in
         record = TokenRecord(jti, project, name, role.value, now, expires_at)
@@ -199,11 +202,8 @@ class Controller:
         return token, record
 
     async def revoke_token(self, project: str, token_id: str) -> TokenRecord:
-        """A token that is refused from now on."""
-        record = replace(await self.store.get(TokenRecord, project, token_id), revoked=True)
-        await self.store.put(record)
-        self._revoked.add(token_id)
-        return record
+        """A token of a project, a node's or a person's, that is refused from now on."""
+        return await self.people.refuse(await self.store.get(TokenRecord, project, token_id))
 
     def verify(self, token: str) -> Identity:
         """Who holds this token; raises `AuthenticationError`."""
@@ -253,7 +253,7 @@ class Controller:
             await asyncio.to_thread(unpack, archive, Path(folder))
         digest = await self.retention.put([archive])
         try:
-            record = PackageRecord(digest, project, _name(name, "package"), len(archive), time.time())
+            record = PackageRecord(digest, project, checked_name(name, "package"), len(archive), time.time())
             await self.store.put(record)
         finally:
             self.retention.holds.release(digest)
@@ -276,7 +276,7 @@ class Controller:
         session = SessionRecord(
             id=uuid.uuid4().hex[:12],
             project=project,
-            name=_name(spec.name, "session"),
+            name=checked_name(spec.name, "session"),
             spec=spec,
             state=SessionState.CREATED,
             created_at=time.time(),
@@ -413,14 +413,3 @@ def _print_line(line: str) -> None:
 def _policy(keep: str | None) -> str | None:
     """A policy as it is stored; raises `ConfigError`."""
     return None if keep is None else str(Policy.parse(keep))
-
-
-def _name(text: str, what: str) -> str:
-    """A name that is safe in a URL, a log line and a table; raises `ConfigError`."""
-    if not 1 <= len(text) <= _NAME_LIMIT or not all(letter.isalnum() or letter in "._-" for letter in text):
-        raise ConfigError(
-            f"{text[:_NAME_LIMIT]!r} cannot name a {what}: use 1 to {_NAME_LIMIT} letters, digits, '.', '_' or '-'"
-        )
-    if not text.isascii() or text.startswith("."):
-        raise ConfigError(f"{text!r} cannot name a {what}: use ASCII letters, and no dot first")
-    return text
