@@ -35,7 +35,9 @@ def _routes() -> Iterator[Asked]:
 
 WALK = sorted(_routes())
 OF_PROJECTS = [asked for asked in WALK if "{project}" in asked.path]
-ELSEWHERE = [asked for asked in WALK if "{project}" not in asked.path]
+LOGOUT = "/api/v1/logout"
+"""Whoever walks here is gone afterwards: it has a test of its own."""
+ELSEWHERE = [asked for asked in WALK if "{project}" not in asked.path and asked.path != LOGOUT]
 
 
 def test_every_route_names_a_permission_and_every_permission_has_a_route() -> None:
@@ -107,6 +109,17 @@ def test_who_may_outside_of_projects_and_who_may_not(served: Served, tokens: dic
         role = Role(who) if who in {"client", "combiner"} else Role.PERSON
         assert (_status(served, token, asked) != 403) == (who == "admin" or role in ROLES[asked.needs]), who
     assert _status(served, "", asked) == 401
+
+
+def test_every_person_may_log_out_and_no_node(served: Served, tokens: dict[str, str]) -> None:
+    assert Asked("POST", LOGOUT, Permission.USE_SERVER) in WALK
+    for who in ("owner", "viewer", "newcomer", "root"):
+        token = served.person(who)
+        assert served.http(token).post(LOGOUT).status_code == 204
+        assert served.http(token).get("/api/v1/me").status_code == 401
+    for who in ("client", "combiner"):
+        assert served.http(tokens[who]).post(LOGOUT).status_code == 403
+    assert served.http().post(LOGOUT).status_code == 401
 
 
 def test_a_refusal_says_what_is_needed(served: Served, tokens: dict[str, str]) -> None:

@@ -18,7 +18,7 @@ from hansa.api.nouns import (
     Tokens,
     Users,
 )
-from hansa.api.results import Me, ServerInfo
+from hansa.api.results import IssuedToken, Me, ServerInfo
 from hansa.api.sessions import Sessions
 from hansa.api.transport import Transport
 from hansa.errors import AuthenticationError
@@ -26,7 +26,7 @@ from hansa.network.controller.retention import PruneReport
 from hansa.settings import Settings
 from hansa.wire.tokens import holder
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client", "connect", "log_in"]
 
 
 class Client:
@@ -54,6 +54,14 @@ class Client:
     def me(self) -> Me:
         """Whom the server takes the holder of the token for."""
         return from_document(Me, self._transport.json("GET", "/me"))
+
+    def log_out(self) -> None:
+        """Refuse this client's own token from now on."""
+        self._transport.json("POST", "/logout")
+
+    def change_password(self, current: str, password: str) -> None:
+        """Another password for oneself; what else was logged in with the current one is logged out."""
+        self._transport.json("PUT", "/me/password", body={"current": current, "password": password})
 
     def server(self) -> ServerInfo:
         """The server's version, uptime and gRPC address."""
@@ -84,6 +92,16 @@ class Client:
     def __repr__(self) -> str:
         """Without the token."""
         return f"Client(url={self.url!r}, project={self.project!r})"
+
+
+def log_in(url: str, name: str, password: str) -> IssuedToken:
+    """A token of a server for a name and a password; it holds for some hours."""
+    transport = Transport(url, "")
+    try:
+        body = {"name": name, "password": password}
+        return from_document(IssuedToken, transport.json("POST", "/login", body=body))
+    finally:
+        transport.close()
 
 
 def connect(url: str | None = None, token: str | None = None, project: str | None = None) -> Client:

@@ -330,9 +330,14 @@ class Users(Noun):
         """The users of the installation, oldest first."""
         return listing(User, self._transport.json("GET", "/users", query={"limit": limit, "offset": offset}))
 
-    def create(self, name: str, *, admin: bool = False) -> User:
-        """Let a person in. admin: as a site administrator."""
-        return from_document(User, self._transport.json("POST", "/users", body={"name": name, "admin": admin}))
+    def create(self, name: str, password: str | None = None, *, admin: bool = False) -> User:
+        """Let a person in. password: None: they cannot log in until they are given one."""
+        body = {"name": name, "admin": admin, "password": password}
+        return from_document(User, self._transport.json("POST", "/users", body=body))
+
+    def set_password(self, name: str, password: str) -> User:
+        """Give a user another password, and log them out."""
+        return from_document(User, self._transport.json("PUT", f"/users/{name}/password", body={"password": password}))
 
     def disable(self, name: str) -> User:
         """Refuse a user and every token of theirs from now on."""

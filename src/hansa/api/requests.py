@@ -1,15 +1,18 @@
 """What the API takes, as it is documented and checked: unknown fields and other types are refused."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
 
 from hansa.store.records import ProjectRole
 
 __all__ = [
+    "ChangedPassword",
     "Keep",
+    "Login",
     "NewApiToken",
     "NewMember",
+    "NewPassword",
     "NewProject",
     "NewSession",
     "NewToken",
@@ -18,6 +21,8 @@ __all__ = [
     "Spec",
     "Strict",
 ]
+
+Password = Annotated[SecretStr, Field(max_length=1000)]
 
 DIGEST = "3f0c7a1e9d52b8846bd1e0a5c97f24e3a8d6410b7c5f92e8d3a1b0496e7c8d25"
 """An example."""
@@ -177,3 +182,26 @@ class NewUser(Strict):
     """1 to 100 of A-Z a-z 0-9 . _ -"""
     admin: bool = False
     """Whether they are a site administrator, who may do everything in every project."""
+    password: Password | None = None
+    """10 characters or more; null: they cannot log in until they are given one."""
+
+
+class NewPassword(Strict):
+    """A user's password."""
+
+    password: Password
+    """10 characters or more."""
+
+
+class ChangedPassword(NewPassword):
+    """The caller's own password."""
+
+    current: Password
+    """The one until now."""
+
+
+class Login(Strict):
+    """Who somebody is, and how they prove it."""
+
+    name: str = Field(max_length=1000, examples=["ada"])
+    password: Password

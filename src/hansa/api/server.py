@@ -47,6 +47,7 @@ _REFUSALS: Final = {
     410: "The model was pruned by a policy",
     413: "The body is too large",
     422: "The request cannot be used",
+    429: "It was tried too often",
 }
 _REFUSED: Final = frozenset(str(status) for status in _REFUSALS)
 

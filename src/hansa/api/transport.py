@@ -33,12 +33,12 @@ class Transport:
     """Requests to one server with one token."""
 
     def __init__(self, url: str, token: str) -> None:
-        """url: of the server, without the path."""
+        """url: of the server, without the path; token: empty for a request that needs none."""
         self.url = url.rstrip("/")
         try:
             self._client = httpx.Client(
                 base_url=f"{self.url}/api/v1",
-                headers={"Authorization": f"Bearer {token}"},
+                headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=_TIMEOUT,
                 trust_env=False,
             )

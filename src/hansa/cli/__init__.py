@@ -9,7 +9,7 @@ import typer
 
 from hansa.cli import algorithm, client, combiner, event, model, package, project, session, token, user
 from hansa.cli.demo import demo
-from hansa.cli.login import login
+from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
 from hansa.cli.parity import parity
 from hansa.cli.prune import prune
@@ -39,6 +39,7 @@ for _command in (demo, simulate, parity):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
 app.command(rich_help_panel=_NETWORK)(login)
+app.command(rich_help_panel=_NETWORK)(logout)
 for _name, _noun in (
     ("client", client),
     ("combiner", combiner),

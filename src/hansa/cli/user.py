@@ -6,6 +6,7 @@ import typer
 
 from hansa.cli.options import ConnectionOptions, Json, Limit, expand
 from hansa.cli.output import print_json, print_table, say, when
+from hansa.cli.passwords import PasswordStdin, asked_password
 
 __all__ = ["commands"]
 
@@ -21,11 +22,13 @@ def create(
     server: ConnectionOptions,
     *,
     admin: Annotated[bool, typer.Option("--admin", help="As a site administrator, who may do everything.")] = False,
+    password_stdin: PasswordStdin = False,
     as_json: Json = False,
 ) -> None:
-    """Let a person in. What they may do is for the members of each project to say."""
+    """Let a person in, with a first password. What they may do is for the members of each project to say."""
+    password = asked_password(f"Password for {name}", stdin=password_stdin, new=True)
     with server.connect() as api:
-        user = api.users.create(name, admin=admin)
+        user = api.users.create(name, password, admin=admin)
     if as_json:
         print_json(user)
     else:
@@ -47,6 +50,36 @@ def list_users(server: ConnectionOptions, *, limit: Limit = 100, as_json: Json =
         "disabled": lambda u: "yes" if u.disabled else "",
     }
     print_table(page.items, columns, as_json=as_json, nothing="There is no user.")
+
+
+@commands.command()
+@expand
+def passwd(
+    server: ConnectionOptions,
+    *,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="By default you; another, for site administrators.", show_default=False),
+    ] = None,
+    password_stdin: PasswordStdin = False,
+    as_json: Json = False,
+) -> None:
+    """Change your password, or give a user another one; logins of before hold no more.
+
+    With --password-stdin your current password is on the first line, and the new one on the next.
+    """
+    current = asked_password("Current password", stdin=password_stdin) if name is None else ""
+    password = asked_password("New password", stdin=password_stdin, new=True)
+    with server.connect() as api:
+        whose = name or api.me().name
+        if name is None:
+            api.change_password(current, password)
+        else:
+            api.users.set_password(name, password)
+    if as_json:
+        print_json({"name": whose})
+    else:
+        say(f"The password of {whose} is changed.")
 
 
 @commands.command()

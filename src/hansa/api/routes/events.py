@@ -12,13 +12,12 @@ from fastapi import Query as QueryParameter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hansa.api.answers import RefusedError
 from hansa.api.documents import to_document
 from hansa.api.guard import Gate, Limits, Routes, caller
 from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import EventShape
-from hansa.errors import AuthenticationError, ConflictError, NotFoundError, PermissionDeniedError
+from hansa.errors import AuthenticationError, NotFoundError, PermissionDeniedError, ThrottledError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.journal import Live
 from hansa.store.records import EventRecord, SessionRecord
@@ -28,7 +27,6 @@ __all__ = ["EventRoutes"]
 
 _PULSE: Final = 15.0
 """Seconds after which a silent stream says that it is alive, and looks whether its token still holds."""
-_TOO_MANY: Final = 429
 _LARGEST: Final = 2**63 - 1
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -84,9 +82,7 @@ class EventRoutes:
         have none and are not kept. A list's `cursor` is the `after` that follows it.
         """
         if self._open.total() >= self._limits.streams or self._open[me.token_id] >= self._limits.streams_of_one:
-            raise RefusedError(
-                ConflictError("too many event streams are open: close one, or share one between tabs"), _TOO_MANY
-            )
+            raise ThrottledError("too many event streams are open: close one, or share one between tabs")
         if session:
             await self._controller.store.get(SessionRecord, project, session)
         start = last_event_id if last_event_id is not None else after

@@ -2,16 +2,17 @@
 
 from typing import Annotated, Any
 
-from fastapi import Path
+from fastapi import Path, Request
+from starlette.responses import Response
 
 from hansa.api.documents import record_document
 from hansa.api.guard import Routes
 from hansa.api.permissions import Permission
-from hansa.api.requests import NewMember, NewUser
-from hansa.api.results import User
+from hansa.api.requests import ChangedPassword, Login, NewMember, NewPassword, NewUser
+from hansa.api.results import IssuedToken, User
 from hansa.api.routes.lists import Cursors, add_list, list_shape
-from hansa.api.routes.network import Limit, Offset
-from hansa.api.shapes import MemberShape, UserShape
+from hansa.api.routes.network import Caller, Limit, Offset
+from hansa.api.shapes import IssuedTokenShape, MemberShape, UserShape
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Query
 from hansa.store.records import INSTALLATION, AccountRecord, MemberRecord
@@ -58,7 +59,7 @@ class MemberRoutes:
 
 
 class UserRoutes:
-    """Accounts, which belong to the installation."""
+    """Accounts, which belong to the installation, and logging in."""
 
     def __init__(self, controller: Controller) -> None:
         """controller: knows people."""
@@ -67,6 +68,12 @@ class UserRoutes:
     def add(self, routes: Routes) -> None:
         """Add the routes."""
         administer, one = Permission.ADMINISTER, "/users/{user}"
+        issued: dict[str, Any] = {"methods": ["POST"], "status_code": 201, "response_model": IssuedTokenShape}
+        routes.add(Permission.STRANGERS, "/login", self.log_in, **issued)
+        none: dict[str, Any] = {"status_code": 204, "response_class": Response}
+        routes.add(Permission.USE_SERVER, "/logout", self.log_out, methods=["POST"], **none)
+        routes.add(Permission.USE_SERVER, "/me/password", self.change_password, methods=["PUT"], **none)
+        routes.add(administer, f"{one}/password", self.set_password, methods=["PUT"], response_model=UserShape)
         routes.add(administer, "/users", self.list_users, response_model=list_shape(UserShape))
         routes.add(administer, "/users", self.create_user, methods=["POST"], status_code=201, response_model=UserShape)
         routes.add(administer, f"{one}/disable", self.disable_user, methods=["POST"], response_model=UserShape)
@@ -80,7 +87,30 @@ class UserRoutes:
 
     async def create_user(self, body: NewUser) -> dict[str, Any]:
         """Let a person in. They are a member of no project yet."""
-        return record_document(_user(await self._controller.people.create_account(body.name, admin=body.admin)))
+        password = body.password.get_secret_value() if body.password is not None else ""
+        made = await self._controller.logins.create_account(body.name, password, admin=body.admin)
+        return record_document(_user(made))
+
+    async def set_password(self, user: Name, body: NewPassword) -> dict[str, Any]:
+        """Give a user another password. What was logged in with the former one is logged out; API tokens stay."""
+        password = body.password.get_secret_value()
+        return record_document(_user(await self._controller.logins.set_password(user, password)))
+
+    async def log_in(self, body: Login, request: Request) -> dict[str, Any]:
+        """A token that holds for 12 hours, for a name and a password. Failed attempts are counted, and slowed down."""
+        made = await self._controller.logins.log_in(body.name, body.password.get_secret_value(), _address(request))
+        return record_document(IssuedToken(*made))
+
+    async def log_out(self, me: Caller) -> Response:
+        """Refuse the token of this request from now on."""
+        await self._controller.people.revoke(me.name, me.project, me.token_id)
+        return Response(status_code=204)
+
+    async def change_password(self, me: Caller, body: ChangedPassword, request: Request) -> Response:
+        """Another password for the caller. What else was logged in with the former one is logged out."""
+        current, new = body.current.get_secret_value(), body.password.get_secret_value()
+        await self._controller.logins.change_password(me.name, current, new, _address(request), me.token_id)
+        return Response(status_code=204)
 
     async def disable_user(self, user: Name) -> dict[str, Any]:
         """Refuse a user and every token of theirs from now on. The last site administrator cannot be disabled."""
@@ -89,6 +119,11 @@ class UserRoutes:
     async def enable_user(self, user: Name) -> dict[str, Any]:
         """Let a disabled user log in again; tokens of before hold no more."""
         return record_document(_user(await self._controller.people.disable(user, disabled=False)))
+
+
+def _address(request: Request) -> str:
+    """Where a request comes from, as the server sees it: of a proxy, the proxy's."""
+    return request.client.host if request.client is not None else ""
 
 
 def _user(account: AccountRecord) -> User:

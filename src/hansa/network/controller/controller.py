@@ -26,6 +26,7 @@ from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.directory import ROOT
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
 from hansa.network.controller.people import People
 from hansa.network.controller.retention import PruneReport, Retention
@@ -36,6 +37,7 @@ from hansa.rounds.why import Why
 from hansa.run import plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
+    INSTALLATION,
     ClientRecord,
     CombinerRecord,
     ModelRecord,
@@ -92,6 +94,7 @@ class Controller:
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
         self.people = People(store, key, self._revoked)
+        self.logins = Logins(self.people)
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
         self._changing = asyncio.Lock()
@@ -102,6 +105,7 @@ class Controller:
     async def open(self) -> None:
         """Take up every session that was running when the controller last ended, and what was to be removed."""
         self._finishing = asyncio.create_task(self._finish())
+        await self.people.recall(INSTALLATION)
         for project in await self._projects():
             await self.people.recall(project.id)
             await self._mark_absent(project.id)

@@ -149,9 +149,9 @@ class People:
 
     # ── accounts and members ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def create_account(self, name: str, *, admin: bool = False) -> AccountRecord:
-        """A person; raises `ConflictError` when there is one of this name."""
-        account = AccountRecord(checked_name(name, "user"), INSTALLATION, time.time(), admin)
+    async def create_account(self, name: str, *, admin: bool = False, password: str = "") -> AccountRecord:
+        """A person; raises `ConflictError` when there is one of this name. password: its hash."""
+        account = AccountRecord(checked_name(name, "user"), INSTALLATION, time.time(), admin, password=password)
         try:
             await self._store.create(account)
         except ConflictError as error:
@@ -177,6 +177,14 @@ class People:
                     raise ConflictError(f"{name} is the last site administrator; make another first")
             account = replace(account, disabled=disabled)
             await self._write(account, *(await self._revocations(name) if disabled else ()))
+        return account
+
+    async def keep_password(self, name: str, password: str, keep: str = "") -> AccountRecord:
+        """Keep another hash of a password, and refuse every login of before; keep: the id of one that still holds."""
+        async with self._changing:
+            account = replace(await self.account(name), password=password)
+            logins = await self._revocations(name, INSTALLATION)
+            await self._write(account, *(token for token in logins if token.id != keep))
         return account
 
     async def add_member(self, project: str, name: str, role: ProjectRole) -> MemberRecord:
