@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.store.audit import chained
 from hansa.store.ports import MetadataStore, Query, RoundCommit
 from hansa.store.records import (
     AccountRecord,
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
@@ -154,4 +156,5 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         TokenRecord("jti", project, "nightly", "viewer", 1.0, expires_at=2.0, revoked=True, account="ada"),
         AccountRecord("ada", project, 1.0, admin=True, disabled=True, password="$argon2id$x"),  # noqa: S106  # no hash
         MemberRecord("ada", project, ProjectRole.DATA_SCIENTIST, 1.0, removed=True),
+        chained(None, AuditRecord("", project, 0, 1.0, "ada", "member.add", "bén", "done", "viewer")),
     )

@@ -6,6 +6,7 @@ from typing import Self
 from hansa.api.credentials import Credentials, load_credentials
 from hansa.api.documents import from_document
 from hansa.api.nouns import (
+    Audit,
     Clients,
     Combiners,
     Events,
@@ -49,6 +50,7 @@ class Client:
         self.projects = Projects(*place)
         self.members = Members(*place)
         self.users = Users(*place)
+        self.audit = Audit(*place)
         self.sessions = Sessions(*place, models=self.models, packages=self.packages, events=self.events)
 
     def me(self) -> Me:

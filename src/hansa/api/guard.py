@@ -4,6 +4,7 @@ A route says which permission it needs when it is added (`Routes.add`); the guar
 request is read, and asks the store's members whether the caller has it in the project of the path.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hansa.api.answers import RefusedError, answer, fault
 from hansa.api.permissions import Permission, allows, holders
-from hansa.errors import AuthenticationError, HansaError, InputError, PermissionDeniedError
+from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError, PermissionDeniedError
+from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
+from hansa.network.controller.throttle import Throttle
 from hansa.packages import MAX_ARCHIVE
 from hansa.store.records import INSTALLATION
 from hansa.wire.frames import Role
@@ -28,6 +31,8 @@ from hansa.wire.tokens import Identity
 __all__ = ["ROOT", "Gate", "Guard", "Limits", "Routes", "caller", "permission_of"]
 
 ROOT: Final = "/api/v1"
+_REFUSALS: Final = 60
+"""Refusals of one caller in a minute that are noted in the audit record."""
 _PERMISSION: Final = "x-permission"
 """Where a route keeps its permission: the OpenAPI document shows it too."""
 _PROJECTS: Final = f"{ROOT}/projects/"
@@ -92,6 +97,21 @@ class Gate:
     def __init__(self, controller: Controller) -> None:
         """controller: knows people, their roles and their tokens."""
         self._controller = controller
+        self._refusals = Throttle(_REFUSALS, 60.0)
+
+    async def refused(self, identity: Identity, asked: str, project: str, refusal: HansaError) -> None:
+        """Note in the audit record that somebody asked for what they may not have. asked: method and path of the route.
+
+        Of one caller so many in a minute and no more: whoever is refused cannot fill the disk.
+        """
+        now = time.monotonic()
+        if self._refusals.wait(identity.name, now) > 0:
+            return
+        self._refusals.count(identity.name, now)
+        known = isinstance(refusal, PermissionDeniedError) and identity.role is Role.PERSON
+        place = project if known else INSTALLATION
+        line = audit_line(place, identity.name, "request", asked, outcome="refused", detail=type(refusal).__name__)
+        await self._controller.people.note(line)
 
     def identify(self, token: str) -> Identity:
         """Who holds a token; raises `AuthenticationError`."""
@@ -161,26 +181,34 @@ class Guard:
 
     async def _admit(self, scope: Scope) -> None:
         """Let the caller in, and note who it is; raises what is to be answered instead."""
-        permission, project = self._wanted(scope)
+        permission, project, asked = self._wanted(scope)
         if permission is Permission.STRANGERS:
             return
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise AuthenticationError("this needs a token: send the header `Authorization: Bearer TOKEN`")
         identity = self._gate.identify(token.strip())
-        await self._gate.check(identity, permission, project)
+        try:
+            await self._gate.check(identity, permission, project)
+        except (NotFoundError, PermissionDeniedError) as refusal:
+            await self._gate.refused(identity, asked, project, refusal)
+            raise
         scope.setdefault("state", {})["identity"] = identity
 
-    def _wanted(self, scope: Scope) -> tuple[Permission | None, str]:
-        """(what the route needs, the project of its path); None where no route has this path and method."""
-        project = INSTALLATION
+    def _wanted(self, scope: Scope) -> tuple[Permission | None, str, str]:
+        """(what the route needs, the project of its path, method and path of the route).
+
+        None where no route has this path and method. The path is as the route has it, without ids or what may be typed.
+        """
+        project, asked = INSTALLATION, str(scope["method"])
         for route in self._routes:
             match, found = route.matches(scope)
             if match is not Match.NONE:
                 project = found.get("path_params", {}).get("project", INSTALLATION)
+                asked = f"{scope['method']} {getattr(route, 'path', '')}"
             if match is Match.FULL:
-                return permission_of(route), project
-        return None, project
+                return permission_of(route), project, asked
+        return None, project, asked
 
     def _bounded(self, scope: Scope, path: str, receive: Receive) -> Receive:
         """`receive` that refuses a body of too many bytes, announced or not."""

@@ -18,6 +18,7 @@ from hansa.network.controller.journal import Live
 from hansa.network.files import mapped
 from hansa.packages import pack
 from hansa.store.records import (
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
@@ -35,6 +36,7 @@ from hansa.wire import codec
 from hansa.wire.frames import Role
 
 __all__ = [
+    "Audit",
     "Clients",
     "Combiners",
     "Events",
@@ -309,6 +311,25 @@ class Members(Listed[MemberRecord]):
     def remove(self, user: str) -> MemberRecord:
         """From now on they know the project no more."""
         return from_document(MemberRecord, self._transport.json("DELETE", f"{self._path}/members/{user}"))
+
+
+class Audit(Listed[AuditRecord]):
+    """Who did what in the project."""
+
+    _kind = AuditRecord
+    _name = "audit"
+
+    def lines(self, *, installation: bool = False) -> Iterator[AuditRecord]:
+        """Every line, oldest first. installation: those that concern no project, for site administrators."""
+        if not installation:
+            yield from self.all()
+            return
+        offset, total = 0, 1
+        while offset < total:
+            query = {"limit": _PAGE, "offset": offset}
+            page = listing(AuditRecord, self._transport.json("GET", "/audit", query=query))
+            yield from page
+            offset, total = offset + _PAGE, page.total
 
 
 class Projects(Noun):

@@ -27,7 +27,7 @@ class Permission(StrEnum):
     STRANGERS = "ask without a token"
     KNOW_ONESELF = "see whom the server takes one for"
     USE_SERVER = "see the server, and the projects that one knows"
-    ADMINISTER = "make users and projects"
+    ADMINISTER = "make users and projects, and read the installation's audit record"
     READ = "see sessions, rounds, metrics, events, nodes and members"
     VERIFY = "verify a session's record, byte by byte"
     DOWNLOAD = "download models"
@@ -37,6 +37,7 @@ class Permission(StrEnum):
     READ_TOKENS = "see every token of the project"
     ADMIT_NODES = "make tokens for clients and combiners, and revoke any"
     OWN_TOKENS = "make API tokens for oneself"
+    AUDIT = "read the project's audit record"
     MANAGE_MEMBERS = "add and remove members, and change their roles"
 
 
@@ -55,6 +56,7 @@ ROLES: Final[Mapping[Permission, frozenset[Holder]]] = MappingProxyType(
         Permission.READ_TOKENS: _KEEPERS | {ProjectRole.AUDITOR},
         Permission.ADMIT_NODES: _KEEPERS,
         Permission.OWN_TOKENS: _MEMBERS,
+        Permission.AUDIT: frozenset({ProjectRole.OWNER, ProjectRole.AUDITOR}),
         Permission.MANAGE_MEMBERS: frozenset({ProjectRole.OWNER}),
     }
 )

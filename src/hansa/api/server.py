@@ -20,6 +20,7 @@ from hansa.api import answers
 from hansa.api.guard import ROOT, Gate, Guard, Limits, Routes
 from hansa.api.permissions import Permission
 from hansa.api.problems import MEDIA_TYPE
+from hansa.api.routes.audit import AuditRoutes, InstallationAuditRoutes
 from hansa.api.routes.events import EventRoutes
 from hansa.api.routes.lists import Cursors
 from hansa.api.routes.models import ModelRoutes, PackageRoutes
@@ -82,6 +83,8 @@ def create_app(
         ("network", _PROJECT, NetworkRoutes(controller, cursors)),
         ("people", _PROJECT, MemberRoutes(controller, cursors)),
         ("people", "", UserRoutes(controller)),
+        ("audit", _PROJECT, AuditRoutes(controller, cursors)),
+        ("audit", "", InstallationAuditRoutes(controller)),
     ):
         routes.add(Routes(app.router, ROOT + prefix, tags=[tag], **common))
     own = Routes(app.router, tags=["server"])

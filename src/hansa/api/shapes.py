@@ -11,6 +11,7 @@ from hansa.store.records import ProjectRole, SessionState
 from hansa.wire.frames import Role
 
 __all__ = [
+    "AuditShape",
     "ClientShape",
     "CombinerShape",
     "ContributionShape",
@@ -292,6 +293,27 @@ class MemberShape(Shape):
     role: ProjectRole
     created_at: float
     removed: bool
+
+
+class AuditShape(Shape):
+    """Who did what: a line that is chained to the one before it."""
+
+    id: str
+    project: str
+    """Empty: it concerns no project, or one that the actor does not know."""
+    number: int
+    """From 1, without a gap."""
+    at: float
+    actor: str
+    """The user or the node; "hansa": the server by itself."""
+    action: str = Field(examples=["member.put"])
+    target: str
+    """What it was done to."""
+    outcome: str
+    """done, failed or refused"""
+    detail: str
+    link: str
+    """The hash over the line and the link before it."""
 
 
 class MeShape(Shape):

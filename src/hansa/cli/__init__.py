@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from hansa.cli import algorithm, client, combiner, event, model, package, project, session, token, user
+from hansa.cli import algorithm, audit, client, combiner, event, model, package, project, session, token, user
 from hansa.cli.demo import demo
 from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
@@ -48,7 +48,7 @@ for _name, _noun in (
     ("user", user),
 ):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_NETWORK)
-for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event)):
+for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event), ("audit", audit)):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_RECORD)
 app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)

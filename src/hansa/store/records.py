@@ -10,6 +10,7 @@ from hansa.messages import Kind, RunSpec, Value
 __all__ = [
     "INSTALLATION",
     "AccountRecord",
+    "AuditRecord",
     "ClientRecord",
     "CombinerRecord",
     "ContributionRecord",
@@ -282,6 +283,30 @@ class MemberRecord:
     removed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who did what: a line that is never changed, chained to the one before it (`hansa.store.audit`)."""
+
+    id: str
+    """The number, in digits; the store fills in both, and the link."""
+    project: str
+    """`INSTALLATION`: it concerns no project, or one that the actor does not know."""
+    number: int
+    """From 1, without a gap in the project."""
+    at: float
+    actor: str
+    """The account or the node; of a failed login the name that was tried; "hansa": the server by itself."""
+    action: str
+    """For example login, token.issue, member.add, session.start, model.download."""
+    target: str
+    """What it was done to: a name or an id."""
+    outcome: str
+    """done, failed or refused"""
+    detail: str = ""
+    link: str = ""
+    """The hash over the line and the link before it."""
+
+
 Record: TypeAlias = (
     ProjectRecord
     | SessionRecord
@@ -296,4 +321,5 @@ Record: TypeAlias = (
     | TokenRecord
     | AccountRecord
     | MemberRecord
+    | AuditRecord
 )

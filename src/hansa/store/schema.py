@@ -34,6 +34,7 @@ from sqlalchemy.types import TypeEngine
 from hansa.messages import RunSpec
 from hansa.store.records import (
     AccountRecord,
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
@@ -144,6 +145,7 @@ KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
         TokenRecord: ("project", "id"),
         AccountRecord: ("project", "id"),
         MemberRecord: ("project", "id"),
+        AuditRecord: ("project", "number"),
     }
 )
 """The columns that tell two rows apart; an event is told by the number that it gets."""
@@ -169,6 +171,7 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
         TokenRecord: _table("tokens", TokenRecord, ("project", "account")),
         AccountRecord: _table("accounts", AccountRecord),
         MemberRecord: _table("members", MemberRecord),
+        AuditRecord: _table("audit", AuditRecord),
     }
 )
 

@@ -7,19 +7,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, TypeVar
 
+from fastapi import Depends, Request
 from fastapi import Query as QueryParameter
-from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from hansa.api.documents import record_document
-from hansa.api.guard import Limits, Routes
+from hansa.api.guard import Limits, Routes, caller
 from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import ModelShape, PackageShape
+from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Page
 from hansa.store.records import ModelRecord, PackageRecord
+from hansa.wire.tokens import Identity
 
 __all__ = ["ModelRoutes", "PackageRoutes"]
 
@@ -37,6 +39,7 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
     206: {"description": "The range that was asked for"},
     304: {"description": "The caller has it already"},
 }
+Caller = Annotated[Identity, Depends(caller)]
 Trail = Annotated[int, QueryParameter(ge=1, le=1000, description="Models at most.")]
 Name = Annotated[str, QueryParameter(max_length=200, description="What people call it.")]
 
@@ -65,10 +68,10 @@ class ModelRoutes:
         add(Permission.READ, "/models/{model}/ancestors", self.list_ancestors, response_model=listing)
         add(Permission.READ, "/models/{model}/descendants", self.list_descendants, response_model=listing)
 
-    async def upload_model(self, project: str, request: Request, name: Name = "") -> dict[str, Any]:
+    async def upload_model(self, project: str, request: Request, me: Caller, name: Name = "") -> dict[str, Any]:
         """Upload a seed model: the body is a safetensors file. The same model twice is one model."""
         record = await with_body(
-            request, self._limits.spool, lambda file: self._controller.add_model(project, file, name)
+            request, self._limits.spool, lambda file: self._controller.add_model(project, file, name, me.name)
         )
         return record_document(record)
 
@@ -76,13 +79,14 @@ class ModelRoutes:
         """A model, by its digest."""
         return record_document(await self._controller.find_model(project, model))
 
-    async def download_model(self, project: str, model: str, request: Request) -> Response:
+    async def download_model(self, project: str, model: str, request: Request, me: Caller) -> Response:
         """The safetensors file of a model; its ETag is the digest, and a Range is honoured."""
         record = await self._controller.model_with_bytes(project, model)
         headers = {"ETag": f'"{record.id}"', "Cache-Control": "private, max-age=31536000, immutable"}
         asked = request.headers.get("if-none-match", "")
         if record.id in {tag.strip().removeprefix("W/").strip('"') for tag in asked.split(",")}:
             return Response(status_code=304, headers=headers)
+        await self._controller.people.note(audit_line(project, me.name, "model.download", record.id))
         return _HeldFile(self._controller, record.id, headers)
 
     async def list_ancestors(self, project: str, model: str, limit: Trail = 1000) -> dict[str, Any]:
@@ -144,10 +148,10 @@ class PackageRoutes:
         )
         add(Permission.READ, "/packages/{package}", self.get_package, response_model=PackageShape)
 
-    async def upload_package(self, project: str, request: Request, name: Name = "app") -> dict[str, Any]:
+    async def upload_package(self, project: str, request: Request, me: Caller, name: Name = "app") -> dict[str, Any]:
         """Upload user code: the body is a zip archive with an app.py or a hansa.toml."""
         archive = b"".join([chunk async for chunk in request.stream()])
-        return record_document(await self._controller.add_package(project, archive, name))
+        return record_document(await self._controller.add_package(project, archive, name, me.name))
 
     async def get_package(self, project: str, package: str) -> dict[str, Any]:
         """A package, by its digest."""

@@ -75,14 +75,15 @@ class NetworkRoutes:
         """A combiner, by its name."""
         return record_document(await self._controller.store.get(CombinerRecord, project, f"{project}/{name}"))
 
-    async def create_token(self, project: str, body: NewToken) -> dict[str, Any]:
+    async def create_token(self, project: str, me: Caller, body: NewToken) -> dict[str, Any]:
         """Issue a token for a client or a combiner. It is shown this once."""
-        token, record = await self._controller.issue_token(project, body.name, Role(body.role), body.expires_in)
+        role = Role(body.role)
+        token, record = await self._controller.issue_token(project, body.name, role, body.expires_in, me.name)
         return record_document(IssuedToken(token, record))
 
-    async def revoke_token(self, project: str, token: str) -> dict[str, Any]:
+    async def revoke_token(self, project: str, token: str, me: Caller) -> dict[str, Any]:
         """Refuse a token, a node's or a person's, from now on. The path names its id, never the token itself."""
-        return record_document(await self._controller.revoke_token(project, token))
+        return record_document(await self._controller.revoke_token(project, token, me.name))
 
     async def list_api_tokens(self, project: str, me: Caller, limit: Limit = 100, offset: Offset = 0) -> dict[str, Any]:
         """The caller's own API tokens for the project, oldest first; never the tokens themselves."""
@@ -175,6 +176,6 @@ class ServerRoutes:
         found = await self._controller.people.projects(me)
         return listed(Page(found, len(found)), cursor, max(1, len(found)))
 
-    async def create_project(self, body: NewProject) -> dict[str, Any]:
+    async def create_project(self, me: Caller, body: NewProject) -> dict[str, Any]:
         """Create a project, without members: a site administrator adds its first owner."""
-        return record_document(await self._controller.create_project(body.name))
+        return record_document(await self._controller.create_project(body.name, me.name))

@@ -49,13 +49,13 @@ class MemberRoutes:
         routes.add(manage, one, self.put_member, methods=["PUT"], response_model=MemberShape)
         routes.add(manage, one, self.remove_member, methods=["DELETE"], response_model=MemberShape)
 
-    async def put_member(self, project: str, user: Name, body: NewMember) -> dict[str, Any]:
+    async def put_member(self, project: str, user: Name, me: Caller, body: NewMember) -> dict[str, Any]:
         """Make a user a member of the project, or give a member another role. It is so at once."""
-        return record_document(await self._controller.people.add_member(project, user, body.role))
+        return record_document(await self._controller.people.add_member(project, user, body.role, me.name))
 
-    async def remove_member(self, project: str, user: Name) -> dict[str, Any]:
+    async def remove_member(self, project: str, user: Name, me: Caller) -> dict[str, Any]:
         """Remove a member. At once they know the project no more, and their API tokens for it hold no more."""
-        return record_document(await self._controller.people.remove_member(project, user))
+        return record_document(await self._controller.people.remove_member(project, user, me.name))
 
 
 class UserRoutes:
@@ -85,16 +85,16 @@ class UserRoutes:
         users = [record_document(_user(account)) for account in page.items]
         return {"items": users, "total": page.total, "limit": limit, "offset": offset, "cursor": 0}
 
-    async def create_user(self, body: NewUser) -> dict[str, Any]:
+    async def create_user(self, me: Caller, body: NewUser) -> dict[str, Any]:
         """Let a person in. They are a member of no project yet."""
         password = body.password.get_secret_value() if body.password is not None else ""
-        made = await self._controller.logins.create_account(body.name, password, admin=body.admin)
+        made = await self._controller.logins.create_account(body.name, password, admin=body.admin, by=me.name)
         return record_document(_user(made))
 
-    async def set_password(self, user: Name, body: NewPassword) -> dict[str, Any]:
+    async def set_password(self, user: Name, me: Caller, body: NewPassword) -> dict[str, Any]:
         """Give a user another password. What was logged in with the former one is logged out; API tokens stay."""
         password = body.password.get_secret_value()
-        return record_document(_user(await self._controller.logins.set_password(user, password)))
+        return record_document(_user(await self._controller.logins.set_password(user, password, by=me.name)))
 
     async def log_in(self, body: Login, request: Request) -> dict[str, Any]:
         """A token that holds for 12 hours, for a name and a password. Failed attempts are counted, and slowed down."""
@@ -112,13 +112,13 @@ class UserRoutes:
         await self._controller.logins.change_password(me.name, current, new, _address(request), me.token_id)
         return Response(status_code=204)
 
-    async def disable_user(self, user: Name) -> dict[str, Any]:
+    async def disable_user(self, user: Name, me: Caller) -> dict[str, Any]:
         """Refuse a user and every token of theirs from now on. The last site administrator cannot be disabled."""
-        return record_document(_user(await self._controller.people.disable(user)))
+        return record_document(_user(await self._controller.people.disable(user, by=me.name)))
 
-    async def enable_user(self, user: Name) -> dict[str, Any]:
+    async def enable_user(self, user: Name, me: Caller) -> dict[str, Any]:
         """Let a disabled user log in again; tokens of before hold no more."""
-        return record_document(_user(await self._controller.people.disable(user, disabled=False)))
+        return record_document(_user(await self._controller.people.disable(user, disabled=False, by=me.name)))
 
 
 def _address(request: Request) -> str:

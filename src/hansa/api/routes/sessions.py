@@ -32,6 +32,7 @@ from hansa.wire.tokens import Identity
 __all__ = ["SessionRoutes"]
 
 _LARGEST = 2**63 - 1
+Caller = Annotated[Identity, Depends(caller)]
 
 
 class SessionRoutes:
@@ -88,10 +89,10 @@ class SessionRoutes:
         add(Permission.VERIFY, f"{one}/verification", self.verify_session, response_model=VerificationShape)
         add(Permission.READ, f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
 
-    async def create_session(self, project: str, body: NewSession) -> dict[str, Any]:
+    async def create_session(self, project: str, me: Caller, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
         created = await self._controller.create_session(
-            project, _spec(body, project), seed_model=body.seed_model, package=body.package, keep=body.keep
+            project, _spec(body, project), seed_model=body.seed_model, package=body.package, keep=body.keep, by=me.name
         )
         return record_document(created)
 
@@ -99,22 +100,20 @@ class SessionRoutes:
         """A session."""
         return record_document(await self._controller.store.get(SessionRecord, project, session))
 
-    async def delete_session(self, project: str, session: str) -> Response:
+    async def delete_session(self, project: str, session: str, me: Caller) -> Response:
         """Delete a session that does not run, with its records, and the objects that nothing else needs."""
-        await self._controller.delete_session(project, session)
+        await self._controller.delete_session(project, session, me.name)
         return Response(status_code=204)
 
-    async def start_session(self, project: str, session: str) -> dict[str, Any]:
+    async def start_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Run a session that was created, failed or was stopped."""
-        return record_document(await self._controller.start_session(project, session))
+        return record_document(await self._controller.start_session(project, session, me.name))
 
-    async def resume_session(self, project: str, session: str) -> dict[str, Any]:
+    async def resume_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Go on after the last committed round: the same as to start a session that has run before."""
-        return record_document(await self._controller.start_session(project, session))
+        return record_document(await self._controller.start_session(project, session, me.name))
 
-    async def stop_session(
-        self, project: str, session: str, me: Annotated[Identity, Depends(caller)]
-    ) -> dict[str, Any]:
+    async def stop_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Stop a running session; what is committed stays, and it can be resumed."""
         return record_document(await self._controller.stop_session(project, session, me.name))
 

@@ -24,6 +24,7 @@ from hansa.errors import (
 from hansa.messages import ClientInfo, Metrics, RunSpec
 from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
+from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.directory import ROOT
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
@@ -184,14 +185,14 @@ class Controller:
 
     # ── projects and tokens ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def create_project(self, project: str) -> ProjectRecord:
+    async def create_project(self, project: str, by: str = SERVER) -> ProjectRecord:
         """A new project, without members; raises `ConflictError` when there is one of this name."""
         record = ProjectRecord(checked_name(project, "project"), project, time.time())
-        await self.store.create(record)
+        await self.store.create(record, audit_line(project, by, "project.create", project))
         return record
 
     async def issue_token(
-        self, project: str, name: str, role: Role, expires_in: float | None = None
+        self, project: str, name: str, role: Role, expires_in: float | None = None, by: str = SERVER
     ) -> tuple[str, TokenRecord]:
         """A token for a node; expires_in: seconds, None for ever. The token is not kept."""
         if role is Role.PERSON:
@@ -202,12 +203,12 @@ class Controller:
         now = time.time()
         expires_at = None if expires_in is None else now + expires_in
         record = TokenRecord(jti, project, name, role.value, now, expires_at)
-        await self.store.create(record)
+        await self.store.create(record, audit_line(project, by, "token.issue", jti, detail=f"{name} ({role.value})"))
         return token, record
 
-    async def revoke_token(self, project: str, token_id: str) -> TokenRecord:
+    async def revoke_token(self, project: str, token_id: str, by: str = SERVER) -> TokenRecord:
         """A token of a project, a node's or a person's, that is refused from now on."""
-        return await self.people.refuse(await self.store.get(TokenRecord, project, token_id))
+        return await self.people.refuse(await self.store.get(TokenRecord, project, token_id), by)
 
     def verify(self, token: str) -> Identity:
         """Who holds this token; raises `AuthenticationError`."""
@@ -218,13 +219,13 @@ class Controller:
 
     # ── models and packages ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def add_model(self, project: str, file: bytes | memoryview, name: str = "") -> ModelRecord:
+    async def add_model(self, project: str, file: bytes | memoryview, name: str = "", by: str = SERVER) -> ModelRecord:
         """A seed model, as a safetensors file; raises `WireError` when it is none."""
         arrays = await asyncio.to_thread(codec.decode, file)
         digest = await self.retention.put(codec.encode(arrays))
         try:
             record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
-            await self.store.put(record)
+            await self.store.put(record, audit_line(project, by, "model.upload", digest, detail=name))
         finally:
             self.retention.holds.release(digest)
         return record
@@ -251,14 +252,14 @@ class Controller:
             f"(hansa model list --session {record.session})"
         )
 
-    async def add_package(self, project: str, archive: bytes, name: str) -> PackageRecord:
+    async def add_package(self, project: str, archive: bytes, name: str, by: str = SERVER) -> PackageRecord:
         """User code for sessions; raises `AppError` when it cannot be unpacked safely."""
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
             await asyncio.to_thread(unpack, archive, Path(folder))
         digest = await self.retention.put([archive])
         try:
             record = PackageRecord(digest, project, checked_name(name, "package"), len(archive), time.time())
-            await self.store.put(record)
+            await self.store.put(record, audit_line(project, by, "package.upload", digest, detail=name))
         finally:
             self.retention.holds.release(digest)
         return record
@@ -266,7 +267,14 @@ class Controller:
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def create_session(
-        self, project: str, spec: RunSpec, *, seed_model: str, package: str | None = None, keep: str | None = None
+        self,
+        project: str,
+        spec: RunSpec,
+        *,
+        seed_model: str,
+        package: str | None = None,
+        keep: str | None = None,
+        by: str = SERVER,
     ) -> SessionRecord:
         """A session, not started. Raises `ConfigError`, and `NotFoundError` for a foreign model or package.
 
@@ -290,11 +298,12 @@ class Controller:
         )
         async with self.retention.holds.holding(seed_model):
             await self._need_model(project, seed_model)
-            await self.store.create(session)
+            told = audit_line(project, by, "session.create", session.id, detail=session.name)
+            await self.store.create(session, told)
         await self.journal.record(event(project, session.id, "session.created", f"session {session.name} was created"))
         return session
 
-    async def start_session(self, project: str, session_id: str) -> SessionRecord:
+    async def start_session(self, project: str, session_id: str, by: str = SERVER) -> SessionRecord:
         """Run a created session, or resume one that failed or was stopped, after its last committed round."""
         tree = self.tree(project)
         async with self._changing:
@@ -305,22 +314,25 @@ class Controller:
                     "start a new one from its model"
                 )
             tree.start(session)
+        await self.people.note(audit_line(project, by, "session.start", session_id, detail=session.name))
         await tree.under_way(session_id)
         return await self.store.get(SessionRecord, project, session_id)
 
     async def stop_session(self, project: str, session_id: str, who: str) -> SessionRecord:
         """Stop a running session; what is committed stays, and it can be resumed."""
         await self.store.get(SessionRecord, project, session_id)
+        await self.people.note(audit_line(project, who, "session.stop", session_id))
         await self.tree(project).stop(session_id, f"stopped by {who}")
         return await self.store.get(SessionRecord, project, session_id)
 
-    async def delete_session(self, project: str, session_id: str) -> None:
+    async def delete_session(self, project: str, session_id: str, by: str = SERVER) -> None:
         """Delete a session that does not run, with its records, and the objects that nobody else needs."""
         async with self._changing:
             session = await self.store.get(SessionRecord, project, session_id)
             if self.tree(project).is_running(session_id):
                 raise ConflictError(f"session {session.name} is running; stop it before you delete it")
-            await self.store.delete_session(project, session_id)
+            told = audit_line(project, by, "session.delete", session_id, detail=session.name)
+            await self.store.delete_session(project, session_id, told)
         await self.journal.record(event(project, "", "session.deleted", f"session {session.name} was deleted"))
         try:
             await self.retention.finish()

@@ -12,11 +12,13 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from hansa.errors import AuthenticationError, ConflictError, InputError, NotFoundError
+from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.names import checked_name
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import (
     INSTALLATION,
     AccountRecord,
+    AuditRecord,
     MemberRecord,
     ProjectRecord,
     ProjectRole,
@@ -149,11 +151,14 @@ class People:
 
     # ── accounts and members ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def create_account(self, name: str, *, admin: bool = False, password: str = "") -> AccountRecord:
-        """A person; raises `ConflictError` when there is one of this name. password: its hash."""
+    async def create_account(
+        self, name: str, *, admin: bool = False, password: str = "", by: str = SERVER
+    ) -> AccountRecord:
+        """A person; raises `ConflictError` when there is one of this name. password: its hash; by: who lets them in."""
         account = AccountRecord(checked_name(name, "user"), INSTALLATION, time.time(), admin, password=password)
         try:
-            await self._store.create(account)
+            told = audit_line(INSTALLATION, by, "user.create", name, detail="site administrator" if admin else "")
+            await self._store.create(account, told)
         except ConflictError as error:
             raise ConflictError(f"there is a user {name!r} already; choose another name") from error
         return account
@@ -165,7 +170,7 @@ class People:
         except NotFoundError:
             return await self.create_account(name, admin=True)
 
-    async def disable(self, name: str, *, disabled: bool = True) -> AccountRecord:
+    async def disable(self, name: str, *, disabled: bool = True, by: str = SERVER) -> AccountRecord:
         """Refuse a person and their tokens from now on, or let them in again. The last administrator stays."""
         async with self._changing:
             account = await self.account(name)
@@ -176,27 +181,29 @@ class People:
                 if admins.total == 1:
                     raise ConflictError(f"{name} is the last site administrator; make another first")
             account = replace(account, disabled=disabled)
-            await self._write(account, *(await self._revocations(name) if disabled else ()))
+            told = audit_line(INSTALLATION, by, "user.disable" if disabled else "user.enable", name)
+            await self._write(account, *(await self._revocations(name) if disabled else ()), told)
         return account
 
-    async def keep_password(self, name: str, password: str, keep: str = "") -> AccountRecord:
+    async def keep_password(self, name: str, password: str, keep: str = "", by: str = SERVER) -> AccountRecord:
         """Keep another hash of a password, and refuse every login of before; keep: the id of one that still holds."""
         async with self._changing:
             account = replace(await self.account(name), password=password)
             logins = await self._revocations(name, INSTALLATION)
-            await self._write(account, *(token for token in logins if token.id != keep))
+            told = audit_line(INSTALLATION, by, "user.password", name)
+            await self._write(account, *(token for token in logins if token.id != keep), told)
         return account
 
-    async def add_member(self, project: str, name: str, role: ProjectRole) -> MemberRecord:
+    async def add_member(self, project: str, name: str, role: ProjectRole, by: str = SERVER) -> MemberRecord:
         """Make a person a member of a project, or give a member another role."""
         async with self._changing:
             await self.account(name)
             await self._store.get(ProjectRecord, project, project)
             member = MemberRecord(name, project, role, time.time())
-            await self._write(member)
+            await self._write(member, audit_line(project, by, "member.put", name, detail=role.value))
         return member
 
-    async def remove_member(self, project: str, name: str) -> MemberRecord:
+    async def remove_member(self, project: str, name: str, by: str = SERVER) -> MemberRecord:
         """From now on they know the project no more, and their tokens for it hold no more."""
         async with self._changing:
             try:
@@ -206,7 +213,8 @@ class People:
             if member is None or member.removed:
                 raise NotFoundError(f"{name!r} is no member of project {project!r}")
             member = replace(member, removed=True)
-            await self._write(member, *await self._revocations(name, project))
+            told = audit_line(project, by, "member.remove", name, detail=member.role.value)
+            await self._write(member, *await self._revocations(name, project), told)
         return member
 
     # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,10 +227,11 @@ class People:
         project: str = INSTALLATION,
         bound: ProjectRole | None = None,
         expires_in: float | None = None,
+        action: str = "token.issue",
     ) -> tuple[str, TokenRecord]:
         """A token that acts for a person. called: what it is called; bound: the most that it may do in the project.
 
-        expires_in: seconds, None for ever. The token is not kept.
+        expires_in: seconds, None for ever; action: what the audit record calls it. The token is not kept.
         """
         if (bound is None) != (project == INSTALLATION):
             raise InputError("a token that is bounded by a role is for one project, and only such a one")
@@ -238,7 +247,8 @@ class People:
             expires_at=None if expires_in is None else now + expires_in,
             account=account.id,
         )
-        await self._store.create(record)
+        told = audit_line(project, account.id, action, jti, detail=f"{record.name} ({record.role})")
+        await self._store.create(record, told)
         return token, record
 
     async def revoke(self, name: str, project: str, token_id: str) -> TokenRecord:
@@ -246,17 +256,22 @@ class People:
         record = await self._store.get(TokenRecord, project, token_id)
         if record.account != name:
             raise NotFoundError(f"{name} has no token {token_id!r} here")
-        return await self.refuse(record)
+        return await self.refuse(record, name)
 
-    async def refuse(self, token: TokenRecord) -> TokenRecord:
+    async def refuse(self, token: TokenRecord, by: str = SERVER) -> TokenRecord:
         """Refuse a token, a person's or a node's, from now on."""
         revoked = replace(token, revoked=True)
-        await self._write(revoked)
+        told = audit_line(token.project, by, "token.revoke", token.id, detail=f"{token.name} ({token.role})")
+        await self._write(revoked, told)
         return revoked
 
     async def recall(self, project: str) -> None:
         """Remember which tokens of a project are revoked: a node's is asked about without a look at the store."""
         self._revoked.update([token.id async for token in self._every(TokenRecord, project, revoked=True)])
+
+    async def note(self, *lines: AuditRecord) -> None:
+        """Add lines to the audit record that belong to no other change."""
+        await self._store.put(*lines)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
