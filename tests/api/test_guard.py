@@ -7,6 +7,7 @@ import httpx
 import pytest
 from served import Served
 
+from hansa.api.permissions import Permission
 from hansa.api.server import openapi
 from hansa.wire.frames import Role
 
@@ -21,14 +22,18 @@ PLACEHOLDERS = {
 }
 
 
+PATHS = openapi()["paths"]
+
+
 def _routes() -> Iterator[tuple[str, str]]:
-    for path, operations in openapi()["paths"].items():
+    for path, operations in PATHS.items():
         for method in operations:
             yield method.upper(), path
 
 
 ROUTES = sorted(_routes())
-GUARDED = [route for route in ROUTES if route[1] != "/healthz"]
+OPEN = [("GET", "/healthz"), ("POST", "/api/v1/login")]
+GUARDED = [route for route in ROUTES if route not in OPEN]
 OF_PROJECTS = [route for route in ROUTES if "{project}" in route[1]]
 FOR_PEOPLE = [route for route in GUARDED if route != ("GET", "/api/v1/me")]
 
@@ -53,9 +58,16 @@ def foreign(served: Served) -> str:
     return served.token(project="other", name="oskar")
 
 
-def test_health_alone_is_open_and_says_only_ok(served: Served) -> None:
+def test_health_and_logging_in_alone_are_open_and_tell_nothing(served: Served) -> None:
+    assert [(method, path) for method, path in ROUTES if permission(method, path) == Permission.STRANGERS] == OPEN
     assert served.http().get("/healthz").text == "ok"
+    body = {"name": "nobody", "password": "a password of nobody"}
+    _assert_problem(served.http().post("/api/v1/login", json=body), 401)
     assert [path for _, path in ROUTES if not path.startswith("/api/v1/")] == ["/healthz"]
+
+
+def permission(method: str, path: str) -> str:
+    return str(PATHS[path][method.lower()]["x-permission"])
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
