@@ -218,7 +218,8 @@ def _route(method: str, path: str, operation: dict[str, Any], schemas: Mapping[s
         f"{status} {_answer(answer)}".strip() for status, answer in sorted(operation.get("responses", {}).items())
     )
     table = _table(("", "in", "type", ""), rows) + "\n\n" if rows else ""
-    return f"### `{method} {path}`\n\n{text}\n\n{table}Answers: {answers}."
+    needs = f"Needs the permission to {operation['x-permission']}."
+    return f"### `{method} {path}`\n\n{text}\n\n{needs}\n\n{table}Answers: {answers}."
 
 
 def _answer(answer: Mapping[str, Any]) -> str:
@@ -258,6 +259,20 @@ def _schema_kind(schema: Mapping[str, Any]) -> str:
     kind = " or ".join(kinds) or str(schema.get("type", "any"))
     default = schema.get("default")
     return kind if default is None else f"{kind}, default {_code(default)}"
+
+
+def _permissions() -> str:
+    table = import_module("hansa.api.permissions")
+    people = import_module("hansa.store.records").ProjectRole
+    nodes = import_module("hansa.wire.frames").Role
+    columns = [*people, nodes.CLIENT, nodes.COMBINER]
+    rows = []
+    for permission in table.Permission:
+        granted = table.ROLES[permission]
+        everybody = nodes.PERSON in granted
+        marks = ["yes" if role in granted or (everybody and role in people) else "" for role in columns]
+        rows.append((permission.value, *marks, "yes"))
+    return _table(("", *(role.value for role in columns), "site administrator"), rows)
 
 
 # ── plug-ins, public names, errors, dtypes, messages ─────────────────────────────────────────────────────────────────
@@ -414,6 +429,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "entry-points": _entry_points,
     "errors": _errors,
     "messages": _messages,
+    "permissions": _permissions,
     "public-names": _public_names,
     "routes": _routes,
     "run-spec": _run_spec,

@@ -15,6 +15,7 @@ HansaError
 │   └── UntrustedServerError    a server cannot show that it is the one that is meant
 ├── AuthenticationError         no token, or one that does not hold
 ├── PermissionDeniedError       the identity may not do this
+├── ThrottledError              it was tried too often; the same call may succeed later
 ├── StorageError                a disk or a database cannot keep something, or give it back
 │   ├── StorageUnavailableError for now: away, restarting, full or busy; the same call may succeed later
 │   └── CorruptionError         what is stored is not what was stored, or its chain of hashes is broken
@@ -46,6 +47,7 @@ __all__ = [
     "RunFailedError",
     "StorageError",
     "StorageUnavailableError",
+    "ThrottledError",
     "UntrustedServerError",
     "UpdateRejectedError",
     "UserCodeError",
@@ -163,6 +165,10 @@ class AuthenticationError(HansaError):
 
 class PermissionDeniedError(HansaError):
     """The identity may not do this."""
+
+
+class ThrottledError(HansaError):
+    """It was tried too often; the same call may succeed later."""
 
 
 class StorageError(HansaError):

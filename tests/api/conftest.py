@@ -66,5 +66,5 @@ def app(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def admin(served: Served) -> str:
-    """An admin's token for the module's server."""
-    return served.token()
+    """A site administrator's token for the module's server."""
+    return served.admin()

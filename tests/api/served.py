@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +12,10 @@ import httpx
 from hansa.api.client import Client
 from hansa.api.encryption import client_context
 from hansa.api.server import ApiServer
+from hansa.errors import ConflictError
 from hansa.network.local import LocalNetwork
 from hansa.settings import Settings
+from hansa.store.records import ProjectRole
 from hansa.wire.frames import Role
 
 T = TypeVar("T")
@@ -42,8 +44,25 @@ class Served:
     def url(self) -> str:
         return self.server.url
 
-    def token(self, role: Role = Role.ADMIN, project: str = "default", name: str = "ada") -> str:
-        return self.run(self.server.controller.issue_token(project, name, role))[0]
+    def token(self, role: Role | ProjectRole = ProjectRole.OWNER, project: str = "default", name: str = "ada") -> str:
+        """A token for a node, or for a member who has this role in the project from now on."""
+        if isinstance(role, Role):
+            return self.run(self.server.controller.issue_token(project, name, role))[0]
+        people = self.server.controller.people
+        self.person(name)
+        self.run(people.add_member(project, name, role))
+        return self.run(people.issue(name, called="test", project=project, bound=role))[0]
+
+    def person(self, name: str, *, admin: bool = False) -> str:
+        """A token without bounds for a person, who is a member of nothing yet."""
+        people = self.server.controller.people
+        with suppress(ConflictError):
+            self.run(people.create_account(name, admin=admin))
+        return self.run(people.issue(name, called="test"))[0]
+
+    def admin(self) -> str:
+        """A token for a site administrator."""
+        return self.person("root", admin=True)
 
     def http(self, token: str = "") -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}

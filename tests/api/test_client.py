@@ -138,11 +138,18 @@ def test_a_name_that_two_sessions_have_must_be_an_id(served: Served, app: Path) 
         client.sessions.delete(session.id)
 
 
-def test_a_new_project_comes_with_a_token_for_it(served: Served, app: Path) -> None:
-    made = served.client().projects.create("cardiology")
-    theirs = served.client("cardiology", made.token)
+def test_a_new_project_is_its_members_and_nobody_elses(served: Served, app: Path) -> None:
+    root = served.client("cardiology", served.admin())
+    assert root.projects.create("cardiology").id == "cardiology"
+    eve = served.client("cardiology", served.person("eve"))
+    with pytest.raises(NotFoundError, match="eve knows no project 'cardiology'"):
+        eve.sessions.list()
+    root.members.add("eve", "owner")
+    theirs = served.client("cardiology", eve.tokens.create("nightly", "maintainer").token)
     assert [project.id for project in theirs.projects.list()] == ["cardiology"]
-    assert (theirs.me().project, theirs.me().role) == ("cardiology", Role.ADMIN)
+    me = theirs.me()
+    assert (me.name, me.role, me.project, me.admin) == ("eve", Role.PERSON, "cardiology", False)
+    assert (me.roles, eve.me().roles) == ({"cardiology": "owner bounded to maintainer"}, {"cardiology": "owner"})
     session = theirs.sessions.prepare(app)
     assert session.project == "cardiology"
     with pytest.raises(NotFoundError):
@@ -226,7 +233,7 @@ def test_a_key_signs_what_is_packed_here_and_a_packages_file_travels_as_it_is(se
     (tmp_path / "app.py").write_text("import hansa\n\napp = hansa.App()\n")
     plain = tmp_path / "ward.hansa"
     plain.write_bytes(build(tmp_path / "app.py", name="ward"))
-    with Client(served.url, served.token(), "default", package_key=tmp_path / "key.pem") as client:
+    with Client(served.url, served.token(), "default", served.server.trust, package_key=tmp_path / "key.pem") as client:
         signed = client.packages.upload(tmp_path / "app.py", "ward")
         as_it_is = client.packages.upload(plain)
         with pytest.raises(InputError, match="has its name already"):

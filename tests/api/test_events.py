@@ -102,7 +102,7 @@ def test_a_watcher_outlives_a_restart_of_the_server_without_gap_or_duplicate(fre
 
 def test_a_revoked_token_ends_its_streams(served: Served) -> None:
     admin = served.client()
-    issued = admin.tokens.create("reader", "admin")
+    issued = admin.tokens.create("reader", "viewer")
     with served.http(issued.token).stream("GET", f"{STREAM}?after=0") as response:
         stream = response.iter_lines()
         record(served, "seen")

@@ -1,4 +1,4 @@
-"""Who may call what: every route of the OpenAPI document is walked."""
+"""Who is let in at all: every route of the OpenAPI document is walked. `test_permissions` says who may do what."""
 
 import re
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ import httpx
 import pytest
 from served import Served
 
+from hansa.api.permissions import Permission
 from hansa.api.server import openapi
 from hansa.wire.frames import Role
 
@@ -17,19 +18,24 @@ PLACEHOLDERS = {
     "package": "0" * 64,
     "name": "x",
     "token": "x",
+    "user": "nobody",
 }
 
 
+PATHS = openapi()["paths"]
+
+
 def _routes() -> Iterator[tuple[str, str]]:
-    for path, operations in openapi()["paths"].items():
+    for path, operations in PATHS.items():
         for method in operations:
             yield method.upper(), path
 
 
 ROUTES = sorted(_routes())
-GUARDED = [route for route in ROUTES if route[1] != "/healthz"]
+OPEN = [("GET", "/healthz"), ("POST", "/api/v1/login")]
+GUARDED = [route for route in ROUTES if route not in OPEN]
 OF_PROJECTS = [route for route in ROUTES if "{project}" in route[1]]
-FOR_ADMINS = [route for route in GUARDED if route != ("GET", "/api/v1/me")]
+FOR_PEOPLE = [route for route in GUARDED if route != ("GET", "/api/v1/me")]
 
 
 def _filled(path: str, project: str = "default") -> str:
@@ -47,14 +53,21 @@ def _assert_problem(response: httpx.Response, status: int) -> None:
 
 @pytest.fixture(scope="module")
 def foreign(served: Served) -> str:
-    """An admin's token for another project."""
+    """A token of another project's owner."""
     served.run(served.server.controller.create_project("other"))
-    return served.token(project="other")
+    return served.token(project="other", name="oskar")
 
 
-def test_health_alone_is_open_and_says_only_ok(served: Served) -> None:
+def test_health_and_logging_in_alone_are_open_and_tell_nothing(served: Served) -> None:
+    assert [(method, path) for method, path in ROUTES if permission(method, path) == Permission.STRANGERS] == OPEN
     assert served.http().get("/healthz").text == "ok"
+    body = {"name": "nobody", "password": "a password of nobody"}
+    _assert_problem(served.http().post("/api/v1/login", json=body), 401)
     assert [path for _, path in ROUTES if not path.startswith("/api/v1/")] == ["/healthz"]
+
+
+def permission(method: str, path: str) -> str:
+    return str(PATHS[path][method.lower()]["x-permission"])
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
@@ -68,7 +81,7 @@ def test_a_route_without_a_token_is_refused(served: Served, method: str, path: s
 def test_nodes_may_call_nothing_but_me(served: Served, role: Role) -> None:
     http = served.http(served.token(role, name=f"a-{role}"))
     assert http.get("/api/v1/me").json()["role"] == role
-    for method, path in FOR_ADMINS:
+    for method, path in FOR_PEOPLE:
         _assert_problem(http.request(method, _filled(path)), 403)
 
 
@@ -80,7 +93,7 @@ def test_a_token_of_another_project_finds_nothing(
     response = served.http(foreign).request(method, _filled(path, asked), json={})
     _assert_problem(response, 404)
     assert response.json()["detail"].replace(asked, "?") == (
-        "this token knows no project '?': it is for other; use one of that project"
+        "oskar knows no project '?'; `hansa project list` shows those it knows"
     )
 
 
@@ -107,7 +120,7 @@ def test_a_header_that_is_no_token_is_refused(served: Served, header: str) -> No
 
 def test_a_revoked_token_is_refused_at_once(served: Served) -> None:
     admin = served.client()
-    issued = admin.tokens.create("brief", Role.ADMIN)
+    issued = admin.tokens.create("brief", "viewer")
     http = served.http(issued.token)
     assert http.get("/api/v1/me").status_code == 200
     assert admin.tokens.revoke(issued.record.id).revoked

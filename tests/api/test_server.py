@@ -21,10 +21,10 @@ SERVE = textwrap.dedent(
     from pathlib import Path
     from hansa.api.server import serve
     from hansa.settings import Settings
-    from hansa.wire.frames import Role
 
     async def ready(server):
-        token, _ = await server.controller.issue_token("default", "ada", Role.ADMIN)
+        ada = await server.controller.people.create_account("ada", admin=True)
+        token, _ = await server.controller.people.issue(ada.id, called="test")
         print(server.url, token, flush=True)
 
     asyncio.run(serve(Settings(data=Path(sys.argv[1]), port=0, grpc_port=0), ready))

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 from hansa.errors import ConfigError, ConflictError, NotFoundError, StorageError
 from hansa.store import queries
+from hansa.store.audit import chained
 from hansa.store.leading import LeaseLeadership
 from hansa.store.link import round_link
 from hansa.store.ports import Leadership, ObjectStore, Page, Pruned, Query, Release, RoundCommit, StoredObject
 from hansa.store.records import (
+    AuditRecord,
     EventRecord,
     ModelRecord,
     PackageRecord,
@@ -34,6 +36,8 @@ __all__ = ["Database", "Disk", "MemoryStore", "OldObjects", "SlowObjects"]
 T = TypeVar("T")
 Row = dict[str, Any]
 
+_NUMBERED = (EventRecord, AuditRecord)
+"""Kinds whose key is given by the store."""
 _OF_SESSION = frozenset(kind for kind, table in TABLES.items() if table.foreign_keys)
 
 
@@ -74,12 +78,16 @@ class Database:
         for kind, row in records:
             if kind in _OF_SESSION and (row["project"], row["session"]) not in sessions:
                 raise NotFoundError("a row belongs to a session that its project does not have")
-            if fresh and kind is not EventRecord and _key(kind, row) in self.rows[kind]:
+            if fresh and kind not in _NUMBERED and _key(kind, row) in self.rows[kind]:
                 raise ConflictError(f"there is a {_noun(kind)} {row['id']!r} already; choose another id")
         for kind, row in records:
             if kind is EventRecord:
                 self.events += 1
                 self.rows[kind][self.events,] = row | {"id": self.events}
+            elif kind is AuditRecord:
+                before = self.every(AuditRecord, row["project"])
+                line = to_row(chained(before[-1] if before else None, from_row(AuditRecord, row)))
+                self.rows[kind][_key(kind, line)] = line
             else:
                 self.rows[kind][_key(kind, row)] = row
 
@@ -301,20 +309,25 @@ class MemoryStore:
     async def put(self, *records: Record) -> None:
         """Insert or replace by id."""
         rows = [(type(record), to_row(record)) for record in records]
-        _check_new([record for record in records if isinstance(record, EventRecord)])
+        _check_new(records)
         if rows:
             await self._writing("put", lambda: self.database.write(rows))
 
-    async def create(self, record: Record) -> None:
+    async def create(self, record: Record, *others: Record) -> None:
         """Insert."""
-        row = to_row(record)
-        if isinstance(record, EventRecord):
-            _check_new([record])
-        await self._writing("create", lambda: self.database.write([(type(record), row)], fresh=True))
+        _check_new([record, *others])
+        rows = [(type(row), to_row(row)) for row in (record, *others)]
+        await self._writing("create", lambda: self.database.write(rows, fresh=True))
 
-    async def delete_session(self, project: str, session: str) -> None:
+    async def delete_session(self, project: str, session: str, *others: Record) -> None:
         """Remove a session and its rows."""
-        await self._writing("forget", lambda: self.database.delete_session(project, session))
+        rows = [(type(row), to_row(row)) for row in others]
+
+        def delete() -> None:
+            self.database.delete_session(project, session)
+            self.database.write(rows)
+
+        await self._writing("forget", delete)
 
     async def commit_round(self, commit: RoundCommit) -> None:
         """Write a round at once."""
@@ -514,10 +527,12 @@ def _noun(kind: RecordType) -> str:
     return kind.__name__.removesuffix("Record").lower()
 
 
-def _check_new(events: Iterable[EventRecord]) -> None:
-    for event in events:
-        if event.id:
-            raise ConflictError(f"event {event.id} ({event.kind}) is stored already, and events never change")
+def _check_new(records: Iterable[Record]) -> None:
+    for record in records:
+        if isinstance(record, EventRecord) and record.id:
+            raise ConflictError(f"event {record.id} ({record.kind}) is stored already, and events never change")
+        if isinstance(record, AuditRecord) and record.number:
+            raise ConflictError(f"line {record.number} of the audit record is stored already, and never changes")
 
 
 def _check_trail(limit: int) -> None:

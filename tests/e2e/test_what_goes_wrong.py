@@ -45,7 +45,7 @@ def test_something_else_than_a_hansa_server_is_recognised(hansa: Hansa, server: 
 
 def test_a_bad_token_is_refused_by_commands_and_nodes(hansa: Hansa, server: Server) -> None:
     url = server.facts["url"]
-    assert "token" in refused(hansa, "login", "--url", url, "--token", NONSENSE)
+    assert "token" in refused(hansa, "login", url, "--token", NONSENSE)
     assert "not a hansa token" in refused(hansa, "client", "start", "--join", server.join, HANSA_TOKEN=NONSENSE)
     token = hansa.json("token", "create", "gone")
     hansa.json("token", "revoke", token["record"]["id"])

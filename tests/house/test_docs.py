@@ -23,6 +23,7 @@ HOME = {
     "entry-points": "plug-ins.md",
     "errors": "errors.md",
     "messages": "wire.md",
+    "permissions": "permissions.md",
     "public-names": "python.md",
     "routes": "rest.md",
     "run-spec": "run.md",

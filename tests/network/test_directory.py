@@ -102,4 +102,4 @@ def test_a_combiner_is_no_load_and_waits_for_its_parent() -> None:
 
 def test_an_operator_is_sent_nowhere() -> None:
     with pytest.raises(PermissionDeniedError, match="only clients and combiners"):
-        directory().assign("boss", Role.ADMIN, "", {}, 0)
+        directory().assign("boss", Role.PERSON, "", {}, 0)

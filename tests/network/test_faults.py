@@ -295,11 +295,12 @@ async def test_a_revoked_token_is_refused(app: Path, tmp_path: Path) -> None:
             await agent.run()
 
 
-async def test_an_admin_token_is_no_node(app: Path, tmp_path: Path) -> None:
+async def test_a_persons_token_is_no_node(app: Path, tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
-        token, _ = await made.controller.issue_token(PROJECT, "boss", Role.ADMIN)
+        await made.controller.people.create_account("boss", admin=True)
+        token, _ = await made.controller.people.issue("boss", called="login")
         agent = Agent(
             ClientInfo("boss"), join=made.server.address, token=token, work=tmp_path / "boss", app=app, trust=made.trust
         )
-        with pytest.raises(PermissionDeniedError, match="role admin"):
+        with pytest.raises(PermissionDeniedError, match="boss is a person"):
             await agent.run()

@@ -4,16 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.store.audit import chained
 from hansa.store.ports import MetadataStore, Query, RoundCommit
 from hansa.store.records import (
+    AccountRecord,
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
     EventRecord,
+    MemberRecord,
     MetricRecord,
     ModelRecord,
     PackageRecord,
     ProjectRecord,
+    ProjectRole,
     Record,
     RoundRecord,
     SessionRecord,
@@ -148,5 +153,8 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         ClientRecord(f"{project}/a", project, "a", "combiner-1", connected=True, first_seen=1.0, last_seen=2.0),
         CombinerRecord(f"{project}/m", project, "m", "", "[::1]:7", connected=False, first_seen=1.0, last_seen=2.0),
         PackageRecord(digest(4), project, "app", 123, 4.0),
-        TokenRecord("jti", project, "a", "client", 1.0, expires_at=2.0, revoked=True),
+        TokenRecord("jti", project, "nightly", "viewer", 1.0, expires_at=2.0, revoked=True, account="ada"),
+        AccountRecord("ada", project, 1.0, admin=True, disabled=True, password="$argon2id$x"),  # noqa: S106  # no hash
+        MemberRecord("ada", project, ProjectRole.DATA_SCIENTIST, 1.0, removed=True),
+        chained(None, AuditRecord("", project, 0, 1.0, "ada", "member.add", "bén", "done", "viewer")),
     )

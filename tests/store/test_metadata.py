@@ -14,6 +14,7 @@ from hansa.messages import Kind, RunSpec
 from hansa.store.link import round_link, verify_chain
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import (
+    AuditRecord,
     ClientRecord,
     ContributionRecord,
     EventRecord,
@@ -33,7 +34,18 @@ KINDS = [type(record) for record in one_of_each()]
 
 async def fill(store: MetadataStore, project: str = PROJECT) -> None:
     """Store one record of each kind."""
-    await store.put(*(replace(r, id=0) if isinstance(r, EventRecord) else r for r in one_of_each(project)))
+    await store.put(*(unnumbered(record) for record in one_of_each(project)))
+
+
+def unnumbered(record: Record) -> Record:
+    """As it is before it is stored."""
+    match record:
+        case EventRecord():
+            return replace(record, id=0)
+        case AuditRecord():
+            return replace(record, id="", number=0, link="")
+        case _:
+            return record
 
 
 # ── one row ──────────────────────────────────────────────────────────────────────────────────────────────────────────

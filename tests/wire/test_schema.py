@@ -31,6 +31,8 @@ PARTS = (Blob, RoundKey, Present, Contribution, Counted, RoundRules, EvaluationR
 FRAMES = (*get_args(FromNode), *get_args(ToNode))
 ENUMS = (Role, Kind, Reason)
 
+RETIRED = {"ROLE_ADMIN"}
+"""What the schema keeps, because it only grows, and nothing sends any more."""
 NUMBERS = {
     int: {FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64},
     float: {FieldDescriptor.TYPE_DOUBLE},
@@ -94,7 +96,7 @@ def test_every_enum_has_the_same_members_and_an_unspecified_zero(kind: type[StrE
     prefix = kind.__name__.upper()
     numbers = dict(values_pb2.DESCRIPTOR.enum_types_by_name[kind.__name__].values_by_name)
     assert numbers.pop(f"{prefix}_UNSPECIFIED").number == 0
-    assert set(numbers) == {f"{prefix}_{member.name}" for member in kind}
+    assert set(numbers) - RETIRED == {f"{prefix}_{member.name}" for member in kind}
 
 
 @pytest.mark.parametrize(("name", "union"), [("FromNode", FromNode), ("ToNode", ToNode)])

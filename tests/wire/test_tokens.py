@@ -46,6 +46,13 @@ def test_a_token_names_its_holder(role: Role):
     assert tokens.holder(token) == expected
 
 
+def test_a_persons_token_may_be_for_every_project_and_a_nodes_may_not():
+    token, token_id = tokens.issue(KEY, "ada", Role.PERSON, "")
+    assert tokens.verify(PUBLIC, token) == tokens.holder(token) == tokens.Identity("ada", Role.PERSON, "", token_id)
+    with pytest.raises(InputError, match="the project ''"):
+        tokens.issue(KEY, "ward", Role.CLIENT, "")
+
+
 def test_every_token_has_an_id_of_its_own():
     assert len({tokens.issue(KEY, "a", Role.CLIENT, "p")[1] for _ in range(20)}) == 20
 
@@ -74,7 +81,7 @@ def signed_with_the_public_key_as_a_secret() -> str:
 def promoted() -> str:
     header, payload, signature = crafted().split(".")
     claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
-    return f"{header}.{part({**claims, 'role': 'admin'})}.{signature}"
+    return f"{header}.{part({**claims, 'role': 'person'})}.{signature}"
 
 
 BAD = {
@@ -86,8 +93,10 @@ BAD = {
     "alg confusion": (signed_with_the_public_key_as_a_secret(), "not signed with EdDSA"),
     "another audience": (crafted(aud="another"), "another audience"),
     "several audiences": (crafted(aud=["hansa", "another"]), "another audience"),
-    "unknown role": (crafted(role="king"), "the role 'king'; known are admin, client, combiner"),
-    "role is no text": (crafted(role=["admin"]), "claim 'role' is missing or not text"),
+    "unknown role": (crafted(role="king"), "the role 'king'; known are client, combiner, person"),
+    "the role of an older version": (crafted(role="admin"), "the role 'admin'; known are"),
+    "a node of every project": (crafted(project=""), "claim 'project' is missing"),
+    "role is no text": (crafted(role=["person"]), "claim 'role' is missing or not text"),
     "name is a path": (crafted(sub="../../root"), "'sub' cannot be used as a name"),
     "project is a path": (crafted(project="a/b"), "'project' cannot be used as a name"),
     "empty name": (crafted(sub=""), "claim 'sub' is missing"),

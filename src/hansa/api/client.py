@@ -6,20 +6,23 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from hansa.api.credentials import load_credentials
+from hansa.api.credentials import Credentials, load_credentials
 from hansa.api.documents import from_document
 from hansa.api.nouns import (
+    Audit,
     Clients,
     Combiners,
     Events,
+    Members,
     Metrics,
     Models,
     Packages,
     Projects,
     Rounds,
     Tokens,
+    Users,
 )
-from hansa.api.results import Me, ServerInfo
+from hansa.api.results import IssuedToken, Me, ServerInfo
 from hansa.api.sessions import Sessions
 from hansa.api.transport import Transport
 from hansa.errors import AuthenticationError, InputError
@@ -28,7 +31,7 @@ from hansa.settings import Settings
 from hansa.wire.tls import CONTROLLER, WORLD, Trust, read_pair, roots_of, trust_in
 from hansa.wire.tokens import holder
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client", "connect", "log_in", "trust_at"]
 
 
 class Client:
@@ -55,11 +58,22 @@ class Client:
         self.combiners = Combiners(*place)
         self.tokens = Tokens(*place)
         self.projects = Projects(*place)
+        self.members = Members(*place)
+        self.users = Users(*place)
+        self.audit = Audit(*place)
         self.sessions = Sessions(*place, models=self.models, packages=self.packages, events=self.events)
 
     def me(self) -> Me:
         """Whom the server takes the holder of the token for."""
         return from_document(Me, self._transport.json("GET", "/me"))
+
+    def log_out(self) -> None:
+        """Refuse this client's own token from now on."""
+        self._transport.json("POST", "/logout")
+
+    def change_password(self, current: str, password: str) -> None:
+        """Another password for oneself; what else was logged in with the current one is logged out."""
+        self._transport.json("PUT", "/me/password", body={"current": current, "password": password})
 
     def server(self) -> ServerInfo:
         """The server's version, uptime and gRPC address."""
@@ -92,6 +106,16 @@ class Client:
         return f"Client(url={self.url!r}, project={self.project!r})"
 
 
+def log_in(url: str, name: str, password: str, trust: Trust = WORLD) -> IssuedToken:
+    """A token of a server for a name and a password; it holds for some hours."""
+    transport = Transport(url, "", trust)
+    try:
+        body = {"name": name, "password": password}
+        return from_document(IssuedToken, transport.json("POST", "/login", body=body))
+    finally:
+        transport.close()
+
+
 def connect(
     url: str | None = None, token: str | None = None, project: str | None = None, ca: str | None = None
 ) -> Client:
@@ -120,18 +144,25 @@ def connect(
         raise AuthenticationError(
             f"there is no token for {address}: give one, set HANSA_TOKEN, or run `hansa up`, which saves one"
         )
-    if ca is None and "ca" not in given and saved is not None and here:
-        trust = saved.trust
-    else:
-        trust = trust_at(address, settings.ca if ca is None else ca)
-    trust = replace(trust, own=read_pair(settings.tls_cert, settings.tls_key))
+    trust = _known(address, ca, settings, saved)
     key = settings.package_key.expanduser()
-    return Client(address, secret, project or _project(settings, secret), trust, package_key=key)
+    return Client(address, secret, project or _project(settings, secret, saved), trust, package_key=key)
 
 
-def trust_at(url: str, ca: str) -> Trust:
-    """How the server at a URL is known, by what people write; a fingerprint's certificate is asked for there."""
-    trust = trust_in(ca)
+def trust_at(url: str, ca: str | None) -> Trust:
+    """How a server is known: as is said, else by the environment, else as was saved for this URL.
+
+    ca: as of `connect`. A fingerprint's certificate is asked for there.
+    """
+    settings = Settings()
+    return _known(url, ca, settings, load_credentials(settings.credentials))
+
+
+def _known(url: str, ca: str | None, settings: Settings, saved: Credentials | None) -> Trust:
+    own = read_pair(settings.tls_cert, settings.tls_key)
+    if ca is None and "ca" not in settings.model_fields_set and saved is not None and saved.url == url.rstrip("/"):
+        return replace(saved.trust, own=own)
+    trust = trust_in(settings.ca if ca is None else ca, own)
     if not trust.fingerprint:
         return trust
     parts = urlsplit(url)
@@ -139,9 +170,12 @@ def trust_at(url: str, ca: str) -> Trust:
         raise InputError(f"{url} is without TLS: it has no authority; write https://, or leave out the fingerprint")
     host = parts.hostname or ""
     address = f"[{host}]:{parts.port or 443}" if ":" in host else f"{host}:{parts.port or 443}"
-    return Trust(roots=roots_of(address, trust.fingerprint), name=CONTROLLER)
+    return Trust(roots=roots_of(address, trust.fingerprint), name=CONTROLLER, own=own)
 
 
-def _project(settings: Settings, token: str) -> str:
-    """The environment's project, or the one that the token is for."""
-    return settings.project if "project" in settings.model_fields_set else holder(token).project
+def _project(settings: Settings, token: str, saved: Credentials | None) -> str:
+    """The environment's project, or the one that the token is for, or the one that was saved with it."""
+    if "project" in settings.model_fields_set:
+        return settings.project
+    remembered = saved.project if saved is not None and saved.token == token else ""
+    return holder(token).project or remembered or settings.project

@@ -10,7 +10,7 @@ from pathlib import Path
 from hansa.errors import InputError
 from hansa.wire.tls import Trust
 
-__all__ = ["Credentials", "load_credentials", "save_credentials"]
+__all__ = ["Credentials", "forget_credentials", "load_credentials", "save_credentials"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,11 @@ def save_credentials(path: Path, credentials: Credentials) -> Path:
         Path(name).replace(target)
         undo.pop_all()
     return target
+
+
+def forget_credentials(path: Path) -> None:
+    """Remove what was saved; harmless when nothing was."""
+    path.expanduser().unlink(missing_ok=True)
 
 
 def load_credentials(path: Path) -> Credentials | None:

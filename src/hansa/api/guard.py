@@ -1,26 +1,40 @@
-"""The gate in front of every route: who is calling, may they, is the request small enough. No route can forget it."""
+"""The gate in front of every route: who is calling, may they, is the request small enough. No route can forget it.
 
+A route says which permission it needs when it is added (`Routes.add`); the guard finds the route before anything of the
+request is read, and asks the store's members whether the caller has it in the project of the path.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hansa.api.answers import RefusedError, answer, fault
+from hansa.api.permissions import Permission, allows, holders
 from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError, PermissionDeniedError
+from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
+from hansa.network.controller.throttle import Throttle
 from hansa.packages.archive import MAX_ARCHIVE
+from hansa.store.records import INSTALLATION
 from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
 
-__all__ = ["ROOT", "Guard", "Limits", "caller"]
+__all__ = ["ROOT", "Gate", "Guard", "Limits", "Routes", "caller", "permission_of"]
 
 ROOT: Final = "/api/v1"
-_OPEN: Final = frozenset({"/healthz"})
-_FOR_ALL: Final = frozenset({("GET", f"{ROOT}/me")})
+_REFUSALS: Final = 60
+"""Refusals of one caller in a minute that are noted in the audit record."""
+_PERMISSION: Final = "x-permission"
+"""Where a route keeps its permission: the OpenAPI document shows it too."""
 _PROJECTS: Final = f"{ROOT}/projects/"
 _TOO_LARGE: Final = 413
 
@@ -49,14 +63,92 @@ def caller(request: Request) -> Identity:
     return identity
 
 
+class Routes:
+    """Where routes are added, each with a permission: one without cannot be."""
+
+    def __init__(
+        self, router: APIRouter, prefix: str = "", *, responses: Mapping[int | str, Any] | None = None, **common: Any
+    ) -> None:
+        """prefix: of every path; responses, common: what every route has, as options of `add_api_route`."""
+        self._router = router
+        self._prefix = prefix
+        self._responses = dict(responses or {})
+        self._common = common
+
+    def add(self, permission: Permission, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        """Add a route; options: those of `add_api_route`."""
+        extra = options.pop("openapi_extra", {}) | {_PERMISSION: permission.value}
+        responses = self._responses | options.pop("responses", {})
+        options = self._common | options
+        self._router.add_api_route(self._prefix + path, endpoint, openapi_extra=extra, responses=responses, **options)
+
+
+def permission_of(route: BaseRoute) -> Permission:
+    """What a route needs; raises `LookupError` for one that was added past `Routes`."""
+    extra = getattr(route, "openapi_extra", None) or {}
+    if _PERMISSION not in extra:
+        raise LookupError(f"the route {getattr(route, 'path', route)!r} names no permission: add it with Routes.add")
+    return Permission(extra[_PERMISSION])
+
+
+class Gate:
+    """Whether a caller may: the one place where it is decided."""
+
+    def __init__(self, controller: Controller) -> None:
+        """controller: knows people, their roles and their tokens."""
+        self._controller = controller
+        self._refusals = Throttle(_REFUSALS, 60.0)
+
+    async def refused(self, identity: Identity, asked: str, project: str, refusal: HansaError) -> None:
+        """Note in the audit record that somebody asked for what they may not have. asked: method and path of the route.
+
+        Of one caller so many in a minute and no more: whoever is refused cannot fill the disk.
+        """
+        now = time.monotonic()
+        if self._refusals.wait(identity.name, now) > 0:
+            return
+        self._refusals.count(identity.name, now)
+        known = isinstance(refusal, PermissionDeniedError) and identity.role is Role.PERSON
+        place = project if known else INSTALLATION
+        line = audit_line(place, identity.name, "request", asked, outcome="refused", detail=type(refusal).__name__)
+        await self._controller.people.note(line)
+
+    def identify(self, token: str) -> Identity:
+        """Who holds a token; raises `AuthenticationError`."""
+        return self._controller.verify(token)
+
+    async def check(self, identity: Identity, permission: Permission | None, project: str = INSTALLATION) -> None:
+        """Raise what is to be answered to one who may not, in the project of the path if there is one.
+
+        permission: None where there is no such route, so that nothing is allowed and only the project is checked.
+        """
+        if identity.role is not Role.PERSON:
+            if permission is None or not allows(permission, [identity.role]):
+                raise PermissionDeniedError(
+                    f"{identity.name} has the role {identity.role.value}, which may not use the REST API; "
+                    "log in as a person"
+                )
+            return
+        bounds = await self._controller.people.bounds(identity, project)
+        roles = bounds.roles if project != INSTALLATION else [identity.role]
+        if permission is None or bounds.admin or allows(permission, roles):
+            return
+        place = f" in project {project}" if project != INSTALLATION else ""
+        held = " bounded to ".join(role.value for role in roles)
+        raise PermissionDeniedError(
+            f"{identity.name} ({held}) may not {permission.value}{place}; this needs one of: {holders(permission)}"
+        )
+
+
 class Guard:
     """ASGI middleware, outermost."""
 
-    def __init__(self, app: ASGIApp, controller: Controller, limits: Limits) -> None:
-        """app: everything behind the gate."""
+    def __init__(self, app: ASGIApp, gate: Gate, limits: Limits, routes: Sequence[BaseRoute]) -> None:
+        """app: everything behind the guard; routes: those of the application."""
         self._app = app
-        self._controller = controller
+        self._gate = gate
         self._limits = limits
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -72,8 +164,7 @@ class Guard:
             await send(message)
 
         try:
-            if path not in _OPEN:
-                scope.setdefault("state", {})["identity"] = self._admit(scope, path)
+            await self._admit(scope)
             await self._app(scope, self._bounded(scope, path, receive), sending)
         except ClientDisconnect:
             return
@@ -88,24 +179,36 @@ class Guard:
         if not started:
             await response(scope, receive, send)
 
-    def _admit(self, scope: Scope, path: str) -> Identity:
-        """Who is calling; raises what is to be answered instead."""
+    async def _admit(self, scope: Scope) -> None:
+        """Let the caller in, and note who it is; raises what is to be answered instead."""
+        permission, project, asked = self._wanted(scope)
+        if permission is Permission.STRANGERS:
+            return
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise AuthenticationError("this needs a token: send the header `Authorization: Bearer TOKEN`")
-        identity = self._controller.verify(token.strip())
-        if identity.role is not Role.ADMIN and (scope["method"], path) not in _FOR_ALL:
-            raise PermissionDeniedError(
-                f"{identity.name} has the role {identity.role.value}, which may not use the REST API; "
-                "use an admin's token"
-            )
-        if path.startswith(_PROJECTS):
-            project = path.removeprefix(_PROJECTS).partition("/")[0]
-            if project != identity.project:
-                raise NotFoundError(
-                    f"this token knows no project {project!r}: it is for {identity.project}; use one of that project"
-                )
-        return identity
+        identity = self._gate.identify(token.strip())
+        try:
+            await self._gate.check(identity, permission, project)
+        except (NotFoundError, PermissionDeniedError) as refusal:
+            await self._gate.refused(identity, asked, project, refusal)
+            raise
+        scope.setdefault("state", {})["identity"] = identity
+
+    def _wanted(self, scope: Scope) -> tuple[Permission | None, str, str]:
+        """(what the route needs, the project of its path, method and path of the route).
+
+        None where no route has this path and method. The path is as the route has it, without ids or what may be typed.
+        """
+        project, asked = INSTALLATION, str(scope["method"])
+        for route in self._routes:
+            match, found = route.matches(scope)
+            if match is not Match.NONE:
+                project = found.get("path_params", {}).get("project", INSTALLATION)
+                asked = f"{scope['method']} {getattr(route, 'path', '')}"
+            if match is Match.FULL:
+                return permission_of(route), project, asked
+        return None, project, asked
 
     def _bounded(self, scope: Scope, path: str, receive: Receive) -> Receive:
         """`receive` that refuses a body of too many bytes, announced or not."""

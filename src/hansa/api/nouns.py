@@ -1,4 +1,4 @@
-"""What a client can name: models, packages, rounds, metrics, events, clients, combiners, tokens and projects."""
+"""What a client can name: models, packages, rounds, metrics, events, nodes, tokens, people and projects."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 from blake3 import blake3
 
 from hansa.api.documents import from_document
-from hansa.api.results import IssuedToken, Listing, NewProject
+from hansa.api.results import IssuedToken, Listing, User
 from hansa.api.transport import Message, Transport
 from hansa.arrays import Arrays
 from hansa.errors import ConnectionFailedError, CorruptionError, InputError, NotFoundError
@@ -19,14 +19,17 @@ from hansa.network.files import mapped
 from hansa.packages.package import SUFFIX, build
 from hansa.packages.signature import read_key
 from hansa.store.records import (
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
     EventRecord,
+    MemberRecord,
     MetricRecord,
     ModelRecord,
     PackageRecord,
     ProjectRecord,
+    ProjectRole,
     RoundRecord,
     TokenRecord,
 )
@@ -34,10 +37,12 @@ from hansa.wire import codec
 from hansa.wire.frames import Role
 
 __all__ = [
+    "Audit",
     "Clients",
     "Combiners",
     "Events",
     "Listed",
+    "Members",
     "Metrics",
     "Models",
     "Noun",
@@ -45,6 +50,7 @@ __all__ = [
     "Projects",
     "Rounds",
     "Tokens",
+    "Users",
 ]
 
 R = TypeVar("R")
@@ -280,26 +286,100 @@ class Tokens(Listed[TokenRecord]):
     _kind = TokenRecord
     _name = "tokens"
 
-    def create(self, name: str, role: Role | str, expires_in: float | None = None) -> IssuedToken:
-        """A token for an identity. role: admin, client or combiner; expires_in: seconds, None for ever."""
-        body = {"name": name, "role": str(role), "expires_in": expires_in}
-        return from_document(IssuedToken, self._transport.json("POST", f"{self._path}/tokens", body=body))
+    def create(self, name: str, role: Role | ProjectRole | str, expires_in: float | None = None) -> IssuedToken:
+        """A token for a client or a combiner; or, with a role of people, an API token that acts for the caller.
+
+        expires_in: seconds; None: a node's holds for ever, and an API token for 30 days.
+        """
+        body: dict[str, Any] = {"name": name, "role": str(role)}
+        if expires_in is not None:
+            body["expires_in"] = expires_in
+        place = "tokens" if str(role) in {Role.CLIENT, Role.COMBINER} else "api-tokens"
+        return from_document(IssuedToken, self._transport.json("POST", f"{self._path}/{place}", body=body))
 
     def revoke(self, token: str) -> TokenRecord:
-        """Refuse a token from now on. token: its id, not the token itself."""
+        """Refuse a token of the project from now on. token: its id, not the token itself."""
         return from_document(TokenRecord, self._transport.json("DELETE", f"{self._path}/tokens/{token}"))
+
+    def mine(self, *, limit: int = 100, offset: int = 0) -> Listing[TokenRecord]:
+        """The caller's own API tokens for the project, oldest first."""
+        return self._page("/api-tokens", limit=limit, offset=offset)
+
+    def revoke_mine(self, token: str) -> TokenRecord:
+        """Refuse one of the caller's own API tokens from now on."""
+        return from_document(TokenRecord, self._transport.json("DELETE", f"{self._path}/api-tokens/{token}"))
+
+
+class Members(Listed[MemberRecord]):
+    """Who is what in the project."""
+
+    _kind = MemberRecord
+    _name = "members"
+
+    def add(self, user: str, role: ProjectRole | str) -> MemberRecord:
+        """Make a user a member, or give a member another role."""
+        path = f"{self._path}/members/{user}"
+        return from_document(MemberRecord, self._transport.json("PUT", path, body={"role": str(role)}))
+
+    def remove(self, user: str) -> MemberRecord:
+        """From now on they know the project no more."""
+        return from_document(MemberRecord, self._transport.json("DELETE", f"{self._path}/members/{user}"))
+
+
+class Audit(Listed[AuditRecord]):
+    """Who did what in the project."""
+
+    _kind = AuditRecord
+    _name = "audit"
+
+    def lines(self, *, installation: bool = False) -> Iterator[AuditRecord]:
+        """Every line, oldest first. installation: those that concern no project, for site administrators."""
+        if not installation:
+            yield from self.all()
+            return
+        offset, total = 0, 1
+        while offset < total:
+            query = {"limit": _PAGE, "offset": offset}
+            page = listing(AuditRecord, self._transport.json("GET", "/audit", query=query))
+            yield from page
+            offset, total = offset + _PAGE, page.total
 
 
 class Projects(Noun):
-    """Workspaces: the caller's own, and new ones."""
+    """Workspaces: those that the caller knows, and new ones."""
 
     def list(self) -> Listing[ProjectRecord]:
-        """The projects that the token is for."""
+        """The projects that the caller knows."""
         return listing(ProjectRecord, self._transport.json("GET", "/projects"))
 
-    def create(self, name: str) -> NewProject:
-        """A new project, with a token for its first admin."""
-        return from_document(NewProject, self._transport.json("POST", "/projects", body={"name": name}))
+    def create(self, name: str) -> ProjectRecord:
+        """A new project, without members."""
+        return from_document(ProjectRecord, self._transport.json("POST", "/projects", body={"name": name}))
+
+
+class Users(Noun):
+    """Who may log in; for site administrators."""
+
+    def list(self, *, limit: int = 100, offset: int = 0) -> Listing[User]:
+        """The users of the installation, oldest first."""
+        return listing(User, self._transport.json("GET", "/users", query={"limit": limit, "offset": offset}))
+
+    def create(self, name: str, password: str | None = None, *, admin: bool = False) -> User:
+        """Let a person in. password: None: they cannot log in until they are given one."""
+        body = {"name": name, "admin": admin, "password": password}
+        return from_document(User, self._transport.json("POST", "/users", body=body))
+
+    def set_password(self, name: str, password: str) -> User:
+        """Give a user another password, and log them out."""
+        return from_document(User, self._transport.json("PUT", f"/users/{name}/password", body={"password": password}))
+
+    def disable(self, name: str) -> User:
+        """Refuse a user and every token of theirs from now on."""
+        return from_document(User, self._transport.json("POST", f"/users/{name}/disable"))
+
+    def enable(self, name: str) -> User:
+        """Let a disabled user log in again."""
+        return from_document(User, self._transport.json("POST", f"/users/{name}/enable"))
 
 
 def _read(path: Path) -> memoryview:

@@ -20,6 +20,7 @@ from hansa.errors import (
     RunFailedError,
     StorageError,
     StorageUnavailableError,
+    ThrottledError,
     UserCodeError,
     WireError,
 )
@@ -37,6 +38,7 @@ _KINDS: Final[Mapping[type[HansaError], tuple[int, str, str]]] = {
     WireError: (422, "wire", "The bytes are not what they should be"),
     AuthenticationError: (401, "authentication", "No token, or one that does not hold"),
     PermissionDeniedError: (403, "permission-denied", "Not allowed"),
+    ThrottledError: (429, "throttled", "Tried too often"),
     PrunedError: (410, "pruned", "It was pruned"),
     NotFoundError: (404, "not-found", "There is no such thing"),
     ConflictError: (409, "conflict", "The state forbids it"),
@@ -58,6 +60,7 @@ _BY_STATUS: Final[Mapping[int, type[HansaError]]] = {
     410: PrunedError,
     413: InputError,
     422: InputError,
+    429: ThrottledError,
     503: ConnectionFailedError,
 }
 

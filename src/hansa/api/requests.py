@@ -1,12 +1,28 @@
 """What the API takes, as it is documented and checked: unknown fields and other types are refused."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
 
-from hansa.wire.frames import Role
+from hansa.store.records import ProjectRole
 
-__all__ = ["Keep", "NewProject", "NewSession", "NewToken", "Prune", "Spec", "Strict"]
+__all__ = [
+    "ChangedPassword",
+    "Keep",
+    "Login",
+    "NewApiToken",
+    "NewMember",
+    "NewPassword",
+    "NewProject",
+    "NewSession",
+    "NewToken",
+    "NewUser",
+    "Prune",
+    "Spec",
+    "Strict",
+]
+
+Password = Annotated[SecretStr, Field(max_length=1000)]
 
 DIGEST = "3f0c7a1e9d52b8846bd1e0a5c97f24e3a8d6410b7c5f92e8d3a1b0496e7c8d25"
 """An example."""
@@ -126,11 +142,11 @@ class Prune(Strict):
 
 
 class NewToken(Strict):
-    """A token to issue."""
+    """A node's token to issue."""
 
     name: str = Field(examples=["hospital-north"])
     """The identity, unique in the project."""
-    role: Role
+    role: Literal["client", "combiner"]
     expires_in: float | None = Field(default=None, gt=0, le=1e9, examples=[86400])
     """Seconds; null: it holds until it is revoked."""
 
@@ -140,3 +156,52 @@ class NewProject(Strict):
 
     name: str = Field(examples=["cardiology"])
     """1 to 100 of A-Z a-z 0-9 . _ -"""
+
+
+class NewApiToken(Strict):
+    """A token that acts for the caller in the project."""
+
+    name: str = Field(examples=["nightly"])
+    """What it is called: 1 to 100 of A-Z a-z 0-9 . _ -"""
+    role: ProjectRole
+    """The most that it may do; nothing that the caller may not."""
+    expires_in: float = Field(default=30 * 86_400.0, gt=0, le=366 * 86_400.0, examples=[86400])
+    """Seconds; a year at most."""
+
+
+class NewMember(Strict):
+    """What a person shall be in a project."""
+
+    role: ProjectRole
+
+
+class NewUser(Strict):
+    """A person to let in."""
+
+    name: str = Field(examples=["ada"])
+    """1 to 100 of A-Z a-z 0-9 . _ -"""
+    admin: bool = False
+    """Whether they are a site administrator, who may do everything in every project."""
+    password: Password | None = None
+    """10 characters or more; null: they cannot log in until they are given one."""
+
+
+class NewPassword(Strict):
+    """A user's password."""
+
+    password: Password
+    """10 characters or more."""
+
+
+class ChangedPassword(NewPassword):
+    """The caller's own password."""
+
+    current: Password
+    """The one until now."""
+
+
+class Login(Strict):
+    """Who somebody is, and how they prove it."""
+
+    name: str = Field(max_length=1000, examples=["ada"])
+    password: Password

@@ -1,14 +1,14 @@
 """What the API answers beside the records of `hansa.store.records`: the same values on the server and in the client."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from hansa.rounds.why import Why
-from hansa.store.records import ProjectRecord, SessionState, TokenRecord
+from hansa.store.records import SessionState, TokenRecord
 from hansa.wire.frames import Role
 
-__all__ = ["IssuedToken", "Listing", "Me", "NewProject", "ServerInfo", "Waiting"]
+__all__ = ["IssuedToken", "Listing", "Me", "ServerInfo", "User", "Waiting"]
 
 T = TypeVar("T")
 
@@ -43,7 +43,12 @@ class Me:
     name: str
     role: Role
     project: str
+    """That the token is for; empty: a person's, for every project that they know."""
     token_id: str
+    admin: bool = False
+    """Whether they are a site administrator, by a token that is not bounded."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Of a person: project → what they are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +58,13 @@ class ServerInfo:
     version: str
     grpc_address: str
     """host:port that clients and combiners join."""
-    project: str
-    """The caller's project."""
     started_at: float
     uptime: float
     """Seconds."""
     clients: int
-    """Connected now, in the caller's project."""
+    """Connected now, in the projects that the caller knows."""
     combiners: int
-    """Connected now, in the caller's project."""
+    """Connected now, in the projects that the caller knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,16 @@ class IssuedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class NewProject:
-    """A new project, and a token for its first admin, which is shown this once."""
+class User:
+    """A person who may log in."""
 
-    project: ProjectRecord
-    token: str
-    record: TokenRecord
+    name: str
+    created_at: float
+    admin: bool
+    """Whether they are a site administrator."""
+    disabled: bool
+    password: bool
+    """Whether they have one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -18,12 +18,15 @@ from fastapi.security import HTTPBearer
 import hansa
 from hansa.api import answers
 from hansa.api.encryption import server_context
-from hansa.api.guard import ROOT, Guard, Limits
+from hansa.api.guard import ROOT, Gate, Guard, Limits, Routes
+from hansa.api.permissions import Permission
 from hansa.api.problems import MEDIA_TYPE
+from hansa.api.routes.audit import AuditRoutes, InstallationAuditRoutes
 from hansa.api.routes.events import EventRoutes
 from hansa.api.routes.lists import Cursors
 from hansa.api.routes.models import ModelRoutes, PackageRoutes
 from hansa.api.routes.network import NetworkRoutes, ServerRoutes
+from hansa.api.routes.people import MemberRoutes, UserRoutes
 from hansa.api.routes.sessions import SessionRoutes
 from hansa.api.shapes import ProblemShape
 from hansa.errors import InputError
@@ -47,6 +50,7 @@ _REFUSALS: Final = {
     410: "The model was pruned by a policy",
     413: "The body is too large",
     422: "The request cannot be used",
+    429: "It was tried too often",
 }
 _REFUSED: Final = frozenset(str(status) for status in _REFUSALS)
 
@@ -62,30 +66,34 @@ def create_app(
         summary="Federated learning: sessions, models, and the network that trains them.",
         docs_url=None,
         redoc_url=None,
-        openapi_url=f"{ROOT}/openapi.json",
+        openapi_url=None,
         generate_unique_id_function=_operation,
     )
     cursors = Cursors(controller.store)
-    bearer = HTTPBearer(description="`Authorization: Bearer TOKEN`, an admin's token.", auto_error=False)
+    gate = Gate(controller)
+    bearer = HTTPBearer(description="`Authorization: Bearer TOKEN`, a person's token.", auto_error=False)
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": ProblemShape, "description": about} for status, about in _REFUSALS.items()
     }
-    top = APIRouter(prefix=ROOT, dependencies=[Depends(bearer)], responses=responses)
+    common: dict[str, Any] = {"dependencies": [Depends(bearer)], "responses": responses}
     for tag, prefix, routes in (
         ("server", "", ServerRoutes(controller, cursors)),
         ("sessions", _PROJECT, SessionRoutes(controller, cursors)),
         ("models", _PROJECT, ModelRoutes(controller, cursors, bounds)),
         ("packages", _PROJECT, PackageRoutes(controller, cursors)),
-        ("events", _PROJECT, EventRoutes(controller, cursors, bounds, closing or asyncio.Event())),
+        ("events", _PROJECT, EventRoutes(controller, cursors, gate, bounds, closing or asyncio.Event())),
         ("network", _PROJECT, NetworkRoutes(controller, cursors)),
+        ("people", _PROJECT, MemberRoutes(controller, cursors)),
+        ("people", "", UserRoutes(controller)),
+        ("audit", _PROJECT, AuditRoutes(controller, cursors)),
+        ("audit", "", InstallationAuditRoutes(controller)),
     ):
-        router = APIRouter(prefix=prefix, tags=[tag])
-        routes.add(router)
-        top.include_router(router)
-    app.include_router(top)
-    app.add_api_route("/healthz", healthz, response_class=PlainTextResponse, tags=["server"])
+        routes.add(Routes(app.router, ROOT + prefix, tags=[tag], **common))
+    own = Routes(app.router, tags=["server"])
+    own.add(Permission.STRANGERS, "/healthz", healthz, response_class=PlainTextResponse)
+    own.add(Permission.USE_SERVER, f"{ROOT}/openapi.json", app.described, include_in_schema=False)
     answers.install(app)
-    app.add_middleware(Guard, controller=controller, limits=bounds)
+    app.add_middleware(Guard, gate=gate, limits=bounds, routes=app.routes)
     return app
 
 
@@ -96,6 +104,9 @@ def openapi() -> dict[str, Any]:
 
 class _Application(FastAPI):
     """Documents problems with the media type that they have."""
+
+    async def described(self) -> dict[str, Any]:
+        return self.openapi()
 
     def openapi(self) -> dict[str, Any]:
         made = super().openapi()
@@ -115,7 +126,7 @@ class _Nobody:
 
 
 async def healthz() -> str:
-    """Whether the server answers: `ok`. The one route without a token."""
+    """Whether the server answers: `ok`. It needs no token."""
     return "ok"
 
 

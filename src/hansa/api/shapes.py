@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from hansa.api.requests import DIGEST
 from hansa.messages import Kind
 from hansa.rounds.why import RoundState
-from hansa.store.records import SessionState
+from hansa.store.records import ProjectRole, SessionState
 from hansa.wire.frames import Role
 
 __all__ = [
+    "AuditShape",
     "ClientShape",
     "CombinerShape",
     "ContributionShape",
@@ -18,9 +19,9 @@ __all__ = [
     "IssuedTokenShape",
     "ListShape",
     "MeShape",
+    "MemberShape",
     "MetricShape",
     "ModelShape",
-    "NewProjectShape",
     "PackageShape",
     "ProblemShape",
     "ProjectShape",
@@ -29,6 +30,7 @@ __all__ = [
     "ServerInfoShape",
     "SessionShape",
     "TokenShape",
+    "UserShape",
     "WaitingShape",
 ]
 
@@ -252,11 +254,14 @@ class TokenShape(Shape):
     id: str
     project: str
     name: str
-    """The identity."""
+    """The node's identity; of a person's token what it is called."""
     role: str
+    """client, combiner; of a person's token the role that bounds it, or person: all that they may do."""
     created_at: float
     expires_at: float | None
     revoked: bool
+    account: str | None
+    """The person that it acts for; null: a node's."""
 
 
 class IssuedTokenShape(Shape):
@@ -267,13 +272,48 @@ class IssuedTokenShape(Shape):
     record: TokenShape
 
 
-class NewProjectShape(Shape):
-    """A new project, with a token for its first admin."""
+class UserShape(Shape):
+    """A person who may log in."""
 
-    project: ProjectShape
-    token: str
-    """Shown this once."""
-    record: TokenShape
+    name: str = Field(examples=["ada"])
+    created_at: float
+    admin: bool
+    """Whether they are a site administrator, who may do everything in every project."""
+    disabled: bool
+    password: bool
+    """Whether they have one."""
+
+
+class MemberShape(Shape):
+    """A person in a project."""
+
+    id: str = Field(examples=["ada"])
+    """The user's name."""
+    project: str
+    role: ProjectRole
+    created_at: float
+    removed: bool
+
+
+class AuditShape(Shape):
+    """Who did what: a line that is chained to the one before it."""
+
+    id: str
+    project: str
+    """Empty: it concerns no project, or one that the actor does not know."""
+    number: int
+    """From 1, without a gap."""
+    at: float
+    actor: str
+    """The user or the node; "hansa": the server by itself."""
+    action: str = Field(examples=["member.put"])
+    target: str
+    """What it was done to."""
+    outcome: str
+    """done, failed or refused"""
+    detail: str
+    link: str
+    """The hash over the line and the link before it."""
 
 
 class MeShape(Shape):
@@ -283,6 +323,10 @@ class MeShape(Shape):
     role: Role
     project: str
     token_id: str
+    admin: bool
+    """Whether they are a site administrator, by a token that is not bounded."""
+    roles: dict[str, str] = Field(examples=[{"cardiology": "owner"}])
+    """Of a person: project → what they are there."""
 
 
 class ServerInfoShape(Shape):
@@ -291,14 +335,13 @@ class ServerInfoShape(Shape):
     version: str
     grpc_address: str = Field(examples=["127.0.0.1:8471"])
     """host:port that clients and combiners join."""
-    project: str
     started_at: float
     uptime: float
     """Seconds."""
     clients: int
-    """Connected now, in the caller's project."""
+    """Connected now, in the projects that the caller knows."""
     combiners: int
-    """Connected now, in the caller's project."""
+    """Connected now, in the projects that the caller knows."""
 
 
 class OutstandingShape(Shape):

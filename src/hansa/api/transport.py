@@ -42,7 +42,10 @@ class Transport:
     """Requests to one server with one token."""
 
     def __init__(self, url: str, token: str, trust: Trust = WORLD) -> None:
-        """url: of the server, without the path; trust: how it is known, where the URL begins with https."""
+        """url: of the server, without the path; token: empty for a request that needs none.
+
+        trust: how the server is known, where the URL begins with https.
+        """
         self.url = url.rstrip("/")
 
         def named(request: httpx.Request) -> None:
@@ -52,7 +55,7 @@ class Transport:
         try:
             self._client = httpx.Client(
                 base_url=f"{self.url}/api/v1",
-                headers={"Authorization": f"Bearer {token}"},
+                headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=_TIMEOUT,
                 trust_env=False,
                 verify=client_context(trust),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import typer
 
-from hansa.cli import algorithm, client, combiner, event, model, package, project, session, token
+from hansa.cli import algorithm, audit, client, combiner, event, model, package, project, session, token, user
 from hansa.cli.demo import demo
-from hansa.cli.login import login
+from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
 from hansa.cli.parity import parity
 from hansa.cli.prune import prune
@@ -39,9 +39,16 @@ for _command in (demo, simulate, parity):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
 app.command(rich_help_panel=_NETWORK)(login)
-for _name, _noun in (("client", client), ("combiner", combiner), ("token", token), ("project", project)):
+app.command(rich_help_panel=_NETWORK)(logout)
+for _name, _noun in (
+    ("client", client),
+    ("combiner", combiner),
+    ("token", token),
+    ("project", project),
+    ("user", user),
+):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_NETWORK)
-for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event)):
+for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event), ("audit", audit)):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_RECORD)
 app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)

@@ -1,46 +1,90 @@
-"""`hansa login`: remember a server and a token."""
+"""`hansa login` and `hansa logout`: remember a server and a token, and forget them."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hansa.cli.options import CertificateAuthority, Json
 from hansa.cli.output import print_json, say
+from hansa.cli.passwords import PasswordStdin, asked_password
 
-__all__ = ["login"]
+if TYPE_CHECKING:
+    from hansa.settings import Settings
+
+__all__ = ["login", "logout"]
 
 
 def login(
-    *,
     url: Annotated[
-        str | None, typer.Option("--url", help="REST address of the controller; by default HANSA_URL.")
+        str | None,
+        typer.Argument(metavar="URL", help="REST address of the controller; by default HANSA_URL.", show_default=False),
     ] = None,
+    *,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", help="Your name; you are asked for your password.")
+    ] = None,
+    password_stdin: PasswordStdin = False,
     token: Annotated[
         str | None,
         typer.Option(
             "--token", show_default=False,
-            help="Your token; - reads it from standard input. By default HANSA_TOKEN, else you are asked for it.",
+            help="A token in place of name and password; - reads it from standard input. By default HANSA_TOKEN, else "
+            "you are asked for it.",
         ),
     ] = None,
     ca: CertificateAuthority = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Check a token with a server, and save both for this user, in a file that nobody else can read."""
-    from hansa.api.client import connect
+    """Log in with your name, or with a token, and save it for this user, in a file that nobody else can read."""
+    from hansa.api.client import connect, log_in, trust_at
     from hansa.api.credentials import Credentials, save_credentials
     from hansa.settings import Settings
 
     settings = Settings()
+    address = url or settings.url
+    if user is not None:
+        password = asked_password("Password", stdin=password_stdin)
+        secret = log_in(address, user, password, trust_at(address, ca)).token
+    else:
+        secret = _given_token(token, settings)
+    with connect(address, token=secret, ca=ca) as api:
+        me = api.me()
+        project = me.project or next(iter(me.roles), settings.project)
+        known = Credentials(api.url, secret, project, api.trust.roots, api.trust.name)
+        path = save_credentials(settings.credentials, known)
+    if as_json:
+        print_json({"url": api.url, "name": me.name, "roles": me.roles, "project": project, "saved": path})
+    else:
+        roles = "; ".join(f"{role} in {name}" for name, role in me.roles.items()) or "a member of no project yet"
+        say(f"You are {me.name} at {api.url}: {roles}. Saved in {path}.")
+
+
+def logout(*, as_json: Json = False) -> None:
+    """Refuse the saved token from now on, and forget it."""
+    from hansa.api.client import Client
+    from hansa.api.credentials import forget_credentials, load_credentials
+    from hansa.errors import AuthenticationError
+    from hansa.settings import Settings
+
+    settings = Settings()
+    saved = load_credentials(settings.credentials)
+    if saved is None:
+        raise AuthenticationError(f"nobody is logged in: there is nothing in {settings.credentials}")
+    try:
+        with Client(saved.url, saved.token, saved.project, saved.trust) as api:
+            api.log_out()
+    except AuthenticationError:  # it holds no more: then there is nothing but to forget it
+        pass
+    forget_credentials(settings.credentials)
+    if as_json:
+        print_json({"url": saved.url})
+    else:
+        say(f"You are logged out of {saved.url}.")
+
+
+def _given_token(token: str | None, settings: "Settings") -> str:
     secret = sys.stdin.readline().strip() if token == "-" else token  # noqa: S105 - a dash, by convention
     if not secret and settings.token is not None:
         secret = settings.token.get_secret_value()
-    secret = secret or typer.prompt("Token", hide_input=True, err=True)
-    with connect(url or settings.url, token=secret, ca=ca) as api:
-        me = api.me()
-        known = Credentials(api.url, str(secret), me.project, api.trust.roots, api.trust.name)
-        path = save_credentials(settings.credentials, known)
-    if as_json:
-        print_json({"url": api.url, "name": me.name, "role": me.role, "project": me.project, "saved": path})
-    else:
-        say(f"You are {me.name} ({me.role.value}) in project {me.project} at {api.url}; saved in {path}.")
+    return secret or str(typer.prompt("Token", hide_input=True, err=True))

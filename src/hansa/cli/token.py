@@ -1,4 +1,4 @@
-"""`hansa token`: who may join a project, and as what."""
+"""`hansa token`: who may join a project, and as what; and tokens for programs that act for you."""
 
 from typing import Annotated, Literal
 
@@ -9,22 +9,28 @@ from hansa.cli.output import print_json, print_table, say, when
 
 __all__ = ["commands"]
 
-commands = typer.Typer(no_args_is_help=True, help="Tokens: each binds a name to a role in a project.")
+commands = typer.Typer(no_args_is_help=True, help="Tokens: for nodes that join, and for programs that act for you.")
 
 _DAY = 86400.0
+
+Mine = Annotated[bool, typer.Option("--mine", help="Your own API tokens, which every member has a right to.")]
 
 
 @commands.command()
 @expand
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or node.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the node, or of what will use your token.")],
     server: ConnectionOptions,
     *,
     role: Annotated[
-        Literal["client", "combiner", "admin"], typer.Option("--role", help="What its holder may do.")
+        Literal["client", "combiner", "owner", "maintainer", "data-scientist", "viewer", "auditor"],
+        typer.Option("--role", help="A node's role; or, of a token that acts for you, the most that it may do."),
     ] = "client",
     days: Annotated[
-        float | None, typer.Option("--days", min=0, help="Days until it expires; by default it holds until revoked.")
+        float | None,
+        typer.Option(
+            "--days", min=0, help="Days until it expires; by default a node's never does, and yours does after 30."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +42,7 @@ def create(
         print_json(issued)
         return
     say(issued.token)
-    if role != "admin":
+    if role in {"client", "combiner"}:
         say(
             f"It is shown this once. To join with it:\n  HANSA_TOKEN=… hansa {role} start --join {address}",
             as_json=True,
@@ -45,14 +51,15 @@ def create(
 
 @commands.command("list")
 @expand
-def list_tokens(server: ConnectionOptions, *, limit: Limit = 100, as_json: Json = False) -> None:
-    """List the tokens that were made, the newest first; never the tokens themselves."""
+def list_tokens(server: ConnectionOptions, *, mine: Mine = False, limit: Limit = 100, as_json: Json = False) -> None:
+    """List the project's tokens, the newest first, or your own; never the tokens themselves."""
     with server.connect() as api:
-        page = api.tokens.list(limit=limit, sort="-created_at")
+        page = api.tokens.mine(limit=limit) if mine else api.tokens.list(limit=limit, sort="-created_at")
     columns = {
         "id": lambda t: t.id,
         "name": lambda t: t.name,
         "role": lambda t: t.role,
+        "acts for": lambda t: t.account or "",
         "created": lambda t: when(t.created_at),
         "expires": lambda t: when(t.expires_at) or "never",
         "revoked": lambda t: "yes" if t.revoked else "",
@@ -68,11 +75,12 @@ def revoke(
     ],
     server: ConnectionOptions,
     *,
+    mine: Mine = False,
     as_json: Json = False,
 ) -> None:
     """Refuse a token from now on."""
     with server.connect() as api:
-        record = api.tokens.revoke(token)
+        record = api.tokens.revoke_mine(token) if mine else api.tokens.revoke(token)
     if as_json:
         print_json(record)
     else:

@@ -129,23 +129,23 @@ async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> d
 
 
 async def _operator(server: "ApiServer", settings: "Settings") -> tuple[bool, str | None]:
-    """Make sure that this user holds an admin's token of this server.
+    """Make sure that this user holds a site administrator's token of this server.
 
     Returns whether one was made for it, and the address of another server whose token it took the place of.
     """
     from hansa.api.credentials import Credentials, load_credentials, save_credentials
     from hansa.errors import AuthenticationError
-    from hansa.wire.frames import Role
 
-    saved = load_credentials(settings.credentials)
+    saved, people = load_credentials(settings.credentials), server.controller.people
     token, project = ("", settings.project) if saved is None else (saved.token, saved.project)
     try:
-        known = server.controller.verify(token).role is Role.ADMIN
+        known = (await people.bounds(server.controller.verify(token))).admin
     except AuthenticationError:
         known = False
     if not known:
         project = settings.project
-        token, _ = await server.controller.issue_token(project, _OPERATOR, Role.ADMIN)
+        operator = await people.operator(_OPERATOR)
+        token, _ = await people.issue(operator.id, called="up")
     now = Credentials(server.url, token, project, server.trust.roots, server.trust.name)
     if saved != now:
         save_credentials(settings.credentials, now)

@@ -178,16 +178,20 @@ class MetadataStore(Protocol):
         """Rows that match."""
 
     async def put(self, *records: Record) -> None:
-        """Insert or replace by id, all or none. Events get the next id; one that has an id is a `ConflictError`."""
+        """Insert or replace by id, all or none.
 
-    async def create(self, record: Record) -> None:
-        """Insert; raise `ConflictError` when the id exists."""
+        Events get the next id, lines of the audit record the next number and their link; one that has it already is a
+        `ConflictError`.
+        """
 
-    async def delete_session(self, project: str, session: str) -> None:
+    async def create(self, record: Record, *others: Record) -> None:
+        """Insert; raise `ConflictError` when the id exists. others: put in the same transaction."""
+
+    async def delete_session(self, project: str, session: str, *others: Record) -> None:
         """Remove a session with its rounds, contributions, metrics, events and model rows.
 
         Its objects that no row needs any more are among the `removals` then. Raise `NotFoundError` when the project
-        has no such session.
+        has no such session. others: put in the same transaction.
         """
 
     async def commit_round(self, commit: RoundCommit) -> None:

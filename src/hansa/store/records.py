@@ -1,27 +1,45 @@
-"""The rows that hansa keeps: frozen values, each in one project. Times are POSIX seconds (UTC)."""
+"""The rows that hansa keeps: frozen values, each in one project or of the installation. Times: POSIX seconds, UTC."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from hansa.messages import Kind, RunSpec, Value
 
 __all__ = [
+    "INSTALLATION",
+    "AccountRecord",
+    "AuditRecord",
     "ClientRecord",
     "CombinerRecord",
     "ContributionRecord",
     "EventRecord",
+    "MemberRecord",
     "MetricRecord",
     "ModelRecord",
     "PackageRecord",
     "ProjectRecord",
+    "ProjectRole",
     "Record",
     "RoundRecord",
     "SessionRecord",
     "SessionState",
     "TokenRecord",
 ]
+
+INSTALLATION: Final = ""
+"""The project of a row that belongs to the whole installation; no project can have this name."""
+
+
+class ProjectRole(StrEnum):
+    """What a person is in a project; `hansa.api.permissions` says what each may do."""
+
+    OWNER = "owner"
+    MAINTAINER = "maintainer"
+    DATA_SCIENTIST = "data-scientist"
+    VIEWER = "viewer"
+    AUDITOR = "auditor"
 
 
 class SessionState(StrEnum):
@@ -225,12 +243,68 @@ class TokenRecord:
     id: str
     """The token's jti."""
     project: str
+    """`INSTALLATION`: a person's, in every project that they are a member of."""
     name: str
-    """The identity."""
+    """The node's identity; of a person's token what it is called."""
     role: str
+    """client, combiner; of a person's token the project role that bounds it, or person: all that they may do."""
     created_at: float
     expires_at: float | None = None
     revoked: bool = False
+    account: str | None = None
+    """The person that it acts for; None: a node's."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecord:
+    """A person who may log in. It belongs to the installation, and is disabled rather than deleted."""
+
+    id: str
+    """The name."""
+    project: str
+    """Always `INSTALLATION`."""
+    created_at: float
+    admin: bool = False
+    """Whether they are a site administrator, who may do everything in every project."""
+    disabled: bool = False
+    password: str = field(default="", repr=False)
+    """Its argon2id hash; empty: nobody can log in with one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRecord:
+    """A person in a project. One who is removed keeps the row, which then says so."""
+
+    id: str
+    """The account's name."""
+    project: str
+    role: ProjectRole
+    created_at: float
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who did what: a line that is never changed, chained to the one before it (`hansa.store.audit`)."""
+
+    id: str
+    """The number, in digits; the store fills in both, and the link."""
+    project: str
+    """`INSTALLATION`: it concerns no project, or one that the actor does not know."""
+    number: int
+    """From 1, without a gap in the project."""
+    at: float
+    actor: str
+    """The account or the node; of a failed login the name that was tried; "hansa": the server by itself."""
+    action: str
+    """For example login, token.issue, member.add, session.start, model.download."""
+    target: str
+    """What it was done to: a name or an id."""
+    outcome: str
+    """done, failed or refused"""
+    detail: str = ""
+    link: str = ""
+    """The hash over the line and the link before it."""
 
 
 Record: TypeAlias = (
@@ -245,4 +319,7 @@ Record: TypeAlias = (
     | CombinerRecord
     | PackageRecord
     | TokenRecord
+    | AccountRecord
+    | MemberRecord
+    | AuditRecord
 )

@@ -2,7 +2,8 @@
 
 The columns are the fields of the record, by name; `hansa.store.rows` carries values across. Beside them every table
 but `events` has `seq`, the order of insertion: it breaks ties and is what "oldest first" means. An event's own `id` is
-that number. Keys begin with the project, so that a row of one project can neither hide nor replace another's.
+that number. Keys begin with the project, so that a row of one project can neither hide nor replace another's. A row
+of the installation (an account, a person's token for all projects) has the project `INSTALLATION`, which is empty.
 
 A change here needs a migration that makes the same change (a test compares the two).
 """
@@ -32,10 +33,13 @@ from sqlalchemy.types import TypeEngine
 
 from hansa.messages import RunSpec
 from hansa.store.records import (
+    AccountRecord,
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
     EventRecord,
+    MemberRecord,
     MetricRecord,
     ModelRecord,
     PackageRecord,
@@ -139,6 +143,9 @@ KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
         CombinerRecord: ("project", "id"),
         PackageRecord: ("project", "id"),
         TokenRecord: ("project", "id"),
+        AccountRecord: ("project", "id"),
+        MemberRecord: ("project", "id"),
+        AuditRecord: ("project", "number"),
     }
 )
 """The columns that tell two rows apart; an event is told by the number that it gets."""
@@ -161,7 +168,10 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
         ClientRecord: _table("clients", ClientRecord),
         CombinerRecord: _table("combiners", CombinerRecord),
         PackageRecord: _table("packages", PackageRecord),
-        TokenRecord: _table("tokens", TokenRecord),
+        TokenRecord: _table("tokens", TokenRecord, ("project", "account")),
+        AccountRecord: _table("accounts", AccountRecord),
+        MemberRecord: _table("members", MemberRecord),
+        AuditRecord: _table("audit", AuditRecord),
     }
 )
 

@@ -15,10 +15,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hansa.errors import ConfigError, ConflictError, HansaError, NotFoundError, StorageError
 from hansa.store import leases, pruning, queries
+from hansa.store.audit import chained
 from hansa.store.lanes import Lane
 from hansa.store.link import round_link
 from hansa.store.ports import Leadership, Page, Pruned, Query, Release, RoundCommit
-from hansa.store.records import EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
+from hansa.store.records import AuditRecord, EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
 from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import KEYS, REMOVALS, TABLES, RecordType, order_column, project_column
@@ -150,16 +151,16 @@ class SqlStore(ABC):
         Events get the next number; one that has a number already is stored, and a `ConflictError`.
         """
         rows = [(type(record), to_row(record)) for record in records]
-        _check_new([record for record in records if isinstance(record, EventRecord)])
+        _check_new(records)
         if rows:
             await self._write(lambda connection: self._insert_all(connection, rows))
 
-    async def create(self, record: Record) -> None:
-        """Insert; raise `ConflictError` when the id exists."""
+    async def create(self, record: Record, *others: Record) -> None:
+        """Insert; raise `ConflictError` when the id exists. others: put in the same transaction."""
         kind = type(record)
         row = to_row(record)
-        if isinstance(record, EventRecord):
-            _check_new([record])
+        rows = [(type(other), to_row(other)) for other in others]
+        _check_new([record, *others])
 
         def insert_row(connection: Connection) -> None:
             try:
@@ -167,15 +168,18 @@ class SqlStore(ABC):
                     connection.execute(insert(TABLES[kind]), row)
             except ConflictError as error:
                 raise ConflictError(f"there is a {_noun(kind)} {record.id!r} already; choose another id") from error
+            self._insert_all(connection, rows)
 
         await self._write(insert_row)
 
-    async def delete_session(self, project: str, session: str) -> None:
+    async def delete_session(self, project: str, session: str, *others: Record) -> None:
         """Remove a session with its rounds, contributions, metrics, events and model rows.
 
         Its objects that no row needs any more are among the `removals` then. Raise `NotFoundError` when the project
-        has no such session.
+        has no such session. others: put in the same transaction.
         """
+        rows = [(type(other), to_row(other)) for other in others]
+        _check_new(others)
 
         def delete_rows(connection: Connection) -> None:
             objects = pruning.digests_of(connection, project, session)
@@ -187,6 +191,7 @@ class SqlStore(ABC):
             if connection.execute(gone).rowcount == 0:
                 raise NotFoundError(f"there is no session {session!r} in project {project!r}")
             self._queue(connection, objects)
+            self._insert_all(connection, rows)
 
         await self._write(delete_rows)
 
@@ -281,10 +286,22 @@ class SqlStore(ABC):
 
     def _insert_all(self, connection: Connection, rows: Sequence[tuple[RecordType, Mapping[str, Any]]]) -> None:
         for kind, group in groupby(rows, key=lambda row: row[0]):
+            if kind is AuditRecord:
+                for _, row in group:
+                    self._append(connection, from_row(AuditRecord, row))
+                continue
             statement = self._shared.inserts.get(kind)
             if statement is None:
                 statement = self._shared.inserts[kind] = self._upsert(kind) if kind in KEYS else insert(TABLES[kind])
             connection.execute(statement, [row for _, row in group])
+
+    def _append(self, connection: Connection, line: AuditRecord) -> None:
+        """Chain a line to the newest of its project. Writers take turns, so nobody comes between."""
+        table = TABLES[AuditRecord]
+        newest = select(table).where(table.c.project == line.project).order_by(table.c.number.desc()).limit(1)
+        row = connection.execute(newest).mappings().first()
+        previous = from_row(AuditRecord, row) if row is not None else None
+        connection.execute(insert(table), to_row(chained(previous, line)))
 
     def _upsert(self, kind: RecordType) -> Insert:
         """INSERT that replaces the row with the same key, which keeps its place in the order."""
@@ -340,10 +357,15 @@ class SqlStore(ABC):
         return self._shared.lanes
 
 
-def _check_new(events: Sequence[EventRecord]) -> None:
-    for event in events:
-        if event.id:
-            raise ConflictError(f"event {event.id} ({event.kind}) is stored already, and events never change")
+def _check_new(records: Sequence[Record]) -> None:
+    for record in records:
+        match record:
+            case EventRecord() if record.id:
+                raise ConflictError(f"event {record.id} ({record.kind}) is stored already, and events never change")
+            case AuditRecord() if record.number or record.link:
+                raise ConflictError(f"line {record.number} of the audit record is stored already, and never changes")
+            case _:
+                pass
 
 
 def _noun(kind: RecordType) -> str:

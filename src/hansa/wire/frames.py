@@ -54,9 +54,10 @@ ROOT = "root"
 class Role(StrEnum):
     """What an identity may be."""
 
-    ADMIN = "admin"
     CLIENT = "client"
     COMBINER = "combiner"
+    PERSON = "person"
+    """No node. What a person may do is for the members of a project to say, not for the token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class Identity:
     """Unique in its project."""
     role: Role
     project: str
+    """Empty: a person's, in every project that they are a member of."""
     token_id: str
     """What a revocation names."""
 
@@ -81,7 +82,7 @@ def issue(private_pem: str, name: str, role: Role, project: str, expires_in: flo
     Raises `InputError` for a name that could not be a file's name or that is reserved.
     """
     for what, text in (("name", name), ("project", project)):
-        if not _NAME.fullmatch(text):
+        if not _NAME.fullmatch(text) and not (what == "project" and _everywhere(role.value, text)):
             raise InputError(
                 f"the {what} {text[:140]!r} cannot be used: take 1 to 128 of A-Z a-z 0-9 . _ @ -, "
                 "a letter or digit first"
@@ -142,12 +143,13 @@ def holder(token: str) -> Identity:
 
 
 def _identity(claims: dict[str, Any]) -> Identity:
+    everywhere = _everywhere(claims.get("role"), claims.get("project"))
     for claim in ("sub", "role", "project", "jti"):
         value = claims.get(claim)
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not (value or (claim == "project" and everywhere)):
             raise AuthenticationError(f"the token's claim {claim!r} is missing or not text: ask for a new token")
     for claim in ("sub", "project"):
-        if not _NAME.fullmatch(claims[claim]):
+        if not _NAME.fullmatch(claims[claim]) and not (claim == "project" and everywhere):
             raise AuthenticationError(f"the token's {claim!r} cannot be used as a name: ask for a new token")
     try:
         role = Role(claims["role"])
@@ -155,6 +157,11 @@ def _identity(claims: dict[str, Any]) -> Identity:
         known = ", ".join(Role)
         raise AuthenticationError(f"the token has the role {claims['role'][:40]!r}; known are {known}") from error
     return Identity(claims["sub"], role, claims["project"], claims["jti"])
+
+
+def _everywhere(role: object, project: object) -> bool:
+    """Whether a token is a person's, for all their projects; a node is always in one."""
+    return role == Role.PERSON and project == ""
 
 
 def _flaw(error: Exception) -> str:

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import Depends, Header, Request
 from fastapi import Query as QueryParameter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hansa.api.answers import RefusedError
 from hansa.api.documents import to_document
-from hansa.api.guard import Limits, caller
+from hansa.api.guard import Gate, Limits, Routes, caller
+from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import EventShape
-from hansa.errors import AuthenticationError, ConflictError
+from hansa.errors import AuthenticationError, NotFoundError, PermissionDeniedError, ThrottledError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.journal import Live
 from hansa.store.records import EventRecord, SessionRecord
@@ -27,7 +27,6 @@ __all__ = ["EventRoutes"]
 
 _PULSE: Final = 15.0
 """Seconds after which a silent stream says that it is alive, and looks whether its token still holds."""
-_TOO_MANY: Final = 429
 _LARGEST: Final = 2**63 - 1
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -48,20 +47,25 @@ Session = Annotated[str, QueryParameter(description="Only this session's events,
 class EventRoutes:
     """The journal over HTTP."""
 
-    def __init__(self, controller: Controller, cursors: Cursors, limits: Limits, closing: asyncio.Event) -> None:
-        """closing: set when the server ends, and every stream with it."""
+    def __init__(
+        self, controller: Controller, cursors: Cursors, gate: Gate, limits: Limits, closing: asyncio.Event
+    ) -> None:
+        """gate: says whether a reader may still; closing: set when the server ends, and every stream with it."""
+        self._gate = gate
         self._controller = controller
         self._cursors = cursors
         self._limits = limits
         self._closing = closing
         self._open: Counter[str] = Counter()
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
         about = "What happened in the project, oldest first."
         store = self._controller.store
-        add_list(router, "/events", EventRecord, EventShape, about, store=store, cursors=self._cursors)
-        router.add_api_route("/events/stream", self.stream_events, responses=_STREAM, response_class=Response)
+        add_list(
+            routes, "/events", EventRecord, EventShape, about, needs=Permission.READ, store=store, cursors=self._cursors
+        )
+        routes.add(Permission.READ, "/events/stream", self.stream_events, responses=_STREAM, response_class=Response)
 
     async def stream_events(  # noqa: PLR0917 - the framework fills them in by name
         self,
@@ -78,27 +82,28 @@ class EventRoutes:
         have none and are not kept. A list's `cursor` is the `after` that follows it.
         """
         if self._open.total() >= self._limits.streams or self._open[me.token_id] >= self._limits.streams_of_one:
-            raise RefusedError(
-                ConflictError("too many event streams are open: close one, or share one between tabs"), _TOO_MANY
-            )
+            raise ThrottledError("too many event streams are open: close one, or share one between tabs")
         if session:
             await self._controller.store.get(SessionRecord, project, session)
         start = last_event_id if last_event_id is not None else after
         if start is None:
             start = await self._cursors.newest(project)
         token = request.headers["authorization"].partition(" ")[2].strip()
-        return _EventStream(self, me, token, self._controller.journal.follow(project, start, session))
+        return _EventStream(self, project, token, me.token_id, self._controller.journal.follow(project, start, session))
 
     async def run(self, stream: "_EventStream", receive: Receive, send: Send) -> None:
-        """Send a stream until its reader has gone, its token no longer holds, or the server ends."""
-        self._open[stream.identity.token_id] += 1
+        """Send a stream until its reader has gone or may read no longer, or the server ends."""
+        self._open[stream.token_id] += 1
+        change = asyncio.create_task(self._controller.people.changed())
         ends = [asyncio.create_task(self._closing.wait()), asyncio.create_task(_gone(receive))]
         pending = asyncio.ensure_future(anext(stream.source))
         try:
             await _send(send, "retry: 1000\n\n")
             while True:
-                await asyncio.wait([pending, *ends], timeout=_PULSE, return_when=asyncio.FIRST_COMPLETED)
-                if any(end.done() for end in ends) or not self._holds(stream.token):
+                await asyncio.wait([pending, change, *ends], timeout=_PULSE, return_when=asyncio.FIRST_COMPLETED)
+                if change.done():
+                    change = asyncio.create_task(self._controller.people.changed())
+                if any(end.done() for end in ends) or not await self._may_read(stream):
                     break
                 if pending.done():
                     await _send(send, _frame(pending.result()))
@@ -106,15 +111,15 @@ class EventRoutes:
                 else:
                     await _send(send, ": still here\n\n")
         finally:
-            self._open[stream.identity.token_id] -= 1
-            for task in (pending, *ends):
+            self._open[stream.token_id] -= 1
+            for task in (pending, change, *ends):
                 task.cancel()
-            await asyncio.gather(pending, *ends, return_exceptions=True)
+            await asyncio.gather(pending, change, *ends, return_exceptions=True)
             await stream.source.aclose()
 
-    def _holds(self, token: str) -> bool:
-        with suppress(AuthenticationError):
-            self._controller.verify(token)
+    async def _may_read(self, stream: "_EventStream") -> bool:
+        with suppress(AuthenticationError, NotFoundError, PermissionDeniedError):
+            await self._gate.check(self._gate.identify(stream.token), Permission.READ, stream.project)
             return True
         return False
 
@@ -122,13 +127,16 @@ class EventRoutes:
 class _EventStream(Response):
     """A response that is the stream itself, and knows when its reader has gone."""
 
-    def __init__(self, routes: EventRoutes, identity: Identity, token: str, source: AsyncIterator[Any]) -> None:
+    def __init__(
+        self, routes: EventRoutes, project: str, token: str, token_id: str, source: AsyncIterator[Any]
+    ) -> None:
         super().__init__(
             media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         del self.headers["content-length"]
-        self.identity = identity
+        self.project = project
         self.token = token
+        self.token_id = token_id
         self.source: Any = source
         self._routes = routes
 

@@ -6,11 +6,12 @@ from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter
 from fastapi import Query as QueryParameter
 from pydantic import BaseModel, Field, create_model
 
 from hansa.api.documents import to_document
+from hansa.api.guard import Routes
+from hansa.api.permissions import Permission
 from hansa.api.requests import Strict
 from hansa.api.shapes import ListShape
 from hansa.store.ports import MetadataStore, Page, Query
@@ -53,15 +54,16 @@ class Cursors:
 
 
 def add_list(
-    router: APIRouter,
+    routes: Routes,
     path: str,
     kind: type[R],
     shape: type[BaseModel],
     about: str,
     *,
+    needs: Permission,
     store: MetadataStore,
     cursors: Cursors,
-    fixed: Mapping[str, str] | None = None,
+    fixed: Mapping[str, str | bool] | None = None,
 ) -> None:
     """Add the list of a kind of record. about: for its documentation; fixed: columns that are not for the caller."""
     set_here = dict(fixed or {})
@@ -77,7 +79,8 @@ def add_list(
         return listed(page, cursor, query.limit, query.offset)
 
     endpoint.__annotations__["query"] = Annotated[_filters(kind, frozenset(set_here)), QueryParameter()]
-    router.add_api_route(path, endpoint, response_model=list_shape(shape), name=f"list_{path[1:]}", description=about)
+    name = f"list_{path[1:].replace('-', '_')}"
+    routes.add(needs, path, endpoint, response_model=list_shape(shape), name=name, description=about)
 
 
 def listed(page: Page[R], cursor: int, limit: int, offset: int = 0) -> dict[str, Any]:

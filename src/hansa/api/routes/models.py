@@ -7,18 +7,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import Depends, Request
 from fastapi import Query as QueryParameter
 from fastapi.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from hansa.api.documents import record_document
-from hansa.api.guard import Limits
+from hansa.api.guard import Limits, Routes, caller
+from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import ModelShape, PackageShape
+from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Page
 from hansa.store.records import ModelRecord, PackageRecord
+from hansa.wire.tokens import Identity
 
 __all__ = ["ModelRoutes", "PackageRoutes"]
 
@@ -36,6 +39,7 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
     206: {"description": "The range that was asked for"},
     304: {"description": "The caller has it already"},
 }
+Caller = Annotated[Identity, Depends(caller)]
 Trail = Annotated[int, QueryParameter(ge=1, le=1000, description="Models at most.")]
 Name = Annotated[str, QueryParameter(max_length=200, description="What people call it.")]
 
@@ -49,23 +53,25 @@ class ModelRoutes:
         self._cursors = cursors
         self._limits = limits
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
-        add = router.add_api_route
+        add = routes.add
         listing = list_shape(ModelShape)
         about = "The model trail: seeds and the models of committed rounds."
         store = self._controller.store
-        add_list(router, "/models", ModelRecord, ModelShape, about, store=store, cursors=self._cursors)
-        add("/models", self.upload_model, methods=["POST"], response_model=ModelShape, **_UPLOAD)
-        add("/models/{model}", self.get_model, response_model=ModelShape)
-        add("/models/{model}/file", self.download_model, responses=_FILE, response_class=Response)
-        add("/models/{model}/ancestors", self.list_ancestors, response_model=listing)
-        add("/models/{model}/descendants", self.list_descendants, response_model=listing)
+        add_list(
+            routes, "/models", ModelRecord, ModelShape, about, needs=Permission.READ, store=store, cursors=self._cursors
+        )
+        add(Permission.UPLOAD, "/models", self.upload_model, methods=["POST"], response_model=ModelShape, **_UPLOAD)
+        add(Permission.READ, "/models/{model}", self.get_model, response_model=ModelShape)
+        add(Permission.DOWNLOAD, "/models/{model}/file", self.download_model, responses=_FILE, response_class=Response)
+        add(Permission.READ, "/models/{model}/ancestors", self.list_ancestors, response_model=listing)
+        add(Permission.READ, "/models/{model}/descendants", self.list_descendants, response_model=listing)
 
-    async def upload_model(self, project: str, request: Request, name: Name = "") -> dict[str, Any]:
+    async def upload_model(self, project: str, request: Request, me: Caller, name: Name = "") -> dict[str, Any]:
         """Upload a seed model: the body is a safetensors file. The same model twice is one model."""
         record = await with_body(
-            request, self._limits.spool, lambda file: self._controller.add_model(project, file, name)
+            request, self._limits.spool, lambda file: self._controller.add_model(project, file, name, me.name)
         )
         return record_document(record)
 
@@ -73,13 +79,14 @@ class ModelRoutes:
         """A model, by its digest."""
         return record_document(await self._controller.find_model(project, model))
 
-    async def download_model(self, project: str, model: str, request: Request) -> Response:
+    async def download_model(self, project: str, model: str, request: Request, me: Caller) -> Response:
         """The safetensors file of a model; its ETag is the digest, and a Range is honoured."""
         record = await self._controller.model_with_bytes(project, model)
         headers = {"ETag": f'"{record.id}"', "Cache-Control": "private, max-age=31536000, immutable"}
         asked = request.headers.get("if-none-match", "")
         if record.id in {tag.strip().removeprefix("W/").strip('"') for tag in asked.split(",")}:
             return Response(status_code=304, headers=headers)
+        await self._controller.people.note(audit_line(project, me.name, "model.download", record.id))
         return _HeldFile(self._controller, record.id, headers)
 
     async def list_ancestors(self, project: str, model: str, limit: Trail = 1000) -> dict[str, Any]:
@@ -116,19 +123,35 @@ class PackageRoutes:
         self._controller = controller
         self._cursors = cursors
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
-        add = router.add_api_route
+        add = routes.add
         about = "User code that sessions can ship to clients."
         store = self._controller.store
-        add_list(router, "/packages", PackageRecord, PackageShape, about, store=store, cursors=self._cursors)
-        add("/packages", self.upload_package, methods=["POST"], response_model=PackageShape, **_UPLOAD)
-        add("/packages/{package}", self.get_package, response_model=PackageShape)
+        add_list(
+            routes,
+            "/packages",
+            PackageRecord,
+            PackageShape,
+            about,
+            needs=Permission.READ,
+            store=store,
+            cursors=self._cursors,
+        )
+        add(
+            Permission.UPLOAD,
+            "/packages",
+            self.upload_package,
+            methods=["POST"],
+            response_model=PackageShape,
+            **_UPLOAD,
+        )
+        add(Permission.READ, "/packages/{package}", self.get_package, response_model=PackageShape)
 
-    async def upload_package(self, project: str, request: Request) -> dict[str, Any]:
+    async def upload_package(self, project: str, request: Request, me: Caller) -> dict[str, Any]:
         """Upload user code: the body is a package as `hansa package build` makes it, signed or not."""
         archive = b"".join([chunk async for chunk in request.stream()])
-        return record_document(await self._controller.add_package(project, archive))
+        return record_document(await self._controller.add_package(project, archive, me.name))
 
     async def get_package(self, project: str, package: str) -> dict[str, Any]:
         """A package, by its id."""

@@ -1,30 +1,31 @@
-"""The network, its people and its places: clients, combiners, tokens, projects, the server, the caller."""
+"""The network and its places: clients, combiners, tokens, projects, the server, the caller."""
 
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import Depends
+from fastapi import Query as Parameter
 
 import hansa
 from hansa.api.documents import record_document
-from hansa.api.guard import caller
-from hansa.api.requests import NewProject as ProjectToCreate
-from hansa.api.requests import NewToken, Prune
-from hansa.api.results import IssuedToken, Me, NewProject, ServerInfo
+from hansa.api.guard import Routes, caller
+from hansa.api.permissions import Permission, covered
+from hansa.api.requests import NewApiToken, NewProject, NewToken, Prune
+from hansa.api.results import IssuedToken, Me, ServerInfo
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import (
     ClientShape,
     CombinerShape,
     IssuedTokenShape,
     MeShape,
-    NewProjectShape,
     ProjectShape,
     PruneReportShape,
     ServerInfoShape,
     TokenShape,
 )
+from hansa.errors import PermissionDeniedError
 from hansa.network.controller.controller import Controller
-from hansa.store.ports import Page
+from hansa.store.ports import Page, Query
 from hansa.store.records import ClientRecord, CombinerRecord, ProjectRecord, TokenRecord
 from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
@@ -32,6 +33,8 @@ from hansa.wire.tokens import Identity
 __all__ = ["NetworkRoutes", "ServerRoutes"]
 
 Caller = Annotated[Identity, Depends(caller)]
+Limit = Annotated[int, Parameter(ge=1, le=1000, description="Items on a page.")]
+Offset = Annotated[int, Parameter(ge=0, le=2**63 - 1, description="Items before the page.")]
 
 
 class NetworkRoutes:
@@ -42,21 +45,27 @@ class NetworkRoutes:
         self._controller = controller
         self._cursors = cursors
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
-        add = router.add_api_route
-        for path, kind, shape, about in (
-            ("/clients", ClientRecord, ClientShape, "Clients that have connected at least once."),
-            ("/combiners", CombinerRecord, CombinerShape, "Combiners that have connected at least once."),
-            ("/tokens", TokenRecord, TokenShape, "Tokens that were issued, without the tokens themselves."),
+        add = routes.add
+        read, admit, own = Permission.READ, Permission.ADMIT_NODES, Permission.OWN_TOKENS
+        issued: dict[str, Any] = {"methods": ["POST"], "status_code": 201, "response_model": IssuedTokenShape}
+        for needed, path, kind, shape, about in (
+            (read, "/clients", ClientRecord, ClientShape, "Clients that have connected at least once."),
+            (read, "/combiners", CombinerRecord, CombinerShape, "Combiners that have connected at least once."),
+            (Permission.READ_TOKENS, "/tokens", TokenRecord, TokenShape, "The project's tokens, of nodes and people."),
         ):
-            add_list(router, path, kind, shape, about, store=self._controller.store, cursors=self._cursors)
-        add("/clients/{name}", self.get_client, response_model=ClientShape)
-        add("/combiners/{name}", self.get_combiner, response_model=CombinerShape)
-        add("/tokens", self.create_token, methods=["POST"], status_code=201, response_model=IssuedTokenShape)
-        add("/tokens/{token}", self.revoke_token, methods=["DELETE"], response_model=TokenShape)
-        add("", self.get_project, response_model=ProjectShape)
-        add("/prune", self.prune, methods=["POST"], response_model=PruneReportShape)
+            store, cursors = self._controller.store, self._cursors
+            add_list(routes, path, kind, shape, about, needs=needed, store=store, cursors=cursors)
+        add(read, "/clients/{name}", self.get_client, response_model=ClientShape)
+        add(read, "/combiners/{name}", self.get_combiner, response_model=CombinerShape)
+        add(admit, "/tokens", self.create_token, **issued)
+        add(admit, "/tokens/{token}", self.revoke_token, methods=["DELETE"], response_model=TokenShape)
+        add(own, "/api-tokens", self.list_api_tokens, response_model=list_shape(TokenShape))
+        add(own, "/api-tokens", self.create_api_token, **issued)
+        add(own, "/api-tokens/{token}", self.revoke_api_token, methods=["DELETE"], response_model=TokenShape)
+        add(read, "", self.get_project, response_model=ProjectShape)
+        add(Permission.DELETE, "/prune", self.prune, methods=["POST"], response_model=PruneReportShape)
 
     async def get_client(self, project: str, name: str) -> dict[str, Any]:
         """A client, by its name."""
@@ -66,14 +75,40 @@ class NetworkRoutes:
         """A combiner, by its name."""
         return record_document(await self._controller.store.get(CombinerRecord, project, f"{project}/{name}"))
 
-    async def create_token(self, project: str, body: NewToken) -> dict[str, Any]:
-        """Issue a token for an identity. It is shown this once."""
-        token, record = await self._controller.issue_token(project, body.name, body.role, body.expires_in)
+    async def create_token(self, project: str, me: Caller, body: NewToken) -> dict[str, Any]:
+        """Issue a token for a client or a combiner. It is shown this once."""
+        role = Role(body.role)
+        token, record = await self._controller.issue_token(project, body.name, role, body.expires_in, me.name)
         return record_document(IssuedToken(token, record))
 
-    async def revoke_token(self, project: str, token: str) -> dict[str, Any]:
-        """Refuse a token from now on. The path names its id, never the token itself."""
-        return record_document(await self._controller.revoke_token(project, token))
+    async def revoke_token(self, project: str, token: str, me: Caller) -> dict[str, Any]:
+        """Refuse a token, a node's or a person's, from now on. The path names its id, never the token itself."""
+        return record_document(await self._controller.revoke_token(project, token, me.name))
+
+    async def list_api_tokens(self, project: str, me: Caller, limit: Limit = 100, offset: Offset = 0) -> dict[str, Any]:
+        """The caller's own API tokens for the project, oldest first; never the tokens themselves."""
+        where = {"account": me.name}
+        page = await self._controller.store.list(TokenRecord, Query(project, where, limit=limit, offset=offset))
+        return listed(page, await self._cursors.newest(project), limit, offset)
+
+    async def create_api_token(self, project: str, me: Caller, body: NewApiToken) -> dict[str, Any]:
+        """Issue a token that acts for the caller in this project, at most as the role. It is shown this once."""
+        people = self._controller.people
+        bounds = await people.bounds(me, project)
+        if not bounds.admin and not covered(body.role, bounds.roles):
+            held = " bounded to ".join(role.value for role in bounds.roles)
+            raise PermissionDeniedError(
+                f"{me.name} ({held}) cannot make a token of the role {body.role.value}, which may do more; choose a "
+                "role that may not"
+            )
+        made = await people.issue(
+            me.name, called=body.name, project=project, bound=body.role, expires_in=body.expires_in
+        )
+        return record_document(IssuedToken(*made))
+
+    async def revoke_api_token(self, project: str, token: str, me: Caller) -> dict[str, Any]:
+        """Refuse one of the caller's own API tokens from now on. The path names its id, never the token itself."""
+        return record_document(await self._controller.people.revoke(me.name, project, token))
 
     async def get_project(self, project: str) -> dict[str, Any]:
         """The project."""
@@ -94,41 +129,53 @@ class ServerRoutes:
         self._started_at = time.time()
         self._started = time.monotonic()
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
-        add = router.add_api_route
-        add("/me", self.get_me, response_model=MeShape)
-        add("/server", self.get_server, response_model=ServerInfoShape)
-        add("/projects", self.list_projects, response_model=list_shape(ProjectShape))
-        add("/projects", self.create_project, methods=["POST"], status_code=201, response_model=NewProjectShape)
+        add = routes.add
+        add(Permission.KNOW_ONESELF, "/me", self.get_me, response_model=MeShape)
+        add(Permission.USE_SERVER, "/server", self.get_server, response_model=ServerInfoShape)
+        add(Permission.USE_SERVER, "/projects", self.list_projects, response_model=list_shape(ProjectShape))
+        add(
+            Permission.ADMINISTER,
+            "/projects",
+            self.create_project,
+            methods=["POST"],
+            status_code=201,
+            response_model=ProjectShape,
+        )
 
     async def get_me(self, me: Caller) -> dict[str, Any]:
-        """Whom the server takes the caller for. Every role may ask."""
-        return record_document(Me(me.name, me.role, me.project, me.token_id))
+        """Whom the server takes the caller for, and what they are in which project. Every role may ask."""
+        if me.role is not Role.PERSON:
+            return record_document(Me(me.name, me.role, me.project, me.token_id))
+        people, roles = self._controller.people, dict[str, str]()
+        for project in await people.projects(me):
+            bounds = await people.bounds(me, project.id)
+            roles[project.id] = " bounded to ".join(bounds.roles) or "site administrator"
+        admin = (await people.bounds(me)).admin
+        return record_document(Me(me.name, me.role, me.project, me.token_id, admin, roles))
 
     async def get_server(self, me: Caller) -> dict[str, Any]:
         """The server's version, uptime, and the address that clients and combiners join."""
-        directory = self._controller.tree(me.project).directory
+        known = await self._controller.people.projects(me)
+        directories = [self._controller.tree(project.id).directory for project in known]
         return record_document(
             ServerInfo(
                 version=hansa.__version__,
                 grpc_address=self._controller.address,
-                project=me.project,
                 started_at=self._started_at,
                 uptime=time.monotonic() - self._started,
-                clients=len(directory.clients),
-                combiners=len(directory.combiners),
+                clients=sum(len(directory.clients) for directory in directories),
+                combiners=sum(len(directory.combiners) for directory in directories),
             )
         )
 
     async def list_projects(self, me: Caller) -> dict[str, Any]:
-        """The projects that the caller's token is for."""
+        """The projects that the caller knows, oldest first."""
         cursor = await self._cursors.newest(me.project)
-        found = await self._controller.store.get(ProjectRecord, me.project, me.project)
-        return listed(Page((found,), 1), cursor, 1)
+        found = await self._controller.people.projects(me)
+        return listed(Page(found, len(found)), cursor, max(1, len(found)))
 
-    async def create_project(self, me: Caller, body: ProjectToCreate) -> dict[str, Any]:
-        """Create a project. The caller gets a token as its admin, which is shown this once."""
-        project = await self._controller.create_project(body.name)
-        token, record = await self._controller.issue_token(project.id, me.name, Role.ADMIN)
-        return record_document(NewProject(project, token, record))
+    async def create_project(self, me: Caller, body: NewProject) -> dict[str, Any]:
+        """Create a project, without members: a site administrator adds its first owner."""
+        return record_document(await self._controller.create_project(body.name, me.name))

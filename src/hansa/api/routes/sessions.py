@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from fastapi import Query as Parameter
 
 from hansa.api.documents import record_document
-from hansa.api.guard import caller
+from hansa.api.guard import Routes, caller
+from hansa.api.permissions import Permission
 from hansa.api.requests import Keep, NewSession
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list
@@ -31,6 +32,7 @@ from hansa.wire.tokens import Identity
 __all__ = ["SessionRoutes"]
 
 _LARGEST = 2**63 - 1
+Caller = Annotated[Identity, Depends(caller)]
 
 
 class SessionRoutes:
@@ -41,10 +43,10 @@ class SessionRoutes:
         self._controller = controller
         self._cursors = cursors
 
-    def add(self, router: APIRouter) -> None:
+    def add(self, routes: Routes) -> None:
         """Add the routes."""
         one = "/sessions/{session}"
-        add = router.add_api_route
+        add = routes.add
         for path, kind, shape, fixed, about in (
             ("/sessions", SessionRecord, SessionShape, {}, "The project's sessions."),
             ("/rounds", RoundRecord, RoundShape, {}, "Committed rounds of the project's sessions."),
@@ -58,22 +60,39 @@ class SessionRoutes:
                 "Evaluation metrics, by round and client.",
             ),
         ):
-            add_list(router, path, kind, shape, about, store=self._controller.store, cursors=self._cursors, fixed=fixed)
-        add("/sessions", self.create_session, methods=["POST"], status_code=201, response_model=SessionShape)
-        add(one, self.get_session, response_model=SessionShape)
-        add(one, self.delete_session, methods=["DELETE"], status_code=204, response_class=Response)
-        add(f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
-        add(f"{one}/keep", self.keep_session, methods=["PUT"], response_model=SessionShape)
-        add(f"{one}/why", self.why_session_waits, response_model=WaitingShape)
-        add(f"{one}/verification", self.verify_session, response_model=VerificationShape)
-        add(f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
+            add_list(
+                routes,
+                path,
+                kind,
+                shape,
+                about,
+                needs=Permission.READ,
+                store=self._controller.store,
+                cursors=self._cursors,
+                fixed=fixed,
+            )
+        add(
+            Permission.RUN,
+            "/sessions",
+            self.create_session,
+            methods=["POST"],
+            status_code=201,
+            response_model=SessionShape,
+        )
+        add(Permission.READ, one, self.get_session, response_model=SessionShape)
+        add(Permission.DELETE, one, self.delete_session, methods=["DELETE"], status_code=204, response_class=Response)
+        add(Permission.RUN, f"{one}/start", self.start_session, methods=["POST"], response_model=SessionShape)
+        add(Permission.RUN, f"{one}/resume", self.resume_session, methods=["POST"], response_model=SessionShape)
+        add(Permission.RUN, f"{one}/stop", self.stop_session, methods=["POST"], response_model=SessionShape)
+        add(Permission.RUN, f"{one}/keep", self.keep_session, methods=["PUT"], response_model=SessionShape)
+        add(Permission.READ, f"{one}/why", self.why_session_waits, response_model=WaitingShape)
+        add(Permission.VERIFY, f"{one}/verification", self.verify_session, response_model=VerificationShape)
+        add(Permission.READ, f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
 
-    async def create_session(self, project: str, body: NewSession) -> dict[str, Any]:
+    async def create_session(self, project: str, me: Caller, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
         created = await self._controller.create_session(
-            project, _spec(body, project), seed_model=body.seed_model, package=body.package, keep=body.keep
+            project, _spec(body, project), seed_model=body.seed_model, package=body.package, keep=body.keep, by=me.name
         )
         return record_document(created)
 
@@ -81,22 +100,20 @@ class SessionRoutes:
         """A session."""
         return record_document(await self._controller.store.get(SessionRecord, project, session))
 
-    async def delete_session(self, project: str, session: str) -> Response:
+    async def delete_session(self, project: str, session: str, me: Caller) -> Response:
         """Delete a session that does not run, with its records, and the objects that nothing else needs."""
-        await self._controller.delete_session(project, session)
+        await self._controller.delete_session(project, session, me.name)
         return Response(status_code=204)
 
-    async def start_session(self, project: str, session: str) -> dict[str, Any]:
+    async def start_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Run a session that was created, failed or was stopped."""
-        return record_document(await self._controller.start_session(project, session))
+        return record_document(await self._controller.start_session(project, session, me.name))
 
-    async def resume_session(self, project: str, session: str) -> dict[str, Any]:
+    async def resume_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Go on after the last committed round: the same as to start a session that has run before."""
-        return record_document(await self._controller.start_session(project, session))
+        return record_document(await self._controller.start_session(project, session, me.name))
 
-    async def stop_session(
-        self, project: str, session: str, me: Annotated[Identity, Depends(caller)]
-    ) -> dict[str, Any]:
+    async def stop_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Stop a running session; what is committed stays, and it can be resumed."""
         return record_document(await self._controller.stop_session(project, session, me.name))
 

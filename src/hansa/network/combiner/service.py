@@ -145,8 +145,8 @@ def _check_hello(name: str, hello: Hello) -> None:
 
 
 def _need_node(identity: Identity) -> None:
-    if identity.role is Role.ADMIN:
+    if identity.role is Role.PERSON:
         raise PermissionDeniedError(
-            f"{identity.name} has the role admin: nodes need a token of the role client or combiner "
+            f"{identity.name} is a person: nodes need a token of the role client or combiner "
             "(hansa token create --role client)"
         )

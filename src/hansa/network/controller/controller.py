@@ -27,7 +27,11 @@ from hansa.network.client.code import Code
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
+from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.logins import Logins
+from hansa.network.controller.names import checked_name
+from hansa.network.controller.people import People
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
@@ -37,6 +41,7 @@ from hansa.rounds.why import Why
 from hansa.run import plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
+    INSTALLATION,
     ClientRecord,
     CombinerRecord,
     ModelRecord,
@@ -55,7 +60,6 @@ __all__ = ["Controller"]
 
 _log = structlog.get_logger(__name__)
 
-_NAME_LIMIT = 100
 _LEASE_OF_CENTRAL = 600.0
 _SHOWN = 5
 """Rounds that an error names."""
@@ -96,6 +100,8 @@ class Controller:
         self._confinement = confinement
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
+        self.people = People(store, key, self._revoked)
+        self.logins = Logins(self.people)
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -108,9 +114,9 @@ class Controller:
     async def open(self) -> None:
         """Take up every session that was running when the controller last ended, and what was to be removed."""
         self._finishing = asyncio.create_task(self._finish())
+        await self.people.recall(INSTALLATION)
         for project in await self._projects():
-            revoked = await self.store.list(TokenRecord, Query(project.id, where={"revoked": True}, limit=1000))
-            self._revoked.update(record.id for record in revoked.items)
+            await self.people.recall(project.id)
             await self._mark_absent(project.id)
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
@@ -187,31 +193,30 @@ class Controller:
 
     # ── projects and tokens ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def create_project(self, project: str) -> ProjectRecord:
-        """A new project; raises `ConflictError` when there is one of this name."""
-        record = ProjectRecord(_name(project, "project"), project, time.time())
-        await self.store.create(record)
+    async def create_project(self, project: str, by: str = SERVER) -> ProjectRecord:
+        """A new project, without members; raises `ConflictError` when there is one of this name."""
+        record = ProjectRecord(checked_name(project, "project"), project, time.time())
+        await self.store.create(record, audit_line(project, by, "project.create", project))
         return record
 
     async def issue_token(
-        self, project: str, name: str, role: Role, expires_in: float | None = None
+        self, project: str, name: str, role: Role, expires_in: float | None = None, by: str = SERVER
     ) -> tuple[str, TokenRecord]:
-        """A token for an identity; expires_in: seconds, None for ever. The token is not kept."""
+        """A token for a node; expires_in: seconds, None for ever. The token is not kept."""
+        if role is Role.PERSON:
+            raise ConfigError(f"{name!r} would be a person: people log in, and make API tokens for themselves")
         if name in {CENTRAL, ROOT}:
             raise ConfigError(f"{name!r} is hansa's own name; choose another for this {role.value}")
-        token, jti = tokens.issue(self._key, _name(name, "identity"), role, project, expires_in)
+        token, jti = tokens.issue(self._key, checked_name(name, "identity"), role, project, expires_in)
         now = time.time()
         expires_at = None if expires_in is None else now + expires_in
         record = TokenRecord(jti, project, name, role.value, now, expires_at)
-        await self.store.create(record)
+        await self.store.create(record, audit_line(project, by, "token.issue", jti, detail=f"{name} ({role.value})"))
         return token, record
 
-    async def revoke_token(self, project: str, token_id: str) -> TokenRecord:
-        """A token that is refused from now on."""
-        record = replace(await self.store.get(TokenRecord, project, token_id), revoked=True)
-        await self.store.put(record)
-        self._revoked.add(token_id)
-        return record
+    async def revoke_token(self, project: str, token_id: str, by: str = SERVER) -> TokenRecord:
+        """A token of a project, a node's or a person's, that is refused from now on."""
+        return await self.people.refuse(await self.store.get(TokenRecord, project, token_id), by)
 
     def verify(self, token: str) -> Identity:
         """Who holds this token; raises `AuthenticationError`."""
@@ -222,13 +227,13 @@ class Controller:
 
     # ── models and packages ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def add_model(self, project: str, file: bytes | memoryview, name: str = "") -> ModelRecord:
+    async def add_model(self, project: str, file: bytes | memoryview, name: str = "", by: str = SERVER) -> ModelRecord:
         """A seed model, as a safetensors file; raises `WireError` when it is none."""
         arrays = await asyncio.to_thread(codec.decode, file)
         digest = await self.retention.put(codec.encode(arrays))
         try:
             record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
-            await self.store.put(record)
+            await self.store.put(record, audit_line(project, by, "model.upload", digest, detail=name))
         finally:
             self.retention.holds.release(digest)
         return record
@@ -255,15 +260,15 @@ class Controller:
             f"(hansa model list --session {record.session})"
         )
 
-    async def add_package(self, project: str, archive: bytes) -> PackageRecord:
+    async def add_package(self, project: str, archive: bytes, by: str = SERVER) -> PackageRecord:
         """User code for sessions; raises `AppError` when it is no safe package, or its signature does not hold."""
         package = await asyncio.to_thread(read_package, archive)
         await asyncio.to_thread(package.signer)
         digest = await self.retention.put([archive])
         try:
-            name = _name(package.manifest.name, "package")
+            name = checked_name(package.manifest.name, "package")
             record = PackageRecord(digest, project, name, len(archive), time.time())
-            await self.store.put(record)
+            await self.store.put(record, audit_line(project, by, "package.upload", digest, detail=name))
         finally:
             self.retention.holds.release(digest)
         return record
@@ -271,7 +276,14 @@ class Controller:
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def create_session(
-        self, project: str, spec: RunSpec, *, seed_model: str, package: str | None = None, keep: str | None = None
+        self,
+        project: str,
+        spec: RunSpec,
+        *,
+        seed_model: str,
+        package: str | None = None,
+        keep: str | None = None,
+        by: str = SERVER,
     ) -> SessionRecord:
         """A session, not started. Raises `ConfigError`, and `NotFoundError` for a foreign model or package.
 
@@ -285,7 +297,7 @@ class Controller:
         session = SessionRecord(
             id=uuid.uuid4().hex[:12],
             project=project,
-            name=_name(spec.name, "session"),
+            name=checked_name(spec.name, "session"),
             spec=spec,
             state=SessionState.CREATED,
             created_at=time.time(),
@@ -295,11 +307,12 @@ class Controller:
         )
         async with self.retention.holds.holding(seed_model):
             await self._need_model(project, seed_model)
-            await self.store.create(session)
+            told = audit_line(project, by, "session.create", session.id, detail=session.name)
+            await self.store.create(session, told)
         await self.journal.record(event(project, session.id, "session.created", f"session {session.name} was created"))
         return session
 
-    async def start_session(self, project: str, session_id: str) -> SessionRecord:
+    async def start_session(self, project: str, session_id: str, by: str = SERVER) -> SessionRecord:
         """Run a created session, or resume one that failed or was stopped, after its last committed round."""
         tree = self.tree(project)
         async with self._changing:
@@ -310,22 +323,25 @@ class Controller:
                     "start a new one from its model"
                 )
             tree.start(session)
+        await self.people.note(audit_line(project, by, "session.start", session_id, detail=session.name))
         await tree.under_way(session_id)
         return await self.store.get(SessionRecord, project, session_id)
 
     async def stop_session(self, project: str, session_id: str, who: str) -> SessionRecord:
         """Stop a running session; what is committed stays, and it can be resumed."""
         await self.store.get(SessionRecord, project, session_id)
+        await self.people.note(audit_line(project, who, "session.stop", session_id))
         await self.tree(project).stop(session_id, f"stopped by {who}")
         return await self.store.get(SessionRecord, project, session_id)
 
-    async def delete_session(self, project: str, session_id: str) -> None:
+    async def delete_session(self, project: str, session_id: str, by: str = SERVER) -> None:
         """Delete a session that does not run, with its records, and the objects that nobody else needs."""
         async with self._changing:
             session = await self.store.get(SessionRecord, project, session_id)
             if self.tree(project).is_running(session_id):
                 raise ConflictError(f"session {session.name} is running; stop it before you delete it")
-            await self.store.delete_session(project, session_id)
+            told = audit_line(project, by, "session.delete", session_id, detail=session.name)
+            await self.store.delete_session(project, session_id, told)
         await self.journal.record(event(project, "", "session.deleted", f"session {session.name} was deleted"))
         try:
             await self.retention.finish()
@@ -431,14 +447,3 @@ def _print_line(line: str) -> None:
 def _policy(keep: str | None) -> str | None:
     """A policy as it is stored; raises `ConfigError`."""
     return None if keep is None else str(Policy.parse(keep))
-
-
-def _name(text: str, what: str) -> str:
-    """A name that is safe in a URL, a log line and a table; raises `ConfigError`."""
-    if not 1 <= len(text) <= _NAME_LIMIT or not all(letter.isalnum() or letter in "._-" for letter in text):
-        raise ConfigError(
-            f"{text[:_NAME_LIMIT]!r} cannot name a {what}: use 1 to {_NAME_LIMIT} letters, digits, '.', '_' or '-'"
-        )
-    if not text.isascii() or text.startswith("."):
-        raise ConfigError(f"{text!r} cannot name a {what}: use ASCII letters, and no dot first")
-    return text

@@ -42,8 +42,8 @@ class Directory:
         now: seconds of a monotonic clock. Raises `NotFoundError` for a combiner whose preferred parent is not connected
         (yet), `ConflictError` for a loop, `PermissionDeniedError` for who is no node.
         """
-        if role is Role.ADMIN:
-            raise PermissionDeniedError(f"{name} has the role admin: only clients and combiners are given a server")
+        if role is Role.PERSON:
+            raise PermissionDeniedError(f"{name} is a person: only clients and combiners are given a server")
         servers = self._servers(now)
         if role is Role.COMBINER:
             return self._parent(name, preferred, servers)

@@ -10,6 +10,7 @@ import structlog
 from hansa.algorithm import Partial
 from hansa.errors import ConflictError, NotFoundError, StorageError
 from hansa.network.combiner.hub import Hub
+from hansa.network.controller.audit import audit_line
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.directory import Directory
 from hansa.network.controller.journal import Journal, event
@@ -175,7 +176,11 @@ class ProjectTree:
             *(self._event("client.connected", p.client, f"connected to {p.combiner}") for p in presence.joined),
             *(self._event("combiner.connected", p.client, f"serves below {p.combiner}") for p in presence.combiners),
         ]
-        await self._store.put(*records, *combiners, *gone)
+        joined = [
+            *(audit_line(self.project, p.client, "client.join", p.combiner) for p in presence.joined),
+            *(audit_line(self.project, p.client, "combiner.join", p.combiner) for p in presence.combiners),
+        ]
+        await self._store.put(*records, *combiners, *gone, *joined)
         await self._journal.record(*events)
 
     def _event(self, kind: str, name: str, what: str) -> EventRecord:

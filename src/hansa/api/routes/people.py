@@ -1,0 +1,131 @@
+"""People: who may log in, and who is what in a project."""
+
+from typing import Annotated, Any
+
+from fastapi import Path, Request
+from starlette.responses import Response
+
+from hansa.api.documents import record_document
+from hansa.api.guard import Routes
+from hansa.api.permissions import Permission
+from hansa.api.requests import ChangedPassword, Login, NewMember, NewPassword, NewUser
+from hansa.api.results import IssuedToken, User
+from hansa.api.routes.lists import Cursors, add_list, list_shape
+from hansa.api.routes.network import Caller, Limit, Offset
+from hansa.api.shapes import IssuedTokenShape, MemberShape, UserShape
+from hansa.network.controller.controller import Controller
+from hansa.store.ports import Query
+from hansa.store.records import INSTALLATION, AccountRecord, MemberRecord
+
+__all__ = ["MemberRoutes", "UserRoutes"]
+
+Name = Annotated[str, Path(description="The user's name.")]
+
+
+class MemberRoutes:
+    """Who is what in a project."""
+
+    def __init__(self, controller: Controller, cursors: Cursors) -> None:
+        """controller: knows people."""
+        self._controller = controller
+        self._cursors = cursors
+
+    def add(self, routes: Routes) -> None:
+        """Add the routes."""
+        store, cursors, fixed = self._controller.store, self._cursors, {"removed": False}
+        about = "The project's members, and what each is there."
+        one, manage = "/members/{user}", Permission.MANAGE_MEMBERS
+        add_list(
+            routes,
+            "/members",
+            MemberRecord,
+            MemberShape,
+            about,
+            needs=Permission.READ,
+            store=store,
+            cursors=cursors,
+            fixed=fixed,
+        )
+        routes.add(manage, one, self.put_member, methods=["PUT"], response_model=MemberShape)
+        routes.add(manage, one, self.remove_member, methods=["DELETE"], response_model=MemberShape)
+
+    async def put_member(self, project: str, user: Name, me: Caller, body: NewMember) -> dict[str, Any]:
+        """Make a user a member of the project, or give a member another role. It is so at once."""
+        return record_document(await self._controller.people.add_member(project, user, body.role, me.name))
+
+    async def remove_member(self, project: str, user: Name, me: Caller) -> dict[str, Any]:
+        """Remove a member. At once they know the project no more, and their API tokens for it hold no more."""
+        return record_document(await self._controller.people.remove_member(project, user, me.name))
+
+
+class UserRoutes:
+    """Accounts, which belong to the installation, and logging in."""
+
+    def __init__(self, controller: Controller) -> None:
+        """controller: knows people."""
+        self._controller = controller
+
+    def add(self, routes: Routes) -> None:
+        """Add the routes."""
+        administer, one = Permission.ADMINISTER, "/users/{user}"
+        issued: dict[str, Any] = {"methods": ["POST"], "status_code": 201, "response_model": IssuedTokenShape}
+        routes.add(Permission.STRANGERS, "/login", self.log_in, **issued)
+        none: dict[str, Any] = {"status_code": 204, "response_class": Response}
+        routes.add(Permission.USE_SERVER, "/logout", self.log_out, methods=["POST"], **none)
+        routes.add(Permission.USE_SERVER, "/me/password", self.change_password, methods=["PUT"], **none)
+        routes.add(administer, f"{one}/password", self.set_password, methods=["PUT"], response_model=UserShape)
+        routes.add(administer, "/users", self.list_users, response_model=list_shape(UserShape))
+        routes.add(administer, "/users", self.create_user, methods=["POST"], status_code=201, response_model=UserShape)
+        routes.add(administer, f"{one}/disable", self.disable_user, methods=["POST"], response_model=UserShape)
+        routes.add(administer, f"{one}/enable", self.enable_user, methods=["POST"], response_model=UserShape)
+
+    async def list_users(self, limit: Limit = 100, offset: Offset = 0) -> dict[str, Any]:
+        """The users of the installation, oldest first."""
+        page = await self._controller.store.list(AccountRecord, Query(INSTALLATION, limit=limit, offset=offset))
+        users = [record_document(_user(account)) for account in page.items]
+        return {"items": users, "total": page.total, "limit": limit, "offset": offset, "cursor": 0}
+
+    async def create_user(self, me: Caller, body: NewUser) -> dict[str, Any]:
+        """Let a person in. They are a member of no project yet."""
+        password = body.password.get_secret_value() if body.password is not None else ""
+        made = await self._controller.logins.create_account(body.name, password, admin=body.admin, by=me.name)
+        return record_document(_user(made))
+
+    async def set_password(self, user: Name, me: Caller, body: NewPassword) -> dict[str, Any]:
+        """Give a user another password. What was logged in with the former one is logged out; API tokens stay."""
+        password = body.password.get_secret_value()
+        return record_document(_user(await self._controller.logins.set_password(user, password, by=me.name)))
+
+    async def log_in(self, body: Login, request: Request) -> dict[str, Any]:
+        """A token that holds for 12 hours, for a name and a password. Failed attempts are counted, and slowed down."""
+        made = await self._controller.logins.log_in(body.name, body.password.get_secret_value(), _address(request))
+        return record_document(IssuedToken(*made))
+
+    async def log_out(self, me: Caller) -> Response:
+        """Refuse the token of this request from now on."""
+        await self._controller.people.revoke(me.name, me.project, me.token_id)
+        return Response(status_code=204)
+
+    async def change_password(self, me: Caller, body: ChangedPassword, request: Request) -> Response:
+        """Another password for the caller. What else was logged in with the former one is logged out."""
+        current, new = body.current.get_secret_value(), body.password.get_secret_value()
+        await self._controller.logins.change_password(me.name, current, new, _address(request), me.token_id)
+        return Response(status_code=204)
+
+    async def disable_user(self, user: Name, me: Caller) -> dict[str, Any]:
+        """Refuse a user and every token of theirs from now on. The last site administrator cannot be disabled."""
+        return record_document(_user(await self._controller.people.disable(user, by=me.name)))
+
+    async def enable_user(self, user: Name, me: Caller) -> dict[str, Any]:
+        """Let a disabled user log in again; tokens of before hold no more."""
+        return record_document(_user(await self._controller.people.disable(user, disabled=False, by=me.name)))
+
+
+def _address(request: Request) -> str:
+    """Where a request comes from, as the server sees it: of a proxy, the proxy's."""
+    return request.client.host if request.client is not None else ""
+
+
+def _user(account: AccountRecord) -> User:
+    """An account as it is told: without the hash of its password."""
+    return User(account.id, account.created_at, account.admin, account.disabled, bool(account.password))

@@ -1,0 +1,171 @@
+"""Who did what, over HTTP and from the command line: every deed leaves a line, and no line a secret."""
+
+import sqlite3
+from pathlib import Path
+
+import httpx
+import pytest
+from served import Served
+from typer.testing import CliRunner, Result
+
+from hansa.api.client import Client, log_in
+from hansa.cli import app as commands
+from hansa.errors import AuthenticationError, CorruptionError, NotFoundError, PermissionDeniedError
+from hansa.store.audit import verify_audit
+from hansa.store.records import ProjectRole
+
+CANARY = "canary-7f3a9c-secret"
+Line = tuple[str, str, str]
+
+
+@pytest.fixture
+def root(fresh: Served) -> Client:
+    return fresh.client(token=fresh.admin())
+
+
+def told(client: Client, *, installation: bool = False) -> list[Line]:
+    return [(line.actor, line.action, line.outcome) for line in client.audit.lines(installation=installation)]
+
+
+def command(served: Served, *arguments: str) -> Result:
+    given = {"HANSA_URL": served.url, "HANSA_TOKEN": served.admin(), "HANSA_CREDENTIALS": str(served.folder / "none")}
+    return CliRunner().invoke(commands, arguments, env=given)
+
+
+def test_every_deed_of_a_project_leaves_a_line_in_order(fresh: Served, root: Client, app: Path, tmp_path: Path) -> None:
+    root.users.create("ida", CANARY)
+    root.members.add("ida", "owner")
+    ida = fresh.client(token=log_in(fresh.url, "ida", CANARY).token)
+    node = ida.tokens.create("ward", "client")
+    program = ida.tokens.create("nightly", "viewer")
+    ida.tokens.revoke(node.record.id)
+    session = ida.sessions.prepare(app)
+    ida.models.download(session.seed_model or "", tmp_path / "model")
+    ida.sessions.delete(session.id)
+    with pytest.raises(PermissionDeniedError):
+        fresh.client(token=program.token).members.add("ida", "viewer")
+    root.members.remove("ida")
+
+    lines = told(root)
+    assert lines[:2] == [("hansa", "project.create", "done"), ("root", "member.put", "done")]
+    assert sorted(lines[5:7]) == [("ida", "model.upload", "done"), ("ida", "package.upload", "done")]
+    assert lines[2:5] + lines[7:] == [
+        ("ida", "token.issue", "done"),
+        ("ida", "token.issue", "done"),
+        ("ida", "token.revoke", "done"),
+        ("ida", "session.create", "done"),
+        ("ida", "model.download", "done"),
+        ("ida", "session.delete", "done"),
+        ("ida", "request", "refused"),
+        ("root", "member.remove", "done"),
+    ]
+    assert verify_audit(root.audit.lines())[0] == len(lines)
+
+
+def test_logins_and_what_concerns_no_project_are_the_installations(fresh: Served, root: Client) -> None:
+    root.users.create("ida", CANARY)
+    log_in(fresh.url, "ida", CANARY)
+    for name, password in (("ida", "wrong " + CANARY), (CANARY, "whatever")):
+        with pytest.raises(AuthenticationError):
+            log_in(fresh.url, name, password)
+    with pytest.raises(NotFoundError):
+        fresh.client(token=fresh.person("ida")).sessions.list()
+    root.users.disable("ida")
+
+    lines = told(root, installation=True)
+    assert lines[lines.index(("root", "user.create", "done")) :] == [
+        ("root", "user.create", "done"),
+        ("ida", "login", "done"),
+        ("ida", "login", "failed"),
+        ("(an unknown name)", "login", "failed"),
+        ("ida", "token.issue", "done"),
+        ("ida", "request", "refused"),
+        ("root", "user.disable", "done"),
+    ]
+    assert verify_audit(root.audit.lines(installation=True))[0] == len(lines)
+
+
+def test_a_session_that_runs_and_nodes_that_join_are_told(fresh: Served, root: Client, app: Path) -> None:
+    fresh.run(fresh.nodes.clients(1))
+    session = root.sessions.start(app, rounds=1)
+    root.sessions.wait(session.id)
+    assert {("client-0", "client.join", "done"), ("root", "session.start", "done")} <= set(told(root))
+
+
+def test_one_who_is_refused_again_and_again_cannot_fill_the_disk(fresh: Served, root: Client) -> None:
+    http = fresh.http(fresh.token(ProjectRole.VIEWER, name="noisy"))
+    for _ in range(70):
+        assert http.delete("/api/v1/projects/default/sessions/x").status_code == 403
+    assert told(root).count(("noisy", "request", "refused")) == 60
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE audit SET actor = 'nobody' WHERE project = 'default' AND number = 2",
+        "DELETE FROM audit WHERE project = 'default' AND number = 2",
+        "UPDATE audit SET seq = 100 - seq WHERE project = 'default'",
+    ],
+    ids=["changed", "removed", "moved"],
+)
+def test_a_record_that_was_tampered_with_in_the_database_is_found(fresh: Served, root: Client, tampering: str) -> None:
+    for name in ("a", "b", "c"):
+        root.tokens.create(name, "client")
+    assert command(fresh, "audit", "verify").exit_code == 0
+    database = sqlite3.connect(fresh.folder / "controller" / "hansa.db")
+    with database:
+        database.execute(tampering)
+    database.close()
+    with pytest.raises(CorruptionError, match="audit record"):
+        verify_audit(root.audit.lines())
+    assert command(fresh, "audit", "verify").exit_code != 0
+
+
+def test_an_exported_record_is_verified_without_a_server(fresh: Served, root: Client, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        root.tokens.create(name, "client")
+    exported = command(fresh, "audit", "export").output
+    file = tmp_path / "audit.jsonl"
+    file.write_text(exported)
+    assert "3 lines" in command(fresh, "audit", "verify", str(file)).output
+    file.write_text(exported.replace("token.issue", "token.revoke", 1))
+    assert command(fresh, "audit", "verify", str(file)).exit_code != 0
+    newest = list(root.audit.lines())[-1].link
+    file.write_text("".join(exported.splitlines(keepends=True)[:-1]))
+    assert command(fresh, "audit", "verify", str(file)).exit_code == 0
+    assert command(fresh, "audit", "verify", str(file), "--head", newest).exit_code != 0
+    assert "token.issue" in command(fresh, "audit", "list").output
+
+
+def test_no_secret_is_in_log_audit_database_traceback_or_answer(
+    fresh: Served, root: Client, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[httpx.Response] = []
+    root.users.create("ida", CANARY)
+    root.members.add("ida", "owner")
+    secrets = [CANARY, log_in(fresh.url, "ida", CANARY).token]
+    ida = fresh.client(token=secrets[1])
+    secrets += [ida.tokens.create("ward", "client").token, ida.tokens.create("nightly", "viewer").token]
+    http = fresh.http(secrets[1])
+    for secret in secrets:
+        with pytest.raises(AuthenticationError):
+            log_in(fresh.url, secret, "not it: " + secret)
+        answers += [
+            http.post("/api/v1/login", json={"name": ["x", secret], "password": [secret]}),
+            http.post("/api/v1/login", content=f'{{"password": "{secret}"'.encode()),
+            http.put("/api/v1/me/password", json={"current": "not it", "password": [secret]}),
+            http.post("/api/v1/users", json={"name": "x", "password": secret}),
+            http.delete("/api/v1/projects/other/tokens/x", headers={"X-Token": secret}),
+            fresh.http(secret + "x").get("/api/v1/me"),
+        ]
+    fresh.run(fresh.server.controller.store.close())
+    assert http.get("/api/v1/projects/default/clients/x").status_code == 500
+    captured = capfd.readouterr()
+    logged = captured.out + captured.err + caplog.text
+    assert "Traceback" in logged
+    files = [path for path in (fresh.folder / "controller").rglob("*") if path.is_file()]
+    written = {"the log": logged.encode()} | {str(path): path.read_bytes() for path in files}
+    assert any(path.endswith("hansa.db") for path in written)
+    for secret in secrets:
+        assert [where for where, content in written.items() if secret.encode() in content] == []
+        assert [str(answer.url) for answer in answers if secret in answer.text] == []
