@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -137,22 +136,6 @@ async def test_a_package_of_a_signer_whom_the_site_names_runs_and_no_other(
     await network.controller.start_session(PROJECT, mine.id)
     assert (await network.end(mine)).state is SessionState.FINISHED
     assert "signed by nobody" in await refusal(network, app, tmp_path)
-
-
-async def test_a_site_that_asks_for_signers_and_cannot_verify_them_refuses_and_names_the_extra(
-    network: LocalNetwork, app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    public = new_key(tmp_path / "key.pem")
-    await network.client("ward", policy=policy(f'[code]\nsigners = ["{public}"]', tmp_path))
-    session = await network.create(app, RunSpec(name="heart", rounds=1, rules=ONE))
-    signed = await network.controller.add_package(PROJECT, build(app, key=read_key(tmp_path / "key.pem")))
-    mine = await network.controller.create_session(
-        PROJECT, session.spec, seed_model=session.seed_model, package=signed.id
-    )
-    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
-    await network.controller.start_session(PROJECT, mine.id)
-    assert (await network.end(mine)).state is SessionState.FAILED
-    assert "hansa[signing]" in (await events(network, mine, "task.failed"))[0].message
 
 
 async def test_metrics_that_may_not_leave_are_kept_back_and_the_session_is_told_their_names(

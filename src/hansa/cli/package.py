@@ -126,19 +126,11 @@ def push(app: AppPath, server: ConnectionOptions, *, name: PackageName = None, a
 
 def described(package: "Package") -> dict[str, Any]:
     """What a package is, for `inspect`, as plain values. Raises `AppError` for a signature that does not hold."""
-    from hansa.errors import MissingExtraError
-
-    signature = package.signature
-    try:
-        signer, verified = package.signer(), signature is not None
-    except MissingExtraError:
-        signer, verified = signature.public_key if signature is not None else None, False
     return {
         "name": package.manifest.name,
         "digest": package.digest,
         "id": package.id,
-        "signer": signer,
-        "verified": verified,
+        "signer": package.signer(),
         "runs": _what_runs(package),
         "requirements": list(package.requirements),
         "files": {
@@ -153,12 +145,8 @@ def print_package(description: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(description)
         return
-    signer = description["signer"] or "nobody"
-    doubt = (
-        "" if description["verified"] or not description["signer"] else " (not verified: pip install 'hansa[signing]')"
-    )
     rows = [("package", description["name"]), ("digest", description["digest"]), ("id", description["id"])]
-    rows.append(("signed by", signer + doubt))
+    rows.append(("signed by", description["signer"] or "nobody"))
     rows += [("runs", line) for line in description["runs"]]
     rows += [("installs", line) for line in description["requirements"] or ["nothing"]]
     rows += [

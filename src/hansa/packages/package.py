@@ -45,7 +45,7 @@ class Package:
     def signer(self) -> str | None:
         """The public key of who signed it; None where nobody has.
 
-        Raises `AppError` for a signature that does not hold, and `MissingExtraError` without the extra `signing`.
+        Raises `AppError` for a signature that does not hold.
         """
         return self.signature.verify(self.digest) if self.signature is not None else None
 

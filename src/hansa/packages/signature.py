@@ -1,7 +1,6 @@
 """Who stands behind a package: an Ed25519 signature (RFC 8032) over its digest, with the signer's public key.
 
-A public key is written `ed25519:` and 64 hexadecimal digits. Making keys, signing and verifying need the extra
-`signing`; without it a client can still run packages, where nobody asks it who has signed them.
+A public key is written `ed25519:` and 64 hexadecimal digits.
 """
 
 import json
@@ -10,9 +9,13 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from hansa.errors import AppError, InputError, MissingExtraError
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from hansa.errors import AppError, InputError
 
 __all__ = ["SIGNATURE", "Signature", "new_key", "public_key", "read_key", "sign"]
 
@@ -53,12 +56,11 @@ class Signature:
 
     def verify(self, digest: str) -> str:
         """The signer's public key. Raises `AppError` where the signature is not one over this digest."""
-        from_raw, invalid = _cryptography()[1].Ed25519PublicKey.from_public_bytes, _invalid_signature()
         try:
-            from_raw(bytes.fromhex(self.public_key.removeprefix(_PREFIX))).verify(
+            ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key.removeprefix(_PREFIX))).verify(
                 bytes.fromhex(self.value), _PURPOSE + digest.encode()
             )
-        except (invalid, ValueError) as error:
+        except (InvalidSignature, ValueError) as error:
             raise AppError(
                 f"the package's signature does not hold: {self.public_key} has not signed the package {digest[:12]}…; "
                 "it was changed after it was signed, or the signature is another package's"
@@ -74,7 +76,6 @@ def sign(digest: str, private_pem: str) -> Signature:
 
 def public_key(private_pem: str) -> str:
     """The public half of a private key: `ed25519:` and 64 hexadecimal digits; not a secret."""
-    serialization, _ = _cryptography()
     raw: bytes = (
         _private(private_pem).public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     )
@@ -86,7 +87,6 @@ def new_key(path: Path) -> str:
 
     Raises `InputError` where there is a file already.
     """
-    serialization, ed25519 = _cryptography()
     pem: bytes = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -118,8 +118,7 @@ def read_key(path: Path) -> str:
     return pem
 
 
-def _private(pem: str) -> Any:
-    serialization, ed25519 = _cryptography()
+def _private(pem: str) -> ed25519.Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError) as error:
@@ -127,19 +126,3 @@ def _private(pem: str) -> Any:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"the key that signs packages is a {type(key).__name__}, not an Ed25519 private key")
     return key
-
-
-def _cryptography() -> tuple[Any, Any]:
-    """(serialization, ed25519)."""
-    try:
-        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - an extra that few clients need
-        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - the same
-    except ImportError as error:
-        raise MissingExtraError("Signing a package, or verifying who has signed it,", "signing") from error
-    return serialization, ed25519
-
-
-def _invalid_signature() -> type[Exception]:
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - the same
-
-    return InvalidSignature
