@@ -28,7 +28,12 @@ def told(client: Client, *, installation: bool = False) -> list[Line]:
 
 
 def command(served: Served, *arguments: str) -> Result:
-    given = {"HANSA_URL": served.url, "HANSA_TOKEN": served.admin(), "HANSA_CREDENTIALS": str(served.folder / "none")}
+    given = {
+        "HANSA_URL": served.url,
+        "HANSA_CA": served.server.fingerprint,
+        "HANSA_TOKEN": served.admin(),
+        "HANSA_CREDENTIALS": str(served.folder / "none"),
+    }
     return CliRunner().invoke(commands, arguments, env=given)
 
 

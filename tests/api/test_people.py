@@ -30,7 +30,12 @@ def hansa(served: Served, tmp_path: Path) -> Iterator[Command]:
 
 def _command(served: Served, credentials: Path, **environment: str) -> Command:
     def run(*arguments: str, typed: str = "") -> Result:
-        given = {"HANSA_URL": served.url, "HANSA_CREDENTIALS": str(credentials), **environment}
+        given = {
+            "HANSA_URL": served.url,
+            "HANSA_CA": served.server.fingerprint,
+            "HANSA_CREDENTIALS": str(credentials),
+            **environment,
+        }
         return CliRunner().invoke(commands, arguments, input=typed, env=given)
 
     return run

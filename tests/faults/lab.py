@@ -420,6 +420,7 @@ class Lab:
             "TMPDIR": str(self.folder / "tmp"),
             "HANSA_CREDENTIALS": str(self.folder / "credentials.json"),
             "HANSA_SILENCE": "3",
+            "HANSA_CONFINEMENT": "off",  # what user code does is written down beside the laboratory
             "HANSA_ADVERTISE": f"127.0.0.1:{self._door}" if name == CONTROLLER else "",
             "HANSA_LAB_PLANT": self._plant,
             **more,

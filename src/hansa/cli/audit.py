@@ -52,8 +52,9 @@ def list_lines(
 
 @commands.command()
 @expand
-def export(server: ConnectionOptions, *, installation: Installation = False) -> None:
+def export(server: ConnectionOptions, *, installation: Installation = False, as_json: Json = True) -> None:
     """Print every line as JSON, the oldest first: keep the file elsewhere, and `hansa audit verify` can check it."""
+    del as_json  # it is always JSON; scripts that say so everywhere may say it here
     with server.connect() as api:
         for line in api.audit.lines(installation=installation):
             print_json(line)

@@ -9,11 +9,7 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from typing import Any, Final
 
 from hansa.errors import AppError, InputError
 
@@ -56,6 +52,9 @@ class Signature:
 
     def verify(self, digest: str) -> str:
         """The signer's public key. Raises `AppError` where the signature is not one over this digest."""
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see `_cryptography`
+
+        _, ed25519 = _cryptography()
         try:
             ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key.removeprefix(_PREFIX))).verify(
                 bytes.fromhex(self.value), _PURPOSE + digest.encode()
@@ -76,6 +75,7 @@ def sign(digest: str, private_pem: str) -> Signature:
 
 def public_key(private_pem: str) -> str:
     """The public half of a private key: `ed25519:` and 64 hexadecimal digits; not a secret."""
+    serialization, _ = _cryptography()
     raw: bytes = (
         _private(private_pem).public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     )
@@ -87,6 +87,7 @@ def new_key(path: Path) -> str:
 
     Raises `InputError` where there is a file already.
     """
+    serialization, ed25519 = _cryptography()
     pem: bytes = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -118,7 +119,8 @@ def read_key(path: Path) -> str:
     return pem
 
 
-def _private(pem: str) -> ed25519.Ed25519PrivateKey:
+def _private(pem: str) -> Any:
+    serialization, ed25519 = _cryptography()
     try:
         key = serialization.load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError) as error:
@@ -126,3 +128,11 @@ def _private(pem: str) -> ed25519.Ed25519PrivateKey:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"the key that signs packages is a {type(key).__name__}, not an Ed25519 private key")
     return key
+
+
+def _cryptography() -> tuple[Any, Any]:
+    """(serialization, ed25519), loaded when a key is used: a command that needs none starts without."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - as said
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - the same
+
+    return serialization, ed25519
