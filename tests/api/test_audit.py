@@ -40,7 +40,7 @@ def command(served: Served, *arguments: str) -> Result:
 def test_every_deed_of_a_project_leaves_a_line_in_order(fresh: Served, root: Client, app: Path, tmp_path: Path) -> None:
     root.users.create("ida", CANARY)
     root.members.add("ida", "owner")
-    ida = fresh.client(token=log_in(fresh.url, "ida", CANARY).token)
+    ida = fresh.client(token=log_in(fresh.url, "ida", CANARY, fresh.server.trust).token)
     node = ida.tokens.create("ward", "client")
     program = ida.tokens.create("nightly", "viewer")
     ida.tokens.revoke(node.record.id)
@@ -69,10 +69,10 @@ def test_every_deed_of_a_project_leaves_a_line_in_order(fresh: Served, root: Cli
 
 def test_logins_and_what_concerns_no_project_are_the_installations(fresh: Served, root: Client) -> None:
     root.users.create("ida", CANARY)
-    log_in(fresh.url, "ida", CANARY)
+    log_in(fresh.url, "ida", CANARY, fresh.server.trust)
     for name, password in (("ida", "wrong " + CANARY), (CANARY, "whatever")):
         with pytest.raises(AuthenticationError):
-            log_in(fresh.url, name, password)
+            log_in(fresh.url, name, password, fresh.server.trust)
     with pytest.raises(NotFoundError):
         fresh.client(token=fresh.person("ida")).sessions.list()
     root.users.disable("ida")
@@ -148,13 +148,13 @@ def test_no_secret_is_in_log_audit_database_traceback_or_answer(
     answers: list[httpx.Response] = []
     root.users.create("ida", CANARY)
     root.members.add("ida", "owner")
-    secrets = [CANARY, log_in(fresh.url, "ida", CANARY).token]
+    secrets = [CANARY, log_in(fresh.url, "ida", CANARY, fresh.server.trust).token]
     ida = fresh.client(token=secrets[1])
     secrets += [ida.tokens.create("ward", "client").token, ida.tokens.create("nightly", "viewer").token]
     http = fresh.http(secrets[1])
     for secret in secrets:
         with pytest.raises(AuthenticationError):
-            log_in(fresh.url, secret, "not it: " + secret)
+            log_in(fresh.url, secret, "not it: " + secret, fresh.server.trust)
         answers += [
             http.post("/api/v1/login", json={"name": ["x", secret], "password": [secret]}),
             http.post("/api/v1/login", content=f'{{"password": "{secret}"'.encode()),

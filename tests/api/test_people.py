@@ -79,7 +79,7 @@ def test_ones_own_password_needs_the_current_one(served: Served, root: Command, 
     right = hansa("user", "passwd", "--password-stdin", typed=f"{TYPED}\nanother good one\n")
     assert right.exit_code == 0, right.output
     assert hansa("session", "list").exit_code == 0
-    assert log_in(served.url, "pia", "another good one").record.account == "pia"
+    assert log_in(served.url, "pia", "another good one", served.server.trust).record.account == "pia"
     assert root("user", "passwd", "pia", "--password-stdin", typed="a third good one\n").exit_code == 0
     assert hansa("session", "list").exit_code != 0
 
@@ -96,20 +96,20 @@ def test_users_are_listed_without_their_hashes(served: Served, root: Command) ->
 
 def test_a_disabled_user_cannot_log_in(served: Served, root: Command) -> None:
     _made(root, "max")
-    assert log_in(served.url, "max", TYPED)
+    assert log_in(served.url, "max", TYPED, served.server.trust)
     assert root("user", "disable", "max").exit_code == 0
     with pytest.raises(AuthenticationError, match="or the account is disabled"):
-        log_in(served.url, "max", TYPED)
+        log_in(served.url, "max", TYPED, served.server.trust)
     assert root("user", "disable", "max", "--undo").exit_code == 0
-    assert log_in(served.url, "max", TYPED)
+    assert log_in(served.url, "max", TYPED, served.server.trust)
 
 
 def test_too_many_attempts_are_answered_429(fresh: Served) -> None:
     for _ in range(5):
         with pytest.raises(AuthenticationError):
-            log_in(fresh.url, "nobody", "whatever it is")
+            log_in(fresh.url, "nobody", "whatever it is", fresh.server.trust)
     with pytest.raises(ThrottledError, match="too many attempts"):
-        log_in(fresh.url, "nobody", "whatever it is")
+        log_in(fresh.url, "nobody", "whatever it is", fresh.server.trust)
     answer = fresh.http().post("/api/v1/login", json={"name": "nobody", "password": "x"})
     assert (answer.status_code, answer.json()["type"]) == (429, "urn:hansa:problem:throttled")
 
