@@ -23,7 +23,6 @@ class Passwords:
     def __init__(self) -> None:
         """The parameters are those that the library's release recommends; a hash names its own."""
         self._hasher = PasswordHasher()
-        self._nobodys = self._hasher.hash("the password of nobody")
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def hash(self, password: str) -> str:
@@ -36,10 +35,14 @@ class Passwords:
     async def matches(self, kept: str, password: str) -> bool:
         """Whether a password is the one that was hashed. kept: empty where there is none, which takes as long."""
         async with self._turn:
-            return await asyncio.to_thread(self._verify, kept or self._nobodys, password) and bool(kept)
+            return await asyncio.to_thread(self._verify, kept, password)
 
     def _verify(self, kept: str, password: str) -> bool:
+        typed = password[:_LONGEST].encode("utf-8", "surrogatepass")
+        if not kept:
+            self._hasher.hash(typed)
+            return False
         try:
-            return self._hasher.verify(kept, password[:_LONGEST].encode("utf-8", "surrogatepass"))
+            return self._hasher.verify(kept, typed)
         except (VerificationError, InvalidHashError):
             return False
