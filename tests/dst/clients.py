@@ -16,6 +16,7 @@ from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo, Kind
 from hansa.network.client.agent import Agent
 from hansa.network.client.memory import Memory
+from hansa.network.client.outbox import update_file
 from hansa.network.client.worker import Worker
 from hansa.testing.linear import LinearTrainer, make_examples
 from hansa.wire import codec
@@ -140,6 +141,6 @@ class Bench:
         if how == "heavy":
             heavy = type(part)(part.client, opened.spec.max_weight + 1, part.metrics, part.digest)
             return Offer(offer.key, offer.sender, offer.blob, (heavy,))
-        data = offer.blob.inline or (self._worker._objects / offer.blob.digest).read_bytes()
+        data = offer.blob.inline or update_file(self._worker._objects, offer.key).read_bytes()
         arrays = {name: np.full_like(array, np.nan) for name, array in codec.decode(memoryview(data)).items()}
         return Offer(offer.key, offer.sender, self._worker._left(offer.key, Arrays(arrays)), offer.contributions)

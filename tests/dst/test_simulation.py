@@ -27,6 +27,9 @@ QUICK = (
     "remove-all",
 )
 """Planted bugs that a few schedules find; `make dst ARGS=--plants` looks for all."""
+FOUND = (5346, 26073, 57931, 53468)
+"""Seeds in whose schedules a large sweep has found something: updates of two sessions with the same bytes, of which one
+took the other's file; a model that a combiner had asked for too early, and asked for no more."""
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,8 @@ def test_a_client_that_stood_still_for_longer_than_its_lease_has_its_place_again
 
     assert verdict.wrong == ()
     assert verdict.sessions == {"finished": 1}
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_a_schedule_that_once_violated_an_invariant_does_so_no_more(pool: Pool, seed: int) -> None:
+    assert pool.apply(verdict_on, ((draw(seed), ""),)).wrong == ()

@@ -251,7 +251,15 @@ class World:
         objects = OldObjects(self.objects, disk)
         plan = self.plan
         fenced = store.fenced(leadership)
-        controller = Controller(fenced, objects, _key(), address=ROOT_ADDRESS, slots=plan.slots, silence=plan.silence)
+        controller = Controller(
+            fenced,
+            objects,
+            _key(),
+            address=ROOT_ADDRESS,
+            slots=plan.slots,
+            silence=plan.silence,
+            leads=lambda: leadership.held,
+        )
         transport = rpc.transport(self.network, process)
         server = transport.create_server()
         transport.bind(server, ROOT_ADDRESS, None)
@@ -492,7 +500,7 @@ async def _prune(controller: Controller) -> None:
 
 def _is_short(rules: RoundRules, clients: int, lost: int) -> bool:
     """Whether a round may have to wait for its deadline, for clients that nobody can replace."""
-    first = rules.count if rules.count is not None else max(rules.min_clients, rules.quorum)  # who came first, perhaps
+    first = max(rules.min_clients, rules.quorum)  # it opens with as few as these, however many its policy wants
     places = clients if rules.replace_failed else first
     return places - lost < rules.quorum or clients - lost < rules.min_clients
 

@@ -14,6 +14,7 @@ from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reaso
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network import patience
 from hansa.network.client.agent import Agent
+from hansa.network.client.outbox import update_file
 from hansa.wire import tokens
 from hansa.wire.frames import (
     Admission,
@@ -181,7 +182,7 @@ async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
 ) -> None:
     made, _, _ = agent
     key = RoundKey("run", 1, Kind.TRAIN)
-    (made._objects / ("a" * 64)).write_bytes(b"update")
+    update_file(made._objects, key).write_bytes(b"update")
     made._outbox.keep(Offer(key, "ann", Blob("a" * 64, 6), (Contribution("ann", 1),)))
 
     sending = asyncio.create_task(made._upload(Admission(key, "ann", "upload", 0)))
@@ -215,7 +216,7 @@ def uploads(
     made, _, _ = agent
     found = Uploads()
     offer = Offer(RoundKey("run", 1, Kind.TRAIN), "ann", Blob("a" * 64, 6), (Contribution("ann", 1),))
-    (made._objects / ("a" * 64)).write_bytes(b"update")
+    update_file(made._objects, offer.key).write_bytes(b"update")
     made._outbox.keep(offer)
     monkeypatch.setattr(made._link, "upload", found)
     monkeypatch.setattr(made._link, "_outbox", asyncio.Queue())

@@ -1,14 +1,15 @@
 """What a client finds again in its outbox after its process has died."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rig import KEY, MODEL, blob_of
 
 from hansa.messages import Contribution
-from hansa.network.client.outbox import Outbox
-from hansa.wire.frames import Offer
+from hansa.network.client.outbox import Outbox, update_file
+from hansa.wire.frames import Blob, Offer
 
 OFFER = Offer(KEY, "ann", blob_of(MODEL), (Contribution("ann", 1),))
 
@@ -47,3 +48,19 @@ def test_an_offer_whose_keeping_a_kill_has_cut_off_is_gone_without_a_trace(
     assert [file.name for file in (tmp_path / "outbox").iterdir()] == [".unfinished"]
     assert opened(tmp_path).get(KEY) is None
     assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_forgetting_an_update_leaves_the_same_bytes_that_another_session_has_learned(tmp_path: Path) -> None:
+    """Left by the worker, and not kept yet."""
+    made = opened(tmp_path)
+    keys = KEY, replace(KEY, run="another")
+    for key in keys:
+        update_file(tmp_path / "objects", key).write_bytes(b"update")
+    first, second = (replace(OFFER, key=key, blob=Blob("a" * 64, 6)) for key in keys)
+
+    made.keep(first)
+    made.forget(first.key)
+    made.keep(second)
+
+    assert opened(tmp_path).get(second.key) == second
+    assert [file.read_bytes() for file in (tmp_path / "objects").iterdir()] == [b"update"]

@@ -16,6 +16,7 @@ from hansa.arrays import Arrays
 from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network.client.code import Code
+from hansa.network.client.outbox import update_file
 from hansa.network.client.workshop import Workshop
 from hansa.settings import environment_for_user_code
 from hansa.wire import codec, framing
@@ -249,7 +250,7 @@ async def test_what_was_learned_waits_for_a_disk_that_is_full(bench: Make, tmp_p
         offer = await made.work(replace(opened(), model=blob_of(large, inline=False)))
     lines = [frame.line for frame in made.frames if isinstance(frame, LogLine)]
     assert isinstance(offer, Offer)
-    assert codec.digest(codec.load(tmp_path / "objects" / offer.blob.digest)) == offer.blob.digest
+    assert codec.digest(codec.load(update_file(tmp_path / "objects", offer.key))) == offer.blob.digest
     assert [frame.activity for frame in made.frames if isinstance(frame, Progress)] == ["disk", "disk"]
     assert len(lines) == 1
     assert "the disk is full: free some space" in lines[0]

@@ -28,7 +28,7 @@ from hansa.errors import (
 from hansa.messages import ClientInfo
 from hansa.network.client.code import Code
 from hansa.network.client.library import Library
-from hansa.network.client.outbox import Outbox
+from hansa.network.client.outbox import Outbox, update_file
 from hansa.network.client.site import Site
 from hansa.network.client.workshop import SCRATCH, Workshop
 from hansa.network.entrance import Entrance
@@ -409,7 +409,7 @@ class Agent:
         if offer is None:
             return
         try:
-            data = await asyncio.to_thread(mapped, self._objects / offer.blob.digest)
+            data = await asyncio.to_thread(mapped, update_file(self._objects, offer.key))
         except FileNotFoundError:
             if self._outbox.get(admission.key) is offer:
                 raise

@@ -1,4 +1,8 @@
-"""What a client has learned, until it is told what became of it: offers as files, which outlive its process."""
+"""What a client has learned, until it is told what became of it: offers as files, which outlive its process.
+
+A large update's bytes lie in the folder of objects, in a file of its phase: two sessions may learn the same bytes at
+the same time, and forgetting one of them must not take the other's.
+"""
 
 import hashlib
 import os
@@ -9,7 +13,7 @@ from hansa.store.disk import explained, sync_directory
 from hansa.wire import framing
 from hansa.wire.frames import Offer, RoundKey
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "update_file"]
 
 _KEPT = 16
 """Offers that stay; with more, the oldest are those of runs that ended while this client was away."""
@@ -19,7 +23,7 @@ _UNFINISHED = ".unfinished"
 
 
 class Outbox:
-    """Offers by phase, oldest first. A large update's bytes lie in the folder of objects, under its digest."""
+    """Offers by phase, oldest first."""
 
     def __init__(self, folder: Path, objects: Path) -> None:
         """folder: the offers' own; objects: where updates are left by the worker."""
@@ -33,13 +37,13 @@ class Outbox:
         self._objects.mkdir(parents=True, exist_ok=True)
         for file in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
             offer = _read(file) if file.name != _UNFINISHED else None  # whole or not: it would never be forgotten
-            if offer is not None and (offer.blob.inline or (self._objects / offer.blob.digest).exists()):
+            if offer is not None and (offer.blob.inline or update_file(self._objects, offer.key).exists()):
                 self._offers[offer.key] = offer
             else:
                 file.unlink()
-        needed = {offer.blob.digest for offer in self._offers.values()}
+        needed = {update_file(self._objects, key) for key in self._offers}
         for file in self._objects.iterdir():
-            if file.name not in needed:
+            if file not in needed:
                 file.unlink()
 
     def get(self, key: RoundKey) -> Offer | None:
@@ -67,12 +71,9 @@ class Outbox:
 
     def forget(self, key: RoundKey) -> None:
         """The phase is over, or has refused it."""
-        offer = self._offers.pop(key, None)
-        if offer is None:
-            return
-        self._file(key).unlink(missing_ok=True)
-        if not offer.blob.inline and all(other.blob.digest != offer.blob.digest for other in self._offers.values()):
-            (self._objects / offer.blob.digest).unlink(missing_ok=True)
+        if self._offers.pop(key, None) is not None:
+            self._file(key).unlink(missing_ok=True)
+            update_file(self._objects, key).unlink(missing_ok=True)
 
     def forget_before(self, key: RoundKey) -> None:
         """A later round of the run has begun: what was learned before counts, or never will."""
@@ -80,8 +81,17 @@ class Outbox:
             self.forget(older)
 
     def _file(self, key: RoundKey) -> Path:
-        """A server may name a run as it likes; it names no path."""
-        return self._folder / hashlib.sha256(f"{key.run}\x1f{key.round}\x1f{key.kind}".encode()).hexdigest()
+        return self._folder / _name(key)
+
+
+def update_file(objects: Path, key: RoundKey) -> Path:
+    """Where the worker leaves the large update of a phase, in the folder of objects."""
+    return objects / f"update-{_name(key)}"
+
+
+def _name(key: RoundKey) -> str:
+    """A server may name a run as it likes; it names no path."""
+    return hashlib.sha256(f"{key.run}\x1f{key.round}\x1f{key.kind}".encode()).hexdigest()
 
 
 def _read(file: Path) -> Offer | None:

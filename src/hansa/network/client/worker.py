@@ -23,6 +23,7 @@ from hansa.errors import AppError, HansaError, StorageUnavailableError, WireErro
 from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
 from hansa.network.client.limits import NO_LIMITS, Limits
 from hansa.network.client.memory import Memory
+from hansa.network.client.outbox import update_file
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
 from hansa.store.disk import explained
@@ -154,7 +155,7 @@ class Worker:
         digest, size = codec.digest(arrays), codec.size(arrays)
         if size <= INLINE_LIMIT:
             return Blob(digest, size, b"".join(codec.encode(arrays)))
-        self._patiently(key, lambda: codec.save(arrays, self._objects / digest))
+        self._patiently(key, lambda: codec.save(arrays, update_file(self._objects, key)))
         return Blob(digest, size)
 
     def _patiently(self, key: RoundKey, write: Callable[[], None]) -> None:

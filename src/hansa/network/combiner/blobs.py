@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from hansa.errors import NotFoundError
+from hansa.errors import HansaError, NotFoundError
 from hansa.wire.frames import Blob
 
 __all__ = ["Blobs"]
@@ -19,6 +19,8 @@ class Blobs:
         self._kept = kept
         self._needed: dict[str, int] = {}
         self._tasks: OrderedDict[str, asyncio.Task[memoryview]] = OrderedDict()
+        self._renewed: set[str] = set()
+        """Objects that a phase has come to need while they were being fetched."""
 
     def want(self, blob: Blob) -> None:
         """A phase needs this object: begin to fetch it, unless it is here or on its way."""
@@ -55,6 +57,20 @@ class Blobs:
         task = self._tasks.get(blob.digest)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             self._tasks[blob.digest] = asyncio.create_task(self._fetched(blob))
+        elif not task.done():
+            self._renewed.add(blob.digest)
 
     async def _fetched(self, blob: Blob) -> memoryview:
-        return memoryview(blob.inline) if blob.size == len(blob.inline) else await self._fetch(blob)
+        """The bytes; what is refused because the phase is over above is asked for again when another one is open."""
+        if blob.size == len(blob.inline):
+            return memoryview(blob.inline)
+        try:
+            while True:
+                self._renewed.discard(blob.digest)
+                try:
+                    return await self._fetch(blob)
+                except HansaError:
+                    if blob.digest not in self._renewed:
+                        raise
+        finally:
+            self._renewed.discard(blob.digest)
