@@ -1,9 +1,11 @@
 """One aggregation server on a real port, driven by the test, and nodes that do as the test says."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -11,15 +13,17 @@ from blake3 import blake3
 
 from hansa.algorithm import Partial
 from hansa.arrays import Arrays
+from hansa.errors import AuthenticationError
 from hansa.messages import Contribution, Kind, RunSpec
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.service import NodeService
 from hansa.network.entrance import Entrance
 from hansa.network.link import Link
 from hansa.wire import channel, codec, service, tokens
-from hansa.wire.calls import Assignment, AssignRequest
+from hansa.wire.calls import AccessToken, Assignment, AssignRequest, Enrolled, EnrollRequest
 from hansa.wire.channel import Stream
 from hansa.wire.frames import Blob, FromNode, Hello, Offer, OpenRound, Role, RoundKey, Seal, ToNode, Welcome
+from hansa.wire.node_key import check_proof, read_assertion
 from hansa.wire.tls import WORLD
 from hansa.wire.tokens import Identity
 from hansa.wire.transport import GRPC
@@ -78,8 +82,11 @@ class Node:
 class Rig:
     """The hub's upstream, its directory and its operator."""
 
-    def __init__(self, slots: int, lease: float) -> None:
+    def __init__(self, slots: int, lease: float, keys: Path) -> None:
         self.key = tokens.new_key()
+        self.keys = keys
+        self.roles: dict[str, Role] = {}
+        """Who has joined."""
         self.hub = Hub("hub", self, slots=slots, lease=lease)
         self.port = 0
         self.proxied = ""
@@ -135,8 +142,11 @@ class Rig:
     def token(self, name: str, role: Role = Role.CLIENT) -> str:
         return tokens.issue(self.key, name, role, "default")[0]
 
+    def join_token(self, name: str, role: Role = Role.CLIENT) -> str:
+        return tokens.issue(self.key, name, role, "default", audience=tokens.JOINING)[0]
+
     def link(self, node: object, name: str, role: Role, hello: Hello) -> Link:
-        entrance = Entrance(self.join, self.token(name, role), WORLD, GRPC)
+        entrance = Entrance(self.join, self.join_token(name, role), self.keys / name, WORLD, GRPC)
         return Link(node, entrance=entrance, hello=hello)  # type: ignore[arg-type]
 
     @asynccontextmanager
@@ -180,6 +190,18 @@ class Rig:
     async def _authenticate(self, token: str) -> Identity:
         return tokens.verify(tokens.public_key(self.key), token)
 
+    async def _enroll(self, token: str, request: EnrollRequest) -> Enrolled:
+        identity = tokens.verify(tokens.public_key(self.key), token, tokens.JOINING)
+        check_proof(request.public_key, request.proof, token)
+        self.roles[identity.name] = identity.role
+        return Enrolled(identity.name)
+
+    async def _access(self, assertion: str) -> AccessToken:
+        name = read_assertion(assertion).name
+        if name not in self.roles:
+            raise AuthenticationError(f"{name} has not joined")
+        return AccessToken(self.token(name, self.roles[name]), 900.0)
+
     async def _assign(self, identity: Identity, _request: AssignRequest) -> Assignment:
         address = self.places.get(identity.name, self.proxied or self.address)
         return Assignment("hub", f"tcp://{address.removeprefix('tcp://')}")
@@ -190,10 +212,17 @@ class Rig:
 
 @asynccontextmanager
 async def rig(*, slots: int = 2, lease: float = 5.0) -> AsyncIterator[Rig]:
-    made = Rig(slots, lease)
+    with tempfile.TemporaryDirectory() as keys:
+        async with _served(Rig(slots, lease, Path(keys))) as made:
+            yield made
+
+
+@asynccontextmanager
+async def _served(made: Rig) -> AsyncIterator[Rig]:
     face = NodeService(lambda _identity: made.hub, made._authenticate, lambda: tokens.public_key(made.key))
     server = service.create_server(
-        *face.handlers(), service.directory_handler(made._assign, made._certify, made._authenticate)
+        *face.handlers(),
+        service.directory_handler(made._enroll, made._access, made._assign, made._certify, made._authenticate),
     )
     made.port = service.bind(server, "127.0.0.1:0", None)
     await server.start()

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from nodes import access_token
+
 from hansa.api.client import Client
 from hansa.api.encryption import client_context
 from hansa.api.server import ApiServer
@@ -47,7 +49,7 @@ class Served:
     def token(self, role: Role | ProjectRole = ProjectRole.OWNER, project: str = "default", name: str = "ada") -> str:
         """A token for a node, or for a member who has this role in the project from now on."""
         if isinstance(role, Role):
-            return self.run(self.server.controller.issue_token(project, name, role))[0]
+            return self.run(access_token(self.server.controller, project, name, role))
         people = self.server.controller.people
         self.person(name)
         self.run(people.add_member(project, name, role))

@@ -35,8 +35,8 @@ _verify = tokens.verify
 
 
 @cache
-def _verified(public_key: str, token: str) -> Identity:
-    return _verify(public_key, token)
+def _verified(public_key: str, token: str, audience: str = tokens.AUDIENCE) -> Identity:
+    return _verify(public_key, token, audience)
 
 
 def simulate(plan: Plan, scratch: Path, *, verbose: bool = False) -> World:

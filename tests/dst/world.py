@@ -25,8 +25,8 @@ from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import _lead
 from hansa.run import resolve
 from hansa.store.files import DirectoryObjects
-from hansa.store.records import ClientRecord, ContributionRecord, SessionRecord, SessionState
-from hansa.store.rows import from_row
+from hansa.store.records import ClientRecord, ContributionRecord, SessionRecord, SessionState, TokenRecord
+from hansa.store.rows import from_row, to_row
 from hansa.wire import codec, service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.frames import ROOT, Role
@@ -52,8 +52,14 @@ def _key() -> str:
 
 
 @cache
-def _token(name: str, role: Role) -> str:
-    return tokens.issue(_key(), name, role, PROJECT)[0]
+def _join_token(name: str, role: Role) -> tuple[str, str]:
+    """(the token, its id)"""
+    return tokens.issue(_key(), name, role, PROJECT, audience=tokens.JOINING)
+
+
+def _token_row(name: str, role: Role) -> tuple[type[TokenRecord], dict[str, Any]]:
+    """As an operator has made it, before anything happens."""
+    return TokenRecord, to_row(TokenRecord(_join_token(name, role)[1], PROJECT, name, role.value, 0.0))
 
 
 class World:
@@ -68,6 +74,8 @@ class World:
         self.network = Network(loop, f"network {plan.seed}", plan.profile)
         self.database = Database()
         self.database.on_commit = self._committed
+        for role, names in ((Role.CLIENT, [f"client-{i}" for i in range(plan.clients)]), (Role.COMBINER, plan.combiners)):
+            self.database.write([_token_row(name, role) for name in names])
         self.objects = DirectoryObjects(folder / "objects")
         self.leader = CONTROLLER
         """Which of the controllers leads, as far as is known."""
@@ -275,7 +283,9 @@ class World:
             raise AssertionError(f"{identity.name} asks for a certificate, without TLS: {request}")
 
         face = NodeService(controller.hub, authenticate, lambda: controller.public_key)
-        server.add_generic_rpc_handlers((*face.handlers(), service.directory_handler(assign, certify, authenticate)))
+        nodes = controller.nodes
+        directory = service.directory_handler(nodes.enroll, nodes.access, assign, certify, authenticate)
+        server.add_generic_rpc_handlers((*face.handlers(), directory))
         with contextlib.suppress(ConflictError):
             await controller.create_project(PROJECT)
         await server.start()
@@ -298,7 +308,7 @@ class World:
             node = CombinerNode(
                 name,
                 join=f"tcp://{ROOT_ADDRESS}",
-                token=_token(name, Role.COMBINER),
+                token=_join_token(name, Role.COMBINER)[0],
                 work=work,
                 listen=f"{name}:7100",
                 parent=plan.combiners[name],
@@ -315,7 +325,7 @@ class World:
             self,
             ClientInfo(name, index, plan.clients),
             join=f"tcp://{ROOT_ADDRESS}",
-            token=_token(name, Role.CLIENT),
+            token=_join_token(name, Role.CLIENT)[0],
             work=work,
             app=Path("app.py"),
             preferred=places[index % len(places)] if places and plan.preferring else "",

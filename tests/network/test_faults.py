@@ -1,6 +1,7 @@
 """What goes wrong is said by name, and the round goes on."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hansa.network.entrance import Entrance
 from hansa.network.link import Link
 from hansa.run import resolve
 from hansa.store.records import SessionRecord, SessionState
-from hansa.wire import codec
+from hansa.wire import codec, tokens
 from hansa.wire.frames import Blob, FromNode, Hello, Offer, OpenRound, Role, RoundKey, ToNode, Verdict, Welcome
 from hansa.wire.transport import GRPC
 
@@ -181,8 +182,9 @@ class Scripted:
 
     async def run(self, made: Federation) -> None:
         token, _ = await made.controller.issue_token(PROJECT, self.name, Role.CLIENT)
-        hello = Hello(Role.CLIENT, "1", "0")
-        self.link = Link(self, entrance=Entrance(made.server.address, token, made.trust, GRPC), hello=hello)
+        entrance = Entrance(made.server.address, token, made.folder / self.name, made.trust, GRPC)
+        hello = Hello(Role.CLIENT, entrance.identity.instance, "0")
+        self.link = Link(self, entrance=entrance, hello=hello)
         await self.link.run()
 
 
@@ -255,11 +257,12 @@ async def test_two_combiners_of_1_and_99_examples_give_the_weighted_mean_exactly
 async def test_a_second_process_with_the_same_identity_waits_and_the_first_stays(app: Path, tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
         await made.client("ward", app=app)
-        token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
+        (tmp_path / "again").mkdir()
+        shutil.copy(made.folder / "ward" / "node-key.pem", tmp_path / "again")
         again = Agent(
             ClientInfo("ward"),
             join=made.server.address,
-            token=token,
+            token=tokens.issue(tokens.new_key(), "ward", Role.CLIENT, PROJECT)[0],
             work=tmp_path / "again",
             app=app,
             trust=made.trust,
@@ -304,3 +307,16 @@ async def test_a_persons_token_is_no_node(app: Path, tmp_path: Path) -> None:
         )
         with pytest.raises(PermissionDeniedError, match="boss is a person"):
             await agent.run()
+
+
+async def test_a_node_whose_name_another_key_has_joined_with_is_dismissed(app: Path, tmp_path: Path) -> None:
+    """A machine was replaced: the operator has made another join token for it."""
+    async with federation(tmp_path) as made:
+        await made.client("ward", app=app)
+        first = made.nodes.pop("ward")
+        shutil.move(made.folder / "ward", made.folder / "old ward")
+        await made.client("ward", app=app)
+        with pytest.raises(AuthenticationError, match="another key"):
+            await first
+        session = await made.run(app, spec_of(1))
+        assert session.state is SessionState.FINISHED, session.cause

@@ -88,7 +88,7 @@ async def test_a_session_goes_on_while_every_certificate_is_replaced(app: Path, 
 async def test_a_combiner_asks_for_its_next_certificate_before_the_last_one_ends(tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
         token, _ = await made.controller.issue_token(PROJECT, "west", Role.COMBINER)
-        entrance = Entrance(made.server.address, token, made.trust, GRPC)
+        entrance = Entrance(made.server.address, token, tmp_path / "keys", made.trust, GRPC)
         late = 0.0
         signed = await SignedByNetwork.first(entrance, who="west", clock=lambda: late)
         first = signed.certificate
@@ -104,7 +104,7 @@ async def test_a_combiner_asks_for_its_next_certificate_before_the_last_one_ends
 async def test_only_combiners_get_certificates(tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
         token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
-        entrance = Entrance(made.server.address, token, made.trust, GRPC)
+        entrance = Entrance(made.server.address, token, tmp_path / "keys", made.trust, GRPC)
         with pytest.raises(PermissionDeniedError, match="only combiners"):
             await entrance.certified(new_request()[1])
 
@@ -117,17 +117,17 @@ async def test_without_tls_a_network_works_for_those_who_say_so(app: Path, tmp_p
         await made.clients(2, app, below=("west",))
         assert (await made.run(app, spec(2, 2), package=False)).state is SessionState.FINISHED
         token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
-        careful = Entrance(made.server.address.removeprefix("tcp://"), token, made.trust, GRPC)
+        careful = Entrance(made.server.address.removeprefix("tcp://"), token, tmp_path / "keys", made.trust, GRPC)
         with pytest.raises(ConnectionFailedError, match="does not speak TLS"):
             await careful.assigned("", {})
 
 
-def test_who_joined_with_tls_goes_to_no_server_without() -> None:
+def test_who_joined_with_tls_goes_to_no_server_without(tmp_path: Path) -> None:
     ward = tokens.issue(tokens.new_key(), "ward", Role.CLIENT, PROJECT)[0]
-    careful = Entrance("127.0.0.1:1", ward, tls.WORLD, GRPC)
+    careful = Entrance("127.0.0.1:1", ward, tmp_path, tls.WORLD, GRPC)
     with pytest.raises(ConnectionFailedError, match="serves without TLS"):
         careful._place(Assignment("west", "tcp://10.0.0.7:7100"))
-    open_ = Entrance("tcp://127.0.0.1:1", ward, tls.WORLD, GRPC)
+    open_ = Entrance("tcp://127.0.0.1:1", ward, tmp_path, tls.WORLD, GRPC)
     assert open_._place(Assignment("west", "tcp://10.0.0.7:7100")).trust is None
     assert open_._place(Assignment("west", "10.0.0.7:7100", "PEM")).trust == Trust(
         roots="PEM", name=tls.server_name(PROJECT, "west")
@@ -148,7 +148,7 @@ async def test_a_certificate_of_the_operators_is_known_by_its_host_and_combiners
         assert (await made.run(app, spec(2, 2), package=False)).state is SessionState.FINISHED
         token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
         with pytest.raises(ConnectionFailedError, match="certificate that is not believed here"):
-            await Entrance(made.server.address, token, tls.WORLD, GRPC).assigned("", {})
+            await Entrance(made.server.address, token, tmp_path / "keys", tls.WORLD, GRPC).assigned("", {})
 
 
 async def test_callers_must_show_a_certificate_where_the_operator_wants_one(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ async def test_callers_must_show_a_certificate_where_the_operator_wants_one(tmp_
     async with served(tmp_path, tls_client_ca=tmp_path / "callers.pem") as made:
         token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
         with pytest.raises(HansaError):
-            await Entrance(made.server.address, token, made.trust, GRPC).assigned("", {})
+            await Entrance(made.server.address, token, tmp_path / "keys", made.trust, GRPC).assigned("", {})
 
 
 def test_files_are_read_again_when_they_change_and_a_bad_pair_leaves_the_last(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hansa.errors import (
 )
 from hansa.messages import Kind
 from hansa.wire import channel, chunks, framing, service, tokens
-from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest
+from hansa.wire.calls import AccessToken, Assignment, AssignRequest, DownloadRequest, Enrolled, EnrollRequest
 from hansa.wire.channel import Channel, Stream
 from hansa.wire.frames import FromNode, Heartbeat, Hello, LogLine, Redirect, Role, RoundKey, Seal, ToNode, Welcome
 from hansa.wire.tokens import Identity
@@ -53,6 +53,14 @@ class Peer:
         self.callers.append(identity)
         assert self.serve is not None
         await self.serve(identity, stream)
+
+    async def enroll(self, token: str, request: EnrollRequest) -> Enrolled:
+        if token != TOKEN:
+            raise AuthenticationError("this is another token")
+        return Enrolled(f"{request.public_key} {request.proof}")
+
+    async def access(self, assertion: str) -> AccessToken:
+        return AccessToken(f"access for {assertion}", 60.0)
 
     async def assign(self, identity: Identity, request: AssignRequest) -> Assignment:
         self.callers.append(identity)
@@ -85,7 +93,7 @@ async def peer() -> AsyncGenerator[Peer, None]:
     peer = Peer()
     server = service.create_server(
         service.control_handler(peer.attach, verified),
-        service.directory_handler(peer.assign, peer.certify, verified),
+        service.directory_handler(peer.enroll, peer.access, peer.assign, peer.certify, verified),
         service.transfer_handler(peer.download, peer.upload, verified),
     )
     peer.address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0', None)}"
@@ -212,6 +220,16 @@ async def test_bytes_that_are_no_frame_end_the_stream_with_the_reason(peer: Peer
     await call.write(b"\xff\xff\xff")
     with pytest.raises(grpc.aio.AioRpcError, match="FromNode"):
         await call.read()
+
+
+async def test_a_node_joins_and_asks_for_access_before_it_is_known(peer: Peer):
+    request = EnrollRequest("ed25519:" + "a1" * 32, "b2" * 64)
+    enrolled = await channel.enroll(peer.channel, TOKEN, request)
+    assert enrolled == Enrolled(f"{request.public_key} {request.proof}")
+    with pytest.raises(AuthenticationError, match="another token"):
+        await channel.enroll(peer.channel, FORGED, request)
+    assert await channel.access(peer.channel, "said") == AccessToken("access for said", 60.0)
+    assert peer.callers == []
 
 
 async def test_assign_asks_for_a_server(peer: Peer):

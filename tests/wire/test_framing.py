@@ -16,10 +16,14 @@ from hansa.messages import Contribution, Kind, RunSpec, Value
 from hansa.wire import framing, limits
 from hansa.wire._generated import control_pb2
 from hansa.wire.calls import (
+    AccessRequest,
+    AccessToken,
     Assignment,
     AssignRequest,
     CertificateRequest,
     DownloadRequest,
+    Enrolled,
+    EnrollRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -47,7 +51,18 @@ from hansa.wire.frames import (
     Verdict,
 )
 
-CALLS = (AssignRequest, Assignment, CertificateRequest, SignedCertificate, DownloadRequest, UploadReply)
+CALLS = (
+    EnrollRequest,
+    Enrolled,
+    AccessRequest,
+    AccessToken,
+    AssignRequest,
+    Assignment,
+    CertificateRequest,
+    SignedCertificate,
+    DownloadRequest,
+    UploadReply,
+)
 ROUND = RoundKey("run", 1, Kind.TRAIN)
 DIGEST = "0" * 64
 

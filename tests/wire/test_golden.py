@@ -22,12 +22,22 @@ from hansa.arrays import Arrays
 from hansa.errors import Reason
 from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.wire import chunks, codec, framing
-from hansa.wire.calls import Assignment, AssignRequest, DownloadRequest, UploadReply
+from hansa.wire.calls import (
+    AccessRequest,
+    AccessToken,
+    Assignment,
+    AssignRequest,
+    DownloadRequest,
+    Enrolled,
+    EnrollRequest,
+    UploadReply,
+)
 from hansa.wire.frames import (
     Admission,
     Blob,
     Closed,
     Counted,
+    Dismiss,
     Evaluated,
     FromNode,
     Heartbeat,
@@ -112,6 +122,7 @@ NEWEST: dict[str, Capture] = {
             (Present("combiner-2", {"address": "c2:7433"}, "combiner-1"),),
         )
     ),
+    "presence_granted": up(Presence((Present("alice", {}, "combiner-1", "9f" * 16),))),
     "task_started": up(TaskStarted(ROUND, "alice")),
     "progress": up(Progress(ROUND, "alice", "train", 3.0, 10.0)),
     "task_failed": up(TaskFailed(EVALUATION, "alice", "the app raised ValueError", "Traceback …")),
@@ -134,6 +145,11 @@ NEWEST: dict[str, Capture] = {
     "seal": down(Seal(ROUND)),
     "closed": down(Closed(ROUND, ("alice", "bob"), "")),
     "redirect": down(Redirect("the server is stopping", True)),
+    "dismiss": down(Dismiss("alice", "9f" * 16, "alice was revoked")),
+    "enroll_request": call(EnrollRequest("ed25519:" + "a1" * 32, "b2" * 64)),
+    "enrolled": call(Enrolled("alice")),
+    "access_request": call(AccessRequest()),
+    "access_token": call(AccessToken("header.claims.signature", 900.0)),
     "assign_request": call(AssignRequest("combiner-2", {"region": "north"})),
     "assignment": call(Assignment("combiner-2", "c2.example.org:7433")),
     "download_request": call(DownloadRequest("c3" * 32, 2**20)),

@@ -16,17 +16,32 @@ from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunS
 from hansa.wire import record
 from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
 from hansa.wire.calls import (
+    AccessRequest,
+    AccessToken,
     Assignment,
     AssignRequest,
     CertificateRequest,
     DownloadRequest,
+    Enrolled,
+    EnrollRequest,
     SignedCertificate,
     UploadReply,
 )
 from hansa.wire.frames import Blob, Counted, FromNode, Present, Role, RoundKey, ToNode
 
 ROOT = Path(__file__).resolve().parents[2]
-CALLS = (AssignRequest, Assignment, CertificateRequest, SignedCertificate, DownloadRequest, UploadReply)
+CALLS = (
+    EnrollRequest,
+    Enrolled,
+    AccessRequest,
+    AccessToken,
+    AssignRequest,
+    Assignment,
+    CertificateRequest,
+    SignedCertificate,
+    DownloadRequest,
+    UploadReply,
+)
 PARTS = (Blob, RoundKey, Present, Contribution, Counted, RoundRules, EvaluationRules, RunSpec)
 FRAMES = (*get_args(FromNode), *get_args(ToNode))
 ENUMS = (Role, Kind, Reason)

@@ -11,7 +11,7 @@ from cryptography import x509
 from hansa.errors import ConnectionFailedError, HansaError, InputError, UntrustedServerError
 from hansa.wire import channel, service, tls, tokens
 from hansa.wire.authority import Authority, check, expires_at, new_request
-from hansa.wire.calls import Assignment, AssignRequest
+from hansa.wire.calls import AccessToken, Assignment, AssignRequest, Enrolled, EnrollRequest
 from hansa.wire.frames import Role
 from hansa.wire.service import Shown
 from hansa.wire.tls import CONTROLLER, Certificate, Scheme, Trust
@@ -36,6 +36,12 @@ class Server:
         self.asked += 1
         return tokens.verify(tokens.public_key(KEY), token)
 
+    async def enroll(self, _token: str, _request: EnrollRequest) -> Enrolled:
+        raise AssertionError("nobody joins here")
+
+    async def access(self, _assertion: str) -> AccessToken:
+        raise AssertionError("nobody has joined here")
+
     async def assign(self, _identity: Identity, _request: AssignRequest) -> Assignment:
         return Assignment("root", "")
 
@@ -54,7 +60,7 @@ class Server:
 @asynccontextmanager
 async def serving(client_roots: str = "", *, plain: bool = False) -> AsyncGenerator[Server, None]:
     made = Server()
-    server = service.create_server(service.directory_handler(made.assign, made.certify, made.authenticate))
+    server = service.create_server(service.directory_handler(made.enroll, made.access, made.assign, made.certify, made.authenticate))
     shown = None if plain else Shown(lambda: made.shown, client_roots)
     made.address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0', shown)}"
     await server.start()

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hansa.errors import ConnectionFailedError
+from hansa.network.identity import NodeIdentity
 from hansa.wire import channel
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.tls import CONTROLLER, Scheme, Trust, address_of, roots_of, server_name
-from hansa.wire.tokens import holder
 from hansa.wire.transport import Transport
 
 __all__ = ["Entrance", "Place"]
@@ -27,16 +28,17 @@ class Place:
 class Entrance:
     """The controller's address, how it is known, and who asks."""
 
-    def __init__(self, join: str, token: str, trust: Trust, transport: Transport) -> None:
+    def __init__(self, join: str, token: str, keys: Path, trust: Trust, transport: Transport) -> None:
         """join: host:port, or tcp://host:port without TLS; trust: how the controller is known.
+
+        token: with which the node joins; keys: the folder in which its key lies.
 
         By a fingerprint, and where nothing is said of a certificate for the host (tls://), it is known by its name in
         the network: then its address does not matter.
         """
         self.scheme, self._address = address_of(join)
         channel.split_address(self._address)
-        self.token = token
-        self._project = holder(token).project
+        self.identity = NodeIdentity(token, keys)
         self._trust = trust
         self._own: Trust | None = None if self.scheme is Scheme.PLAIN or trust.fingerprint else trust
         """How the controller is known, once its authority is."""
@@ -46,23 +48,30 @@ class Entrance:
         """A connection, made when it is first used."""
         return self._transport.dial(place.address, place.trust)
 
+    async def access(self) -> str:
+        """The token that every call carries."""
+        return await self.identity.access(self._dial_controller)
+
     async def assigned(self, preferred: str, labels: Mapping[str, str]) -> Place:
         """Where the controller sends this node."""
-        here = await self._controller()
+        token, here = await self.access(), await self._controller()
         controller = self.dial(here)
         try:
-            answer = await channel.assign(controller, self.token, AssignRequest(preferred, labels))
+            answer = await channel.assign(controller, token, AssignRequest(preferred, labels))
         finally:
             await controller.close()
         return self._place(answer) if answer.address else here
 
     async def certified(self, request: str) -> str:
         """The chain that the network's authority signs for a combiner. request: PKCS #10, PEM."""
-        controller = self.dial(await self._controller())
+        token, controller = await self.access(), await self._dial_controller()
         try:
-            return await channel.certify(controller, self.token, request)
+            return await channel.certify(controller, token, request)
         finally:
             await controller.close()
+
+    async def _dial_controller(self) -> channel.Channel:
+        return self.dial(await self._controller())
 
     async def _controller(self) -> Place:
         if self._own is None and self.scheme is not Scheme.PLAIN:
@@ -86,5 +95,5 @@ class Entrance:
                 known = Trust(own=self._trust.own) if self._trust.fingerprint else self._trust
                 return Place(address, known)
             case Scheme.NETWORK:
-                name = server_name(self._project, answer.node)
+                name = server_name(self.identity.holder.project, answer.node)
                 return Place(address, Trust(roots=answer.roots, name=name, own=self._trust.own))

@@ -95,7 +95,6 @@ class Link:
         """preferred: the combiner that the node would like; hello: who it is."""
         self._node = node
         self._entrance = entrance
-        self._token = entrance.token
         self._hello = hello
         self._preferred = preferred
         self._outbox: asyncio.Queue[FromNode] | None = None
@@ -174,7 +173,8 @@ class Link:
         """
         try:
             async with self._transfer("upload") as parent:
-                reply = await channel.upload(parent, self._token, name, chunks.split(parts, offset))
+                token = await self._entrance.access()
+                reply = await channel.upload(parent, token, name, chunks.split(parts, offset))
         except ConnectionFailedError:
             await asyncio.sleep(self._pause.next())
             raise
@@ -208,15 +208,15 @@ class Link:
             raise ConnectionFailedError(f"the controller sends this node to no address: {error}") from error
         self._parent = place
         try:
-            return await self._converse(parent)
+            return await self._converse(parent, await self._entrance.access())
         finally:
             self._parent = None
             for each in (parent, *self._transfers):
                 await each.close()
 
-    async def _converse(self, parent: channel.Channel) -> Redirect:
+    async def _converse(self, parent: channel.Channel, token: str) -> Redirect:
         outbox: asyncio.Queue[FromNode] = asyncio.Queue()
-        stream = channel.attach(parent, self._token)
+        stream = channel.attach(parent, token)
         why = "the server ended the stream"
         jobs: list[asyncio.Task[None]] = []
         try:
@@ -254,7 +254,8 @@ class Link:
             have = file.tell()
             request = DownloadRequest(blob.digest, have)
             async with self._transfer("download") as parent:
-                async for offset, data in channel.download(parent, self._token, request):
+                token = await self._entrance.access()
+                async for offset, data in channel.download(parent, token, request):
                     if offset != have or have + len(data) > blob.size:
                         raise WireError(f"a chunk of {blob.digest[:12]} begins at {offset}, expected {have}")
                     file.write(data)

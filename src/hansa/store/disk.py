@@ -9,7 +9,7 @@ from typing import Final
 
 from hansa.errors import StorageError, StorageUnavailableError
 
-__all__ = ["explained", "make_directory", "sync_directory"]
+__all__ = ["explained", "make_directory", "sync_directory", "write_whole"]
 
 _REMEDIES: Final[Mapping[int, str]] = {
     errno.ENOSPC: "the disk is full: free some space or choose another disk, then try again",
@@ -55,6 +55,17 @@ def make_directory(path: Path) -> None:
     for directory in reversed(missing):
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file that is there whole or not at all, also after a power cut; by default its owner alone reads it."""
+    part = path.with_name(f"{path.name}.part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

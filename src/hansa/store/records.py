@@ -18,6 +18,7 @@ __all__ = [
     "MemberRecord",
     "MetricRecord",
     "ModelRecord",
+    "NodeRecord",
     "PackageRecord",
     "ProjectRecord",
     "ProjectRole",
@@ -253,6 +254,31 @@ class TokenRecord:
     revoked: bool = False
     account: str | None = None
     """The person that it acts for; None: a node's."""
+    used_at: float | None = None
+    """When a node joined with it: it is spent then."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A client or combiner that has joined: the key by which it is known, and the process that holds its name."""
+
+    id: str
+    """project/name"""
+    project: str
+    name: str
+    role: str
+    """client or combiner"""
+    key: str
+    """Its public key: `ed25519:` and 64 hexadecimal digits."""
+    token: str
+    """Id of the join token with which the key became known."""
+    joined_at: float
+    revoked: bool = False
+    instance: str = ""
+    """The process that has access now; empty: none had it yet."""
+    grant: str = ""
+    """What the access tokens of this process have in common."""
+    granted_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +345,7 @@ Record: TypeAlias = (
     | CombinerRecord
     | PackageRecord
     | TokenRecord
+    | NodeRecord
     | AccountRecord
     | MemberRecord
     | AuditRecord

@@ -4,13 +4,48 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = [
+    "AccessRequest",
+    "AccessToken",
     "AssignRequest",
     "Assignment",
     "CertificateRequest",
     "DownloadRequest",
+    "EnrollRequest",
+    "Enrolled",
     "SignedCertificate",
     "UploadReply",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class EnrollRequest:
+    """A node makes its public key known, with the join token that the operator gave it."""
+
+    public_key: str
+    """`ed25519:` and 64 hexadecimal digits."""
+    proof: str
+    """Its signature of the join token (`node_key.NodeKey.prove`): 128 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """From now on the key stands for the node."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    """A node asks for an access token; who it is says the token that it has signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """What every other call carries."""
+
+    token: str
+    expires_in: float
+    """Seconds."""
 
 
 @dataclass(frozen=True, slots=True)

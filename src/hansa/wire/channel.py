@@ -25,10 +25,14 @@ from hansa.errors import (
     WireError,
 )
 from hansa.wire.calls import (
+    AccessRequest,
+    AccessToken,
     Assignment,
     AssignRequest,
     CertificateRequest,
     DownloadRequest,
+    Enrolled,
+    EnrollRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -52,11 +56,13 @@ __all__ = [
     "UPLOAD",
     "Channel",
     "Stream",
+    "access",
     "assign",
     "attach",
     "certify",
     "chunks_of",
     "download",
+    "enroll",
     "open_channel",
     "split_address",
     "upload",
@@ -296,6 +302,22 @@ def attach(channel: Channel, token: str) -> Stream[FromNode, ToNode]:
     """Open a control stream; what goes wrong is raised by its first `send` or `receive`."""
     call = channel.start("Control/Attach", "stream_stream", metadata=_metadata(token))
     return Stream(call, encode_from_node, decode_to_node, channel.address)
+
+
+async def enroll(channel: Channel, join_token: str, request: EnrollRequest, timeout: float = 30.0) -> Enrolled:  # noqa: ASYNC109 - the same
+    """Make a node's key known to the controller."""
+    data = encode_call(request)
+    call = channel.start("Directory/Enroll", "unary_unary", data, metadata=_metadata(join_token), timeout=timeout)
+    async with _Translated(call, channel.address):
+        return decode_call(Enrolled, await call)
+
+
+async def access(channel: Channel, assertion: str, timeout: float = 30.0) -> AccessToken:  # noqa: ASYNC109 - the same
+    """An access token for who has signed the assertion (`node_key`)."""
+    data = encode_call(AccessRequest())
+    call = channel.start("Directory/Access", "unary_unary", data, metadata=_metadata(assertion), timeout=timeout)
+    async with _Translated(call, channel.address):
+        return decode_call(AccessToken, await call)
 
 
 async def assign(channel: Channel, token: str, request: AssignRequest, timeout: float = 30.0) -> Assignment:  # noqa: ASYNC109 - a deadline that travels with the call

@@ -20,6 +20,7 @@ __all__ = [
     "Blob",
     "Closed",
     "Counted",
+    "Dismiss",
     "Evaluated",
     "FromNode",
     "Heartbeat",
@@ -113,6 +114,8 @@ class Present:
     labels: Mapping[str, str] = field(default_factory=dict)
     combiner: str = ""
     """The server that the client's stream ends at."""
+    grant: str = ""
+    """Of the token that it attached with: the controller dismisses who holds none any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +298,17 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class Dismiss:
+    """A node below the receiver is no member of the network any more: its stream and its transfers end."""
+
+    client: str
+    """Or a combiner."""
+    grant: str
+    """The token of this grant is refused from now on."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Redirect:
     """Leave this stream: ask the controller for another server, or stop when `final`."""
 
@@ -305,4 +319,4 @@ class Redirect:
 FromNode: TypeAlias = (
     Hello | Heartbeat | Presence | TaskStarted | Progress | TaskFailed | Evaluated | Offer | Settled | LogLine
 )
-ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect
+ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect | Dismiss

@@ -15,10 +15,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from hansa.errors import WireError
 from hansa.wire.calls import (
+    AccessRequest,
+    AccessToken,
     Assignment,
     AssignRequest,
     CertificateRequest,
     DownloadRequest,
+    Enrolled,
+    EnrollRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -37,7 +41,18 @@ __all__ = [
 
 T = TypeVar("T")
 _Message: TypeAlias = Any
-_Call: TypeAlias = AssignRequest | Assignment | CertificateRequest | SignedCertificate | DownloadRequest | UploadReply
+_Call: TypeAlias = (
+    EnrollRequest
+    | Enrolled
+    | AccessRequest
+    | AccessToken
+    | AssignRequest
+    | Assignment
+    | CertificateRequest
+    | SignedCertificate
+    | DownloadRequest
+    | UploadReply
+)
 
 _UNIONS: Final[Mapping[str, UnionType]] = {"FromNode": FromNode, "ToNode": ToNode}
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no types
 import grpc.aio  # type: ignore[import-untyped]  # the same
@@ -27,10 +27,14 @@ from hansa.errors import (
     WireError,
 )
 from hansa.wire.calls import (
+    AccessRequest,
+    AccessToken,
     Assignment,
     AssignRequest,
     CertificateRequest,
     DownloadRequest,
+    Enrolled,
+    EnrollRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -54,11 +58,13 @@ if sys.platform != "win32":
     import resource
 
 __all__ = [
+    "Access",
     "Assign",
     "Attach",
     "Authenticate",
     "Certify",
     "Download",
+    "Enroll",
     "Shown",
     "Upload",
     "bind",
@@ -67,6 +73,8 @@ __all__ = [
     "directory_handler",
     "transfer_handler",
 ]
+
+C = TypeVar("C")
 
 _SERVER: Final = (
     *OPTIONS,
@@ -93,6 +101,10 @@ Authenticate: TypeAlias = Callable[[str], Awaitable[Identity]]
 """The token of a call → who calls; raises `AuthenticationError`."""
 Attach: TypeAlias = Callable[[Identity, Stream[ToNode, FromNode]], Awaitable[None]]
 """Serves one control stream, which ends when it returns; it is cancelled when the node goes."""
+Enroll: TypeAlias = Callable[[str, EnrollRequest], Awaitable[Enrolled]]
+"""(the join token, what the node shows) → done; raises `AuthenticationError`."""
+Access: TypeAlias = Callable[[str], Awaitable[AccessToken]]
+"""What a node has signed → its access token; raises `AuthenticationError`."""
 Assign: TypeAlias = Callable[[Identity, AssignRequest], Awaitable[Assignment]]
 Certify: TypeAlias = Callable[[Identity, str], Awaitable[str]]
 """(who asks, its request) → the chain."""
@@ -175,8 +187,19 @@ def control_handler(attach: Attach, authenticate: Authenticate) -> Any:
     return _service("Control", {"Attach": grpc.stream_stream_rpc_method_handler(serve)})
 
 
-def directory_handler(assign: Assign, certify: Certify, authenticate: Authenticate) -> Any:
+def directory_handler(
+    enroll: Enroll, access: Access, assign: Assign, certify: Certify, authenticate: Authenticate
+) -> Any:
     """The service `hansa.v1.Directory`."""
+
+    async def admit(request: bytes, context: Any) -> bytes:
+        async with _Answering(context, _as_it_is) as token:
+            return encode_call(await enroll(token, decode_call(EnrollRequest, request)))
+
+    async def grant(request: bytes, context: Any) -> bytes:
+        async with _Answering(context, _as_it_is) as assertion:
+            decode_call(AccessRequest, request)
+            return encode_call(await access(assertion))
 
     async def serve(request: bytes, context: Any) -> bytes:
         async with _Answering(context, authenticate) as identity:
@@ -190,6 +213,8 @@ def directory_handler(assign: Assign, certify: Certify, authenticate: Authentica
     return _service(
         "Directory",
         {
+            "Enroll": grpc.unary_unary_rpc_method_handler(admit),
+            "Access": grpc.unary_unary_rpc_method_handler(grant),
             "Assign": grpc.unary_unary_rpc_method_handler(serve),
             "Certify": grpc.unary_unary_rpc_method_handler(sign),
         },
@@ -221,14 +246,19 @@ def transfer_handler(download: Download, upload: Upload, authenticate: Authentic
     )
 
 
-class _Answering:
-    """`async with`: the caller's identity inside; errors of hansa leave as a status."""
+async def _as_it_is(token: str) -> str:
+    """Of the two calls whose token says more than who calls: what they do begins with checking it."""
+    return token
 
-    def __init__(self, context: Any, authenticate: Authenticate) -> None:
+
+class _Answering(Generic[C]):
+    """`async with`: the caller inside; errors of hansa leave as a status."""
+
+    def __init__(self, context: Any, authenticate: Callable[[str], Awaitable[C]]) -> None:
         self._context = context
         self._authenticate = authenticate
 
-    async def __aenter__(self) -> Identity:
+    async def __aenter__(self) -> C:
         try:
             header = _metadatum(self._context, AUTHORIZATION)
             if not header.startswith(BEARER):

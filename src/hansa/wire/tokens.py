@@ -1,8 +1,10 @@
 """Who is calling: a JSON Web Token, signed with Ed25519 (RFC 7519, RFC 8037), that names an identity, role and project.
 
 Whoever has the private key issues tokens; the public key alone verifies them, so combiners need no secret. Revocation
-is the issuer's list of token ids. Issuing and verifying need the server extra; a client only carries its token, and
-`holder` reads what it says without it.
+is the issuer's affair, by `Identity.token_id`. A client only carries its token, and `holder` reads what it says.
+
+A node gets a join token once, and with it makes a key of its own known; its access tokens hold for some minutes, and
+are given to who signs with that key (`node_key`).
 """
 
 import base64
@@ -15,16 +17,18 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from hansa.errors import AuthenticationError, InputError, MissingExtraError
+from hansa.errors import AuthenticationError, InputError
 from hansa.wire.frames import CENTRAL, Role
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["AUDIENCE", "Identity", "holder", "issue", "new_key", "public_key", "verify"]
+__all__ = ["AUDIENCE", "JOINING", "Identity", "holder", "issue", "new_key", "public_key", "verify"]
 
 AUDIENCE: Final = "hansa"
 """What tokens are for; one of another system, signed with the same key, does not hold here."""
+JOINING: Final = "hansa-join"
+"""What a join token is for, and for nothing else."""
 
 _ALGORITHM: Final = "EdDSA"
 _REQUIRED: Final = ("sub", "role", "project", "jti", "iat", "aud")
@@ -53,7 +57,7 @@ class Identity:
     project: str
     """Empty: a person's, in every project that they are a member of."""
     token_id: str
-    """What a revocation names."""
+    """What a revocation names: a node's access tokens all have that of their grant."""
 
 
 def new_key() -> str:
@@ -76,8 +80,19 @@ def public_key(private_pem: str) -> str:
     return pem.decode()
 
 
-def issue(private_pem: str, name: str, role: Role, project: str, expires_in: float | None = None) -> tuple[str, str]:
+def issue(
+    private_pem: str,
+    name: str,
+    role: Role,
+    project: str,
+    expires_in: float | None = None,
+    *,
+    audience: str = AUDIENCE,
+    grant: str = "",
+) -> tuple[str, str]:
     """(token, its id). expires_in: seconds from now; None: it holds until it is revoked.
+
+    grant: of a node's access token: what all that are given to one process have in common.
 
     Raises `InputError` for a name that could not be a file's name or that is reserved.
     """
@@ -89,7 +104,8 @@ def issue(private_pem: str, name: str, role: Role, project: str, expires_in: flo
             )
     if name == CENTRAL:
         raise InputError(f"the name {CENTRAL!r} is reserved for evaluation beside the server: take another")
-    jwt = _jwt()
+    import jwt  # noqa: PLC0415 - loads cryptography, see `_cryptography`
+
     now = datetime.now(UTC).timestamp()
     token_id = secrets.token_hex(16)
     claims: dict[str, Any] = {
@@ -98,8 +114,10 @@ def issue(private_pem: str, name: str, role: Role, project: str, expires_in: flo
         "project": project,
         "jti": token_id,
         "iat": int(now),
-        "aud": AUDIENCE,
+        "aud": audience,
     }
+    if grant:
+        claims["grant"] = grant
     if expires_in is not None:
         claims["exp"] = int(now + expires_in)
     return jwt.encode(claims, _private(private_pem), algorithm=_ALGORITHM), token_id
@@ -110,7 +128,8 @@ def verify(public_pem: str, token: str, audience: str = AUDIENCE) -> Identity:
 
     Whether it has been revoked is not known here: ask the issuer for `token_id`.
     """
-    jwt = _jwt()
+    import jwt  # noqa: PLC0415 - loads cryptography, see `_cryptography`
+
     if len(token) > _MAX_TOKEN:
         raise AuthenticationError(f"{len(token)} characters are too many for a token")
     try:
@@ -156,7 +175,10 @@ def _identity(claims: dict[str, Any]) -> Identity:
     except ValueError as error:
         known = ", ".join(Role)
         raise AuthenticationError(f"the token has the role {claims['role'][:40]!r}; known are {known}") from error
-    return Identity(claims["sub"], role, claims["project"], claims["jti"])
+    grant = claims.get("grant", "")
+    if not isinstance(grant, str):
+        raise AuthenticationError("the token's claim 'grant' is not text: ask for a new token")
+    return Identity(claims["sub"], role, claims["project"], grant or claims["jti"])
 
 
 def _everywhere(role: object, project: object) -> bool:
@@ -196,19 +218,9 @@ def _public(pem: str) -> "Ed25519PublicKey":
     return cast("Ed25519PublicKey", key)
 
 
-def _jwt() -> Any:
-    try:
-        import jwt  # noqa: PLC0415 - an extra, needed by servers alone
-    except ImportError as error:
-        raise MissingExtraError("Issuing and verifying tokens", "server") from error
-    return jwt
-
-
 def _cryptography() -> tuple[Any, Any]:
-    """(serialization, ed25519)."""
-    try:
-        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - an extra, needed by servers alone
-        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - the same
-    except ImportError as error:
-        raise MissingExtraError("Issuing and verifying tokens", "server") from error
+    """(serialization, ed25519): loaded by who needs them, because many commands do not."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - see above
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - see above
+
     return serialization, ed25519

@@ -5,7 +5,6 @@ What was learned is kept until the round that it belongs to is committed, or has
 
 import asyncio
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -95,11 +94,12 @@ class Agent:
     ) -> None:
         """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates.
 
-        join, trust: see `Entrance`; site: the owner's rules; by default none.
+        join, token, trust: see `Entrance`; site: the owner's rules; by default none.
         """
         self.client = client
-        hello = Hello(Role.CLIENT, uuid.uuid4().hex, hansa.__version__, labels=dict(labels or {}))
-        self._link = Link(self, entrance=Entrance(join, token, trust, transport), hello=hello, preferred=preferred)
+        entrance = Entrance(join, token, work, trust, transport)
+        hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__, labels=dict(labels or {}))
+        self._link = Link(self, entrance=entrance, hello=hello, preferred=preferred)
         self._own = Code(app) if app is not None else None
         self._work = work
         self._objects = work / "objects"

@@ -27,6 +27,8 @@ class Child:
     """Ends the stream, with the reason."""
     last_heard: float = 0.0
     """The loop's time of its last frame."""
+    grant: str = ""
+    """Of the token that it attached with."""
 
     @property
     def role(self) -> Role:
@@ -69,7 +71,7 @@ class Children:
         is_combiner = child.role is Role.COMBINER
         labels = {key: value for key, value in child.hello.labels.items() if key not in _OWN_LABELS}
         labels |= {"version": child.hello.version} | ({"address": child.hello.address} if is_combiner else {})
-        present = Present(child.name, labels, self.server)
+        present = Present(child.name, labels, self.server, child.grant)
         left = self._moving((present,))
         self.streams[child.name] = child
         self._remember(child, (present,), is_combiner)

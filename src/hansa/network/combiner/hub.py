@@ -16,6 +16,7 @@ from hansa.algorithm import Partial
 from hansa.errors import NotFoundError, PermissionDeniedError, Reason
 from hansa.network.combiner.blobs import Blobs
 from hansa.network.combiner.children import Child, Children
+from hansa.network.combiner.dismissed import Dismissed
 from hansa.network.combiner.offers import Offers
 from hansa.network.combiner.phase import Phase, Phases
 from hansa.network.combiner.uploads import Uploads
@@ -23,6 +24,7 @@ from hansa.network.jobs import Jobs
 from hansa.wire.frames import (
     Blob,
     Closed,
+    Dismiss,
     Evaluated,
     FromNode,
     Heartbeat,
@@ -71,6 +73,7 @@ class Hub:
         """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost."""
         self.name = name
         self.children = Children(name, lease)
+        self.dismissed = Dismissed()
         self._upstream = upstream
         self._blobs = Blobs(upstream.fetch, _FETCHED_KEPT)
         self._uploads = Uploads(slots, lease)
@@ -124,7 +127,7 @@ class Hub:
 
     # ── phases, driven from above ────────────────────────────────────────────────────────────────────────────────
 
-    def receive_from_parent(self, frame: OpenRound | Withdraw | Seal | Closed) -> None:
+    def receive_from_parent(self, frame: OpenRound | Withdraw | Seal | Closed | Dismiss) -> None:
         """A command from above; the root's driver calls this too."""
         match frame:
             case OpenRound():
@@ -135,6 +138,8 @@ class Hub:
                 self._start_seal(frame.key)
             case Closed():
                 self._close(frame)
+            case Dismiss():
+                self._dismiss(frame)
 
     def drop(self, key: RoundKey, why: str) -> None:
         """Forget a phase whose sum goes nowhere, here and in the combiners below; clients keep what they learned."""
@@ -252,6 +257,15 @@ class Hub:
         child = self.children.streams.get(name)
         if child is not None:
             child.send(frame)
+
+    def _dismiss(self, frame: Dismiss) -> None:
+        """Here or below: where the node has been by this grant, or may come with it."""
+        self.dismissed.add(frame.grant, frame.why)
+        child = self.children.streams.get(frame.client)
+        if child is None:
+            self._forward(frame, (frame.client,))
+        elif child.grant == frame.grant:
+            child.close(frame.why)
 
     def _forward(self, frame: ToNode, names: tuple[str, ...]) -> None:
         for child in self.children.route(names):

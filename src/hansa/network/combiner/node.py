@@ -1,7 +1,6 @@
 """A combiner's process: a server to its children, a client of its parent."""
 
 import asyncio
-import uuid
 from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from hansa.wire.frames import (
     Admission,
     Blob,
     Closed,
+    Dismiss,
     FromNode,
     Hello,
     Offer,
@@ -76,13 +76,12 @@ class CombinerNode:
     ) -> None:
         """listen: host:port for children; advertise: how they reach it, if that differs; parent: a combiner's name.
 
-        join, trust: see `Entrance`; shown: a certificate of its own, in the place of one that the network signs.
+        join, token, trust: see `Entrance`; shown: a certificate of its own, in the place of one that the network signs.
         """
         self.name = name
-        self._entrance = Entrance(join, token, trust, transport)
+        self._entrance = Entrance(join, token, work, trust, transport)
         self._shown = shown
         self._parent = parent
-        self._project = tokens.holder(token).project
         self._listen, self._advertise = listen, advertise
         self._labels = dict(labels or {})
         self._work = work
@@ -106,7 +105,7 @@ class CombinerNode:
         await server.start()
         host = self._listen.rpartition(":")[0]
         address = (f"{scheme}://" if scheme else "") + (self._advertise or f"{host}:{port}")
-        hello = Hello(Role.COMBINER, uuid.uuid4().hex, hansa.__version__, labels=self._labels, address=address)
+        hello = Hello(Role.COMBINER, self._entrance.identity.instance, hansa.__version__, labels=self._labels, address=address)
         self._link = Link(self, entrance=self._entrance, hello=hello, preferred=self._parent)
         self._start(self._hub.watch())
         _log.info("combiner serves", name=self.name, address=address)
@@ -144,7 +143,7 @@ class CombinerNode:
     def receive(self, frame: ToNode) -> None:
         """A frame from the parent."""
         match frame:
-            case OpenRound() | Withdraw() | Seal() | Closed():
+            case OpenRound() | Withdraw() | Seal() | Closed() | Dismiss():
                 self._hub.receive_from_parent(frame)
             case Admission():
                 self._start(self._upload(frame))
@@ -231,9 +230,10 @@ class CombinerNode:
                 self._sums.pop(key)[2].set()
 
     def _hub_of(self, identity: Identity) -> Hub:
-        if identity.project != self._project:
+        project = self._entrance.identity.holder.project
+        if identity.project != project:
             raise PermissionDeniedError(
-                f"{identity.name} belongs to the project {identity.project}, this combiner to {self._project}"
+                f"{identity.name} belongs to the project {identity.project}, this combiner to {project}"
             )
         return self._hub
 

@@ -44,13 +44,18 @@ class NodeService:
     def handlers(self) -> tuple[Any, ...]:
         """For `service.create_server`."""
         return (
-            service.control_handler(self._attach, self._authenticate),
-            service.transfer_handler(self._download, self._upload, self._authenticate),
+            service.control_handler(self._attach, self._admitted),
+            service.transfer_handler(self._download, self._upload, self._admitted),
         )
+
+    async def _admitted(self, token: str) -> Identity:
+        identity = await self._authenticate(token)
+        _need_node(identity)
+        self._hub(identity).dismissed.check(identity.token_id)
+        return identity
 
     async def _attach(self, identity: Identity, stream: Stream[ToNode, FromNode]) -> None:
         """One control stream from hello to its end."""
-        _need_node(identity)
         hello = await stream.receive()
         if not isinstance(hello, Hello) or hello.role is not identity.role:
             raise WireError(f"{identity.name} must begin with a Hello of the role {identity.role.value}")
@@ -71,7 +76,7 @@ class NodeService:
                 close(f"{identity.name} does not read what it is sent")
 
         now = asyncio.get_running_loop().time()
-        child = Child(identity.name, hello, send, close, now)
+        child = Child(identity.name, hello, send, close, now, identity.token_id)
         key = self._public_key() if identity.role is Role.COMBINER else ""
         outbox.put_nowait(Welcome(hub.name, hub.children.lease / 3, key))
         hub.join(child)
@@ -85,14 +90,16 @@ class NodeService:
                     await stream.send(Redirect(why[0]))
 
     async def _download(self, identity: Identity, request: DownloadRequest) -> AsyncGenerator[bytes, None]:
-        _need_node(identity)
-        data = await self._hub(identity).read(request.digest)
-        for frame in chunks.split([data], request.offset):
-            yield frame
+        hub = self._hub(identity)
+        with hub.dismissed.ends(identity.token_id):
+            data = await hub.read(request.digest)
+            for frame in chunks.split([data], request.offset):
+                yield frame
 
     async def _upload(self, identity: Identity, name: str, pieces: AsyncIterator[tuple[int, memoryview]]) -> int:
-        _need_node(identity)
-        return await self._hub(identity).write(identity.name, name, pieces)
+        hub = self._hub(identity)
+        with hub.dismissed.ends(identity.token_id):
+            return await hub.write(identity.name, name, pieces)
 
 
 async def _write(stream: Stream[ToNode, FromNode], outbox: "asyncio.Queue[ToNode]") -> None:

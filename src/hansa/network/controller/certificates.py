@@ -1,6 +1,5 @@
 """What the controller shows in a handshake: certificates that the network's authority signs, or the operator's own."""
 
-import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import structlog
 
 from hansa.network.certificates import client_roots, shown_from_files
 from hansa.settings import Settings
-from hansa.store.disk import explained
+from hansa.store.disk import explained, write_whole
 from hansa.wire.authority import Authority, expires_at
 from hansa.wire.service import Shown
 from hansa.wire.tls import CONTROLLER, WORLD, Certificate, Scheme, Trust
@@ -101,8 +100,8 @@ def open_authority(folder: Path) -> Authority:
         if not key.exists():
             folder.mkdir(parents=True, exist_ok=True)
             made = Authority.new()
-            _write(certificate, made.certificate, 0o644)
-            _write(key, made.key, 0o600)
+            write_whole(certificate, made.certificate.encode(), 0o644)
+            write_whole(key, made.key.encode())
         return Authority(certificate.read_text(), key.read_text())
 
 
@@ -118,13 +117,3 @@ def names_of_host(host: str, more: str = "") -> list[str]:
             names += [str(place[4][0]).partition("%")[0] for place in socket.getaddrinfo(own, None)]
     names += [name.strip() for name in more.split(",") if name.strip()]
     return list(dict.fromkeys(names))
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

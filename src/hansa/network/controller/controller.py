@@ -31,6 +31,7 @@ from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
+from hansa.network.controller.nodes import Nodes
 from hansa.network.controller.people import People
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.tree import ProjectTree
@@ -102,6 +103,12 @@ class Controller:
         self._revoked: set[str] = set()
         self.people = People(store, key, self._revoked)
         self.logins = Logins(self.people)
+        self.nodes = Nodes(
+            store,
+            key,
+            here=lambda node: self.tree(node.project).is_here(node.name, node.grant),
+            dismiss=lambda node, why: self.tree(node.project).dismiss(node.name, node.grant, why),
+        )
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -117,6 +124,7 @@ class Controller:
         await self.people.recall(INSTALLATION)
         for project in await self._projects():
             await self.people.recall(project.id)
+            await self.nodes.recall(project.id)
             await self._mark_absent(project.id)
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
@@ -178,6 +186,7 @@ class Controller:
                 central=self._evaluate_centrally,
                 slots=self._slots,
                 silence=self._silence,
+                refusal=self.nodes.refusal,
             )
         return self._trees[project]
 
@@ -202,12 +211,13 @@ class Controller:
     async def issue_token(
         self, project: str, name: str, role: Role, expires_in: float | None = None, by: str = SERVER
     ) -> tuple[str, TokenRecord]:
-        """A token for a node; expires_in: seconds, None for ever. The token is not kept."""
+        """A token with which a node joins, once; expires_in: seconds, None for ever. The token is not kept."""
         if role is Role.PERSON:
             raise ConfigError(f"{name!r} would be a person: people log in, and make API tokens for themselves")
         if name in {CENTRAL, ROOT}:
             raise ConfigError(f"{name!r} is hansa's own name; choose another for this {role.value}")
-        token, jti = tokens.issue(self._key, checked_name(name, "identity"), role, project, expires_in)
+        checked_name(name, "identity")
+        token, jti = tokens.issue(self._key, name, role, project, expires_in, audience=tokens.JOINING)
         now = time.time()
         expires_at = None if expires_in is None else now + expires_in
         record = TokenRecord(jti, project, name, role.value, now, expires_at)
@@ -215,13 +225,17 @@ class Controller:
         return token, record
 
     async def revoke_token(self, project: str, token_id: str, by: str = SERVER) -> TokenRecord:
-        """A token of a project, a node's or a person's, that is refused from now on."""
-        return await self.people.refuse(await self.store.get(TokenRecord, project, token_id), by)
+        """A token of a project, a node's or a person's, that is refused from now on; with it the node that has joined."""
+        token = await self.people.refuse(await self.store.get(TokenRecord, project, token_id), by)
+        await self.nodes.token_revoked(token, by)
+        return token
 
     def verify(self, token: str) -> Identity:
         """Who holds this token; raises `AuthenticationError`."""
         identity = tokens.verify(self.public_key, token)
-        if identity.token_id in self._revoked:
+        if identity.role is not Role.PERSON:
+            self.nodes.check(identity)
+        elif identity.token_id in self._revoked:
             raise AuthenticationError(f"the token of {identity.name} was revoked; ask the operator for another")
         return identity
 

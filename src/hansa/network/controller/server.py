@@ -91,7 +91,10 @@ class ControllerServer:
             )
             self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
-            directory = service.directory_handler(self._assign, self._certify, self._authenticate)
+            nodes = controller.nodes
+            directory = service.directory_handler(
+                nodes.enroll, nodes.access, self._assign, self._certify, self._authenticate
+            )
             server.add_generic_rpc_handlers((*face.handlers(), directory))
             undo.push_async_callback(self._stop)
             try:

@@ -144,6 +144,11 @@ class SessionRunner:
         if self._phase is not None:
             self._phase.presence(presence)
 
+    def dismissed(self, client: str, why: str) -> None:
+        """A client is a member of the network no more."""
+        if self._phase is not None:
+            self.receive(TaskFailed(self._phase.plan.key, client, why))
+
     def delivered(self, key: RoundKey, partial: Partial | None) -> None:
         """The tree's sum."""
         if self._phase is not None and self._phase.plan.key == key:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from hansa.network.patience import patiently
 from hansa.rounds.why import Why
 from hansa.store.ports import MetadataStore, ObjectStore
 from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, SessionRecord
-from hansa.wire.frames import ROOT, Blob, FromNode, LogLine, Presence, Present, RoundKey
+from hansa.wire.frames import ROOT, Blob, Dismiss, FromNode, LogLine, Presence, Present, RoundKey
 
 __all__ = ["ProjectTree"]
 
@@ -44,8 +45,12 @@ class ProjectTree:
         central: Central,
         slots: int,
         silence: float,
+        refusal: Callable[[str, str, str], str],
     ) -> None:
-        """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`."""
+        """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`.
+
+        refusal: (project, name, grant) → why a node that has come is none of the network; empty: it is.
+        """
         self.project = project
         self.directory = Directory(address, balancer)
         self.hub = Hub(ROOT, self, slots=slots, lease=silence)
@@ -54,6 +59,7 @@ class ProjectTree:
         self._retention = retention
         self._journal = journal
         self._central = central
+        self._refusal = refusal
         self._runners: dict[str, SessionRunner] = {}
         self._tasks: dict[str, asyncio.Task[SessionRecord]] = {}
         self._writes: asyncio.Queue[Presence] = asyncio.Queue()
@@ -145,7 +151,31 @@ class ProjectTree:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def is_here(self, name: str, grant: str) -> bool:
+        """Whether a node is connected by this grant."""
+        present = self.directory.clients.get(name) or self.directory.combiners.get(name)
+        return present is not None and present.grant == grant
+
+    def dismiss(self, name: str, grant: str, why: str) -> None:
+        """End the stream that a node has by a grant; what it was to do in a round goes to another."""
+        self.hub.receive_from_parent(Dismiss(name, grant, why))
+        for runner in self._runners.values():
+            runner.dismissed(name, why)
+
     def _apply(self, presence: Presence) -> None:
+        """Those who have come with a grant that holds no more are sent away again, and are known to nobody."""
+        refused = {
+            present.client: (present.grant, why)
+            for present in (*presence.joined, *presence.combiners)
+            if (why := self._refusal(self.project, present.client, present.grant))
+        }
+        for name, (grant, why) in refused.items():
+            self.hub.receive_from_parent(Dismiss(name, grant, why))
+        presence = Presence(
+            tuple(present for present in presence.joined if present.client not in refused),
+            presence.left,
+            tuple(present for present in presence.combiners if present.client not in refused),
+        )
         self.directory.apply(presence)
         for runner in self._runners.values():
             runner.presence(presence)

@@ -1,0 +1,213 @@
+"""Nodes: the keys by which clients and combiners are known, the tokens that these keys get, and who holds which name.
+
+A join token makes one key known, once. Who signs with that key gets access tokens for some minutes. All that one
+process gets have one grant in common; while that process is connected no other one gets any, and when another one has
+got some, or the node is revoked, the grant holds no more: wherever it is still connected, it is dismissed.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from hansa.errors import AuthenticationError, ConflictError, HansaError, NotFoundError
+from hansa.network.controller.audit import SERVER, audit_line
+from hansa.store.ports import MetadataStore, Query
+from hansa.store.records import NodeRecord, TokenRecord
+from hansa.wire import tokens
+from hansa.wire.calls import AccessToken, Enrolled, EnrollRequest
+from hansa.wire.frames import Role
+from hansa.wire.node_key import ASSERTION_LIFETIME, check_proof, read_assertion
+from hansa.wire.tokens import Identity
+
+__all__ = ["Nodes"]
+
+_log = structlog.get_logger(__name__)
+
+_LIFETIME: Final = 900.0
+"""Seconds for which an access token holds."""
+_REMEMBERED: Final = ASSERTION_LIFETIME + 120.0
+"""Seconds for which the id of a node's own token is remembered: longer than it can hold, whatever the clocks say."""
+_PAGE: Final = 1000
+
+
+class Nodes:
+    """Who has joined, project by project."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        key: str,
+        here: Callable[[NodeRecord], bool],
+        dismiss: Callable[[NodeRecord, str], None],
+    ) -> None:
+        """key: the private key (PEM) that signs tokens; here: whether a node's process is connected by its grant.
+
+        dismiss: end the stream that a node has by its grant, wherever it ends; and say why.
+        """
+        self._store = store
+        self._key = key
+        self._public_key = tokens.public_key(key)
+        self._here = here
+        self._dismiss = dismiss
+        self._known: dict[tuple[str, str], NodeRecord] = {}
+        self._said: dict[str, float] = {}
+        """Ids of nodes' own tokens → until when (seconds of a monotonic clock) they are refused."""
+        self._changing = asyncio.Lock()
+
+    async def recall(self, project: str) -> None:
+        """Remember who has joined a project: every call of a node is measured by it."""
+        async for node in self._every(project):
+            self._known[project, node.name] = node
+
+    # ── joining ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def enroll(self, join_token: str, request: EnrollRequest) -> Enrolled:
+        """Make a node's key known, and spend its join token; again with the same key is no change.
+
+        Raises `AuthenticationError` for a token that is spent, revoked or over, and for a key that is not the asker's.
+        """
+        identity = tokens.verify(self._public_key, join_token, tokens.JOINING)
+        check_proof(request.public_key, request.proof, join_token)
+        async with self._changing:
+            try:
+                token = await self._store.get(TokenRecord, identity.project, identity.token_id)
+            except NotFoundError as error:
+                raise AuthenticationError("this network knows no such join token; ask its operator for one") from error
+            before = self._known.get((identity.project, identity.name))
+            flaw = _flaw(token, before, request.public_key)
+            if flaw:
+                told = audit_line(token.project, token.name, "node.join", token.id, outcome="refused", detail=flaw)
+                await self._store.put(told)
+                raise AuthenticationError(f"{flaw}; ask the operator for another (hansa token create {token.name})")
+            if token.used_at is None:
+                await self._join(token, request.public_key, before)
+        return Enrolled(identity.name)
+
+    async def _join(self, token: TokenRecord, public_key: str, before: NodeRecord | None) -> None:
+        now = time.time()
+        node = NodeRecord(
+            f"{token.project}/{token.name}", token.project, token.name, token.role, public_key, token.id, joined_at=now
+        )
+        told = audit_line(node.project, node.name, "node.join", token.id, detail=public_key)
+        await self._keep(node, replace(token, used_at=now), told)
+        if before is not None and before.grant:
+            self._dismiss(before, f"{node.name} has joined anew, with another key")
+
+    async def access(self, assertion: str) -> AccessToken:
+        """An access token for the node that has signed this.
+
+        Raises `AuthenticationError` where it is not known by that key, or is revoked; `ConflictError` while another
+        process that has the same key is connected.
+        """
+        said = read_assertion(assertion)
+        node = self._known.get((said.project, said.name))
+        if node is None:
+            raise AuthenticationError(f"{said.name[:100]} has not joined this network: it needs a join token")
+        said = read_assertion(assertion, node.key)
+        self._never_said_before(said.id)
+        if node.revoked:
+            raise AuthenticationError(_revoked(node.name))
+        if node.instance != said.instance:
+            async with self._changing:
+                node = await self._grant(self._known[said.project, said.name], said.instance)
+        token, _ = tokens.issue(
+            self._key, node.name, Role(node.role), node.project, _LIFETIME, grant=node.grant
+        )
+        return AccessToken(token, _LIFETIME)
+
+    async def _grant(self, node: NodeRecord, instance: str) -> NodeRecord:
+        """Another process has the key now: what the last one was given holds no more."""
+        if node.grant and self._here(node):
+            raise ConflictError(
+                f"{node.name} is connected already, from another process: stop that one, or let this one join with a "
+                "token of its own"
+            )
+        granted = replace(node, instance=instance, grant=secrets.token_hex(16), granted_at=time.time())
+        await self._keep(granted)
+        return granted
+
+    def _never_said_before(self, said: str) -> None:
+        now = time.monotonic()
+        if said in self._said:
+            raise AuthenticationError("this node's own token was used before: it holds once")
+        for old in [each for each, until in self._said.items() if until <= now]:
+            del self._said[old]
+        self._said[said] = now + _REMEMBERED
+
+    # ── being known ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def refusal(self, project: str, name: str, grant: str) -> str:
+        """Why a grant holds no more; empty: it holds."""
+        node = self._known.get((project, name))
+        if node is None:
+            return f"{name} has not joined this network"
+        if node.revoked:
+            return _revoked(name)
+        return "" if node.grant == grant else f"another process of {name} has taken its place"
+
+    def check(self, identity: Identity) -> None:
+        """Raise `AuthenticationError` unless the access token of a node holds still."""
+        why = self.refusal(identity.project, identity.name, identity.token_id)
+        if why:
+            raise AuthenticationError(why)
+
+    async def revoke(self, project: str, name: str, by: str = SERVER) -> NodeRecord:
+        """Refuse a node from now on: its streams end, and what it is sending is not taken.
+
+        It may join again with a new token. Raises `NotFoundError`.
+        """
+        async with self._changing:
+            node = self._known.get((project, name))
+            if node is None:
+                raise NotFoundError(f"no node {name!r} has joined project {project!r}; see `hansa node list`")
+            revoked = replace(node, revoked=True)
+            await self._keep(revoked, audit_line(project, by, "node.revoke", name, detail=node.role))
+            self._dismiss(node, _revoked(name))
+        return revoked
+
+    async def token_revoked(self, token: TokenRecord, by: str) -> None:
+        """With its join token a node is revoked."""
+        node = self._known.get((token.project, token.name))
+        if node is not None and node.token == token.id and not node.revoked:
+            await self.revoke(token.project, token.name, by)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep(self, node: NodeRecord, *more: object) -> None:
+        """Store, and go by what is stored: after a write that failed, whether it was done is asked."""
+        try:
+            await self._store.put(node, *more)  # type: ignore[arg-type]
+        except HansaError:
+            stored = await self._store.get(NodeRecord, node.project, node.id)
+            self._known[node.project, node.name] = stored
+            if stored != node:
+                raise
+        self._known[node.project, node.name] = node
+
+    async def _every(self, project: str) -> AsyncIterator[NodeRecord]:
+        offset, total = 0, 1
+        while offset < total:
+            page = await self._store.list(NodeRecord, Query(project, limit=_PAGE, offset=offset))
+            for node in page.items:
+                yield node
+            offset, total = offset + _PAGE, page.total
+
+
+def _flaw(token: TokenRecord, node: NodeRecord | None, public_key: str) -> str:
+    """Why a join token lets nobody join with this key; empty: it does, or has."""
+    if token.revoked:
+        return f"the join token of {token.name} was revoked"
+    if token.used_at is None:
+        return ""
+    if node is None or node.token != token.id or node.key != public_key:
+        return f"the join token of {token.name} was used already, by another key"
+    return _revoked(node.name) if node.revoked else ""
+
+
+def _revoked(name: str) -> str:
+    return f"{name} was revoked"
