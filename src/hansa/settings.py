@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         description="Which rounds of a session keep their models, where it does not say it: a policy, or all.",
     )
     work: Path | None = Field(
-        default=None, description="Folder for a node's models and updates; empty: a temporary one."
+        default=None, description="Folder for a node's key, models and updates; empty: one of each join token."
     )
     credentials: Path = Field(
         default=Path("~/.config/hansa/credentials.json"), description="Where `hansa up` saves the operator's token."

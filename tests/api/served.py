@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-
 from nodes import access_token
 
 from hansa.api.client import Client

@@ -74,7 +74,10 @@ class World:
         self.network = Network(loop, f"network {plan.seed}", plan.profile)
         self.database = Database()
         self.database.on_commit = self._committed
-        for role, names in ((Role.CLIENT, [f"client-{i}" for i in range(plan.clients)]), (Role.COMBINER, plan.combiners)):
+        for role, names in (
+            (Role.CLIENT, [f"client-{i}" for i in range(plan.clients)]),
+            (Role.COMBINER, plan.combiners),
+        ):
             self.database.write([_token_row(name, role) for name in names])
         self.objects = DirectoryObjects(folder / "objects")
         self.leader = CONTROLLER

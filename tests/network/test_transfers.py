@@ -50,7 +50,7 @@ def trainings(app: Path) -> int:
 @asynccontextmanager
 async def agent(made: Rig, app: Path, work: Path) -> AsyncIterator[None]:
     """A real client; it is attached."""
-    ward = Agent(ClientInfo("ward"), join=made.join, token=made.token("ward"), work=work, app=app)
+    ward = Agent(ClientInfo("ward"), join=made.join, token=made.join_token("ward"), work=work, app=app)
     task = asyncio.create_task(ward.run())
     try:
         while not any(present.client == "ward" for present in (await made.told(Presence)).joined):

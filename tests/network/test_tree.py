@@ -172,7 +172,7 @@ async def below(made: Rig, names: Sequence[str], work: Path) -> AsyncIterator[di
     try:
         for name in names:
             node = CombinerNode(
-                name, join=made.join, token=made.token(name, Role.COMBINER), work=work / name, silence=5.0
+                name, join=made.join, token=made.join_token(name, Role.COMBINER), work=work / name, silence=5.0
             )
             nodes[name] = node
             made.places[name] = address
@@ -280,7 +280,7 @@ async def test_children_of_a_combiner_whose_parent_stays_away_look_for_another_s
 @asynccontextmanager
 async def made_then_gone(other: Rig, work: Path) -> AsyncIterator[None]:
     """A client below a combiner of one network, whose root goes; the directory then names the other."""
-    token = other.token("a", Role.COMBINER)
+    token = other.join_token("a", Role.COMBINER)
     async with rig() as made:
         made.key = other.key
         made.hub.children.lease = 1.0

@@ -16,6 +16,7 @@ from hansa.store.records import (
     MemberRecord,
     MetricRecord,
     ModelRecord,
+    NodeRecord,
     PackageRecord,
     ProjectRecord,
     ProjectRole,
@@ -153,6 +154,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         ClientRecord(f"{project}/a", project, "a", "combiner-1", connected=True, first_seen=1.0, last_seen=2.0),
         CombinerRecord(f"{project}/m", project, "m", "", "[::1]:7", connected=False, first_seen=1.0, last_seen=2.0),
         PackageRecord(digest(4), project, "app", 123, 4.0),
+        NodeRecord(f"{project}/ward", project, "ward", "client", "ed25519:" + "0f" * 32, "jti-1", 1.0, grant="9f" * 16),
         TokenRecord("jti", project, "nightly", "viewer", 1.0, expires_at=2.0, revoked=True, account="ada"),
         AccountRecord("ada", project, 1.0, admin=True, disabled=True, password="$argon2id$x"),  # noqa: S106  # no hash
         MemberRecord("ada", project, ProjectRole.DATA_SCIENTIST, 1.0, removed=True),

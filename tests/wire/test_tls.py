@@ -60,7 +60,9 @@ class Server:
 @asynccontextmanager
 async def serving(client_roots: str = "", *, plain: bool = False) -> AsyncGenerator[Server, None]:
     made = Server()
-    server = service.create_server(service.directory_handler(made.enroll, made.access, made.assign, made.certify, made.authenticate))
+    server = service.create_server(
+        service.directory_handler(made.enroll, made.access, made.assign, made.certify, made.authenticate)
+    )
     shown = None if plain else Shown(lambda: made.shown, client_roots)
     made.address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0', shown)}"
     await server.start()

@@ -16,6 +16,7 @@ from hansa.api.nouns import (
     Members,
     Metrics,
     Models,
+    Nodes,
     Packages,
     Projects,
     Rounds,
@@ -57,6 +58,7 @@ class Client:
         self.clients = Clients(*place)
         self.combiners = Combiners(*place)
         self.tokens = Tokens(*place)
+        self.nodes = Nodes(*place)
         self.projects = Projects(*place)
         self.members = Members(*place)
         self.users = Users(*place)

@@ -27,6 +27,7 @@ from hansa.store.records import (
     MemberRecord,
     MetricRecord,
     ModelRecord,
+    NodeRecord,
     PackageRecord,
     ProjectRecord,
     ProjectRole,
@@ -45,6 +46,7 @@ __all__ = [
     "Members",
     "Metrics",
     "Models",
+    "Nodes",
     "Noun",
     "Packages",
     "Projects",
@@ -289,7 +291,7 @@ class Tokens(Listed[TokenRecord]):
     def create(self, name: str, role: Role | ProjectRole | str, expires_in: float | None = None) -> IssuedToken:
         """A token for a client or a combiner; or, with a role of people, an API token that acts for the caller.
 
-        expires_in: seconds; None: a node's holds for ever, and an API token for 30 days.
+        expires_in: seconds; None: a node has 7 days to join, and an API token holds for 30.
         """
         body: dict[str, Any] = {"name": name, "role": str(role)}
         if expires_in is not None:
@@ -308,6 +310,17 @@ class Tokens(Listed[TokenRecord]):
     def revoke_mine(self, token: str) -> TokenRecord:
         """Refuse one of the caller's own API tokens from now on."""
         return from_document(TokenRecord, self._transport.json("DELETE", f"{self._path}/api-tokens/{token}"))
+
+
+class Nodes(Listed[NodeRecord]):
+    """Clients and combiners that have joined, with the keys by which they are known."""
+
+    _kind = NodeRecord
+    _name = "nodes"
+
+    def revoke(self, name: str) -> NodeRecord:
+        """Refuse a node from now on: its streams end."""
+        return from_document(NodeRecord, self._transport.json("DELETE", f"{self._path}/nodes/{name}"))
 
 
 class Members(Listed[MemberRecord]):

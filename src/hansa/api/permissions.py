@@ -35,7 +35,7 @@ class Permission(StrEnum):
     RUN = "create, start, stop and keep sessions"
     DELETE = "delete sessions, and prune"
     READ_TOKENS = "see every token of the project"
-    ADMIT_NODES = "make tokens for clients and combiners, and revoke any"
+    ADMIT_NODES = "make tokens for clients and combiners, and revoke tokens and nodes"
     OWN_TOKENS = "make API tokens for oneself"
     AUDIT = "read the project's audit record"
     MANAGE_MEMBERS = "add and remove members, and change their roles"

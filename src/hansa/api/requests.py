@@ -148,7 +148,7 @@ class NewToken(Strict):
     """The identity, unique in the project."""
     role: Literal["client", "combiner"]
     expires_in: float | None = Field(default=None, gt=0, le=1e9, examples=[86400])
-    """Seconds; null: it holds until it is revoked."""
+    """Seconds in which the node has to join; null: 7 days."""
 
 
 class NewProject(Strict):

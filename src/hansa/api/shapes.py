@@ -22,6 +22,7 @@ __all__ = [
     "MemberShape",
     "MetricShape",
     "ModelShape",
+    "NodeShape",
     "PackageShape",
     "ProblemShape",
     "ProjectShape",
@@ -262,6 +263,29 @@ class TokenShape(Shape):
     revoked: bool
     account: str | None
     """The person that it acts for; null: a node's."""
+    used_at: float | None
+    """When a node joined with it: it is spent then."""
+
+
+class NodeShape(Shape):
+    """A client or combiner that has joined, with a key of its own."""
+
+    id: str
+    project: str
+    name: str = Field(examples=["hospital-north"])
+    role: str
+    """client or combiner"""
+    key: str = Field(examples=["ed25519:" + "0f" * 32])
+    """Its public key."""
+    token: str
+    """Id of the join token with which the key became known."""
+    joined_at: float
+    revoked: bool
+    instance: str
+    """The process that has access now; empty: none had it yet."""
+    grant: str
+    """What the access tokens of this process have in common; no secret."""
+    granted_at: float | None
 
 
 class IssuedTokenShape(Shape):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from hansa.cli import algorithm, audit, client, combiner, event, model, package, project, session, token, user
+from hansa.cli import algorithm, audit, client, combiner, event, model, node, package, project, session, token, user
 from hansa.cli.demo import demo
 from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
@@ -43,6 +43,7 @@ app.command(rich_help_panel=_NETWORK)(logout)
 for _name, _noun in (
     ("client", client),
     ("combiner", combiner),
+    ("node", node),
     ("token", token),
     ("project", project),
     ("user", user),

@@ -1,11 +1,11 @@
 """What clients and combiners have in common when they join a network: its address, a token, a folder, labels."""
 
-import tempfile
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hansa.wire.tokens import Identity
 
 __all__ = ["JoinOptions"]
+
+_STATE = Path("~/.local/state/hansa/nodes")
+"""Where nodes without a folder have one: by join token, so that the same command finds it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,12 @@ class JoinOptions:
         str | None,
         typer.Option(
             "--token", show_default=False,
-            help="This node's token; others on the machine can read a command line, so rather set HANSA_TOKEN.",
+            help="The token with which this node joins, once; others on the machine can read a command line, so rather "
+            "set HANSA_TOKEN.",
         ),
     ] = None  # fmt: skip
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="File that holds the token.", exists=True, dir_okay=False)
+        Path | None, typer.Option("--token-file", help="File that holds the join token.", exists=True, dir_okay=False)
     ] = None
     name: Annotated[
         str | None, typer.Option("--name", help="This node's name, by default the token's; another name is refused.")
@@ -52,7 +56,10 @@ class JoinOptions:
     work: Annotated[
         Path | None,
         typer.Option(
-            "--work", "-w", help="Folder for models and updates; by default HANSA_WORK, else a temporary one."
+            "--work",
+            "-w",
+            help="Folder for this node's key, models and updates; by default HANSA_WORK, else one of the join token in "
+            "~/.local/state/hansa.",
         ),
     ] = None
 
@@ -118,12 +125,33 @@ class JoinOptions:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """The work folder; a temporary one is gone afterwards."""
+        """The work folder, for this process alone. Raises `InputError` while another process has it."""
         from hansa.settings import Settings
+        from hansa.wire.tokens import holder
 
         chosen = self.work or Settings().work
-        if chosen is not None:
-            yield chosen.expanduser().resolve()
-            return
-        with tempfile.TemporaryDirectory(prefix="hansa-node-") as made:
-            yield Path(made)
+        if chosen is None:
+            identity = holder(self.secret())
+            chosen = _STATE / f"{identity.project}-{identity.name}-{identity.token_id[:12]}"
+        folder = chosen.expanduser().resolve()
+        with _locked(folder):
+            yield folder
+
+
+def _locked(folder: Path) -> TextIO:
+    """A file of the folder that this process alone has open, until it is closed or the process ends."""
+    from hansa.errors import InputError
+    from hansa.store.disk import explained
+
+    with explained("keep this node's files in", folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise InputError(
+                f"another process on this machine is this node: {folder} is in use; stop that one, or give this one a "
+                "join token and a folder of its own"
+            ) from error
+    return lock

@@ -29,7 +29,7 @@ def create(
     days: Annotated[
         float | None,
         typer.Option(
-            "--days", min=0, help="Days until it expires; by default a node's never does, and yours does after 30."
+            "--days", min=0, help="Days until it expires; by default a node has 7 to join, and yours holds for 30."
         ),
     ] = None,
     as_json: Json = False,
@@ -44,7 +44,7 @@ def create(
     say(issued.token)
     if role in {"client", "combiner"}:
         say(
-            f"It is shown this once. To join with it:\n  HANSA_TOKEN=… hansa {role} start --join {address}",
+            f"It is shown this once, and lets one node join once. To join with it:\n  HANSA_TOKEN=… hansa {role} start --join {address}",
             as_json=True,
         )
 

@@ -111,7 +111,9 @@ def check_proof(public_key: str, proof: str, join_token: str) -> None:
             raise InvalidSignature
         key.verify(bytes.fromhex(proof), _ENROLL + join_token.encode())
     except InvalidSignature as error:
-        raise AuthenticationError("the proof does not show that the node has the private key of its public key") from error
+        raise AuthenticationError(
+            "the proof does not show that the node has the private key of its public key"
+        ) from error
 
 
 def read_assertion(token: str, public_key: str | None = None) -> Assertion:

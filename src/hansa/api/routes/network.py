@@ -18,6 +18,7 @@ from hansa.api.shapes import (
     CombinerShape,
     IssuedTokenShape,
     MeShape,
+    NodeShape,
     ProjectShape,
     PruneReportShape,
     ServerInfoShape,
@@ -26,7 +27,7 @@ from hansa.api.shapes import (
 from hansa.errors import PermissionDeniedError
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Page, Query
-from hansa.store.records import ClientRecord, CombinerRecord, ProjectRecord, TokenRecord
+from hansa.store.records import ClientRecord, CombinerRecord, NodeRecord, ProjectRecord, TokenRecord
 from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
 
@@ -53,12 +54,14 @@ class NetworkRoutes:
         for needed, path, kind, shape, about in (
             (read, "/clients", ClientRecord, ClientShape, "Clients that have connected at least once."),
             (read, "/combiners", CombinerRecord, CombinerShape, "Combiners that have connected at least once."),
+            (read, "/nodes", NodeRecord, NodeShape, "Clients and combiners that have joined, with the keys they have."),
             (Permission.READ_TOKENS, "/tokens", TokenRecord, TokenShape, "The project's tokens, of nodes and people."),
         ):
             store, cursors = self._controller.store, self._cursors
             add_list(routes, path, kind, shape, about, needs=needed, store=store, cursors=cursors)
         add(read, "/clients/{name}", self.get_client, response_model=ClientShape)
         add(read, "/combiners/{name}", self.get_combiner, response_model=CombinerShape)
+        add(admit, "/nodes/{name}", self.revoke_node, methods=["DELETE"], response_model=NodeShape)
         add(admit, "/tokens", self.create_token, **issued)
         add(admit, "/tokens/{token}", self.revoke_token, methods=["DELETE"], response_model=TokenShape)
         add(own, "/api-tokens", self.list_api_tokens, response_model=list_shape(TokenShape))
@@ -75,8 +78,12 @@ class NetworkRoutes:
         """A combiner, by its name."""
         return record_document(await self._controller.store.get(CombinerRecord, project, f"{project}/{name}"))
 
+    async def revoke_node(self, project: str, name: str, me: Caller) -> dict[str, Any]:
+        """Refuse a client or combiner from now on: its streams end. It may join again with a new token."""
+        return record_document(await self._controller.nodes.revoke(project, name, me.name))
+
     async def create_token(self, project: str, me: Caller, body: NewToken) -> dict[str, Any]:
-        """Issue a token for a client or a combiner. It is shown this once."""
+        """Issue a token with which a client or a combiner joins, once. It is shown this once."""
         role = Role(body.role)
         token, record = await self._controller.issue_token(project, body.name, role, body.expires_in, me.name)
         return record_document(IssuedToken(token, record))

@@ -105,7 +105,9 @@ class CombinerNode:
         await server.start()
         host = self._listen.rpartition(":")[0]
         address = (f"{scheme}://" if scheme else "") + (self._advertise or f"{host}:{port}")
-        hello = Hello(Role.COMBINER, self._entrance.identity.instance, hansa.__version__, labels=self._labels, address=address)
+        hello = Hello(
+            Role.COMBINER, self._entrance.identity.instance, hansa.__version__, labels=self._labels, address=address
+        )
         self._link = Link(self, entrance=self._entrance, hello=hello, preferred=self._parent)
         self._start(self._hub.watch())
         _log.info("combiner serves", name=self.name, address=address)

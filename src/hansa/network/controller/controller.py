@@ -62,6 +62,8 @@ __all__ = ["Controller"]
 _log = structlog.get_logger(__name__)
 
 _LEASE_OF_CENTRAL = 600.0
+_TIME_TO_JOIN = 7 * 86_400.0
+"""Seconds for which a join token holds, where its maker does not say it."""
 _SHOWN = 5
 """Rounds that an error names."""
 
@@ -211,16 +213,16 @@ class Controller:
     async def issue_token(
         self, project: str, name: str, role: Role, expires_in: float | None = None, by: str = SERVER
     ) -> tuple[str, TokenRecord]:
-        """A token with which a node joins, once; expires_in: seconds, None for ever. The token is not kept."""
+        """A token with which a node joins, once; expires_in: seconds, None: a week. The token is not kept."""
         if role is Role.PERSON:
             raise ConfigError(f"{name!r} would be a person: people log in, and make API tokens for themselves")
         if name in {CENTRAL, ROOT}:
             raise ConfigError(f"{name!r} is hansa's own name; choose another for this {role.value}")
         checked_name(name, "identity")
-        token, jti = tokens.issue(self._key, name, role, project, expires_in, audience=tokens.JOINING)
+        holds = _TIME_TO_JOIN if expires_in is None else expires_in
+        token, jti = tokens.issue(self._key, name, role, project, holds, audience=tokens.JOINING)
         now = time.time()
-        expires_at = None if expires_in is None else now + expires_in
-        record = TokenRecord(jti, project, name, role.value, now, expires_at)
+        record = TokenRecord(jti, project, name, role.value, now, now + holds)
         await self.store.create(record, audit_line(project, by, "token.issue", jti, detail=f"{name} ({role.value})"))
         return token, record
 

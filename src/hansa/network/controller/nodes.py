@@ -115,9 +115,7 @@ class Nodes:
         if node.instance != said.instance:
             async with self._changing:
                 node = await self._grant(self._known[said.project, said.name], said.instance)
-        token, _ = tokens.issue(
-            self._key, node.name, Role(node.role), node.project, _LIFETIME, grant=node.grant
-        )
+        token, _ = tokens.issue(self._key, node.name, Role(node.role), node.project, _LIFETIME, grant=node.grant)
         return AccessToken(token, _LIFETIME)
 
     async def _grant(self, node: NodeRecord, instance: str) -> NodeRecord:
