@@ -291,6 +291,7 @@ class World:
         server.add_generic_rpc_handlers((*face.handlers(), directory))
         with contextlib.suppress(ConflictError):
             await controller.create_project(PROJECT)
+        await controller.recall()
         await server.start()
         await controller.open()
         self.nodes[process.name] = controller

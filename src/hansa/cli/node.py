@@ -42,6 +42,5 @@ def revoke(
     if as_json:
         print_json(node)
     else:
-        say(
-            f"{node.name} is refused from now on. To let it join again: hansa token create {node.name} --role {node.role}"
-        )
+        again = f"hansa token create {node.name} --role {node.role}"
+        say(f"{node.name} is refused from now on. To let it join again: {again}")

@@ -44,7 +44,8 @@ def create(
     say(issued.token)
     if role in {"client", "combiner"}:
         say(
-            f"It is shown this once, and lets one node join once. To join with it:\n  HANSA_TOKEN=… hansa {role} start --join {address}",
+            f"It is shown this once, and lets one node join, once. To join with it:\n"
+            f"  HANSA_TOKEN=… hansa {role} start --join {address}",
             as_json=True,
         )
 

@@ -107,13 +107,9 @@ def check_proof(public_key: str, proof: str, join_token: str) -> None:
     """Raise `AuthenticationError` unless the proof was made with the private half of a key, for this join token."""
     key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(checked_public_key(public_key)[len(_PREFIX) :]))
     try:
-        if not _SIGNATURE.fullmatch(proof):
-            raise InvalidSignature
-        key.verify(bytes.fromhex(proof), _ENROLL + join_token.encode())
+        key.verify(bytes.fromhex(proof) if _SIGNATURE.fullmatch(proof) else b"", _ENROLL + join_token.encode())
     except InvalidSignature as error:
-        raise AuthenticationError(
-            "the proof does not show that the node has the private key of its public key"
-        ) from error
+        raise AuthenticationError("the proof does not show that the node has the private half of its key") from error
 
 
 def read_assertion(token: str, public_key: str | None = None) -> Assertion:

@@ -120,13 +120,17 @@ class Controller:
         self._finishing: asyncio.Task[None] | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="hansa-controller-")
 
-    async def open(self) -> None:
-        """Take up every session that was running when the controller last ended, and what was to be removed."""
-        self._finishing = asyncio.create_task(self._finish())
+    async def recall(self) -> None:
+        """Remember who may call: before anybody can."""
         await self.people.recall(INSTALLATION)
         for project in await self._projects():
             await self.people.recall(project.id)
             await self.nodes.recall(project.id)
+
+    async def open(self) -> None:
+        """Take up every session that was running when the controller last ended, and what was to be removed."""
+        self._finishing = asyncio.create_task(self._finish())
+        for project in await self._projects():
             await self._mark_absent(project.id)
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
@@ -227,7 +231,7 @@ class Controller:
         return token, record
 
     async def revoke_token(self, project: str, token_id: str, by: str = SERVER) -> TokenRecord:
-        """A token of a project, a node's or a person's, that is refused from now on; with it the node that has joined."""
+        """A token, a node's or a person's, that is refused from now on; with it the node that has joined by it."""
         token = await self.people.refuse(await self.store.get(TokenRecord, project, token_id), by)
         await self.nodes.token_revoked(token, by)
         return token

@@ -101,6 +101,7 @@ class ControllerServer:
                 await controller.create_project(settings.project)
             except ConflictError as error:
                 _log.debug("project is there", project=settings.project, why=str(error))
+            await controller.recall()
             await server.start()
             await controller.open()
             undo.pop_all()
