@@ -80,14 +80,14 @@ class Light:
 def clients(join: str, trust: Trust, tokens: list[tuple[str, str]]) -> None:
     """A process with these clients."""
 
-    async def main() -> None:
+    async def main(keys: Path) -> None:
         here = asyncio.Semaphore(_AT_ONCE)
         running = []
         for name, token in tokens:
             await here.acquire()
             light = Light(name, here)
-            hello = Hello(Role.CLIENT, name, hansa.__version__)
-            entrance = Entrance(join, token, trust, GRPC)
+            entrance = Entrance(join, token, keys / name, trust, GRPC)
+            hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__)
             light.link = Link(light, entrance=entrance, hello=hello, preferred="combiner")
             running.append(asyncio.create_task(light.link.run()))
         await asyncio.gather(*running)
@@ -95,7 +95,8 @@ def clients(join: str, trust: Trust, tokens: list[tuple[str, str]]) -> None:
     _quiet()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # servers see to it themselves
-    asyncio.run(main())
+    with tempfile.TemporaryDirectory() as keys:
+        asyncio.run(main(Path(keys)))
 
 
 def combiner(join: str, trust: Trust, token: str, work: str) -> None:

@@ -141,7 +141,7 @@ def clients(
     """A process with these clients; sends the times of each."""
     join, trust = joining
 
-    async def main() -> None:
+    async def main(keys: Path) -> None:
         change = Arrays({name: array * np.float32(0.01) for name, array in structure(megabytes).items()})
         update = b"".join(codec.encode(change))
         digest = codec.digest(change)
@@ -149,13 +149,15 @@ def clients(
         running = []
         for name, token in tokens:
             mover = Mover(name, update, digest, done, fetch=fetch)
-            hello = Hello(Role.CLIENT, name, hansa.__version__)
-            mover.link = Link(mover, entrance=Entrance(join, token, trust, GRPC), hello=hello)
+            entrance = Entrance(join, token, keys / name, trust, GRPC)
+            hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__)
+            mover.link = Link(mover, entrance=entrance, hello=hello)
             running.append(asyncio.create_task(mover.link.run()))
         results.send([vars(await done.get()) for _ in tokens])
 
     _quiet()
-    asyncio.run(main())
+    with tempfile.TemporaryDirectory() as keys:
+        asyncio.run(main(Path(keys)))
 
 
 def combiner(join: str, trust: Trust, token: str, work: str, slots: int) -> None:
