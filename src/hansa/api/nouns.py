@@ -364,10 +364,23 @@ class Users(Noun):
         """The users of the installation, oldest first."""
         return listing(User, self._transport.json("GET", "/users", query={"limit": limit, "offset": offset}))
 
-    def create(self, name: str, password: str | None = None, *, admin: bool = False) -> User:
-        """Let a person in. password: None: they cannot log in until they are given one."""
-        body = {"name": name, "admin": admin, "password": password}
+    def create(
+        self, name: str, password: str | None = None, *, admin: bool = False, subject: str | None = None
+    ) -> User:
+        """Let a person in. password: None: they cannot log in with one until they are given one.
+
+        subject: whom the OpenID provider of the server knows them as; None: they do not log in by it.
+        """
+        body = {"name": name, "admin": admin, "password": password, "subject": subject}
         return from_document(User, self._transport.json("POST", "/users", body=body))
+
+    def link(self, name: str, subject: str) -> User:
+        """Let a user log in by the OpenID provider of the server, as whom it means by the subject."""
+        return from_document(User, self._transport.json("PUT", f"/users/{name}/subject", body={"subject": subject}))
+
+    def unlink(self, name: str) -> User:
+        """Let nobody log in as this user by an OpenID provider any more."""
+        return from_document(User, self._transport.json("DELETE", f"/users/{name}/subject"))
 
     def set_password(self, name: str, password: str) -> User:
         """Give a user another password, and log them out."""

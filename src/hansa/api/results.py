@@ -8,7 +8,7 @@ from hansa.rounds.why import Why
 from hansa.store.records import SessionState, TokenRecord
 from hansa.wire.frames import Role
 
-__all__ = ["IssuedToken", "Listing", "Me", "ServerInfo", "User", "Waiting"]
+__all__ = ["DeviceState", "IssuedToken", "Listing", "Me", "ServerInfo", "User", "Waiting"]
 
 T = TypeVar("T")
 
@@ -86,6 +86,18 @@ class User:
     disabled: bool
     password: bool
     """Whether they have one."""
+    subject: str | None = None
+    """Whom an OpenID provider knows them as: issuer#subject; None: they do not log in by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """How far a login on another device is."""
+
+    issued: IssuedToken | None
+    """None: the person has not approved yet."""
+    wait: float
+    """Seconds until the next question."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from hansa.store.records import (
     Record,
     RoundRecord,
     SessionRecord,
+    SubjectRecord,
     TokenRecord,
 )
 
@@ -145,6 +146,7 @@ KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
         TokenRecord: ("project", "id"),
         AccountRecord: ("project", "id"),
         MemberRecord: ("project", "id"),
+        SubjectRecord: ("project", "id"),
         AuditRecord: ("project", "number"),
     }
 )
@@ -171,6 +173,7 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
         TokenRecord: _table("tokens", TokenRecord, ("project", "account")),
         AccountRecord: _table("accounts", AccountRecord),
         MemberRecord: _table("members", MemberRecord),
+        SubjectRecord: _table("subjects", SubjectRecord, ("project", "account")),
         AuditRecord: _table("audit", AuditRecord),
     }
 )

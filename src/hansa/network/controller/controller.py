@@ -33,6 +33,7 @@ from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
 from hansa.network.controller.people import People
 from hansa.network.controller.retention import PruneReport, Retention
+from hansa.network.controller.sign_on import SignOn
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
 from hansa.packages.package import SUFFIX
@@ -81,11 +82,12 @@ class Controller:
         keep: Policy = KEEP_ALL,
         leads: Callable[[], bool] = lambda: True,
         confinement: Confinement = NO_CONFINEMENT,
+        sign_on: Callable[[People], SignOn] | None = None,
     ) -> None:
         """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
-        confinement: of apps that are evaluated beside it.
+        confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does.
         """
         self.store = store
         self.objects = objects
@@ -102,6 +104,7 @@ class Controller:
         self._revoked: set[str] = set()
         self.people = People(store, key, self._revoked)
         self.logins = Logins(self.people)
+        self._sign_on = sign_on(self.people) if sign_on is not None else None
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -156,8 +159,19 @@ class Controller:
             await tree.aclose()
         for workshop in self._workshops.values():
             await workshop.aclose()
+        if self._sign_on is not None:
+            await self._sign_on.aclose()
         await self.journal.aclose()
         self._scratch.cleanup()
+
+    @property
+    def sign_on(self) -> SignOn:
+        """Logging in by an OpenID provider; raises `NotFoundError` where none is set."""
+        if self._sign_on is None:
+            raise NotFoundError(
+                "this server knows no OpenID provider: log in with a name and a password, or have HANSA_OIDC_ISSUER set"
+            )
+        return self._sign_on
 
     @property
     def address(self) -> str:

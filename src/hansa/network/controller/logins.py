@@ -54,10 +54,12 @@ class Logins:
         """Another password, whatever the current one is; what was logged in with that is logged out."""
         return await self._people.keep_password(name, await self._passwords.hash(new), keep, by)
 
-    async def create_account(self, name: str, password: str, *, admin: bool = False, by: str = SERVER) -> AccountRecord:
-        """A person who may log in. password: empty: not until they are given one."""
+    async def create_account(
+        self, name: str, password: str, *, admin: bool = False, by: str = SERVER, subject: tuple[str, str] | None = None
+    ) -> AccountRecord:
+        """A person who may log in. password: empty: not until they are given one; subject: see `People`."""
         hashed = await self._passwords.hash(password) if password else ""
-        return await self._people.create_account(name, admin=admin, password=hashed, by=by)
+        return await self._people.create_account(name, admin=admin, password=hashed, by=by, subject=subject)
 
     async def _proven(self, name: str, password: str, address: str) -> AccountRecord:
         """The account, when it is enabled and the password is its own."""

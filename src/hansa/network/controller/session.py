@@ -231,6 +231,7 @@ class SessionRunner:
         async with AsyncExitStack() as held:
             model = await self._stored(codec.encode(advanced.params), held)
             state_digest = await self._stored(codec.encode(slots), held) if slots else ""
+            state_size = codec.size(slots) if slots else 0
             outcomes = Outcomes(
                 number=number,
                 completed=trained.outcome,
@@ -238,6 +239,7 @@ class SessionRunner:
                 model=model,
                 size=codec.size(advanced.params),
                 state=state_digest,
+                state_size=state_size,
                 opened_at=opened_at,
             )
             async with self._changing:
