@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         description="Bytes that a project may hold on to, where it has no quota of its own; empty: any.",
     )
     quota_clients: int | None = Field(
-        default=None, ge=0, description="Clients of a project, where it has no quota of its own; empty: any."
+        default=None, ge=1, description="Clients of a project, where it has no quota of its own; empty: any."
     )
     max_upload: int = Field(default=16 << 30, gt=0, description="Bytes that a model uploaded over REST may have.")
     balancer: str = Field(

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 from blake3 import blake3
 
 from hansa.api.documents import from_document
-from hansa.api.results import IssuedToken, Listing, User
+from hansa.api.results import IssuedToken, Listing, ProjectQuota, User
 from hansa.api.transport import Message, Transport
 from hansa.arrays import Arrays
 from hansa.errors import ConnectionFailedError, CorruptionError, InputError, NotFoundError
@@ -351,6 +351,21 @@ class Projects(Noun):
     def list(self) -> Listing[ProjectRecord]:
         """The projects that the caller knows."""
         return listing(ProjectRecord, self._transport.json("GET", "/projects"))
+
+    def get(self, name: str) -> ProjectRecord:
+        """A project."""
+        return from_document(ProjectRecord, self._transport.json("GET", f"/projects/{name}"))
+
+    def quota(self, name: str) -> ProjectQuota:
+        """What a project uses of its quotas."""
+        return from_document(ProjectQuota, self._transport.json("GET", f"/projects/{name}/quota"))
+
+    def set_quota(self, name: str, **quotas: int | None) -> ProjectQuota:
+        """Set some of a project's quotas; for site administrators.
+
+        quotas: of `sessions` at once, `storage` in bytes and `clients`; None: the server's default.
+        """
+        return from_document(ProjectQuota, self._transport.json("PUT", f"/projects/{name}/quota", body=quotas))
 
     def create(self, name: str) -> ProjectRecord:
         """A new project, without members."""

@@ -15,6 +15,7 @@ __all__ = [
     "NewMember",
     "NewPassword",
     "NewProject",
+    "NewQuota",
     "NewSession",
     "NewToken",
     "NewUser",
@@ -161,6 +162,17 @@ class NewProject(Strict):
 
     name: str = Field(examples=["cardiology"])
     """1 to 100 of A-Z a-z 0-9 . _ -"""
+
+
+class NewQuota(Strict):
+    """How much a project may use. A field that is left out stays as it is; null: the server's default."""
+
+    sessions: int | None = Field(default=None, ge=0, lt=2**63, examples=[2])
+    """Sessions that may run at once."""
+    storage: int | None = Field(default=None, ge=0, lt=2**63, examples=[10_000_000_000])
+    """Bytes of models, states of algorithms and packages."""
+    clients: int | None = Field(default=None, ge=0, lt=2**63, examples=[50])
+    """Clients that may hold a token, or be connected."""
 
 
 class NewApiToken(Strict):

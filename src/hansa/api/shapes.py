@@ -24,6 +24,7 @@ __all__ = [
     "ModelShape",
     "PackageShape",
     "ProblemShape",
+    "ProjectQuotaShape",
     "ProjectShape",
     "PruneReportShape",
     "RoundShape",
@@ -88,6 +89,27 @@ class ProjectShape(Shape):
     """Bytes that it may hold on to; null: the server's default."""
     max_clients: int | None
     """Clients that may hold a token or be connected; null: the server's default."""
+
+
+class UseShape(Shape):
+    """What a project uses of one quota."""
+
+    used: int
+    most: int | None
+    """null: any."""
+    own: bool
+    """Whether the project has a quota of its own, or the server's default."""
+
+
+class ProjectQuotaShape(Shape):
+    """What a project uses of its quotas."""
+
+    sessions: UseShape
+    """That run now."""
+    storage: UseShape
+    """Bytes of models, states of algorithms and packages, each object once."""
+    clients: UseShape
+    """That hold a token."""
 
 
 class SessionShape(Shape):

@@ -6,11 +6,13 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
+from blake3 import blake3
 
 from hansa.errors import (
     AuthenticationError,
@@ -32,6 +34,7 @@ from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
 from hansa.network.controller.people import People
+from hansa.network.controller.quotas import UNBOUNDED, Quota, Quotas
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.sign_on import SignOn
 from hansa.network.controller.tree import ProjectTree
@@ -43,6 +46,7 @@ from hansa.run import plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ModelRecord,
@@ -83,15 +87,18 @@ class Controller:
         leads: Callable[[], bool] = lambda: True,
         confinement: Confinement = NO_CONFINEMENT,
         sign_on: Callable[[People], SignOn] | None = None,
+        quotas: Quota = UNBOUNDED,
     ) -> None:
         """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
-        confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does.
+        confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does;
+        quotas: of projects that have none of their own.
         """
         self.store = store
         self.objects = objects
         self.retention = Retention(store, objects, keep, leads)
+        self.quotas = Quotas(store, quotas)
         self.journal = Journal(store)
         self.public_key = tokens.public_key(key)
         self._key = key
@@ -190,6 +197,7 @@ class Controller:
                 balancer=self._balancer,
                 address=self._address,
                 central=self._evaluate_centrally,
+                quotas=self.quotas,
                 slots=self._slots,
                 silence=self._silence,
             )
@@ -199,9 +207,13 @@ class Controller:
         """The root that a node of this identity attaches to."""
         return self.tree(identity.project).hub
 
-    def assign(self, identity: Identity, preferred: str, labels: Mapping[str, str]) -> tuple[str, str]:
-        """(name, address) of the server for a node."""
+    async def assign(self, identity: Identity, preferred: str, labels: Mapping[str, str]) -> tuple[str, str]:
+        """(name, address) of the server for a node; raises `QuotaExceededError` for a client too many."""
+        most = (await self.quotas.of(identity.project)).clients if identity.role is Role.CLIENT else None
         directory, now = self.tree(identity.project).directory, asyncio.get_running_loop().time()
+        present = directory.present(now)
+        if most is not None and identity.name not in present and len(present) >= most:
+            raise await self.quotas.refuse_client(identity.project, identity.name, len(present), most)
         server = directory.assign(identity.name, identity.role, preferred, labels, now)
         return server.name, server.address
 
@@ -225,7 +237,9 @@ class Controller:
         now = time.time()
         expires_at = None if expires_in is None else now + expires_in
         record = TokenRecord(jti, project, name, role.value, now, expires_at)
-        await self.store.create(record, audit_line(project, by, "token.issue", jti, detail=f"{name} ({role.value})"))
+        told = audit_line(project, by, "token.issue", jti, detail=f"{name} ({role.value})")
+        async with self.quotas.admitting(project, name, by) if role is Role.CLIENT else nullcontext():
+            await self.store.create(record, told)
         return token, record
 
     async def revoke_token(self, project: str, token_id: str, by: str = SERVER) -> TokenRecord:
@@ -244,12 +258,10 @@ class Controller:
     async def add_model(self, project: str, file: bytes | memoryview, name: str = "", by: str = SERVER) -> ModelRecord:
         """A seed model, as a safetensors file; raises `WireError` when it is none."""
         arrays = await asyncio.to_thread(codec.decode, file)
-        digest = await self.retention.put(codec.encode(arrays))
-        try:
-            record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
-            await self.store.put(record, audit_line(project, by, "model.upload", digest, detail=name))
-        finally:
-            self.retention.holds.release(digest)
+        digest, size = await asyncio.to_thread(codec.digest, arrays), codec.size(arrays)
+        record = ModelRecord(digest, project, "", 0, None, size, time.time(), name)
+        told = audit_line(project, by, "model.upload", digest, detail=name)
+        await self._keep(project, codec.encode(arrays), record, told)
         return record
 
     async def find_model(self, project: str, digest: str) -> ModelRecord:
@@ -278,14 +290,26 @@ class Controller:
         """User code for sessions; raises `AppError` when it is no safe package, or its signature does not hold."""
         package = await asyncio.to_thread(read_package, archive)
         await asyncio.to_thread(package.signer)
-        digest = await self.retention.put([archive])
-        try:
-            name = checked_name(package.manifest.name, "package")
-            record = PackageRecord(digest, project, name, len(archive), time.time())
-            await self.store.put(record, audit_line(project, by, "package.upload", digest, detail=name))
-        finally:
-            self.retention.holds.release(digest)
+        name, digest = checked_name(package.manifest.name, "package"), blake3(archive).hexdigest()
+        record = PackageRecord(digest, project, name, len(archive), time.time())
+        told = audit_line(project, by, "package.upload", digest, detail=name)
+        await self._keep(project, [archive], record, told)
         return record
+
+    async def _keep(
+        self,
+        project: str,
+        parts: Sequence[bytes | memoryview],
+        record: ModelRecord | PackageRecord,
+        told: AuditRecord,
+    ) -> None:
+        """Store an object and its row, where there is room; raises `QuotaExceededError`, and nothing is stored then."""
+        async with self.quotas.storing(project, record.id, record.size, told.actor):
+            digest = await self.retention.put(parts)
+            try:
+                await self.store.put(record, told)
+            finally:
+                self.retention.holds.release(digest)
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -336,6 +360,8 @@ class Controller:
                     f"session {session.name} has finished its {session.spec.rounds} rounds; "
                     "start a new one from its model"
                 )
+            if not tree.is_running(session_id):
+                await self.quotas.need_session(project, tree.running, by)
             tree.start(session)
         await self.people.note(audit_line(project, by, "session.start", session_id, detail=session.name))
         await tree.under_way(session_id)
@@ -362,7 +388,7 @@ class Controller:
         except StorageUnavailableError as error:
             _log.warning("the objects of a deleted session are removed later", session=session_id, why=str(error))
 
-    async def keep_session(self, project: str, session_id: str, keep: str | None) -> SessionRecord:
+    async def keep_session(self, project: str, session_id: str, keep: str | None, by: str = SERVER) -> SessionRecord:
         """Keep a session's models by another policy, from its next round or the next `prune` on; None: the default."""
         policy, tree = _policy(keep), self.tree(project)
         async with self._changing:
@@ -371,18 +397,23 @@ class Controller:
                 await tree.keep(session_id, policy)
             else:
                 await self.store.put(replace(session, keep=policy))
+        await self.people.note(audit_line(project, by, "session.keep", session_id, detail=policy or "the default"))
         said = f"session {session.name} keeps the models of: {policy or 'the default'}"
         await self.journal.record(event(project, session_id, "session.keep", said, keep=policy))
         return await self.store.get(SessionRecord, project, session_id)
 
-    async def prune(self, project: str, *, dry_run: bool, grace: float) -> PruneReport:
+    async def prune(self, project: str, *, dry_run: bool, grace: float, by: str = SERVER) -> PruneReport:
         """Apply the policies of the sessions that do not run, and remove what no row has named for `grace` seconds.
 
         A session that runs prunes after each round. What nobody names is removed whichever project it was of.
         """
         tree = self.tree(project)
         idle = [session async for session in self._sessions(project) if not tree.is_running(session.id)]
-        return await self.retention.sweep(idle, grace, dry_run=dry_run)
+        report = await self.retention.sweep(idle, grace, dry_run=dry_run)
+        if not dry_run:
+            said = f"{report.objects} objects, {report.bytes} bytes; grace {grace:g} s"
+            await self.people.note(audit_line(project, by, "prune", project, detail=said))
+        return report
 
     async def why(self, project: str, session_id: str) -> tuple[Why | None, str]:
         """What a session waits for: the phase, None when none is under way, and the store that is away, else empty."""

@@ -23,6 +23,7 @@ from hansa.network.controller.controller import Controller
 from hansa.network.controller.groups import Groups
 from hansa.network.controller.openid import Provider, Registration
 from hansa.network.controller.people import People
+from hansa.network.controller.quotas import Quota
 from hansa.network.controller.sign_on import SignOn, SignOnRules
 from hansa.settings import Settings
 from hansa.store.opening import open_objects, open_store
@@ -94,6 +95,7 @@ class ControllerServer:
                 leads=lambda: leadership.held,
                 confinement=await asyncio.to_thread(_confined, settings),
                 sign_on=sign_on,
+                quotas=Quota(settings.quota_sessions, settings.quota_storage, settings.quota_clients),
             )
             self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
@@ -128,7 +130,7 @@ class ControllerServer:
         return self.controller.verify(token)
 
     async def _assign(self, identity: Identity, request: AssignRequest) -> Assignment:
-        name, address = self.controller.assign(identity, request.preferred, request.labels)
+        name, address = await self.controller.assign(identity, request.preferred, request.labels)
         authority = self.secure.authority
         there = "" if name == ROOT and not self._advertised else address
         return Assignment(name, there, authority.certificate if authority is not None else "")

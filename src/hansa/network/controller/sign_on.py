@@ -122,6 +122,7 @@ class SignOn:
         self._browsers: OrderedDict[str, _Browser] = OrderedDict()
         self._devices: OrderedDict[str, _OnDevice] = OrderedDict()
         self._by_address = Throttle(_ATTEMPTS, _WINDOW)
+        self._told = Throttle(1, _WINDOW)
 
     @property
     def issuer(self) -> str:
@@ -139,7 +140,7 @@ class SignOn:
             raise InputError(
                 "`challenge` is no PKCE challenge: it is the SHA-256 of the verifier, 43 characters of base64url"
             )
-        self._attempt(address)
+        await self._attempt(address)
         state, nonce = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         url = await self._provider.authorization_url(redirect=redirect, state=state, nonce=nonce, challenge=challenge)
         _remember(self._browsers, state, _Browser(redirect, challenge, nonce, self._clock() + _UNDER_WAY))
@@ -154,7 +155,7 @@ class SignOn:
         """
         begun = self._browsers.pop(state, None)
         if begun is None or begun.until < self._clock():
-            self._attempt(address)
+            await self._attempt(address)
             raise await self._failed("", address, "no such login is under way here (any more): log in again")
         if not hmac.compare_digest(_challenge_of(verifier), begun.challenge):
             raise await self._failed("", address, "whoever finishes this login did not begin it: log in again")
@@ -169,7 +170,7 @@ class SignOn:
 
     async def begin_device(self, address: str) -> BegunOnDevice:
         """A code that the person types in on a device that has a browser."""
-        self._attempt(address)
+        await self._attempt(address)
         device = await self._provider.begin_device()
         handle, now = secrets.token_urlsafe(32), self._clock()
         _remember(self._devices, handle, _OnDevice(device, now + device.expires_in, now + device.interval))
@@ -187,7 +188,7 @@ class SignOn:
         begun, now = self._devices.get(handle), self._clock()
         if begun is None or begun.until < now:
             self._devices.pop(handle, None)
-            self._attempt(address)
+            await self._attempt(address)
             raise await self._failed("", address, "no such login is under way here (any more): log in again")
         if now < begun.next_at:
             return begun.next_at - now
@@ -275,10 +276,16 @@ class SignOn:
 
     # ── attempts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _attempt(self, address: str) -> None:
+    async def _attempt(self, address: str) -> None:
         now = self._clock()
         wait = self._by_address.wait(address, now)
         if wait > 0:
+            if self._told.wait(address, now) <= 0:
+                self._told.count(address, now)
+                why = f"{address}: throttled, too many attempts from this address"
+                await self._people.note(
+                    audit_line(INSTALLATION, self.issuer, _ACTION, self.issuer, outcome="refused", detail=why)
+                )
             raise ThrottledError(f"there were too many attempts to log in: wait {wait:.0f} seconds, then try again")
         self._by_address.count(address, now)
 
