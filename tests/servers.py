@@ -4,6 +4,7 @@ A machine without the program skips the tests that need it; where HANSA_REQUIRE_
 """
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -23,7 +24,16 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-__all__ = ["PASSWORD", "SECRET_KEY", "Gate", "PostgresServer", "S3Server", "postgres_server", "s3_server"]
+__all__ = [
+    "PASSWORD",
+    "SECRET_KEY",
+    "Gate",
+    "PostgresServer",
+    "S3Server",
+    "openid_server",
+    "postgres_server",
+    "s3_server",
+]
 
 PASSWORD = "tide@the/quay?"  # noqa: S105  # with what a URL has to quote
 SECRET_KEY = "harbour-secret"  # noqa: S105
@@ -188,6 +198,32 @@ def s3_server() -> Iterator[S3Server]:
         finally:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def openid_server(*users: dict[str, Any]) -> Iterator[str]:
+    """The issuer of a running OpenID provider, gone at the end. users: their claims."""
+    program = shutil.which("oidc-provider-mock", path=str(Path(sys.executable).parent))
+    if program is None:
+        _absent("there is no OpenID provider (pip install oidc-provider-mock)")
+    port = _free_port()
+    known = [f"--user-claims={json.dumps(user)}" for user in users]
+    process = subprocess.Popen(
+        [program, "--port", str(port), *known],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while process.poll() is None:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.02)
+        assert process.poll() is None
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Gate:

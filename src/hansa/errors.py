@@ -22,6 +22,7 @@ HansaError
 ├── NotFoundError               there is no such thing (in this project)
 │   └── PrunedError             there was: its bytes were given up by a session's policy
 └── ConflictError               it exists already, or its state forbids the action
+    └── QuotaExceededError      its project has used up what it may
 
 Every message says what happened, to whom, and what to do.
 """
@@ -43,6 +44,7 @@ __all__ = [
     "PermissionDeniedError",
     "PrunedError",
     "QuorumNotMetError",
+    "QuotaExceededError",
     "Reason",
     "RunFailedError",
     "StorageError",
@@ -196,3 +198,7 @@ class PrunedError(NotFoundError):
 
 class ConflictError(HansaError):
     """It exists already, or its state forbids the action."""
+
+
+class QuotaExceededError(ConflictError):
+    """A project has used up a quota; the message names it, its use, and who can raise it."""

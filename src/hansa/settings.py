@@ -66,6 +66,49 @@ class Settings(BaseSettings):
         description="Authority that a server's certificate must be of: sha256:… as `hansa up` prints it, or a file "
         "(PEM); empty: those that the world believes.",
     )
+    proxies: str = Field(
+        default="127.0.0.1,::1",
+        description="Addresses and networks, by commas, of the proxies that HANSA_TLS=proxy is about: X-Forwarded-For "
+        "of their requests, and of no others, says where these come from.",
+    )
+    oidc_issuer: str = Field(default="", description="OpenID provider that people may log in by, as its https:// URL.")
+    oidc_client_id: str = Field(default="", description="What the OpenID provider calls this server.")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="Secret of HANSA_OIDC_CLIENT_ID; empty: a public client, which PKCE protects."
+    )
+    oidc_client_secret_file: Path | None = Field(
+        default=None, description="File with that secret, in the place of HANSA_OIDC_CLIENT_SECRET."
+    )
+    oidc_ca: Path | None = Field(
+        default=None,
+        description="Authorities (PEM) of the OpenID provider's certificate; empty: those that the world believes.",
+    )
+    oidc_scope: str = Field(
+        default="openid profile email", description="What is asked of the OpenID provider, by spaces."
+    )
+    oidc_create: bool = Field(
+        default=False,
+        description="Whether all whom the OpenID provider lets in get an account; else administrators link them.",
+    )
+    oidc_name_claim: str = Field(
+        default="preferred_username", description="Claim of the ID token by which new accounts are called."
+    )
+    oidc_groups_claim: str = Field(default="groups", description="Claim of the ID token that lists groups.")
+    oidc_groups: dict[str, str] = Field(
+        default={},
+        description='What groups make people, as JSON: {"GROUP": "PROJECT:ROLE", "GROUP": "admin"}; several by commas.',
+    )
+    quota_sessions: int | None = Field(
+        default=None, ge=0, description="Sessions of a project at once, where it has no quota of its own; empty: any."
+    )
+    quota_storage: int | None = Field(
+        default=None,
+        ge=0,
+        description="Bytes that a project may hold on to, where it has no quota of its own; empty: any.",
+    )
+    quota_clients: int | None = Field(
+        default=None, ge=1, description="Clients of a project, where it has no quota of its own; empty: any."
+    )
     max_upload: int = Field(default=16 << 30, gt=0, description="Bytes that a model uploaded over REST may have.")
     balancer: str = Field(
         default="least-loaded", description="How clients are spread: a name of the group hansa.balancers."

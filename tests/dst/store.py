@@ -133,6 +133,19 @@ class Database:
         del self.rows[SessionRecord][project, session]
         self.queue(objects)
 
+    def stored_bytes(self, project: str) -> int:
+        """Of the objects that the rows of a project hold on to."""
+        sizes: dict[str, int] = {}
+        for kind, digest, size, pruned in (
+            (ModelRecord, "id", "size", "pruned_at"),
+            (RoundRecord, "state", "state_size", "state_pruned_at"),
+            (PackageRecord, "id", "size", ""),
+        ):
+            for row in self.rows[kind].values():
+                if row["project"] == project and row[size] is not None and row.get(pruned) is None:
+                    sizes[row[digest]] = max(row[size], sizes.get(row[digest], 0))
+        return sum(sizes.values())
+
     def prunable(self, release: Release) -> Pruned:
         """What no row of the project has to hold on to."""
         session = self.rows[SessionRecord].get((release.project, release.session))
@@ -337,6 +350,11 @@ class MemoryStore:
         rows = [(type(other), to_row(other)) for other in others]
         session, record = to_row(commit.session), to_row(commit.round)
         await self._writing("commit", lambda: self.database.commit(commit, session, record, rows))
+
+    async def stored_bytes(self, project: str) -> int:
+        """Each object once."""
+        await self._reading()
+        return self.database.stored_bytes(project)
 
     async def prunable(self, release: Release, limit: int = 500) -> Pruned:
         """What `prune` would mark."""

@@ -24,6 +24,7 @@ from hansa.store.records import (
     RoundRecord,
     SessionRecord,
     SessionState,
+    SubjectRecord,
     TokenRecord,
 )
 
@@ -110,7 +111,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         config={"hidden": (64, 64), "nested": {"list": [1, 1.0, "1", None, {"$deep": [True]}]}, "big": 2**80},
     )
     return (
-        ProjectRecord(project, "The harbour", 0.1),
+        ProjectRecord(project, "The harbour", 0.1, max_sessions=3, max_storage=2**40, max_clients=0),
         SessionRecord(
             "s1",
             project,
@@ -144,6 +145,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
             7.5,
             {"loss": 0.5},
             state_pruned_at=11.5,
+            state_size=2**33,
         ),
         ContributionRecord(
             "s1/1/c", project, "s1", 1, "c", "rejected", 2**62, digest(7), "weight: 0", {"loss": 0.1, "n": 3.0}
@@ -158,5 +160,6 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         TokenRecord("jti", project, "nightly", "viewer", 1.0, expires_at=2.0, revoked=True, account="ada"),
         AccountRecord("ada", project, 1.0, admin=True, disabled=True, password="$argon2id$x"),  # noqa: S106  # no hash
         MemberRecord("ada", project, ProjectRole.DATA_SCIENTIST, 1.0, removed=True),
+        SubjectRecord("https://id#7", project, "ada", "https://id", "7", 1.0, removed=True),
         chained(None, AuditRecord("", project, 0, 1.0, "ada", "member.add", "bén", "done", "viewer")),
     )

@@ -20,6 +20,7 @@ from hansa.store.records import (
     EventRecord,
     MetricRecord,
     ModelRecord,
+    PackageRecord,
     ProjectRecord,
     Record,
     RoundRecord,
@@ -603,3 +604,23 @@ async def test_a_write_that_is_cancelled_is_whole_or_absent_and_the_store_goes_o
     await store.commit_round(a_commit(a_session(), number))
 
     verify_chain(await every(store, RoundRecord), await every(store, ContributionRecord))
+
+
+# ── what a project holds on to ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_bytes_of_a_project_are_those_of_its_objects_each_counted_once(store: MetadataStore):
+    assert await store.stored_bytes(PROJECT) == 0
+    await store.put(a_session())
+    seed = ModelRecord(digest(0), PROJECT, "", 0, None, 4096, 1.0)
+    await store.put(seed, PackageRecord(digest(50), PROJECT, "app", 100, 1.0))
+    assert await store.stored_bytes(PROJECT) == 4196
+    first = a_commit(a_session(), 1)
+    await store.commit_round(replace(first, round=replace(first.round, state_size=1000)))
+    assert await store.stored_bytes(PROJECT) == 4196 + 4096 + 1000
+    again = a_commit(first.session, 2, model=digest(1))  # the same model: one object
+    await store.commit_round(replace(again, round=replace(again.round, state=first.round.state, state_size=1000)))
+    assert await store.stored_bytes(PROJECT) == 4196 + 4096 + 1000
+    await store.put(replace(seed, pruned_at=9.0, pruned_by="last 1"))
+    assert await store.stored_bytes(PROJECT) == 100 + 4096 + 1000
+    assert await store.stored_bytes("another") == 0

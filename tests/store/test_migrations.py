@@ -12,16 +12,37 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from servers import PostgresServer
-from sqlalchemy import Connection, create_engine, insert, inspect, select, text
+from sqlalchemy import Connection, create_engine, insert, inspect, select, text, update
 from store_examples import PROJECT, a_session, one_of_each
 
 import hansa.store.migrations
 from hansa.errors import StorageError
 from hansa.store.migrations import HEAD, REVISIONS, current_revision, downgrade, upgrade
-from hansa.store.records import AccountRecord, AuditRecord, MemberRecord, NodeRecord, SessionRecord, TokenRecord
+from hansa.store.records import (
+    AccountRecord,
+    AuditRecord,
+    MemberRecord,
+    NodeRecord,
+    ProjectRecord,
+    SessionRecord,
+    SubjectRecord,
+    TokenRecord,
+)
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import LEASES, METADATA, TABLES
 from hansa.store.sqlite import SqliteStore
+
+YOUNGER = {
+    "keep",
+    "max_clients",
+    "max_sessions",
+    "max_storage",
+    "pruned_at",
+    "pruned_by",
+    "state_pruned_at",
+    "state_size",
+}
+"""Columns that the first schema does not have; all may be empty."""
 
 
 def shape(connection: Connection) -> dict[str, Any]:
@@ -112,14 +133,12 @@ def test_rows_survive_the_way_down_to_the_first_schema_and_up_again(connection: 
     for record in one_of_each():
         rows = connection.execute(select(TABLES[type(record)])).mappings().all()
         if isinstance(
-            record, AccountRecord | AuditRecord | MemberRecord | NodeRecord | TokenRecord
+            record, AccountRecord | AuditRecord | MemberRecord | NodeRecord | SubjectRecord | TokenRecord
         ):  # an older version knows no people
             assert rows == []
             continue
         (row,) = rows
-        younger = {
-            f.name: None for f in fields(record) if f.name in {"keep", "state_pruned_at", "pruned_at", "pruned_by"}
-        }
+        younger = {f.name: None for f in fields(record) if f.name in YOUNGER}
         assert from_row(type(record), row) == replace(record, **younger)
     assert connection.execute(select(LEASES)).all() == []
 
@@ -141,6 +160,26 @@ def test_tokens_of_former_admins_and_of_nodes_without_keys_hold_no_more(connecti
         ("combiner", True, None),
         ("admin", True, None),
     }
+
+
+def test_projects_and_rounds_survive_the_step_to_quotas_and_back(connection: Connection):
+    upgrade(connection, "0005")
+    connection.execute(text("INSERT INTO projects (id, name, created_at) VALUES ('old', 'old', 1.0)"))
+    upgrade(connection)
+    project, accounts = TABLES[ProjectRecord], TABLES[SubjectRecord]
+    (row,) = connection.execute(select(project)).mappings().all()
+    assert from_row(ProjectRecord, row) == ProjectRecord("old", "old", 1.0)
+    connection.execute(update(project).values(max_sessions=2, max_storage=10**10, max_clients=5))
+    bound = SubjectRecord("https://id#7", "", "ada", "https://id", "7", 1.0)
+    connection.execute(insert(accounts), to_row(bound))
+
+    downgrade(connection, "0005")
+    assert connection.execute(text("SELECT id, name, created_at FROM projects")).all() == [("old", "old", 1.0)]
+    upgrade(connection)
+
+    (row,) = connection.execute(select(project)).mappings().all()
+    assert from_row(ProjectRecord, row) == ProjectRecord("old", "old", 1.0)
+    assert connection.execute(select(accounts)).all() == []
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path):

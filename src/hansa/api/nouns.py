@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 from blake3 import blake3
 
 from hansa.api.documents import from_document
-from hansa.api.results import IssuedToken, Listing, User
+from hansa.api.results import IssuedToken, Listing, ProjectQuota, User
 from hansa.api.transport import Message, Transport
 from hansa.arrays import Arrays
 from hansa.errors import ConnectionFailedError, CorruptionError, InputError, NotFoundError
@@ -365,6 +365,21 @@ class Projects(Noun):
         """The projects that the caller knows."""
         return listing(ProjectRecord, self._transport.json("GET", "/projects"))
 
+    def get(self, name: str) -> ProjectRecord:
+        """A project."""
+        return from_document(ProjectRecord, self._transport.json("GET", f"/projects/{name}"))
+
+    def quota(self, name: str) -> ProjectQuota:
+        """What a project uses of its quotas."""
+        return from_document(ProjectQuota, self._transport.json("GET", f"/projects/{name}/quota"))
+
+    def set_quota(self, name: str, **quotas: int | None) -> ProjectQuota:
+        """Set some of a project's quotas; for site administrators.
+
+        quotas: of `sessions` at once, `storage` in bytes and `clients`; None: the server's default.
+        """
+        return from_document(ProjectQuota, self._transport.json("PUT", f"/projects/{name}/quota", body=quotas))
+
     def create(self, name: str) -> ProjectRecord:
         """A new project, without members."""
         return from_document(ProjectRecord, self._transport.json("POST", "/projects", body={"name": name}))
@@ -377,10 +392,23 @@ class Users(Noun):
         """The users of the installation, oldest first."""
         return listing(User, self._transport.json("GET", "/users", query={"limit": limit, "offset": offset}))
 
-    def create(self, name: str, password: str | None = None, *, admin: bool = False) -> User:
-        """Let a person in. password: None: they cannot log in until they are given one."""
-        body = {"name": name, "admin": admin, "password": password}
+    def create(
+        self, name: str, password: str | None = None, *, admin: bool = False, subject: str | None = None
+    ) -> User:
+        """Let a person in. password: None: they cannot log in with one until they are given one.
+
+        subject: whom the OpenID provider of the server knows them as; None: they do not log in by it.
+        """
+        body = {"name": name, "admin": admin, "password": password, "subject": subject}
         return from_document(User, self._transport.json("POST", "/users", body=body))
+
+    def link(self, name: str, subject: str) -> User:
+        """Let a user log in by the OpenID provider of the server, as whom it means by the subject."""
+        return from_document(User, self._transport.json("PUT", f"/users/{name}/subject", body={"subject": subject}))
+
+    def unlink(self, name: str) -> User:
+        """Let nobody log in as this user by an OpenID provider any more."""
+        return from_document(User, self._transport.json("DELETE", f"/users/{name}/subject"))
 
     def set_password(self, name: str, password: str) -> User:
         """Give a user another password, and log them out."""

@@ -27,7 +27,7 @@ class Permission(StrEnum):
     STRANGERS = "ask without a token"
     KNOW_ONESELF = "see whom the server takes one for"
     USE_SERVER = "see the server, and the projects that one knows"
-    ADMINISTER = "make users and projects, and read the installation's audit record"
+    ADMINISTER = "make users and projects, set quotas, and read the installation's audit record"
     READ = "see sessions, rounds, metrics, events, nodes and members"
     VERIFY = "verify a session's record, byte by byte"
     DOWNLOAD = "download models"

@@ -8,21 +8,27 @@ from hansa.store.records import ProjectRole
 
 __all__ = [
     "ChangedPassword",
+    "DeviceAnswer",
     "Keep",
     "Login",
     "NewApiToken",
     "NewMember",
     "NewPassword",
     "NewProject",
+    "NewQuota",
     "NewSession",
     "NewToken",
     "NewUser",
+    "OpenIdAnswer",
+    "OpenIdLogin",
     "Prune",
     "Spec",
     "Strict",
+    "Subject",
 ]
 
 Password = Annotated[SecretStr, Field(max_length=1000)]
+SubjectText = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]+$", examples=["248289761001"])]
 
 DIGEST = "3f0c7a1e9d52b8846bd1e0a5c97f24e3a8d6410b7c5f92e8d3a1b0496e7c8d25"
 """An example."""
@@ -158,6 +164,17 @@ class NewProject(Strict):
     """1 to 100 of A-Z a-z 0-9 . _ -"""
 
 
+class NewQuota(Strict):
+    """How much a project may use. A field that is left out stays as it is; null: the server's default."""
+
+    sessions: int | None = Field(default=None, ge=0, lt=2**63, examples=[2])
+    """Sessions that may run at once."""
+    storage: int | None = Field(default=None, ge=0, lt=2**63, examples=[10_000_000_000])
+    """Bytes of models, states of algorithms and packages."""
+    clients: int | None = Field(default=None, ge=0, lt=2**63, examples=[50])
+    """Clients that may hold a token, or be connected."""
+
+
 class NewApiToken(Strict):
     """A token that acts for the caller in the project."""
 
@@ -184,6 +201,8 @@ class NewUser(Strict):
     """Whether they are a site administrator, who may do everything in every project."""
     password: Password | None = None
     """10 characters or more; null: they cannot log in until they are given one."""
+    subject: SubjectText | None = None
+    """Whom the OpenID provider knows them as; null: they do not log in by it."""
 
 
 class NewPassword(Strict):
@@ -205,3 +224,38 @@ class Login(Strict):
 
     name: str = Field(max_length=1000, examples=["ada"])
     password: Password
+
+
+class Subject(Strict):
+    """Whom the OpenID provider of this server means."""
+
+    subject: SubjectText
+    """Its `sub`; what a refused login names."""
+
+
+class OpenIdLogin(Strict):
+    """A login by the OpenID provider to begin in a browser."""
+
+    redirect: str = Field(max_length=200, examples=["http://127.0.0.1:49152/callback"])
+    """Where the provider sends the browser back to: the machine of the person, and nowhere else."""
+    challenge: str = Field(max_length=43, examples=["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"])
+    """Of PKCE (RFC 7636), by S256."""
+
+
+class OpenIdAnswer(Strict):
+    """What the provider sent to the redirect."""
+
+    state: str = Field(max_length=200)
+    """Of the login that was begun."""
+    code: SecretStr = Field(max_length=4000)
+    verifier: SecretStr = Field(min_length=43, max_length=128)
+    """What the challenge was made from."""
+    iss: str | None = Field(default=None, max_length=1000)
+    """The provider, where it named itself (RFC 9207)."""
+
+
+class DeviceAnswer(Strict):
+    """A login on another device to ask about."""
+
+    handle: SecretStr = Field(max_length=200)
+    """Of the login that was begun."""

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from hansa.network.controller.quotas import Use
 from hansa.rounds.why import Why
 from hansa.store.records import SessionState, TokenRecord
 from hansa.wire.frames import Role
 
-__all__ = ["IssuedToken", "Listing", "Me", "ServerInfo", "User", "Waiting"]
+__all__ = ["DeviceState", "IssuedToken", "Listing", "Me", "ProjectQuota", "ServerInfo", "User", "Waiting"]
 
 T = TypeVar("T")
 
@@ -86,6 +87,30 @@ class User:
     disabled: bool
     password: bool
     """Whether they have one."""
+    subject: str | None = None
+    """Whom an OpenID provider knows them as: issuer#subject; None: they do not log in by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """How far a login on another device is."""
+
+    issued: IssuedToken | None
+    """None: the person has not approved yet."""
+    wait: float
+    """Seconds until the next question."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectQuota:
+    """What a project uses of its quotas."""
+
+    sessions: Use
+    """That run now."""
+    storage: Use
+    """Bytes of models, states of algorithms and packages, each object once."""
+    clients: Use
+    """That hold a token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from hansa.api.routes.events import EventRoutes
 from hansa.api.routes.lists import Cursors
 from hansa.api.routes.models import ModelRoutes, PackageRoutes
 from hansa.api.routes.network import NetworkRoutes, ServerRoutes
+from hansa.api.routes.openid import OpenIdRoutes
 from hansa.api.routes.people import MemberRoutes, UserRoutes
 from hansa.api.routes.sessions import SessionRoutes
 from hansa.api.shapes import ProblemShape
@@ -85,6 +86,7 @@ def create_app(
         ("network", _PROJECT, NetworkRoutes(controller, cursors)),
         ("people", _PROJECT, MemberRoutes(controller, cursors)),
         ("people", "", UserRoutes(controller)),
+        ("people", "", OpenIdRoutes(controller)),
         ("audit", _PROJECT, AuditRoutes(controller, cursors)),
         ("audit", "", InstallationAuditRoutes(controller)),
     ):
@@ -188,7 +190,8 @@ class ApiServer:
                 ws="none",
                 log_config=None,
                 access_log=False,
-                proxy_headers=False,
+                proxy_headers=settings.tls == "proxy",
+                forwarded_allow_ips=settings.proxies,
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE,
             )

@@ -25,11 +25,13 @@ __all__ = [
     "NodeShape",
     "PackageShape",
     "ProblemShape",
+    "ProjectQuotaShape",
     "ProjectShape",
     "PruneReportShape",
     "RoundShape",
     "ServerInfoShape",
     "SessionShape",
+    "Shape",
     "TokenShape",
     "UserShape",
     "WaitingShape",
@@ -82,6 +84,33 @@ class ProjectShape(Shape):
     name: str
     created_at: float = Field(examples=[_TIME])
     """POSIX seconds, as all times."""
+    max_sessions: int | None
+    """Sessions that may run at once; null: the server's default."""
+    max_storage: int | None
+    """Bytes that it may hold on to; null: the server's default."""
+    max_clients: int | None
+    """Clients that may hold a token or be connected; null: the server's default."""
+
+
+class UseShape(Shape):
+    """What a project uses of one quota."""
+
+    used: int
+    most: int | None
+    """null: any."""
+    own: bool
+    """Whether the project has a quota of its own, or the server's default."""
+
+
+class ProjectQuotaShape(Shape):
+    """What a project uses of its quotas."""
+
+    sessions: UseShape
+    """That run now."""
+    storage: UseShape
+    """Bytes of models, states of algorithms and packages, each object once."""
+    clients: UseShape
+    """That hold a token."""
 
 
 class SessionShape(Shape):
@@ -136,6 +165,8 @@ class RoundShape(Shape):
     """blake3 over the previous link, the models and the contributors."""
     state_pruned_at: float | None
     """When the bytes of the state were given up by the session's policy; null: they are kept."""
+    state_size: int | None
+    """Bytes of the state; null: there is none, or it was committed before they were kept."""
 
 
 class ContributionShape(Shape):
@@ -306,6 +337,8 @@ class UserShape(Shape):
     disabled: bool
     password: bool
     """Whether they have one."""
+    subject: str | None = Field(examples=["https://id.example.org#248289761001"])
+    """Whom an OpenID provider knows them as: issuer#subject; null: they do not log in by one."""
 
 
 class MemberShape(Shape):

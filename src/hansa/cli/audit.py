@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -52,12 +52,25 @@ def list_lines(
 
 @commands.command()
 @expand
-def export(server: ConnectionOptions, *, installation: Installation = False, as_json: Json = True) -> None:
+def export(
+    server: ConnectionOptions,
+    *,
+    installation: Installation = False,
+    output: Annotated[
+        Literal["json", "otlp"],
+        typer.Option(
+            "--format", help="json: what `hansa audit verify` reads; otlp: OpenTelemetry logs, for a collector."
+        ),
+    ] = "json",
+    as_json: Json = True,
+) -> None:
     """Print every line as JSON, the oldest first: keep the file elsewhere, and `hansa audit verify` can check it."""
+    from hansa.api.otlp import logs_data
+
     del as_json  # it is always JSON; scripts that say so everywhere may say it here
     with server.connect() as api:
         for line in api.audit.lines(installation=installation):
-            print_json(line)
+            print_json(logs_data(line) if output == "otlp" else line)
 
 
 @commands.command()

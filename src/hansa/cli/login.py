@@ -11,6 +11,7 @@ from hansa.cli.passwords import PasswordStdin, asked_password
 
 if TYPE_CHECKING:
     from hansa.settings import Settings
+    from hansa.wire.tls import Trust
 
 __all__ = ["login", "logout"]
 
@@ -33,17 +34,27 @@ def login(
             "you are asked for it.",
         ),
     ] = None,
+    oidc: Annotated[
+        bool, typer.Option("--oidc", help="In your browser, by the OpenID provider of the server.")
+    ] = False,
+    device: Annotated[
+        bool, typer.Option("--device", help="With --oidc: with a code that you type in on another device's browser.")
+    ] = False,
     ca: CertificateAuthority = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Log in with your name, or with a token, and save it for this user, in a file that nobody else can read."""
+    """Log in with your name, by OpenID, or with a token, and save it in a file that nobody else can read."""
     from hansa.api.client import connect, log_in, trust_at
     from hansa.api.credentials import Credentials, save_credentials
     from hansa.settings import Settings
 
     settings = Settings()
     address = url or settings.url
-    if user is not None:
+    if (oidc or device) and (user is not None or token is not None):
+        raise typer.BadParameter("give one of --oidc, --user and --token")
+    if oidc or device:
+        secret = _by_provider(address, trust_at(address, ca), device=device)
+    elif user is not None:
         password = asked_password("Password", stdin=password_stdin)
         secret = log_in(address, user, password, trust_at(address, ca)).token
     else:
@@ -81,6 +92,32 @@ def logout(*, as_json: Json = False) -> None:
         print_json({"url": saved.url})
     else:
         say(f"You are logged out of {saved.url}.")
+
+
+def _by_provider(address: str, trust: "Trust", *, device: bool) -> str:
+    import webbrowser
+
+    from hansa.api.sign_on import DeviceLogin, log_in_by_browser, log_in_by_device
+
+    def show(page: str) -> None:
+        opened = webbrowser.open(page)
+        said = (
+            "Log in in your browser. If it does not open, go to:"
+            if opened
+            else "Log in with a browser on this machine:"
+        )
+        say(f"{said}\n  {page}", as_json=True)
+        if not opened:
+            say("Without one, stop this with Ctrl-C and use `hansa login --oidc --device`.", as_json=True)
+
+    def show_code(login: DeviceLogin) -> None:
+        say(f"Go to {login.verification_uri} and type in the code:\n  {login.user_code}", as_json=True)
+        if login.verification_uri_complete:
+            say(f"or to {login.verification_uri_complete}, and compare the code.", as_json=True)
+
+    if device:
+        return log_in_by_device(address, show_code, trust).token
+    return log_in_by_browser(address, show, trust).token
 
 
 def _given_token(token: str | None, settings: "Settings") -> str:

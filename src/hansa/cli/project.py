@@ -1,15 +1,23 @@
 """`hansa project`: workspaces that know nothing of each other, and who is what in them."""
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from hansa.cli.options import ConnectionOptions, Json, Limit, expand
-from hansa.cli.output import print_json, print_table, say, when
+from hansa.cli.output import print_json, print_record, print_table, say, size, when
+
+if TYPE_CHECKING:
+    from hansa.api.results import ProjectQuota
+    from hansa.network.controller.quotas import Use
 
 __all__ = ["commands"]
 
 commands = typer.Typer(no_args_is_help=True, help="Projects: workspaces that know nothing of each other.")
+
+ProjectName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the project.")]
 
 
 @commands.command("list")
@@ -38,6 +46,68 @@ def create(
         return
     say(f"There is a project {made.name} now. Its first owner:\n  hansa project member add NAME -p {made.name} "
         "--role owner")  # fmt: skip
+
+
+@commands.command()
+@expand
+def show(name: ProjectName, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Show a project: since when it is, and what it uses of its quotas."""
+    with server.connect() as api:
+        project, quota = api.projects.get(name), api.projects.quota(name)
+    lines = {"project": project.name, "created": when(project.created_at), **_quotas(quota)}
+    print_record({"project": project, "quota": quota}, lines, as_json=as_json)
+
+
+@commands.command("quota")
+@expand
+def set_quota(
+    name: ProjectName,
+    server: ConnectionOptions,
+    *,
+    sessions: Annotated[
+        str | None, typer.Option("--sessions", metavar="N", help="Sessions at once, or `default`.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="BYTES", help="Bytes, for example 10GB or 512MiB, or `default`."),
+    ] = None,
+    clients: Annotated[
+        str | None, typer.Option("--clients", metavar="N", help="Clients that hold a token, or `default`.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Set how much a project may use; what is left out stays as it is. Site administrators may."""
+    given = {"sessions": sessions, "storage": storage, "clients": clients}
+    wanted = {kind: _amount(text, kind) for kind, text in given.items() if text is not None}
+    with server.connect() as api:
+        quota = api.projects.set_quota(name, **wanted) if wanted else api.projects.quota(name)
+    print_record(quota, _quotas(quota), as_json=as_json)
+
+
+def _quotas(quota: "ProjectQuota") -> dict[str, str]:
+    def line(use: "Use", shown: Callable[[float], str]) -> str:
+        most = "any" if use.most is None else shown(use.most)
+        return f"{shown(use.used)} of {most}" + ("" if use.own else " (the server's default)")
+
+    return {
+        "sessions": line(quota.sessions, lambda count: f"{count:.0f}"),
+        "storage": line(quota.storage, size),
+        "clients": line(quota.clients, lambda count: f"{count:.0f}"),
+    }
+
+
+def _amount(text: str, kind: str) -> int | None:
+    """A number, in bytes where units are given; None: the default. Raises `typer.BadParameter`."""
+    if text == "default":
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMGT]i?B|B)?", text)
+    if found is None or (kind != "storage" and (found[2] or "." in found[1])):
+        example = "10GB" if kind == "storage" else "2"
+        raise typer.BadParameter(f"{text!r} is no number of {kind}: write for example {example}, or default")
+    unit = (found[2] or "B").removesuffix("B")
+    power = " KMGT".index(unit[:1].upper() or " ")
+    scale: int = (1024 if unit.endswith("i") else 1000) ** power
+    return round(float(found[1]) * scale)
 
 
 members = typer.Typer(no_args_is_help=True, help="Members: who is what in the project.")

@@ -22,13 +22,19 @@ def create(
     server: ConnectionOptions,
     *,
     admin: Annotated[bool, typer.Option("--admin", help="As a site administrator, who may do everything.")] = False,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            "--subject", help="Without a password: they log in by the OpenID provider, as whom it means by this."
+        ),
+    ] = None,
     password_stdin: PasswordStdin = False,
     as_json: Json = False,
 ) -> None:
-    """Let a person in, with a first password. What they may do is for the members of each project to say."""
-    password = asked_password(f"Password for {name}", stdin=password_stdin, new=True)
+    """Let a person in, with a first password or by OpenID. What they may do is for each project's owners to say."""
+    password = None if subject is not None else asked_password(f"Password for {name}", stdin=password_stdin, new=True)
     with server.connect() as api:
-        user = api.users.create(name, password, admin=admin)
+        user = api.users.create(name, password, admin=admin, subject=subject)
     if as_json:
         print_json(user)
     else:
@@ -47,6 +53,7 @@ def list_users(server: ConnectionOptions, *, limit: Limit = 100, as_json: Json =
         "since": lambda u: when(u.created_at),
         "administrator": lambda u: "yes" if u.admin else "",
         "password": lambda u: "yes" if u.password else "",
+        "OpenID": lambda u: u.subject or "",
         "disabled": lambda u: "yes" if u.disabled else "",
     }
     print_table(page.items, columns, as_json=as_json, nothing="There is no user.")
@@ -98,3 +105,35 @@ def disable(
         print_json(user)
     else:
         say(f"{user.name} {'is refused' if user.disabled else 'may log in'} from now on.")
+
+
+@commands.command()
+@expand
+def link(
+    name: Name,
+    server: ConnectionOptions,
+    *,
+    subject: Annotated[
+        str, typer.Option("--subject", help="Whom the provider means: the `sub` that a refused login names.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Let a user log in by the OpenID provider of the server, as the one whom it means by the subject."""
+    with server.connect() as api:
+        user = api.users.link(name, subject)
+    if as_json:
+        print_json(user)
+    else:
+        say(f"{user.name} logs in as {user.subject} from now on.")
+
+
+@commands.command()
+@expand
+def unlink(name: Name, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Let nobody log in as a user by OpenID any more, and refuse what is logged in as them."""
+    with server.connect() as api:
+        user = api.users.unlink(name)
+    if as_json:
+        print_json(user)
+    else:
+        say(f"{user.name} does not log in by OpenID any more.")

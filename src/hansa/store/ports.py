@@ -208,6 +208,9 @@ class MetadataStore(Protocol):
     async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """Every model that was made from this one, oldest first."""
 
+    async def stored_bytes(self, project: str) -> int:
+        """Bytes of the objects that a project's rows hold on to: models, states and packages, each object once."""
+
     async def prunable(self, release: Release, limit: int = 500) -> Pruned:
         """What `prune` would mark now, the oldest first; limit: of models, and of states."""
 

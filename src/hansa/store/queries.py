@@ -5,14 +5,14 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
 
-from sqlalchemy import JSON, ColumnElement, Select, Table, Text, collate, func, literal, select
+from sqlalchemy import JSON, ColumnElement, Select, Table, Text, collate, func, literal, select, union_all
 
 from hansa.errors import ConfigError
 from hansa.store.ports import Query
-from hansa.store.records import EventRecord, ModelRecord, ProjectRecord
+from hansa.store.records import EventRecord, ModelRecord, PackageRecord, ProjectRecord, RoundRecord
 from hansa.store.schema import TABLES, RecordType, field_types, order_column, project_column
 
-__all__ = ["page", "trail_down", "trail_up"]
+__all__ = ["page", "stored_bytes", "trail_down", "trail_up"]
 
 MAX_LIMIT: Final = 1000
 _TRUTH: Final[Mapping[str, bool]] = {"true": True, "false": False, "1": True, "0": False}
@@ -144,3 +144,19 @@ def _is_first_record(models: Table) -> ColumnElement[bool]:
     same = models.alias("same")
     oldest = select(func.min(same.c.seq)).where(same.c.project == models.c.project, same.c.id == models.c.id)
     return models.c.seq == oldest.scalar_subquery()
+
+
+def stored_bytes(project: str) -> Select[Any]:
+    """The bytes that a project holds on to: an object that several rows name is one object."""
+    models, rounds, packages = TABLES[ModelRecord], TABLES[RoundRecord], TABLES[PackageRecord]
+    named = union_all(
+        select(models.c.id.label("digest"), models.c.size.label("size")).where(
+            models.c.project == project, models.c.pruned_at.is_(None)
+        ),
+        select(rounds.c.state, rounds.c.state_size).where(
+            rounds.c.project == project, rounds.c.state_pruned_at.is_(None), rounds.c.state_size.is_not(None)
+        ),
+        select(packages.c.id, packages.c.size).where(packages.c.project == project),
+    ).subquery()
+    each = select(func.max(named.c.size).label("size")).group_by(named.c.digest).subquery()
+    return select(func.coalesce(func.sum(each.c.size), 0))

@@ -26,6 +26,7 @@ __all__ = [
     "RoundRecord",
     "SessionRecord",
     "SessionState",
+    "SubjectRecord",
     "TokenRecord",
 ]
 
@@ -60,6 +61,12 @@ class ProjectRecord:
     id: str
     name: str
     created_at: float
+    max_sessions: int | None = None
+    """Sessions that may run at once; None: the server's default."""
+    max_storage: int | None = None
+    """Bytes of the objects that its rows hold on to, each counted once; None: the server's default."""
+    max_clients: int | None = None
+    """Clients that may hold a token or be connected; None: the server's default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,8 @@ class RoundRecord:
     """blake3 over the previous link, parent model, model, state and the sorted contributors."""
     state_pruned_at: float | None = None
     """When the bytes of the state were given up by the session's policy; None: they are kept."""
+    state_size: int | None = None
+    """Bytes of the state; None: there is none, or it was committed before they were kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +307,21 @@ class AccountRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SubjectRecord:
+    """The account of whom an OpenID provider means by a subject. One that is unbound keeps the row, which says so."""
+
+    id: str
+    """issuer#subject: an issuer has no fragment, so no two pairs are written alike."""
+    project: str
+    """Always `INSTALLATION`."""
+    account: str
+    issuer: str
+    subject: str
+    created_at: float
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MemberRecord:
     """A person in a project. One who is removed keeps the row, which then says so."""
 
@@ -348,5 +372,6 @@ Record: TypeAlias = (
     | NodeRecord
     | AccountRecord
     | MemberRecord
+    | SubjectRecord
     | AuditRecord
 )

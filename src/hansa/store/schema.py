@@ -48,6 +48,7 @@ from hansa.store.records import (
     Record,
     RoundRecord,
     SessionRecord,
+    SubjectRecord,
     TokenRecord,
 )
 
@@ -147,6 +148,7 @@ KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
         NodeRecord: ("project", "id"),
         AccountRecord: ("project", "id"),
         MemberRecord: ("project", "id"),
+        SubjectRecord: ("project", "id"),
         AuditRecord: ("project", "number"),
     }
 )
@@ -174,6 +176,7 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
         NodeRecord: _table("nodes", NodeRecord),
         AccountRecord: _table("accounts", AccountRecord),
         MemberRecord: _table("members", MemberRecord),
+        SubjectRecord: _table("subjects", SubjectRecord, ("project", "account")),
         AuditRecord: _table("audit", AuditRecord),
     }
 )

@@ -10,8 +10,8 @@ import hansa
 from hansa.api.documents import record_document
 from hansa.api.guard import Routes, caller
 from hansa.api.permissions import Permission, covered
-from hansa.api.requests import NewApiToken, NewProject, NewToken, Prune
-from hansa.api.results import IssuedToken, Me, ServerInfo
+from hansa.api.requests import NewApiToken, NewProject, NewQuota, NewToken, Prune
+from hansa.api.results import IssuedToken, Me, ProjectQuota, ServerInfo
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import (
     ClientShape,
@@ -19,6 +19,7 @@ from hansa.api.shapes import (
     IssuedTokenShape,
     MeShape,
     NodeShape,
+    ProjectQuotaShape,
     ProjectShape,
     PruneReportShape,
     ServerInfoShape,
@@ -26,6 +27,7 @@ from hansa.api.shapes import (
 )
 from hansa.errors import PermissionDeniedError
 from hansa.network.controller.controller import Controller
+from hansa.network.controller.quotas import QuotaKind
 from hansa.store.ports import Page, Query
 from hansa.store.records import ClientRecord, CombinerRecord, NodeRecord, ProjectRecord, TokenRecord
 from hansa.wire.frames import Role
@@ -68,6 +70,8 @@ class NetworkRoutes:
         add(own, "/api-tokens", self.create_api_token, **issued)
         add(own, "/api-tokens/{token}", self.revoke_api_token, methods=["DELETE"], response_model=TokenShape)
         add(read, "", self.get_project, response_model=ProjectShape)
+        add(read, "/quota", self.get_quota, response_model=ProjectQuotaShape)
+        add(Permission.ADMINISTER, "/quota", self.set_quota, methods=["PUT"], response_model=ProjectQuotaShape)
         add(Permission.DELETE, "/prune", self.prune, methods=["POST"], response_model=PruneReportShape)
 
     async def get_client(self, project: str, name: str) -> dict[str, Any]:
@@ -121,9 +125,21 @@ class NetworkRoutes:
         """The project."""
         return record_document(await self._controller.store.get(ProjectRecord, project, project))
 
-    async def prune(self, project: str, body: Prune) -> dict[str, Any]:
+    async def prune(self, project: str, me: Caller, body: Prune) -> dict[str, Any]:
         """Remove what the policies of the project's sessions give up, and every object that no row names any more."""
-        return record_document(await self._controller.prune(project, dry_run=body.dry_run, grace=body.grace))
+        controller = self._controller
+        return record_document(await controller.prune(project, dry_run=body.dry_run, grace=body.grace, by=me.name))
+
+    async def get_quota(self, project: str) -> dict[str, Any]:
+        """What the project uses of its quotas."""
+        use = await self._controller.quotas.use(project, self._controller.tree(project).running)
+        return record_document(ProjectQuota(**{kind.value: found for kind, found in use.items()}))
+
+    async def set_quota(self, project: str, me: Caller, body: NewQuota) -> dict[str, Any]:
+        """Set quotas of the project; one that is left out stays. What is used already stays too."""
+        given = body.model_dump(exclude_unset=True)
+        await self._controller.quotas.change(project, {QuotaKind(name): most for name, most in given.items()}, me.name)
+        return await self.get_quota(project)
 
 
 class ServerRoutes:

@@ -8,16 +8,16 @@ from starlette.responses import Response
 from hansa.api.documents import record_document
 from hansa.api.guard import Routes
 from hansa.api.permissions import Permission
-from hansa.api.requests import ChangedPassword, Login, NewMember, NewPassword, NewUser
+from hansa.api.requests import ChangedPassword, Login, NewMember, NewPassword, NewUser, Subject
 from hansa.api.results import IssuedToken, User
 from hansa.api.routes.lists import Cursors, add_list, list_shape
 from hansa.api.routes.network import Caller, Limit, Offset
 from hansa.api.shapes import IssuedTokenShape, MemberShape, UserShape
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Query
-from hansa.store.records import INSTALLATION, AccountRecord, MemberRecord
+from hansa.store.records import INSTALLATION, AccountRecord, MemberRecord, SubjectRecord
 
-__all__ = ["MemberRoutes", "UserRoutes"]
+__all__ = ["MemberRoutes", "UserRoutes", "address_of"]
 
 Name = Annotated[str, Path(description="The user's name.")]
 
@@ -78,27 +78,32 @@ class UserRoutes:
         routes.add(administer, "/users", self.create_user, methods=["POST"], status_code=201, response_model=UserShape)
         routes.add(administer, f"{one}/disable", self.disable_user, methods=["POST"], response_model=UserShape)
         routes.add(administer, f"{one}/enable", self.enable_user, methods=["POST"], response_model=UserShape)
+        routes.add(administer, f"{one}/subject", self.link_user, methods=["PUT"], response_model=UserShape)
+        routes.add(administer, f"{one}/subject", self.unlink_user, methods=["DELETE"], response_model=UserShape)
 
     async def list_users(self, limit: Limit = 100, offset: Offset = 0) -> dict[str, Any]:
         """The users of the installation, oldest first."""
         page = await self._controller.store.list(AccountRecord, Query(INSTALLATION, limit=limit, offset=offset))
-        users = [record_document(_user(account)) for account in page.items]
+        bound = await self._controller.people.subjects()
+        users = [record_document(_user(account, bound.get(account.id))) for account in page.items]
         return {"items": users, "total": page.total, "limit": limit, "offset": offset, "cursor": 0}
 
     async def create_user(self, me: Caller, body: NewUser) -> dict[str, Any]:
         """Let a person in. They are a member of no project yet."""
         password = body.password.get_secret_value() if body.password is not None else ""
-        made = await self._controller.logins.create_account(body.name, password, admin=body.admin, by=me.name)
-        return record_document(_user(made))
+        subject = None if body.subject is None else (self._controller.sign_on.issuer, body.subject)
+        logins = self._controller.logins
+        made = await logins.create_account(body.name, password, admin=body.admin, by=me.name, subject=subject)
+        return await self._told(made)
 
     async def set_password(self, user: Name, me: Caller, body: NewPassword) -> dict[str, Any]:
         """Give a user another password. What was logged in with the former one is logged out; API tokens stay."""
         password = body.password.get_secret_value()
-        return record_document(_user(await self._controller.logins.set_password(user, password, by=me.name)))
+        return await self._told(await self._controller.logins.set_password(user, password, by=me.name))
 
     async def log_in(self, body: Login, request: Request) -> dict[str, Any]:
         """A token that holds for 12 hours, for a name and a password. Failed attempts are counted, and slowed down."""
-        made = await self._controller.logins.log_in(body.name, body.password.get_secret_value(), _address(request))
+        made = await self._controller.logins.log_in(body.name, body.password.get_secret_value(), address_of(request))
         return record_document(IssuedToken(*made))
 
     async def log_out(self, me: Caller) -> Response:
@@ -109,23 +114,40 @@ class UserRoutes:
     async def change_password(self, me: Caller, body: ChangedPassword, request: Request) -> Response:
         """Another password for the caller. What else was logged in with the former one is logged out."""
         current, new = body.current.get_secret_value(), body.password.get_secret_value()
-        await self._controller.logins.change_password(me.name, current, new, _address(request), me.token_id)
+        await self._controller.logins.change_password(me.name, current, new, address_of(request), me.token_id)
         return Response(status_code=204)
 
     async def disable_user(self, user: Name, me: Caller) -> dict[str, Any]:
         """Refuse a user and every token of theirs from now on. The last site administrator cannot be disabled."""
-        return record_document(_user(await self._controller.people.disable(user, by=me.name)))
+        return await self._told(await self._controller.people.disable(user, by=me.name))
 
     async def enable_user(self, user: Name, me: Caller) -> dict[str, Any]:
         """Let a disabled user log in again; tokens of before hold no more."""
-        return record_document(_user(await self._controller.people.disable(user, disabled=False, by=me.name)))
+        return await self._told(await self._controller.people.disable(user, disabled=False, by=me.name))
+
+    async def link_user(self, user: Name, me: Caller, body: Subject) -> dict[str, Any]:
+        """Let a user log in by the OpenID provider of this server, as whom it means by the subject."""
+        people = self._controller.people
+        await people.bind(user, self._controller.sign_on.issuer, body.subject, by=me.name)
+        return await self._told(await people.account(user))
+
+    async def unlink_user(self, user: Name, me: Caller) -> dict[str, Any]:
+        """Let nobody log in as this user by an OpenID provider any more, and refuse what is logged in."""
+        people = self._controller.people
+        await people.unbind(user, by=me.name)
+        return await self._told(await people.account(user))
+
+    async def _told(self, account: AccountRecord) -> dict[str, Any]:
+        bound = await self._controller.people.subjects()
+        return record_document(_user(account, bound.get(account.id)))
 
 
-def _address(request: Request) -> str:
-    """Where a request comes from, as the server sees it: of a proxy, the proxy's."""
+def address_of(request: Request) -> str:
+    """Where a request comes from: of a proxy that is believed, where it says that its caller is."""
     return request.client.host if request.client is not None else ""
 
 
-def _user(account: AccountRecord) -> User:
+def _user(account: AccountRecord, bound: SubjectRecord | None) -> User:
     """An account as it is told: without the hash of its password."""
-    return User(account.id, account.created_at, account.admin, account.disabled, bool(account.password))
+    subject = bound.id if bound is not None else None
+    return User(account.id, account.created_at, account.admin, account.disabled, bool(account.password), subject)

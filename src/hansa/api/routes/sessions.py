@@ -117,9 +117,9 @@ class SessionRoutes:
         """Stop a running session; what is committed stays, and it can be resumed."""
         return record_document(await self._controller.stop_session(project, session, me.name))
 
-    async def keep_session(self, project: str, session: str, body: Keep) -> dict[str, Any]:
+    async def keep_session(self, project: str, session: str, me: Caller, body: Keep) -> dict[str, Any]:
         """Keep a session's models by another policy: from its next round on, or when it is pruned next."""
-        return record_document(await self._controller.keep_session(project, session, body.keep))
+        return record_document(await self._controller.keep_session(project, session, body.keep, me.name))
 
     async def why_session_waits(self, project: str, session: str) -> dict[str, Any]:
         """What a session waits for: who is late, and when their leases end."""
@@ -161,7 +161,7 @@ def _spec(body: NewSession, project: str) -> RunSpec:
 
 def _sentence(session: SessionRecord, phase: Why | None, away: str) -> str:
     if away:
-        return f"session {session.name} waits for a store that is away: {away}"
+        return f"session {session.name} waits for storage: {away}"
     if phase is not None:
         return str(phase)
     match session.state:

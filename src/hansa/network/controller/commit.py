@@ -53,6 +53,8 @@ class Outcomes:
     """Bytes of the new model."""
     state: str
     """Digest of the algorithm's slots; empty when it has none."""
+    state_size: int
+    """Bytes of the slots; 0 when it has none."""
     opened_at: float
 
 
@@ -136,6 +138,7 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> R
         opened_at=opened_at,
         closed_at=now,
         metrics=metrics,
+        state_size=outcomes.state_size if state else None,
     )
     record = replace(record, link=round_link(previous, record, contributions))
     summary = _summary(record)

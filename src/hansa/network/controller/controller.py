@@ -1,48 +1,46 @@
 """The control plane as one object: what the REST API, and nothing else, drives."""
 
 import asyncio
-import shutil
-import tempfile
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import structlog
+from blake3 import blake3
 
 from hansa.errors import (
     AuthenticationError,
     ConfigError,
     ConflictError,
     HansaError,
-    InputError,
     NotFoundError,
     PrunedError,
     StorageUnavailableError,
 )
-from hansa.messages import ClientInfo, Metrics, RunSpec
-from hansa.network.client.code import Code
+from hansa.messages import RunSpec
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
-from hansa.network.client.workshop import Workshop
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import SERVER, audit_line
+from hansa.network.controller.central import CentralEvaluation
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
 from hansa.network.controller.nodes import Nodes
 from hansa.network.controller.people import People
+from hansa.network.controller.quotas import UNBOUNDED, Quota, Quotas
 from hansa.network.controller.retention import PruneReport, Retention
+from hansa.network.controller.sign_on import SignOn
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
-from hansa.packages.package import SUFFIX
 from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
 from hansa.run import plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
+    AuditRecord,
     ClientRecord,
     CombinerRecord,
     ModelRecord,
@@ -54,14 +52,13 @@ from hansa.store.records import (
 )
 from hansa.store.retention import KEEP_ALL, Policy
 from hansa.wire import codec, tokens
-from hansa.wire.frames import CENTRAL, ROOT, Blob, Evaluated, OpenRound, Role, RoundKey
+from hansa.wire.frames import CENTRAL, ROOT, Role
 from hansa.wire.tokens import Identity
 
 __all__ = ["Controller"]
 
 _log = structlog.get_logger(__name__)
 
-_LEASE_OF_CENTRAL = 600.0
 _TIME_TO_JOIN = 7 * 86_400.0
 """Seconds for which a join token holds, where its maker does not say it."""
 _SHOWN = 5
@@ -84,15 +81,19 @@ class Controller:
         keep: Policy = KEEP_ALL,
         leads: Callable[[], bool] = lambda: True,
         confinement: Confinement = NO_CONFINEMENT,
+        sign_on: Callable[[People], SignOn] | None = None,
+        quotas: Quota = UNBOUNDED,
     ) -> None:
         """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
-        confinement: of apps that are evaluated beside it.
+        confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does;
+        quotas: of projects that have none of their own.
         """
         self.store = store
         self.objects = objects
         self.retention = Retention(store, objects, keep, leads)
+        self.quotas = Quotas(store, quotas)
         self.journal = Journal(store)
         self.public_key = tokens.public_key(key)
         self._key = key
@@ -100,7 +101,6 @@ class Controller:
         self._balancer = plugin("hansa.balancers", balancer)
         self._slots = slots
         self._silence = silence
-        self._confinement = confinement
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
         self.people = People(store, key, self._revoked)
@@ -111,14 +111,11 @@ class Controller:
             here=lambda node: self.tree(node.project).is_here(node.name, node.grant),
             dismiss=lambda node, why: self.tree(node.project).dismiss(node.name, node.grant, why),
         )
-        self._workshops: dict[str, Workshop] = {}
-        self._unpacking = asyncio.Lock()
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """One evaluation of a package at a time beside the server."""
+        self._sign_on = sign_on(self.people) if sign_on is not None else None
+        self._central = CentralEvaluation(objects, confinement)
         self._changing = asyncio.Lock()
         """Held from reading a session that does not run to starting, storing or deleting it."""
         self._finishing: asyncio.Task[None] | None = None
-        self._scratch = tempfile.TemporaryDirectory(prefix="hansa-controller-")
 
     async def recall(self) -> None:
         """Remember who may call: before anybody can."""
@@ -168,10 +165,19 @@ class Controller:
             await asyncio.gather(self._finishing, return_exceptions=True)
         for tree in self._trees.values():
             await tree.aclose()
-        for workshop in self._workshops.values():
-            await workshop.aclose()
+        await self._central.aclose()
+        if self._sign_on is not None:
+            await self._sign_on.aclose()
         await self.journal.aclose()
-        self._scratch.cleanup()
+
+    @property
+    def sign_on(self) -> SignOn:
+        """Logging in by an OpenID provider; raises `NotFoundError` where none is set."""
+        if self._sign_on is None:
+            raise NotFoundError(
+                "this server knows no OpenID provider: log in with a name and a password, or have HANSA_OIDC_ISSUER set"
+            )
+        return self._sign_on
 
     @property
     def address(self) -> str:
@@ -189,7 +195,8 @@ class Controller:
                 journal=self.journal,
                 balancer=self._balancer,
                 address=self._address,
-                central=self._evaluate_centrally,
+                central=self._central.evaluate,
+                quotas=self.quotas,
                 slots=self._slots,
                 silence=self._silence,
                 refusal=self.nodes.refusal,
@@ -200,9 +207,13 @@ class Controller:
         """The root that a node of this identity attaches to."""
         return self.tree(identity.project).hub
 
-    def assign(self, identity: Identity, preferred: str, labels: Mapping[str, str]) -> tuple[str, str]:
-        """(name, address) of the server for a node."""
+    async def assign(self, identity: Identity, preferred: str, labels: Mapping[str, str]) -> tuple[str, str]:
+        """(name, address) of the server for a node; raises `QuotaExceededError` for a client too many."""
+        most = (await self.quotas.of(identity.project)).clients if identity.role is Role.CLIENT else None
         directory, now = self.tree(identity.project).directory, asyncio.get_running_loop().time()
+        present = directory.present(now)
+        if most is not None and identity.name not in present and len(present) >= most:
+            raise await self.quotas.refuse_client(identity.project, identity.name, len(present), most)
         server = directory.assign(identity.name, identity.role, preferred, labels, now)
         return server.name, server.address
 
@@ -227,7 +238,9 @@ class Controller:
         token, jti = tokens.issue(self._key, name, role, project, holds, audience=tokens.JOINING)
         now = time.time()
         record = TokenRecord(jti, project, name, role.value, now, now + holds)
-        await self.store.create(record, audit_line(project, by, "token.issue", jti, detail=f"{name} ({role.value})"))
+        told = audit_line(project, by, "token.issue", jti, detail=f"{name} ({role.value})")
+        async with self.quotas.admitting(project, name, by) if role is Role.CLIENT else nullcontext():
+            await self.store.create(record, told)
         return token, record
 
     async def revoke_token(self, project: str, token_id: str, by: str = SERVER) -> TokenRecord:
@@ -250,12 +263,10 @@ class Controller:
     async def add_model(self, project: str, file: bytes | memoryview, name: str = "", by: str = SERVER) -> ModelRecord:
         """A seed model, as a safetensors file; raises `WireError` when it is none."""
         arrays = await asyncio.to_thread(codec.decode, file)
-        digest = await self.retention.put(codec.encode(arrays))
-        try:
-            record = ModelRecord(digest, project, "", 0, None, codec.size(arrays), time.time(), name)
-            await self.store.put(record, audit_line(project, by, "model.upload", digest, detail=name))
-        finally:
-            self.retention.holds.release(digest)
+        digest, size = await asyncio.to_thread(codec.digest, arrays), codec.size(arrays)
+        record = ModelRecord(digest, project, "", 0, None, size, time.time(), name)
+        told = audit_line(project, by, "model.upload", digest, detail=name)
+        await self._keep(project, codec.encode(arrays), record, told)
         return record
 
     async def find_model(self, project: str, digest: str) -> ModelRecord:
@@ -284,14 +295,26 @@ class Controller:
         """User code for sessions; raises `AppError` when it is no safe package, or its signature does not hold."""
         package = await asyncio.to_thread(read_package, archive)
         await asyncio.to_thread(package.signer)
-        digest = await self.retention.put([archive])
-        try:
-            name = checked_name(package.manifest.name, "package")
-            record = PackageRecord(digest, project, name, len(archive), time.time())
-            await self.store.put(record, audit_line(project, by, "package.upload", digest, detail=name))
-        finally:
-            self.retention.holds.release(digest)
+        name, digest = checked_name(package.manifest.name, "package"), blake3(archive).hexdigest()
+        record = PackageRecord(digest, project, name, len(archive), time.time())
+        told = audit_line(project, by, "package.upload", digest, detail=name)
+        await self._keep(project, [archive], record, told)
         return record
+
+    async def _keep(
+        self,
+        project: str,
+        parts: Sequence[bytes | memoryview],
+        record: ModelRecord | PackageRecord,
+        told: AuditRecord,
+    ) -> None:
+        """Store an object and its row, where there is room; raises `QuotaExceededError`, and nothing is stored then."""
+        async with self.quotas.storing(project, record.id, record.size, told.actor):
+            digest = await self.retention.put(parts)
+            try:
+                await self.store.put(record, told)
+            finally:
+                self.retention.holds.release(digest)
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -342,6 +365,8 @@ class Controller:
                     f"session {session.name} has finished its {session.spec.rounds} rounds; "
                     "start a new one from its model"
                 )
+            if not tree.is_running(session_id):
+                await self.quotas.need_session(project, tree.running, by)
             tree.start(session)
         await self.people.note(audit_line(project, by, "session.start", session_id, detail=session.name))
         await tree.under_way(session_id)
@@ -368,7 +393,7 @@ class Controller:
         except StorageUnavailableError as error:
             _log.warning("the objects of a deleted session are removed later", session=session_id, why=str(error))
 
-    async def keep_session(self, project: str, session_id: str, keep: str | None) -> SessionRecord:
+    async def keep_session(self, project: str, session_id: str, keep: str | None, by: str = SERVER) -> SessionRecord:
         """Keep a session's models by another policy, from its next round or the next `prune` on; None: the default."""
         policy, tree = _policy(keep), self.tree(project)
         async with self._changing:
@@ -377,18 +402,23 @@ class Controller:
                 await tree.keep(session_id, policy)
             else:
                 await self.store.put(replace(session, keep=policy))
+        await self.people.note(audit_line(project, by, "session.keep", session_id, detail=policy or "the default"))
         said = f"session {session.name} keeps the models of: {policy or 'the default'}"
         await self.journal.record(event(project, session_id, "session.keep", said, keep=policy))
         return await self.store.get(SessionRecord, project, session_id)
 
-    async def prune(self, project: str, *, dry_run: bool, grace: float) -> PruneReport:
+    async def prune(self, project: str, *, dry_run: bool, grace: float, by: str = SERVER) -> PruneReport:
         """Apply the policies of the sessions that do not run, and remove what no row has named for `grace` seconds.
 
         A session that runs prunes after each round. What nobody names is removed whichever project it was of.
         """
         tree = self.tree(project)
         idle = [session async for session in self._sessions(project) if not tree.is_running(session.id)]
-        return await self.retention.sweep(idle, grace, dry_run=dry_run)
+        report = await self.retention.sweep(idle, grace, dry_run=dry_run)
+        if not dry_run:
+            said = f"{report.objects} objects, {report.bytes} bytes; grace {grace:g} s"
+            await self.people.note(audit_line(project, by, "prune", project, detail=said))
+        return report
 
     async def why(self, project: str, session_id: str) -> tuple[Why | None, str]:
         """What a session waits for: the phase, None when none is under way, and the store that is away, else empty."""
@@ -423,45 +453,6 @@ class Controller:
             raise
         except NotFoundError as error:
             raise NotFoundError(f"project {project} has no model {digest[:12]}…; upload it first") from error
-
-    async def _evaluate_centrally(self, session: SessionRecord, key: RoundKey, blob: Blob) -> Metrics:
-        """Run the app's own evaluation in a worker process beside the server."""
-        if session.package is None:
-            raise InputError("a central evaluation needs the session's package")
-        workshop = await self._workshop(session.package)
-        path = await self.objects.fetch(blob.digest)
-        rules = replace(session.spec.rules, lease=max(session.spec.rules.lease, _LEASE_OF_CENTRAL))
-        opened = OpenRound(key, replace(session.spec, rules=rules), blob, (CENTRAL,))
-        seen = self._place(session.package) / "objects" / blob.digest
-        async with self._turns[session.package]:
-            try:
-                await asyncio.to_thread(shutil.copyfile, path, seen)  # to the stored one user code could write
-                answer = await workshop.work(opened, lambda _frame: None)
-            finally:
-                seen.unlink(missing_ok=True)
-        if not isinstance(answer, Evaluated):
-            raise HansaError("central_evaluate() of the app gave no metrics")
-        return Metrics(answer.metrics, answer.num_examples)
-
-    async def _workshop(self, package: str) -> Workshop:
-        async with self._unpacking:
-            if package not in self._workshops:
-                chunks = [chunk async for chunk in self.objects.read(package)]
-                place = self._place(package)
-                (place / "objects").mkdir(parents=True, exist_ok=True)
-                code = Code(place / f"app{SUFFIX}", package)
-                await asyncio.to_thread(code.path.write_bytes, b"".join(chunks))
-                here, objects = ClientInfo(CENTRAL), place / "objects"
-                self._workshops[package] = Workshop(code, here, objects, _print_line, self._confinement)
-            return self._workshops[package]
-
-    def _place(self, package: str) -> Path:
-        """The folder in which a package is at work beside the server."""
-        return Path(self._scratch.name) / package
-
-
-def _print_line(line: str) -> None:
-    _log.info("the app printed", client=CENTRAL, line=line)
 
 
 def _policy(keep: str | None) -> str | None:

@@ -36,6 +36,11 @@ class Directory:
             self.clients[present.client] = present
             self._placed.pop(present.client, None)
 
+    def present(self, now: float) -> frozenset[str]:
+        """Clients that are connected or on their way. now: seconds of a monotonic clock."""
+        self._forget(now)
+        return frozenset(self.clients) | frozenset(self._placed)
+
     def assign(self, name: str, role: Role, preferred: str, labels: Mapping[str, str], now: float) -> Server:
         """The server for a node: the preferred one while it is there; else the balancer's choice, or the root.
 
@@ -65,8 +70,7 @@ class Directory:
         return servers[preferred]
 
     def _servers(self, now: float) -> dict[str, Server]:
-        for name in [name for name, (_, since) in self._placed.items() if now - since > _ON_ITS_WAY]:
-            del self._placed[name]
+        self._forget(now)
         load = Counter(present.combiner for name, present in self.clients.items() if name not in self._placed)
         load.update(server for server, _ in self._placed.values())
         servers = {ROOT: Server(ROOT, self.root_address, load[ROOT])}
@@ -74,6 +78,10 @@ class Directory:
             labels = {key: value for key, value in present.labels.items() if key not in {"address", "version"}}
             servers[name] = Server(name, present.labels.get("address", ""), load[name], labels)
         return servers
+
+    def _forget(self, now: float) -> None:
+        for name in [name for name, (_, since) in self._placed.items() if now - since > _ON_ITS_WAY]:
+            del self._placed[name]
 
     def _has_combiners(self, name: str) -> bool:
         return any(present.combiner == name for present in self.combiners.values())

@@ -36,6 +36,8 @@ class Logins:
         self._passwords = Passwords()
         self._by_account = Throttle(_MOST_OF_ACCOUNT, _WINDOW)
         self._by_address = Throttle(_MOST_OF_ADDRESS, _WINDOW)
+        self._told = Throttle(1, _WINDOW)
+        """Of one that is slowed down one line is kept in the window: the record does not grow with the attempts."""
 
     async def log_in(self, name: str, password: str, address: str) -> tuple[str, TokenRecord]:
         """A token for a person; address: of the network, where the attempt comes from.
@@ -54,10 +56,12 @@ class Logins:
         """Another password, whatever the current one is; what was logged in with that is logged out."""
         return await self._people.keep_password(name, await self._passwords.hash(new), keep, by)
 
-    async def create_account(self, name: str, password: str, *, admin: bool = False, by: str = SERVER) -> AccountRecord:
-        """A person who may log in. password: empty: not until they are given one."""
+    async def create_account(
+        self, name: str, password: str, *, admin: bool = False, by: str = SERVER, subject: tuple[str, str] | None = None
+    ) -> AccountRecord:
+        """A person who may log in. password: empty: not until they are given one; subject: see `People`."""
         hashed = await self._passwords.hash(password) if password else ""
-        return await self._people.create_account(name, admin=admin, password=hashed, by=by)
+        return await self._people.create_account(name, admin=admin, password=hashed, by=by, subject=subject)
 
     async def _proven(self, name: str, password: str, address: str) -> AccountRecord:
         """The account, when it is enabled and the password is its own."""
@@ -65,6 +69,7 @@ class Logins:
         now = self._clock()
         wait = max(throttle.wait(key, now) for throttle, key in keys)
         if wait > 0:
+            await self._note_throttled(name[:_LONGEST], address, now)
             raise ThrottledError(f"there were too many attempts to log in: wait {wait:.0f} seconds, then try again")
         for throttle, key in keys:
             throttle.count(key, now)
@@ -80,3 +85,17 @@ class Logins:
         self._by_account.clear(name)
         self._by_address.forgive(address)
         return account
+
+    async def _note_throttled(self, name: str, address: str, now: float) -> None:
+        """Keep which of the two was tried too often."""
+        slowed = self._by_account.wait(name, now) > 0
+        key = f"name {name}" if slowed else f"address {address}"
+        if self._told.wait(key, now) > 0:
+            return
+        self._told.count(key, now)
+        try:
+            who = (await self._people.account(name)).id
+        except NotFoundError:
+            who = _UNKNOWN
+        why = f"{address}: throttled, too many attempts {'with this name' if slowed else 'from this address'}"
+        await self._people.note(audit_line(INSTALLATION, who, "login", who, outcome="refused", detail=why))

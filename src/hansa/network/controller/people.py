@@ -23,6 +23,7 @@ from hansa.store.records import (
     ProjectRecord,
     ProjectRole,
     Record,
+    SubjectRecord,
     TokenRecord,
 )
 from hansa.wire import tokens
@@ -152,16 +153,66 @@ class People:
     # ── accounts and members ─────────────────────────────────────────────────────────────────────────────────────
 
     async def create_account(
-        self, name: str, *, admin: bool = False, password: str = "", by: str = SERVER
+        self,
+        name: str,
+        *,
+        admin: bool = False,
+        password: str = "",
+        by: str = SERVER,
+        subject: tuple[str, str] | None = None,
     ) -> AccountRecord:
-        """A person; raises `ConflictError` when there is one of this name. password: its hash; by: who lets them in."""
+        """A person; raises `ConflictError` when there is one of this name, or of this subject.
+
+        password: its hash; by: who lets them in; subject: (issuer, subject) whom an OpenID provider knows them as.
+        """
         account = AccountRecord(checked_name(name, "user"), INSTALLATION, time.time(), admin, password=password)
-        try:
-            told = audit_line(INSTALLATION, by, "user.create", name, detail="site administrator" if admin else "")
-            await self._store.create(account, told)
-        except ConflictError as error:
-            raise ConflictError(f"there is a user {name!r} already; choose another name") from error
+        told = [audit_line(INSTALLATION, by, "user.create", name, detail="site administrator" if admin else "")]
+        async with self._changing:
+            bound = [] if subject is None else [await self._unbound(name, *subject)]
+            told += [audit_line(INSTALLATION, by, "user.link", name, detail=row.id) for row in bound]
+            try:
+                await self._store.create(account, *bound, *told)
+            except ConflictError as error:
+                raise ConflictError(f"there is a user {name!r} already; choose another name") from error
         return account
+
+    async def bound(self, issuer: str, subject: str) -> AccountRecord | None:
+        """The account of whom an OpenID provider means by this subject."""
+        try:
+            row = await self._store.get(SubjectRecord, INSTALLATION, f"{issuer}#{subject}")
+        except NotFoundError:
+            return None
+        return None if row.removed else await self.account(row.account)
+
+    async def subjects(self) -> Mapping[str, SubjectRecord]:
+        """Account → whom an OpenID provider knows them as, of those who are bound."""
+        return {row.account: row async for row in self._every(SubjectRecord, INSTALLATION, removed=False)}
+
+    async def bind(self, name: str, issuer: str, subject: str, by: str = SERVER) -> SubjectRecord:
+        """Let a person in whom the provider knows as this subject; raises `ConflictError` when either is bound."""
+        async with self._changing:
+            await self.account(name)
+            row = await self._unbound(name, issuer, subject)
+            async for other in self._every(SubjectRecord, INSTALLATION, account=name, removed=False):
+                raise ConflictError(f"{name} is bound to {other.id} already; `hansa user unlink {name}` first")
+            await self._write(row, audit_line(INSTALLATION, by, "user.link", name, detail=row.id))
+        return row
+
+    async def unbind(self, name: str, by: str = SERVER) -> SubjectRecord:
+        """Nobody logs in as this person by a provider from now on, and their logins hold no more."""
+        async with self._changing:
+            async for row in self._every(SubjectRecord, INSTALLATION, account=name, removed=False):
+                told = audit_line(INSTALLATION, by, "user.unlink", name, detail=row.id)
+                await self._write(replace(row, removed=True), *await self._revocations(name, INSTALLATION), told)
+                return row
+        raise NotFoundError(f"{name!r} is bound to no subject of an OpenID provider")
+
+    async def _unbound(self, name: str, issuer: str, subject: str) -> SubjectRecord:
+        """The row that binds; raises `ConflictError` when the subject is somebody's."""
+        holder = await self.bound(issuer, subject)
+        if holder is not None:
+            raise ConflictError(f"the subject {subject!r} of {issuer} is {holder.id} already")
+        return SubjectRecord(f"{issuer}#{subject}", INSTALLATION, name, issuer, subject, time.time())
 
     async def operator(self, name: str) -> AccountRecord:
         """The site administrator of this name, who is made where there is nobody of this name."""
@@ -174,16 +225,29 @@ class People:
         """Refuse a person and their tokens from now on, or let them in again. The last administrator stays."""
         async with self._changing:
             account = await self.account(name)
-            if disabled and account.admin and not account.disabled:
-                admins = await self._store.list(
-                    AccountRecord, Query(INSTALLATION, where={"admin": True, "disabled": False}, limit=1)
-                )
-                if admins.total == 1:
-                    raise ConflictError(f"{name} is the last site administrator; make another first")
+            if disabled and await self._is_last_admin(account):
+                raise ConflictError(f"{name} is the last site administrator; make another first")
             account = replace(account, disabled=disabled)
             told = audit_line(INSTALLATION, by, "user.disable" if disabled else "user.enable", name)
             await self._write(account, *(await self._revocations(name) if disabled else ()), told)
         return account
+
+    async def set_admin(self, name: str, *, admin: bool, by: str = SERVER) -> AccountRecord:
+        """Make a person a site administrator, or one no more; the last one stays."""
+        async with self._changing:
+            account = await self.account(name)
+            if account.admin == admin or (not admin and await self._is_last_admin(account)):
+                return account
+            account = replace(account, admin=admin)
+            told = audit_line(INSTALLATION, by, "user.admin", name, detail="yes" if admin else "no")
+            await self._write(account, told)
+        return account
+
+    async def _is_last_admin(self, account: AccountRecord) -> bool:
+        if not account.admin or account.disabled:
+            return False
+        enabled = Query(INSTALLATION, where={"admin": True, "disabled": False}, limit=1)
+        return (await self._store.list(AccountRecord, enabled)).total == 1
 
     async def keep_password(self, name: str, password: str, keep: str = "", by: str = SERVER) -> AccountRecord:
         """Keep another hash of a password, and refuse every login of before; keep: the id of one that still holds."""

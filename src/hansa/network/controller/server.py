@@ -6,6 +6,7 @@ it then writes is fenced, so that a predecessor which is not quite dead can chan
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from hansa.network.client.confinement import Confinement, confine
 from hansa.network.combiner.service import NodeService
 from hansa.network.controller.certificates import Secured
 from hansa.network.controller.controller import Controller
+from hansa.network.controller.groups import Groups
+from hansa.network.controller.openid import Provider, Registration
+from hansa.network.controller.people import People
+from hansa.network.controller.quotas import Quota
+from hansa.network.controller.sign_on import SignOn, SignOnRules
 from hansa.settings import Settings
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import Leadership, MetadataStore
@@ -27,7 +33,7 @@ from hansa.wire import service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.frames import ROOT, Role
 from hansa.wire.service import Shown
-from hansa.wire.tls import server_name
+from hansa.wire.tls import read_pem, server_name
 from hansa.wire.tokens import Identity
 
 __all__ = ["ControllerServer"]
@@ -61,7 +67,7 @@ class ControllerServer:
 
         Raises `InputError` that says what to change, `StorageUnavailableError` when the database is away.
         """
-        keep = Policy.parse(settings.keep)
+        keep, sign_on = Policy.parse(settings.keep), _sign_on(settings)
         settings.data.mkdir(parents=True, exist_ok=True)
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
@@ -88,6 +94,8 @@ class ControllerServer:
                 keep=keep,
                 leads=lambda: leadership.held,
                 confinement=await asyncio.to_thread(_confined, settings),
+                sign_on=sign_on,
+                quotas=Quota(settings.quota_sessions, settings.quota_storage, settings.quota_clients),
             )
             self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
@@ -126,7 +134,7 @@ class ControllerServer:
         return self.controller.verify(token)
 
     async def _assign(self, identity: Identity, request: AssignRequest) -> Assignment:
-        name, address = self.controller.assign(identity, request.preferred, request.labels)
+        name, address = await self.controller.assign(identity, request.preferred, request.labels)
         authority = self.secure.authority
         there = "" if name == ROOT and not self._advertised else address
         return Assignment(name, there, authority.certificate if authority is not None else "")
@@ -186,3 +194,40 @@ def _confined(settings: Settings) -> Confinement:
     if found.missing and settings.confinement != "off":
         _log.warning("apps evaluated here are not confined in all", missing=found.missing, why=found.why_not)
     return found
+
+
+def _sign_on(settings: Settings) -> Callable[[People], SignOn] | None:
+    """Logging in by the OpenID provider that is set; raises `InputError` for settings that do not fit together."""
+    if not settings.oidc_issuer:
+        return None
+    if not settings.oidc_client_id:
+        raise InputError(
+            "HANSA_OIDC_ISSUER is set without HANSA_OIDC_CLIENT_ID: set what the provider calls this server"
+        )
+    registration = Registration(
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        _client_secret(settings),
+        settings.oidc_scope,
+        read_pem(settings.oidc_ca) if settings.oidc_ca is not None else "",
+    )
+    rules = SignOnRules(
+        create=settings.oidc_create,
+        name_claim=settings.oidc_name_claim,
+        groups_claim=settings.oidc_groups_claim,
+        groups=Groups.parse(settings.oidc_groups),
+    )
+    provider = Provider(registration)
+    return lambda people: SignOn(people, provider, rules)
+
+
+def _client_secret(settings: Settings) -> str:
+    path = settings.oidc_client_secret_file
+    if path is None:
+        return _url(settings.oidc_client_secret)
+    if settings.oidc_client_secret is not None:
+        raise InputError("HANSA_OIDC_CLIENT_SECRET and HANSA_OIDC_CLIENT_SECRET_FILE are both set: set one of them")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the file {path} with the OpenID client's secret cannot be read: {error}") from error

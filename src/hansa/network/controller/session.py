@@ -27,6 +27,7 @@ from hansa.network.controller.commit import (
 )
 from hansa.network.controller.journal import Journal
 from hansa.network.controller.phases import Phase, PhasePlan
+from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.telling import Telling
 from hansa.network.patience import patiently
@@ -61,6 +62,7 @@ class Surroundings:
     connected: Callable[[], frozenset[str]]
     """Every client that is connected now."""
     central: Central
+    quotas: Quotas
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,10 @@ class SessionRunner:
             trained = await self._train(state, number)
             if trained is None:
                 break
-            state = await self._commit(state, number, opened_at, trained)
+            advanced = await self._commit(state, number, opened_at, trained)
+            if advanced is None:
+                break
+            state = advanced
             self._prune_soon()
             if self._run.evaluates(number) and not self._stopped:
                 await self._evaluate(state, number)
@@ -229,11 +234,17 @@ class SessionRunner:
             case Abandoned():
                 return None
 
-    async def _commit(self, state: State, number: int, opened_at: float, trained: _Trained) -> State:
-        """The server's half, the model made durable, and then everything about the round in one transaction."""
+    async def _commit(self, state: State, number: int, opened_at: float, trained: _Trained) -> State | None:
+        """The server's half, the model made durable, and then everything about the round in one transaction.
+
+        None when the session was stopped while there was no room for what the round makes.
+        """
         aggregate, advanced = await asyncio.to_thread(self._advanced, state, trained)
         slots = slots_to_arrays(advanced.slots)
+        state_size = codec.size(slots) if slots else 0
         async with AsyncExitStack() as held:
+            if not await self._has_room(codec.size(advanced.params) + state_size, held):
+                return None
             model = await self._stored(codec.encode(advanced.params), held)
             state_digest = await self._stored(codec.encode(slots), held) if slots else ""
             outcomes = Outcomes(
@@ -243,6 +254,7 @@ class SessionRunner:
                 model=model,
                 size=codec.size(advanced.params),
                 state=state_digest,
+                state_size=state_size,
                 opened_at=opened_at,
             )
             async with self._changing:
@@ -255,6 +267,18 @@ class SessionRunner:
         if self._phase is not None:
             self._close(self._phase, tuple(aggregate.contributions), "")
         return advanced
+
+    async def _has_room(self, size: int, held: AsyncExitStack) -> bool:
+        """Wait for room in the project's quota, which these bytes have until `held` ends; False: it was stopped."""
+        quotas, project = self._around.quotas, self.session.project
+
+        async def reserve() -> bool:
+            if not self._stopped:
+                await quotas.reserve(project, size)
+                held.callback(quotas.release, project, size)
+            return not self._stopped
+
+        return await self._patiently(reserve)
 
     def _advanced(self, state: State, trained: _Trained) -> tuple[Aggregate, State]:
         aggregator = self._run.algorithm.aggregator

@@ -15,6 +15,7 @@ from hansa.network.controller.audit import audit_line
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.directory import Directory
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
 from hansa.network.files import mapped
@@ -43,6 +44,7 @@ class ProjectTree:
         balancer: Balancer,
         address: str,
         central: Central,
+        quotas: Quotas,
         slots: int,
         silence: float,
         refusal: Callable[[str, str, str], str],
@@ -60,6 +62,7 @@ class ProjectTree:
         self._journal = journal
         self._central = central
         self._refusal = refusal
+        self._quotas = quotas
         self._runners: dict[str, SessionRunner] = {}
         self._tasks: dict[str, asyncio.Task[SessionRecord]] = {}
         self._writes: asyncio.Queue[Presence] = asyncio.Queue()
@@ -73,7 +76,7 @@ class ProjectTree:
             raise ConflictError(f"session {session.name} is running already")
         connected = lambda: frozenset(self.directory.clients)  # noqa: E731 - a view of the directory
         around = Surroundings(
-            self._store, self._objects, self._retention, self._journal, self.hub, connected, self._central
+            self._store, self._objects, self._retention, self._journal, self.hub, connected, self._central, self._quotas
         )
         runner = SessionRunner(session, around)
         task = asyncio.create_task(runner.run(), name=f"session {session.name}")
@@ -105,6 +108,11 @@ class ProjectTree:
     def is_running(self, session: str) -> bool:
         """Whether it runs here."""
         return session in self._tasks
+
+    @property
+    def running(self) -> int:
+        """How many sessions run here."""
+        return len(self._tasks)
 
     def why(self, session: str) -> Why | None:
         """What a running session waits for."""

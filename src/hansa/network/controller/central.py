@@ -1,0 +1,87 @@
+"""An app's own evaluation beside the server, in a worker process of its own for each package."""
+
+import asyncio
+import shutil
+import tempfile
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from hansa.errors import HansaError, InputError
+from hansa.messages import ClientInfo, Metrics
+from hansa.network.client.code import Code
+from hansa.network.client.confinement import Confinement
+from hansa.network.client.workshop import Workshop
+from hansa.packages.package import SUFFIX
+from hansa.store.ports import ObjectStore
+from hansa.store.records import SessionRecord
+from hansa.wire.frames import CENTRAL, Blob, Evaluated, OpenRound, RoundKey
+
+__all__ = ["CentralEvaluation"]
+
+_log = structlog.get_logger(__name__)
+
+_LEASE: Final = 600.0
+"""Seconds that it may be silent, at least: nobody else could do it."""
+
+
+class CentralEvaluation:
+    """Runs what sessions' packages have as their central evaluation."""
+
+    def __init__(self, objects: ObjectStore, confinement: Confinement) -> None:
+        """objects: where packages and models are; confinement: of the apps."""
+        self._objects = objects
+        self._confinement = confinement
+        self._workshops: dict[str, Workshop] = {}
+        self._unpacking = asyncio.Lock()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """One evaluation of a package at a time."""
+        self._scratch = tempfile.TemporaryDirectory(prefix="hansa-controller-")
+
+    async def evaluate(self, session: SessionRecord, key: RoundKey, blob: Blob) -> Metrics:
+        """What the app says of a model; raises `HansaError`."""
+        if session.package is None:
+            raise InputError("a central evaluation needs the session's package")
+        workshop = await self._workshop(session.package)
+        path = await self._objects.fetch(blob.digest)
+        rules = replace(session.spec.rules, lease=max(session.spec.rules.lease, _LEASE))
+        opened = OpenRound(key, replace(session.spec, rules=rules), blob, (CENTRAL,))
+        seen = self._place(session.package) / "objects" / blob.digest
+        async with self._turns[session.package]:
+            try:
+                await asyncio.to_thread(shutil.copyfile, path, seen)  # to the stored one user code could write
+                answer = await workshop.work(opened, lambda _frame: None)
+            finally:
+                seen.unlink(missing_ok=True)
+        if not isinstance(answer, Evaluated):
+            raise HansaError("central_evaluate() of the app gave no metrics")
+        return Metrics(answer.metrics, answer.num_examples)
+
+    async def aclose(self) -> None:
+        """End the worker processes, and delete their folders."""
+        for workshop in self._workshops.values():
+            await workshop.aclose()
+        self._scratch.cleanup()
+
+    async def _workshop(self, package: str) -> Workshop:
+        async with self._unpacking:
+            if package not in self._workshops:
+                chunks = [chunk async for chunk in self._objects.read(package)]
+                place = self._place(package)
+                (place / "objects").mkdir(parents=True, exist_ok=True)
+                code = Code(place / f"app{SUFFIX}", package)
+                await asyncio.to_thread(code.path.write_bytes, b"".join(chunks))
+                here, objects = ClientInfo(CENTRAL), place / "objects"
+                self._workshops[package] = Workshop(code, here, objects, _print_line, self._confinement)
+            return self._workshops[package]
+
+    def _place(self, package: str) -> Path:
+        """The folder in which a package is at work."""
+        return Path(self._scratch.name) / package
+
+
+def _print_line(line: str) -> None:
+    _log.info("the app printed", client=CENTRAL, line=line)
