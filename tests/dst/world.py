@@ -23,6 +23,7 @@ from hansa.network.combiner.node import CombinerNode
 from hansa.network.combiner.service import NodeService
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import _lead
+from hansa.network.controller.signing_keys import SigningKeys
 from hansa.run import resolve
 from hansa.store.files import DirectoryObjects
 from hansa.store.records import ClientRecord, ContributionRecord, SessionRecord, SessionState, TokenRecord
@@ -265,7 +266,7 @@ class World:
         controller = Controller(
             fenced,
             objects,
-            _key(),
+            SigningKeys(_key()),
             address=ROOT_ADDRESS,
             slots=plan.slots,
             silence=plan.silence,

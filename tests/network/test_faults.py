@@ -316,7 +316,7 @@ async def test_a_node_whose_name_another_key_has_joined_with_is_dismissed(app: P
         first = made.nodes.pop("ward")
         shutil.move(made.folder / "ward", made.folder / "old ward")
         await made.client("ward", app=app)
-        with pytest.raises(AuthenticationError, match="taken its place"):
+        with pytest.raises(AuthenticationError, match="used already, by another key"):
             await first
         session = await made.run(app, spec_of(1))
         assert session.state is SessionState.FINISHED, session.cause

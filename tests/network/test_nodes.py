@@ -12,13 +12,14 @@ from nodes import access_token
 from rig import rig
 
 from hansa.arrays import Arrays
-from hansa.errors import AuthenticationError, ConflictError, NotFoundError
+from hansa.errors import AuthenticationError, ConflictError, InputError, NotFoundError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.network.controller.signing_keys import SigningKeys, forget_former_keys, rotate_keys
 from hansa.store.ports import Query
 from hansa.store.records import AuditRecord, EventRecord, NodeRecord, SessionState, TokenRecord
 from hansa.wire import channel, chunks, codec, tokens
 from hansa.wire.calls import EnrollRequest
-from hansa.wire.frames import Admission, Dismiss, Role, Verdict
+from hansa.wire.frames import Admission, Dismiss, FromNode, Hello, Redirect, Role, ToNode, Verdict, Welcome
 from hansa.wire.node_key import NodeKey, check_proof, read_assertion
 
 LARGE = Arrays({"w": np.zeros(1_000_000, np.float32)})
@@ -192,7 +193,9 @@ async def test_while_one_process_is_connected_another_with_the_same_key_gets_no_
 async def test_who_has_joined_is_known_to_the_next_controller(made: Federation) -> None:
     await made.client("ward")
     before = made.controller.nodes
-    again = type(before)(made.controller.store, made.controller._key, lambda _: False, lambda _node, _why: None)
+    again = type(before)(
+        made.controller.store, SigningKeys(made.controller._key), lambda _: False, lambda _node, _why: None
+    )
     await again.recall(PROJECT)
     assert again._known == before._known
     assert again._known[PROJECT, "ward"].grant
@@ -249,12 +252,24 @@ async def test_a_combiner_that_is_revoked_goes_and_its_clients_find_another(app:
 
 async def test_a_grant_that_holds_no_more_is_refused_by_the_server_that_would_believe_its_token() -> None:
     """A combiner verifies tokens by itself, and this one would hold for minutes."""
-    async with rig() as made, made.node("ward") as ward:
+    async with rig() as made, made.dialled() as parent:
+        token, hello = made.token("ward"), Hello(Role.CLIENT, "a process", "0")
+        stream = channel.attach(parent, token)
+        await stream.send(hello)
+        assert isinstance(await stream.receive(), Welcome)
         grant = made.hub.children.streams["ward"].grant
         made.hub.receive_from_parent(Dismiss("ward", grant, "ward was revoked"))
-        with pytest.raises(AuthenticationError, match="ward was revoked"):
-            await ward.link.run()
+        assert await stream.receive() == Redirect("ward was revoked")
+        assert await stream.receive() is None
         assert made.hub.children.streams == {}
+
+        with pytest.raises(AuthenticationError, match="ward was revoked"):
+            await answered(channel.attach(parent, token), hello)
+
+
+async def answered(stream: channel.Stream[FromNode, ToNode], hello: Hello) -> ToNode | None:
+    await stream.send(hello)
+    return await stream.receive()
 
 
 async def test_an_upload_ends_with_its_grant_and_does_not_count() -> None:
@@ -291,3 +306,57 @@ def test_a_proof_is_for_one_token_and_one_key() -> None:
     said = read_assertion(key.assertion("ward", PROJECT, "a process"), key.public)
     assert (said.name, said.project, said.instance) == ("ward", PROJECT, "a process")
     assert said.id != read_assertion(key.assertion("ward", PROJECT, "a process")).id
+
+
+# ── the keys of a controller ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_controller_with_a_new_key_believes_what_the_former_one_has_signed_until_it_is_told_not_to(
+    app: Path, tmp_path: Path
+) -> None:
+    keys = tmp_path / "controller" / "keys"
+    async with federation(tmp_path, ["west"]) as made:
+        await made.client("ward", app=app, preferred="west")
+        person = (await made.controller.people.issue((await made.controller.people.operator("ada")).id, called="t"))[0]
+        waiting, _ = await made.controller.issue_token(PROJECT, "late", Role.CLIENT)
+    rotate_keys(keys)
+    async with federation(tmp_path, ["west"]) as made:
+        assert made.controller.verify(person).name == "ada"
+        late = NodeKey.new()
+        await made.controller.nodes.enroll(waiting, request_of(late, waiting))
+        await made.client("ward", app=app, preferred="west")
+        spec = RunSpec(rounds=1, rules=RoundRules(min_clients=1, quorum=1), evaluation=EvaluationRules(every=0))
+        assert (await made.run(app, spec, package=False)).state is SessionState.FINISHED
+        newer = (await made.controller.people.issue("ada", called="t"))[0]
+    assert forget_former_keys(keys)
+    assert not forget_former_keys(keys)
+    async with federation(tmp_path) as made:
+        assert made.controller.verify(newer).name == "ada"
+        with pytest.raises(AuthenticationError, match="signature does not hold"):
+            made.controller.verify(person)
+
+
+async def test_a_node_whose_token_is_refused_asks_for_another_before_it_gives_up(app: Path, tmp_path: Path) -> None:
+    """The controller has restarted with a new key, and believes no former one."""
+    async with federation(tmp_path) as made:
+        await made.client("ward", app=app)
+        (child,) = made.tree.hub.children.streams.values()
+        made.controller.nodes._key = tokens.new_key()
+        made.controller.public_key = made.controller.nodes._public_key = tokens.public_key(made.controller.nodes._key)
+        newest = Query(PROJECT, sort="-id", limit=1)
+        seen = (await made.controller.store.list(EventRecord, newest)).items[0].id
+        child.close("the server restarts")
+        await made._told("client.connected", "ward", seen)
+        assert not made.nodes["ward"].done()
+
+
+def test_keys_are_readable_by_their_owner_alone_and_there_is_nothing_to_change_before_the_first_start(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InputError, match="start the server once"):
+        rotate_keys(tmp_path / "keys")
+    SigningKeys.of(tmp_path / "keys")
+    rotate_keys(tmp_path / "keys")
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "keys").iterdir()}
+    assert modes == {"tokens.key": 0o600, "tokens.former.pem": 0o644}
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700

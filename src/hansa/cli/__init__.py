@@ -7,7 +7,21 @@ from collections.abc import Sequence
 
 import typer
 
-from hansa.cli import algorithm, audit, client, combiner, event, model, node, package, project, session, token, user
+from hansa.cli import (
+    algorithm,
+    audit,
+    client,
+    combiner,
+    event,
+    keys,
+    model,
+    node,
+    package,
+    project,
+    session,
+    token,
+    user,
+)
 from hansa.cli.demo import demo
 from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
@@ -47,6 +61,7 @@ for _name, _noun in (
     ("token", token),
     ("project", project),
     ("user", user),
+    ("keys", keys),
 ):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_NETWORK)
 for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event), ("audit", audit)):

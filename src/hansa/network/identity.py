@@ -60,6 +60,12 @@ class NodeIdentity:
                         raise
             return self._token
 
+    def doubt(self) -> bool:
+        """A server has refused the token: it is not used again. False: there is none, the controller gave none."""
+        had, self._token = bool(self._token), ""
+        self._renew_at = self._over_at = 0.0
+        return had
+
     async def _renew(self, controller: channel.Channel, now: float) -> None:
         try:
             key, is_new = (self._key, False) if self._key is not None else await asyncio.to_thread(self._opened)

@@ -124,16 +124,27 @@ class Link:
         Raises `AuthenticationError`, `PermissionDeniedError` and `InputError`, which waiting does not mend; and
         `UntrustedServerError`, unless it was attached before: then somebody will renew a certificate.
         """
+        doubted = False
+        """Whether the access token is a new one because the last was refused."""
         while True:
             try:
                 dismissed = await self._attach_once()
-            except (AuthenticationError, PermissionDeniedError, InputError):
+            except AuthenticationError:
+                if doubted:
+                    raise
+                doubted = self._entrance.identity.doubt()
+                if not doubted:
+                    raise
+                continue
+            except (PermissionDeniedError, InputError):
                 raise
             except HansaError as error:
+                doubted = False
                 if isinstance(error, UntrustedServerError) and not self._welcomed:
                     raise
                 why = str(error)
             else:
+                doubted = False
                 if dismissed.final:
                     return
                 why = dismissed.why

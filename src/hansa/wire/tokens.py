@@ -37,6 +37,7 @@ _LEEWAY: Final = 30.0
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _MAX_TOKEN: Final = 8192
 """Characters; ours have about 300."""
+_END: Final = "-----END PUBLIC KEY-----"
 _FLAWS: Final = {
     "ExpiredSignatureError": "the token has expired: ask for a new one",
     "ImmatureSignatureError": "the token was issued in the future: check the clocks of both machines",
@@ -126,24 +127,32 @@ def issue(
 def verify(public_pem: str, token: str, audience: str = AUDIENCE) -> Identity:
     """Whom the token was issued to. Raises `AuthenticationError` that says what is wrong with it.
 
+    public_pem: one key or several, one after another: the newest, then those that signed before it.
     Whether it has been revoked is not known here: ask the issuer for `token_id`.
     """
     import jwt  # noqa: PLC0415 - loads cryptography, see `_cryptography`
 
     if len(token) > _MAX_TOKEN:
         raise AuthenticationError(f"{len(token)} characters are too many for a token")
-    try:
-        claims = jwt.decode(
-            token,
-            _public(public_pem),
-            algorithms=[_ALGORITHM],
-            audience=audience,
-            leeway=_LEEWAY,
-            options={"require": list(_REQUIRED), "strict_aud": True},
-        )
-    except jwt.PyJWTError as error:
-        raise AuthenticationError(_flaw(error)) from error
-    return _identity(claims)
+    *former, last = _public_keys(public_pem)
+    for key in (*former, last):
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[_ALGORITHM],
+                audience=audience,
+                leeway=_LEEWAY,
+                options={"require": list(_REQUIRED), "strict_aud": True},
+            )
+        except jwt.InvalidSignatureError as error:
+            if key is last:
+                raise AuthenticationError(_flaw(error)) from error
+        except jwt.PyJWTError as error:
+            raise AuthenticationError(_flaw(error)) from error
+        else:
+            return _identity(claims)
+    raise AssertionError("there is a last key")
 
 
 def holder(token: str) -> Identity:
@@ -207,6 +216,10 @@ def _private(pem: str) -> Any:
 
 
 @lru_cache(maxsize=16)
+def _public_keys(pems: str) -> "tuple[Ed25519PublicKey, ...]":
+    return tuple(_public(part + _END) for part in pems.split(_END)[:-1]) or (_public(pems),)
+
+
 def _public(pem: str) -> "Ed25519PublicKey":
     serialization, ed25519 = _cryptography()
     try:

@@ -32,6 +32,7 @@ from hansa.network.controller.people import People
 from hansa.network.controller.quotas import UNBOUNDED, Quota, Quotas
 from hansa.network.controller.retention import PruneReport, Retention
 from hansa.network.controller.sign_on import SignOn
+from hansa.network.controller.signing_keys import SigningKeys
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
 from hansa.packages.package import read as read_package
@@ -72,7 +73,7 @@ class Controller:
         self,
         store: MetadataStore,
         objects: ObjectStore,
-        key: str,
+        keys: SigningKeys,
         *,
         address: str,
         balancer: str = "least-loaded",
@@ -84,7 +85,7 @@ class Controller:
         sign_on: Callable[[People], SignOn] | None = None,
         quotas: Quota = UNBOUNDED,
     ) -> None:
-        """key: the private key (PEM) that signs tokens; address: host:port at which nodes reach the root.
+        """keys: those that sign tokens, and did; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
         confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does;
@@ -95,19 +96,20 @@ class Controller:
         self.retention = Retention(store, objects, keep, leads)
         self.quotas = Quotas(store, quotas)
         self.journal = Journal(store)
-        self.public_key = tokens.public_key(key)
-        self._key = key
+        self.public_key = keys.public
+        """PEM: what tokens are verified with."""
+        self._key = keys.private
         self._address = address
         self._balancer = plugin("hansa.balancers", balancer)
         self._slots = slots
         self._silence = silence
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
-        self.people = People(store, key, self._revoked)
+        self.people = People(store, keys.private, self._revoked)
         self.logins = Logins(self.people)
         self.nodes = Nodes(
             store,
-            key,
+            keys,
             here=lambda node: self.tree(node.project).is_here(node.name, node.grant),
             dismiss=lambda node, why: self.tree(node.project).dismiss(node.name, node.grant, why),
         )

@@ -16,6 +16,7 @@ import structlog
 
 from hansa.errors import AuthenticationError, ConflictError, HansaError, NotFoundError
 from hansa.network.controller.audit import SERVER, audit_line
+from hansa.network.controller.signing_keys import SigningKeys
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import NodeRecord, TokenRecord
 from hansa.wire import tokens
@@ -41,17 +42,16 @@ class Nodes:
     def __init__(
         self,
         store: MetadataStore,
-        key: str,
+        keys: SigningKeys,
         here: Callable[[NodeRecord], bool],
         dismiss: Callable[[NodeRecord, str], None],
     ) -> None:
-        """key: the private key (PEM) that signs tokens; here: whether a node's process is connected by its grant.
+        """keys: those that sign tokens, and did; here: whether a node's process is connected by its grant.
 
         dismiss: end the stream that a node has by its grant, wherever it ends; and say why.
         """
         self._store = store
-        self._key = key
-        self._public_key = tokens.public_key(key)
+        self._key, self._public_key = keys.private, keys.public
         self._here = here
         self._dismiss = dismiss
         self._known: dict[tuple[str, str], NodeRecord] = {}

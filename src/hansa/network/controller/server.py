@@ -5,11 +5,9 @@ it then writes is fenced, so that a predecessor which is not quite dead can chan
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -25,11 +23,12 @@ from hansa.network.controller.openid import Provider, Registration
 from hansa.network.controller.people import People
 from hansa.network.controller.quotas import Quota
 from hansa.network.controller.sign_on import SignOn, SignOnRules
+from hansa.network.controller.signing_keys import SigningKeys
 from hansa.settings import Settings
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import Leadership, MetadataStore
 from hansa.store.retention import Policy
-from hansa.wire import service, tokens
+from hansa.wire import service
 from hansa.wire.calls import Assignment, AssignRequest
 from hansa.wire.frames import ROOT, Role
 from hansa.wire.service import Shown
@@ -71,7 +70,7 @@ class ControllerServer:
         settings.data.mkdir(parents=True, exist_ok=True)
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
-        key = _signing_key(settings.data / "keys")
+        keys = SigningKeys.of(settings.data / "keys")
         secure = Secured.of(settings)
         leadership = store.leadership(_LEADERSHIP)
         async with AsyncExitStack() as undo:
@@ -86,7 +85,7 @@ class ControllerServer:
             controller = Controller(
                 store.fenced(leadership),
                 objects,
-                key,
+                keys,
                 address=address,
                 balancer=settings.balancer,
                 slots=settings.slots,
@@ -172,19 +171,6 @@ def _bind(server: Any, settings: Settings, shown: Shown | None) -> int:
         return service.bind(server, f"{settings.host}:{settings.grpc_port}", shown)
     except InputError as error:
         raise InputError(f"{error} with HANSA_GRPC_PORT or --grpc-port (0 takes a free one)") from error
-
-
-def _signing_key(folder: Path) -> str:
-    """The key that signs tokens: made on the first start, readable by its owner alone."""
-    path = folder / "tokens.key"
-    if path.exists():
-        return path.read_text()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = tokens.new_key()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key)
-    return key
 
 
 def _confined(settings: Settings) -> Confinement:
