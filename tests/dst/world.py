@@ -280,7 +280,7 @@ class World:
             return controller.verify(token)
 
         async def assign(identity: Identity, request: AssignRequest) -> Assignment:
-            name, address = controller.assign(identity, request.preferred, request.labels)
+            name, address = await controller.assign(identity, request.preferred, request.labels)
             return Assignment(name, "" if name == ROOT else address)
 
         async def certify(identity: Identity, request: str) -> str:
