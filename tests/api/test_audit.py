@@ -5,12 +5,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.logs.v1.logs_pb2 import SEVERITY_NUMBER_INFO, LogsData
 from served import Served
 from typer.testing import CliRunner, Result
 
 from hansa.api.client import Client, log_in
 from hansa.cli import app as commands
-from hansa.errors import AuthenticationError, CorruptionError, NotFoundError, PermissionDeniedError
+from hansa.errors import AuthenticationError, CorruptionError, NotFoundError, PermissionDeniedError, ThrottledError
 from hansa.store.audit import verify_audit
 from hansa.store.records import ProjectRole
 
@@ -174,3 +176,40 @@ def test_no_secret_is_in_log_audit_database_traceback_or_answer(
     for secret in secrets:
         assert [where for where, content in written.items() if secret.encode() in content] == []
         assert [str(answer.url) for answer in answers if secret in answer.text] == []
+
+
+def test_throttled_logins_and_what_is_done_about_models_leave_a_line(fresh: Served, root: Client, app: Path) -> None:
+    root.users.create("ida", CANARY)
+    for attempt in range(8):
+        with pytest.raises(AuthenticationError if attempt < 5 else ThrottledError):
+            log_in(fresh.url, "ida", "wrong " + CANARY, fresh.server.trust)
+    lines = [line for line in root.audit.lines(installation=True) if line.action == "login"]
+    assert [line.outcome for line in lines] == ["failed"] * 5 + ["refused"]
+    assert lines[-1].detail == "127.0.0.1: throttled, too many attempts with this name"
+    session = root.sessions.prepare(app)
+    root.sessions.keep(session.id, "last 2")
+    root.prune(dry_run=True)
+    root.prune()
+    kept, pruned = list(root.audit.lines())[-2:]
+    assert (kept.actor, kept.action, kept.target, kept.detail) == ("root", "session.keep", session.id, "last 2")
+    assert (pruned.actor, pruned.action, pruned.target) == ("root", "prune", "default")
+
+
+def test_a_collector_reads_the_record_as_opentelemetry_logs(fresh: Served, root: Client) -> None:
+    root.members.add("root", "owner")
+    done = command(fresh, "audit", "export", "--format", "otlp")
+    assert done.exit_code == 0, done.output
+    lines = list(root.audit.lines())
+    read = [json_format.Parse(line, LogsData()) for line in done.output.splitlines()]
+    assert len(read) == len(lines) > 0
+    for parsed, line in zip(read, lines, strict=True):
+        (resource,) = parsed.resource_logs
+        ((record,),) = [scope.log_records for scope in resource.scope_logs]
+        assert record.time_unix_nano == round(line.at * 10**9)
+        assert record.event_name == f"hansa.audit.{line.action}"
+        assert (record.severity_number, record.severity_text) == (SEVERITY_NUMBER_INFO, "INFO")
+        said = {a.key: a.value.string_value or a.value.int_value for a in record.attributes}
+        assert said["user.name"] == line.actor
+        assert said["hansa.audit.number"] == line.number
+        assert said["hansa.audit.link"] == line.link
+        assert {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"] == "hansa"

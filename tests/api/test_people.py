@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from hansa.api.client import log_in
 from hansa.cli import app as commands
-from hansa.errors import AuthenticationError, PermissionDeniedError, ThrottledError
+from hansa.errors import AuthenticationError, PermissionDeniedError, QuotaExceededError, ThrottledError
 
 TYPED = "a password of ada's"
 Command = Callable[..., Result]
@@ -122,3 +122,21 @@ def test_a_request_that_does_not_fit_is_answered_without_its_password(served: Se
     ):
         assert answer.status_code == 422
         assert "canary" not in answer.text
+
+
+def test_quotas_are_set_by_site_administrators_and_shown_to_members(served: Served, root: Command) -> None:
+    assert root("project", "create", "small").exit_code == 0
+    done = root("project", "quota", "small", "--sessions", "1", "--storage", "10GB", "--clients", "0")
+    assert done.exit_code == 0, done.output
+    assert "0 B of 10 GB" in done.output
+    shown = root("project", "show", "small").output
+    assert "sessions  0 of 1\n" in shown
+    owner = served.client("small")
+    assert owner.projects.quota("small").storage.most == 10_000_000_000
+    with pytest.raises(QuotaExceededError, match="hansa project quota small --clients"):
+        owner.tokens.create("ward", "client")
+    with pytest.raises(PermissionDeniedError, match="set quotas"):
+        owner.projects.set_quota("small", clients=5)
+    assert root("project", "quota", "small", "--clients", "default").exit_code == 0
+    assert owner.projects.quota("small").sessions.most == 1
+    assert owner.tokens.create("ward", "client")
