@@ -18,7 +18,7 @@ from hansa.api.results import IssuedToken, Me, ServerInfo, User, Waiting
 from hansa.errors import ConfigError, ConflictError, InputError, NotFoundError, WireError
 from hansa.messages import Kind, RunSpec
 from hansa.store.documents import spec_to_json
-from hansa.store.records import AccountRecord, MetricRecord, Record, SessionRecord, SessionState
+from hansa.store.records import AccountRecord, MetricRecord, Record, SessionRecord, SessionState, SubjectRecord
 from hansa.store.verification import Verification
 from hansa.wire import codec
 from hansa.wire.frames import Role
@@ -202,7 +202,9 @@ def test_a_record_of_a_newer_server_is_read_without_what_is_new() -> None:
     assert newer.state == "hibernating"
 
 
-TOLD = [kind for kind in get_args(Record) if kind is not AccountRecord]  # it holds a hash, and a User is told instead
+OF_USERS = (AccountRecord, SubjectRecord)
+"""One holds a hash, the other whom a provider means: a `User` is told instead."""
+TOLD = [kind for kind in get_args(Record) if kind not in OF_USERS]
 PAIRS = [
     (kind, getattr(shapes, f"{kind.__name__.removesuffix('Record')}Shape"))
     for kind in (*TOLD, Waiting, Verification, Me, ServerInfo, IssuedToken, User)

@@ -15,6 +15,7 @@ from hansa.errors import ConflictError, QuotaExceededError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.quotas import Quota, QuotaKind
+from hansa.network.controller.signing_keys import SigningKeys
 from hansa.packages.package import build
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import Query
@@ -44,7 +45,7 @@ async def controller(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
         url = server.url(server.create_database())
     store = open_store(url)
     await store.open()
-    made = Controller(store, open_objects(str(tmp_path / "objects")), KEY, address="127.0.0.1:1")
+    made = Controller(store, open_objects(str(tmp_path / "objects")), SigningKeys(KEY), address="127.0.0.1:1")
     await made.open()
     await made.create_project(HEART)
     yield made
