@@ -73,24 +73,19 @@ class NodeIdentity:
                 await self._enroll(controller, key)
             try:
                 access = await channel.access(controller, self._assertion(key))
-            except AuthenticationError as refused:  # not known yet, or no more: the token may be a newer one
+            except AuthenticationError:  # not known yet, or no more: the join token may be a newer one
                 if is_new:
                     raise
-                await self._enroll(controller, key, refused)
+                await self._enroll(controller, key)
                 access = await channel.access(controller, self._assertion(key))
         finally:
             await controller.close()
         self._key, self._token = key, access.token
         self._renew_at, self._over_at = now + access.expires_in * _SHARE, now + access.expires_in
 
-    async def _enroll(
-        self, controller: channel.Channel, key: NodeKey, refused: AuthenticationError | None = None
-    ) -> None:
+    async def _enroll(self, controller: channel.Channel, key: NodeKey) -> None:
         request = EnrollRequest(key.public, key.prove(self._join_token))
-        try:
-            enrolled = await channel.enroll(controller, self._join_token, request)
-        except AuthenticationError as error:
-            raise error if refused is None else AuthenticationError(f"{refused}; {error}") from error
+        enrolled = await channel.enroll(controller, self._join_token, request)
         _log.info("joined", node=enrolled.node, key=key.public)
 
     def _assertion(self, key: NodeKey) -> str:
