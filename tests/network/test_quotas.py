@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from federation import federation
+from nodes import access_token
 from servers import PostgresServer
 
 from hansa.arrays import Arrays
@@ -117,7 +118,7 @@ async def test_of_many_tokens_at_once_as_many_are_made_as_there_are_places(contr
     done = await asyncio.gather(*asked, return_exceptions=True)
     assert sum(isinstance(one, QuotaExceededError) for one in done) == 4
     assert await count(controller, TokenRecord) == 2
-    with pytest.raises(QuotaExceededError, match="quota of clients: 2 of 2 hold a token; revoke"):
+    with pytest.raises(QuotaExceededError, match="quota of clients: 2 of 2 have joined, or hold a join token; revoke"):
         await controller.issue_token(HEART, "one-more", Role.CLIENT)
     first = next(one for one in done if isinstance(one, tuple))[1]
     assert await controller.issue_token(HEART, first.name, Role.CLIENT)  # another one for the same client
@@ -125,6 +126,20 @@ async def test_of_many_tokens_at_once_as_many_are_made_as_there_are_places(contr
     for token in (await controller.store.list(TokenRecord, Query(HEART, {"name": first.name}))).items:
         await controller.revoke_token(HEART, token.id)
     assert await controller.issue_token(HEART, "one-more", Role.CLIENT)
+
+
+async def test_a_client_that_has_joined_has_its_place_until_it_is_revoked(controller: Controller) -> None:
+    await set_to(controller, clients=1)
+    await access_token(controller, HEART, "ward")  # its join token is spent, and will expire
+    with pytest.raises(QuotaExceededError, match="1 of 1 have joined"):
+        await controller.issue_token(HEART, "another", Role.CLIENT)
+    assert await controller.issue_token(HEART, "ward", Role.CLIENT)  # for a new machine
+    await controller.nodes.revoke(HEART, "ward")
+    with pytest.raises(QuotaExceededError):
+        await controller.issue_token(HEART, "another", Role.CLIENT)  # the other join token of ward holds still
+    for token in (await controller.store.list(TokenRecord, Query(HEART, {"name": "ward"}))).items:
+        await controller.revoke_token(HEART, token.id)
+    assert await controller.issue_token(HEART, "another", Role.CLIENT)
 
 
 async def test_of_many_clients_that_join_at_once_as_many_are_given_a_server_as_there_are_places(

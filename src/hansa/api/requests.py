@@ -172,7 +172,7 @@ class NewQuota(Strict):
     storage: int | None = Field(default=None, ge=0, lt=2**63, examples=[10_000_000_000])
     """Bytes of models, states of algorithms and packages."""
     clients: int | None = Field(default=None, ge=0, lt=2**63, examples=[50])
-    """Clients that may hold a token, or be connected."""
+    """Clients that may join, or hold a join token."""
 
 
 class NewApiToken(Strict):

@@ -110,7 +110,7 @@ class ProjectQuota:
     storage: Use
     """Bytes of models, states of algorithms and packages, each object once."""
     clients: Use
-    """That hold a token."""
+    """That have joined, or hold a join token."""
 
 
 @dataclass(frozen=True, slots=True)

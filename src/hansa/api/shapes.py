@@ -89,7 +89,7 @@ class ProjectShape(Shape):
     max_storage: int | None
     """Bytes that it may hold on to; null: the server's default."""
     max_clients: int | None
-    """Clients that may hold a token or be connected; null: the server's default."""
+    """Clients that may join, or hold a join token; null: the server's default."""
 
 
 class UseShape(Shape):
@@ -110,7 +110,7 @@ class ProjectQuotaShape(Shape):
     storage: UseShape
     """Bytes of models, states of algorithms and packages, each object once."""
     clients: UseShape
-    """That hold a token."""
+    """That have joined, or hold a join token."""
 
 
 class SessionShape(Shape):

@@ -72,7 +72,7 @@ def set_quota(
         typer.Option("--storage", metavar="BYTES", help="Bytes, for example 10GB or 512MiB, or `default`."),
     ] = None,
     clients: Annotated[
-        str | None, typer.Option("--clients", metavar="N", help="Clients that hold a token, or `default`.")
+        str | None, typer.Option("--clients", metavar="N", help="Clients that may join, or `default`.")
     ] = None,
     as_json: Json = False,
 ) -> None:

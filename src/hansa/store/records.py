@@ -66,7 +66,7 @@ class ProjectRecord:
     max_storage: int | None = None
     """Bytes of the objects that its rows hold on to, each counted once; None: the server's default."""
     max_clients: int | None = None
-    """Clients that may hold a token or be connected; None: the server's default."""
+    """Clients that may join, or hold a join token; None: the server's default."""
 
 
 @dataclass(frozen=True, slots=True)

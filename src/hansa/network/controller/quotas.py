@@ -11,16 +11,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from hansa.errors import NotFoundError, QuotaExceededError, StorageUnavailableError
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.throttle import Throttle
 from hansa.store.ports import MetadataStore, Query
-from hansa.store.records import ModelRecord, PackageRecord, ProjectRecord, TokenRecord
+from hansa.store.records import ModelRecord, NodeRecord, PackageRecord, ProjectRecord, Record, TokenRecord
 from hansa.wire.frames import Role
 
 __all__ = ["UNBOUNDED", "Quota", "QuotaKind", "Quotas", "Use"]
+
+R = TypeVar("R", bound=Record)
 
 _REFUSALS: Final = 60
 """Refusals of a project in a minute that are noted in the audit record."""
@@ -44,7 +46,7 @@ class Quota:
     storage: int | None = None
     """Bytes of the objects that a project's rows hold on to, each counted once."""
     clients: int | None = None
-    """That hold a token, or are connected."""
+    """That have joined, or hold a join token."""
 
 
 UNBOUNDED: Final = Quota()
@@ -163,13 +165,15 @@ class Quotas:
 
     @asynccontextmanager
     async def admitting(self, project: str, client: str, by: str) -> AsyncIterator[None]:
-        """A place for a client while its token is made; one that holds a token already has one."""
+        """A place for a client while its join token is made; one that has joined, or may, has a place already."""
         async with self._turn:
             most = (await self.of(project)).clients
             if most is not None:
                 known = await self._clients(project)
                 if client not in known and len(known) >= most:
-                    raise await self._refused(project, QuotaKind.CLIENTS, by, f"{len(known)} of {most} hold a token")
+                    raise await self._refused(
+                        project, QuotaKind.CLIENTS, by, f"{len(known)} of {most} have joined, or hold a join token"
+                    )
             yield
 
     async def refuse_client(self, project: str, client: str, connected: int, most: int) -> QuotaExceededError:
@@ -194,15 +198,24 @@ class Quotas:
         return False
 
     async def _clients(self, project: str) -> frozenset[str]:
-        """Those that hold a token."""
-        found: set[str] = set()
-        where: dict[str, str | bool] = {"role": Role.CLIENT.value, "revoked": False}
-        now, offset, total = time.time(), 0, 1
+        """Those that have joined, and those that hold a join token still."""
+        now = time.time()
+        mine: dict[str, str | bool] = {"role": Role.CLIENT.value, "revoked": False}
+        joined = {node.name async for node in self._every(NodeRecord, project, mine)}
+        may = {
+            token.name
+            async for token in self._every(TokenRecord, project, mine)
+            if token.used_at is None and (token.expires_at is None or token.expires_at > now)
+        }
+        return frozenset(joined | may)
+
+    async def _every(self, kind: type[R], project: str, where: Mapping[str, str | bool]) -> AsyncIterator[R]:
+        offset, total = 0, 1
         while offset < total:
-            page = await self._store.list(TokenRecord, Query(project, where, limit=_PAGE, offset=offset))
-            found.update(row.name for row in page.items if row.expires_at is None or row.expires_at > now)
+            page = await self._store.list(kind, Query(project, where, limit=_PAGE, offset=offset))
+            for record in page.items:
+                yield record
             offset, total = offset + _PAGE, page.total
-        return frozenset(found)
 
 
 def _own(record: ProjectRecord) -> Quota:
@@ -213,7 +226,7 @@ def _sentence(project: str, kind: QuotaKind, use: str) -> str:
     remedy = {
         QuotaKind.SESSIONS: "wait for one to end, or stop one",
         QuotaKind.STORAGE: "free some (hansa prune, hansa session delete)",
-        QuotaKind.CLIENTS: "revoke a client's tokens",
+        QuotaKind.CLIENTS: "revoke a client (hansa node revoke)",
     }[kind]
     return (
         f"project {project} has no room in its quota of {kind}: {use}; {remedy}, or ask a site administrator to raise "
