@@ -82,6 +82,8 @@ class Reason(StrEnum):
     """The bytes received are not the bytes announced."""
     MALFORMED = "malformed"
     """The bytes are not a valid safetensors file."""
+    UNSIGNED = "unsigned"
+    """The client's signature is missing, or does not hold."""
 
 
 class HansaError(Exception):

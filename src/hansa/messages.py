@@ -21,6 +21,7 @@ __all__ = [
     "Metrics",
     "RoundRules",
     "RunSpec",
+    "Signature",
     "Task",
     "Update",
     "Value",
@@ -155,6 +156,16 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Signature:
+    """Who has signed a statement, and the signature; `hansa.statements` says which bytes are signed."""
+
+    signer: str
+    """A public key: `ed25519:` and 64 hexadecimal digits."""
+    value: str
+    """128 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contribution:
     """One client's part in a sum: what is recorded of an update once its numbers are folded."""
 
@@ -163,6 +174,8 @@ class Contribution:
     metrics: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
     """The content address of the update's bytes where they travelled, else empty."""
+    signature: Signature | None = None
+    """The client's own, where it travelled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from hansa.errors import ConfigError, ConflictError, InputError, NotFoundError, 
 from hansa.messages import Kind, RunSpec
 from hansa.store.documents import spec_to_json
 from hansa.store.records import AccountRecord, MetricRecord, Record, SessionRecord, SessionState, SubjectRecord
-from hansa.store.verification import Verification
+from hansa.evidence.verification import Verification
 from hansa.wire import codec
 from hansa.wire.frames import Role
 

@@ -15,7 +15,7 @@ from hansa.errors import ConfigError, ConflictError, NotFoundError, StorageError
 from hansa.store import queries
 from hansa.store.audit import chained
 from hansa.store.leading import LeaseLeadership
-from hansa.store.link import round_link
+from hansa.store.link import linked, round_link
 from hansa.store.ports import Leadership, ObjectStore, Page, Pruned, Query, Release, RoundCommit, StoredObject
 from hansa.store.records import (
     AuditRecord,
@@ -65,6 +65,8 @@ class Database:
         """By key, in the order of insertion; a row that is replaced keeps its place."""
         self.events = 0
         """The number of the newest event: never used twice."""
+        self.links: dict[tuple[str, str], str | None] = {}
+        """Of the newest event of each session."""
         self.leases: dict[str, tuple[int, str, float]] = {}
         """Name → (epoch, holder, until when)."""
         self.removals: set[str] = set()
@@ -83,13 +85,21 @@ class Database:
         for kind, row in records:
             if kind is EventRecord:
                 self.events += 1
-                self.rows[kind][self.events,] = row | {"id": self.events}
+                event = from_row(EventRecord, row | {"id": self.events})
+                self.rows[kind][self.events,] = row | {"id": self.events, "link": self._linked(event)}
             elif kind is AuditRecord:
                 before = self.every(AuditRecord, row["project"])
                 line = to_row(chained(before[-1] if before else None, from_row(AuditRecord, row)))
                 self.rows[kind][_key(kind, line)] = line
             else:
                 self.rows[kind][_key(kind, row)] = row
+
+    def _linked(self, event: EventRecord) -> str | None:
+        if not event.session:
+            return None
+        where = event.project, event.session
+        link = self.links[where] = linked(self.links.get(where), event).link
+        return link
 
     def commit(self, commit: RoundCommit, session: Row, record: Row, others: Sequence[tuple[RecordType, Row]]) -> None:
         """A round with all its parts, once."""

@@ -17,7 +17,7 @@ from hansa.network.client.outbox import Outbox
 from hansa.network.link import Link
 from hansa.simulation import simulate
 from hansa.store.records import SessionState
-from hansa.store.verification import verify_session
+from hansa.evidence.stored import verify_session
 
 MEGABYTES = 24
 

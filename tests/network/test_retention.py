@@ -13,7 +13,7 @@ from hansa.errors import ConfigError, ConflictError, PrunedError, StorageUnavail
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.store.ports import Query
 from hansa.store.records import ModelRecord, SessionRecord, SessionState
-from hansa.store.verification import verify_session
+from hansa.evidence.stored import verify_session
 
 RULES = RoundRules(min_clients=2, quorum=2, deadline=60)
 ADAM = RunSpec(

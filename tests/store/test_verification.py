@@ -14,7 +14,7 @@ from hansa.store.link import round_link
 from hansa.store.opening import open_objects
 from hansa.store.ports import MetadataStore, ObjectStore, Release
 from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
-from hansa.store.verification import verify_session
+from hansa.evidence.stored import verify_session
 
 ROUNDS = 4
 

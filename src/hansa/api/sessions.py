@@ -17,7 +17,6 @@ from hansa.run import resolve, suit
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
 from hansa.store.retention import Policy
-from hansa.store.verification import Verification
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -162,11 +162,21 @@ class RoundShape(Shape):
     metrics: dict[str, float | None]
     """Weighted means of the training metrics of the contributors; null where one was NaN."""
     link: str
-    """blake3 over the previous link, the models and the contributors."""
+    """blake3 over all of the round and the link before."""
     state_pruned_at: float | None
     """When the bytes of the state were given up by the session's policy; null: they are kept."""
     state_size: int | None
     """Bytes of the state; null: there is none, or it was committed before they were kept."""
+    broadcast: str | None
+    """Digest of what the clients were given; null, as what follows: the round was committed before it was kept."""
+    run: str | None
+    """blake3 of what the session runs."""
+    journal: str | None
+    """The link of the session's newest event before the round was committed."""
+    signer: str | None
+    """The server's public key."""
+    signature: str | None
+    """The server's, over the link."""
 
 
 class ContributionShape(Shape):
@@ -185,6 +195,10 @@ class ContributionShape(Shape):
     reason: str
     """Of a rejection or a failure, for a person."""
     metrics: dict[str, float | None]
+    signer: str | None
+    """The client's public key; null: it handed in nothing."""
+    signature: str | None
+    """The client's, over its update."""
 
 
 class ModelShape(Shape):
@@ -238,6 +252,8 @@ class EventShape(Shape):
     """One sentence for a person."""
     at: float
     data: dict[str, JsonValue]
+    link: str | None
+    """Of a session's event: the hash over it and the link before."""
 
 
 class ClientShape(Shape):
@@ -451,6 +467,19 @@ class VerificationShape(Shape):
     """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
     pruned: int
     """Models and states whose bytes were given up by the session's policy, and so could not be read."""
+    updates: int
+    """Accepted updates that their clients have signed."""
+    reports: int
+    """Evaluations that their clients have signed."""
+    unsigned: int
+    """Accepted updates and evaluations that nobody has signed: of rounds before hansa did."""
+    events: int
+    sealed: bool
+    """Whether the session is over, and the server has signed its end."""
+    servers: list[str]
+    """Public keys that have signed for the server."""
+    clients: dict[str, list[str]]
+    """Client → public keys that have signed for it."""
 
 
 class PrunedSessionShape(Shape):

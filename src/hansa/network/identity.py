@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from hansa.errors import AuthenticationError, ConnectionFailedError, InputError, PermissionDeniedError
+from hansa.messages import Signature
 from hansa.store.disk import explained, make_directory, write_whole
 from hansa.wire import channel
 from hansa.wire.calls import EnrollRequest
@@ -59,6 +60,12 @@ class NodeIdentity:
                     if now >= self._over_at:
                         raise
             return self._token
+
+    def sign(self, statement: bytes) -> Signature:
+        """This node's signature over what it hands in; it has access by then."""
+        if self._key is None:
+            raise ConnectionFailedError("this node has not joined its network yet")
+        return self._key.sign(statement)
 
     def doubt(self) -> bool:
         """A server has refused the token: it is not used again. False: there is none, the controller gave none."""

@@ -8,8 +8,7 @@ where the encoding is the concatenation of
     text(project)  number(number)  text(repr of `at`)
     text(actor)  text(action)  text(target)  text(outcome)  text(detail)
 
-    text(s)    = number(length of s in UTF-8, in bytes), then these bytes
-    number(n)  = 8 bytes, unsigned, little-endian
+with text and number as in `hansa.statements`.
 
 What a chain cannot show is that its newest lines are gone: for that, keep the last link elsewhere.
 """
@@ -21,6 +20,7 @@ from typing import Final
 from blake3 import blake3
 
 from hansa.errors import CorruptionError
+from hansa.statements import number, text
 from hansa.store.records import AuditRecord
 
 __all__ = ["audit_link", "chained", "verify_audit"]
@@ -31,14 +31,14 @@ _DOMAIN: Final = "hansa audit link 1"
 def audit_link(previous: str, line: AuditRecord) -> str:
     """The link of a line, 64 hexadecimal digits; the line's own `link` is not looked at."""
     texts = (line.actor, line.action, line.target, line.outcome, line.detail)
-    head = _text(_DOMAIN) + _text(previous) + _text(line.project) + line.number.to_bytes(8, "little")
-    return blake3(head + _text(repr(line.at)) + b"".join(map(_text, texts))).hexdigest()
+    head = text(_DOMAIN) + text(previous) + text(line.project) + number(line.number)
+    return blake3(head + text(repr(line.at)) + b"".join(map(text, texts))).hexdigest()
 
 
 def chained(previous: AuditRecord | None, line: AuditRecord) -> AuditRecord:
     """A new line as it follows the newest one of its project."""
-    number = previous.number + 1 if previous is not None else 1
-    line = replace(line, id=str(number), number=number)
+    following = previous.number + 1 if previous is not None else 1
+    line = replace(line, id=str(following), number=following)
     return replace(line, link=audit_link(previous.link if previous is not None else "", line))
 
 
@@ -48,22 +48,17 @@ def verify_audit(lines: Iterable[AuditRecord], head: str | None = None) -> tuple
     head: a link that must be among them. Raise `CorruptionError` that names the first line that was changed, lost or
     moved.
     """
-    number, link, found = 0, "", head in {None, ""}
+    last, link, found = 0, "", head in {None, ""}
     for line in lines:
-        if line.number != number + 1:
+        if line.number != last + 1:
             raise CorruptionError(
-                f"after line {number} of the audit record comes {line.number}: lines are lost or moved"
+                f"after line {last} of the audit record comes {line.number}: lines are lost or moved"
             )
         expected = audit_link(link, line)
         if line.link != expected or line.id != str(line.number):
             raise CorruptionError(f"line {line.number} of the audit record was changed, or one before it was")
-        number, link = line.number, expected
+        last, link = line.number, expected
         found = found or link == head
     if not found:
         raise CorruptionError(f"the audit record does not contain the link {head}: its newest lines are lost")
-    return number, link
-
-
-def _text(text: str) -> bytes:
-    encoded = text.encode()
-    return len(encoded).to_bytes(8, "little") + encoded
+    return last, link

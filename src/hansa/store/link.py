@@ -1,49 +1,107 @@
-"""The chain of hashes that ties a round to its model, its contributors and the round before it.
+"""The chains of hashes over a session: of its rounds, and of its events.
 
-`link = blake3(encoding)`, in hexadecimal digits, where the encoding is the concatenation of
+A round's link ties it to its models, to what became of everybody who was invited, and to the round before it.
+`link = blake3(encoding)`, in hexadecimal digits, where the encoding is a statement as in `hansa.statements`:
 
-    text("hansa round link 1")
+    text("hansa round link 2")
     text(previous link, "" for the first round)
-    text(session)  number(round)
-    text(parent model)  text(model)  text(state)
-    number(how many contributors were accepted)
-    for each of them, by the bytes of its name:  text(client)  number(num_examples)  text(digest of its update)
+    text(project)  text(session)  number(number)  text(run)
+    text(parent model)  text(model)  text(state)  text(broadcast)
+    real(opened_at)  real(closed_at)  reals(metrics)
+    text(journal)
+    number(how many were invited)
+    for each of them, by the bytes of its name:
+        text(client)  text(outcome)  number(num_examples)  text(digest of its update)  text(reason)  reals(metrics)
+        text(signer)  text(signature)
 
-    text(s)    = number(length of s in UTF-8, in bytes), then these bytes
-    number(n)  = 8 bytes, unsigned, little-endian
+`run` is the blake3 of what the session runs: `json({"package", "seed_model", "spec"})`, where the specification is
+without the fields that have their default. `journal` is the link of the session's newest event. An event's link is the
+blake3 of
+
+    text("hansa event link 1")  text(previous link, "" for the first event)
+    text(project)  text(session)  text(kind)  text(message)  real(at)  text(json(data))
+
+and `json` writes keys in the order of their characters, no blanks, and characters as they are.
+
+Rounds that were committed before clients signed have no `broadcast`, and an older encoding: without project, run and
+all that is after the state, and of those who were accepted the name, num_examples and digest
+(`text("hansa round link 1")`).
 
 No two different rounds have the same encoding, and a program in any language can verify a chain offline.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from blake3 import blake3
 
 from hansa.errors import CorruptionError, InputError
-from hansa.store.records import ContributionRecord, RoundRecord
+from hansa.messages import RunSpec
+from hansa.statements import number, real, reals, text
+from hansa.store.documents import encode_value, spec_to_json
+from hansa.store.records import ContributionRecord, EventRecord, RoundRecord, SessionRecord
 
-__all__ = ["ACCEPTED", "round_link", "verify_chain"]
+__all__ = ["ACCEPTED", "event_link", "linked", "round_link", "run_digest", "verify_chain", "verify_events"]
 
 ACCEPTED: Final = "accepted"
 """The outcome of a contribution that is in the sum."""
-_DOMAIN: Final = "hansa round link 1"
+_LARGEST: Final = 2**64
 
 
 def round_link(previous: str, record: RoundRecord, contributions: Iterable[ContributionRecord]) -> str:
     """The link of a round, 64 hexadecimal digits; the record's own `link` is not looked at.
 
-    previous: the link of the round before, empty for the first; contributions: the round's, in any order; those that
-    are not accepted play no part. Raise `InputError` when a client is accepted twice.
+    previous: the link of the round before, empty for the first; contributions: the round's, in any order. Raise
+    `InputError` when a client is in it twice.
     """
-    accepted = sorted(
-        ((c.client.encode(), c.num_examples, c.digest) for c in contributions if c.outcome == ACCEPTED),
-    )
-    for left, right in pairwise(accepted):
-        if left[0] == right[0]:
-            raise InputError(f"round {record.number} of session {record.session} counts {left[0].decode()!r} twice")
-    return blake3(b"".join(_encoding(previous, record, accepted))).hexdigest()
+    parts = sorted(contributions, key=lambda part: part.client.encode())
+    for left, right in pairwise([part for part in parts if part.outcome == ACCEPTED]):
+        if left.client == right.client:
+            raise InputError(f"round {record.number} of session {record.session} counts {left.client!r} twice")
+    encoded = _former_encoding(previous, record, parts) if record.broadcast is None else _encoding(previous, record, parts)
+    return blake3(b"".join(encoded)).hexdigest()
+
+
+def run_digest(session: SessionRecord) -> str:
+    """The hash of what a session runs: its specification, its code and the model that it starts from."""
+    defaults = spec_to_json(RunSpec())
+    spec = _sparse(spec_to_json(session.spec), defaults)
+    return blake3(_json({"package": session.package, "seed_model": session.seed_model, "spec": spec})).hexdigest()
+
+
+def event_link(previous: str, event: EventRecord) -> str:
+    """The link of a session's event; its own `link` is not looked at. previous: of the session's event before."""
+    where = text("hansa event link 1") + text(previous) + text(event.project) + text(event.session)
+    said = text(event.kind) + text(event.message) + real(event.at)
+    data = _json(encode_value(event.data))
+    return blake3(where + said + number(len(data)) + data).hexdigest()
+
+
+def linked(previous: str | None, event: EventRecord) -> EventRecord:
+    """A new event of a session as it follows the newest one. previous: that one's link, None where there is none."""
+    return replace(event, link=event_link(previous or "", event))
+
+
+def verify_events(events: Iterable[EventRecord]) -> str:
+    """The link of a session's last event. events: all of the session's, oldest first.
+
+    Raise `CorruptionError` that names the first event that was changed, or before which one is lost. Events that were
+    stored before they had links come first, and are not covered.
+    """
+    link = ""
+    for event in events:
+        if event.link is None and not link:
+            continue
+        if event.link != event_link(link, event):
+            raise CorruptionError(
+                f"event {event.id} ({event.kind}) of session {event.session} was changed, or one before it was lost"
+            )
+        link = event.link
+    return link
 
 
 def verify_chain(
@@ -63,8 +121,8 @@ def verify_chain(
         _verify(record, expected, previous, by_round.pop(record.number, []))
         previous = record
     if by_round:
-        number = min(by_round)
-        raise CorruptionError(f"round {number} is lost: {len(by_round[number])} contributions to it are recorded")
+        lost = min(by_round)
+        raise CorruptionError(f"round {lost} is lost: {len(by_round[lost])} contributions to it are recorded")
     if head is not None and head not in [record.link for record in chain]:
         raise CorruptionError(
             f"the chain ends with round {len(chain)} and does not contain the link {head}: "
@@ -83,6 +141,10 @@ def _verify(
         raise CorruptionError(f"{where} is mixed with another session's")
     if previous is not None and record.parent_model != previous.model:
         raise CorruptionError(f"{where} starts from {record.parent_model}, but the round before made {previous.model}")
+    outcomes = Counter(c.outcome for c in contributions)
+    recorded = {"rejected": record.rejected, "failed": record.failed, "missing": record.missing}
+    if record.broadcast is not None and recorded != {name: outcomes[name] for name in recorded}:
+        raise CorruptionError(f"{where} does not count its contributions: it says {recorded}, they are {dict(outcomes)}")
     accepted = [c for c in contributions if c.outcome == ACCEPTED]
     counted = (len(accepted), sum(c.num_examples for c in accepted))
     if counted != (record.accepted, record.weight):
@@ -91,26 +153,47 @@ def _verify(
             f"{counted[0]} of {counted[1]}"
         )
     try:
-        link = round_link(previous.link if previous else "", record, accepted)
+        link = round_link(previous.link if previous else "", record, contributions)
     except InputError as error:
         raise CorruptionError(str(error)) from error
     if link != record.link:
         raise CorruptionError(f"{where} has been changed: its link is {record.link!r}, but its content gives {link}")
 
 
-def _encoding(previous: str, record: RoundRecord, accepted: Sequence[tuple[bytes, int, str]]) -> Iterator[bytes]:
-    yield from (_text(_DOMAIN), _text(previous), _text(record.session), _number(record.number))
-    yield from (_text(record.parent_model), _text(record.model), _text(record.state), _number(len(accepted)))
-    for client, num_examples, digest in accepted:
-        yield _number(len(client)) + client + _number(num_examples) + _text(digest)
+def _encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRecord]) -> Iterator[bytes]:
+    yield text("hansa round link 2") + text(previous)
+    yield text(record.project) + text(record.session) + _number(record.number) + text(record.run or "")
+    yield from map(text, (record.parent_model, record.model, record.state, record.broadcast or ""))
+    yield real(record.opened_at) + real(record.closed_at) + reals(record.metrics) + text(record.journal or "")
+    yield _number(len(parts))
+    for part in parts:
+        yield text(part.client) + text(part.outcome) + _number(part.num_examples)
+        yield text(part.digest) + text(part.reason) + reals(part.metrics)
+        yield text(part.signer or "") + text(part.signature or "")
 
 
-def _text(text: str) -> bytes:
-    encoded = text.encode()
-    return _number(len(encoded)) + encoded
+def _former_encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRecord]) -> Iterator[bytes]:
+    accepted = [part for part in parts if part.outcome == ACCEPTED]
+    yield from (text("hansa round link 1"), text(previous), text(record.session), _number(record.number))
+    yield from (text(record.parent_model), text(record.model), text(record.state), _number(len(accepted)))
+    for part in accepted:
+        yield text(part.client) + _number(part.num_examples) + text(part.digest)
 
 
-def _number(number: int) -> bytes:
-    if not 0 <= number < 2**64:
-        raise InputError(f"a round's link cannot hold the number {number}: it must be between 0 and 2^64 − 1")
-    return number.to_bytes(8, "little")
+def _number(value: int) -> bytes:
+    if not 0 <= value < _LARGEST:
+        raise InputError(f"a round's link cannot hold the number {value}: it must be between 0 and 2^64 − 1")
+    return number(value)
+
+
+def _sparse(document: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Without what a newer version may add: fields that have their default."""
+    return {
+        name: _sparse(value, defaults[name]) if isinstance(value, dict) and name in {"rules", "evaluation"} else value
+        for name, value in document.items()
+        if value != defaults[name]
+    }
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -14,6 +14,7 @@ __all__ = [
     "ClientRecord",
     "CombinerRecord",
     "ContributionRecord",
+    "EvaluationRecord",
     "EventRecord",
     "MemberRecord",
     "MetricRecord",
@@ -119,11 +120,21 @@ class RoundRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Weighted means of the training metrics of the contributors."""
     link: str = ""
-    """blake3 over the previous link, parent model, model, state and the sorted contributors."""
+    """blake3 over all of the round and the link before, see `hansa.store.link`."""
     state_pruned_at: float | None = None
     """When the bytes of the state were given up by the session's policy; None: they are kept."""
     state_size: int | None = None
     """Bytes of the state; None: there is none, or it was committed before they were kept."""
+    broadcast: str | None = None
+    """Digest of what the clients were given; None, as what follows: the round was committed before it was kept."""
+    run: str | None = None
+    """blake3 of what the session runs, see `hansa.store.link`."""
+    journal: str | None = None
+    """The link of the session's newest event before the round was committed."""
+    signer: str | None = None
+    """The server's public key: `ed25519:` and 64 hexadecimal digits."""
+    signature: str | None = None
+    """The server's, over the link; 128 hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,31 @@ class ContributionRecord:
     reason: str = ""
     """Of a rejection or a failure, for a person."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    signer: str | None = None
+    """The client's public key: `ed25519:` and 64 hexadecimal digits; None: it handed in nothing, or did not sign."""
+    signature: str | None = None
+    """The client's, over its update; 128 hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """What one client reported of one evaluation, as it has signed it."""
+
+    id: str
+    """session/number/client"""
+    project: str
+    session: str
+    round: int
+    client: str
+    num_examples: int
+    model: str
+    """Digest of the model that was evaluated."""
+    at: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    signer: str | None = None
+    """The client's public key: `ed25519:` and 64 hexadecimal digits; None: it did not sign."""
+    signature: str | None = None
+    """The client's, over the report; 128 hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +235,8 @@ class EventRecord:
     """One sentence for a person."""
     at: float
     data: Mapping[str, Value] = field(default_factory=dict)
+    link: str | None = None
+    """Of a session's event: the hash over it and the link before (`hansa.store.link`); the store fills it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +400,7 @@ Record: TypeAlias = (
     | SessionRecord
     | RoundRecord
     | ContributionRecord
+    | EvaluationRecord
     | ModelRecord
     | MetricRecord
     | EventRecord

@@ -17,7 +17,7 @@ from hansa.errors import ConfigError, ConflictError, HansaError, NotFoundError, 
 from hansa.store import leases, pruning, queries
 from hansa.store.audit import chained
 from hansa.store.lanes import Lane
-from hansa.store.link import round_link
+from hansa.store.link import linked, round_link
 from hansa.store.ports import Leadership, Page, Pruned, Query, Release, RoundCommit
 from hansa.store.records import AuditRecord, EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
 from hansa.store.rounds import check_commit, check_successor
@@ -295,9 +295,12 @@ class SqlStore(ABC):
                 for _, row in group:
                     self._append(connection, from_row(AuditRecord, row))
                 continue
+            if kind is EventRecord:
+                self._tell(connection, [row for _, row in group])
+                continue
             statement = self._shared.inserts.get(kind)
             if statement is None:
-                statement = self._shared.inserts[kind] = self._upsert(kind) if kind in KEYS else insert(TABLES[kind])
+                statement = self._shared.inserts[kind] = self._upsert(kind)
             connection.execute(statement, [row for _, row in group])
 
     def _append(self, connection: Connection, line: AuditRecord) -> None:
@@ -307,6 +310,24 @@ class SqlStore(ABC):
         row = connection.execute(newest).mappings().first()
         previous = from_row(AuditRecord, row) if row is not None else None
         connection.execute(insert(table), to_row(chained(previous, line)))
+
+    def _tell(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Chain events to the newest of their session. Writers take turns, so nobody comes between."""
+        table, newest, chain = TABLES[EventRecord], {}, []
+        for row in rows:
+            where = row["project"], row["session"]
+            if not row["session"]:  # the network's own
+                chain.append(row)
+                continue
+            if where not in newest:
+                ours = (table.c.project == where[0], table.c.session == where[1])
+                last = select(table.c.link).where(*ours).order_by(table.c.id.desc()).limit(1)
+                newest[where] = connection.execute(last).scalar_one_or_none()
+            event = linked(newest[where], from_row(EventRecord, {"id": 0, **row}))
+            newest[where] = event.link
+            chain.append({**row, "link": event.link})
+        statement = self._shared.inserts.setdefault(EventRecord, insert(table))
+        connection.execute(statement, chain)
 
     def _upsert(self, kind: RecordType) -> Insert:
         """INSERT that replaces the row with the same key, which keeps its place in the order."""
@@ -365,7 +386,7 @@ class SqlStore(ABC):
 def _check_new(records: Sequence[Record]) -> None:
     for record in records:
         match record:
-            case EventRecord() if record.id:
+            case EventRecord() if record.id or record.link:
                 raise ConflictError(f"event {record.id} ({record.kind}) is stored already, and events never change")
             case AuditRecord() if record.number or record.link:
                 raise ConflictError(f"line {record.number} of the audit record is stored already, and never changes")

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from hansa.errors import Reason
-from hansa.messages import Contribution, Kind, RunSpec
+from hansa.messages import Contribution, Kind, RunSpec, Signature
 
 __all__ = [
     "CENTRAL",
@@ -31,6 +31,7 @@ __all__ = [
     "Presence",
     "Present",
     "Progress",
+    "Receipt",
     "Redirect",
     "Role",
     "RoundKey",
@@ -166,6 +167,8 @@ class Evaluated:
     client: str
     num_examples: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    signature: Signature | None = None
+    """The client's, over the rest and the model that it evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,8 @@ class Offer:
     partial: bool = False
     weight: int = 0
     """Of a partial: its denominator."""
+    base: str = ""
+    """Of an update: digest of the model that it was trained from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +293,16 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """The server's word that a round was committed as it is recorded."""
+
+    link: str
+    """Of the round: it covers all that is in it, and every round before (`hansa.store.link`)."""
+    signature: Signature
+    """The server's, over the link."""
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The phase is over. `committed` names the clients whose update is in the committed model."""
 
@@ -295,6 +310,8 @@ class Closed:
     committed: tuple[str, ...] = ()
     cause: str = ""
     """Why the round was not committed; empty when it was."""
+    receipt: Receipt | None = None
+    """Of a training round that was committed: for the clients in it to keep."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from hansa.errors import AuthenticationError, InputError
+from hansa.messages import Signature
 
-__all__ = ["ASSERTION_LIFETIME", "Assertion", "NodeKey", "check_proof", "checked_public_key", "read_assertion"]
+__all__ = [
+    "ASSERTION_LIFETIME",
+    "Assertion",
+    "NodeKey",
+    "check_proof",
+    "checked_public_key",
+    "holds",
+    "read_assertion",
+]
 
 ASSERTION_LIFETIME: Final = 60
 """Seconds for which a node's own word holds; it is used at once, and only once."""
@@ -81,6 +90,10 @@ class NodeKey:
         """A signature that shows that who has the join token has the private key too."""
         return self._private.sign(_ENROLL + join_token.encode()).hex()
 
+    def sign(self, statement: bytes) -> Signature:
+        """A signature over a statement (`hansa.statements`)."""
+        return Signature(self.public, self._private.sign(statement).hex())
+
     def assertion(self, name: str, project: str, instance: str) -> str:
         """A token of the node's own making (a JWT), to be sent at once: see `calls.proto`."""
         now = int(datetime.now(UTC).timestamp())
@@ -105,11 +118,23 @@ def checked_public_key(text: str) -> str:
 
 def check_proof(public_key: str, proof: str, join_token: str) -> None:
     """Raise `AuthenticationError` unless the proof was made with the private half of a key, for this join token."""
-    key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(checked_public_key(public_key)[len(_PREFIX) :]))
+    key = _public(checked_public_key(public_key))
     try:
         key.verify(bytes.fromhex(proof) if _SIGNATURE.fullmatch(proof) else b"", _ENROLL + join_token.encode())
     except InvalidSignature as error:
         raise AuthenticationError("the proof does not show that the node has the private half of its key") from error
+
+
+def holds(signature: Signature, statement: bytes) -> bool:
+    """Whether the signer has signed this statement. Whether it is the right signer is another question."""
+    if not _PUBLIC.fullmatch(signature.signer) or not _SIGNATURE.fullmatch(signature.value):
+        return False
+    key = _public(signature.signer)
+    try:
+        key.verify(bytes.fromhex(signature.value), statement)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def read_assertion(token: str, public_key: str | None = None) -> Assertion:
@@ -124,7 +149,7 @@ def read_assertion(token: str, public_key: str | None = None) -> Assertion:
     if public_key is None:
         options = {**options, "verify_signature": False}
     else:
-        key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key[len(_PREFIX) :]))
+        key = _public(public_key)
     try:
         claims = jwt.decode(token, key, [_ALGORITHM], options, audience=_AUDIENCE, leeway=_LEEWAY)
     except jwt.PyJWTError as error:
@@ -138,3 +163,7 @@ def read_assertion(token: str, public_key: str | None = None) -> Assertion:
     if public_key is not None and claims["exp"] - claims["iat"] > ASSERTION_LIFETIME:
         raise AuthenticationError(f"a node's own token holds for {ASSERTION_LIFETIME} seconds at most")
     return Assertion(*(str(text) for text in texts))
+
+
+def _public(text: str) -> ed25519.Ed25519PublicKey:
+    return ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(text[len(_PREFIX) :]))

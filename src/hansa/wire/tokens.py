@@ -59,6 +59,8 @@ class Identity:
     """Empty: a person's, in every project that they are a member of."""
     token_id: str
     """What a revocation names: a node's access tokens all have that of their grant."""
+    key: str = ""
+    """Of a node's access token: the public key that it signs with."""
 
 
 def new_key() -> str:
@@ -90,10 +92,12 @@ def issue(
     *,
     audience: str = AUDIENCE,
     grant: str = "",
+    key: str = "",
 ) -> tuple[str, str]:
     """(token, its id). expires_in: seconds from now; None: it holds until it is revoked.
 
-    grant: of a node's access token: what all that are given to one process have in common.
+    grant, key: of a node's access token: what all that are given to one process have in common, and the node's own
+    public key.
 
     Raises `InputError` for a name that could not be a file's name or that is reserved.
     """
@@ -117,8 +121,7 @@ def issue(
         "iat": int(now),
         "aud": audience,
     }
-    if grant:
-        claims["grant"] = grant
+    claims |= {name: value for name, value in (("grant", grant), ("key", key)) if value}
     if expires_in is not None:
         claims["exp"] = int(now + expires_in)
     return jwt.encode(claims, _private(private_pem), algorithm=_ALGORITHM), token_id
@@ -184,10 +187,11 @@ def _identity(claims: dict[str, Any]) -> Identity:
     except ValueError as error:
         known = ", ".join(Role)
         raise AuthenticationError(f"the token has the role {claims['role'][:40]!r}; known are {known}") from error
-    grant = claims.get("grant", "")
-    if not isinstance(grant, str):
-        raise AuthenticationError("the token's claim 'grant' is not text: ask for a new token")
-    return Identity(claims["sub"], role, claims["project"], grant or claims["jti"])
+    grant, key = claims.get("grant", ""), claims.get("key", "")
+    for claim, value in (("grant", grant), ("key", key)):
+        if not isinstance(value, str):
+            raise AuthenticationError(f"the token's claim {claim!r} is not text: ask for a new token")
+    return Identity(claims["sub"], role, claims["project"], grant or claims["jti"], key)
 
 
 def _everywhere(role: object, project: object) -> bool:

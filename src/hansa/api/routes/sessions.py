@@ -1,12 +1,17 @@
 """Sessions and what they leave behind: rounds, contributions, metrics."""
 
-from typing import Annotated, Any
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Response
 from fastapi import Query as Parameter
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from hansa.api.documents import record_document
-from hansa.api.guard import Routes, caller
+from hansa.api.guard import Limits, Routes, caller
 from hansa.api.permissions import Permission
 from hansa.api.requests import Keep, NewSession
 from hansa.api.results import Waiting
@@ -20,26 +25,35 @@ from hansa.api.shapes import (
     WaitingShape,
 )
 from hansa.errors import ConfigError, NotFoundError
+from hansa.evidence.stored import verify_session
 from hansa.messages import RunSpec
 from hansa.network.controller.controller import Controller
+from hansa.network.controller.export import Models
 from hansa.rounds.why import Why
 from hansa.store.documents import spec_from_json
 from hansa.store.ports import Query
 from hansa.store.records import ContributionRecord, MetricRecord, RoundRecord, SessionRecord, SessionState
-from hansa.store.verification import verify_session
 from hansa.wire.tokens import Identity
 
 __all__ = ["SessionRoutes"]
 
 _LARGEST = 2**63 - 1
+_BUNDLE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The bundle, a zip archive",
+        "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    206: {"description": "The range that was asked for"},
+}
 Caller = Annotated[Identity, Depends(caller)]
 
 
 class SessionRoutes:
     """Create, run, watch and delete sessions."""
 
-    def __init__(self, controller: Controller, cursors: Cursors) -> None:
-        """controller: drives the sessions."""
+    def __init__(self, controller: Controller, cursors: Cursors, limits: Limits) -> None:
+        """controller: drives the sessions; limits: where files are put for a moment."""
+        self._limits = limits
         self._controller = controller
         self._cursors = cursors
 
@@ -87,6 +101,14 @@ class SessionRoutes:
         add(Permission.RUN, f"{one}/keep", self.keep_session, methods=["PUT"], response_model=SessionShape)
         add(Permission.READ, f"{one}/why", self.why_session_waits, response_model=WaitingShape)
         add(Permission.VERIFY, f"{one}/verification", self.verify_session, response_model=VerificationShape)
+        add(Permission.VERIFY, f"{one}/bundle", self.export_record, responses=_BUNDLE, response_class=Response)
+        add(
+            Permission.DOWNLOAD,
+            f"{one}/bundle/{{models}}",
+            self.export_with_models,
+            responses=_BUNDLE,
+            response_class=Response,
+        )
         add(Permission.READ, f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
 
     async def create_session(self, project: str, me: Caller, body: NewSession) -> dict[str, Any]:
@@ -136,6 +158,27 @@ class SessionRoutes:
         """Read every row and every object of a session; a 500 `corruption` names the first that is lost or changed."""
         controller = self._controller
         return record_document(await verify_session(controller.store, controller.objects, project, session, head))
+
+    async def export_record(self, project: str, session: str, me: Caller) -> Response:
+        """All that is recorded of a session, signed, as a zip archive: for third parties to verify."""
+        return await self._exported(project, session, Models.NONE, me)
+
+    async def export_with_models(
+        self, project: str, session: str, models: Literal["all", "newest"], me: Caller
+    ) -> Response:
+        """The same with the bytes of models and of the algorithm's states: of all that are kept, or the newest."""
+        return await self._exported(project, session, Models(models), me)
+
+    async def _exported(self, project: str, session: str, models: Models, me: Identity) -> Response:
+        folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="hansa-bundle-", dir=self._limits.spool)
+        file = Path(folder.name) / "bundle.zip"
+        try:
+            await self._controller.export_session(project, session, models, file, me.name)
+        except BaseException:
+            await asyncio.to_thread(folder.cleanup)
+            raise
+        done = BackgroundTask(folder.cleanup)
+        return FileResponse(file, media_type="application/zip", filename=f"{session}.hansa.zip", background=done)
 
     async def get_round(self, project: str, session: str, number: int) -> dict[str, Any]:
         """A committed round of a session."""

@@ -18,6 +18,7 @@ import hansa
 from hansa.errors import (
     ConnectionFailedError,
     HansaError,
+    InputError,
     NotFoundError,
     PermissionDeniedError,
     StorageError,
@@ -28,6 +29,8 @@ from hansa.messages import ClientInfo
 from hansa.network.client.code import Code
 from hansa.network.client.library import Library
 from hansa.network.client.outbox import Outbox, update_file
+from hansa.network.client.receipts import RECEIPTS, keep_receipt
+from hansa.network.client.signing import signed_offer, signed_report
 from hansa.network.client.site import Site
 from hansa.network.client.workshop import SCRATCH, Workshop
 from hansa.network.entrance import Entrance
@@ -98,6 +101,7 @@ class Agent:
         """
         self.client = client
         entrance = Entrance(join, token, work, trust, transport)
+        self._identity = entrance.identity
         hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__, labels=dict(labels or {}))
         self._link = Link(self, entrance=entrance, hello=hello, preferred=preferred)
         self._own = Code(app) if app is not None else None
@@ -184,7 +188,7 @@ class Agent:
         self._outbox.forget_before(key)
         offer = self._outbox.get(key)
         if offer is not None:
-            self._link.send(offer)
+            self._hand_in(offer)
         elif key in self._tasks:
             self._repeated[key] = opened
         else:
@@ -234,6 +238,12 @@ class Agent:
 
     def _close(self, closed: Closed) -> None:
         self._cancel(closed.key)
+        offer = self._outbox.get(closed.key)
+        if offer is not None and closed.receipt is not None and self.client.name in closed.committed:
+            try:
+                keep_receipt(self._work / RECEIPTS, offer, closed.receipt)
+            except (InputError, StorageError) as error:
+                _log.warning("no receipt is kept", client=self.client.name, round=closed.key.round, why=str(error))
         self._outbox.forget(closed.key)
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,8 +269,13 @@ class Agent:
             answer = TaskFailed(key, name, f"{type(error).__name__}: {error}")
         finally:
             self._needed -= Counter((opened.model.digest,))
-        self._link.send(answer)
+        if isinstance(answer, Evaluated):
+            answer = signed_report(answer, opened.model.digest, self._identity)
+        self._hand_in(answer)
         return True
+
+    def _hand_in(self, answer: FromNode) -> None:
+        self._link.send(signed_offer(answer, self._identity) if isinstance(answer, Offer) else answer)
 
     async def _answer(self, opened: OpenRound) -> Offer | Evaluated:
         """What is handed in: fetch what the task needs, have it done as far as the site lets it, and keep it."""
@@ -277,9 +292,11 @@ class Agent:
             line = f"this site keeps back the metrics {', '.join(sorted(kept_back))}"
             self._link.send(LogLine(opened.key, self.client.name, line, "warning"))
         await self._patiently(opened, lambda: asyncio.to_thread(self._site.leaves, opened, answer))
-        if isinstance(answer, Offer):
-            await self._patiently(opened, lambda: self._kept(answer))
-        return answer
+        if not isinstance(answer, Offer):
+            return answer
+        offer = replace(answer, base=opened.model.digest)
+        await self._patiently(opened, lambda: self._kept(offer))
+        return offer
 
     async def _worked(self, opened: OpenRound, code: Code) -> Offer | Evaluated:
         self._at_work, self._printed_bytes = opened.key, 0
@@ -419,7 +436,7 @@ class Agent:
         except (ConnectionFailedError, NotFoundError, WireError) as error:
             _log.info("upload interrupted", client=self.client.name, round=admission.key.round, why=str(error))
             if self._link.connected and self._outbox.get(admission.key) is offer:
-                self._link.send(offer)
+                self._hand_in(offer)
 
     def _workshop(self, code: Code) -> Workshop:
         if code not in self._workshops:

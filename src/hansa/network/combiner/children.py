@@ -29,6 +29,8 @@ class Child:
     """The loop's time of its last frame."""
     grant: str = ""
     """Of the token that it attached with."""
+    key: str = ""
+    """What it signs with, as its token says; empty: the token says nothing of it."""
 
     @property
     def role(self) -> Role:

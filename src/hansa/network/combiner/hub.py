@@ -19,6 +19,7 @@ from hansa.network.combiner.children import Child, Children
 from hansa.network.combiner.dismissed import Dismissed
 from hansa.network.combiner.offers import Offers
 from hansa.network.combiner.phase import Phase, Phases
+from hansa.network.combiner.signatures import KeyOf
 from hansa.network.combiner.uploads import Uploads
 from hansa.network.jobs import Jobs
 from hansa.wire.frames import (
@@ -69,16 +70,24 @@ class Upstream(Protocol):
 class Hub:
     """Children below, one `Upstream` above, and the phases that are open."""
 
-    def __init__(self, name: str, upstream: Upstream, *, slots: int = 2, lease: float = 15.0) -> None:
-        """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost."""
+    def __init__(
+        self, name: str, upstream: Upstream, *, slots: int = 2, lease: float = 15.0, key_of: KeyOf | None = None
+    ) -> None:
+        """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost.
+
+        key_of: what clients sign with; None: as the access tokens of its own children say.
+        """
         self.name = name
+        self.key_of = key_of if key_of is not None else self._key_of_child
         self.children = Children(name, lease)
         self.dismissed = Dismissed()
         self._upstream = upstream
         self._blobs = Blobs(upstream.fetch, _FETCHED_KEPT)
         self._uploads = Uploads(slots, lease)
         self._phases = Phases()
-        self._offers = Offers(self._phases, self._blobs, self._uploads, upstream.send, self._answer, server=name)
+        self._offers = Offers(
+            self._phases, self._blobs, self._uploads, upstream.send, self._answer, self.key_of, server=name
+        )
         self._jobs = Jobs()
         self._lease = lease
 
@@ -257,6 +266,10 @@ class Hub:
         child = self.children.streams.get(name)
         if child is not None:
             child.send(frame)
+
+    def _key_of_child(self, name: str) -> str | None:
+        child = self.children.streams.get(name)
+        return (child.key or None) if child is not None else None
 
     def _dismiss(self, frame: Dismiss) -> None:
         """Here or below: where the node has been by this grant, or may come with it."""

@@ -18,6 +18,7 @@ from blake3 import blake3
 from hansa.errors import NotFoundError, Reason, UpdateRejectedError
 from hansa.network.combiner.blobs import Blobs
 from hansa.network.combiner.phase import Phase, Phases
+from hansa.network.combiner.signatures import KeyOf
 from hansa.network.combiner.uploads import Upload, Uploads
 from hansa.network.jobs import Jobs
 from hansa.rounds.intake import Repeat
@@ -62,10 +63,15 @@ class Offers:
         uploads: Uploads,
         report: Callable[[FromNode], None],
         answer: Callable[[str, ToNode], None],
+        key_of: KeyOf,
         *,
         server: str,
     ) -> None:
-        """report: to whoever is above; answer: to a child by name; server: the name of this one."""
+        """report: to whoever is above; answer: to a child by name; key_of: what clients sign with.
+
+        server: the name of this one.
+        """
+        self._key_of = key_of
         self._server = server
         self._phases = phases
         self._blobs = blobs
@@ -153,6 +159,7 @@ class Offers:
         key, client = offer.key, offer.sender
         folded = False
         try:
+            phase.check_signed(offer, self._key_of)
             await phase.prepare(await self._blobs.get(phase.opened.model.digest))
             answer = phase.admit(offer)
             if isinstance(answer, Repeat):
@@ -178,6 +185,7 @@ class Offers:
         try:
             await phase.prepare(await self._blobs.get(phase.opened.model.digest))
             phase.admit_sum(offer)
+            await asyncio.to_thread(phase.check_signed, offer, self._key_of)
             phase.check_arrived(offer, not offer.contributions or await self._fold(taking, phase.merge))
         except UpdateRejectedError as error:
             line = f"the sum of {offer.sender} was rejected, its clients offer again: {error}"

@@ -10,6 +10,7 @@ from hansa.algorithm import Aggregator, Partial, Plan
 from hansa.arrays import Arrays
 from hansa.errors import Reason, UpdateRejectedError, WireError
 from hansa.messages import Update
+from hansa.network.combiner.signatures import KeyOf, check_offer
 from hansa.rounds.intake import Admit, Intake, Repeat
 from hansa.run import resolve
 from hansa.wire import codec
@@ -74,6 +75,10 @@ class Phase:
             self.check_open()
             self._check_announced(offer)
         return answer
+
+    def check_signed(self, offer: Offer, key_of: KeyOf) -> None:
+        """Raise `UpdateRejectedError` unless those who are in an offer have signed it."""
+        check_offer(offer, self.opened.spec.project, self.opened.model.digest, key_of)
 
     async def prepare(self, model: memoryview) -> None:
         """Derive the plan of the sum and the size of an update from the broadcast model, once."""

@@ -1,20 +1,22 @@
 """From the end of a round to rows, and from rows back to the state that the next round starts from."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from hansa.algorithm import Aggregate, State
 from hansa.errors import ConflictError
-from hansa.messages import Kind, Metrics, Value, merge_metrics
+from hansa.messages import Kind, Metrics, Signature, Value, merge_metrics
 from hansa.network.controller.journal import event
 from hansa.rounds.events import Completed
 from hansa.run import Run, slots_from_arrays
-from hansa.store.link import ACCEPTED, round_link
+from hansa.statements import end_statement, round_statement
+from hansa.store.link import ACCEPTED, round_link, run_digest
 from hansa.store.ports import MetadataStore, ObjectStore, Query, RoundCommit
 from hansa.store.records import (
     ContributionRecord,
+    EvaluationRecord,
     EventRecord,
     MetricRecord,
     ModelRecord,
@@ -23,21 +25,29 @@ from hansa.store.records import (
     SessionState,
 )
 from hansa.wire import codec
-from hansa.wire.frames import CENTRAL, Counted
+from hansa.wire.frames import CENTRAL, Counted, Evaluated, Receipt
 
 __all__ = [
     "OPENED",
     "Outcomes",
-    "evaluation_metrics",
+    "Sign",
+    "evaluation_records",
     "last_counted",
     "last_invited",
+    "last_event",
     "last_link",
+    "receipt_of",
     "round_commit",
+    "sealed",
     "state_of",
 ]
 
 OPENED: Final = "round.opened"
 """The kind of the events that say who has a place in a round: in the beginning, and in place of others later."""
+
+
+Sign = Callable[[bytes], Signature]
+"""The server's signature over a statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,8 @@ class Outcomes:
     state_size: int
     """Bytes of the slots; 0 when it has none."""
     opened_at: float
+    broadcast: str
+    """Digest of what the clients were given."""
 
 
 async def state_of(session: SessionRecord, run: Run, store: MetadataStore, objects: ObjectStore) -> State:
@@ -78,6 +90,22 @@ async def last_link(session: SessionRecord, store: MetadataStore) -> str:
     if session.round == 0:
         return ""
     return (await store.get(RoundRecord, session.project, f"{session.id}/{session.round}")).link
+
+
+async def last_event(session: SessionRecord, store: MetadataStore) -> str:
+    """The link of the session's newest event; empty where it has none."""
+    query = Query(session.project, {"session": session.id}, sort="-id", limit=1)
+    events = (await store.list(EventRecord, query)).items
+    return (events[0].link or "") if events else ""
+
+
+async def sealed(
+    session: SessionRecord, state: SessionState, cause: str, store: MetadataStore, sign: Sign
+) -> Mapping[str, Value]:
+    """What the event of a session's end says of all before it, signed."""
+    head, journal = await last_link(session, store), await last_event(session, store)
+    signature = sign(end_statement(session.project, session.id, state, cause, head, journal))
+    return {"head": head, "journal": journal, "signer": signature.signer, "signature": signature.value}
 
 
 async def last_counted(session: SessionRecord, store: MetadataStore) -> dict[str, Counted]:
@@ -113,8 +141,11 @@ async def last_invited(session: SessionRecord, store: MetadataStore) -> Sequence
     return invitations[::-1]
 
 
-def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> RoundCommit:
-    """Everything that the round changes; previous: the link of the round before it."""
+def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, journal: str, sign: Sign) -> RoundCommit:
+    """Everything that the round changes, signed.
+
+    previous: the link of the round before it; journal: of the session's newest event.
+    """
     number, model, state, opened_at = outcomes.number, outcomes.model, outcomes.state, outcomes.opened_at
     now = time.time()
     contributions = tuple(_contributions(session, number, outcomes))
@@ -139,8 +170,13 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> R
         closed_at=now,
         metrics=metrics,
         state_size=outcomes.state_size if state else None,
+        broadcast=outcomes.broadcast,
+        run=run_digest(session),
+        journal=journal,
     )
-    record = replace(record, link=round_link(previous, record, contributions))
+    link = round_link(previous, record, contributions)
+    signature = sign(round_statement(link))
+    record = replace(record, link=link, signer=signature.signer, signature=signature.value)
     summary = _summary(record)
     committed = event(
         session.project, session.id, "round.committed", summary, round=number, model=model, metrics=metrics,
@@ -157,13 +193,22 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str) -> R
     )
 
 
-def evaluation_metrics(
-    session: SessionRecord, number: int, reports: Mapping[str, Metrics], central: Metrics | None
-) -> tuple[Sequence[MetricRecord], Mapping[str, float]]:
+def receipt_of(record: RoundRecord) -> Receipt:
+    """What the clients in a round may keep of it."""
+    return Receipt(record.link, Signature(record.signer or "", record.signature or ""))
+
+
+def evaluation_records(
+    session: SessionRecord, number: int, reports: Mapping[str, Evaluated], central: Metrics | None
+) -> tuple[Sequence[MetricRecord | EvaluationRecord], Mapping[str, float]]:
     """(records of an evaluation, what is shown of it): merged over the clients, by client, and beside the server."""
-    merged = merge_metrics((report.values, report.num_examples) for report in reports.values())
+    merged = merge_metrics((report.metrics, report.num_examples) for report in reports.values())
     told = [("", metrics, name) for name, metrics in merged.items()]
-    told += [(client, report, name) for client, report in reports.items() for name in report.values]
+    told += [
+        (client, Metrics(report.metrics, report.num_examples), name)
+        for client, report in reports.items()
+        for name in report.metrics
+    ]
     told += [(CENTRAL, central, name) for name in central.values] if central is not None else []
     now = time.time()
 
@@ -172,8 +217,26 @@ def evaluation_metrics(
         value, examples = metrics.values[name], metrics.num_examples
         return MetricRecord(key, session.project, session.id, number, Kind.EVALUATE, name, value, examples, client, now)
 
+    signed = [_evaluation(session, number, report, now) for report in reports.values()]
     shown = {name: metrics.values[name] for name, metrics in merged.items()}
-    return [record(*each) for each in told], shown | (dict(central.values) if central is not None else {})
+    return [*signed, *(record(*each) for each in told)], shown | (dict(central.values) if central is not None else {})
+
+
+def _evaluation(session: SessionRecord, number: int, report: Evaluated, at: float) -> EvaluationRecord:
+    signature = report.signature
+    return EvaluationRecord(
+        f"{session.id}/{number}/{report.client}",
+        session.project,
+        session.id,
+        number,
+        report.client,
+        report.num_examples,
+        session.model or "",
+        at,
+        dict(report.metrics),
+        signature.signer if signature is not None else None,
+        signature.value if signature is not None else None,
+    )
 
 
 def _summary(record: RoundRecord) -> str:
@@ -191,7 +254,12 @@ def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> I
 
     for client, part in outcomes.aggregate.contributions.items():
         yield replace(
-            row(client, ACCEPTED), num_examples=part.num_examples, digest=part.digest, metrics=dict(part.metrics)
+            row(client, ACCEPTED),
+            num_examples=part.num_examples,
+            digest=part.digest,
+            metrics=dict(part.metrics),
+            signer=part.signature.signer if part.signature is not None else None,
+            signature=part.signature.value if part.signature is not None else None,
         )
     for client, (reason, detail) in completed.rejected.items():
         yield row(client, "rejected", f"{reason}: {detail}")

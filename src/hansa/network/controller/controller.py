@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 from blake3 import blake3
@@ -24,6 +25,8 @@ from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.central import CentralEvaluation
+from hansa.network.controller.commit import sealed
+from hansa.network.controller.export import Models, export
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
@@ -54,6 +57,7 @@ from hansa.store.records import (
 from hansa.store.retention import KEEP_ALL, Policy
 from hansa.wire import codec, tokens
 from hansa.wire.frames import CENTRAL, ROOT, Role
+from hansa.wire.node_key import NodeKey
 from hansa.wire.tokens import Identity
 
 __all__ = ["Controller"]
@@ -99,6 +103,7 @@ class Controller:
         self.public_key = keys.public
         """PEM: what tokens are verified with."""
         self._key = keys.private
+        self._signer = NodeKey.of_pem(keys.private.encode())
         self._address = address
         self._balancer = plugin("hansa.balancers", balancer)
         self._slots = slots
@@ -157,7 +162,8 @@ class Controller:
         except HansaError as error:  # for example a plug-in that is not installed any more
             cause = f"it could not go on when the controller came back: {type(error).__name__}: {error}"
             ended = replace(session, state=SessionState.FAILED, cause=cause, ended_at=time.time())
-            await self.store.put(ended, event(project, session.id, f"session.{ended.state}", cause))
+            seal = await sealed(ended, ended.state, cause, self.store, self._signer.sign)
+            await self.store.put(ended, event(project, session.id, f"session.{ended.state}", cause, **seal))
             _log.error("a session could not go on", session=session.id, why=str(error))
 
     async def aclose(self) -> None:
@@ -202,6 +208,8 @@ class Controller:
                 slots=self._slots,
                 silence=self._silence,
                 refusal=self.nodes.refusal,
+                key_of=self.nodes.key_of,
+                sign=self._signer.sign,
             )
         return self._trees[project]
 
@@ -421,6 +429,16 @@ class Controller:
             said = f"{report.objects} objects, {report.bytes} bytes; grace {grace:g} s"
             await self.people.note(audit_line(project, by, "prune", project, detail=said))
         return report
+
+    async def export_session(
+        self, project: str, session_id: str, models: Models, file: Path, by: str = SERVER
+    ) -> None:
+        """Write a session's bundle to a file, for third parties to verify."""
+        await self.store.get(SessionRecord, project, session_id)
+        told = audit_line(project, by, "session.export", session_id, detail=f"models: {models}")
+        await self.people.note(told)
+        holds, sign = self.retention.holds, self._signer.sign
+        await export(self.store, self.objects, holds, sign, project, session_id, models, file)
 
     async def why(self, project: str, session_id: str) -> tuple[Why | None, str]:
         """What a session waits for: the phase, None when none is under way, and the store that is away, else empty."""

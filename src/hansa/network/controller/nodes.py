@@ -115,7 +115,9 @@ class Nodes:
         if node.instance != said.instance:
             async with self._changing:
                 node = await self._grant(self._known[said.project, said.name], said.instance)
-        token, _ = tokens.issue(self._key, node.name, Role(node.role), node.project, _LIFETIME, grant=node.grant)
+        token, _ = tokens.issue(
+            self._key, node.name, Role(node.role), node.project, _LIFETIME, grant=node.grant, key=node.key
+        )
         return AccessToken(token, _LIFETIME)
 
     async def _grant(self, node: NodeRecord, instance: str) -> NodeRecord:
@@ -147,6 +149,11 @@ class Nodes:
         if node.revoked:
             return _revoked(name)
         return "" if node.grant == grant else f"another process of {name} has taken its place"
+
+    def key_of(self, project: str, name: str) -> str:
+        """The public key that a node signs with; empty: it is none of the network, or was revoked."""
+        node = self._known.get((project, name))
+        return node.key if node is not None and not node.revoked else ""
 
     def check(self, identity: Identity) -> None:
         """Raise `AuthenticationError` unless the access token of a node holds still."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from hansa.algorithm import Cohort, Partial
-from hansa.errors import Reason
-from hansa.messages import Kind, Metrics, RoundRules, RunSpec
+from hansa.errors import Reason, UpdateRejectedError
+from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.phase import LONGEST_METRIC
+from hansa.network.combiner.signatures import check_report
 from hansa.rounds.events import (
     Accepted,
     Cancelled,
@@ -86,8 +87,8 @@ class Phase:
     """Told of those who are invited for the first time, before they are."""
     partials: list[Partial] = field(default_factory=list)
     """What the tree delivered; more than one when the round had to open again."""
-    reports: dict[str, Metrics] = field(default_factory=dict)
-    """By client: evaluation results."""
+    reports: dict[str, Evaluated] = field(default_factory=dict)
+    """By client: evaluation results, each signed by its client."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _round: Round | None = None
     _wake_at: float | None = None
@@ -176,6 +177,11 @@ class Phase:
     def _take_report(self, now: float, frame: Evaluated) -> None:
         if self._round is None or frame.client not in self._round.invited or frame.client in self.reports:
             return
+        try:
+            check_report(frame, self.plan.spec.project, self.plan.model.digest, self.hub.key_of)
+        except UpdateRejectedError as error:
+            self._tell(Rejected(now, frame.client, error.reason, error.detail))
+            return
         longest = max(frame.metrics, key=len, default="")
         if not 1 <= frame.num_examples <= _MOST_EXAMPLES:
             detail = f"{frame.client} evaluated on {frame.num_examples} examples; report at least 1"
@@ -184,7 +190,7 @@ class Phase:
             detail = f"the metric {longest[:20]!r}… of {frame.client} has a name of {len(longest)} characters"
             self._tell(Rejected(now, frame.client, Reason.TOO_LARGE, detail))
         else:
-            self.reports[frame.client] = Metrics(frame.metrics, frame.num_examples)
+            self.reports[frame.client] = frame
             self._tell(Accepted(now, frame.client, frame.num_examples))
 
     def _carry_out(self, command: Command) -> Outcome | None:

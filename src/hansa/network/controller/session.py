@@ -14,15 +14,19 @@ import structlog
 from hansa.algorithm import Aggregate, Partial, Plan, State
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, QuorumNotMetError, RunFailedError, StorageUnavailableError
-from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules
+from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.commit import (
     Outcomes,
-    evaluation_metrics,
+    Sign,
+    evaluation_records,
     last_counted,
+    last_event,
     last_invited,
     last_link,
+    receipt_of,
     round_commit,
+    sealed,
     state_of,
 )
 from hansa.network.controller.journal import Journal
@@ -38,7 +42,7 @@ from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import MetricRecord, SessionRecord, SessionState
 from hansa.wire import codec
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Blob, Closed, Counted, FromNode, Presence, RoundKey, TaskFailed
+from hansa.wire.frames import Blob, Closed, Counted, Evaluated, FromNode, Presence, Receipt, RoundKey, TaskFailed
 
 __all__ = ["Central", "SessionRunner", "Surroundings"]
 
@@ -63,6 +67,7 @@ class Surroundings:
     """Every client that is connected now."""
     central: Central
     quotas: Quotas
+    sign: Sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class _Trained:
     plan: Plan
     partials: list[Partial]
     outcome: Completed
+    broadcast: str
+    """Digest of what the clients were given."""
 
 
 class SessionRunner:
@@ -228,7 +235,7 @@ class SessionRunner:
                 planning.cancel()  # nothing to cancel once it is done
         match outcome:
             case Completed():
-                return _Trained(plan, phase.partials, outcome)
+                return _Trained(plan, phase.partials, outcome, blob.digest)
             case NotMet():
                 raise QuorumNotMetError(f"{outcome.cause}{self._telling.first_traceback(outcome.failed)}")
             case Abandoned():
@@ -256,16 +263,18 @@ class SessionRunner:
                 state=state_digest,
                 state_size=state_size,
                 opened_at=opened_at,
+                broadcast=trained.broadcast,
             )
+            journal = await self._patiently(lambda: last_event(self.session, self._around.store))
             async with self._changing:
-                commit = round_commit(self.session, outcomes, self._link)
+                commit = round_commit(self.session, outcomes, self._link, journal, self._around.sign)
                 await self._patiently(lambda: self._around.store.commit_round(commit))
                 self.session, self._link = commit.session, commit.round.link
         for client, part in aggregate.contributions.items():
             self._counted[client] = Counted(client, number, part.digest)
         self._around.journal.notify()
         if self._phase is not None:
-            self._close(self._phase, tuple(aggregate.contributions), "")
+            self._close(self._phase, tuple(aggregate.contributions), "", receipt_of(commit.round))
         return advanced
 
     async def _has_room(self, size: int, held: AsyncExitStack) -> bool:
@@ -316,15 +325,15 @@ class SessionRunner:
         beside = None if central.cancelled() else central.result()
         self._afterwards = asyncio.create_task(self._record_metrics(number, reports, beside))
 
-    async def _record_metrics(self, number: int, reports: Mapping[str, Metrics], central: Metrics | None) -> None:
-        records, shown = evaluation_metrics(self.session, number, reports, central)
+    async def _record_metrics(self, number: int, reports: Mapping[str, Evaluated], central: Metrics | None) -> None:
+        records, shown = evaluation_records(self.session, number, reports, central)
         if records:
             said = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
             evaluated = self._telling.event("round.evaluated", f"round {number}: {said}", round=number, metrics=shown)
             await self._patiently(lambda: self._around.store.put(*records, evaluated))
             self._around.journal.notify()
 
-    async def _by_clients(self, number: int, blob: Blob, rules: EvaluationRules) -> Mapping[str, Metrics]:
+    async def _by_clients(self, number: int, blob: Blob, rules: EvaluationRules) -> Mapping[str, Evaluated]:
         spec = self.session.spec
         cohort = replace(spec.rules, selection="fraction", fraction=rules.fraction, count=None)
         phase = self._open(
@@ -387,8 +396,10 @@ class SessionRunner:
         self._telling.opened(plan.key)
         return self._phase
 
-    def _close(self, phase: Phase, committed: tuple[str, ...], cause: str) -> None:
-        self._around.hub.receive_from_parent(Closed(phase.plan.key, committed, cause))
+    def _close(
+        self, phase: Phase, committed: tuple[str, ...], cause: str, receipt: Receipt | None = None
+    ) -> None:
+        self._around.hub.receive_from_parent(Closed(phase.plan.key, committed, cause, receipt))
         self._phase = None
 
     def _key(self, kind: Kind, number: int) -> RoundKey:
@@ -443,8 +454,8 @@ class SessionRunner:
 
         return await patiently(ask, who=f"session {self.session.id}", leaving=self._leaving, tell=tell)
 
-    async def _note(self, kind: str, message: str, changes: Mapping[str, Any]) -> None:
-        told = self._telling.event(kind, message)
+    async def _note(self, kind: str, message: str, changes: Mapping[str, Any], **data: Value) -> None:
+        told = self._telling.event(kind, message, **data)
         async with self._changing:
             session = replace(self.session, **changes)
             await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
@@ -461,7 +472,9 @@ class SessionRunner:
         if self._pruning is not None:
             await asyncio.wait([self._pruning])
         await self._prune()
-        await self._note(f"session.{state}", cause, {"state": state, "cause": cause, "ended_at": time.time()})
+        seal = await self._patiently(lambda: sealed(self.session, state, cause, self._around.store, self._around.sign))
+        changes = {"state": state, "cause": cause, "ended_at": time.time()}
+        await self._note(f"session.{state}", cause, changes, **seal)
         if self._phase is not None:  # not before: clients then forget what they have learned for a round that is open
             self._close(self._phase, (), cause.partition("\n")[0])
         _log.info("session ended", session=self.session.id, state=state.value, cause=cause)

@@ -13,6 +13,7 @@ from hansa.errors import ConflictError, NotFoundError, StorageError
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.balancers import Balancer
+from hansa.network.controller.commit import Sign
 from hansa.network.controller.directory import Directory
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.quotas import Quotas
@@ -48,14 +49,18 @@ class ProjectTree:
         slots: int,
         silence: float,
         refusal: Callable[[str, str, str], str],
+        key_of: Callable[[str, str], str],
+        sign: Sign,
     ) -> None:
         """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`.
 
         refusal: (project, name, grant) → why a node that has come is none of the network; empty: it is.
+        key_of: (project, name) → the public key that a node signs with, empty: none; sign: with the server's own key.
         """
         self.project = project
         self.directory = Directory(address, balancer)
-        self.hub = Hub(ROOT, self, slots=slots, lease=silence)
+        self.hub = Hub(ROOT, self, slots=slots, lease=silence, key_of=partial(key_of, project))
+        self._sign = sign
         self._store = store
         self._objects = objects
         self._retention = retention
@@ -76,7 +81,15 @@ class ProjectTree:
             raise ConflictError(f"session {session.name} is running already")
         connected = lambda: frozenset(self.directory.clients)  # noqa: E731 - a view of the directory
         around = Surroundings(
-            self._store, self._objects, self._retention, self._journal, self.hub, connected, self._central, self._quotas
+            self._store,
+            self._objects,
+            self._retention,
+            self._journal,
+            self.hub,
+            connected,
+            self._central,
+            self._quotas,
+            self._sign,
         )
         runner = SessionRunner(session, around)
         task = asyncio.create_task(runner.run(), name=f"session {session.name}")

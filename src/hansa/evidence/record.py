@@ -1,0 +1,105 @@
+"""All that is recorded of one session, as one value."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hansa.store.ports import MetadataStore, Query
+from hansa.store.records import (
+    ContributionRecord,
+    EvaluationRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    Record,
+    RoundRecord,
+    SessionRecord,
+    SessionState,
+)
+
+__all__ = ["Evidence", "gather"]
+
+R = TypeVar("R", bound=Record)
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The rows of one session, each kind in the order in which it was stored; rounds by their number."""
+
+    session: SessionRecord
+    rounds: tuple[RoundRecord, ...]
+    contributions: tuple[ContributionRecord, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    metrics: tuple[MetricRecord, ...]
+    models: tuple[ModelRecord, ...]
+    events: tuple[EventRecord, ...]
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """Digest → what it is, of every model and state that is named."""
+        named: dict[str, str] = {}
+        if self.session.seed_model:
+            named[self.session.seed_model] = "the seed model"
+        for row in self.rounds:
+            for digest, what in ((row.model, "model"), (row.state, "state of the algorithm")):
+                if digest:
+                    named.setdefault(digest, f"the {what} of round {row.number}")
+        return named
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Those that must be there: all that are not marked as pruned, the newest and the seed in any case."""
+        pruned = {row.round for row in self.models if row.pruned_at is not None}
+        kept = {row.model for row in self.rounds if row.number not in pruned}
+        kept |= {row.state for row in self.rounds if row.state_pruned_at is None}
+        if self.rounds:
+            kept |= {self.rounds[-1].model, self.rounds[-1].state}
+        return frozenset(kept | {self.session.seed_model or ""}) & self.objects.keys()
+
+    def _model_of(self, number: int) -> str | None:
+        return self.rounds[number - 1].model if 1 <= number <= len(self.rounds) else None
+
+    def until(self, number: int) -> "Evidence":
+        """What was recorded up to a round: of a session that runs, more may be stored while it is read."""
+        return replace(
+            self,
+            rounds=tuple(row for row in self.rounds if row.number <= number),
+            contributions=tuple(row for row in self.contributions if row.round <= number),
+            evaluations=tuple(row for row in self.evaluations if row.round <= number),
+            session=replace(self.session, round=number, model=self._model_of(number)) if number < self.session.round else self.session,
+            metrics=tuple(row for row in self.metrics if row.round <= number),
+            models=tuple(row for row in self.models if row.round <= number),
+        )
+
+
+async def gather(store: MetadataStore, project: str, session: str) -> Evidence:
+    """All rows of a session; raises `NotFoundError` for no such session."""
+    record = await store.get(SessionRecord, project, session)
+
+    async def rows(kind: type[R], sort: str) -> tuple[R, ...]:
+        return tuple([row async for row in _all(store, kind, project, session, sort)])
+
+    found = Evidence(
+        record,
+        await rows(RoundRecord, "number"),
+        await rows(ContributionRecord, "id"),
+        await rows(EvaluationRecord, "id"),
+        await rows(MetricRecord, "id"),
+        await rows(ModelRecord, "round"),
+        await rows(EventRecord, "id"),
+    )
+    return found.until(record.round) if record.state is SessionState.RUNNING else found
+
+
+async def _all(
+    store: MetadataStore, kind: type[R], project: str, session: str, sort: str
+) -> AsyncIterator[R]:
+    """Every row of a kind."""
+    offset, total = 0, 1
+    while offset < total:
+        page = await store.list(kind, Query(project, {"session": session}, sort=sort, limit=_PAGE, offset=offset))
+        for row in page.items:
+            yield row
+        offset, total = offset + _PAGE, page.total

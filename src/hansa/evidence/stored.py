@@ -1,0 +1,46 @@
+"""The record of a session where it is kept: every row, and every byte that the rows name."""
+
+from hansa.errors import CorruptionError, NotFoundError
+from hansa.evidence.record import Evidence, gather
+from hansa.evidence.verification import Known, Verification, verify_record
+from hansa.store.ports import MetadataStore, ObjectStore
+
+__all__ = ["verify_session"]
+
+
+async def verify_session(
+    store: MetadataStore, objects: ObjectStore, project: str, session: str, head: str | None = None
+) -> Verification:
+    """Read all that a session has left. head: a link that its chain must contain.
+
+    Raises `CorruptionError`, naming the first thing that is lost or changed, and `NotFoundError` for no such session.
+    """
+    evidence = await gather(store, project, session)
+    found = verify_record(evidence, Known(head))
+    sizes: dict[str, int] = {}
+    for digest, what in evidence.objects.items():
+        if digest in evidence.kept:
+            try:
+                sizes[digest] = await _read(objects, digest, f"{what} of session {evidence.session.name}")
+            except CorruptionError:
+                if digest in await _still_kept(store, evidence):
+                    raise  # else it was pruned while the others were read
+    return Verification.of(evidence, found, sizes)
+
+
+async def _still_kept(store: MetadataStore, evidence: Evidence) -> frozenset[str]:
+    again = await gather(store, evidence.session.project, evidence.session.id)
+    return again.until(evidence.session.round).kept
+
+
+async def _read(objects: ObjectStore, digest: str, what: str) -> int:
+    """Bytes of an object; reading compares them with the digest."""
+    size = 0
+    try:
+        async for chunk in objects.read(digest):
+            size += len(chunk)
+    except NotFoundError as error:
+        raise CorruptionError(f"{what} is lost: there is no object {digest}") from error
+    except CorruptionError as error:
+        raise CorruptionError(f"{what} is damaged: {error}") from error
+    return size

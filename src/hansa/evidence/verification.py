@@ -1,0 +1,382 @@
+"""Is the record of a session what it was when it was written, and did everybody sign what is counted as theirs?
+
+The same checks for the server that keeps the record and for a third party that has a bundle of it. What is checked:
+
+- the rounds form one chain, whose links cover every model, contribution and number; the server has signed each link;
+- the session's events form one chain, which the links of the rounds and the end of the session name;
+- each client has signed the update that is counted as its own, and the evaluation that is shown as its own;
+- merged numbers are what the reports of the clients come to;
+- the model trail says what the rounds say, and every model and state that is there has the bytes of its digest.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from hansa.errors import CorruptionError, InputError
+from hansa.evidence.record import Evidence
+from hansa.messages import Kind, Signature, merge_metrics
+from hansa.statements import end_statement, report_statement, round_statement, update_statement
+from hansa.store.link import ACCEPTED, run_digest, verify_chain, verify_events
+from hansa.store.records import ContributionRecord, EvaluationRecord, EventRecord, MetricRecord, RoundRecord
+from hansa.wire.frames import CENTRAL
+from hansa.wire.node_key import holds
+
+__all__ = ["Findings", "Known", "Receipt", "Verification", "verify_record"]
+
+_ENDS: Final = frozenset({"session.finished", "session.failed", "session.stopped"})
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a client has kept of a round that holds its update (`hansa.network.client.receipts`)."""
+
+    session: str
+    round: int
+    client: str
+    num_examples: int
+    update: str
+    link: str
+    signer: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What whoever verifies knows from elsewhere; without it a record that was made up as a whole cannot be told."""
+
+    head: str | None = None
+    """A link that the chain of rounds must contain."""
+    server: Collection[str] = ()
+    """Public keys of the server; empty: any is believed."""
+    clients: Mapping[str, str] = field(default_factory=dict)
+    """Client → its public key."""
+    receipts: Sequence[Receipt] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found whole."""
+
+    head: str
+    """The link of the last round."""
+    servers: tuple[str, ...]
+    """Public keys that have signed for the server."""
+    clients: Mapping[str, tuple[str, ...]]
+    """Client → public keys that have signed for it."""
+    updates: int
+    """Accepted updates whose signature holds."""
+    reports: int
+    """Evaluations whose signature holds."""
+    unsigned: int
+    """Accepted updates and evaluations that nobody has signed: of rounds before hansa did."""
+    events: int
+    sealed: bool
+    """Whether the server has signed the end of the session, and it is the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found whole, with the bytes."""
+
+    session: str
+    rounds: int
+    contributions: int
+    objects: int
+    """Models and states whose bytes were read and have the digest that is recorded."""
+    bytes: int
+    """Bytes of these objects."""
+    head: str
+    """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
+    pruned: int
+    """Models and states whose bytes were given up by the session's policy, and so could not be read."""
+    updates: int
+    """Accepted updates that their clients have signed."""
+    reports: int
+    """Evaluations that their clients have signed."""
+    unsigned: int
+    """Accepted updates and evaluations that nobody has signed: of rounds before hansa did."""
+    events: int
+    sealed: bool
+    """Whether the session is over, and the server has signed its end."""
+    servers: tuple[str, ...]
+    """Public keys that have signed for the server."""
+    clients: Mapping[str, Sequence[str]]
+    """Client → public keys that have signed for it."""
+
+    @classmethod
+    def of(cls, evidence: Evidence, found: Findings, sizes: Mapping[str, int]) -> "Verification":
+        """sizes: bytes, by digest, of the objects that were read."""
+        return cls(
+            evidence.session.id,
+            len(evidence.rounds),
+            len(evidence.contributions),
+            len(sizes),
+            sum(sizes.values()),
+            found.head,
+            len(evidence.objects) - len(sizes),
+            found.updates,
+            found.reports,
+            found.unsigned,
+            found.events,
+            found.sealed,
+            found.servers,
+            found.clients,
+        )
+
+
+def verify_record(evidence: Evidence, known: Known | None = None) -> Findings:
+    """Check all rows of a session. Raises `CorruptionError` that names the first thing that is not as it should be."""
+    known = known if known is not None else Known()
+    verify_chain(evidence.rounds, evidence.contributions, known.head)
+    _check_session(evidence)
+    _check_trail(evidence)
+    journal = _links(evidence)
+    servers: dict[str, None] = {}
+    clients: dict[str, dict[str, None]] = {}
+    updates = unsigned = 0
+    by_round: dict[int, list[ContributionRecord]] = {}
+    for part in evidence.contributions:
+        if part.outcome == ACCEPTED:
+            by_round.setdefault(part.round, []).append(part)
+    for row in evidence.rounds:
+        accepted = by_round.get(row.number, [])
+        if row.broadcast is None:
+            unsigned += len(accepted)
+            continue
+        _check_round(evidence, row, accepted, journal)
+        servers.setdefault(row.signer or "")
+        for part in accepted:
+            if part.signer is None:
+                unsigned += 1
+                continue
+            _check_update(row, part)
+            clients.setdefault(part.client, {}).setdefault(part.signer)
+            updates += 1
+    reports = 0
+    for report in evidence.evaluations:
+        if report.signer is None:
+            unsigned += 1
+            continue
+        _check_report(evidence, report)
+        clients.setdefault(report.client, {}).setdefault(report.signer)
+        reports += 1
+    _check_metrics(evidence)
+    for end in _signed_ends(evidence):
+        servers.setdefault(_check_end(evidence, end, journal))
+    _check_over(evidence)
+    _check_known(evidence, known, servers, clients)
+    return Findings(
+        evidence.rounds[-1].link if evidence.rounds else "",
+        tuple(servers),
+        {name: tuple(keys) for name, keys in sorted(clients.items())},
+        updates,
+        reports,
+        unsigned,
+        len(evidence.events),
+        _is_sealed(evidence),
+    )
+
+
+def _check_session(evidence: Evidence) -> None:
+    """The session's own row agrees with its rounds."""
+    record, chain = evidence.session, evidence.rounds
+    if record.round != len(chain):
+        raise CorruptionError(f"session {record.name} is at round {record.round}, but {len(chain)} rounds are recorded")
+    rows = (
+        (row.project, row.session)
+        for row in (*chain, *evidence.contributions, *evidence.evaluations, *evidence.metrics, *evidence.events)
+    )
+    if any(where != (record.project, record.id) for where in rows):
+        raise CorruptionError(f"the record of session {record.name} holds rows of another session, or project")
+    if not chain:
+        return
+    if chain[0].parent_model != (record.seed_model or ""):
+        raise CorruptionError(f"round 1 of session {record.name} starts from another model than the session's seed")
+    if chain[-1].model != record.model:
+        raise CorruptionError(f"the model of session {record.name} is not that of its last round")
+
+
+def _check_trail(evidence: Evidence) -> None:
+    """The models that the trail shows are those of the rounds."""
+    made = {row.number: (row.model, row.parent_model or None) for row in evidence.rounds}
+    shown = {row.round: (row.id, row.parent) for row in evidence.models}
+    for number in sorted(made.keys() | shown.keys()):
+        if made.get(number) != shown.get(number):
+            raise CorruptionError(
+                f"the model trail of session {evidence.session.name} does not show what round {number} has made"
+            )
+
+
+def _links(evidence: Evidence) -> frozenset[str]:
+    """The links of the session's events, which form one chain."""
+    ids = [event.id for event in evidence.events]
+    if ids != sorted(set(ids)):
+        raise CorruptionError(f"the events of session {evidence.session.name} are not in their order")
+    verify_events(evidence.events)
+    return frozenset(event.link for event in evidence.events if event.link is not None) | {""}
+
+
+def _check_round(
+    evidence: Evidence, row: RoundRecord, accepted: Sequence[ContributionRecord], journal: frozenset[str]
+) -> None:
+    where = f"round {row.number} of session {evidence.session.name}"
+    if not holds(Signature(row.signer or "", row.signature or ""), round_statement(row.link)):
+        raise CorruptionError(f"the server's signature of {where} does not hold")
+    if row.run != run_digest(evidence.session):
+        raise CorruptionError(f"{where} was of another run than the session's specification says")
+    if row.journal not in journal:
+        raise CorruptionError(f"{where} names an event of the session that is lost or was changed")
+    merged = merge_metrics((part.metrics, part.num_examples) for part in accepted)
+    if not _same(row.metrics, {name: each.values[name] for name, each in merged.items()}):
+        raise CorruptionError(f"the metrics of {where} are not what those of its contributors come to")
+
+
+def _check_update(row: RoundRecord, part: ContributionRecord) -> None:
+    where = (row.project, row.session, row.number, part.client, row.broadcast or "")
+    said = update_statement(*where, part.digest, part.num_examples, part.metrics)
+    if not holds(Signature(part.signer or "", part.signature or ""), said):
+        raise CorruptionError(f"round {row.number} counts an update of {part.client} that {part.client} has not signed")
+
+
+def _check_report(evidence: Evidence, report: EvaluationRecord) -> None:
+    chain = evidence.rounds
+    evaluated = chain[report.round - 1].model if 1 <= report.round <= len(chain) else ""
+    if report.model != evaluated:
+        raise CorruptionError(f"{report.client} has evaluated another model than that of round {report.round}")
+    where = (report.project, report.session, report.round, report.client, report.model)
+    said = report_statement(*where, report.num_examples, report.metrics)
+    if not holds(Signature(report.signer or "", report.signature or ""), said):
+        raise CorruptionError(f"the evaluation of {report.client} after round {report.round} is not what it has signed")
+
+
+def _check_metrics(evidence: Evidence) -> None:
+    """Each number that is shown of a round is what is recorded of it elsewhere."""
+    signed = {row.number for row in evidence.rounds if row.broadcast is not None}
+    shown: dict[tuple[int, Kind, str], dict[str, tuple[float, int]]] = {}
+    for metric in evidence.metrics:
+        if metric.round in signed:
+            one = shown.setdefault((metric.round, metric.kind, metric.client), {})
+            one[metric.name] = (metric.value, metric.num_examples)
+    expected = dict(_expected(evidence, signed))
+    for key in sorted({*shown, *expected}):
+        number, kind, client = key
+        if client == CENTRAL:
+            continue
+        if not _same_pairs(shown.get(key, {}), expected.get(key, {})):
+            whose = f"of {client}" if client else "merged over the clients"
+            raise CorruptionError(f"the metrics of round {number} ({kind}), {whose}, are not what was reported")
+    for event in evidence.events:
+        if event.kind == "round.evaluated" and event.data.get("round") in signed:
+            _check_evaluated(event, shown)
+
+
+def _expected(
+    evidence: Evidence, signed: Collection[int]
+) -> Iterator[tuple[tuple[int, Kind, str], dict[str, tuple[float, int]]]]:
+    for row in evidence.rounds:
+        if row.number in signed and row.metrics:
+            values = {name: (value, row.weight) for name, value in row.metrics.items()}
+            yield (row.number, Kind.TRAIN, ""), values
+    by_round: dict[int, list[EvaluationRecord]] = {}
+    for report in evidence.evaluations:
+        by_round.setdefault(report.round, []).append(report)
+        if report.metrics:
+            values = {name: (value, report.num_examples) for name, value in report.metrics.items()}
+            yield (report.round, Kind.EVALUATE, report.client), values
+    for number, reports in by_round.items():
+        merged = merge_metrics((report.metrics, report.num_examples) for report in reports)
+        if merged:
+            values = {name: (each.values[name], each.num_examples) for name, each in merged.items()}
+            yield (number, Kind.EVALUATE, ""), values
+
+
+def _check_evaluated(event: EventRecord, shown: Mapping[tuple[int, Kind, str], Mapping[str, tuple[float, int]]]) -> None:
+    """What was evaluated beside the server has no signature of its own: its event tells it, in the chain."""
+    number, told = event.data["round"], event.data.get("metrics")
+    both: dict[str, float] = {}
+    for client in ("", CENTRAL):
+        pairs = shown.get((int(str(number)), Kind.EVALUATE, client), {})
+        both |= {name: value for name, (value, _) in pairs.items()}
+    if not isinstance(told, Mapping) or not _same({str(k): float(str(v)) for k, v in told.items()}, both):
+        raise CorruptionError(f"the metrics of round {number} are not those that its event tells")
+
+
+def _signed_ends(evidence: Evidence) -> list[EventRecord]:
+    return [event for event in evidence.events if event.kind in _ENDS and "signature" in event.data]
+
+
+def _check_end(evidence: Evidence, event: EventRecord, journal: Collection[str]) -> str:
+    """The signer. The server has signed how a session ended, and after what."""
+    said = {name: str(event.data.get(name, "")) for name in ("head", "journal", "signer", "signature")}
+    state = event.kind.removeprefix("session.")
+    statement = end_statement(event.project, event.session, state, event.message, said["head"], said["journal"])
+    if not holds(Signature(said["signer"], said["signature"]), statement):
+        raise CorruptionError(f"the server's signature of the end of session {evidence.session.name} does not hold")
+    if said["journal"] not in journal or said["head"] not in {"", *(row.link for row in evidence.rounds)}:
+        raise CorruptionError(f"session {evidence.session.name} ended after rounds or events that are lost")
+    return said["signer"]
+
+
+def _is_sealed(evidence: Evidence) -> bool:
+    """Whether the session is over, and its last end is the one that the server has signed."""
+    session, ends = evidence.session, [event for event in evidence.events if event.kind in _ENDS]
+    if not ends or "signature" not in ends[-1].data:
+        return False
+    head = evidence.rounds[-1].link if evidence.rounds else ""
+    told = (ends[-1].kind, ends[-1].message, ends[-1].data.get("head"))
+    return told == (f"session.{session.state}", session.cause, head)
+
+
+def _check_over(evidence: Evidence) -> None:
+    """A session that is said to be over has ended so, where its rounds are signed."""
+    session, chain = evidence.session, evidence.rounds
+    is_over = f"session.{session.state}" in _ENDS
+    if is_over and chain and chain[-1].broadcast is not None and not _is_sealed(evidence):
+        raise CorruptionError(
+            f"session {session.name} is said to have {session.state} ({session.cause[:80]}), which the server has not signed"
+        )
+
+
+def _check_known(
+    evidence: Evidence, known: Known, servers: Collection[str], clients: Mapping[str, Collection[str]]
+) -> None:
+    strangers = sorted(set(servers) - set(known.server)) if known.server else []
+    if strangers:
+        raise CorruptionError(f"{strangers[0]} has signed for the server, which is none of the keys that you gave")
+    for name, key in known.clients.items():
+        others = sorted(set(clients.get(name, ())) - {key})
+        if others:
+            raise CorruptionError(f"{others[0]} has signed for {name}, whose key is {key}")
+    links = {row.number: row.link for row in evidence.rounds}
+    parts = {(part.round, part.client): part for part in evidence.contributions if part.outcome == ACCEPTED}
+    for receipt in known.receipts:
+        if receipt.session == evidence.session.id:
+            _check_receipt(receipt, links.get(receipt.round), parts.get((receipt.round, receipt.client)))
+
+
+def _check_receipt(receipt: Receipt, link: str | None, part: ContributionRecord | None) -> None:
+    if not holds(Signature(receipt.signer, receipt.signature), round_statement(receipt.link)):
+        raise InputError(f"the receipt of {receipt.client} for round {receipt.round} is not one that a server has signed")
+    if receipt.link != link:
+        raise CorruptionError(
+            f"round {receipt.round} is another one than the server has told {receipt.client}: its link was {receipt.link}"
+        )
+    counted = (part.digest, part.num_examples) if part is not None else None
+    if counted != (receipt.update, receipt.num_examples):
+        raise CorruptionError(f"round {receipt.round} does not count the update of {receipt.client} for which it has a receipt")
+
+
+def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:
+    return left.keys() == right.keys() and all(_equal(left[name], right[name]) for name in left)
+
+
+def _same_pairs(left: Mapping[str, tuple[float, int]], right: Mapping[str, tuple[float, int]]) -> bool:
+    return left.keys() == right.keys() and all(
+        _equal(left[name][0], right[name][0]) and left[name][1] == right[name][1] for name in left
+    )
+
+
+def _equal(left: float, right: float) -> bool:
+    return left == right or (math.isnan(left) and math.isnan(right))

@@ -1,0 +1,62 @@
+"""Whether what is handed in was signed by those whose it is said to be.
+
+A server knows the keys of its own children by their access tokens, the controller those of all that have joined. A sum
+is checked by its contributors' signatures: a combiner can neither invent one nor change what one has reported.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from hansa.errors import Reason, UpdateRejectedError
+from hansa.messages import Signature
+from hansa.statements import report_statement, update_statement
+from hansa.wire.frames import Evaluated, Offer
+from hansa.wire.node_key import holds
+
+__all__ = ["KeyOf", "check_offer", "check_report"]
+
+KeyOf: TypeAlias = Callable[[str], str | None]
+"""Client → the public key that it must sign with; None: it is not known here, and is checked above; empty: none."""
+
+
+def check_offer(offer: Offer, project: str, base: str, key_of: KeyOf) -> None:
+    """Raise `UpdateRejectedError` unless each contributor has signed its part, and began from this round's model.
+
+    base: that model's digest.
+    """
+    for part in offer.contributions:
+        key = key_of(part.client)
+        if key is None:
+            continue
+        if not offer.partial and offer.base != base:
+            raise UpdateRejectedError(
+                Reason.UNSIGNED,
+                f"the update of {part.client} was made from the model {offer.base[:12]!r}, but this round's is "
+                f"{base[:12]!r}; drop it, and train again",
+            )
+        where = (project, offer.key.run, offer.key.round, part.client, base)
+        digest = part.digest if offer.partial else offer.blob.digest
+        said = update_statement(*where, digest, part.num_examples, part.metrics)
+        _check(part.client, "update", part.signature, said, key)
+
+
+def check_report(report: Evaluated, project: str, base: str, key_of: KeyOf) -> None:
+    """Raise `UpdateRejectedError` unless the client has signed what it reports of the model that is evaluated."""
+    key = key_of(report.client)
+    if key is not None:
+        where = (project, report.key.run, report.key.round, report.client, base)
+        said = report_statement(*where, report.num_examples, report.metrics)
+        _check(report.client, "report", report.signature, said, key)
+
+
+def _check(client: str, what: str, signature: Signature | None, statement: bytes, key: str) -> None:
+    if not key:
+        raise UpdateRejectedError(Reason.UNSIGNED, f"{client} is no member of this network (any more)")
+    if signature is None:
+        raise UpdateRejectedError(
+            Reason.UNSIGNED, f"the {what} of {client} is not signed; a client of this version signs what it hands in"
+        )
+    if signature.signer != key or not holds(signature, statement):
+        raise UpdateRejectedError(
+            Reason.UNSIGNED, f"the signature of {client} does not hold for this {what}: it was changed on its way"
+        )
