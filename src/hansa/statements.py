@@ -7,10 +7,9 @@ A statement is the concatenation of its parts, the first of which names its kind
     real(x)     = 8 bytes, IEEE 754 binary64, little-endian; every NaN as 0x7ff8000000000000
     reals(m)    = number(how many), then text(name) real(value) for each, by the bytes of its name
 
-    update      = text("hansa update 1") text(project) text(run) number(round) text(client) text(model that it began from)
-                  text(digest of the update) number(num_examples) reals(metrics)
-    report      = text("hansa report 1") text(project) text(run) number(round) text(client) text(model that was evaluated)
-                  number(num_examples) reals(metrics)
+    part        = text(project) text(run) number(round) text(client) text(digest of the model that it was given)
+    update      = text("hansa update 1") part text(digest of the update) number(num_examples) reals(metrics)
+    report      = text("hansa report 1") part number(num_examples) reals(metrics)
     round       = text("hansa round 1") text(link of the round)
     end         = text("hansa end 1") text(project) text(run) text(state) text(cause) text(link of the last round)
                   text(link of the session's event before)
@@ -24,9 +23,11 @@ them.
 import math
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "Part",
     "bundle_statement",
     "end_statement",
     "number",
@@ -63,27 +64,31 @@ def reals(values: Mapping[str, float]) -> bytes:
     return number(len(named)) + b"".join(number(len(name)) + name + real(value) for name, value in named)
 
 
-def update_statement(  # noqa: PLR0913 - what is signed, part by part
-    project: str,
-    run: str,
-    round_: int,
-    client: str,
-    base: str,
-    digest: str,
-    num_examples: int,
-    metrics: Mapping[str, float],
-) -> bytes:
-    """What a client signs of an update. base: digest of the model that it was given; digest: of the update."""
-    where = text("hansa update 1") + text(project) + text(run) + number(round_) + text(client)
-    return where + text(base) + text(digest) + number(num_examples) + reals(metrics)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One client's part in one phase of one round."""
+
+    project: str
+    run: str
+    round: int
+    client: str
+    base: str
+    """Digest of the model that it was given."""
+
+    @property
+    def encoded(self) -> bytes:
+        """As the beginning of what the client signs."""
+        return text(self.project) + text(self.run) + number(self.round) + text(self.client) + text(self.base)
 
 
-def report_statement(
-    project: str, run: str, round_: int, client: str, base: str, num_examples: int, metrics: Mapping[str, float]
-) -> bytes:
-    """What a client signs of an evaluation. base: digest of the model that was evaluated."""
-    where = text("hansa report 1") + text(project) + text(run) + number(round_) + text(client)
-    return where + text(base) + number(num_examples) + reals(metrics)
+def update_statement(part: Part, digest: str, num_examples: int, metrics: Mapping[str, float]) -> bytes:
+    """What a client signs of an update. digest: of its bytes."""
+    return text("hansa update 1") + part.encoded + text(digest) + number(num_examples) + reals(metrics)
+
+
+def report_statement(part: Part, num_examples: int, metrics: Mapping[str, float]) -> bytes:
+    """What a client signs of an evaluation."""
+    return text("hansa report 1") + part.encoded + number(num_examples) + reals(metrics)
 
 
 def round_statement(link: str) -> bytes:
@@ -91,7 +96,7 @@ def round_statement(link: str) -> bytes:
     return text("hansa round 1") + text(link)
 
 
-def end_statement(project: str, run: str, state: str, cause: str, head: str, journal: str) -> bytes:
+def end_statement(project: str, run: str, *, state: str, cause: str, head: str, journal: str) -> bytes:
     """What the server signs when a session ends. head: link of its last round; journal: of its last event before."""
     return text("hansa end 1") + b"".join(map(text, (project, run, state, cause, head, journal)))
 

@@ -16,10 +16,10 @@ from hansa.api.documents import from_document, to_document
 from hansa.api.requests import Spec
 from hansa.api.results import IssuedToken, Me, ServerInfo, User, Waiting
 from hansa.errors import ConfigError, ConflictError, InputError, NotFoundError, WireError
+from hansa.evidence.verification import Verification
 from hansa.messages import Kind, RunSpec
 from hansa.store.documents import spec_to_json
 from hansa.store.records import AccountRecord, MetricRecord, Record, SessionRecord, SessionState, SubjectRecord
-from hansa.evidence.verification import Verification
 from hansa.wire import codec
 from hansa.wire.frames import Role
 

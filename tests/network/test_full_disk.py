@@ -12,12 +12,12 @@ import pytest
 from federation import Federation, federation
 
 from hansa.errors import StorageUnavailableError
+from hansa.evidence.stored import verify_session
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.network.client.outbox import Outbox
 from hansa.network.link import Link
 from hansa.simulation import simulate
 from hansa.store.records import SessionState
-from hansa.evidence.stored import verify_session
 
 MEGABYTES = 24
 

@@ -10,10 +10,10 @@ from memory_apps import DRIFTING, written
 from servers import PostgresServer, S3Server
 
 from hansa.errors import ConfigError, ConflictError, PrunedError, StorageUnavailableError
+from hansa.evidence.stored import verify_session
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.store.ports import Query
 from hansa.store.records import ModelRecord, SessionRecord, SessionState
-from hansa.evidence.stored import verify_session
 
 RULES = RoundRules(min_clients=2, quorum=2, deadline=60)
 ADAM = RunSpec(

@@ -10,11 +10,11 @@ import pytest
 from store_examples import PROJECT, a_commit, a_session, every
 
 from hansa.errors import CorruptionError, NotFoundError
+from hansa.evidence.stored import verify_session
 from hansa.store.link import round_link
 from hansa.store.opening import open_objects
 from hansa.store.ports import MetadataStore, ObjectStore, Release
 from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
-from hansa.evidence.stored import verify_session
 
 ROUNDS = 4
 

@@ -1,6 +1,5 @@
 """What a client can name: models, packages, rounds, metrics, events, nodes, tokens, people and projects."""
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from hansa.network.controller.journal import Live
 from hansa.network.files import mapped
 from hansa.packages.package import SUFFIX, build
 from hansa.packages.signature import read_key
+from hansa.store.disk import whole_file
 from hansa.store.records import (
     AuditRecord,
     ClientRecord,
@@ -146,16 +146,11 @@ class Models(Listed[ModelRecord]):
         """
         digest = self.digest(model)
         target = Path(path) if path is not None else Path(f"{digest[:12]}.safetensors")
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        partial = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                self._transport.download(f"{self._path}/models/{digest}/file", file)
-            if blake3(max_threads=blake3.AUTO).update_mmap(partial).hexdigest() != digest:
+        with whole_file(target) as file:
+            self._transport.download(f"{self._path}/models/{digest}/file", file)
+            file.flush()
+            if blake3(max_threads=blake3.AUTO).update_mmap(file.name).hexdigest() != digest:
                 raise CorruptionError(f"what arrived is not model {digest[:12]}…: download it again")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
         return target
 
     def load(self, model: str) -> Arrays:

@@ -79,7 +79,7 @@ def create_app(
     common: dict[str, Any] = {"dependencies": [Depends(bearer)], "responses": responses}
     for tag, prefix, routes in (
         ("server", "", ServerRoutes(controller, cursors)),
-        ("sessions", _PROJECT, SessionRoutes(controller, cursors)),
+        ("sessions", _PROJECT, SessionRoutes(controller, cursors, bounds)),
         ("models", _PROJECT, ModelRoutes(controller, cursors, bounds)),
         ("packages", _PROJECT, PackageRoutes(controller, cursors)),
         ("events", _PROJECT, EventRoutes(controller, cursors, gate, bounds, closing or asyncio.Event())),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from hansa.api.documents import from_document
 from hansa.api.nouns import Events, Listed, Models, Packages, only
@@ -11,9 +11,11 @@ from hansa.api.results import Waiting
 from hansa.api.transport import Transport
 from hansa.app import load_app
 from hansa.errors import InputError, NotFoundError
+from hansa.evidence.verification import Verification
 from hansa.messages import RunSpec
 from hansa.network.controller.journal import Live
 from hansa.run import resolve, suit
+from hansa.store.disk import whole_file
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
 from hansa.store.retention import Policy
@@ -132,6 +134,21 @@ class Sessions(Listed[SessionRecord]):
         """
         path = f"{self._path}/sessions/{self._find(session).id}/verification"
         return from_document(Verification, self._transport.json("GET", path, query={"head": head}))
+
+    def export(
+        self, session: str, path: str | Path | None = None, models: Literal["all", "newest", "none"] = "all"
+    ) -> Path:
+        """The session's evidence as a file, which anybody can check (`hansa.evidence.bundle.verify_bundle`).
+
+        path: by default NAME-ID.hansa.zip here; models: of which rounds the bytes go with it. Nothing is left at the
+        path unless all of it has arrived.
+        """
+        found = self._find(session)
+        target = Path(path) if path is not None else Path(f"{found.name}-{found.id}.hansa.zip")
+        suffix = "" if models == "none" else f"/{models}"
+        with whole_file(target) as file:
+            self._transport.download(f"{self._path}/sessions/{found.id}/bundle{suffix}", file)
+        return target
 
     def watch(self, session: str, after: int = 0) -> Iterator[EventRecord | Live]:
         """The events of a session, stored and live, until it ends; it outlives a broken connection.

@@ -17,6 +17,20 @@ Data = Annotated[
 ]
 
 
+@commands.command("list")
+@expand
+def list_keys(*, data: Data = None, as_json: Json = False) -> None:
+    """Show the public keys: they verify tokens, and what the server has signed of sessions. Give them to verifiers."""
+    from hansa.network.controller.signing_keys import public_keys
+
+    found = public_keys(_folder(data))
+    if as_json:
+        print_json({"keys": found})
+        return
+    for key, since in zip(found, ("signs", *("signed before",) * len(found)), strict=False):
+        say(f"{key}  {since}")
+
+
 @commands.command()
 @expand
 def rotate(*, data: Data = None, as_json: Json = False) -> None:

@@ -1,11 +1,13 @@
 """`hansa session`: runs on the network."""
 
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hansa.cli.options import AppPath, ConnectionOptions, Json, Limit, SpecOptions, app_name, expand
-from hansa.cli.output import print_json, print_record, print_table, say, span, when
+from hansa.cli.output import print_json, print_record, print_table, say, size, span, when
 from hansa.cli.root import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -198,6 +200,42 @@ def delete(session: SessionName, server: ConnectionOptions, *, as_json: Json = F
     with server.connect() as api:
         gone = api.sessions.delete(session)
     _said(gone, f"Session {gone.name} ({gone.id}) is deleted.", as_json=as_json)
+
+
+class ExportedModels(StrEnum):
+    """Of which rounds a bundle has the bytes."""
+
+    ALL = "all"
+    NEWEST = "newest"
+    NONE = "none"
+
+
+@commands.command()
+@expand
+def export(
+    session: SessionName,
+    server: ConnectionOptions,
+    *,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", "-o", dir_okay=False, help="File to write; by default NAME-ID.hansa.zip here."),
+    ] = None,
+    models: Annotated[
+        ExportedModels, typer.Option("--models", help="Of which rounds the bytes of the models go with it.")
+    ] = ExportedModels.ALL,
+    as_json: Json = False,
+) -> None:
+    """Write all that is recorded of a session to a file, signed: whoever gets it can check it without the server.
+
+    `hansa verify --bundle FILE` checks it, on any machine.
+    """
+    with server.connect() as api:
+        path = api.sessions.export(session, to, models.value)
+    if as_json:
+        print_json({"path": path, "size": path.stat().st_size})
+    else:
+        say(f"{path} ({size(path.stat().st_size)})")
+        say(f"\nNext:\n  hansa verify --bundle {path}")
 
 
 @commands.command()

@@ -54,6 +54,8 @@ def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) 
     from hansa.messages import ClientInfo
     from hansa.network.client.approvals import Approvals
     from hansa.network.client.ledger import LEDGER, departures
+    from hansa.network.client.receipts import RECEIPTS
+    from hansa.network.identity import key_in
     from hansa.packages.package import SUFFIX
     from hansa.packages.package import read as opened
 
@@ -67,10 +69,15 @@ def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) 
             packages.append({"id": file.stem, "refused": str(error)})
     waiting = Approvals(folder).open_requests()
     left = departures(folder / LEDGER)
+    key, receipts = key_in(folder), folder / RECEIPTS
     if as_json:
         enforced = {"enforced": walls.enforced, "not_enforced": walls.missing, "by": walls.tool, "why": walls.why_not}
-        print_json({"confinement": enforced, "packages": packages, "waiting": waiting, "left": left})
+        print_json(
+            {"confinement": enforced, "packages": packages, "waiting": waiting, "left": left}
+            | {"key": key, "receipts": receipts if receipts.exists() else None}
+        )
         return
+    say(f"signs      as {key or 'nobody yet: it has not joined'}")
     missing = " ".join(walls.missing) or "nothing"
     say(f"confined   {' '.join(walls.enforced)}; not: {missing} ({walls.why_not or walls.tool})")
     for package in packages:
@@ -86,6 +93,8 @@ def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) 
     for each in left[-_SHOWN:]:
         named = f"  {', '.join(each.metrics)}" if each.metrics else ""
         say(f"{each.at}  {each.session}  round {each.round:<4}  {each.kind:<10}  {size(each.bytes):>7}{named}")
+    if receipts.exists():
+        say(f"receipts   {receipts}: what the server has signed of rounds that count this site's updates")
 
 
 def policy_of(site: Path | None) -> "SitePolicy":

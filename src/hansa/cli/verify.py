@@ -1,40 +1,140 @@
 """`hansa verify`: is the record of a session what it was when it was written?"""
 
-from typing import Annotated
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hansa.cli.options import ConnectionOptions, Json, expand
+from hansa.cli.options import ConnectionOptions, Json, expand, pairs
 from hansa.cli.output import print_json, say
-from hansa.cli.session import SessionName
+
+if TYPE_CHECKING:
+    from hansa.evidence.verification import Known, Receipt, Verification
 
 __all__ = ["verify"]
 
 
 @expand
 def verify(
-    session: SessionName,
     server: ConnectionOptions,
     *,
+    session: Annotated[
+        str | None,
+        typer.Argument(metavar="[SESSION]", help="Id of a session, the beginning of one, or its name."),
+    ] = None,
     head: Annotated[
         str | None,
         typer.Option("--head", help="A link that the chain must contain: it shows whether later rounds were lost."),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", exists=True, dir_okay=False, help="Check this file, which `hansa session export` wrote."
+        ),
+    ] = None,
+    server_key: Annotated[
+        list[str] | None,
+        typer.Option("--server-key", metavar="ED25519:…", help="With --bundle: a key that signs for the server."),
+    ] = None,
+    client_key: Annotated[
+        list[str] | None,
+        typer.Option("--client-key", metavar="NAME=ED25519:…", help="With --bundle: the key of a client."),
+    ] = None,
+    receipts: Annotated[
+        list[Path] | None,
+        typer.Option("--receipts", exists=True, dir_okay=False, help="With --bundle: a client's receipts.jsonl."),
+    ] = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="With --bundle: rounds from before hansa signed may be in it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a session's whole record: the chain of its rounds, who was counted, and every byte of every model.
+    """Check a session's whole record: its rounds, who was counted, every signature, and every byte of every model.
 
-    What is lost or changed is named, and the exit code is 1. Keep the link that is printed: with --head it tells later,
-    for example after a backup was restored, whether rounds are missing at the end.
+    The server checks its own record; with --bundle you check what it has exported, here, and need no server. What is
+    lost or changed is named, and the exit code is 1. A record that was made up as a whole can only be told by what you
+    know from elsewhere: compare the keys that are printed with `hansa keys list` and `hansa client inspect`, or give
+    them with --server-key and --client-key; give the receipts that clients have kept; keep the link that is printed,
+    and give it with --head, for example after a backup was restored.
     """
-    with server.connect() as api:
-        found = api.sessions.verify(session, head)
+    from hansa.errors import InputError
+
+    if (session is None) == (bundle is None):
+        raise InputError("name a session for its server to check, or give a file with --bundle: one of the two")
+    if bundle is not None:
+        known = _known(head, server_key, client_key, receipts)
+        found = _checked(bundle, known, allow_unsigned=allow_unsigned)
+    elif server_key or client_key or receipts or allow_unsigned:
+        raise InputError("keys and receipts are for --bundle: a server checks its record by what it keeps itself")
+    else:
+        with server.connect() as api:
+            found = api.sessions.verify(session or "", head)
     if as_json:
         print_json(found)
-        return
-    say(f"{found.rounds} rounds with {found.contributions} contributions form one chain;")
+    else:
+        _tell(found, is_bundle=bundle is not None)
+
+
+def _checked(file: Path, known: "Known", *, allow_unsigned: bool) -> "Verification":
+    from hansa.errors import CorruptionError
+    from hansa.evidence.bundle import open_bundle, verify_bundle
+
+    with file.open("rb") as opened:
+        found = verify_bundle(open_bundle(opened), known)
+    if found.unsigned and not allow_unsigned:
+        raise CorruptionError(
+            f"{found.unsigned} updates and evaluations in {file} are not signed by anybody: they are of rounds before "
+            "hansa signed, or the signatures were taken out; with --allow-unsigned the rest is checked"
+        )
+    return found
+
+
+def _known(
+    head: str | None, server_key: list[str] | None, client_key: list[str] | None, files: list[Path] | None
+) -> "Known":
+    from hansa.evidence.verification import Known
+
+    return Known(
+        head,
+        tuple(server_key or ()),
+        pairs(client_key or [], "--client-key"),
+        tuple(receipt for file in files or () for receipt in _receipts(file)),
+    )
+
+
+def _receipts(file: Path) -> "list[Receipt]":
+    """What a client has kept."""
+    from hansa.errors import InputError
+    from hansa.evidence.verification import Receipt
+
+    names = {field.name: field.type for field in fields(Receipt)}
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            document = json.loads(line)
+            found.append(Receipt(**{name: kind(document[name]) for name, kind in names.items()}))  # type: ignore[operator]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"line {number} of {file} is no receipt of hansa's: {error}") from error
+    return found
+
+
+def _tell(found: "Verification", *, is_bundle: bool) -> None:
+    say(f"{found.rounds} rounds with {found.contributions} contributions form one chain, with {found.events} events;")
+    say(f"{found.updates} updates and {found.reports} evaluations are signed by their clients;")
     say(f"{found.objects} models and states, {found.bytes:,} bytes, are what was recorded.")
+    if found.unsigned:
+        say(f"{found.unsigned} updates and evaluations are of rounds before hansa signed, and signed by nobody.")
     if found.pruned:
-        say(f"{found.pruned} were pruned by policy, and could not be read.")
+        say(
+            f"{found.pruned} models and states {'are not in it' if is_bundle else 'were pruned by policy'}, and could not be read."
+        )
+    if found.rounds:
+        say("The session is over, and its end is signed." if found.sealed else "Its end is not signed: it may go on.")
+    for key in found.servers:
+        say(f"signed for the server: {key}")
+    for name, keys in found.clients.items():
+        say(f"signed for {name}: {', '.join(keys)}")
     if found.head:
         say(f"link of the last round: {found.head}")

@@ -1,8 +1,8 @@
 """A session's evidence as one file, for who has no access to the server: a zip archive, signed by the server.
 
-    bundle.json        every row of the session: {"format", "hansa", "exported_at", "session", "rounds", …}
-    signature.json     {"signer", "value"}: the server's, over bundle.json
-    objects/DIGEST     bytes of models and states, as they are, for those that are not pruned and were asked for
+bundle.json        every row of the session: {"format", "hansa", "exported_at", "session", "rounds", …}
+signature.json     {"signer", "value"}: the server's, over bundle.json
+objects/DIGEST     bytes of models and states, as they are, for those that are not pruned and were asked for
 """
 
 import asyncio
@@ -100,7 +100,9 @@ def open_bundle(file: IO[bytes]) -> Bundle:
     manifest = _read(archive, _MANIFEST, _MOST_JSON)
     document = _json(manifest, _MANIFEST)
     if document.get("format") != _FORMAT:
-        raise InputError(f"this bundle has the format {str(document.get('format'))[:40]!r}; this hansa reads {_FORMAT!r}")
+        raise InputError(
+            f"this bundle has the format {str(document.get('format'))[:40]!r}; this hansa reads {_FORMAT!r}"
+        )
     signed = _json(_read(archive, _SIGNATURE, _MOST_SIGNATURE), _SIGNATURE)
     signature = Signature(str(signed.get("signer", "")), str(signed.get("value", "")))
 

@@ -68,7 +68,9 @@ class Evidence:
             rounds=tuple(row for row in self.rounds if row.number <= number),
             contributions=tuple(row for row in self.contributions if row.round <= number),
             evaluations=tuple(row for row in self.evaluations if row.round <= number),
-            session=replace(self.session, round=number, model=self._model_of(number)) if number < self.session.round else self.session,
+            session=replace(self.session, round=number, model=self._model_of(number))
+            if number < self.session.round
+            else self.session,
             metrics=tuple(row for row in self.metrics if row.round <= number),
             models=tuple(row for row in self.models if row.round <= number),
         )
@@ -93,9 +95,7 @@ async def gather(store: MetadataStore, project: str, session: str) -> Evidence:
     return found.until(record.round) if record.state is SessionState.RUNNING else found
 
 
-async def _all(
-    store: MetadataStore, kind: type[R], project: str, session: str, sort: str
-) -> AsyncIterator[R]:
+async def _all(store: MetadataStore, kind: type[R], project: str, session: str, sort: str) -> AsyncIterator[R]:
     """Every row of a kind."""
     offset, total = 0, 1
     while offset < total:

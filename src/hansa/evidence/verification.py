@@ -19,7 +19,7 @@ from hansa.evidence.record import Evidence
 from hansa.messages import Kind, Signature, merge_metrics
 from hansa.statements import end_statement, report_statement, round_statement, update_statement
 from hansa.store.link import ACCEPTED, run_digest, verify_chain, verify_events
-from hansa.store.records import ContributionRecord, EvaluationRecord, EventRecord, MetricRecord, RoundRecord
+from hansa.store.records import ContributionRecord, EvaluationRecord, EventRecord, RoundRecord
 from hansa.wire.frames import CENTRAL
 from hansa.wire.node_key import holds
 
@@ -292,7 +292,9 @@ def _expected(
             yield (number, Kind.EVALUATE, ""), values
 
 
-def _check_evaluated(event: EventRecord, shown: Mapping[tuple[int, Kind, str], Mapping[str, tuple[float, int]]]) -> None:
+def _check_evaluated(
+    event: EventRecord, shown: Mapping[tuple[int, Kind, str], Mapping[str, tuple[float, int]]]
+) -> None:
     """What was evaluated beside the server has no signature of its own: its event tells it, in the chain."""
     number, told = event.data["round"], event.data.get("metrics")
     both: dict[str, float] = {}
@@ -358,14 +360,18 @@ def _check_known(
 
 def _check_receipt(receipt: Receipt, link: str | None, part: ContributionRecord | None) -> None:
     if not holds(Signature(receipt.signer, receipt.signature), round_statement(receipt.link)):
-        raise InputError(f"the receipt of {receipt.client} for round {receipt.round} is not one that a server has signed")
+        raise InputError(
+            f"the receipt of {receipt.client} for round {receipt.round} is not one that a server has signed"
+        )
     if receipt.link != link:
         raise CorruptionError(
             f"round {receipt.round} is another one than the server has told {receipt.client}: its link was {receipt.link}"
         )
     counted = (part.digest, part.num_examples) if part is not None else None
     if counted != (receipt.update, receipt.num_examples):
-        raise CorruptionError(f"round {receipt.round} does not count the update of {receipt.client} for which it has a receipt")
+        raise CorruptionError(
+            f"round {receipt.round} does not count the update of {receipt.client} for which it has a receipt"
+        )
 
 
 def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:

@@ -17,13 +17,19 @@ from hansa.wire.frames import Role
 from hansa.wire.node_key import NodeKey
 from hansa.wire.tokens import Identity, holder
 
-__all__ = ["NodeIdentity"]
+__all__ = ["NodeIdentity", "key_in"]
 
 _log = structlog.get_logger(__name__)
 
 _FILE: Final = "node-key.pem"
 _SHARE: Final = 2 / 3
 """Of an access token's time, after which the next one is asked for."""
+
+
+def key_in(folder: Path) -> str:
+    """The public key of the node whose work folder this is; empty: it has none yet. Raises `InputError`."""
+    file = folder / _FILE
+    return NodeKey.of_pem(file.read_bytes()).public if file.exists() else ""
 
 
 class NodeIdentity:

@@ -51,9 +51,7 @@ def verify_audit(lines: Iterable[AuditRecord], head: str | None = None) -> tuple
     last, link, found = 0, "", head in {None, ""}
     for line in lines:
         if line.number != last + 1:
-            raise CorruptionError(
-                f"after line {last} of the audit record comes {line.number}: lines are lost or moved"
-            )
+            raise CorruptionError(f"after line {last} of the audit record comes {line.number}: lines are lost or moved")
         expected = audit_link(link, line)
         if line.link != expected or line.id != str(line.number):
             raise CorruptionError(f"line {line.number} of the audit record was changed, or one before it was")

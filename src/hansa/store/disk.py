@@ -2,14 +2,15 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from hansa.errors import StorageError, StorageUnavailableError
 
-__all__ = ["explained", "make_directory", "sync_directory", "write_whole"]
+__all__ = ["explained", "make_directory", "sync_directory", "whole_file", "write_whole"]
 
 _REMEDIES: Final[Mapping[int, str]] = {
     errno.ENOSPC: "the disk is full: free some space or choose another disk, then try again",
@@ -66,6 +67,22 @@ def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
         os.fsync(file.fileno())
     part.replace(path)
     sync_directory(path.parent)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which has its name when the block ends without an error; else nothing is left of it."""
+    with (
+        explained("write", path),
+        tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file,
+    ):
+        part = Path(file.name)
+        try:
+            yield file
+            file.close()
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

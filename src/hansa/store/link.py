@@ -62,7 +62,9 @@ def round_link(previous: str, record: RoundRecord, contributions: Iterable[Contr
     for left, right in pairwise([part for part in parts if part.outcome == ACCEPTED]):
         if left.client == right.client:
             raise InputError(f"round {record.number} of session {record.session} counts {left.client!r} twice")
-    encoded = _former_encoding(previous, record, parts) if record.broadcast is None else _encoding(previous, record, parts)
+    encoded = (
+        _former_encoding(previous, record, parts) if record.broadcast is None else _encoding(previous, record, parts)
+    )
     return blake3(b"".join(encoded)).hexdigest()
 
 
@@ -144,7 +146,9 @@ def _verify(
     outcomes = Counter(c.outcome for c in contributions)
     recorded = {"rejected": record.rejected, "failed": record.failed, "missing": record.missing}
     if record.broadcast is not None and recorded != {name: outcomes[name] for name in recorded}:
-        raise CorruptionError(f"{where} does not count its contributions: it says {recorded}, they are {dict(outcomes)}")
+        raise CorruptionError(
+            f"{where} does not count its contributions: it says {recorded}, they are {dict(outcomes)}"
+        )
     accepted = [c for c in contributions if c.outcome == ACCEPTED]
     counted = (len(accepted), sum(c.num_examples for c in accepted))
     if counted != (record.accepted, record.weight):

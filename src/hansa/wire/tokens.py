@@ -23,7 +23,17 @@ from hansa.wire.frames import CENTRAL, Role
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["AUDIENCE", "JOINING", "Identity", "holder", "issue", "new_key", "public_key", "verify"]
+__all__ = [
+    "AUDIENCE",
+    "JOINING",
+    "Identity",
+    "holder",
+    "issue",
+    "new_key",
+    "public_key",
+    "public_keys_in_hex",
+    "verify",
+]
 
 AUDIENCE: Final = "hansa"
 """What tokens are for; one of another system, signed with the same key, does not hold here."""
@@ -81,6 +91,11 @@ def public_key(private_pem: str) -> str:
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     return pem.decode()
+
+
+def public_keys_in_hex(public_pem: str) -> list[str]:
+    """Each of these keys as `ed25519:` and 64 hexadecimal digits. public_pem: as for `verify`."""
+    return ["ed25519:" + key.public_bytes_raw().hex() for key in _public_keys(public_pem)]
 
 
 def issue(

@@ -45,7 +45,9 @@ def keep_receipt(file: Path, offer: Offer, receipt: Receipt) -> None:
     """Append a receipt. Raises `InputError` where the signature does not hold, `StorageError`."""
     signature = receipt.signature
     if not holds(signature, round_statement(receipt.link)):
-        raise InputError(f"the receipt for round {offer.key.round} is not one that {signature.signer[:80]!r} has signed")
+        raise InputError(
+            f"the receipt for round {offer.key.round} is not one that {signature.signer[:80]!r} has signed"
+        )
     (part,) = offer.contributions
     kept = _Kept(
         datetime.now(UTC).isoformat(timespec="seconds"),

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import Signature
-from hansa.statements import report_statement, update_statement
+from hansa.statements import Part, report_statement, update_statement
 from hansa.wire.frames import Evaluated, Offer
 from hansa.wire.node_key import holds
 
@@ -34,9 +34,9 @@ def check_offer(offer: Offer, project: str, base: str, key_of: KeyOf) -> None:
                 f"the update of {part.client} was made from the model {offer.base[:12]!r}, but this round's is "
                 f"{base[:12]!r}; drop it, and train again",
             )
-        where = (project, offer.key.run, offer.key.round, part.client, base)
+        where = Part(project, offer.key.run, offer.key.round, part.client, base)
         digest = part.digest if offer.partial else offer.blob.digest
-        said = update_statement(*where, digest, part.num_examples, part.metrics)
+        said = update_statement(where, digest, part.num_examples, part.metrics)
         _check(part.client, "update", part.signature, said, key)
 
 
@@ -44,8 +44,8 @@ def check_report(report: Evaluated, project: str, base: str, key_of: KeyOf) -> N
     """Raise `UpdateRejectedError` unless the client has signed what it reports of the model that is evaluated."""
     key = key_of(report.client)
     if key is not None:
-        where = (project, report.key.run, report.key.round, report.client, base)
-        said = report_statement(*where, report.num_examples, report.metrics)
+        where = Part(project, report.key.run, report.key.round, report.client, base)
+        said = report_statement(where, report.num_examples, report.metrics)
         _check(report.client, "report", report.signature, said, key)
 
 

@@ -430,9 +430,7 @@ class Controller:
             await self.people.note(audit_line(project, by, "prune", project, detail=said))
         return report
 
-    async def export_session(
-        self, project: str, session_id: str, models: Models, file: Path, by: str = SERVER
-    ) -> None:
+    async def export_session(self, project: str, session_id: str, models: Models, file: Path, by: str = SERVER) -> None:
         """Write a session's bundle to a file, for third parties to verify."""
         await self.store.get(SessionRecord, project, session_id)
         told = audit_line(project, by, "session.export", session_id, detail=f"models: {models}")

@@ -396,9 +396,7 @@ class SessionRunner:
         self._telling.opened(plan.key)
         return self._phase
 
-    def _close(
-        self, phase: Phase, committed: tuple[str, ...], cause: str, receipt: Receipt | None = None
-    ) -> None:
+    def _close(self, phase: Phase, committed: tuple[str, ...], cause: str, receipt: Receipt | None = None) -> None:
         self._around.hub.receive_from_parent(Closed(phase.plan.key, committed, cause, receipt))
         self._phase = None
 

@@ -8,7 +8,7 @@ from hansa.errors import InputError
 from hansa.store.disk import explained, make_directory, write_whole
 from hansa.wire import tokens
 
-__all__ = ["SigningKeys", "forget_former_keys", "rotate_keys"]
+__all__ = ["SigningKeys", "forget_former_keys", "public_keys", "rotate_keys"]
 
 _KEY: Final = "tokens.key"
 _FORMER: Final = "tokens.former.pem"
@@ -41,17 +41,29 @@ class SigningKeys:
         return tokens.public_key(self.private) + self.former
 
 
+def public_keys(folder: Path) -> list[str]:
+    """The public keys, `ed25519:` and 64 hexadecimal digits each; the one that signs now comes first.
+
+    Raises `InputError` where there is none yet.
+    """
+    return tokens.public_keys_in_hex(_existing(folder).public)
+
+
 def rotate_keys(folder: Path) -> None:
     """Sign with a fresh key from the next start on; what was signed before holds still.
 
     Raises `InputError` where there is no key yet.
     """
-    if not (folder / _KEY).exists():
-        raise InputError(f"there is no key in {folder}: start the server once with `hansa up`, or name its data folder")
-    keys = SigningKeys.of(folder)
+    keys = _existing(folder)
     with explained("change the key that signs tokens in", folder):
         write_whole(folder / _FORMER, keys.public.encode(), 0o644)
         write_whole(folder / _KEY, tokens.new_key().encode())
+
+
+def _existing(folder: Path) -> SigningKeys:
+    if not (folder / _KEY).exists():
+        raise InputError(f"there is no key in {folder}: start the server once with `hansa up`, or name its data folder")
+    return SigningKeys.of(folder)
 
 
 def forget_former_keys(folder: Path) -> bool:
