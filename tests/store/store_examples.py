@@ -12,6 +12,7 @@ from hansa.store.records import (
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
+    EvaluationRecord,
     EventRecord,
     MemberRecord,
     MetricRecord,
@@ -29,6 +30,7 @@ from hansa.store.records import (
 )
 
 PROJECT = "harbour"
+SIGNER = "ed25519:" + "3a" * 32
 
 
 def digest(number: int) -> str:
@@ -146,13 +148,32 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
             {"loss": 0.5},
             state_pruned_at=11.5,
             state_size=2**33,
+            broadcast=digest(8),
+            run=digest(11),
+            journal=digest(12),
+            signer=SIGNER,
+            signature="9c" * 64,
         ),
         ContributionRecord(
-            "s1/1/c", project, "s1", 1, "c", "rejected", 2**62, digest(7), "weight: 0", {"loss": 0.1, "n": 3.0}
+            "s1/1/c",
+            project,
+            "s1",
+            1,
+            "c",
+            "rejected",
+            2**62,
+            digest(7),
+            "weight: 0",
+            {"loss": 0.1, "n": 3.0},
+            SIGNER,
+            "7d" * 64,
         ),
+        EvaluationRecord("s1/1/c", project, "s1", 1, "c", 17, digest(1), 9.5, {"acc": 0.3}, SIGNER, "5e" * 64),
         ModelRecord(digest(1), project, "s1", 1, digest(0), 4096, 8.5, "first", 9.5, "last 1"),
         MetricRecord("s1/1/acc", project, "s1", 1, Kind.EVALUATE, "acc", 0.1 + 0.2, 17, "central", 9.5),
-        EventRecord(1, project, "s1", "update.rejected", "a's update: NaN in w", 1.0, {"client": "a", "weight": 3}),
+        EventRecord(
+            1, project, "s1", "update.rejected", "a's update: NaN in w", 1.0, {"client": "a", "weight": 3}, digest(12)
+        ),
         ClientRecord(f"{project}/a", project, "a", "combiner-1", connected=True, first_seen=1.0, last_seen=2.0),
         CombinerRecord(f"{project}/m", project, "m", "", "[::1]:7", connected=False, first_seen=1.0, last_seen=2.0),
         PackageRecord(digest(4), project, "app", 123, 4.0),

@@ -20,7 +20,7 @@ import pytest
 from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.errors import Reason
-from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec, Signature
 from hansa.wire import chunks, codec, framing
 from hansa.wire.calls import (
     AccessRequest,
@@ -48,6 +48,7 @@ from hansa.wire.frames import (
     Presence,
     Present,
     Progress,
+    Receipt,
     Redirect,
     Role,
     RoundKey,
@@ -82,6 +83,7 @@ def call(value: Any) -> Capture:
     return Capture(value, framing.encode_call, lambda data: framing.decode_call(type(value), data))
 
 
+SIGNATURE = Signature("ed25519:" + "3a" * 32, "9c" * 64)
 ROUND = RoundKey("run-7f3a", 3, Kind.TRAIN)
 EVALUATION = RoundKey("run-7f3a", 3, Kind.EVALUATE)
 ALICE = Contribution("alice", 120, {"accuracy": 0.75, "loss": math.inf}, "a1" * 32)
@@ -127,6 +129,10 @@ NEWEST: dict[str, Capture] = {
     "progress": up(Progress(ROUND, "alice", "train", 3.0, 10.0)),
     "task_failed": up(TaskFailed(EVALUATION, "alice", "the app raised ValueError", "Traceback …")),
     "evaluated": up(Evaluated(EVALUATION, "alice", 40, {"accuracy": 0.5})),
+    "evaluated_signed": up(Evaluated(EVALUATION, "alice", 40, {"accuracy": 0.5}, SIGNATURE)),
+    "offer_signed": up(
+        Offer(ROUND, "alice", Blob("a1" * 32, 4, b"\0\1\2\3"), (replace(ALICE, signature=SIGNATURE),), base="c3" * 32)
+    ),
     "offer": up(Offer(ROUND, "alice", Blob("a1" * 32, 4, b"\0\1\2\3"), (ALICE,))),
     "offer_partial": up(Offer(ROUND, "combiner-1", Blob("b2" * 32, 2**33), (ALICE, BOB), True, 2**40 + 120)),
     "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
@@ -144,6 +150,7 @@ NEWEST: dict[str, Capture] = {
     "verdict_accepted": down(Verdict(ROUND, "alice", True)),
     "seal": down(Seal(ROUND)),
     "closed": down(Closed(ROUND, ("alice", "bob"), "")),
+    "closed_receipt": down(Closed(ROUND, ("alice",), "", Receipt("d4" * 32, SIGNATURE))),
     "redirect": down(Redirect("the server is stopping", True)),
     "dismiss": down(Dismiss("alice", "9f" * 16, "alice was revoked")),
     "enroll_request": call(EnrollRequest("ed25519:" + "a1" * 32, "b2" * 64)),

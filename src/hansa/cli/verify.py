@@ -127,9 +127,8 @@ def _tell(found: "Verification", *, is_bundle: bool) -> None:
     if found.unsigned:
         say(f"{found.unsigned} updates and evaluations are of rounds before hansa signed, and signed by nobody.")
     if found.pruned:
-        say(
-            f"{found.pruned} models and states {'are not in it' if is_bundle else 'were pruned by policy'}, and could not be read."
-        )
+        where = "are not in it" if is_bundle else "were pruned by policy"
+        say(f"{found.pruned} models and states {where}, and could not be read.")
     if found.rounds:
         say("The session is over, and its end is signed." if found.sealed else "Its end is not signed: it may go on.")
     for key in found.servers:

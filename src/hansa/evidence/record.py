@@ -63,14 +63,15 @@ class Evidence:
 
     def until(self, number: int) -> "Evidence":
         """What was recorded up to a round: of a session that runs, more may be stored while it is read."""
+        session = self.session
+        if number < session.round:
+            session = replace(session, round=number, model=self._model_of(number))
         return replace(
             self,
+            session=session,
             rounds=tuple(row for row in self.rounds if row.number <= number),
             contributions=tuple(row for row in self.contributions if row.round <= number),
             evaluations=tuple(row for row in self.evaluations if row.round <= number),
-            session=replace(self.session, round=number, model=self._model_of(number))
-            if number < self.session.round
-            else self.session,
             metrics=tuple(row for row in self.metrics if row.round <= number),
             models=tuple(row for row in self.models if row.round <= number),
         )

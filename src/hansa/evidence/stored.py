@@ -1,5 +1,7 @@
 """The record of a session where it is kept: every row, and every byte that the rows name."""
 
+import asyncio
+
 from hansa.errors import CorruptionError, NotFoundError
 from hansa.evidence.record import Evidence, gather
 from hansa.evidence.verification import Known, Verification, verify_record
@@ -16,7 +18,7 @@ async def verify_session(
     Raises `CorruptionError`, naming the first thing that is lost or changed, and `NotFoundError` for no such session.
     """
     evidence = await gather(store, project, session)
-    found = verify_record(evidence, Known(head))
+    found = await asyncio.to_thread(verify_record, evidence, Known(head))
     sizes: dict[str, int] = {}
     for digest, what in evidence.objects.items():
         if digest in evidence.kept:

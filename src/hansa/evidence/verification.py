@@ -12,12 +12,12 @@ The same checks for the server that keeps the record and for a third party that 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from hansa.errors import CorruptionError, InputError
 from hansa.evidence.record import Evidence
 from hansa.messages import Kind, Signature, merge_metrics
-from hansa.statements import end_statement, report_statement, round_statement, update_statement
+from hansa.statements import Part, end_statement, report_statement, round_statement, update_statement
 from hansa.store.link import ACCEPTED, run_digest, verify_chain, verify_events
 from hansa.store.records import ContributionRecord, EvaluationRecord, EventRecord, RoundRecord
 from hansa.wire.frames import CENTRAL
@@ -25,6 +25,10 @@ from hansa.wire.node_key import holds
 
 __all__ = ["Findings", "Known", "Receipt", "Verification", "verify_record"]
 
+_Key: TypeAlias = tuple[int, Kind, str]
+"""Round, kind, and client; see `MetricRecord`."""
+_Numbers: TypeAlias = Mapping[str, tuple[float, int]]
+"""By name: the value, and on how many examples."""
 _ENDS: Final = frozenset({"session.finished", "session.failed", "session.stopped"})
 
 
@@ -184,10 +188,14 @@ def _check_session(evidence: Evidence) -> None:
     record, chain = evidence.session, evidence.rounds
     if record.round != len(chain):
         raise CorruptionError(f"session {record.name} is at round {record.round}, but {len(chain)} rounds are recorded")
-    rows = (
-        (row.project, row.session)
-        for row in (*chain, *evidence.contributions, *evidence.evaluations, *evidence.metrics, *evidence.events)
-    )
+    rows = [
+        *((row.project, row.session) for row in chain),
+        *((row.project, row.session) for row in evidence.contributions),
+        *((row.project, row.session) for row in evidence.evaluations),
+        *((row.project, row.session) for row in evidence.metrics),
+        *((row.project, row.session) for row in evidence.models),
+        *((row.project, row.session) for row in evidence.events),
+    ]
     if any(where != (record.project, record.id) for where in rows):
         raise CorruptionError(f"the record of session {record.name} holds rows of another session, or project")
     if not chain:
@@ -234,8 +242,8 @@ def _check_round(
 
 
 def _check_update(row: RoundRecord, part: ContributionRecord) -> None:
-    where = (row.project, row.session, row.number, part.client, row.broadcast or "")
-    said = update_statement(*where, part.digest, part.num_examples, part.metrics)
+    where = Part(row.project, row.session, row.number, part.client, row.broadcast or "")
+    said = update_statement(where, part.digest, part.num_examples, part.metrics)
     if not holds(Signature(part.signer or "", part.signature or ""), said):
         raise CorruptionError(f"round {row.number} counts an update of {part.client} that {part.client} has not signed")
 
@@ -245,8 +253,8 @@ def _check_report(evidence: Evidence, report: EvaluationRecord) -> None:
     evaluated = chain[report.round - 1].model if 1 <= report.round <= len(chain) else ""
     if report.model != evaluated:
         raise CorruptionError(f"{report.client} has evaluated another model than that of round {report.round}")
-    where = (report.project, report.session, report.round, report.client, report.model)
-    said = report_statement(*where, report.num_examples, report.metrics)
+    where = Part(report.project, report.session, report.round, report.client, report.model)
+    said = report_statement(where, report.num_examples, report.metrics)
     if not holds(Signature(report.signer or "", report.signature or ""), said):
         raise CorruptionError(f"the evaluation of {report.client} after round {report.round} is not what it has signed")
 
@@ -254,7 +262,7 @@ def _check_report(evidence: Evidence, report: EvaluationRecord) -> None:
 def _check_metrics(evidence: Evidence) -> None:
     """Each number that is shown of a round is what is recorded of it elsewhere."""
     signed = {row.number for row in evidence.rounds if row.broadcast is not None}
-    shown: dict[tuple[int, Kind, str], dict[str, tuple[float, int]]] = {}
+    shown: dict[_Key, dict[str, tuple[float, int]]] = {}
     for metric in evidence.metrics:
         if metric.round in signed:
             one = shown.setdefault((metric.round, metric.kind, metric.client), {})
@@ -272,9 +280,7 @@ def _check_metrics(evidence: Evidence) -> None:
             _check_evaluated(event, shown)
 
 
-def _expected(
-    evidence: Evidence, signed: Collection[int]
-) -> Iterator[tuple[tuple[int, Kind, str], dict[str, tuple[float, int]]]]:
+def _expected(evidence: Evidence, signed: Collection[int]) -> Iterator[tuple[_Key, _Numbers]]:
     for row in evidence.rounds:
         if row.number in signed and row.metrics:
             values = {name: (value, row.weight) for name, value in row.metrics.items()}
@@ -292,9 +298,7 @@ def _expected(
             yield (number, Kind.EVALUATE, ""), values
 
 
-def _check_evaluated(
-    event: EventRecord, shown: Mapping[tuple[int, Kind, str], Mapping[str, tuple[float, int]]]
-) -> None:
+def _check_evaluated(event: EventRecord, shown: Mapping[_Key, _Numbers]) -> None:
     """What was evaluated beside the server has no signature of its own: its event tells it, in the chain."""
     number, told = event.data["round"], event.data.get("metrics")
     both: dict[str, float] = {}
@@ -313,7 +317,9 @@ def _check_end(evidence: Evidence, event: EventRecord, journal: Collection[str])
     """The signer. The server has signed how a session ended, and after what."""
     said = {name: str(event.data.get(name, "")) for name in ("head", "journal", "signer", "signature")}
     state = event.kind.removeprefix("session.")
-    statement = end_statement(event.project, event.session, state, event.message, said["head"], said["journal"])
+    statement = end_statement(
+        event.project, event.session, state=state, cause=event.message, head=said["head"], journal=said["journal"]
+    )
     if not holds(Signature(said["signer"], said["signature"]), statement):
         raise CorruptionError(f"the server's signature of the end of session {evidence.session.name} does not hold")
     if said["journal"] not in journal or said["head"] not in {"", *(row.link for row in evidence.rounds)}:
@@ -337,7 +343,8 @@ def _check_over(evidence: Evidence) -> None:
     is_over = f"session.{session.state}" in _ENDS
     if is_over and chain and chain[-1].broadcast is not None and not _is_sealed(evidence):
         raise CorruptionError(
-            f"session {session.name} is said to have {session.state} ({session.cause[:80]}), which the server has not signed"
+            f"session {session.name} is said to have {session.state} ({session.cause[:80]}), "
+            "which the server has not signed"
         )
 
 
@@ -365,7 +372,8 @@ def _check_receipt(receipt: Receipt, link: str | None, part: ContributionRecord 
         )
     if receipt.link != link:
         raise CorruptionError(
-            f"round {receipt.round} is another one than the server has told {receipt.client}: its link was {receipt.link}"
+            f"round {receipt.round} is another one than the server has told {receipt.client}: its link was "
+            f"{receipt.link}"
         )
     counted = (part.digest, part.num_examples) if part is not None else None
     if counted != (receipt.update, receipt.num_examples):
@@ -378,7 +386,7 @@ def _same(left: Mapping[str, float], right: Mapping[str, float]) -> bool:
     return left.keys() == right.keys() and all(_equal(left[name], right[name]) for name in left)
 
 
-def _same_pairs(left: Mapping[str, tuple[float, int]], right: Mapping[str, tuple[float, int]]) -> bool:
+def _same_pairs(left: _Numbers, right: _Numbers) -> bool:
     return left.keys() == right.keys() and all(
         _equal(left[name][0], right[name][0]) and left[name][1] == right[name][1] for name in left
     )

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final, cast
 
 from hansa.errors import StorageError, StorageUnavailableError
 
@@ -70,7 +70,7 @@ def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which has its name when the block ends without an error; else nothing is left of it."""
     with (
         explained("write", path),
@@ -78,7 +78,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     ):
         part = Path(file.name)
         try:
-            yield file
+            yield cast("BinaryIO", file)
             file.close()
             part.replace(path)
         finally:

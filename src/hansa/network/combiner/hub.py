@@ -86,7 +86,7 @@ class Hub:
         self._uploads = Uploads(slots, lease)
         self._phases = Phases()
         self._offers = Offers(
-            self._phases, self._blobs, self._uploads, upstream.send, self._answer, self.key_of, server=name
+            self._phases, self._blobs, self._uploads, upstream.send, self._answer, key_of=self.key_of, server=name
         )
         self._jobs = Jobs()
         self._lease = lease

@@ -63,8 +63,8 @@ class Offers:
         uploads: Uploads,
         report: Callable[[FromNode], None],
         answer: Callable[[str, ToNode], None],
-        key_of: KeyOf,
         *,
+        key_of: KeyOf,
         server: str,
     ) -> None:
         """report: to whoever is above; answer: to a child by name; key_of: what clients sign with.

@@ -104,7 +104,7 @@ async def sealed(
 ) -> Mapping[str, Value]:
     """What the event of a session's end says of all before it, signed."""
     head, journal = await last_link(session, store), await last_event(session, store)
-    signature = sign(end_statement(session.project, session.id, state, cause, head, journal))
+    signature = sign(end_statement(session.project, session.id, state=state, cause=cause, head=head, journal=journal))
     return {"head": head, "journal": journal, "signer": signature.signer, "signature": signature.value}
 
 

@@ -436,7 +436,9 @@ class Controller:
         told = audit_line(project, by, "session.export", session_id, detail=f"models: {models}")
         await self.people.note(told)
         holds, sign = self.retention.holds, self._signer.sign
-        await export(self.store, self.objects, holds, sign, project, session_id, models, file)
+        await export(
+            self.store, self.objects, holds, sign, project=project, session=session_id, models=models, file=file
+        )
 
     async def why(self, project: str, session_id: str) -> tuple[Why | None, str]:
         """What a session waits for: the phase, None when none is under way, and the store that is away, else empty."""

@@ -29,6 +29,7 @@ async def export(
     objects: ObjectStore,
     holds: Holds,
     sign: Sign,
+    *,
     project: str,
     session: str,
     models: Models,
