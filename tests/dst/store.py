@@ -65,8 +65,6 @@ class Database:
         """By key, in the order of insertion; a row that is replaced keeps its place."""
         self.events = 0
         """The number of the newest event: never used twice."""
-        self.links: dict[tuple[str, str], str | None] = {}
-        """Of the newest event of each session."""
         self.leases: dict[str, tuple[int, str, float]] = {}
         """Name → (epoch, holder, until when)."""
         self.removals: set[str] = set()
@@ -98,8 +96,9 @@ class Database:
         if not event.session:
             return None
         where = event.project, event.session
-        link = self.links[where] = linked(self.links.get(where), event).link
-        return link
+        before = reversed(self.rows[EventRecord].values())
+        newest = next((row["link"] for row in before if (row["project"], row["session"]) == where), None)
+        return linked(newest, event).link
 
     def commit(self, commit: RoundCommit, session: Row, record: Row, others: Sequence[tuple[RecordType, Row]]) -> None:
         """A round with all its parts, once."""

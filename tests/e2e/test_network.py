@@ -125,7 +125,7 @@ def test_old_models_are_pruned_as_the_session_says_and_by_hand(hansa: Hansa, ser
     refused = hansa.call("model", "download", oldest)
     assert refused.exit_code == 1
     assert "was pruned on" in refused.stderr
-    assert "2 were pruned by policy" in hansa.call("verify", session["id"]).stdout
+    assert "2 models and states were pruned by policy" in hansa.call("verify", session["id"]).stdout
 
     assert hansa.call("session", "keep", session["id"], "last three").exit_code == 1
     assert "keeps the models of: last 1" in hansa.call("session", "keep", session["id"], "last 1").stdout

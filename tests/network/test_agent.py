@@ -15,6 +15,7 @@ from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network import patience
 from hansa.network.client.agent import Agent
 from hansa.network.client.outbox import update_file
+from hansa.statements import Part, update_statement
 from hansa.wire import tokens
 from hansa.wire.frames import (
     Admission,
@@ -31,6 +32,7 @@ from hansa.wire.frames import (
     Welcome,
     Withdraw,
 )
+from hansa.wire.node_key import NodeKey, holds
 
 
 class Workshop:
@@ -61,8 +63,20 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Agent, Works
         workshop=lambda *_: workshop,  # type: ignore[arg-type, return-value]
     )
     made._outbox.open()
-    monkeypatch.setattr(made._link, "send", sent.put_nowait)
+    made._identity._key = NodeKey.new()
+    monkeypatch.setattr(made._link, "send", lambda frame: sent.put_nowait(without_signature(frame)))
     return made, workshop, sent
+
+
+def without_signature(frame: FromNode) -> FromNode:
+    """An offer as it was kept, once its signature was looked at: it is another one with each key."""
+    if not isinstance(frame, Offer):
+        return frame
+    (part,) = frame.contributions
+    assert part.signature is not None
+    where = Part("default", frame.key.run, frame.key.round, "ann", frame.base)
+    assert holds(part.signature, update_statement(where, frame.blob.digest, part.num_examples, part.metrics))
+    return replace(frame, contributions=(replace(part, signature=None),))
 
 
 def opened(run: str, lease: float) -> OpenRound:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.store.audit import chained
+from hansa.store.link import linked
 from hansa.store.ports import MetadataStore, Query, RoundCommit
 from hansa.store.records import (
     AccountRecord,
@@ -171,8 +172,9 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         EvaluationRecord("s1/1/c", project, "s1", 1, "c", 17, digest(1), 9.5, {"acc": 0.3}, SIGNER, "5e" * 64),
         ModelRecord(digest(1), project, "s1", 1, digest(0), 4096, 8.5, "first", 9.5, "last 1"),
         MetricRecord("s1/1/acc", project, "s1", 1, Kind.EVALUATE, "acc", 0.1 + 0.2, 17, "central", 9.5),
-        EventRecord(
-            1, project, "s1", "update.rejected", "a's update: NaN in w", 1.0, {"client": "a", "weight": 3}, digest(12)
+        linked(
+            None,
+            EventRecord(1, project, "s1", "update.rejected", "a's update: NaN in w", 1.0, {"client": "a", "weight": 3}),
         ),
         ClientRecord(f"{project}/a", project, "a", "combiner-1", connected=True, first_seen=1.0, last_seen=2.0),
         CombinerRecord(f"{project}/m", project, "m", "", "[::1]:7", connected=False, first_seen=1.0, last_seen=2.0),

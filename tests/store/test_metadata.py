@@ -42,7 +42,7 @@ def unnumbered(record: Record) -> Record:
     """As it is before it is stored."""
     match record:
         case EventRecord():
-            return replace(record, id=0)
+            return replace(record, id=0, link=None)
         case AuditRecord():
             return replace(record, id="", number=0, link="")
         case _:

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from hansa.errors import Reason
-from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec, Value
+from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec, Signature, Value
 from hansa.wire import record
 from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
 from hansa.wire.calls import (
@@ -27,7 +27,7 @@ from hansa.wire.calls import (
     SignedCertificate,
     UploadReply,
 )
-from hansa.wire.frames import Blob, Counted, FromNode, Present, Role, RoundKey, ToNode
+from hansa.wire.frames import Blob, Counted, FromNode, Present, Receipt, Role, RoundKey, ToNode
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = (
@@ -42,7 +42,7 @@ CALLS = (
     DownloadRequest,
     UploadReply,
 )
-PARTS = (Blob, RoundKey, Present, Contribution, Counted, RoundRules, EvaluationRules, RunSpec)
+PARTS = (Blob, RoundKey, Present, Contribution, Counted, Receipt, RoundRules, EvaluationRules, RunSpec, Signature)
 FRAMES = (*get_args(FromNode), *get_args(ToNode))
 ENUMS = (Role, Kind, Reason)
 

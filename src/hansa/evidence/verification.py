@@ -286,7 +286,7 @@ def _expected(evidence: Evidence, signed: Collection[int]) -> Iterator[tuple[_Ke
             values = {name: (value, row.weight) for name, value in row.metrics.items()}
             yield (row.number, Kind.TRAIN, ""), values
     by_round: dict[int, list[EvaluationRecord]] = {}
-    for report in evidence.evaluations:
+    for report in (report for report in evidence.evaluations if report.round in signed):
         by_round.setdefault(report.round, []).append(report)
         if report.metrics:
             values = {name: (value, report.num_examples) for name, value in report.metrics.items()}
