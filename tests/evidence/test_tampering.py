@@ -191,11 +191,13 @@ def signatures_taken_out(evidence: Evidence) -> Evidence:
     """As though all had been committed before anybody signed, with hashes of that time."""
     bare = {"broadcast": None, "run": None, "journal": None, "signer": None, "signature": None}
     none = {"signer": None, "signature": None}
+    told = [replace(each, data={}) if each.kind == "session.finished" else each for each in evidence.events]
     return replace(
         evidence,
         rounds=tuple(replace(row, **bare) for row in evidence.rounds),
         contributions=tuple(replace(part, **none) for part in evidence.contributions),
         evaluations=tuple(replace(report, **none) for report in evidence.evaluations),
+        events=tuple(told),
     )
 
 
