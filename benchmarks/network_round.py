@@ -64,26 +64,32 @@ asyncio.run(node.run())
 """
 
 
-async def started(server: ControllerServer, kind: str, name: str, folder: Path, app: Path) -> subprocess.Popen[bytes]:
-    """A node in a process of its own."""
+async def started(
+    server: ControllerServer, kind: str, name: str, folder: Path, app: Path, *, before: str
+) -> subprocess.Popen[bytes]:
+    """A node in a process of its own. before: code that it begins with."""
     token, _ = await server.controller.issue_token("default", name, Role(kind))
     joining = [server.address, server.secure.trust.fingerprint, token]
-    arguments = [sys.executable, "-c", NODE, kind, name, *joining, str(folder / name), str(app)]
+    arguments = [sys.executable, "-c", before + NODE, kind, name, *joining, str(folder / name), str(app)]
     return subprocess.Popen(arguments)  # noqa: ASYNC220, S603 - starting does not block for long; our own arguments
 
 
-async def measure(clients: int, combiners: int, rounds: int, *, evaluate: bool, tls: str = "on") -> list[float]:
-    """Milliseconds from each commit to the next."""
+async def measure(
+    clients: int, combiners: int, rounds: int, *, evaluate: bool, tls: str = "on", before: str = ""
+) -> list[float]:
+    """Milliseconds from each commit to the next. before: code that every node begins with."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         app = folder / "app.py"
         app.write_text(APP)
         server = await ControllerServer.open(Settings(data=folder / "controller", grpc_port=0, tls=tls))
         directory = server.controller.tree("default").directory
-        nodes = [await started(server, "combiner", f"combiner-{i}", folder, app) for i in range(combiners)]
+        nodes = [
+            await started(server, "combiner", f"combiner-{i}", folder, app, before=before) for i in range(combiners)
+        ]
         while len(directory.combiners) < combiners:  # noqa: ASYNC110 - before the clock starts
             await asyncio.sleep(0.05)
-        nodes += [await started(server, "client", f"client-{i}", folder, app) for i in range(clients)]
+        nodes += [await started(server, "client", f"client-{i}", folder, app, before=before) for i in range(clients)]
         try:
             loaded = load_app(app)
             rules = RoundRules(min_clients=clients, quorum=clients, deadline=120)

@@ -135,4 +135,30 @@ def test_old_models_are_pruned_as_the_session_says_and_by_hand(hansa: Hansa, ser
     assert json.loads(hansa.call("prune", "--json").stdout)["objects"] == 2
     assert "Removed 0 objects" in hansa.call("prune", "--grace", "0").stdout
     assert "default of the server" in hansa.call("session", "keep", session["id"], "default").stdout
-    assert "4 were pruned by policy" in hansa.call("verify", session["id"]).stdout
+    assert "4 models and states were pruned by policy" in hansa.call("verify", session["id"]).stdout
+
+
+def test_a_third_party_checks_a_session_without_the_server(hansa: Hansa, server: Server, tiny: Path) -> None:
+    work = hansa.folder / "ward"
+    hansa.client(server, "ward-7", 0, 1, "--work", work)
+    session = hansa.json("session", "start", tiny, "--rounds", 2)
+    file = Path(hansa.json("session", "export", session["id"])["path"])
+    (server_key,) = hansa.json("keys", "list", "--data", server.facts["data"])["keys"]
+    site = hansa.json("client", "inspect", "--work", work)
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(30)
+
+    known = ("--server-key", server_key, "--client-key", f"ward-7={site['key']}", "--receipts", site["receipts"])
+    found = hansa.json("verify", "--bundle", file, *known)
+    assert (found["updates"], found["reports"], found["sealed"], found["unsigned"]) == (2, 2, True, 0)
+    assert found["clients"] == {"ward-7": [site["key"]]}
+    told = hansa.call("verify", "--bundle", hansa.folder / file).stdout
+    assert "2 updates and 2 evaluations are signed by their clients" in told
+    assert f"signed for the server: {server_key}" in told
+    other = hansa.call("verify", "--bundle", hansa.folder / file, "--client-key", f"ward-7={server_key}")
+    assert (other.exit_code, "has signed for ward-7, whose key is" in other.stderr) == (1, True)
+    assert hansa.call("verify").exit_code == 1
+    content = bytearray((hansa.folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (hansa.folder / "tampered.zip").write_bytes(content)
+    assert hansa.call("verify", "--bundle", hansa.folder / "tampered.zip").exit_code == 1

@@ -174,7 +174,7 @@ class SessionRoutes:
         file = Path(folder.name) / "bundle.zip"
         try:
             await self._controller.export_session(project, session, models, file, me.name)
-        except BaseException:
+        except BaseException:  # whatever it was: nothing stays of a bundle that nobody gets
             await asyncio.to_thread(folder.cleanup)
             raise
         done = BackgroundTask(folder.cleanup)
