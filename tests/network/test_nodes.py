@@ -16,7 +16,7 @@ from hansa.errors import AuthenticationError, ConflictError, InputError, NotFoun
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.network.controller.signing_keys import SigningKeys, forget_former_keys, rotate_keys
 from hansa.store.ports import Query
-from hansa.store.records import AuditRecord, EventRecord, NodeRecord, SessionState, TokenRecord
+from hansa.store.records import AuditRecord, EventRecord, NodeRecord, Record, SessionState, TokenRecord
 from hansa.wire import channel, chunks, codec, tokens
 from hansa.wire.calls import EnrollRequest
 from hansa.wire.frames import Admission, Dismiss, FromNode, Hello, Redirect, Role, ToNode, Verdict, Welcome
@@ -74,6 +74,30 @@ async def test_a_join_token_makes_one_key_known_and_no_other(made: Federation) -
     assert (await actions(made))[-2:] == [("node.join", "done"), ("node.join", "refused")]
     with pytest.raises(AuthenticationError):
         await nodes.access(thief.assertion("ward", PROJECT, "a process"))
+
+
+async def test_a_node_that_is_gone_while_its_key_is_stored_is_known_when_it_is_back(
+    made: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
+    key, nodes, store = NodeKey.new(), made.controller.nodes, made.controller.store
+    stored, put = asyncio.Event(), store.put
+
+    async def slow(*records: Record) -> None:
+        await put(*records)
+        stored.set()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(nodes, "_store", store.fenced(made.server._leadership))
+    monkeypatch.setattr(nodes._store, "put", slow)
+    joining = asyncio.create_task(nodes.enroll(token, request_of(key, token)))
+    await stored.wait()
+    joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+
+    assert (await nodes.enroll(token, request_of(key, token))).node == "ward"
+    assert (await nodes.access(key.assertion("ward", PROJECT, "a process"))).token
 
 
 async def test_a_join_token_that_is_over_revoked_forged_or_of_another_kind_lets_nobody_join(made: Federation) -> None:

@@ -184,7 +184,16 @@ class Nodes:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep(self, node: NodeRecord, *more: object) -> None:
-        """Store, and go by what is stored: after a write that failed, whether it was done is asked."""
+        """Store, and go by what is stored, also when whoever asked is gone meanwhile."""
+        keeping = asyncio.create_task(self._kept(node, *more))
+        try:
+            await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            await asyncio.gather(keeping, return_exceptions=True)
+            raise
+
+    async def _kept(self, node: NodeRecord, *more: object) -> None:
+        """After a write that failed, whether it was done is asked."""
         try:
             await self._store.put(node, *more)  # type: ignore[arg-type]
         except HansaError:
