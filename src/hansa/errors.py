@@ -174,6 +174,11 @@ class PermissionDeniedError(HansaError):
 class ThrottledError(HansaError):
     """It was tried too often; the same call may succeed later."""
 
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        """wait: seconds after which it may; 0: that is not known."""
+        super().__init__(message)
+        self.wait = wait
+
 
 class StorageError(HansaError):
     """A disk or a database cannot keep something, or give it back."""

@@ -3,10 +3,13 @@
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from hansa.errors import InputError
 
 __all__ = ["Settings", "environment_for_packages", "environment_for_user_code", "quiet_grpc"]
 
@@ -18,10 +21,43 @@ _USUAL_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "OMP_", "MKL_", "
 """Where programs and libraries are, in which language they speak, and which processors they may use; nothing secret."""
 
 
+class _Files(EnvSettingsSource):
+    """A secret's file, in the place of the secret: HANSA_TOKEN_FILE names a file with what HANSA_TOKEN would hold."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        if SecretStr not in (field.annotation, *get_args(field.annotation)):
+            return None, field_name, False
+        name = f"{_PREFIX}{field_name}"
+        path = self.env_vars.get(f"{name}_file".lower())
+        if not path:
+            return None, field_name, False
+        if self.env_vars.get(name.lower()) is not None:
+            raise InputError(f"{name.upper()} and {name.upper()}_FILE are both set: set one of them")
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the file {path} that {name.upper()}_FILE names cannot be read: {error}") from error
+
+
 class Settings(BaseSettings):
-    """Each field is the environment variable HANSA_ + its name in capitals; a command-line option overrides it."""
+    """Each field is the environment variable HANSA_ + its name in capitals; a command-line option overrides it.
+
+    A secret may be in a file: HANSA_… + _FILE names it.
+    """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as the base class has it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was given, then the environment, then the files that it names."""
+        return init_settings, env_settings, _Files(settings_cls)
 
     url: str = Field(
         default="https://127.0.0.1:8470", description="REST address of the controller, for CLI and Python client."
@@ -76,9 +112,6 @@ class Settings(BaseSettings):
     oidc_client_secret: SecretStr | None = Field(
         default=None, description="Secret of HANSA_OIDC_CLIENT_ID; empty: a public client, which PKCE protects."
     )
-    oidc_client_secret_file: Path | None = Field(
-        default=None, description="File with that secret, in the place of HANSA_OIDC_CLIENT_SECRET."
-    )
     oidc_ca: Path | None = Field(
         default=None,
         description="Authorities (PEM) of the OpenID provider's certificate; empty: those that the world believes.",
@@ -108,6 +141,19 @@ class Settings(BaseSettings):
     )
     quota_clients: int | None = Field(
         default=None, ge=1, description="Clients of a project, where it has no quota of its own; empty: any."
+    )
+    max_connections: int = Field(
+        default=4096, ge=1, description="Connections to the REST API at once; a quarter of them from one address."
+    )
+    patience: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds for which a caller of the REST API may let a request or an answer stand still.",
+    )
+    request_rate: float = Field(
+        default=200.0,
+        gt=0,
+        description="Requests of one caller of the REST API in a second; ten times as many after a pause.",
     )
     max_upload: int = Field(default=16 << 30, gt=0, description="Bytes that a model uploaded over REST may have.")
     balancer: str = Field(

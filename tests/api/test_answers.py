@@ -16,10 +16,18 @@ from hansa.api.documents import from_document, to_document
 from hansa.api.requests import Spec
 from hansa.api.results import IssuedToken, Me, ServerInfo, User, Waiting
 from hansa.errors import ConfigError, ConflictError, InputError, NotFoundError, WireError
-from hansa.evidence.verification import Verification
+from hansa.evidence.findings import Verification
 from hansa.messages import Kind, RunSpec
 from hansa.store.documents import spec_to_json
-from hansa.store.records import AccountRecord, MetricRecord, Record, SessionRecord, SessionState, SubjectRecord
+from hansa.store.records import (
+    AccountRecord,
+    EvaluationRecord,
+    MetricRecord,
+    Record,
+    SessionRecord,
+    SessionState,
+    SubjectRecord,
+)
 from hansa.wire import codec
 from hansa.wire.frames import Role
 
@@ -204,7 +212,8 @@ def test_a_record_of_a_newer_server_is_read_without_what_is_new() -> None:
 
 OF_USERS = (AccountRecord, SubjectRecord)
 """One holds a hash, the other whom a provider means: a `User` is told instead."""
-TOLD = [kind for kind in get_args(Record) if kind not in OF_USERS]
+TOLD = [kind for kind in get_args(Record) if kind not in (*OF_USERS, EvaluationRecord)]
+"""What clients sign of evaluations is in bundles alone; the numbers are told as metrics."""
 PAIRS = [
     (kind, getattr(shapes, f"{kind.__name__.removesuffix('Record')}Shape"))
     for kind in (*TOLD, Waiting, Verification, Me, ServerInfo, IssuedToken, User)

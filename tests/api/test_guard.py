@@ -15,6 +15,7 @@ PLACEHOLDERS = {
     "session": "5d41402abc4b",
     "number": "1",
     "model": "0" * 64,
+    "models": "all",
     "package": "0" * 64,
     "name": "x",
     "token": "x",

@@ -18,8 +18,8 @@ from federation import federation
 
 from hansa.errors import CorruptionError, HansaError, InputError
 from hansa.evidence.bundle import open_bundle, verify_bundle, write_bundle
+from hansa.evidence.findings import Known, Receipt, Verification
 from hansa.evidence.record import Evidence, gather
-from hansa.evidence.verification import Known, Receipt, Verification
 from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.client.receipts import RECEIPTS
 from hansa.network.controller.export import Models

@@ -13,12 +13,14 @@ from hansa.arrays import Arrays
 from hansa.errors import AuthenticationError, PermissionDeniedError
 from hansa.messages import ClientInfo, Contribution, EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
+from hansa.network.client.signing import signed_offer
 from hansa.network.entrance import Entrance
+from hansa.network.identity import NodeIdentity
 from hansa.network.link import Link
 from hansa.run import resolve
 from hansa.store.records import SessionRecord, SessionState
 from hansa.wire import codec, tokens
-from hansa.wire.frames import Blob, FromNode, Hello, Offer, OpenRound, Role, RoundKey, ToNode, Verdict, Welcome
+from hansa.wire.frames import Blob, FromNode, Hello, Offer, OpenRound, Role, ToNode, Verdict, Welcome
 from hansa.wire.transport import GRPC
 
 NO_EVALUATION = EvaluationRules(every=0)
@@ -158,6 +160,7 @@ class Scripted:
         self.name, self.arrays, self.num_examples = name, arrays, num_examples
         self.verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.link: Link | None = None
+        self.identity: NodeIdentity | None = None
 
     def attached(self, welcome: Welcome) -> None:
         pass
@@ -167,14 +170,17 @@ class Scripted:
 
     def receive(self, frame: ToNode) -> None:
         if isinstance(frame, OpenRound) and frame.key.kind is Kind.TRAIN:
-            self.send(self.offer(frame.key))
+            self.send(self.offer(frame))
         if isinstance(frame, Verdict) and not self.verdict.done():
             self.verdict.set_result(frame)
 
-    def offer(self, key: RoundKey) -> Offer:
+    def offer(self, opened: OpenRound) -> Offer:
+        """Signed, whatever it holds."""
+        assert self.identity is not None
         data = b"".join(codec.encode(self.arrays))
         blob = Blob(codec.digest(self.arrays), len(data), data)
-        return Offer(key, self.name, blob, (Contribution(self.name, self.num_examples),))
+        part = Contribution(self.name, self.num_examples)
+        return signed_offer(Offer(opened.key, self.name, blob, (part,), base=opened.model.digest), self.identity)
 
     def send(self, frame: FromNode) -> None:
         assert self.link is not None
@@ -183,6 +189,7 @@ class Scripted:
     async def run(self, made: Federation) -> None:
         token, _ = await made.controller.issue_token(PROJECT, self.name, Role.CLIENT)
         entrance = Entrance(made.server.address, token, made.folder / self.name, made.trust, GRPC)
+        self.identity = entrance.identity
         hello = Hello(Role.CLIENT, entrance.identity.instance, "0")
         self.link = Link(self, entrance=entrance, hello=hello)
         await self.link.run()

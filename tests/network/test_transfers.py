@@ -291,16 +291,21 @@ async def test_an_object_of_no_open_round_is_not_given_out(tmp_path: Path) -> No
 @pytest.mark.parametrize("slots", [1, 2, 3])
 async def test_no_more_uploads_than_slots_are_admitted_at_once_and_all_come_to_their_turn(slots: int) -> None:
     names = [f"client-{number}" for number in range(6)]
-    most = 0
+    most = admitted = 0
+    all_taken = asyncio.Event()
     async with rig(slots=slots, lease=20) as made:
 
         async def take_part(name: str) -> None:
-            nonlocal most
+            nonlocal most, admitted
             arrays = filled(0.5, LARGE)
             async with made.node(name) as node:
                 made.open(name, model=LARGE)
                 node.offer(arrays, inline=False)
                 admission = await node.told(Admission)
+                admitted += 1
+                if admitted == slots:
+                    all_taken.set()
+                await all_taken.wait()
                 most = max(most, len(made.hub._uploads._active))
                 await node.link.upload(admission.upload, parts_of(arrays), 0)
                 assert (await node.told(Verdict)).accepted

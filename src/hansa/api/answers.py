@@ -1,5 +1,6 @@
 """Errors become problem details here, never a traceback; a fault of the server has an id, which its log has too."""
 
+import math
 import traceback
 import uuid
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from hansa.errors import (
     HansaError,
     InputError,
     NotFoundError,
+    ThrottledError,
 )
 
 __all__ = ["RefusedError", "answer", "fault", "install"]
@@ -27,7 +29,6 @@ _log = structlog.get_logger(__name__)
 
 _UNREADABLE: Final = 400
 _FAULT: Final = 500
-_NO_CHALLENGE: Final[dict[str, str]] = {}
 
 
 class RefusedError(Exception):
@@ -44,7 +45,11 @@ def answer(error: HansaError, path: str, status: int | None = None) -> Response:
     """The response to an error; one that is the server's fault is logged."""
     if (status or status_of(error)) >= _FAULT:
         return fault(error, path)
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, AuthenticationError) else _NO_CHALLENGE
+    headers: dict[str, str] = {}
+    if isinstance(error, AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, ThrottledError) and error.wait:
+        headers["Retry-After"] = str(math.ceil(error.wait))
     body = problem(error, path, status)
     return JSONResponse(body, body["status"], headers, media_type=MEDIA_TYPE)
 

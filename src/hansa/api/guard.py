@@ -18,8 +18,17 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hansa.api.answers import RefusedError, answer, fault
+from hansa.api.headers import is_foreign, with_security
+from hansa.api.pacing import Pace
 from hansa.api.permissions import Permission, allows, holders
-from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError, PermissionDeniedError
+from hansa.errors import (
+    AuthenticationError,
+    HansaError,
+    InputError,
+    NotFoundError,
+    PermissionDeniedError,
+    ThrottledError,
+)
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.throttle import Throttle
@@ -53,6 +62,10 @@ class Limits:
     """Event streams open at once."""
     streams_of_one: int = 32
     """Event streams open at once with one token."""
+    requests: float = 200.0
+    """Requests of one person or node in a second; ten times as many at once, after a pause."""
+    strangers: float = 20.0
+    """The same of an address that shows no token: logins and the like."""
     spool: Path | None = None
     """Folder for uploads under way, which leave nothing there; None: the system's temporary folder."""
 
@@ -140,6 +153,21 @@ class Gate:
         )
 
 
+class _Sending:
+    """The way of an answer, which gets what every answer has."""
+
+    def __init__(self, send: Send, *, encrypted: bool) -> None:
+        self._send = send
+        self._encrypted = encrypted
+        self.begun = False
+
+    async def __call__(self, message: Message) -> None:
+        self.begun = True
+        if message["type"] == "http.response.start":
+            message["headers"] = with_security(message.get("headers", ()), encrypted=self._encrypted)
+        await self._send(message)
+
+
 class Guard:
     """ASGI middleware, outermost."""
 
@@ -149,6 +177,8 @@ class Guard:
         self._gate = gate
         self._limits = limits
         self._routes = routes
+        self._callers = Pace(limits.requests, 10 * limits.requests)
+        self._strangers = Pace(limits.strangers, 10 * limits.strangers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -156,13 +186,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
-        started = False
-
-        async def sending(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+        sending = _Sending(send, encrypted=scope["scheme"] == "https")
         try:
             await self._admit(scope)
             await self._app(scope, self._bounded(scope, path, receive), sending)
@@ -176,18 +200,23 @@ class Guard:
             response = fault(error, path)
         else:
             return
-        if not started:
-            await response(scope, receive, send)
+        if not sending.begun:
+            await response(scope, receive, sending)
 
     async def _admit(self, scope: Scope) -> None:
         """Let the caller in, and note who it is; raises what is to be answered instead."""
+        if is_foreign(scope):
+            raise PermissionDeniedError("a page of another site may not call this server for the one who reads it")
         permission, project, asked = self._wanted(scope)
         if permission is Permission.STRANGERS:
+            client = scope.get("client")
+            _paced(self._strangers, str(client[0]) if client else "")
             return
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise AuthenticationError("this needs a token: send the header `Authorization: Bearer TOKEN`")
         identity = self._gate.identify(token.strip())
+        _paced(self._callers, f"{identity.project}/{identity.name}")
         try:
             await self._gate.check(identity, permission, project)
         except (NotFoundError, PermissionDeniedError) as refusal:
@@ -235,6 +264,15 @@ class Guard:
         if method == "POST" and rest == "packages":
             return self._limits.package
         return self._limits.body
+
+
+def _paced(pace: Pace, who: str) -> None:
+    """Raise `ThrottledError` for one request too many."""
+    wait = pace.wait(who, time.monotonic())
+    if wait:
+        raise ThrottledError(
+            f"these are more requests than this server takes from one caller: wait {wait:.2g} seconds", wait=wait
+        )
 
 
 def _sentence(limit: int) -> str:

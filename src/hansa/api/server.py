@@ -17,6 +17,7 @@ from fastapi.security import HTTPBearer
 
 import hansa
 from hansa.api import answers
+from hansa.api.connections import MAX_HEADERS, Doors, patient
 from hansa.api.encryption import server_context
 from hansa.api.guard import ROOT, Gate, Guard, Limits, Routes
 from hansa.api.permissions import Permission
@@ -149,6 +150,8 @@ class ApiServer:
     _server: "_Uvicorn"
     _serving: "asyncio.Task[None]"
     _closing: asyncio.Event
+    doors: Doors
+    """Who is connected to the REST API."""
 
     @property
     def controller(self) -> Controller:
@@ -181,12 +184,16 @@ class ApiServer:
             control = await ControllerServer.open(settings)
             undo.pop_all()
         closing = asyncio.Event()
-        limits = Limits(model=settings.max_upload, spool=settings.data)
+        limits = Limits(model=settings.max_upload, spool=settings.data, requests=settings.request_rate)
+        most = settings.max_connections
+        doors = Doors(most, most if settings.tls == "proxy" else max(1, most // 4))  # a proxy has one address
         app = create_app(control.controller, limits=limits, closing=closing)
         server = _Uvicorn(
             uvicorn.Config(
                 app,
                 lifespan="off",
+                http=patient(doors, settings.patience),
+                h11_max_incomplete_event_size=MAX_HEADERS,
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -207,7 +214,7 @@ class ApiServer:
         host, port = listener.getsockname()[:2]
         named = f"[{host}]" if ":" in host else host
         scheme = "http" if shown is None else "https"
-        return cls(f"{scheme}://{named}:{port}", control, server, serving, closing)
+        return cls(f"{scheme}://{named}:{port}", control, server, serving, closing, doors)
 
     async def wait(self) -> str:
         """Until this controller leads no more: why. The REST API ends before only when something is badly wrong."""

@@ -11,7 +11,7 @@ from hansa.api.results import Waiting
 from hansa.api.transport import Transport
 from hansa.app import load_app
 from hansa.errors import InputError, NotFoundError
-from hansa.evidence.verification import Verification
+from hansa.evidence.findings import Verification
 from hansa.messages import RunSpec
 from hansa.network.controller.journal import Live
 from hansa.run import resolve, suit

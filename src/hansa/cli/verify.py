@@ -11,7 +11,7 @@ from hansa.cli.options import ConnectionOptions, Json, expand, pairs
 from hansa.cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from hansa.evidence.verification import Known, Receipt, Verification
+    from hansa.evidence.findings import Known, Receipt, Verification
 
 __all__ = ["verify"]
 
@@ -94,7 +94,7 @@ def _checked(file: Path, known: "Known", *, allow_unsigned: bool) -> "Verificati
 def _known(
     head: str | None, server_key: list[str] | None, client_key: list[str] | None, files: list[Path] | None
 ) -> "Known":
-    from hansa.evidence.verification import Known
+    from hansa.evidence.findings import Known
 
     return Known(
         head,
@@ -107,7 +107,7 @@ def _known(
 def _receipts(file: Path) -> "list[Receipt]":
     """What a client has kept."""
     from hansa.errors import InputError
-    from hansa.evidence.verification import Receipt
+    from hansa.evidence.findings import Receipt
 
     names = {field.name: field.type for field in fields(Receipt)}
     found = []

@@ -19,8 +19,9 @@ from blake3 import blake3
 
 from hansa.errors import CorruptionError, InputError
 from hansa.evidence.documents import from_json, to_json
+from hansa.evidence.findings import Known, Verification
 from hansa.evidence.record import Evidence
-from hansa.evidence.verification import Known, Verification, verify_record
+from hansa.evidence.verification import verify_record
 from hansa.messages import Signature
 from hansa.statements import bundle_statement
 from hansa.store.records import SessionRecord

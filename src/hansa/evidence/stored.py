@@ -3,8 +3,9 @@
 import asyncio
 
 from hansa.errors import CorruptionError, NotFoundError
+from hansa.evidence.findings import Known, Verification
 from hansa.evidence.record import Evidence, gather
-from hansa.evidence.verification import Known, Verification, verify_record
+from hansa.evidence.verification import verify_record
 from hansa.store.ports import MetadataStore, ObjectStore
 
 __all__ = ["verify_session"]

@@ -70,7 +70,9 @@ class Logins:
         wait = max(throttle.wait(key, now) for throttle, key in keys)
         if wait > 0:
             await self._note_throttled(name[:_LONGEST], address, now)
-            raise ThrottledError(f"there were too many attempts to log in: wait {wait:.0f} seconds, then try again")
+            raise ThrottledError(
+                f"there were too many attempts to log in: wait {wait:.0f} seconds, then try again", wait=wait
+            )
         for throttle, key in keys:
             throttle.count(key, now)
         try:

@@ -193,7 +193,7 @@ def _sign_on(settings: Settings) -> Callable[[People], SignOn] | None:
     registration = Registration(
         settings.oidc_issuer,
         settings.oidc_client_id,
-        _client_secret(settings),
+        _url(settings.oidc_client_secret),
         settings.oidc_scope,
         read_pem(settings.oidc_ca) if settings.oidc_ca is not None else "",
     )
@@ -205,15 +205,3 @@ def _sign_on(settings: Settings) -> Callable[[People], SignOn] | None:
     )
     provider = Provider(registration)
     return lambda people: SignOn(people, provider, rules)
-
-
-def _client_secret(settings: Settings) -> str:
-    path = settings.oidc_client_secret_file
-    if path is None:
-        return _url(settings.oidc_client_secret)
-    if settings.oidc_client_secret is not None:
-        raise InputError("HANSA_OIDC_CLIENT_SECRET and HANSA_OIDC_CLIENT_SECRET_FILE are both set: set one of them")
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the file {path} with the OpenID client's secret cannot be read: {error}") from error

@@ -286,7 +286,9 @@ class SignOn:
                 await self._people.note(
                     audit_line(INSTALLATION, self.issuer, _ACTION, self.issuer, outcome="refused", detail=why)
                 )
-            raise ThrottledError(f"there were too many attempts to log in: wait {wait:.0f} seconds, then try again")
+            raise ThrottledError(
+                f"there were too many attempts to log in: wait {wait:.0f} seconds, then try again", wait=wait
+            )
         self._by_address.count(address, now)
 
     async def _failed(self, who: str, address: str, why: str) -> AuthenticationError:
