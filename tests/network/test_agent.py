@@ -185,7 +185,7 @@ async def test_an_update_waits_for_a_disk_that_is_full_and_keeps_its_lease(
         LogLine(task.key, "ann", told[2].line, "warning"),
         Progress(task.key, "ann", "disk", 0, 0),
         Progress(task.key, "ann", "disk", 0, 0),
-        offer,
+        replace(offer, base=task.model.digest),
     ]
     assert "the disk is full: free some space" in told[0].line
     assert "the disk reports an input/output error" in told[2].line
