@@ -58,6 +58,7 @@ if sys.platform != "win32":
     import resource
 
 __all__ = [
+    "MAX_METADATA",
     "Access",
     "Assign",
     "Attach",
@@ -76,10 +77,18 @@ __all__ = [
 
 C = TypeVar("C")
 
+MAX_METADATA: Final = 16 << 10
+"""Bytes of a call's metadata, which hold a token and little else."""
+_PATIENCE: Final = 20.0
+"""Seconds that a handshake may take; three times as long, a connection may be without a call."""
+
 _SERVER: Final = (
     *OPTIONS,
     ("grpc.so_reuseport", 0),  # else two servers share a port in silence, and each gets half of the clients
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE // 3),  # a third: pings may bunch up on the way
+    ("grpc.max_concurrent_streams", 100),  # of one connection; a node has one or two
+    ("grpc.max_metadata_size", MAX_METADATA),
+    ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA),
 )
 
 _CONNECTIONS: Final = 65_536
@@ -114,13 +123,18 @@ Upload: TypeAlias = Callable[[Identity, str, AsyncIterator[tuple[int, memoryview
 """(identity, name of the upload, its chunks as (offset, data)) → bytes of the whole that are here now."""
 
 
-def create_server(*handlers: Any) -> Any:
+def create_server(*handlers: Any, patience: float = _PATIENCE) -> Any:
     """A `grpc.aio.Server` with these handlers, to be bound and started; made within a running loop.
 
-    The process may have as many open files from now on as connections need.
+    patience: seconds that a handshake may take; a connection without a call is ended after three times as long. The
+    process may have as many open files from now on as connections need.
     """
     _allow_connections()
-    server = grpc.aio.server(options=_SERVER)
+    waits = (
+        ("grpc.server_handshake_timeout_ms", int(1000 * patience)),
+        ("grpc.max_connection_idle_ms", int(3000 * patience)),
+    )
+    server = grpc.aio.server(options=(*_SERVER, *waits))
     server.add_generic_rpc_handlers(handlers)
     return server
 

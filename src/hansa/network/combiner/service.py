@@ -1,8 +1,9 @@
 """The gRPC face of an aggregation server: control streams and transfers, each call bound to an identity."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hansa.errors import ConnectionFailedError, InputError, PermissionDeniedError, WireError
@@ -27,6 +28,9 @@ _BURST, _PER_SECOND = 1000, 200
 _FAREWELL = 1.0
 """Seconds for the last frame to a node that may have stopped reading."""
 
+_MOST_TRANSFERS = 16
+"""Uploads and downloads that one node may have under way; ours have two."""
+
 _MOST_LABELS, _LONGEST_LABEL = 64, 256
 
 
@@ -40,6 +44,8 @@ class NodeService:
         self._hub = hub
         self._authenticate = authenticate
         self._public_key = public_key
+        self._transfers: Counter[str] = Counter()
+        """How many each node has under way, by what its token is revoked by."""
 
     def handlers(self) -> tuple[Any, ...]:
         """For `service.create_server`."""
@@ -56,11 +62,15 @@ class NodeService:
 
     async def _attach(self, identity: Identity, stream: Stream[ToNode, FromNode]) -> None:
         """One control stream from hello to its end."""
-        hello = await stream.receive()
+        hub = self._hub(identity)
+        try:
+            async with asyncio.timeout(hub.children.lease):
+                hello = await stream.receive()
+        except TimeoutError as error:
+            raise WireError(f"{identity.name} opened a stream and said nothing on it") from error
         if not isinstance(hello, Hello) or hello.role is not identity.role:
             raise WireError(f"{identity.name} must begin with a Hello of the role {identity.role.value}")
         _check_hello(identity.name, hello)
-        hub = self._hub(identity)
         outbox: asyncio.Queue[ToNode] = asyncio.Queue()
         ended = asyncio.Event()
         why: list[str] = []
@@ -91,15 +101,26 @@ class NodeService:
 
     async def _download(self, identity: Identity, request: DownloadRequest) -> AsyncGenerator[bytes, None]:
         hub = self._hub(identity)
-        with hub.dismissed.ends(identity.token_id):
+        with hub.dismissed.ends(identity.token_id), self._transferring(identity):
             data = await hub.read(request.digest)
             for frame in chunks.split([data], request.offset):
                 yield frame
 
     async def _upload(self, identity: Identity, name: str, pieces: AsyncIterator[tuple[int, memoryview]]) -> int:
         hub = self._hub(identity)
-        with hub.dismissed.ends(identity.token_id):
+        with hub.dismissed.ends(identity.token_id), self._transferring(identity):
             return await hub.write(identity.name, name, pieces)
+
+    @contextmanager
+    def _transferring(self, identity: Identity) -> Iterator[None]:
+        """One more transfer of a node; raises `ConnectionFailedError` where it has too many under way."""
+        if self._transfers[identity.token_id] >= _MOST_TRANSFERS:
+            raise ConnectionFailedError(f"{identity.name} has {_MOST_TRANSFERS} transfers under way; try again later")
+        self._transfers[identity.token_id] += 1
+        try:
+            yield
+        finally:
+            self._transfers -= Counter((identity.token_id,))
 
 
 async def _write(stream: Stream[ToNode, FromNode], outbox: "asyncio.Queue[ToNode]") -> None:
