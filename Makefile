@@ -4,12 +4,13 @@
 #   make check   the gates: style, types, layers, broad excepts, import closure, the documentation site
 #   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
 #   make dst     real nodes on a virtual clock and network, by seeds (ARGS="--seeds 0:10000", "--seed 42", "--plants")
+#   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
 #   make bench   the benchmarks, beside this machine's own limits
 #   make docs    reference pages from the code, and the site in site/
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check faults dst bench docs
+.PHONY: demo test check faults dst fuzz bench docs
 
 demo:
 	@tools/install server,sklearn
@@ -35,6 +36,10 @@ faults:
 dst:
 	@tools/install dev
 	@PYTHONPATH=tests $(RUN) dst $(ARGS)
+
+fuzz:
+	@tools/install dev
+	@PYTHONPATH=tests $(RUN) fuzz $(or $(ARGS),codec --seconds 60)
 
 bench:
 	@tools/install dev

@@ -70,6 +70,7 @@ def refuse(data: bytes, folder: Path, match: str) -> None:
         "Com3 .py",
         "\u2024\u2024/evil.py",
         "x" * 300,
+        "\u0315\u0300" * 16_000,
         "/".join("abcdefgh" * 5),
     ],
 )

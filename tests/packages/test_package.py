@@ -283,6 +283,16 @@ def test_a_lock_file_with_anything_but_exact_versions_and_hashes_is_refused(line
         build(make_app(tmp_path / "source", **{"requirements.lock": line + "\n"}))
 
 
+@pytest.mark.parametrize("line", ["six==1 ;{}x", "six=={}", "six=={}1.0 --hash=x", "six;{}--hash=", "{}#"])
+def test_a_lock_file_with_a_line_of_many_spaces_is_read_once(line: str) -> None:
+    text = line.format(" " * 1_000_000)
+    if text.strip() == "#":
+        assert check_lock(text.encode(), "requirements.lock") == ()
+        return
+    with pytest.raises(AppError, match=r"requirements\.lock holds"):  # not after some hours
+        check_lock(text.encode(), "requirements.lock")
+
+
 def test_a_lock_file_beside_the_app_is_named_in_the_manifest(tmp_path: Path) -> None:
     opened = read(build(make_app(tmp_path / "source", **{"requirements.lock": f"six==1.16.0 {HASH}\n"})))
     assert opened.manifest.requirements == "requirements.lock"

@@ -68,7 +68,7 @@ DIGEST = "0" * 64
 
 # ── round trips ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
@@ -262,6 +262,15 @@ HOSTILE: Sequence[tuple[bytes, str]] = [
     ),
     (from_node(hello={"role": 2, "instance": "x" * 4097}), r"Hello\.instance has the length 4097"),
     (from_node(log_line={"key": KEY, "line": "x" * 65537}), r"LogLine\.line has the length 65537"),
+    (from_node(hello={"role": 2, "version": "\0"}), r"Hello\.version has a NUL character"),
+    (from_node(hello={"role": 2, "labels": {"\0": ""}}), r"Hello\.labels has a NUL character"),
+    (from_node(hello={"role": 2, "labels": {"": "x\0"}}), r"Hello\.labels has a NUL character"),
+    (from_node(presence={"left": ["a", "b\0"]}), r"Presence\.left has a NUL character"),
+    (from_node(evaluated={"key": KEY, "metrics": {"lo\0ss": 1}}), r"Evaluated\.metrics has a NUL character"),
+    (
+        from_node(offer={"key": KEY, "blob": {"digest": DIGEST}, "contributions": [{"metrics": {"\0": 1}}]}),
+        r"Contribution\.metrics has a NUL character",
+    ),
     (bytes(limits.MAX_FRAME + 1), "FromNode has the length"),
 ]
 
@@ -316,6 +325,9 @@ def test_a_hostile_configuration_is_refused(value: dict[str, Any], says: str):
         (Evaluated(ROUND, "c", 1, {"loss": "low"}), r"Evaluated\.metrics cannot be sent"),  # type: ignore[dict-item]
         (Evaluated(None, "c", 1), r"Evaluated\.key cannot be sent"),  # type: ignore[arg-type]
         (Evaluated(ROUND, "\ud800", 1), r"Evaluated\.client cannot be sent"),
+        (Evaluated(ROUND, "c", 1, {"lo\0ss": 1.0}), r"Evaluated\.metrics has a NUL character"),
+        (Hello(Role.CLIENT, "i\0", "v"), r"Hello\.instance has a NUL character"),
+        (Presence(left=("\0",)), r"Presence\.left has a NUL character"),
         (Hello("king", "i", "v"), r"Hello\.role cannot be sent"),  # type: ignore[arg-type]
         (Hello(Role.CLIENT, "i", "v", ("x",) * 100_001), r"Hello\.capabilities has the length"),
         (Offer(ROUND, "c", Blob("beef", 4), ()), r"Blob\.digest is 'beef'"),
@@ -353,6 +365,15 @@ def test_whatever_user_code_prints_can_be_sent():
     assert received.line.endswith("x the end")
     assert " […] " in received.line
     assert len(received.line) <= limits.MAX_TEXT
+
+
+def test_a_nul_in_text_for_people_is_shown_as_one_whoever_sent_it():
+    sent = framing.encode_from_node(LogLine(ROUND, "c", "a\0b"))
+    assert b"a\0b" not in sent
+    for data in (sent, from_node(log_line={"key": KEY, "client": "c", "line": "a\0b"})):
+        received = framing.decode_from_node(data)
+        assert isinstance(received, LogLine)
+        assert received.line == "a\u2400b"
 
 
 def test_a_traceback_of_any_length_keeps_its_first_and_its_last_lines():

@@ -134,14 +134,14 @@ def _flaw_of_name(name: str) -> str:
     parts = name.split("/")
     if not name.isprintable() or any(sign in name for sign in '\\:*?"<>|'):
         return "with a sign in its name that not every system can write"
+    if len(parts) > _MAX_DEPTH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return "whose name is too long"  # before it is folded, which takes the square of its length
     if any(
         _folded(part) in {"", ".", ".."} or part != part.rstrip(" .") for part in parts
     ):  # ․․ (U+2024) may be two dots
         return "which names no file inside its folder"
     if any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts):
         return "which is a device on Windows"
-    if len(parts) > _MAX_DEPTH or any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        return "whose name is too long"
     return ""
 
 

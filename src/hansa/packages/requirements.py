@@ -29,7 +29,7 @@ def check_lock(content: bytes, name: str) -> tuple[str, ...]:
         raise AppError(f"{name} is not text: {error}") from error
     found = []
     for line in _lines(text):
-        if not _LINE.fullmatch(line):
+        if not _LINE.fullmatch(" ".join(line.split())):  # of a run of spaces the pattern would try every share
             raise AppError(
                 f"{name} holds {line[:200]!r}; a lock file has lines NAME==VERSION --hash=sha256:… and nothing else, "
                 "as `pip-compile --generate-hashes` writes it: where packages come from is the site's to say"

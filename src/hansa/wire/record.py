@@ -8,7 +8,7 @@ error where there is none; fields of a newer peer are ignored.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from operator import attrgetter
@@ -27,7 +27,7 @@ from hansa.wire.values import read_values, write_values
 __all__ = ["FREE_TEXT", "Record", "message_class", "record_of"]
 
 FREE_TEXT: Final = frozenset({"cause", "detail", "line", "message", "traceback", "why"})
-"""Fields that hold text for people; it can always be sent: what is too long or not UTF-8 loses that part."""
+"""Fields that hold text for people; it can always be sent: what is too long, not UTF-8 or NUL loses that part."""
 
 _Message: TypeAlias = Any
 _Write: TypeAlias = Callable[[_Message, Any], None]
@@ -35,6 +35,8 @@ _Read: TypeAlias = Callable[[_Message], Any]
 
 _SCHEMA: Final = (control_pb2, values_pb2, calls_pb2)
 _CUT: Final = " […] "
+_NUL: Final = "\0"
+_SHOWN_NUL: Final = "\N{SYMBOL FOR NULL}"
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -145,9 +147,15 @@ def _set(name: str, message: _Message, value: Any) -> None:
 def _name_field(name: str, where: str) -> tuple[_Write, _Read]:
     def write(message: _Message, value: str) -> None:
         check_length(len(value), MAX_NAME, where)
+        _check_nul((value,), where)
         setattr(message, name, value)
 
-    return write, partial(_read_text, name, where, MAX_NAME)
+    def read(message: _Message) -> str:
+        text = _read_text(name, where, MAX_NAME, message)
+        _check_nul((text,), where)
+        return text
+
+    return write, read
 
 
 def _free_text_field(name: str, where: str) -> tuple[_Write, _Read]:
@@ -155,9 +163,10 @@ def _free_text_field(name: str, where: str) -> tuple[_Write, _Read]:
         if len(value) > MAX_TEXT:
             half = (MAX_TEXT - len(_CUT)) // 2
             value = value[:half] + _CUT + value[-half:]
+        value = value.replace(_NUL, _SHOWN_NUL)
         setattr(message, name, value if value.isascii() else value.encode(errors="replace").decode())
 
-    return write, partial(_read_text, name, where, MAX_TEXT)
+    return write, lambda message: _read_text(name, where, MAX_TEXT, message).replace(_NUL, _SHOWN_NUL)
 
 
 def _read_text(name: str, where: str, limit: int, message: _Message) -> str:
@@ -165,6 +174,12 @@ def _read_text(name: str, where: str, limit: int, message: _Message) -> str:
     if len(text) > limit:
         check_length(len(text), limit, where)
     return text
+
+
+def _check_nul(texts: Iterable[object], where: str) -> None:
+    """Raise `WireError` for a name with NUL: no database keeps it, and what a node says must not fail a session."""
+    if any(isinstance(text, str) and _NUL in text for text in texts):
+        raise WireError(f"{where} has a NUL character in it")
 
 
 def _enum_field(kind: type[StrEnum], name: str, where: str, descriptor: Any) -> tuple[_Write, _Read]:
@@ -206,6 +221,7 @@ def _list_field(member: Any, name: str, where: str) -> tuple[_Write, _Read]:
         check_length(len(value), MAX_ITEMS, where)
         items = getattr(message, name)
         if record is None:
+            _check_nul(value, where)
             items.extend(value)
         else:
             for item in value:
@@ -214,7 +230,10 @@ def _list_field(member: Any, name: str, where: str) -> tuple[_Write, _Read]:
     def read(message: _Message) -> tuple[Any, ...]:
         items = getattr(message, name)
         check_length(len(items), MAX_ITEMS, where)
-        return tuple(items) if record is None else tuple(map(record.read, items))
+        if record is not None:
+            return tuple(map(record.read, items))
+        _check_nul(items, where)
+        return tuple(items)
 
     return write, read
 
@@ -224,6 +243,7 @@ def _map_field(name: str, where: str) -> tuple[_Write, _Read]:
 
     def write(message: _Message, value: Mapping[str, Any]) -> None:
         check_length(len(value), MAX_ENTRIES, where)
+        _check_nul((*value, *value.values()), where)
         if value:
             getattr(message, name).update(value)
 
@@ -232,6 +252,7 @@ def _map_field(name: str, where: str) -> tuple[_Write, _Read]:
         if not entries:
             return {}
         check_length(len(entries), MAX_ENTRIES, where)
+        _check_nul((*entries, *entries.values()), where)
         return dict(sorted(entries.items()))
 
     return write, read

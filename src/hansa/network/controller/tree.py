@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from hansa.algorithm import Partial
-from hansa.errors import ConflictError, NotFoundError, StorageError
+from hansa.errors import ConflictError, HansaError, NotFoundError
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.balancers import Balancer
@@ -215,7 +215,7 @@ class ProjectTree:
             presence = await self._writes.get()
             try:
                 await patiently(partial(self._write, presence, time.time()), who=f"project {self.project}")
-            except StorageError as error:  # rows are for people; decisions are made on the directory in memory
+            except HansaError as error:  # rows are for people; decisions are made on the directory in memory
                 _log.error("who is connected could not be stored", project=self.project, why=str(error))
 
     async def _write(self, presence: Presence, now: float) -> None:
