@@ -2,6 +2,8 @@
 #   make demo    a federated network on this machine: controller, two combiners, ten clients (ARGS=--json for one object)
 #   make test    every test but the slow ones, on two cores (ARGS="-k rounds" to choose, "-n 0" to debug)
 #   make check   the gates: style, types, layers, broad excepts, import closure, the documentation site
+#   make audit   known weaknesses of everything that is installed; part of check, where it may find no advisory source
+#   make sbom    a bill of materials (CycloneDX) of what is installed here, in hansa.cdx.json (ARGS=FILE)
 #   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
 #   make dst     real nodes on a virtual clock and network, by seeds (ARGS="--seeds 0:10000", "--seed 42", "--plants")
 #   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
@@ -10,7 +12,7 @@
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check faults dst fuzz bench docs
+.PHONY: demo test check audit sbom faults dst fuzz bench docs
 
 demo:
 	@tools/install server,sklearn
@@ -28,6 +30,15 @@ check:
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/python tools/gates.py
 	@$(RUN) zensical build --clean --strict
+	@$(VENV)/bin/python tools/audit.py
+
+audit:
+	@tools/install dev
+	@$(VENV)/bin/python tools/audit.py --required $(ARGS)
+
+sbom:
+	@tools/install dev
+	@$(VENV)/bin/python tools/sbom.py $(ARGS)
 
 faults:
 	@tools/install dev
