@@ -8,8 +8,10 @@ Events in, commands out (`events`). The states:
        └──deadline──▶ CLOSED ◀─deadline┘                └──too few, after it──▶ CLOSED
 
 Each event is applied first and time passes after it, so that a delivery that the driver hands in together with the
-deadline counts. An evaluation is only a measurement: it does not wait for its deadline when, for a lease, nobody has come
-who could take part, or nobody who was invited is left. What a duplicate or late event says is known already, or comes too late: it changes nothing.
+deadline counts. What a duplicate or late event says is known already, or comes too late: it changes nothing.
+
+An evaluation is only a measurement: it ends before its deadline when for a lease too few have connected, or when all
+who have not answered are silent for a lease and not connected.
 """
 
 import heapq
