@@ -1,26 +1,29 @@
 """The fault laboratory from the command line: `make faults ARGS="sweep"`, `make faults ARGS="random --hours 8"`.
 
 sweep                        kill each kind of process before and after every durable step and turning point
+strace                       kill each kind of process at every fsync, SQLite's too, and at its writes, one by one
 random [--from N] [--count N | --hours H]   schedules drawn from seeds; a failing one is shrunk and printed
     with --keep-going it is only counted, and the laboratory kept
 one SEED                     one schedule, told step by step
 plants                       the known bugs: which of them the checker finds
 baseline [--rounds N]        what processes hold after many rounds with clients that come and go, beside before
 
---jobs N (of sweep and random): so many laboratories at once; most of their time is waiting.
+--jobs N (of sweep, strace and random): so many laboratories at once; most of their time is waiting.
 """
 
 import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from itertools import takewhile
 
 from faults.baseline import WARM_UP, baseline, figures
 from faults.campaign import Finding, Tally, at_once
-from faults.errands import VICTIMS, places, scheduled, swept
+from faults.errands import VICTIMS, injected, places, scheduled, swept
 from faults.plants import PLANTS
 from faults.schedules import draw, judged_alone, planted, shrink
+from faults.syscalls import CALLS, untraceable
 
 _JOBS = os.cpu_count() or 1
 _TELL = 50
@@ -34,6 +37,9 @@ def main() -> int:
     sweeping = commands.add_parser("sweep")
     sweeping.add_argument("--kind", choices=[*VICTIMS], action="append")
     sweeping.add_argument("--jobs", type=int, default=_JOBS)
+    tracing = commands.add_parser("strace")
+    tracing.add_argument("--kind", choices=[*VICTIMS], action="append")
+    tracing.add_argument("--jobs", type=int, default=_JOBS)
     randomly = commands.add_parser("random")
     randomly.add_argument("--from", type=int, default=0, dest="first")
     randomly.add_argument("--count", type=int, default=10**9)
@@ -47,6 +53,8 @@ def main() -> int:
     match given.command:
         case "sweep":
             return sweep(given.kind or [*VICTIMS], given.jobs)
+        case "strace":
+            return strace(given.kind or [*VICTIMS], given.jobs)
         case "random":
             return at_random(given.first, given.count, given.hours, given.jobs, keep_going=given.keep_going)
         case "one":
@@ -64,8 +72,20 @@ def main() -> int:
 
 def sweep(kinds: list[str], jobs: int) -> int:
     """For every N: one session in which a process is killed at the N-th passage, until there is no N-th."""
+    return _told_all(at_once(jobs, swept, places(kinds)))
+
+
+def strace(kinds: list[str], jobs: int) -> int:
+    """For every N: one session in which strace kills a process at its N-th call of a kind, until there is no N-th."""
+    reason = untraceable()
+    if reason:
+        sys.exit(reason)
+    return _told_all(at_once(jobs, injected, [each for each in CALLS if each.kind in kinds]))
+
+
+def _told_all(findings: Iterable[Finding]) -> int:
     tally = Tally()
-    for found in at_once(jobs, swept, places(kinds)):
+    for found in findings:
         tally.add(found)
         print(f"{found.what}: {found.drawn.total()} kills, {len(found.flaws)} violations | {tally}", flush=True)
         told(found)

@@ -2,17 +2,21 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from faults.campaign import Bench, Finding
 from faults.points import CLIENT, COMBINER, CONTROLLER, MOMENTS, TURNS, Fault
 from faults.schedules import Schedule, draw, judge
+from faults.syscalls import Injection, traced
 from faults.workload import ROUNDS
 
-__all__ = ["VICTIMS", "Place", "places", "scheduled", "swept"]
+__all__ = ["VICTIMS", "Place", "injected", "places", "scheduled", "swept"]
 
 VICTIMS = {CONTROLLER: "controller", COMBINER: "", CLIENT: "client-3"}
 """By kind; of the combiners, the one with the most clients at the time."""
+_LONG = 8
+"""Letters of the name of an object's file; its folders have fewer."""
 _MISSES = 2
 """Passages in a row that are not reached before the sweep goes on: who sends what in which order is not the same."""
 
@@ -67,3 +71,34 @@ def scheduled(bench: Bench, seed: int) -> Finding:
     drawn = Counter(f"{each.fault.do} at a point" if each.fault else each.kind for each in schedule.actions)
     struck, rounds = lab.strikes() - struck, lab.rounds() - rounds
     return Finding(f"seed {seed}", 1, rounds, drawn, struck, tuple(flaws), bench.folder)
+
+
+def injected(bench: Bench, injection: Injection) -> Finding:
+    """Kill a process at its N-th system call, in a session for each N, until one runs through."""
+    struck: Counter[str] = Counter()
+    flaws: list[str] = []
+    first, sessions, missed = 1, 0, 0
+    while missed < _MISSES and not flaws:
+        lab = bench.lab()
+        victim = VICTIMS[injection.kind] or lab.busiest()
+        sessions += 1
+        with traced(lab, victim, replace(injection, first=first)) as tracer:
+            flaws = judge(lab, Schedule(0, ()), f"{injection.kind}-{injection.calls}-{injection.threads}-{first}")
+        hit = tracer.killed()
+        if hit:
+            call, path = tracer.calls()[-1]
+            struck[f"{injection.kind} at {call} of {_what_is(path)}"] += 1
+        missed = 0 if hit else missed + 1
+        first += injection.stride
+    if not struck and not flaws and injection.kind != COMBINER:
+        flaws = [f"{injection}: there is no such call, and the sweep has shown nothing"]
+    what = f"{injection}" + (f", number {first - injection.stride}" if flaws else "")
+    return Finding(what, sessions, ROUNDS * sessions, struck, struck, tuple(flaws), bench.folder)
+
+
+def _what_is(path: str) -> str:
+    """A file of a node, in a word: hansa.db-wal, ledger.jsonl, outbox, an object or its folder."""
+    parts = PurePath(path).parts
+    if "objects" in parts:
+        return "an object" if parts[-2] in ("incoming", "objects") and len(parts[-1]) > _LONG else "its folders"
+    return "outbox" if "outbox" in parts else parts[-1]

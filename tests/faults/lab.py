@@ -265,6 +265,16 @@ class Lab:
                 raise StuckError(f"session {session.name} is {now.state} after round {now.round}: {why}")
             time.sleep(_LONG_PAUSE)
 
+    def await_words(self, session: SessionRecord, words: str) -> str:
+        """What a running session says of itself once these words are in it; raises `StuckError`."""
+        until, said = time.monotonic() + 60, ""
+        while words not in said:
+            if time.monotonic() > until:
+                raise StuckError(f"session {session.name} does not say {words!r}, but {said!r}")
+            time.sleep(_LONG_PAUSE)
+            said = str(self.ask(lambda api: api.sessions.why(session.id)))
+        return said
+
     def history(self, *, anew: bool = True) -> History:
         """Everything that is known by now. anew: sessions that had ended at an earlier look are read again, too."""
         known = None if anew else self._known

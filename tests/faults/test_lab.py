@@ -10,7 +10,9 @@ from faults.lab import Lab, laboratory
 from faults.plants import PLANTS
 from faults.points import Fault
 from faults.schedules import Action, Schedule, draw, judge, planted
+from faults.syscalls import Injection, traced, untraceable
 from faults.workload import CLIENTS, spec_of
+from hansa.store.records import SessionState
 
 KILLS = [
     ("controller", Fault("durable", "before", 4)),
@@ -22,6 +24,14 @@ KILLS = [
     ("combiner", Fault("node.deliver", "before", 3)),
     ("client-3", Fault("durable", "after", 5)),
     ("client-5", Fault("outbox.keep", "after", 2)),
+]
+CALLS = [
+    ("controller", Injection("controller", "fdatasync", first=7)),
+    ("controller", Injection("controller", "pwrite64", first=150)),
+    ("client-3", Injection("client", "fsync", first=5, threads=False)),
+]
+DISKS = [
+    Injection("controller", "pwrite64", "error=ENOSPC", first=30, onwards=True),
 ]
 STANDS = Schedule(3, (Action("stop", "combiner-1", 0.1, 4.0), Action("half-open", "controller", 0.3, 2.0)))
 
@@ -42,6 +52,43 @@ def test_a_session_outlives_a_kill_with_the_model_of_a_simulation(lab: Lab, vict
     ended = lab.end(lab.begin(spec))
     assert lab.struck(victim)
     assert ended.model == hansa.simulate(lab.app, spec, clients=CLIENTS).model_hash
+
+
+@pytest.fixture
+def strace() -> None:
+    reason = untraceable()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize(("victim", "injection"), CALLS, ids=str)
+def test_a_session_outlives_a_kill_at_a_system_call(lab: Lab, victim: str, injection: Injection) -> None:
+    lab.ready()
+    deaths, spec = lab.nodes[victim].deaths, spec_of(f"{victim}-{injection.calls}")
+    with traced(lab, victim, injection) as tracer:
+        ended = lab.end(lab.begin(spec))
+    assert tracer.killed()
+    assert tracer.calls()[-1][0] == injection.calls
+    assert lab.nodes[victim].deaths == deaths + 1
+    assert ended.model == hansa.simulate(lab.app, spec, clients=CLIENTS).model_hash
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize("injection", DISKS, ids=lambda each: each.words)
+def test_a_session_whose_controller_cannot_write_says_so_and_goes_on_after_a_restart(
+    lab: Lab, injection: Injection
+) -> None:
+    lab.ready()
+    spec = spec_of(f"disk-{injection.calls}")
+    session = lab.begin(spec)
+    with traced(lab, "controller", injection) as tracer:
+        assert lab.await_words(session, "waits for storage")
+        refused = tracer.refused()
+        assert lab.ask(lambda api: api.sessions.get(session.id)).state is SessionState.RUNNING
+        lab.kill("controller")
+    assert refused
+    assert lab.end(session).model == hansa.simulate(lab.app, spec, clients=CLIENTS).model_hash
 
 
 @pytest.mark.parametrize("schedule", [STANDS, draw(5)], ids=["who stands still", "seed 5"])

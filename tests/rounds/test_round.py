@@ -672,3 +672,58 @@ def test_why_names_a_few_clients_and_counts_the_rest():
     round_.handle(Tick(60.0))
     assert round_.why(60.0).withdrawn == tuple(names)
     assert "it waits for newcomers" in str(round_.why(60.0))
+
+
+# ── an evaluation ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def evaluation(connected: Iterable[str], kind: Kind = Kind.EVALUATE) -> Round:
+    """Due at 0, as a session opens it: one report is enough, nobody is replaced."""
+    round_ = Round(4, kind, RoundRules(lease=60.0, deadline=3600.0, replace_failed=False), invite_all)
+    round_.handle(Due(0.0, frozenset(connected)))
+    return round_
+
+
+def test_an_evaluation_ends_when_its_only_client_is_gone_for_a_lease():
+    round_ = evaluation("a")
+    assert round_.handle(Disconnected(10.0, "a")) == []
+    assert round_.handle(Tick(59.0)) == [WakeAt(60.0)]
+    withdrawn, ended = round_.handle(Tick(60.0))
+    assert isinstance(withdrawn, Withdraw)
+    assert not_met([ended]).cause == (
+        "round 4: 0 of 1 invited clients delivered, 1 are needed; lost its lease and is not connected: a; "
+        "nobody who was invited is left to evaluate; start clients again"
+    )
+
+
+def test_an_evaluation_goes_on_with_a_client_that_is_back_within_the_lease():
+    round_ = evaluation("a")
+    round_.handle(Disconnected(10.0, "a"))
+    assert round_.handle(Connected(50.0, "a")) == [Invite(("a",))]
+    round_.handle(Tick(100.0))
+    assert round_.handle(Accepted(105.0, "a", 1)) == [Seal()]
+
+
+def test_an_evaluation_waits_for_a_client_that_is_silent_while_connected_until_that_goes():
+    round_ = evaluation("a")
+    (withdrawn, _) = round_.handle(Tick(60.0))
+    assert isinstance(withdrawn, Withdraw)
+    assert round_.state is RoundState.OPEN
+    assert not_met(round_.handle(Disconnected(70.0, "a"))).missing == ("a",)
+
+
+def test_an_evaluation_waits_a_lease_for_somebody_to_come():
+    assert evaluation("").handle(Connected(59.0, "a"))[0] == Invite(("a",))
+    assert not_met(evaluation("").handle(Tick(60.0))).cause == (
+        "the evaluation of round 4 did not open within its lease of 60 s: 0 clients are connected, 1 are needed; "
+        "start more clients, lengthen `lease`, or lower `min_clients` and `quorum`"
+    )
+
+
+def test_training_waits_for_its_clients_until_the_deadline():
+    round_ = evaluation("a", Kind.TRAIN)
+    round_.handle(Disconnected(10.0, "a"))
+    round_.handle(Tick(60.0))
+    round_.handle(Tick(3599.0))
+    assert round_.state is RoundState.OPEN
+    assert round_.handle(Connected(3599.5, "a"))[0] == Invite(("a",))

@@ -57,6 +57,7 @@ class AnyRound(RuleBasedStateMachine):
         size=st.integers(0, 6),
         with_substitutes=st.booleans(),
         connected=st.none() | subset | st.just(frozenset(CLIENTS)),
+        kind=st.sampled_from(Kind),
     )
     def begin(
         self,
@@ -71,6 +72,7 @@ class AnyRound(RuleBasedStateMachine):
         size: int,
         with_substitutes: bool,
         connected: frozenset[str] | None,
+        kind: Kind,
     ):
         def choose(available: Sequence[str]) -> Cohort:
             assert list(available) == sorted(self.connected)
@@ -86,7 +88,7 @@ class AnyRound(RuleBasedStateMachine):
             lease=lease,
             replace_failed=replace_failed,
         )
-        self.round = Round(1, Kind.TRAIN, self.rules, choose)
+        self.round = Round(1, kind, self.rules, choose)
         self.now = 0.0
         self.deadline: float | None = None
         self.alarm: float | None = None
@@ -234,6 +236,16 @@ class AnyRound(RuleBasedStateMachine):
             assert self.alarm is not None
             assert self.alarm <= self.deadline
             assert all(self.alarm <= outstanding.lease_ends for outstanding in self.round.why(self.now).outstanding)
+
+    @invariant()
+    def an_evaluation_waits_for_somebody_or_a_lease(self):
+        if not self.begun or self.round.kind is not Kind.EVALUATE:
+            return
+        if self.round.state is RoundState.WAITING:
+            assert self.alarm <= self.deadline - self.rules.deadline + self.rules.lease
+        if self.round.state is RoundState.OPEN:
+            why = self.round.why(self.now)
+            assert why.outstanding or self.connected.intersection(why.withdrawn)
 
     @invariant()
     def its_books_agree_with_the_drivers(self):

@@ -9,6 +9,9 @@ Events in, commands out (`events`). The states:
 
 Each event is applied first and time passes after it, so that a delivery that the driver hands in together with the
 deadline counts. What a duplicate or late event says is known already, or comes too late: it changes nothing.
+
+An evaluation is only a measurement: it ends before its deadline when for a lease too few have connected, or when all
+who have not answered are silent for a lease and not connected.
 """
 
 import heapq
@@ -66,6 +69,8 @@ class Round:
         self._seats = Seats()
         self._now = -math.inf
         self._deadline: float | None = None
+        self._opens_by = math.inf
+        """When it is given up that enough clients connect."""
         self._soonest = math.inf
         """Before this time no lease ends and no deadline passes; the exact time is found when it is reached."""
         self._wake = math.inf
@@ -112,7 +117,8 @@ class Round:
             case Due(now, connected):
                 if self._deadline is None:
                     self._connected = set(connected)
-                    self._deadline = self._soonest = now + self.rules.deadline
+                    self._deadline = now + self.rules.deadline
+                    self._opens_by = self._soonest = now + self._patience
                     if event.invited:
                         yield from self._go_on_with(event.invited, event.places)
             case Connected(_, client):
@@ -226,7 +232,7 @@ class Round:
                 pass
 
     def _wait(self) -> Iterator[Command]:
-        if self._is_over:
+        if self._now >= self._opens_by:
             yield self._finish(self._too_few_came())
         elif len(self._connected) >= self._needed:
             self._cohort = self._checked(self._choose(sorted(self._connected)))
@@ -251,6 +257,11 @@ class Round:
                 yield self._finish(self._not_met("nobody is left who could deliver, and `replace_failed` is off"))
             elif self._seats.lapsed == 0 and self._seats.counted == 0:
                 yield self._finish(self._not_met("everyone failed, and nobody else is connected", "mend that first"))
+            elif self.kind is Kind.EVALUATE and not self._may_yet_report():
+                yield self._finish(self._not_met("nobody who was invited is left to evaluate", "start clients again"))
+
+    def _may_yet_report(self) -> bool:
+        return any(isinstance(seat, Lapsed) and client in self._connected for client, seat in self._seats)
 
     def _end_leases(self) -> Iterator[Command]:
         for client, seat in self._seats.at_work():
@@ -315,6 +326,11 @@ class Round:
         return max(self.rules.min_clients, self.rules.quorum)
 
     @property
+    def _patience(self) -> float:
+        """Seconds until enough clients must be connected: an evaluation's are a lease."""
+        return min(self.rules.lease, self.rules.deadline) if self.kind is Kind.EVALUATE else self.rules.deadline
+
+    @property
     def _over_at(self) -> float:
         return math.inf if self._deadline is None else self._deadline
 
@@ -350,10 +366,12 @@ class Round:
 
     def _too_few_came(self) -> NotMet:
         here = f" ({listed(sorted(self._connected))})" if self._connected else ""
+        rule = "deadline" if self._patience == self.rules.deadline else "lease"
+        what = f"round {self.number}" if self.kind is Kind.TRAIN else f"the evaluation of round {self.number}"
         return NotMet(
-            f"round {self.number} did not open within its deadline of {self.rules.deadline:g} s: "
+            f"{what} did not open within its {rule} of {self._patience:g} s: "
             f"{len(self._connected)} clients are connected{here}, {self._needed} are needed; "
-            "start more clients, lengthen `deadline`, or lower `min_clients` and `quorum`"
+            f"start more clients, lengthen `{rule}`, or lower `min_clients` and `quorum`"
         )
 
     def _not_met(self, also: str, remedy: str = "") -> NotMet:
