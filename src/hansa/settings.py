@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hansa.errors import InputError
 
@@ -21,22 +21,27 @@ _USUAL_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "OMP_", "MKL_", "
 """Where programs and libraries are, in which language they speak, and which processors they may use; nothing secret."""
 
 
-class _Files(EnvSettingsSource):
+class _Files(PydanticBaseSettingsSource):
     """A secret's file, in the place of the secret: HANSA_TOKEN_FILE names a file with what HANSA_TOKEN would hold."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         if SecretStr not in (field.annotation, *get_args(field.annotation)):
             return None, field_name, False
-        name = f"{_PREFIX}{field_name}"
-        path = self.env_vars.get(f"{name}_file".lower())
+        environment = {name.upper(): value for name, value in os.environ.items()}  # noqa: TID251 - here
+        name = f"{_PREFIX}{field_name}".upper()
+        path = environment.get(f"{name}_FILE")
         if not path:
             return None, field_name, False
-        if self.env_vars.get(name.lower()) is not None:
-            raise InputError(f"{name.upper()} and {name.upper()}_FILE are both set: set one of them")
+        if name in environment:
+            raise InputError(f"{name} and {name}_FILE are both set: set one of them")
         try:
             return Path(path).read_text(encoding="utf-8").strip(), field_name, False
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the file {path} that {name.upper()}_FILE names cannot be read: {error}") from error
+            raise InputError(f"the file {path} that {name}_FILE names cannot be read: {error}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Settings(BaseSettings):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from hansa.errors import InputError
 from hansa.settings import Settings, environment_for_user_code
 
 
@@ -52,3 +53,31 @@ def test_user_code_gets_the_environment_without_any_setting_of_hansa(monkeypatch
     assert "PATH" in environment
     assert [name for name in environment if name.upper().startswith("HANSA_")] == []
     assert "open sesame" not in environment.values()
+
+
+SECRETS = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_may_be_in_a_file(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("open sesame\n")
+    monkeypatch.setenv(f"HANSA_{name.upper()}_FILE", str(file))
+    assert getattr(Settings(), name).get_secret_value() == "open sesame"
+    assert getattr(Settings(**{name: "given"}), name).get_secret_value() == "given"
+    assert "sesame" not in repr(Settings())
+    monkeypatch.setenv(f"HANSA_{name.upper()}", "another")
+    with pytest.raises(InputError, match=f"HANSA_{name.upper()} and HANSA_{name.upper()}_FILE are both set"):
+        Settings()
+
+
+def test_a_secrets_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HANSA_TOKEN_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere that HANSA_TOKEN_FILE names cannot be read"):
+        Settings()
+
+
+def test_what_is_no_secret_is_not_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "port").write_text("9000")
+    monkeypatch.setenv("HANSA_PORT_FILE", str(tmp_path / "port"))
+    assert Settings().port == 8470
