@@ -20,6 +20,8 @@ MAX_HEADERS: Final = 32 << 10
 """Bytes of a request's first line and headers."""
 _STEP: Final = 16 << 10
 """Bytes of a body that must come, while it is waited for, in each patience."""
+_FAREWELL: Final = 1.0
+"""Seconds for the end of a connection that is closed for good."""
 
 
 class Doors:
@@ -93,6 +95,13 @@ class _Patient(H11Protocol):
     def on_response_complete(self) -> None:
         self._answered += 1
         super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nobody has asked for more: TLS waits for a farewell that may never come, we do not."""
+        super().timeout_keep_alive_handler()
+        if self._look is not None:
+            self._look.cancel()
+        self._look = self.loop.call_later(_FAREWELL, self.transport.abort)
 
     def _looked(self) -> None:
         """Once in each patience: end it when nothing of what is waited for has moved since the last look."""
