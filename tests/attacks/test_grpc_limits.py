@@ -105,7 +105,8 @@ async def test_a_message_beyond_the_limit_is_refused(made: Rig) -> None:
     assert await is_served(made)
 
 
-async def test_a_node_that_opens_a_stream_and_says_nothing_loses_it(made: Rig) -> None:
+async def test_a_node_that_opens_a_stream_and_says_nothing_loses_it(made: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hansa.network.combiner.service._FIRST_WORD", 0.3)
     async with made.stream("mute") as stream:
         with pytest.raises(WireError, match="said nothing on it"):
             await stream.receive()

@@ -25,6 +25,9 @@ _BACKLOG = 10_000
 _BURST, _PER_SECOND = 1000, 200
 """Frames that a client may send at once, and then in every second; more are read later: gRPC holds it back."""
 
+_FIRST_WORD = 30.0
+"""Seconds within which a node must say hello on its stream."""
+
 _FAREWELL = 1.0
 """Seconds for the last frame to a node that may have stopped reading."""
 
@@ -64,7 +67,7 @@ class NodeService:
         """One control stream from hello to its end."""
         hub = self._hub(identity)
         try:
-            async with asyncio.timeout(hub.children.lease):
+            async with asyncio.timeout(_FIRST_WORD):
                 hello = await stream.receive()
         except TimeoutError as error:
             raise WireError(f"{identity.name} opened a stream and said nothing on it") from error
