@@ -27,7 +27,6 @@ KILLS = [
 ]
 CALLS = [
     ("controller", Injection("controller", "fdatasync", first=7)),
-    ("controller", Injection("controller", "pwrite64", first=150)),
     ("client-3", Injection("client", "fsync", first=5, threads=False)),
 ]
 DISKS = [
