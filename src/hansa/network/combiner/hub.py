@@ -5,7 +5,7 @@ event loop, and knows who is below and which phases are open; what is offered is
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -33,6 +33,7 @@ from hansa.wire.frames import (
     Offer,
     OpenRound,
     Presence,
+    Present,
     Progress,
     Role,
     RoundKey,
@@ -69,8 +70,19 @@ class Upstream(Protocol):
 class Hub:
     """Children below, one `Upstream` above, and the phases that are open."""
 
-    def __init__(self, name: str, upstream: Upstream, *, slots: int = 2, lease: float = 15.0) -> None:
-        """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost."""
+    def __init__(
+        self,
+        name: str,
+        upstream: Upstream,
+        *,
+        slots: int = 2,
+        lease: float = 15.0,
+        refusal: Callable[[Present], str] = lambda _: "",
+    ) -> None:
+        """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost.
+
+        refusal: why one that a combiner says is below it is none of the network; empty: it is, or nobody knows here.
+        """
         self.name = name
         self.children = Children(name, lease)
         self.dismissed = Dismissed()
@@ -81,6 +93,7 @@ class Hub:
         self._offers = Offers(self._phases, self._blobs, self._uploads, upstream.send, self._answer, server=name)
         self._jobs = Jobs()
         self._lease = lease
+        self._refusal = refusal
 
     # ── children ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -112,7 +125,7 @@ class Hub:
                 raise PermissionDeniedError(f"{child.name} said hello twice on one stream")
             case Presence():
                 self._need_combiner(child)
-                self._upstream.send(self.children.relay(child, frame))
+                self._upstream.send(self.children.relay(child, self._believed(child, frame)))
             case Offer():
                 self._check_offer(child, frame)
                 self._offers.take(frame)
@@ -284,6 +297,21 @@ class Hub:
             raise PermissionDeniedError(f"{child.name} may not offer an update of {offer.sender} {names[:3]}")
         if offer.partial:
             self._need_combiner(child)
+
+    def _believed(self, child: Child, presence: Presence) -> Presence:
+        """Without those who are not what a combiner says they are: nobody is taken from another server by a claim."""
+
+        def is_one(present: Present) -> bool:
+            why = self._refusal(present)
+            if why:
+                child.send(Dismiss(present.client, present.grant, why))
+            return not why
+
+        return replace(
+            presence,
+            joined=tuple(filter(is_one, presence.joined)),
+            combiners=tuple(filter(is_one, presence.combiners)),
+        )
 
     def _need_combiner(self, child: Child) -> None:
         if child.role is not Role.COMBINER:

@@ -55,7 +55,13 @@ class ProjectTree:
         """
         self.project = project
         self.directory = Directory(address, balancer)
-        self.hub = Hub(ROOT, self, slots=slots, lease=silence)
+        self.hub = Hub(
+            ROOT,
+            self,
+            slots=slots,
+            lease=silence,
+            refusal=lambda present: refusal(project, present.client, present.grant),
+        )
         self._store = store
         self._objects = objects
         self._retention = retention
