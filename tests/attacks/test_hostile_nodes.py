@@ -1,4 +1,4 @@
-"""Nodes that have joined, and mean harm: nobody else is taken from the network, and no session fails by what they say."""
+"""Nodes that have joined and mean harm: nobody is taken from the network, and no session fails by what they say."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

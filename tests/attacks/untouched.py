@@ -1,4 +1,4 @@
-"""What an attack must leave as it was: every table of a controller's database, but for what only tells what happened."""
+"""What an attack must leave as it was: every table of a controller, but for what only tells what happened."""
 
 import hashlib
 import sqlite3
