@@ -1,6 +1,11 @@
-"""Requests that the OpenAPI document allows, and many that it does not: none makes the server fail."""
+"""Requests that the OpenAPI document allows, and many that it does not: as everybody, none makes the server fail.
+
+Of another project nobody learns a word, and nothing there changes.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +19,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from served import Served
+from untouched import TOLD, rows, tables
 
+from hansa.api.permissions import Permission
 from hansa.api.server import openapi
+from hansa.store.records import ProjectRole
 from hansa.wire.frames import Role
 
 
@@ -29,8 +37,17 @@ def _without_security(document: dict[str, Any]) -> dict[str, Any]:
 
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+SECRET = "xylographer"  # noqa: S105 - a word that is nowhere but in what is theirs
+THEIRS = f"{SECRET}-project"
+OPEN = {
+    (method.upper(), path)
+    for path, operations in openapi()["paths"].items()
+    for method, operation in operations.items()
+    if operation["x-permission"] == Permission.STRANGERS
+}
 
 schema = schemathesis.openapi.from_dict(_without_security(openapi())).exclude(path_regex="/(stream|logout)$")
+of_projects = schema.include(path_regex="\\{project\\}")
 bounded = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -40,11 +57,13 @@ def session() -> Iterator[requests.Session]:
         yield made
 
 
-def call(served: Served, session: requests.Session, token: str, case: schemathesis.Case) -> requests.Response:
-    """Send a request, in the project that the token is for, and check that the answer is one that is documented."""
+def call(
+    served: Served, session: requests.Session, token: str, case: schemathesis.Case, project: str = "default"
+) -> requests.Response:
+    """Send a request about this project, and check that the answer is one that is documented."""
     if "project" in case.path_parameters:
-        case.path_parameters["project"] = "default"
-    headers = {"Authorization": f"Bearer {token}"}
+        case.path_parameters["project"] = project
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     believed = str(served.folder / "controller" / "keys" / "authority.crt")
     return case.call_and_validate(base_url=served.url, headers=headers, session=session, checks=CHECKS, verify=believed)
 
@@ -70,3 +89,109 @@ def test_every_request_of_a_client_is_refused(
 def node(served: Served) -> str:
     """A data owner's token for the module's server."""
     return served.token(Role.CLIENT, name="ward")
+
+
+# ── and of everybody else ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """Another project on the same server, with something of every kind."""
+
+    kept: Path
+    ids: frozenset[str]
+    """What is there is called so, and nothing else is."""
+    strangers: str
+    """A token of the owner of the project `default`, without bounds."""
+    viewer: str
+    """Of a viewer there."""
+
+    def state(self) -> tuple[list[tuple[object, ...]], ...]:
+        """Every row of theirs, but for what only tells what happened."""
+        names = [name for name in tables(self.kept) if name != "objects" and name not in TOLD]
+        return tuple([row for row in rows(self.kept, name) if THEIRS in row or SECRET in str(row)] for name in names)
+
+    def known_in(self, text: str) -> list[str]:
+        return [word for word in (SECRET, *self.ids) if word in text]
+
+
+@pytest.fixture(scope="module")
+def theirs(served: Served) -> Theirs:
+    served.run(served.server.controller.create_project(THEIRS))
+    owner_token = served.token(ProjectRole.OWNER, THEIRS, f"{SECRET}-owner")
+    owner = served.client(THEIRS, owner_token)
+    model = owner.models.upload({SECRET: [1.0, 2.0]})
+    body = {"spec": {"name": f"{SECRET}-run"}, "seed_model": model.id}
+    made = served.http(owner_token).post(f"/api/v1/projects/{THEIRS}/sessions", json=body)
+    assert made.status_code in {200, 201}, made.text
+    token = owner.tokens.create(f"{SECRET}-ward", Role.CLIENT)
+    served.token(Role.CLIENT, THEIRS, f"{SECRET}-node")
+    served.token(ProjectRole.OWNER, name="olga")
+    served.token(ProjectRole.VIEWER, name="vera")
+    return Theirs(
+        served.folder / "controller",
+        frozenset({model.id, made.json()["id"], token.record.id}),
+        served.person("olga"),
+        served.person("vera"),
+    )
+
+
+@schema.parametrize()
+@settings(bounded, max_examples=2)
+def test_every_request_of_nobody_is_refused_where_it_is_not_open_to_all(
+    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+) -> None:
+    answered = call(served, session, "", case, THEIRS)
+    assert answered.status_code == 401 or (case.method.upper(), case.path) in OPEN
+    assert theirs.known_in(answered.text.replace(THEIRS, "")) == []
+
+
+@schema.parametrize()
+@settings(bounded, max_examples=2)
+def test_a_viewer_changes_nothing_and_hears_of_no_other_project(
+    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+) -> None:
+    before = tables(theirs.kept)
+    answered = call(served, session, theirs.viewer, case)
+    assert tables(theirs.kept) == before
+    assert theirs.known_in(answered.text) == []
+
+
+@schema.parametrize()
+@settings(bounded, max_examples=2)
+def test_an_owner_hears_of_no_other_project_and_the_server_does_not_fail(
+    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+) -> None:
+    before = theirs.state()
+    assert theirs.known_in(call(served, session, theirs.strangers, case).text) == []
+    assert theirs.state() == before
+
+
+@of_projects.parametrize()
+@settings(bounded, max_examples=2)
+def test_an_owner_of_another_project_finds_nothing_and_changes_nothing(
+    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+) -> None:
+    """With ids that there are, where the path has one: their names do not help."""
+    for name, value in zip(("session", "model", "token"), sorted(theirs.ids), strict=False):
+        if name in case.path_parameters:
+            case.path_parameters[name] = value
+    before = theirs.state()
+    answered = call(served, session, theirs.strangers, case, THEIRS)
+    assert answered.status_code == 404
+    asked = {THEIRS, *map(str, case.path_parameters.values())}
+    said = answered.text
+    for word in sorted(asked, key=len, reverse=True):
+        said = said.replace(word, "")
+    assert theirs.known_in(said) == []
+    assert theirs.state() == before
+
+
+def test_what_is_theirs_is_there_for_them(served: Served, theirs: Theirs) -> None:
+    """Else the tests before this one would have found nothing of nothing."""
+    http = served.http(served.person(f"{SECRET}-owner"))
+    seen = "".join(
+        http.get(f"/api/v1/projects/{THEIRS}/{what}").text for what in ("sessions", "models", "tokens", "members")
+    )
+    assert set(theirs.known_in(seen)) == {SECRET, *theirs.ids}
+    assert sum(map(len, theirs.state())) >= 6

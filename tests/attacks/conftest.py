@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "api"))  # served.py is a module of those tests
+sys.path.insert(0, str(Path(__file__).parent))  # hostile.py is a module of the tests
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))  # and served.py
 
 from served import Served
 

@@ -19,15 +19,16 @@ class Dismissed:
 
     def __init__(self) -> None:
         self._why: dict[str, tuple[str, float]] = {}
-        """Grant → why it holds no more, and until when (the loop's time) that is remembered."""
+        """Grant → why it holds no more, and until when (the loop's time) that is remembered; the oldest first."""
         self._transfers: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
 
     def add(self, grant: str, why: str) -> None:
         """Refuse a grant from now on, and end its transfers."""
         now = asyncio.get_running_loop().time()
-        for old in [each for each, (_, until) in self._why.items() if until <= now]:
-            del self._why[old]
+        self._why.pop(grant, None)
         self._why[grant] = why, now + _REMEMBERED
+        while self._why[oldest := next(iter(self._why))][1] <= now:
+            del self._why[oldest]
         for task in self._transfers.get(grant, ()):
             task.cancel()
 

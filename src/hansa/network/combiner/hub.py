@@ -5,7 +5,7 @@ event loop, and knows who is below and which phases are open; what is offered is
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -34,6 +34,7 @@ from hansa.wire.frames import (
     Offer,
     OpenRound,
     Presence,
+    Present,
     Progress,
     Role,
     RoundKey,
@@ -71,11 +72,19 @@ class Hub:
     """Children below, one `Upstream` above, and the phases that are open."""
 
     def __init__(
-        self, name: str, upstream: Upstream, *, slots: int = 2, lease: float = 15.0, key_of: KeyOf | None = None
+        self,
+        name: str,
+        upstream: Upstream,
+        *,
+        slots: int = 2,
+        lease: float = 15.0,
+        key_of: KeyOf | None = None,
+        refusal: Callable[[Present], str] = lambda _: "",
     ) -> None:
         """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost.
 
-        key_of: what clients sign with; None: as the access tokens of its own children say.
+        key_of: what clients sign with; None: as the access tokens of its own children say. refusal: why one that a
+        combiner says is below it is none of the network; empty: it is, or nobody knows here.
         """
         self.name = name
         self.key_of = key_of if key_of is not None else self._key_of_child
@@ -90,6 +99,7 @@ class Hub:
         )
         self._jobs = Jobs()
         self._lease = lease
+        self._refusal = refusal
 
     # ── children ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -121,7 +131,7 @@ class Hub:
                 raise PermissionDeniedError(f"{child.name} said hello twice on one stream")
             case Presence():
                 self._need_combiner(child)
-                self._upstream.send(self.children.relay(child, frame))
+                self._upstream.send(self.children.relay(child, self._believed(child, frame)))
             case Offer():
                 self._check_offer(child, frame)
                 self._offers.take(frame)
@@ -297,6 +307,21 @@ class Hub:
             raise PermissionDeniedError(f"{child.name} may not offer an update of {offer.sender} {names[:3]}")
         if offer.partial:
             self._need_combiner(child)
+
+    def _believed(self, child: Child, presence: Presence) -> Presence:
+        """Without those who are not what a combiner says they are: nobody is taken from another server by a claim."""
+
+        def is_one(present: Present) -> bool:
+            why = self._refusal(present)
+            if why:
+                child.send(Dismiss(present.client, present.grant, why))
+            return not why
+
+        return replace(
+            presence,
+            joined=tuple(filter(is_one, presence.joined)),
+            combiners=tuple(filter(is_one, presence.combiners)),
+        )
 
     def _need_combiner(self, child: Child) -> None:
         if child.role is not Role.COMBINER:

@@ -59,7 +59,14 @@ class ProjectTree:
         """
         self.project = project
         self.directory = Directory(address, balancer)
-        self.hub = Hub(ROOT, self, slots=slots, lease=silence, key_of=partial(key_of, project))
+        self.hub = Hub(
+            ROOT,
+            self,
+            slots=slots,
+            lease=silence,
+            key_of=partial(key_of, project),
+            refusal=lambda present: refusal(project, present.client, present.grant),
+        )
         self._sign = sign
         self._store = store
         self._objects = objects
