@@ -2,7 +2,6 @@
 
 import asyncio
 import struct
-import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -171,12 +170,10 @@ async def test_a_connection_without_a_call_is_ended() -> None:
         mute_reader, mute = await asyncio.open_connection("127.0.0.1", port)
         idle_reader, idle = await asyncio.open_connection("127.0.0.1", port)
         idle.write(PREFACE + http2(4, 0, 0, b""))
-        begun = time.monotonic()
         async with asyncio.timeout(30):
             for reader in (mute_reader, idle_reader):
                 while await reader.read(4096):
                     pass
-        assert time.monotonic() > begun
         mute.close()
         idle.close()
     finally:

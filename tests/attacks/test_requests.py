@@ -106,6 +106,18 @@ def test_a_page_of_another_site_can_change_nothing(served: Served, headers: dict
     assert same.status_code == 422
 
 
+def test_behind_a_proxy_with_another_name_the_browser_itself_says_whose_page_it_is() -> None:
+    def told(**headers: str) -> bool:
+        raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        return is_foreign({"type": "http", "method": "POST", "headers": [(b"host", b"inside:8470"), *raw]})
+
+    own = "https://hansa.example.org"
+    assert not told(origin=own, sec_fetch_site="same-origin")
+    assert told(origin=own, sec_fetch_site="cross-site")
+    assert told(origin=own)
+    assert not told(origin="https://inside:8470")
+
+
 def test_programs_say_nothing_of_origins_and_are_let_through(served: Served) -> None:
     client: Client = served.client()
     assert list(client.sessions.all()) == []

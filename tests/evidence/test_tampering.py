@@ -8,7 +8,7 @@ must not fit any more. What one does who only has the file is done to the file.
 import asyncio
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from federation import federation
 
 from hansa.errors import CorruptionError, HansaError, InputError
 from hansa.evidence.bundle import open_bundle, verify_bundle, write_bundle
-from hansa.evidence.findings import Known, Receipt, Verification
+from hansa.evidence.findings import Known, Verification
+from hansa.evidence.receipts import RECEIPTS, Receipt, read_receipts
 from hansa.evidence.record import Evidence, gather
 from hansa.messages import Kind, RoundRules, RunSpec
-from hansa.network.client.receipts import RECEIPTS
 from hansa.network.controller.export import Models
 from hansa.network.identity import key_in
 from hansa.store.link import linked, round_link
@@ -51,7 +51,7 @@ def exported(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     made = asyncio.run(_exported(app, folder))
     homes = {name: next(folder.rglob(f"{name}/node-key.pem")).parent for name in CLIENTS}
     made.keys = {name: key_in(home) for name, home in homes.items()}
-    made.receipts = {name: list(_receipts(home / RECEIPTS)) for name, home in homes.items()}
+    made.receipts = {name: read_receipts(home / RECEIPTS) for name, home in homes.items()}
     return made
 
 
@@ -71,13 +71,6 @@ async def _exported(app: Path, folder: Path) -> Exported:
             kept[digest].write_bytes(path.read_bytes())
         server = NodeKey.of_pem((folder / "controller" / "keys" / "tokens.key").read_bytes())
     return Exported(evidence, kept, server, file, {}, {})
-
-
-def _receipts(file: Path) -> Iterator[Receipt]:
-    for line in file.read_text().splitlines():
-        document = json.loads(line)
-        del document["at"]
-        yield Receipt(**document)
 
 
 def verify(file: Path, known: Known | None = None) -> Verification:
@@ -242,6 +235,10 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     "a round that is left out": (without("rounds", 1), "round 2 of session .* is lost"),
     "the last round cut off": (last_round_cut_off, "ended after rounds"),
     "a report": (changing("evaluations", 0, metrics={"mean": 0.0}), "is not what it has signed"),
+    "the signature of a report taken out": (
+        changing("evaluations", 0, signer=None, signature=None),
+        "is not what it has signed",
+    ),
     "a report that is left out": (without("evaluations", 0), "are not what was reported"),
     "the model of a report": (changing("evaluations", 0, model="cd" * 32), "another model"),
     "a shown metric of a client": (shown(Kind.EVALUATE, "client-1"), "not what was reported"),

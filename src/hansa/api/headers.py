@@ -42,6 +42,6 @@ def is_foreign(scope: Scope) -> bool:
         return False
     headers = Headers(scope=scope)
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site is not None and site not in {"same-origin", "none"}:
-        return True
+    if site is not None:  # what the browser itself says: behind a proxy, the host may be called otherwise
+        return site not in {"same-origin", "none"}
     return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()

@@ -1,11 +1,13 @@
 """The REST server: an application over a controller, and the one process that serves it and the nodes' gRPC port."""
 
 import asyncio
+import shutil
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 import structlog
@@ -29,7 +31,7 @@ from hansa.api.routes.models import ModelRoutes, PackageRoutes
 from hansa.api.routes.network import NetworkRoutes, ServerRoutes
 from hansa.api.routes.openid import OpenIdRoutes
 from hansa.api.routes.people import MemberRoutes, UserRoutes
-from hansa.api.routes.sessions import SessionRoutes
+from hansa.api.routes.sessions import UNFINISHED, SessionRoutes
 from hansa.api.shapes import ProblemShape
 from hansa.errors import InputError
 from hansa.network.controller.controller import Controller
@@ -183,6 +185,7 @@ class ApiServer:
             listener = undo.enter_context(_listen(settings.host, settings.port))
             control = await ControllerServer.open(settings)
             undo.pop_all()
+        await asyncio.to_thread(_clear, settings.data)
         closing = asyncio.Event()
         limits = Limits(model=settings.max_upload, spool=settings.data, requests=settings.request_rate)
         most = settings.max_connections
@@ -285,6 +288,12 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number in taken:
             loop.remove_signal_handler(number)
+
+
+def _clear(data: Path) -> None:
+    """Remove what a server that was killed had half made for a download."""
+    for left in data.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -51,10 +51,10 @@ def approve(
 def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) -> None:
     """Show what would run on this site, what waits for approval, and what has left it so far."""
     from hansa.errors import HansaError
+    from hansa.evidence.receipts import RECEIPTS
     from hansa.messages import ClientInfo
     from hansa.network.client.approvals import Approvals
     from hansa.network.client.ledger import LEDGER, departures
-    from hansa.network.client.receipts import RECEIPTS
     from hansa.network.identity import key_in
     from hansa.packages.package import SUFFIX
     from hansa.packages.package import read as opened

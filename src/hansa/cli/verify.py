@@ -1,7 +1,5 @@
 """`hansa verify`: is the record of a session what it was when it was written?"""
 
-import json
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +9,7 @@ from hansa.cli.options import ConnectionOptions, Json, expand, pairs
 from hansa.cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from hansa.evidence.findings import Known, Receipt, Verification
+    from hansa.evidence.findings import Known, Verification
 
 __all__ = ["verify"]
 
@@ -95,29 +93,14 @@ def _known(
     head: str | None, server_key: list[str] | None, client_key: list[str] | None, files: list[Path] | None
 ) -> "Known":
     from hansa.evidence.findings import Known
+    from hansa.evidence.receipts import read_receipts
 
     return Known(
         head,
         tuple(server_key or ()),
         pairs(client_key or [], "--client-key"),
-        tuple(receipt for file in files or () for receipt in _receipts(file)),
+        tuple(receipt for file in files or () for receipt in read_receipts(file)),
     )
-
-
-def _receipts(file: Path) -> "list[Receipt]":
-    """What a client has kept."""
-    from hansa.errors import InputError
-    from hansa.evidence.findings import Receipt
-
-    names = {field.name: field.type for field in fields(Receipt)}
-    found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            document = json.loads(line)
-            found.append(Receipt(**{name: kind(document[name]) for name, kind in names.items()}))  # type: ignore[operator]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"line {number} of {file} is no receipt of hansa's: {error}") from error
-    return found
 
 
 def _tell(found: "Verification", *, is_bundle: bool) -> None:

@@ -150,7 +150,7 @@ def verify_bundle(bundle: Bundle, known: Known | None = None) -> Verification:
             sizes[digest] += len(chunk)
         if content.hexdigest() != digest:
             raise CorruptionError(f"{evidence.objects[digest]} is damaged: its bytes are not those of {digest}")
-    return Verification.of(evidence, found, sizes)
+    return found.with_objects(sizes)
 
 
 def _kinds() -> dict[str, type[Any]]:

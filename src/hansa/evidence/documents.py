@@ -6,9 +6,9 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from hansa.errors import CorruptionError, StorageError
+from hansa.errors import CorruptionError, InputError, StorageError
 from hansa.messages import RunSpec
-from hansa.store.documents import decode_value, encode_value, spec_from_json, spec_to_json
+from hansa.store.documents import checked_text, decode_value, encode_value, spec_from_json, spec_to_json
 
 __all__ = ["from_json", "to_json"]
 
@@ -27,7 +27,7 @@ def from_json(kind: type[T], document: Any) -> T:
         raise CorruptionError(f"the bundle holds no {kind.__name__} where one should be: was it cut, or made newer?")
     try:
         return kind(**{name: _read(known[name], value) for name, value in document.items()})
-    except (ValueError, TypeError, AttributeError, StorageError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, InputError, StorageError, RecursionError) as error:
         raise CorruptionError(f"a {kind.__name__} of the bundle cannot be read: {error}") from error
 
 
@@ -50,14 +50,32 @@ def _read(hint: Any, value: Any) -> Any:
         return _mapping(value, numbers=get_args(hint)[1] is float)
     if issubclass(hint, Enum):
         return hint(value)
-    read = decode_value(value)
+    read = _fitting(decode_value(value))
     if type(read) is not hint and not (hint is float and type(read) is int):
         raise ValueError(f"{str(value)[:80]!r} is no {hint.__name__}")
     return float(read) if hint is float else read
 
 
+def _fitting(value: Any) -> Any:
+    """The value, where a database could have kept it: whole numbers of 64 bits, and text that is Unicode."""
+    match value:
+        case int() if not -(2**63) <= value < 2**63:
+            raise ValueError("a whole number does not fit into 64 bits")
+        case str():
+            checked_text(value, "a text")
+        case dict():
+            for each in (*value, *value.values()):
+                _fitting(each)
+        case list() | tuple():
+            for each in value:
+                _fitting(each)
+        case _:
+            pass
+    return value
+
+
 def _mapping(value: Any, *, numbers: bool) -> Any:
-    read = decode_value(value)
+    read = _fitting(decode_value(value))
     if not isinstance(read, dict) or (numbers and not all(type(number) is float for number in read.values())):
         raise ValueError(f"{str(value)[:80]!r} is no mapping of that kind")
     return read

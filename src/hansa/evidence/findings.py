@@ -1,25 +1,11 @@
 """What whoever verifies a session knows before, and knows afterwards."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hansa.evidence.record import Evidence
+from hansa.evidence.receipts import Receipt
 
-__all__ = ["Findings", "Known", "Receipt", "Verification"]
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a client has kept of a round that holds its update (`hansa.network.client.receipts`)."""
-
-    session: str
-    round: int
-    client: str
-    num_examples: int
-    update: str
-    link: str
-    signer: str
-    signature: str
+__all__ = ["Known", "Verification"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +22,8 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """What was found whole."""
-
-    head: str
-    """The link of the last round."""
-    servers: tuple[str, ...]
-    """Public keys that have signed for the server."""
-    clients: Mapping[str, tuple[str, ...]]
-    """Client → public keys that have signed for it."""
-    updates: int
-    """Accepted updates whose signature holds."""
-    reports: int
-    """Evaluations whose signature holds."""
-    unsigned: int
-    """Accepted updates and evaluations that nobody has signed: of rounds before hansa did."""
-    events: int
-    sealed: bool
-    """Whether the server has signed the end of the session, and it is the end."""
-
-
-@dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found whole, with the bytes."""
+    """What was found whole."""
 
     session: str
     rounds: int
@@ -70,7 +35,7 @@ class Verification:
     head: str
     """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
     pruned: int
-    """Models and states whose bytes were given up by the session's policy, and so could not be read."""
+    """Models and states whose bytes were not read: given up by the session's policy, or not in the bundle."""
     updates: int
     """Accepted updates that their clients have signed."""
     reports: int
@@ -85,22 +50,7 @@ class Verification:
     clients: Mapping[str, Sequence[str]]
     """Client → public keys that have signed for it."""
 
-    @classmethod
-    def of(cls, evidence: Evidence, found: Findings, sizes: Mapping[str, int]) -> "Verification":
-        """sizes: bytes, by digest, of the objects that were read."""
-        return cls(
-            evidence.session.id,
-            len(evidence.rounds),
-            len(evidence.contributions),
-            len(sizes),
-            sum(sizes.values()),
-            found.head,
-            len(evidence.objects) - len(sizes),
-            found.updates,
-            found.reports,
-            found.unsigned,
-            found.events,
-            found.sealed,
-            found.servers,
-            found.clients,
-        )
+    def with_objects(self, sizes: Mapping[str, int]) -> "Verification":
+        """The same, once bytes were read too. sizes: bytes, by digest, of the objects that were read."""
+        known = self.objects + self.pruned
+        return replace(self, objects=len(sizes), bytes=sum(sizes.values()), pruned=known - len(sizes))

@@ -28,7 +28,7 @@ async def verify_session(
             except CorruptionError:
                 if digest in await _still_kept(store, evidence):
                     raise  # else it was pruned while the others were read
-    return Verification.of(evidence, found, sizes)
+    return found.with_objects(sizes)
 
 
 async def _still_kept(store: MetadataStore, evidence: Evidence) -> frozenset[str]:

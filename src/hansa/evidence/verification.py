@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from hansa.errors import CorruptionError, InputError
-from hansa.evidence.findings import Findings, Known, Receipt
+from hansa.evidence.findings import Known, Verification
+from hansa.evidence.receipts import Receipt
 from hansa.evidence.record import Evidence
-from hansa.messages import Kind, Signature, merge_metrics
+from hansa.messages import Kind, Signature, Value, merge_metrics
 from hansa.statements import Part, end_statement, report_statement, round_statement, update_statement
 from hansa.store.link import ACCEPTED, run_digest, verify_chain, verify_events
 from hansa.store.records import ContributionRecord, EvaluationRecord, EventRecord, RoundRecord
@@ -32,8 +33,11 @@ _Numbers: TypeAlias = Mapping[str, tuple[float, int]]
 _ENDS: Final = frozenset({"session.finished", "session.failed", "session.stopped"})
 
 
-def verify_record(evidence: Evidence, known: Known | None = None) -> Findings:
-    """Check all rows of a session. Raises `CorruptionError` that names the first thing that is not as it should be."""
+def verify_record(evidence: Evidence, known: Known | None = None) -> Verification:
+    """Check all rows of a session, and none of the bytes that they name.
+
+    Raises `CorruptionError` that names the first thing that is not as it should be.
+    """
     known = known if known is not None else Known()
     verify_chain(evidence.rounds, evidence.contributions, known.head)
     _check_session(evidence)
@@ -54,34 +58,36 @@ def verify_record(evidence: Evidence, known: Known | None = None) -> Findings:
         _check_round(evidence, row, accepted, journal)
         servers.setdefault(row.signer or "")
         for part in accepted:
-            if part.signer is None:
-                unsigned += 1
-                continue
-            _check_update(row, part)
-            clients.setdefault(part.client, {}).setdefault(part.signer)
+            clients.setdefault(part.client, {}).setdefault(_checked_update(row, part))
             updates += 1
     reports = 0
+    signed = {row.number for row in evidence.rounds if row.broadcast is not None}
     for report in evidence.evaluations:
-        if report.signer is None:
+        if report.round in signed:
+            clients.setdefault(report.client, {}).setdefault(_checked_report(evidence, report))
+            reports += 1
+        else:
             unsigned += 1
-            continue
-        _check_report(evidence, report)
-        clients.setdefault(report.client, {}).setdefault(report.signer)
-        reports += 1
-    _check_metrics(evidence)
+    _check_metrics(evidence, signed)
     for end in _signed_ends(evidence):
         servers.setdefault(_check_end(evidence, end, journal))
     _check_over(evidence)
     _check_known(evidence, known, servers, clients)
-    return Findings(
-        evidence.rounds[-1].link if evidence.rounds else "",
-        tuple(servers),
-        {name: tuple(keys) for name, keys in sorted(clients.items())},
-        updates,
-        reports,
-        unsigned,
-        len(evidence.events),
-        _is_sealed(evidence),
+    return Verification(
+        session=evidence.session.id,
+        rounds=len(evidence.rounds),
+        contributions=len(evidence.contributions),
+        objects=0,
+        bytes=0,
+        head=evidence.rounds[-1].link if evidence.rounds else "",
+        pruned=len(evidence.objects),
+        updates=updates,
+        reports=reports,
+        unsigned=unsigned,
+        events=len(evidence.events),
+        sealed=_is_sealed(evidence),
+        servers=tuple(servers),
+        clients={name: tuple(keys) for name, keys in sorted(clients.items())},
     )
 
 
@@ -143,14 +149,17 @@ def _check_round(
         raise CorruptionError(f"the metrics of {where} are not what those of its contributors come to")
 
 
-def _check_update(row: RoundRecord, part: ContributionRecord) -> None:
+def _checked_update(row: RoundRecord, part: ContributionRecord) -> str:
+    """The signer."""
     where = Part(row.project, row.session, row.number, part.client, row.broadcast or "")
     said = update_statement(where, part.digest, part.num_examples, part.metrics)
     if not holds(Signature(part.signer or "", part.signature or ""), said):
         raise CorruptionError(f"round {row.number} counts an update of {part.client} that {part.client} has not signed")
+    return part.signer or ""
 
 
-def _check_report(evidence: Evidence, report: EvaluationRecord) -> None:
+def _checked_report(evidence: Evidence, report: EvaluationRecord) -> str:
+    """The signer."""
     chain = evidence.rounds
     evaluated = chain[report.round - 1].model if 1 <= report.round <= len(chain) else ""
     if report.model != evaluated:
@@ -159,11 +168,11 @@ def _check_report(evidence: Evidence, report: EvaluationRecord) -> None:
     said = report_statement(where, report.num_examples, report.metrics)
     if not holds(Signature(report.signer or "", report.signature or ""), said):
         raise CorruptionError(f"the evaluation of {report.client} after round {report.round} is not what it has signed")
+    return report.signer or ""
 
 
-def _check_metrics(evidence: Evidence) -> None:
-    """Each number that is shown of a round is what is recorded of it elsewhere."""
-    signed = {row.number for row in evidence.rounds if row.broadcast is not None}
+def _check_metrics(evidence: Evidence, signed: Collection[int]) -> None:
+    """Each number that is shown of a round is what is recorded of it elsewhere. signed: the rounds that are."""
     shown: dict[_Key, dict[str, tuple[float, int]]] = {}
     for metric in evidence.metrics:
         if metric.round in signed:
@@ -178,8 +187,9 @@ def _check_metrics(evidence: Evidence) -> None:
             whose = f"of {client}" if client else "merged over the clients"
             raise CorruptionError(f"the metrics of round {number} ({kind}), {whose}, are not what was reported")
     for event in evidence.events:
-        if event.kind == "round.evaluated" and event.data.get("round") in signed:
-            _check_evaluated(event, shown)
+        told = event.data.get("round")
+        if event.kind == "round.evaluated" and isinstance(told, int) and told in signed:
+            _check_evaluated(told, event.data.get("metrics"), shown)
 
 
 def _expected(evidence: Evidence, signed: Collection[int]) -> Iterator[tuple[_Key, _Numbers]]:
@@ -200,14 +210,15 @@ def _expected(evidence: Evidence, signed: Collection[int]) -> Iterator[tuple[_Ke
             yield (number, Kind.EVALUATE, ""), values
 
 
-def _check_evaluated(event: EventRecord, shown: Mapping[_Key, _Numbers]) -> None:
+def _check_evaluated(number: int, told: Value, shown: Mapping[_Key, _Numbers]) -> None:
     """What was evaluated beside the server has no signature of its own: its event tells it, in the chain."""
-    number, told = event.data["round"], event.data.get("metrics")
     both: dict[str, float] = {}
     for client in ("", CENTRAL):
-        pairs = shown.get((int(str(number)), Kind.EVALUATE, client), {})
+        pairs = shown.get((number, Kind.EVALUATE, client), {})
         both |= {name: value for name, (value, _) in pairs.items()}
-    if not isinstance(told, Mapping) or not _same({str(k): float(str(v)) for k, v in told.items()}, both):
+    said = told if isinstance(told, Mapping) else {"": told}
+    numbers = {name: value for name, value in said.items() if isinstance(value, float)}
+    if len(numbers) < len(said) or not _same(numbers, both):
         raise CorruptionError(f"the metrics of round {number} are not those that its event tells")
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Response
 from fastapi import Query as Parameter
 from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
+from starlette.types import Receive, Scope, Send
 
 from hansa.api.documents import record_document
 from hansa.api.guard import Limits, Routes, caller
@@ -35,8 +37,10 @@ from hansa.store.ports import Query
 from hansa.store.records import ContributionRecord, MetricRecord, RoundRecord, SessionRecord, SessionState
 from hansa.wire.tokens import Identity
 
-__all__ = ["SessionRoutes"]
+__all__ = ["UNFINISHED", "SessionRoutes"]
 
+UNFINISHED: Final = "hansa-bundle-"
+"""How folders begin in which bundles are made: a server that was killed leaves them."""
 _LARGEST = 2**63 - 1
 _BUNDLE: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -161,24 +165,17 @@ class SessionRoutes:
 
     async def export_record(self, project: str, session: str, me: Caller) -> Response:
         """All that is recorded of a session, signed, as a zip archive: for third parties to verify."""
-        return await self._exported(project, session, Models.NONE, me)
+        return self._exported(project, session, Models.NONE, me)
 
     async def export_with_models(
         self, project: str, session: str, models: Literal["all", "newest"], me: Caller
     ) -> Response:
         """The same with the bytes of models and of the algorithm's states: of all that are kept, or the newest."""
-        return await self._exported(project, session, Models(models), me)
+        return self._exported(project, session, Models(models), me)
 
-    async def _exported(self, project: str, session: str, models: Models, me: Identity) -> Response:
-        folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="hansa-bundle-", dir=self._limits.spool)
-        file = Path(folder.name) / "bundle.zip"
-        try:
-            await self._controller.export_session(project, session, models, file, me.name)
-        except BaseException:  # whatever it was: nothing stays of a bundle that nobody gets
-            await asyncio.to_thread(folder.cleanup)
-            raise
-        done = BackgroundTask(folder.cleanup)
-        return FileResponse(file, media_type="application/zip", filename=f"{session}.hansa.zip", background=done)
+    def _exported(self, project: str, session: str, models: Models, me: Identity) -> Response:
+        export = partial(self._controller.export_session, project, session, models, by=me.name)
+        return _Exported(export, f"{session}.hansa.zip", self._limits.spool)
 
     async def get_round(self, project: str, session: str, number: int) -> dict[str, Any]:
         """A committed round of a session."""
@@ -190,6 +187,25 @@ class SessionRoutes:
         if not page.items:
             raise NotFoundError(f"session {session} has no round {number} (yet)")
         return record_document(page.items[0])
+
+
+class _Exported(FileResponse):
+    """A bundle, made when it is sent, in a file of its own that is gone afterwards."""
+
+    def __init__(self, export: Callable[[Path], Awaitable[None]], name: str, spool: Path | None) -> None:
+        """export: writes the bundle to a file; name: how the caller's file is called; spool: a folder for ours."""
+        super().__init__("", media_type="application/zip", filename=name)
+        self._export = export
+        self._spool = spool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix=UNFINISHED, dir=self._spool)
+        try:
+            self.path = Path(folder.name) / "bundle.zip"
+            await self._export(Path(self.path))
+            await super().__call__(scope, receive, send)
+        finally:
+            await asyncio.to_thread(folder.cleanup)
 
 
 def _spec(body: NewSession, project: str) -> RunSpec:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +19,17 @@ import hansa
 from hansa.errors import (
     ConnectionFailedError,
     HansaError,
-    InputError,
     NotFoundError,
     PermissionDeniedError,
     StorageError,
     UserCodeError,
     WireError,
 )
+from hansa.evidence.receipts import RECEIPTS, Receipt, keep_receipt
 from hansa.messages import ClientInfo
 from hansa.network.client.code import Code
 from hansa.network.client.library import Library
 from hansa.network.client.outbox import Outbox, update_file
-from hansa.network.client.receipts import RECEIPTS, keep_receipt
 from hansa.network.client.signing import signed_offer, signed_report
 from hansa.network.client.site import Site
 from hansa.network.client.workshop import SCRATCH, Workshop
@@ -39,6 +39,8 @@ from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
 from hansa.rounds.seats import ABOUT_THE_ROUND
+from hansa.statements import round_statement
+from hansa.wire import frames
 from hansa.wire.frames import (
     Admission,
     Closed,
@@ -58,6 +60,7 @@ from hansa.wire.frames import (
     Welcome,
     Withdraw,
 )
+from hansa.wire.node_key import holds
 from hansa.wire.tls import WORLD, Trust
 from hansa.wire.transport import GRPC, Transport
 
@@ -240,11 +243,30 @@ class Agent:
         self._cancel(closed.key)
         offer = self._outbox.get(closed.key)
         if offer is not None and closed.receipt is not None and self.client.name in closed.committed:
-            try:
-                keep_receipt(self._work / RECEIPTS, offer, closed.receipt)
-            except (InputError, StorageError) as error:
-                _log.warning("no receipt is kept", client=self.client.name, round=closed.key.round, why=str(error))
+            self._keep_receipt(offer, closed.receipt)
         self._outbox.forget(closed.key)
+
+    def _keep_receipt(self, offer: Offer, told: frames.Receipt) -> None:
+        """One that the server has signed, whoever it is: whose key that is, people can compare."""
+        signed, (part,) = told.signature, offer.contributions
+        if not holds(signed, round_statement(told.link)):
+            _log.warning("a receipt is not signed, and not kept", client=self.client.name, round=offer.key.round)
+            return
+        receipt = Receipt(
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            session=offer.key.run,
+            round=offer.key.round,
+            client=part.client,
+            num_examples=part.num_examples,
+            update=offer.blob.digest,
+            link=told.link,
+            signer=signed.signer,
+            signature=signed.value,
+        )
+        try:
+            keep_receipt(self._work / RECEIPTS, receipt)
+        except StorageError as error:
+            _log.warning("a receipt cannot be kept", client=self.client.name, round=offer.key.round, why=str(error))
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
 
