@@ -48,9 +48,8 @@ OPEN = {
 }
 
 
-
 def _schema(*, boundaries: bool) -> Any:
-    """Requests to draw. boundaries: also, for every parameter, each kind of value that is just within or just without."""
+    """Requests to draw. boundaries: also each kind of value that is just within or just without, of every parameter."""
     phases = PhasesConfig(coverage=CoveragePhaseConfig(enabled=boundaries))
     config = SchemathesisConfig(projects=ProjectsConfig(default=ProjectConfig(phases=phases)))
     made = schemathesis.openapi.from_dict(_without_security(openapi()), config=config)

@@ -213,7 +213,7 @@ class Lab:
                 return question(self._api())
             except (HansaError, OSError) as error:
                 if time.monotonic() > until:
-                    raise StuckError(f"the controller gives no answer: {error}") from error
+                    raise StuckError(f"the controller gives no answer: {error}\n{self._seen(CONTROLLER)}") from error
                 time.sleep(_PAUSE)
 
     def ready(self) -> None:
@@ -385,8 +385,19 @@ class Lab:
     def _need_the_living(self) -> None:
         for name, node in self.nodes.items():
             if len(node.exits) > _TRIES:
-                said = (self.folder / "logs" / f"{name}.log").read_text()[-1000:]
-                raise StuckError(f"{name} ends by itself, again and again, with {node.exits}: {said}")
+                raise StuckError(f"{name} ends by itself, again and again\n{self._seen(name)}")
+
+    def _seen(self, name: str) -> str:
+        """What is seen of a node from outside, for who looks for the cause."""
+        node = self.nodes[name]
+        pid = node.process.pid if node.process is not None else 0
+        try:
+            status = Path(f"/proc/{pid}/status").read_text().splitlines()
+            kernel = ", ".join(line for line in status if line.startswith(("State", "TracerPid", "Threads")))
+        except OSError as error:
+            kernel = str(error)
+        said = (self.folder / "logs" / f"{name}.log").read_text()[-1000:]
+        return f"{name}: process {pid} ({kernel}), {node.deaths} deaths, exits {node.exits}: {said}"
 
     def _api(self) -> Client:
         if self._connection is None:

@@ -8,7 +8,6 @@ writer's, and a client's `fsync` of what it has learned is its main thread's. Wh
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -110,7 +109,10 @@ def traced(lab: Lab, name: str, injection: Injection) -> Iterator[Tracer]:
         _await_hold(strace, process.pid, threads=injection.threads)
         yield Tracer(trace)
     finally:
-        strace.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            # The kernel lets go of all threads at once. Asked to do that by itself, strace 6.1 waits for the first
+            # thread of a process that is being killed, which waits for the others, which wait for strace.
+            strace.kill()
         strace.communicate(timeout=_PATIENCE)
 
 

@@ -31,6 +31,7 @@ CALLS = [
 ]
 DISKS = [
     Injection("controller", "pwrite64", "error=ENOSPC", first=30, onwards=True),
+    Injection("controller", "fsync", "error=EIO", first=5, onwards=True),
 ]
 STANDS = Schedule(3, (Action("stop", "combiner-1", 0.1, 4.0), Action("half-open", "controller", 0.3, 2.0)))
 
