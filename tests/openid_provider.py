@@ -6,16 +6,20 @@ It knows the code flow with PKCE, nonce and client secret, and the device grant;
 import base64
 import hashlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from tempfile import NamedTemporaryFile
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from hansa.wire.tls import Certificate
 
 __all__ = ["CLIENT", "SECRET", "ScriptedProvider", "scripted_provider"]
 
@@ -35,8 +39,8 @@ def rsa_key(name: str) -> rsa.RSAPrivateKey:
 class ScriptedProvider:
     """What it says; a test changes any of it."""
 
-    def __init__(self, port: int) -> None:
-        self.issuer = f"http://127.0.0.1:{port}"
+    def __init__(self, scheme: str, port: int) -> None:
+        self.issuer = f"{scheme}://127.0.0.1:{port}"
         self.subject = "248289761001"
         self.claims: dict[str, Any] = {"preferred_username": "ida"}
         self.kid = "one"
@@ -134,12 +138,19 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Somebody who does not trust it hangs up."""
+
+
 @contextmanager
-def scripted_provider() -> Iterator[ScriptedProvider]:
-    """One that answers until the end of the block."""
+def scripted_provider(certificate: Certificate | None = None) -> Iterator[ScriptedProvider]:
+    """One that answers until the end of the block. certificate: it speaks TLS, with this one."""
     handler = type("Handler", (_Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    handler.provider = ScriptedProvider(server.server_port)
+    server = _Server(("127.0.0.1", 0), handler)
+    if certificate is not None:
+        server.socket = _secured(certificate).wrap_socket(server.socket, server_side=True)
+    handler.provider = ScriptedProvider("http" if certificate is None else "https", server.server_port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -148,6 +159,15 @@ def scripted_provider() -> Iterator[ScriptedProvider]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _secured(certificate: Certificate) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(certificate.chain + certificate.key)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 def elliptic() -> ec.EllipticCurvePrivateKey:

@@ -32,7 +32,7 @@ class _Files(PydanticBaseSettingsSource):
         path = environment.get(f"{name}_FILE")
         if not path:
             return None, field_name, False
-        if name in environment:
+        if environment.get(name):
             raise InputError(f"{name} and {name}_FILE are both set: set one of them")
         try:
             return Path(path).read_text(encoding="utf-8").strip(), field_name, False
@@ -47,10 +47,10 @@ class _Files(PydanticBaseSettingsSource):
 class Settings(BaseSettings):
     """Each field is the environment variable HANSA_ + its name in capitals; a command-line option overrides it.
 
-    A secret may be in a file: HANSA_… + _FILE names it.
+    A secret may be in a file: HANSA_… + _FILE names it. A variable that is empty is as one that is not set.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore")
 
     @classmethod
     def settings_customise_sources(

@@ -18,6 +18,7 @@ from servers import openid_server
 
 from hansa.api.sign_on import DeviceLogin, log_in_by_browser, log_in_by_device
 from hansa.errors import AuthenticationError, NotFoundError
+from hansa.wire.authority import Authority
 
 IDA: dict[str, Any] = {
     "sub": "248289761001",
@@ -46,6 +47,7 @@ def issuer() -> Iterator[str]:
 def _served(folder: Path, monkeypatch: pytest.MonkeyPatch, issuer: str, **settings: str) -> Iterator[Served]:
     monkeypatch.setenv("HANSA_OIDC_ISSUER", issuer)
     monkeypatch.setenv("HANSA_OIDC_CLIENT_ID", CLIENT)
+    folder.mkdir(exist_ok=True)
     secret = folder / "secret"
     secret.write_text(f"{SECRET}\n")
     monkeypatch.setenv("HANSA_OIDC_CLIENT_SECRET_FILE", str(secret))
@@ -76,6 +78,17 @@ def there() -> Iterator[ScriptedProvider]:
 @pytest.fixture
 def at_scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: ScriptedProvider) -> Iterator[Served]:
     yield from _served(tmp_path, monkeypatch, there.issuer, HANSA_OIDC_CREATE="true")
+
+
+def test_the_authorities_of_the_provider_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority.new()
+    file = tmp_path / "authority.pem"
+    file.write_text(authority.certificate)
+    redirect = {"redirect": "http://127.0.0.1:49152/callback", "challenge": "c" * 43}
+    with scripted_provider(authority.certify(["127.0.0.1"])) as there:
+        for believed, status in ((str(file), 201), ("", 503)):
+            for served in _served(tmp_path / str(status), monkeypatch, there.issuer, HANSA_OIDC_CA=believed):
+                assert served.http("").post("/api/v1/login/oidc", json=redirect).status_code == status
 
 
 def _log_in(served: Served, folder: Path, who: str) -> "subprocess.CompletedProcess[str]":

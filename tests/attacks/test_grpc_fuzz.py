@@ -1,14 +1,17 @@
-"""A whole server as a process, and what strangers and hostile members send to its gRPC port.
+"""A controller and a combiner as processes, and what strangers and hostile members send to their gRPC ports.
 
-It lives, its memory is bounded, what it keeps is as it was, it logs no failure of its own and no secret; and a client
-that means well has its session finished afterwards.
+Who is attacked lives, its memory is bounded, what the network keeps is as it was, nobody logs a failure of their own or
+a secret; and a client that means well has its session finished afterwards.
 """
 
 import asyncio
+import json
 import random
 import secrets
 import socket
 import ssl
+import subprocess
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -67,10 +70,17 @@ class Said:
 
 @dataclass
 class Attacked:
-    """The server and who attacks it."""
+    """The server that is attacked, the one that it belongs to, and who attacks it."""
 
     hansa: Hansa
     server: Server
+    """The controller."""
+    process: "subprocess.Popen[str]"
+    """Of the one that is attacked: the controller, or a combiner below it."""
+    relay: str = ""
+    """The combiner's name."""
+    place: tuple[str, Trust | None] = ("", None)
+    """Its address, and how it is known; None: plain TCP."""
     runner: asyncio.Runner = field(default_factory=asyncio.Runner)
     tokens: dict[str, str] = field(default_factory=dict)
     """Role of a villain → its access token."""
@@ -82,22 +92,24 @@ class Attacked:
     def folder(self) -> Path:
         return self.hansa.folder / "hansa-data"
 
-    @property
-    def address(self) -> tuple[Scheme, str]:
-        return address_of(self.server.join)
+    def serves(self, method: str) -> bool:
+        """A combiner has no directory: nodes ask the controller."""
+        return not self.relay or not method.startswith("Directory/")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    def dial(self) -> channel.Channel:
-        scheme, address = self.address
+    def controller(self) -> tuple[str, Trust | None]:
+        scheme, address = address_of(self.server.join)
         if scheme is Scheme.PLAIN:
-            return channel.open_channel(address, None)
-        roots = roots_of(address, self.server.facts["ca"])
-        return channel.open_channel(address, Trust(roots=roots, name=CONTROLLER))
+            return address, None
+        return address, Trust(roots=roots_of(address, self.server.facts["ca"]), name=CONTROLLER)
+
+    def dial(self) -> channel.Channel:
+        return channel.open_channel(*self.place)
 
     def socket(self) -> socket.socket:
-        host, port = channel.split_address(self.address[1])
+        host, port = channel.split_address(self.place[0])
         return socket.create_connection((host, port), timeout=PATIENCE)
 
     def join(self, name: str, role: str) -> None:
@@ -106,7 +118,7 @@ class Attacked:
         key = NodeKey.new()
 
         async def access() -> str:
-            opened = self.dial()
+            opened = channel.open_channel(*self.controller())
             try:
                 await channel.enroll(opened, join, EnrollRequest(key.public, key.prove(join)))
                 return (await channel.access(opened, key.assertion(name, "default", secrets.token_hex(8)))).token
@@ -118,25 +130,32 @@ class Attacked:
 
     @property
     def log(self) -> str:
-        return (self.hansa.folder / "0.err").read_text(encoding="utf-8", errors="replace")
+        """Of everybody but clients."""
+        files = [self.hansa.folder / f"{number}.err" for number in range(2 if self.relay else 1)]
+        return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
     def state(self) -> dict[str, str]:
         return tables(self.folder, but=TELLS)
 
 
-@pytest.fixture(scope="module", params=["on", "off"])
+@pytest.fixture(scope="module", params=["controller", "combiner without TLS"])
 def attacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    hansa = Hansa(tmp_path_factory.mktemp(f"tls-{request.param}"))
-    hansa.environment["HANSA_TLS"] = request.param
+    hansa = Hansa(tmp_path_factory.mktemp("attacked"))
+    below = request.param == "combiner without TLS"
+    hansa.environment["HANSA_TLS"] = "off" if below else "on"
     try:
-        made = Attacked(hansa, hansa.up())
+        server = hansa.up()
+        made = Attacked(hansa, server, server.process)
+        made.place = made.controller()
+        if below:
+            _below(made, "relay")
         made.join("villain", "client")
         made.join("fort", "combiner")
         app = written(hansa.folder, TINY)
         waiting = hansa.json("session", "start", app, "--rounds", 1, "--min-clients", 3, "--name", "theirs", "--detach")
         made.runs = (waiting["id"],)
         with made.runner:
-            process = psutil.Process(made.server.process.pid)
+            process = psutil.Process(made.process.pid)
             before, memory = made.state(), process.memory_info().rss
             yield made
             _still_whole(made, before, memory)
@@ -144,16 +163,30 @@ def attacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         hansa.end()
 
 
+def _below(made: Attacked, name: str) -> None:
+    """Attack a combiner of this name, once it is connected."""
+    token = made.hansa.json("token", "create", name, "--role", "combiner")["token"]
+    made.process = made.hansa.start("combiner", "start", *made.server.join_options, HANSA_TOKEN=token)
+    made.relay = name
+    made.secrets.append(token)
+    until = time.monotonic() + PATIENCE
+    while not (there := made.hansa.call("combiner", "list", "--json").stdout) or not json.loads(there)["connected"]:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    made.place = address_of(json.loads(there)["address"])[1], None
+
+
 def _still_whole(made: Attacked, before: dict[str, str], memory: int) -> None:
     """After all that a module of tests has sent."""
+    assert made.process.poll() is None
     assert made.server.process.poll() is None
     assert made.state() == before
-    assert {row[3] for row in rows(made.folder, "nodes")} == {"villain", "fort"}
-    assert psutil.Process(made.server.process.pid).memory_info().rss - memory < MEGABYTES << 20
+    assert {row[3] for row in rows(made.folder, "nodes")} == {"villain", "fort", *([made.relay] if made.relay else [])}
+    assert psutil.Process(made.process.pid).memory_info().rss - memory < MEGABYTES << 20
     log = made.log
     assert "Traceback" not in log, log[log.index("Traceback") - 2000 :][:6000]
     assert [secret for secret in made.secrets if secret in log or secret.split(".")[1] in log] == []
-    made.hansa.client(made.server, "ward")
+    made.hansa.client(made.server, "ward", 0, 1, *(("--combiner", made.relay) if made.relay else ()))
     app = written(made.hansa.folder, TINY)
     assert made.hansa.json("session", "start", app, "--rounds", 2)["state"] == "finished"
 
@@ -194,11 +227,11 @@ def answered(connection: socket.socket, data: bytes) -> None:
 def test_bytes_that_are_no_grpc_end_their_connection_and_nothing_else(attacked: Attacked) -> None:
     for data in garbage():
         answered(attacked.socket(), data)
-    assert attacked.server.process.poll() is None
+    assert attacked.process.poll() is None
 
 
 def test_bytes_that_are_no_grpc_inside_tls_do_so_too(attacked: Attacked) -> None:
-    if attacked.address[0] is Scheme.PLAIN:
+    if attacked.place[1] is None:
         context = None
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -209,7 +242,7 @@ def test_bytes_that_are_no_grpc_inside_tls_do_so_too(attacked: Attacked) -> None
         connection = attacked.socket()
         with suppress(ssl.SSLError):
             answered(context.wrap_socket(connection) if context else connection, data)
-    assert attacked.server.process.poll() is None
+    assert attacked.process.poll() is None
 
 
 # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,6 +288,7 @@ def test_no_call_without_a_token_is_read(attacked: Attacked, method: str) -> Non
         ):  # fmt: skip
             code, said = attacked.run(outcome(attacked, method, sent, *metadata))
             allowed = {Code.UNAUTHENTICATED} | ({Code.INVALID_ARGUMENT} if method in BEFORE else set())
+            allowed = allowed if attacked.serves(method) else {Code.UNIMPLEMENTED}
             assert code in allowed, (metadata, said)
             assert not any(secret in said for secret in attacked.secrets)
 
@@ -267,6 +301,7 @@ def test_random_bytes_of_a_member_are_refused(attacked: Attacked, method: str, r
     for size in (0, 1, 3, 10, 100, 5000, 1_000_000):
         code, said = attacked.run(outcome(attacked, method, [rng.randbytes(size)], *metadata))
         allowed = REFUSALS | ({Code.OK} if method in {"Directory/Assign", "Directory/Access"} else set())
+        allowed = allowed if attacked.serves(method) else {Code.UNIMPLEMENTED}
         assert code in allowed, said
         assert attacked.tokens[role] not in said
 
@@ -282,7 +317,7 @@ def test_valid_messages_that_mean_harm_are_answered(attacked: Attacked, method: 
     def send(sent: Said) -> None:
         (fields,) = sent.frames
         code, said = attacked.run(outcome(attacked, method, [made(**fields).SerializeToString()], *metadata))
-        assert code in REFUSALS | {Code.OK}, said
+        assert code in (REFUSALS | {Code.OK} if attacked.serves(method) else {Code.UNIMPLEMENTED}), said
 
     send()
 
@@ -308,4 +343,4 @@ def test_frames_that_mean_harm_end_their_stream_at_most(attacked: Attacked, role
         assert code in REFUSALS | {Code.OK}, answer
 
     send()
-    assert attacked.server.process.poll() is None
+    assert attacked.process.poll() is None

@@ -22,6 +22,12 @@ def test_a_setting_is_read_from_the_variable_of_its_name(monkeypatch: pytest.Mon
     assert (Settings().port, Settings().data) == (9000, Path("/srv/hansa"))
 
 
+def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"HANSA_{name.upper()}", "")
+    assert Settings() == Settings.model_construct()
+
+
 def test_a_setting_that_cannot_be_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANSA_PORT", "70000")
     with pytest.raises(ValidationError, match=r"port\n.*less than or equal to 65535"):

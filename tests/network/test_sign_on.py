@@ -3,6 +3,7 @@
 import base64
 import json
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from hansa.store.ports import Query
 from hansa.store.records import INSTALLATION, AuditRecord, ProjectRecord, ProjectRole
 from hansa.store.sqlite import SqliteStore
 from hansa.wire import tokens
+from hansa.wire.authority import Authority
 
 KEY = tokens.new_key()
 REDIRECT = "http://127.0.0.1:49152/callback"
@@ -59,11 +61,12 @@ class Desk:
         self.sign_on = SignOn(self.people, Provider(Registration(**known), self.clock), rules, self.clock)
         return self.sign_on
 
-    async def browse(self) -> dict[str, str]:
+    async def browse(self, roots: str | None = None) -> dict[str, str]:
         """Begin, follow the redirect as a browser does, and give what is to be finished with."""
         verifier = secrets.token_urlsafe(48)
         begun = await self.sign_on.begin(REDIRECT, _challenge_of(verifier), ADDRESS)
-        async with httpx.AsyncClient(trust_env=False) as browser:
+        verify = ssl.create_default_context(cadata=roots)
+        async with httpx.AsyncClient(trust_env=False, verify=verify) as browser:
             location = (await browser.get(begun.authorization_url)).headers["location"]
         assert location.startswith(f"{REDIRECT}?")
         came = {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
@@ -338,11 +341,16 @@ async def test_the_same_subject_of_another_issuer_is_somebody_else(desk: Desk, t
 
 
 async def test_who_is_unbound_or_disabled_is_out_at_once(desk: Desk) -> None:
-    _, record = await desk.sign_on.finish(**await desk.browse(), address=ADDRESS)
+    """With everything that they have made for themselves meanwhile: it may never have been them."""
+    await desk.store.create(ProjectRecord("ward", "ward", 0.0))
+    await desk.people.add_member("ward", "ada", ProjectRole.VIEWER)
+    _, login = await desk.sign_on.finish(**await desk.browse(), address=ADDRESS)
+    _, own = await desk.people.issue("ada", called="nightly", project="ward", bound=ProjectRole.VIEWER)
     await desk.people.unbind("ada")
-    identity = tokens.Identity("ada", tokens.Role.PERSON, INSTALLATION, record.id)
-    with pytest.raises(AuthenticationError, match="acts for nobody"):
-        await desk.people.bounds(identity)
+    for record in (login, own):
+        identity = tokens.Identity("ada", tokens.Role.PERSON, record.project, record.id)
+        with pytest.raises(AuthenticationError, match="acts for nobody"):
+            await desk.people.bounds(identity)
     await desk.people.bind("ada", desk.there.issuer, desk.there.subject)
     await desk.people.create_account("root", admin=True)
     await desk.people.disable("ada")
@@ -414,6 +422,28 @@ async def test_a_provider_that_is_away_is_named_and_may_come_later(desk: Desk, t
         await desk.log_in()
     desk.by(SignOnRules(), issuer=there.issuer)
     assert await desk.log_in() == "ada"
+
+
+async def test_a_provider_is_believed_by_its_certificate_alone(desk: Desk) -> None:
+    """One of an authority that the operator names, and made out to where it is; nobody is asked anything before."""
+    authority = Authority.new()
+    for names, roots, said in (
+        (["127.0.0.1"], authority.certificate, ""),
+        (["127.0.0.1"], "", "unable to get local issuer certificate|self-signed certificate"),
+        (["127.0.0.1"], Authority.new().certificate, "certificate verify failed"),
+        (["id.example.org"], authority.certificate, "certificate is not valid for '127.0.0.1'"),
+    ):
+        with scripted_provider(authority.certify(names)) as there:
+            desk.there = there
+            desk.by(SignOnRules(create=True, name_claim="sub"), roots=roots)
+            if said:
+                with pytest.raises(ConnectionFailedError, match=said):
+                    await desk.log_in()
+                assert there.asked == []
+            else:
+                came = await desk.browse(authority.certificate)
+                assert await desk.finish(**came) == there.subject
+            await desk.sign_on.aclose()
 
 
 async def test_a_provider_of_another_name_is_refused(desk: Desk, there: ScriptedProvider) -> None:

@@ -199,11 +199,14 @@ class People:
         return row
 
     async def unbind(self, name: str, by: str = SERVER) -> SubjectRecord:
-        """Nobody logs in as this person by a provider from now on, and their logins hold no more."""
+        """Nobody logs in as this person by a provider from now on, and none of their tokens holds any more.
+
+        Their API tokens are among them: whoever logged in as them may have made some.
+        """
         async with self._changing:
             async for row in self._every(SubjectRecord, INSTALLATION, account=name, removed=False):
                 told = audit_line(INSTALLATION, by, "user.unlink", name, detail=row.id)
-                await self._write(replace(row, removed=True), *await self._revocations(name, INSTALLATION), told)
+                await self._write(replace(row, removed=True), *await self._revocations(name), told)
                 return row
         raise NotFoundError(f"{name!r} is bound to no subject of an OpenID provider")
 
