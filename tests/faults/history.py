@@ -23,7 +23,7 @@ class Session:
     contributions: tuple[ContributionRecord, ...]
     models: tuple[ModelRecord, ...] = ()
     stored: frozenset[str] = frozenset()
-    """Digests of its models and states whose bytes could be read, and are those of the digest."""
+    """Digests of its models, states and aggregates whose bytes could be read, and are those of the digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ Chain = tuple[list[RoundRecord], list[ContributionRecord]]
 def a_chain(rounds: int = 4) -> Chain:
     records: list[RoundRecord] = []
     contributions: list[ContributionRecord] = []
-    for number in range(1, rounds + 1):
-        commit = a_commit(a_session(), number)
+    for which in range(1, rounds + 1):
+        commit = a_commit(a_session(), which)
         link = round_link(records[-1].link if records else "", commit.round, commit.contributions)
         records.append(replace(commit.round, link=link))
         contributions.extend(commit.contributions)
@@ -74,10 +74,8 @@ def test_a_round_that_keeps_what_it_has_added_names_it_in_its_link():
 
     assert round_link("before", kept, ()) == blake3(encoding).hexdigest()
     without = round_link("", record, ())
-    links = {
-        without,
-        *(round_link("", replace(kept, **c), ()) for c in ({}, {"aggregate": "b"}, {"aggregate_weight": 8})),
-    }
+    others = replace(kept, aggregate="b"), replace(kept, aggregate_weight=8)
+    links = {without, *(round_link("", each, ()) for each in (kept, *others))}
     assert len(links) == 4
 
 

@@ -201,7 +201,7 @@ class Trail:
     seeds: dict[tuple[str, str], int] = field(default_factory=dict)
     uploads: set[tuple[str, int]] = field(default_factory=set)
     marked: set[tuple[str, str, int]] = field(default_factory=set)
-    """What had a mark: (project, session, number) of the model, with "/state" and "/sum" after the session of others."""
+    """What had a mark: (project, session, number) of the model, with "/state", "/sum" after the session of others."""
 
     def holders(self, project: str | None = None) -> set[int]:
         """The digests of models, 1000 + those of states, 2000 + those of aggregates, that a row holds on to."""
@@ -226,13 +226,12 @@ begin = st.tuples(st.just("begin"), projects, names, seeds)
 commit = st.tuples(st.just("commit"), projects, names, models, states, sums)
 kept = st.frozensets(st.integers(1, 5), max_size=2)
 prune = st.tuples(st.just("prune"), projects, names, st.integers(1, 12), kept, st.booleans())
+ends = [("prune", PROJECT, name, 100, frozenset[int](), False) for name in ("s1", "s2")]
 rare = st.one_of(st.tuples(st.just("upload"), projects, models), st.tuples(st.just("delete"), projects, names), begin)
 trails = st.tuples(
     st.lists(begin, min_size=4, max_size=8),
     st.lists(st.one_of(commit, commit, commit, commit, prune, rare), min_size=10, max_size=30),
-).map(
-    lambda parts: [*parts[0], *parts[1], *(("prune", PROJECT, name, 100, frozenset(), False) for name in ("s1", "s2"))]
-)
+).map(lambda parts: [*parts[0], *parts[1], *ends])
 
 
 async def carried_out(store: MetadataStore, happens: Sequence[tuple]) -> tuple[Trail, set[int], set[int]]:  # type: ignore[type-arg]
