@@ -156,7 +156,6 @@ def test_a_third_party_checks_a_session_without_the_server(hansa: Hansa, server:
     assert found["clients"] == {"ward-7": [site["key"]]}
     told = hansa.call("verify", "--bundle", hansa.folder / file).stdout
     assert "2 updates and 2 evaluations are signed by their clients" in told
-    assert "5 models, states and aggregates" in told
     assert "2 of 2 models were computed anew, and are what was committed" in told
     assert f"signed for the server: {server_key}" in told
     other = hansa.call("verify", "--bundle", hansa.folder / file, "--client-key", f"ward-7={server_key}")
