@@ -38,8 +38,8 @@ async def verify_session(
     recomputed = 0
     for step in able:
         try:
-            await _recompute(objects, run, step)
-        except (CorruptionError, NotFoundError):
+            await _recompute(objects, run, step, evidence.session.name)
+        except CorruptionError:
             if step.digests <= await _still_kept(store, evidence):
                 raise
         else:
@@ -47,8 +47,12 @@ async def verify_session(
     return found.with_objects(sizes, recomputed, obstacle)
 
 
-async def _recompute(objects: ObjectStore, run: Run, step: Step) -> None:
-    paths = {digest: await objects.fetch(digest) for digest in step.digests}
+async def _recompute(objects: ObjectStore, run: Run, step: Step, session: str) -> None:
+    try:
+        paths = {digest: await objects.fetch(digest) for digest in step.digests}
+    except NotFoundError as error:
+        where = f"what round {step.row.number} of session {session} was made from"
+        raise CorruptionError(f"{where} is lost: {error}") from error
     await asyncio.to_thread(recompute, run, step, lambda digest: codec.load(paths[digest]))
 
 
