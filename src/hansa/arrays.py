@@ -204,7 +204,14 @@ def constant_change(params: Arrays, value: float) -> Arrays:
 
 
 def map_floating(function: Callable[..., Array], arrays: Arrays, *others: Arrays) -> Arrays:
-    """`function` over the floating tensors of `arrays` and their namesakes in `others`; the rest is taken unchanged."""
+    """`function` over the floating tensors of `arrays` and their namesakes in `others`; the rest is taken unchanged.
+
+    Namesakes have one shape, else `ArraysMismatchError`.
+    """
+    for other in others:
+        for name, array in arrays.items():
+            if is_floating(array) and other[name].shape != array.shape:
+                raise ArraysMismatchError(f"tensor {name!r} has the shape {other[name].shape}, not {array.shape}")
     return Arrays(
         {
             name: function(array, *(other[name] for other in others)) if is_floating(array) else array

@@ -39,6 +39,12 @@ class Run:
         """The server's state before round 1."""
         return self.algorithm.init(model)
 
+    def restored(self, model: Arrays, number: int, slots: Arrays | None) -> State:
+        """The server's state after a committed round, from 0, as stored; slots: None where the algorithm has none."""
+        if number and slots is not None:
+            return State(model, number, slots_from_arrays(slots))
+        return replace(self.start(model), round=number)
+
     def cohort(self, available: Sequence[str], number: int) -> Cohort:
         """Who is invited to a round; available: the connected clients, sorted by name."""
         return self.policy(available, number, derive_rng(self.spec.seed, "selection", number))

@@ -103,6 +103,8 @@ def rounds_form_one_chain(world: World) -> Iterator[str]:
                 yield f"the model of round {record.number} is committed, and not stored"
             if record.state and record.state_pruned_at is None and record.state not in world.stored:
                 yield f"the state of round {record.number} is committed, and not stored"
+            if record.aggregate and record.aggregate_pruned_at is None and record.aggregate not in world.stored:
+                yield f"the aggregate of round {record.number} is committed, and not stored"
 
 
 def models_are_those_of_a_run_without_faults(world: World) -> Iterator[str]:
@@ -143,13 +145,15 @@ def what_policies_give_up_is_gone_and_nothing_else(world: World) -> Iterator[str
         models = [(each.round, each.pruned_at) for each in world.left(ModelRecord) if each.session == session.id]
         rounds = [each for each in world.left(RoundRecord) if each.session == session.id and each.state]
         states = [(each.number, each.state_pruned_at) for each in rounds]
-        for what, marks in (("model", models), ("state", states)):
+        sums = [(each.number, each.aggregate_pruned_at) for each in rounds if each.aggregate]
+        for what, marks in (("model", models), ("state", states), ("aggregate", sums)):
             for number, pruned_at in marks:
                 if (pruned_at is None) != (number in kept):
                     how = "kept" if pruned_at is None else "given up"
                     yield f"the {what} of round {number} of {session.name} is {how}, which keeps {session.keep}"
     needed |= {model.id for model in world.left(ModelRecord) if model.pruned_at is None}
     needed |= {record.state for record in world.left(RoundRecord) if record.state_pruned_at is None}
+    needed |= {record.aggregate for record in world.left(RoundRecord) if record.aggregate_pruned_at is None}
     if left := world.stored - needed:
         yield f"nobody needs {sorted(digest[:8] for digest in left)}, and it is stored"
     if world.database.removals:
@@ -183,7 +187,7 @@ def _without_a_row(world: World) -> Iterator[str]:
 def _kept(world: World, session: SessionRecord) -> set[int]:
     """The rounds that its policy keeps, worked out in the plainest way."""
     everything = set(range(1, session.round + 1))
-    if session.keep is None:
+    if session.keep in (None, "all, aggregates"):
         return everything
     kept = {session.round}
     for clause in session.keep.split(", "):
@@ -235,9 +239,12 @@ def _not_recomputed(world: World, session: SessionRecord) -> Iterator[str]:
             if update.memory is not None:
                 kept[client] = update.memory
         memories |= kept
-        state = run.finish(state, aggregator.report(plan, total))
+        aggregate = aggregator.report(plan, total)
+        state = run.finish(state, aggregate)
         slots = slots_to_arrays(state.slots)
-        found = record.model, record.state
-        if found != (codec.digest(state.params), codec.digest(slots) if slots else ""):
+        keeps = "aggregates" in (session.keep or "")
+        added = (codec.digest(aggregate.mean), aggregate.weight) if keeps else (None, None)
+        found = record.model, record.state, record.aggregate, record.aggregate_weight
+        if found != (codec.digest(state.params), codec.digest(slots) if slots else "", *added):
             yield f"round {number} of {session.name} does not follow from the updates that are counted in it"
             return

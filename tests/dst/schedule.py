@@ -14,7 +14,7 @@ CONTROLLER, STANDBY = "controller", "standby"
 LEASE, DEADLINE = 10.0, 480.0
 ENDED = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
 
-_KEEPS = (None, None, "last 1", "last 2", "best train loss min", "last 1, best train loss max")
+_KEEPS = (None, "all, aggregates", "last 1", "last 2, aggregates", "best train loss min", "last 1, best train loss max")
 _SMALL = 0.75
 """Share of the networks that are small: what a few nodes can get into shows there, in a third of the time."""
 

@@ -134,6 +134,7 @@ class Database:
         objects = {ours["seed_model"], ours["model"]} - {None}
         objects |= {row["id"] for row in self._unmarked(ModelRecord) if here <= row.items()}
         objects |= {row["state"] for row in self._unmarked(RoundRecord) if here <= row.items()}
+        objects |= {row["aggregate"] for row in self._with_aggregates() if here <= row.items()}
         for kind, rows in self.rows.items():
             if "session" in field_types(kind):
                 self.rows[kind] = {
@@ -148,6 +149,7 @@ class Database:
         for kind, digest, size, pruned in (
             (ModelRecord, "id", "size", "pruned_at"),
             (RoundRecord, "state", "state_size", "state_pruned_at"),
+            (RoundRecord, "aggregate", "aggregate_size", "aggregate_pruned_at"),
             (PackageRecord, "id", "size", ""),
         ):
             for row in self.rows[kind].values():
@@ -160,10 +162,16 @@ class Database:
         session = self.rows[SessionRecord].get((release.project, release.session))
         newest = min(release.before, session["round"]) if session else 0
 
+        def is_ours(row: Row) -> bool:
+            return (row["project"], row["session"]) == (release.project, release.session)
+
         def given_up(row: Row) -> bool:
             number = row.get("number", row.get("round"))
-            ours = (row["project"], row["session"]) == (release.project, release.session)
-            return ours and number < newest and number not in release.kept and not row.get("name")
+            return is_ours(row) and number < newest and number not in release.kept and not row.get("name")
+
+        def gives_up_aggregate(row: Row) -> bool:
+            every = release.all_aggregates and session is not None and row["number"] < session["round"]
+            return given_up(row) or (every and is_ours(row))
 
         sessions = [row for row in self.rows[SessionRecord].values() if row["project"] == release.project]
         held = {row[column] for row in sessions for column in ("seed_model", "model")}
@@ -171,9 +179,13 @@ class Database:
         held |= {row["id"] for row in models if not given_up(row)}
         states = [row for row in self._unmarked(RoundRecord) if row["project"] == release.project]
         held_states = {row["state"] for row in states if not given_up(row)}
+        sums = [row for row in self._with_aggregates() if row["project"] == release.project]
+        held_sums = {row["aggregate"] for row in sums if not gives_up_aggregate(row)}
+        free_sums = [row for row in sums if gives_up_aggregate(row) and row["aggregate"] not in held_sums]
         return Pruned(
             tuple((row["round"], row["id"]) for row in models if given_up(row) and row["id"] not in held),
             tuple((row["number"], row["state"]) for row in states if given_up(row) and row["state"] not in held_states),
+            tuple((row["number"], row["aggregate"]) for row in free_sums),
         )
 
     def prune(self, release: Release, only: Collection[str], at: float, by: str) -> Pruned:
@@ -184,9 +196,11 @@ class Database:
         for number, digest in models:
             row = self.rows[ModelRecord][release.project, digest, release.session, number]
             row.update(pruned_at=at, pruned_by=by)
-        for number, _ in states:
-            self.rows[RoundRecord][release.project, release.session, number]["state_pruned_at"] = at
-        marked = Pruned(models, states)
+        aggregates = tuple(row for row in found.aggregates if row[1] in only)
+        for rows, column in ((states, "state_pruned_at"), (aggregates, "aggregate_pruned_at")):
+            for number, _ in rows:
+                self.rows[RoundRecord][release.project, release.session, number][column] = at
+        marked = Pruned(models, states, aggregates)
         self.queue(marked.digests)
         return marked
 
@@ -196,6 +210,7 @@ class Database:
         held = {row[column] for row in sessions for column in ("seed_model", "model")}
         held |= {row["id"] for row in self._unmarked(ModelRecord)}
         held |= {row["state"] for row in self._unmarked(RoundRecord)}
+        held |= {row["aggregate"] for row in self._with_aggregates()}
         held |= {row["id"] for row in self.rows[PackageRecord].values()}
         return frozenset(held & set(digests))
 
@@ -207,6 +222,10 @@ class Database:
         if kind is ModelRecord:
             return [row for row in self.rows[kind].values() if row["pruned_at"] is None]
         return [row for row in self.rows[kind].values() if row["state"] and row["state_pruned_at"] is None]
+
+    def _with_aggregates(self) -> Sequence[Row]:
+        rows = self.rows[RoundRecord].values()
+        return [row for row in rows if row["aggregate"] is not None and row["aggregate_pruned_at"] is None]
 
     def every(self, kind: type[T], project: str) -> list[T]:
         """All records of a kind, oldest first."""
@@ -369,7 +388,7 @@ class MemoryStore:
         """What `prune` would mark."""
         await self._reading()
         found = self.database.prunable(release)
-        return Pruned(found.models[:limit], found.states[:limit])
+        return Pruned(found.models[:limit], found.states[:limit], found.aggregates[:limit])
 
     async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
         """Mark what is given up."""

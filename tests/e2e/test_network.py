@@ -125,7 +125,7 @@ def test_old_models_are_pruned_as_the_session_says_and_by_hand(hansa: Hansa, ser
     refused = hansa.call("model", "download", oldest)
     assert refused.exit_code == 1
     assert "was pruned on" in refused.stderr
-    assert "2 models and states were pruned by policy" in hansa.call("verify", session["id"]).stdout
+    assert "2 models, states and aggregates were pruned by policy" in hansa.call("verify", session["id"]).stdout
 
     assert hansa.call("session", "keep", session["id"], "last three").exit_code == 1
     assert "keeps the models of: last 1" in hansa.call("session", "keep", session["id"], "last 1").stdout
@@ -135,13 +135,14 @@ def test_old_models_are_pruned_as_the_session_says_and_by_hand(hansa: Hansa, ser
     assert json.loads(hansa.call("prune", "--json").stdout)["objects"] == 2
     assert "Removed 0 objects" in hansa.call("prune", "--grace", "0").stdout
     assert "default of the server" in hansa.call("session", "keep", session["id"], "default").stdout
-    assert "4 models and states were pruned by policy" in hansa.call("verify", session["id"]).stdout
+    assert "4 models, states and aggregates were pruned by policy" in hansa.call("verify", session["id"]).stdout
 
 
 def test_a_third_party_checks_a_session_without_the_server(hansa: Hansa, server: Server, tiny: Path) -> None:
     work = hansa.folder / "ward"
     hansa.client(server, "ward-7", 0, 1, "--work", work)
-    session = hansa.json("session", "start", tiny, "--rounds", 2)
+    session = hansa.json("session", "start", tiny, "--rounds", 2, "--keep", "all, aggregates")
+    assert "2 of 2 models were computed anew" in hansa.call("verify", session["id"]).stdout
     file = Path(hansa.json("session", "export", session["id"])["path"])
     (server_key,) = hansa.json("keys", "list", "--data", server.facts["data"])["keys"]
     site = hansa.json("client", "inspect", "--work", work)
@@ -151,9 +152,11 @@ def test_a_third_party_checks_a_session_without_the_server(hansa: Hansa, server:
     known = ("--server-key", server_key, "--client-key", f"ward-7={site['key']}", "--receipts", site["receipts"])
     found = hansa.json("verify", "--bundle", file, *known)
     assert (found["updates"], found["reports"], found["sealed"], found["unsigned"]) == (2, 2, True, 0)
+    assert (found["recomputed"], found["not_recomputed"], found["obstacle"]) == (2, 0, "")
     assert found["clients"] == {"ward-7": [site["key"]]}
     told = hansa.call("verify", "--bundle", hansa.folder / file).stdout
     assert "2 updates and 2 evaluations are signed by their clients" in told
+    assert "2 of 2 models were computed anew, and are what was committed" in told
     assert f"signed for the server: {server_key}" in told
     other = hansa.call("verify", "--bundle", hansa.folder / file, "--client-key", f"ward-7={server_key}")
     assert (other.exit_code, "has signed for ward-7, whose key is" in other.stderr) == (1, True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from federation import federation
+from rewriting import Tamper, changing, relinked, without
 
 from hansa.errors import CorruptionError, HansaError, InputError
 from hansa.evidence.bundle import open_bundle, verify_bundle, write_bundle
@@ -24,8 +25,7 @@ from hansa.evidence.record import Evidence, gather
 from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.controller.export import Models
 from hansa.network.identity import key_in
-from hansa.store.link import linked, round_link
-from hansa.store.records import EventRecord, SessionState
+from hansa.store.records import SessionState
 from hansa.wire.node_key import NodeKey
 
 CLIENTS = ("client-0", "client-1", "client-2")
@@ -107,45 +107,6 @@ def test_rows_that_nobody_changed_are_whole_when_they_are_exported_again(exporte
 
 
 # ── in the database, before the export ───────────────────────────────────────────────────────────────────────────────
-
-Tamper = Callable[[Evidence], Evidence]
-
-
-def changing(kind: str, which: int, **changes: Any) -> Tamper:
-    """One row is another one."""
-
-    def tamper(evidence: Evidence) -> Evidence:
-        rows = list(getattr(evidence, kind))
-        made = {name: value(rows[which]) if callable(value) else value for name, value in changes.items()}
-        rows[which] = replace(rows[which], **made)
-        return replace(evidence, **{kind: tuple(rows)})
-
-    return tamper
-
-
-def without(kind: str, which: int) -> Tamper:
-    """One row is gone."""
-
-    def tamper(evidence: Evidence) -> Evidence:
-        rows = list(getattr(evidence, kind))
-        del rows[which]
-        return replace(evidence, **{kind: tuple(rows)})
-
-    return tamper
-
-
-def relinked(evidence: Evidence) -> Evidence:
-    """Whoever can write to the database can reckon every hash anew; signatures they cannot make."""
-    events: list[EventRecord] = []
-    for event in evidence.events:
-        events.append(linked(events[-1].link if events else None, event))
-    moved = {old.link: new.link for old, new in zip(evidence.events, events, strict=True)}
-    rounds = []
-    for row in evidence.rounds:
-        mine = [part for part in evidence.contributions if part.round == row.number]
-        moved_row = replace(row, journal=moved.get(row.journal, row.journal))
-        rounds.append(replace(moved_row, link=round_link(rounds[-1].link if rounds else "", moved_row, mine)))
-    return replace(evidence, events=tuple(events), rounds=tuple(rounds))
 
 
 def more_examples(evidence: Evidence) -> Evidence:

@@ -79,6 +79,7 @@ def rounds_form_one_chain_and_can_be_recomputed(history: History, replays: dict[
             needed = {
                 found.model if found.number not in pruned else "",
                 found.state if not found.state_pruned_at else "",
+                (found.aggregate or "") if not found.aggregate_pruned_at else "",
             }
             for digest in needed - {"", *each.stored}:
                 yield f"{digest[:12]} of round {found.number} is committed, and not (whole) on the disk"
@@ -173,6 +174,8 @@ def what_policies_give_up_is_gone_and_nothing_else(history: History, _: dict[str
             yield f"rounds {too_many} of {each.record.name} are given up, which keeps {keep or 'all'}"
         needed |= {model.id for model in each.models if model.round >= first}
         needed |= {found.state for found in each.rounds if found.number >= first}
+        if each.record.state is SessionState.FINISHED and keep and (without := _without_aggregates(each)):
+            yield f"rounds {without} of {each.record.name} have no aggregate, which keeps {keep}"
     if history.unneeded is None:
         return
     yield from (f"nobody needs {digest[:12]}, and it is stored" for digest in history.unneeded)
@@ -198,9 +201,14 @@ CHECKS: dict[str, Callable[[History, dict[str, Replay]], Iterator[str]]] = {
 
 
 def _pruned(session: Session) -> Iterator[tuple[int, bool]]:
-    """Of each round: whether its model, and then whether its state, is given up."""
+    """Of each round: whether its model, and then whether its state, and its aggregate, is given up."""
     yield from ((model.round, model.pruned_at is not None) for model in session.models)
     yield from ((found.number, found.state_pruned_at is not None) for found in session.rounds)
+    yield from ((found.number, found.aggregate_pruned_at is not None) for found in session.rounds if found.aggregate)
+
+
+def _without_aggregates(session: Session) -> list[int]:
+    return [found.number for found in session.rounds if found.aggregate is None]
 
 
 def _counted(session: Session, number: int) -> list[ContributionRecord]:

@@ -23,7 +23,7 @@ class Session:
     contributions: tuple[ContributionRecord, ...]
     models: tuple[ModelRecord, ...] = ()
     stored: frozenset[str] = frozenset()
-    """Digests of its models and states whose bytes could be read, and are those of the digest."""
+    """Digests of its models, states and aggregates whose bytes could be read, and are those of the digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ def _session(api: Client, record: SessionRecord, folder: Path) -> Session:
         part for each in rounds for part in api.rounds.contributions(record.id, each.number, limit=1000).items
     )
     models = tuple(api.models.all(session=record.id))
-    wanted = {record.seed_model or "", *(digest for each in rounds for digest in (each.model, each.state))} - {""}
+    made = (digest for each in rounds for digest in (each.model, each.state, each.aggregate or ""))
+    wanted = {record.seed_model or "", *made} - {""}
     objects = folder / "data" / "objects"
     return Session(record, rounds, contributions, models, frozenset(e for e in wanted if _is_whole(objects, e)))
 
@@ -83,6 +84,7 @@ def _unneeded(api: Client, sessions: Sequence[Session], folder: Path) -> tuple[s
     for each in sessions:
         needed |= {model.id for model in each.models if model.pruned_at is None}
         needed |= {found.state for found in each.rounds if found.state_pruned_at is None}
+        needed |= {found.aggregate or "" for found in each.rounds if found.aggregate_pruned_at is None}
     stored = {path.name for path in (folder / "data" / "objects").glob("??/??/*")}
     return tuple(sorted(stored - needed))
 

@@ -173,8 +173,8 @@ def leave_one_out(original: Any, session: Any, number: int, outcomes: Any) -> An
     return list(original(session, number, outcomes))[1:]
 
 
-def keep_no_state(original: Any, session: Any, outcomes: Any, previous: str) -> Any:
-    return original(session, replace(outcomes, state=""), previous)
+def keep_no_state(original: Any, session: Any, outcomes: Any, *signed: Any) -> Any:
+    return original(session, replace(outcomes, state=""), *signed)
 
 
 def invite_nobody_again(original: Any, self: Any, presence: Any) -> None:

@@ -51,10 +51,13 @@ def clean(app: Path) -> History:
             sum(EVERYBODY.values()),
             0.0,
             1.0,
+            broadcast=parent,
+            aggregate=f"{number:064x}",
+            aggregate_weight=sum(EVERYBODY.values()),
         )
         link = round_link(link, record, parts)
         pruned_at = 2.0 if number <= ROUNDS - KEPT else None
-        rounds.append(replace(record, link=link, state_pruned_at=pruned_at))
+        rounds.append(replace(record, link=link, state_pruned_at=pruned_at, aggregate_pruned_at=pruned_at))
         models.append(ModelRecord(model, "p", RUN, number, parent, 8, 1.0, pruned_at=pruned_at))
         contributions += parts
         parent = model
@@ -65,7 +68,7 @@ def clean(app: Path) -> History:
         RUN, "p", "clean", spec, SessionState.FINISHED, 0.0, cause="done", round=ROUNDS, model=parent,
         seed_model=replay.seed_model(), keep=keep_of(spec),
     )  # fmt: skip
-    stored = frozenset(digest for each in rounds[-KEPT:] for digest in (each.model, each.state))
+    stored = frozenset(digest for each in rounds[-KEPT:] for digest in (each.model, each.state, each.aggregate or ""))
     left = Session(record, tuple(rounds), tuple(contributions), tuple(models), stored)
     return History((left,), tuple(notes), unneeded=())
 
@@ -134,6 +137,7 @@ SPOILT: dict[str, tuple[str, Callable[[History], History]]] = {
     "a chain begins anew": ("I4", lambda h: rounds(h, 3, link="0" * 64)),
     "a model is not on the disk": ("I4", lambda h: without(h, h.sessions[0].rounds[-1].model)),
     "a state is not on the disk": ("I4", lambda h: without(h, h.sessions[0].rounds[-1].state)),
+    "an aggregate is not on the disk": ("I4", lambda h: without(h, h.sessions[0].rounds[-1].aggregate or "")),
     "the session is behind its rounds": ("I4", lambda h: session(h, round=ROUNDS - 1)),
     "the last model is not that of a simulation": ("I5", lambda h: session(h, model="0" * 64)),
     "a session still runs": ("I6", lambda h: session(h, state=SessionState.RUNNING)),
@@ -149,6 +153,8 @@ SPOILT: dict[str, tuple[str, Callable[[History], History]]] = {
     "half a download": ("I10", lambda h: replace(h, left=("work/client-1/objects/x.part",))),
     "a model is given up that is kept": ("retention", lambda h: model(h, ROUNDS - 1, pruned_at=2.0)),
     "a state is given up that is kept": ("retention", lambda h: rounds(h, ROUNDS, state_pruned_at=2.0)),
+    "an aggregate is given up that is kept": ("retention", lambda h: rounds(h, ROUNDS, aggregate_pruned_at=2.0)),
+    "an aggregate is not kept": ("retention", lambda h: rounds(h, ROUNDS, aggregate=None)),
     "a session that keeps all gives something up": ("retention", lambda h: session(h, keep=None)),
     "a model is kept that is given up": ("retention", lambda h: model(h, 1, pruned_at=None)),
     "bytes are left that nobody needs": ("retention", lambda h: replace(h, unneeded=("0" * 64,))),

@@ -102,8 +102,8 @@ def spec_of(
 
 
 def keep_of(spec: RunSpec) -> str | None:
-    """The policy by which a session keeps its models: of every second seed, the newest two."""
-    return f"last {KEPT}" if spec.seed % 2 == 0 else None
+    """The policy by which a session keeps its models: of every second seed, the newest two and what made them."""
+    return f"last {KEPT}, aggregates" if spec.seed % 2 == 0 else None
 
 
 class Replay:

@@ -45,24 +45,34 @@ async def models(made: Federation, session: SessionRecord) -> list[ModelRecord]:
 
 
 async def expected(made: Federation, session: SessionRecord, kept: set[int]) -> set[str]:
-    """The objects that a session with these rounds kept has left: seed, package, models and states."""
+    """The objects that a session with these rounds kept has left: seed, package, models, states and aggregates."""
     rounds = [row for row in await made.rounds(session) if row.number in kept]
     named = {session.seed_model, session.package, *(row.model for row in rounds), *(row.state for row in rounds)}
+    named |= {row.aggregate for row in rounds if row.aggregate_pruned_at is None}
     return {digest for digest in named if digest}
 
 
-@pytest.mark.parametrize("rows", ["sqlite", "postgres"])
-@pytest.mark.parametrize("bytes_", ["directory", "s3"])
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Where the rows are."""
+    if request.param == "sqlite":
+        return ""
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url(server.create_database())
+
+
+@pytest.fixture(params=["directory", "s3"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where the bytes are."""
+    if request.param == "directory":
+        return ""
+    service: S3Server = request.getfixturevalue("s3")
+    return service.url(service.create_bucket(), tmp_path / "cache")
+
+
 async def test_a_session_keeps_the_last_two_models_and_states_and_its_record_stays_whole(
-    rows: str, bytes_: str, request: pytest.FixtureRequest, app: Path, tmp_path: Path
+    store: str, objects: str, app: Path, tmp_path: Path
 ) -> None:
-    store = objects = ""
-    if rows == "postgres":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        store = server.url(server.create_database())
-    if bytes_ == "s3":
-        service: S3Server = request.getfixturevalue("s3")
-        objects = service.url(service.create_bucket(), tmp_path / "cache")
     async with Federation.open(tmp_path, store=store, objects=objects) as made:
         await made.clients(2)
         session = await made.end(await started(made, app, ADAM, "last 2"))
@@ -76,6 +86,58 @@ async def test_a_session_keeps_the_last_two_models_and_states_and_its_record_sta
         assert [row.round for row in trail] == [5, 4, 3, 2, 1, 0]
         with pytest.raises(PrunedError, match=r"of round 3 .* by the policy `keep last 2`.* models of rounds 6, 5 "):
             await made.controller.model_with_bytes(PROJECT, trail[2].id)
+
+
+async def test_what_rounds_have_added_is_kept_with_them_and_given_up_with_them(
+    store: str, objects: str, app: Path, tmp_path: Path
+) -> None:
+    async with Federation.open(tmp_path, store=store, objects=objects) as made:
+        await made.clients(2)
+        session = await made.end(await started(made, app, ADAM, "last 3, aggregates"))
+        assert session.state is SessionState.FINISHED, session.cause
+        rounds = await made.rounds(session)
+        sizes = {row.aggregate: row.aggregate_size for row in rounds}
+        assert [row.aggregate_pruned_at is None for row in rounds] == [False] * 3 + [True] * 3
+        assert await stored(made) == await expected(made, session, {4, 5, 6})
+        assert {digest: await made.controller.objects.size(digest) for digest in list(sizes)[3:]} == {
+            row.aggregate: row.aggregate_size for row in rounds[3:]
+        }
+        found = await verify_session(made.controller.store, made.controller.objects, PROJECT, session.id)
+        assert (found.objects, found.pruned, found.recomputed, found.not_recomputed) == (10, 9, 2, 4)
+        used = await made.controller.store.stored_bytes(PROJECT)
+
+        await made.controller.keep_session(PROJECT, session.id, "all")
+        foreseen = await made.controller.prune(PROJECT, dry_run=True, grace=1000)
+        report = await made.controller.prune(PROJECT, dry_run=False, grace=1000)
+
+        assert [(told.models, told.states, told.aggregates) for told in report.sessions] == [((), (), (4, 5))]
+        assert (foreseen.sessions, foreseen.objects, foreseen.bytes) == (report.sessions, report.objects, report.bytes)
+        assert report.bytes == sum(row.aggregate_size or 0 for row in rounds[3:5])
+        assert await made.controller.store.stored_bytes(PROJECT) == used - report.bytes
+        assert await stored(made) == await expected(made, session, {4, 5, 6})
+        found = await verify_session(made.controller.store, made.controller.objects, PROJECT, session.id)
+        assert (found.objects, found.pruned, found.recomputed) == (8, 11, 1)
+
+        await made.controller.delete_session(PROJECT, session.id)
+        assert await stored(made) == {session.seed_model, session.package}
+
+
+async def test_a_policy_that_begins_to_keep_aggregates_does_so_from_the_next_round_on(
+    app: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with federation(tmp_path) as made:
+        await made.clients(2)
+        session = await started(made, app, replace(ADAM, config={"gate": str(gate)}), None)
+        await made.until_round(session, 2)
+        await made.controller.keep_session(PROJECT, session.id, "aggregates,all")
+        gate.touch()
+        session = await made.end(session)
+
+        assert session.keep == "all, aggregates"
+        assert [row.aggregate is not None for row in await made.rounds(session)] == [False, False, *[True] * 4]
+        found = await verify_session(made.controller.store, made.controller.objects, PROJECT, session.id)
+        assert (found.recomputed, found.not_recomputed) == (4, 2)
 
 
 async def test_the_best_model_is_kept_and_the_newest_with_it(app: Path, tmp_path: Path) -> None:

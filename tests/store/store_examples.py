@@ -154,6 +154,10 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
             journal=digest(12),
             signer=SIGNER,
             signature="9c" * 64,
+            aggregate=digest(13),
+            aggregate_size=2**34,
+            aggregate_weight=2**40,
+            aggregate_pruned_at=12.5,
         ),
         ContributionRecord(
             "s1/1/c",

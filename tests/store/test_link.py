@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from store_examples import a_commit, a_session, digest
 
 from hansa.errors import CorruptionError, InputError
+from hansa.statements import number, real, reals, text
 from hansa.store.link import round_link, verify_chain
 from hansa.store.records import ContributionRecord, RoundRecord
 
@@ -17,8 +18,8 @@ Chain = tuple[list[RoundRecord], list[ContributionRecord]]
 def a_chain(rounds: int = 4) -> Chain:
     records: list[RoundRecord] = []
     contributions: list[ContributionRecord] = []
-    for number in range(1, rounds + 1):
-        commit = a_commit(a_session(), number)
+    for which in range(1, rounds + 1):
+        commit = a_commit(a_session(), which)
         link = round_link(records[-1].link if records else "", commit.round, commit.contributions)
         records.append(replace(commit.round, link=link))
         contributions.extend(commit.contributions)
@@ -26,7 +27,7 @@ def a_chain(rounds: int = 4) -> Chain:
 
 
 def test_the_link_is_the_hash_of_the_documented_encoding():
-    def text(s: str) -> bytes:
+    def text(s: str) -> bytes:  # by itself, once
         return struct.pack("<Q", len(s.encode())) + s.encode()
 
     record = replace(a_commit(a_session("sé"), 7, clients=2).round, parent_model="p", model="m", state="t")
@@ -57,6 +58,25 @@ def test_the_link_of_a_known_round_never_changes_between_versions():
     link = round_link("", commit.round, commit.contributions)
 
     assert link == "bf3b39e21276507ade18452088e9b9fce05d5394d3bb62bbf244d03b996d6dc1"
+
+
+def test_a_round_that_keeps_what_it_has_added_names_it_in_its_link():
+    record = replace(a_commit(a_session(), 1).round, broadcast="b", run="r", journal="j")
+    kept = replace(record, aggregate="a", aggregate_size=5, aggregate_weight=7)
+    encoding = (
+        text("hansa round link 3")
+        + (text("before") + text("harbour") + text("s1") + number(1) + text("r"))
+        + (text(digest(0)) + text(digest(1)) + text(digest(1001)) + text("b"))
+        + (real(10.0) + real(15.0) + reals({"loss": 0.5}) + text("j"))
+        + number(0)
+        + (text("a") + number(7))
+    )
+
+    assert round_link("before", kept, ()) == blake3(encoding).hexdigest()
+    without = round_link("", record, ())
+    others = replace(kept, aggregate="b"), replace(kept, aggregate_weight=8)
+    links = {without, *(round_link("", each, ()) for each in (kept, *others))}
+    assert len(links) == 4
 
 
 @pytest.mark.parametrize(

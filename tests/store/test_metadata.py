@@ -623,4 +623,9 @@ async def test_the_bytes_of_a_project_are_those_of_its_objects_each_counted_once
     assert await store.stored_bytes(PROJECT) == 4196 + 4096 + 1000
     await store.put(replace(seed, pruned_at=9.0, pruned_by="last 1"))
     assert await store.stored_bytes(PROJECT) == 100 + 4096 + 1000
+    row = (await store.list(RoundRecord, Query(PROJECT, sort="number"))).items[0]
+    await store.put(replace(row, aggregate=digest(60), aggregate_size=300))
+    assert await store.stored_bytes(PROJECT) == 100 + 4096 + 1000 + 300
+    await store.put(replace(row, aggregate=digest(60), aggregate_size=300, aggregate_pruned_at=9.0))
+    assert await store.stored_bytes(PROJECT) == 100 + 4096 + 1000
     assert await store.stored_bytes("another") == 0

@@ -34,6 +34,10 @@ from hansa.store.schema import LEASES, METADATA, TABLES
 from hansa.store.sqlite import SqliteStore
 
 YOUNGER = {
+    "aggregate",
+    "aggregate_pruned_at",
+    "aggregate_size",
+    "aggregate_weight",
     "broadcast",
     "journal",
     "keep",

@@ -35,6 +35,9 @@ OTHER = "bay"
         ("best loss min, last 3", Policy(3, (Best("loss", Direction.MIN),))),
         ("last  1 ,best central f1 max", Policy(1, (Best("f1", Direction.MAX, Source.CENTRAL),))),
         ("best train loss min", Policy(None, (Best("loss", Direction.MIN, Source.TRAIN),))),
+        ("all, aggregates", Policy(aggregates=True)),
+        (" aggregates ,last 4, best f1 max", Policy(4, (Best("f1", Direction.MAX),), aggregates=True)),
+        ("best aggregates max", Policy(None, (Best("aggregates", Direction.MAX),))),
         ("best train max", Policy(None, (Best("train", Direction.MAX),))),
         ("best a max, best a max, best a min", Policy(None, (Best("a", Direction.MAX), Best("a", Direction.MIN)))),
     ],
@@ -57,6 +60,9 @@ def test_a_policy_is_read_and_written_back(text: str, policy: Policy) -> None:
         ("last 3, last 5", "cannot be read at 'last 5'"),
         ("all, last 3", "cannot be read at 'all'"),
         ("last 3,", "cannot be read at ''"),
+        ("aggregates", "does not say which rounds: write `all, aggregates`"),
+        ("all, last 3, aggregates", "cannot be read at 'all'"),
+        ("last 3 aggregates", "cannot be read at 'last 3 aggregates'"),
         ("best accuracy", "`best accuracy max` or `best accuracy min`"),
         ("best max", "cannot be read at 'best max'"),
         ("best loss minimum", "does not say whether more or less is better"),
@@ -190,24 +196,24 @@ async def test_a_former_leader_marks_nothing(store: MetadataStore) -> None:
 class Trail:
     """Sessions of two projects, as they are committed and given up; digests are few, so that many are shared."""
 
-    rounds: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
-    """(project, session) → model and state of each round."""
+    rounds: dict[tuple[str, str], list[tuple[int, int, int | None]]] = field(default_factory=dict)
+    """(project, session) → model, state and, where it is kept, aggregate of each round."""
     seeds: dict[tuple[str, str], int] = field(default_factory=dict)
     uploads: set[tuple[str, int]] = field(default_factory=set)
     marked: set[tuple[str, str, int]] = field(default_factory=set)
-    """What had a mark: (project, session, number) of the model, with "/state" after the session of the state."""
+    """What had a mark: (project, session, number) of the model, with "/state", "/sum" after the session of others."""
 
     def holders(self, project: str | None = None) -> set[int]:
-        """The digests of models, and 1000 + those of states, that a row holds on to."""
+        """The digests of models, 1000 + those of states, 2000 + those of aggregates, that a row holds on to."""
         held = {number for place, number in self.uploads if project in (None, place)}
         for (place, session), rounds in self.rounds.items():
             if project not in (None, place):
                 continue
             held.add(self.seeds[place, session])
-            held |= {model for n, (model, _) in enumerate(rounds, 1) if (place, session, n) not in self.marked}
-            held |= {
-                state for n, (_, state) in enumerate(rounds, 1) if (place, session + "/state", n) not in self.marked
-            }
+            for n, (model, state, aggregate) in enumerate(rounds, 1):
+                held |= {model} if (place, session, n) not in self.marked else set()
+                held |= {state} if (place, session + "/state", n) not in self.marked else set()
+                held |= {aggregate} - {None} if (place, session + "/sum", n) not in self.marked else set()
             held |= {rounds[-1][0]} if rounds else set()
         return held
 
@@ -215,14 +221,17 @@ class Trail:
 projects = st.sampled_from([PROJECT, PROJECT, OTHER])
 names = st.sampled_from(["s1", "s2"])
 seeds, models, states = st.integers(0, 3), st.integers(0, 9), st.integers(1000, 1009)
+sums = st.none() | st.integers(2000, 2005)
 begin = st.tuples(st.just("begin"), projects, names, seeds)
-commit = st.tuples(st.just("commit"), projects, names, models, states)
-prune = st.tuples(st.just("prune"), projects, names, st.integers(1, 12), st.frozensets(st.integers(1, 5), max_size=2))
+commit = st.tuples(st.just("commit"), projects, names, models, states, sums)
+kept = st.frozensets(st.integers(1, 5), max_size=2)
+prune = st.tuples(st.just("prune"), projects, names, st.integers(1, 12), kept, st.booleans())
+ends = [("prune", PROJECT, name, 100, frozenset[int](), False) for name in ("s1", "s2")]
 rare = st.one_of(st.tuples(st.just("upload"), projects, models), st.tuples(st.just("delete"), projects, names), begin)
 trails = st.tuples(
     st.lists(begin, min_size=4, max_size=8),
     st.lists(st.one_of(commit, commit, commit, commit, prune, rare), min_size=10, max_size=30),
-).map(lambda parts: [*parts[0], *parts[1], *(("prune", PROJECT, name, 100, frozenset()) for name in ("s1", "s2"))])
+).map(lambda parts: [*parts[0], *parts[1], *ends])
 
 
 async def carried_out(store: MetadataStore, happens: Sequence[tuple]) -> tuple[Trail, set[int], set[int]]:  # type: ignore[type-arg]
@@ -238,20 +247,21 @@ async def carried_out(store: MetadataStore, happens: Sequence[tuple]) -> tuple[T
                 await store.create(a_session(name, project, seed_model=digest(seed)))
                 trail.rounds[project, name], trail.seeds[project, name] = [], seed
                 there.add(seed)
-            case "commit", [name, model, state] if (project, name) in trail.rounds:
+            case "commit", [name, model, state, aggregate] if (project, name) in trail.rounds:
                 rounds = trail.rounds[project, name]
                 session = await store.get(SessionRecord, project, name)
                 parent = session.model or session.seed_model or ""
                 commit = a_commit(session, len(rounds) + 1, model=digest(model), parent=parent)
-                await store.commit_round(replace(commit, round=replace(commit.round, state=digest(state))))
-                rounds.append((model, state))
-                there |= {model, state}
+                made = {"state": digest(state), "aggregate": digest(aggregate) if aggregate is not None else None}
+                await store.commit_round(replace(commit, round=replace(commit.round, **made)))
+                rounds.append((model, state, aggregate))
+                there |= {model, state, aggregate} - {None}
             case "delete", [name] if (project, name) in trail.rounds:
                 await store.delete_session(project, name)
                 del trail.rounds[project, name]
                 trail.marked = {mark for mark in trail.marked if (mark[0], mark[1].split("/")[0]) != (project, name)}
-            case "prune", [name, before, kept] if (project, name) in trail.rounds:
-                await pruned(store, trail, Release(project, name, before, kept))
+            case "prune", [name, before, kept, every] if (project, name) in trail.rounds:
+                await pruned(store, trail, Release(project, name, before, kept, all_aggregates=every))
         ever |= there
         gone = {int(each, 16) for each in await store.removals()}
         assert gone <= there, "listed twice, or never stored"
@@ -267,17 +277,20 @@ async def pruned(store: MetadataStore, trail: Trail, release: Release) -> None:
     project, name, before, kept = release.project, release.session, release.before, release.kept
     rounds = trail.rounds[project, name]
     asked = {n for n in range(1, len(rounds)) if n < before and n not in kept}
-    after = replace(
-        trail, marked=trail.marked | {(project, each, n) for each in (name, f"{name}/state") for n in asked}
-    )
-    held = after.holders(project)
+    asked_sums = set(range(1, len(rounds))) if release.all_aggregates else asked
+    marked_then = {(project, each, n) for each in (name, f"{name}/state") for n in asked}
+    marked_then |= {(project, f"{name}/sum", n) for n in asked_sums}
+    held = replace(trail, marked=trail.marked | marked_then).holders(project)
     models = {n for n in asked if (project, name, n) not in trail.marked and rounds[n - 1][0] not in held}
     states = {n for n in asked if (project, f"{name}/state", n) not in trail.marked and rounds[n - 1][1] not in held}
+    sums = {n for n in asked_sums if (project, f"{name}/sum", n) not in trail.marked and rounds[n - 1][2] is not None}
+    sums = {n for n in sums if rounds[n - 1][2] not in held}
     found = await store.prunable(release)
     marked = await store.prune(release, found.digests, at=1.0, by="last 1")
     assert marked == found
-    assert (set(dict(marked.models)), set(dict(marked.states))) == (models, states)
+    assert (set(dict(marked.models)), set(dict(marked.states)), set(dict(marked.aggregates))) == (models, states, sums)
     trail.marked |= {(project, name, n) for n in models} | {(project, f"{name}/state", n) for n in states}
+    trail.marked |= {(project, f"{name}/sum", n) for n in sums}
 
 
 def check_everything(trail: Trail, ever: set[int], there: set[int]) -> None:
@@ -305,17 +318,18 @@ def a_trail(seed: int) -> list[tuple]:  # type: ignore[type-arg]
         place = rng.choice(places)
         match rng.choices(["commit", "prune", "upload", "delete", "begin"], [12, 5, 1, 1, 2])[0]:
             case "commit":
-                happens.append(("commit", *place, rng.randrange(20), rng.randrange(1000, 1020)))
+                aggregate = rng.choice([None, *range(2000, 2015)])
+                happens.append(("commit", *place, rng.randrange(20), rng.randrange(1000, 1020), aggregate))
             case "prune":
                 kept = frozenset(rng.sample(range(1, 8), 2))
-                happens.append(("prune", *place, rng.randrange(2, 12), kept))
+                happens.append(("prune", *place, rng.randrange(2, 12), kept, rng.random() < 0.3))
             case "upload":
                 happens.append(("upload", place[0], rng.randrange(20)))
             case "delete":
                 happens.append(("delete", *place))
             case _:
                 happens.append(("begin", *place, rng.randrange(20)))
-    return [*happens, *(("prune", *place, 100, frozenset()) for place in places)]
+    return [*happens, *(("prune", *place, 100, frozenset(), False) for place in places)]
 
 
 async def test_a_database_prunes_as_the_rule_says(tmp_path: Path) -> None:

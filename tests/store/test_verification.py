@@ -6,15 +6,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from store_examples import PROJECT, a_commit, a_session, every
 
+from hansa.arrays import Arrays
 from hansa.errors import CorruptionError, NotFoundError
 from hansa.evidence.stored import verify_session
+from hansa.messages import RunSpec
 from hansa.store.link import round_link
 from hansa.store.opening import open_objects
 from hansa.store.ports import MetadataStore, ObjectStore, Release
 from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord, SessionState
+from hansa.wire import codec
 
 ROUNDS = 4
 
@@ -229,3 +233,60 @@ async def test_what_is_pruned_while_others_are_read_is_not_missed(recorded: Reco
 async def test_there_must_be_such_a_session(store: MetadataStore, objects: ObjectStore) -> None:
     with pytest.raises(NotFoundError):
         await verify_session(store, objects, PROJECT, "none")
+
+
+@pytest.fixture
+async def recomputable(store: MetadataStore, tmp_path: Path) -> Recorded:
+    """FedAvg by hand: round n adds 10^n to a model that begins as 5, and all of it is kept."""
+    objects = open_objects(str(tmp_path / "objects"))
+
+    async def put(value: float) -> str:
+        return await objects.put(codec.encode(Arrays({"w": np.float64([value])})))
+
+    session = a_session(seed_model=await put(5.0), spec=RunSpec(project=PROJECT))
+    await store.create(session)
+    rounds: list[RoundRecord] = []
+    for number in range(1, ROUNDS + 1):
+        model = await put(5.0 + sum(10.0**n for n in range(1, number + 1)))
+        commit = a_commit(session, number, model=model, parent=session.model or session.seed_model or "")
+        kept = {"aggregate": await put(10.0**number), "aggregate_size": 8, "aggregate_weight": commit.round.weight}
+        await store.commit_round(replace(commit, round=replace(commit.round, state="", **kept)))
+        session = commit.session
+        rounds.append(await store.get(RoundRecord, PROJECT, commit.round.id))
+    session = replace(session, state=SessionState.FINISHED, cause="done")
+    await store.put(session)
+    return Recorded(store, objects, tmp_path / "objects", session, rounds)
+
+
+async def test_models_are_computed_anew_from_what_is_kept(recomputable: Recorded) -> None:
+    found = await verify_session(recomputable.store, recomputable.objects, PROJECT, "s1")
+    assert (found.recomputed, found.not_recomputed, found.obstacle) == (ROUNDS, 0, "")
+    await given_up(recomputable)  # of rounds 1 and 2: round 3 has nothing to begin from
+    found = await verify_session(recomputable.store, recomputable.objects, PROJECT, "s1")
+    assert (found.recomputed, found.not_recomputed, found.pruned) == (1, 3, 4)
+
+
+async def test_what_is_pruned_while_models_are_computed_is_not_missed(recomputable: Recorded) -> None:
+    class Meanwhile:
+        read = staticmethod(recomputable.objects.read)
+
+        async def fetch(self, digest: str) -> Path:
+            if digest == recomputable.rounds[1].model:  # which the third round begins from
+                await given_up(recomputable)
+            return await recomputable.objects.fetch(digest)
+
+    found = await verify_session(recomputable.store, Meanwhile(), PROJECT, "s1")  # type: ignore[arg-type]
+
+    assert (found.recomputed, found.not_recomputed) == (3, 1)
+
+
+async def test_what_is_lost_while_models_are_computed_is_missed(recomputable: Recorded) -> None:
+    class Meanwhile:
+        read = staticmethod(recomputable.objects.read)
+
+        async def fetch(self, digest: str) -> Path:
+            await recomputable.objects.delete(recomputable.rounds[1].model)
+            return await recomputable.objects.fetch(digest)
+
+    with pytest.raises(CorruptionError, match="what round 3 of session digits was made from is lost"):
+        await verify_session(recomputable.store, Meanwhile(), PROJECT, "s1")  # type: ignore[arg-type]

@@ -128,7 +128,8 @@ class NewSession(Strict):
     """Digest of the user code that travels to the clients; null: they bring their own."""
     keep: str | None = Field(default=None, max_length=1000, examples=["last 5, best accuracy max"])
     """Which rounds keep their models: `all`, or `last N`, `best METRIC max`, `best METRIC min` and a comma between
-    several; `best central METRIC …` and `best train METRIC …` name where it is measured. null: the server's default."""
+    several; `best central METRIC …` and `best train METRIC …` name where it is measured. With `, aggregates` at the end
+    they keep what they have added to the model too, so that it can be computed anew. null: the server's default."""
 
 
 class Keep(Strict):

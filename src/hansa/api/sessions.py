@@ -63,7 +63,8 @@ class Sessions(Listed[SessionRecord]):
             spec: the run; or give its fields as keywords (`rounds=20, algorithm="fedprox"`), which replace those of it.
             package: whether the app travels to the clients; else they bring their own code.
             seed_model: a model of the project to start from, in place of the app's initial model.
-            keep: which rounds keep their models, for example "last 5, best accuracy max"; None: the server's default.
+            keep: which rounds keep their models, for example "last 5, best accuracy max" or "all, aggregates"; None:
+                the server's default.
             **settings: fields of `RunSpec`.
 
         """

@@ -177,6 +177,14 @@ class RoundShape(Shape):
     """The server's public key."""
     signature: str | None
     """The server's, over the link."""
+    aggregate: str | None
+    """Digest of the mean of the changes that the model was made from; null: the session's policy did not keep it."""
+    aggregate_size: int | None
+    """Bytes of the aggregate."""
+    aggregate_weight: int | None
+    """The weight of the mean: the examples that were summed, or the clients where each counts alike."""
+    aggregate_pruned_at: float | None
+    """When the bytes of the aggregate were given up by the session's policy; null: they are kept, if it was."""
 
 
 class ContributionShape(Shape):
@@ -460,13 +468,13 @@ class VerificationShape(Shape):
     rounds: int
     contributions: int
     objects: int
-    """Models and states whose bytes were read and have the digest that is recorded."""
+    """Models, states and aggregates whose bytes were read and have the digest that is recorded."""
     bytes: int
     """Bytes of these objects."""
     head: str
     """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
     pruned: int
-    """Models and states whose bytes were given up by the session's policy, and so could not be read."""
+    """Models, states and aggregates whose bytes were given up by the session's policy, and so could not be read."""
     updates: int
     """Accepted updates that their clients have signed."""
     reports: int
@@ -480,6 +488,12 @@ class VerificationShape(Shape):
     """Public keys that have signed for the server."""
     clients: dict[str, list[str]]
     """Client → public keys that have signed for it."""
+    recomputed: int
+    """Rounds whose models were computed anew from what was added to the one before, and are what was committed."""
+    not_recomputed: int
+    """Rounds whose models were not: what they were made from was not kept, or for the cause in `obstacle`."""
+    obstacle: str
+    """Why no model could be computed though there is all that it takes; empty when nothing was in the way."""
 
 
 class PrunedSessionShape(Shape):
@@ -493,6 +507,8 @@ class PrunedSessionShape(Shape):
     """The rounds whose models it was."""
     states: list[int]
     """The rounds whose states of the algorithm it was."""
+    aggregates: list[int]
+    """The rounds of which it was what they had added to the model."""
 
 
 class PruneReportShape(Shape):

@@ -37,6 +37,7 @@ def prune(
         "keep": lambda s: s.keep,
         "models": lambda s: str(len(s.models)),
         "states": lambda s: str(len(s.states)),
+        "aggregates": lambda s: str(len(s.aggregates)),
     }
     if report.sessions:
         print_table(report.sessions, columns, as_json=False, nothing="")

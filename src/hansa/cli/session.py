@@ -46,7 +46,8 @@ def start(
         typer.Option(
             "--keep",
             metavar="POLICY",
-            help="Rounds that keep their models, for example 'last 5, best loss min'; by default the server's policy.",
+            help="Rounds that keep their models, for example 'last 5, best loss min', or 'all, aggregates' with what "
+            "it takes to compute each anew; by default the server's policy.",
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and return at once.")] = False,
@@ -253,6 +254,9 @@ def keep(
 
     The policy is `all`, or `last N`, `best METRIC max`, `best METRIC min`, and a comma between several. A metric is the
     mean over the clients' evaluations; `best central METRIC max` and `best train METRIC min` take the other two kinds.
+    With `, aggregates` at the end rounds keep what they have added to the model as well, from the next one on, so that
+    `hansa verify` can compute each model anew: as many bytes as the models.
+
     `default` is the server's own policy (HANSA_KEEP). A session that runs prunes after its next round, any other with
     `hansa prune`.
     """

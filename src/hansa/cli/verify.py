@@ -51,6 +51,8 @@ def verify(
 ) -> None:
     """Check a session's whole record: its rounds, who was counted, every signature, and every byte of every model.
 
+    Each model is computed anew, where the session keeps what its rounds have added (--keep '…, aggregates').
+
     The server checks its own record; with --bundle you check what it has exported, here, and need no server. What is
     lost or changed is named, and the exit code is 1. A record that was made up as a whole can only be told by what you
     know from elsewhere: compare the keys that are printed with `hansa keys list` and `hansa client inspect`, or give
@@ -106,12 +108,19 @@ def _known(
 def _tell(found: "Verification", *, is_bundle: bool) -> None:
     say(f"{found.rounds} rounds with {found.contributions} contributions form one chain, with {found.events} events;")
     say(f"{found.updates} updates and {found.reports} evaluations are signed by their clients;")
-    say(f"{found.objects} models and states, {found.bytes:,} bytes, are what was recorded.")
+    say(f"{found.objects} models, states and aggregates, {found.bytes:,} bytes, are what was recorded.")
+    if found.recomputed:
+        say(f"{found.recomputed} of {found.rounds} models were computed anew, and are what was committed.")
+    if found.obstacle:
+        say(f"{found.not_recomputed} models could not be computed anew: {found.obstacle}.")
+    elif found.not_recomputed:
+        what = "it does not hold" if is_bundle else "the server does not keep"
+        say(f"{found.not_recomputed} models could not be computed anew: {what} what they were made from.")
     if found.unsigned:
         say(f"{found.unsigned} updates and evaluations are of rounds before hansa signed, and signed by nobody.")
     if found.pruned:
         where = "are not in it" if is_bundle else "were pruned by policy"
-        say(f"{found.pruned} models and states {where}, and could not be read.")
+        say(f"{found.pruned} models, states and aggregates {where}, and could not be read.")
     if found.rounds:
         say("The session is over, and its end is signed." if found.sealed else "Its end is not signed: it may go on.")
     for key in found.servers:

@@ -2,7 +2,7 @@
 
 bundle.json        every row of the session: {"format", "hansa", "exported_at", "session", "rounds", …}
 signature.json     {"signer", "value"}: the server's, over bundle.json
-objects/DIGEST     bytes of models and states, as they are, for those that are not pruned and were asked for
+objects/DIGEST     bytes of models, states and aggregates, as they are, for those that are kept and were asked for
 """
 
 import asyncio
@@ -20,11 +20,13 @@ from blake3 import blake3
 from hansa.errors import CorruptionError, InputError
 from hansa.evidence.documents import from_json, to_json
 from hansa.evidence.findings import Known, Verification
+from hansa.evidence.recomputation import recompute, resolved, steps
 from hansa.evidence.record import Evidence
 from hansa.evidence.verification import verify_record
 from hansa.messages import Signature
 from hansa.statements import bundle_statement
 from hansa.store.records import SessionRecord
+from hansa.wire import codec
 from hansa.wire.node_key import holds
 
 __all__ = ["Bundle", "open_bundle", "verify_bundle", "write_bundle"]
@@ -98,6 +100,9 @@ def open_bundle(file: IO[bytes]) -> Bundle:
     odd = [name for name in names if name not in {_MANIFEST, _SIGNATURE} and not _OBJECT.fullmatch(name)]
     if odd or len(set(names)) != len(names) or not {_MANIFEST, _SIGNATURE} <= set(names):
         raise InputError(f"this is no bundle of hansa's: it should hold {_MANIFEST}, {_SIGNATURE} and objects alone")
+    packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
+    if any(name.startswith(_OBJECTS) for name in packed):  # of which a few bytes could become any number in memory
+        raise InputError("this is no bundle as hansa writes it: its objects are compressed")
     manifest = _read(archive, _MANIFEST, _MOST_JSON)
     document = _json(manifest, _MANIFEST)
     if document.get("format") != _FORMAT:
@@ -150,7 +155,13 @@ def verify_bundle(bundle: Bundle, known: Known | None = None) -> Verification:
             sizes[digest] += len(chunk)
         if content.hexdigest() != digest:
             raise CorruptionError(f"{evidence.objects[digest]} is damaged: its bytes are not those of {digest}")
-    return found.with_objects(sizes)
+    able = steps(evidence, sizes)
+    run, obstacle = resolved(evidence.session) if able else (None, "")
+    if run is None:
+        return found.with_objects(sizes, 0, obstacle)
+    for step in able:
+        recompute(run, step, lambda digest: codec.decode(b"".join(bundle.read(digest))))
+    return found.with_objects(sizes, len(able), obstacle)
 
 
 def _kinds() -> dict[str, type[Any]]:

@@ -21,9 +21,13 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def from_json(kind: type[T], document: Any) -> T:
-    """The record of a JSON object. Raises `CorruptionError` that names the field which is not what it should be."""
+    """The record of a JSON object. Raises `CorruptionError` that names the field which is not what it should be.
+
+    A bundle of an older hansa lacks the fields that came after it, which may all be None.
+    """
     known = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]  # a dataclass
-    if not isinstance(document, dict) or document.keys() != known.keys():
+    optional = {field.name for field in fields(kind) if field.default is None}  # type: ignore[arg-type]  # as above
+    if not isinstance(document, dict) or not known.keys() - optional <= document.keys() <= known.keys():
         raise CorruptionError(f"the bundle holds no {kind.__name__} where one should be: was it cut, or made newer?")
     try:
         return kind(**{name: _read(known[name], value) for name, value in document.items()})

@@ -29,13 +29,13 @@ class Verification:
     rounds: int
     contributions: int
     objects: int
-    """Models and states whose bytes were read and have the digest that is recorded."""
+    """Models, states and aggregates whose bytes were read and have the digest that is recorded."""
     bytes: int
     """Bytes of these objects."""
     head: str
     """The link of the last round: who keeps it elsewhere can tell later that no round was lost or rewritten since."""
     pruned: int
-    """Models and states whose bytes were not read: given up by the session's policy, or not in the bundle."""
+    """Models, states and aggregates whose bytes were not read: given up by a policy, or not in the bundle."""
     updates: int
     """Accepted updates that their clients have signed."""
     reports: int
@@ -49,8 +49,22 @@ class Verification:
     """Public keys that have signed for the server."""
     clients: Mapping[str, Sequence[str]]
     """Client → public keys that have signed for it."""
+    recomputed: int
+    """Rounds whose models were computed anew from what was added to the one before, and are what was committed."""
+    not_recomputed: int
+    """Rounds whose models were not: what they were made from was not kept, or for the cause in `obstacle`."""
+    obstacle: str
+    """Why no model could be computed though there is all that it takes; empty when nothing was in the way."""
 
-    def with_objects(self, sizes: Mapping[str, int]) -> "Verification":
+    def with_objects(self, sizes: Mapping[str, int], recomputed: int, obstacle: str) -> "Verification":
         """The same, once bytes were read too. sizes: bytes, by digest, of the objects that were read."""
         known = self.objects + self.pruned
-        return replace(self, objects=len(sizes), bytes=sum(sizes.values()), pruned=known - len(sizes))
+        return replace(
+            self,
+            objects=len(sizes),
+            bytes=sum(sizes.values()),
+            pruned=known - len(sizes),
+            recomputed=recomputed,
+            not_recomputed=self.rounds - recomputed,
+            obstacle=obstacle,
+        )

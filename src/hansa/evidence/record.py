@@ -38,12 +38,16 @@ class Evidence:
 
     @property
     def objects(self) -> dict[str, str]:
-        """Digest → what it is, of every model and state that is named."""
+        """Digest → what it is, of every model, state and aggregate that is named."""
         named: dict[str, str] = {}
         if self.session.seed_model:
             named[self.session.seed_model] = "the seed model"
         for row in self.rounds:
-            for digest, what in ((row.model, "model"), (row.state, "state of the algorithm")):
+            for digest, what in (
+                (row.model, "model"),
+                (row.state, "state of the algorithm"),
+                (row.aggregate, "aggregate"),
+            ):
                 if digest:
                     named.setdefault(digest, f"the {what} of round {row.number}")
         return named
@@ -54,6 +58,7 @@ class Evidence:
         pruned = {row.round for row in self.models if row.pruned_at is not None}
         kept = {row.model for row in self.rounds if row.number not in pruned}
         kept |= {row.state for row in self.rounds if row.state_pruned_at is None}
+        kept |= {row.aggregate or "" for row in self.rounds if row.aggregate_pruned_at is None}
         if self.rounds:
             kept |= {self.rounds[-1].model, self.rounds[-1].state}
         return frozenset(kept | {self.session.seed_model or ""}) & self.objects.keys()

@@ -4,9 +4,12 @@ import asyncio
 
 from hansa.errors import CorruptionError, NotFoundError
 from hansa.evidence.findings import Known, Verification
+from hansa.evidence.recomputation import Step, recompute, resolved, steps
 from hansa.evidence.record import Evidence, gather
 from hansa.evidence.verification import verify_record
+from hansa.run import Run
 from hansa.store.ports import MetadataStore, ObjectStore
+from hansa.wire import codec
 
 __all__ = ["verify_session"]
 
@@ -14,7 +17,7 @@ __all__ = ["verify_session"]
 async def verify_session(
     store: MetadataStore, objects: ObjectStore, project: str, session: str, head: str | None = None
 ) -> Verification:
-    """Read all that a session has left. head: a link that its chain must contain.
+    """Read all that a session has left, and compute its models anew. head: a link that its chain must contain.
 
     Raises `CorruptionError`, naming the first thing that is lost or changed, and `NotFoundError` for no such session.
     """
@@ -28,7 +31,29 @@ async def verify_session(
             except CorruptionError:
                 if digest in await _still_kept(store, evidence):
                     raise  # else it was pruned while the others were read
-    return found.with_objects(sizes)
+    able = await asyncio.to_thread(steps, evidence, sizes)
+    run, obstacle = await asyncio.to_thread(resolved, evidence.session) if able else (None, "")
+    if run is None:
+        return found.with_objects(sizes, 0, obstacle)
+    recomputed = 0
+    for step in able:
+        try:
+            await _recompute(objects, run, step, evidence.session.name)
+        except CorruptionError:
+            if step.digests <= await _still_kept(store, evidence):
+                raise
+        else:
+            recomputed += 1
+    return found.with_objects(sizes, recomputed, obstacle)
+
+
+async def _recompute(objects: ObjectStore, run: Run, step: Step, session: str) -> None:
+    try:
+        paths = {digest: await objects.fetch(digest) for digest in step.digests}
+    except NotFoundError as error:
+        where = f"what round {step.row.number} of session {session} was made from"
+        raise CorruptionError(f"{where} is lost: {error}") from error
+    await asyncio.to_thread(recompute, run, step, lambda digest: codec.load(paths[digest]))
 
 
 async def _still_kept(store: MetadataStore, evidence: Evidence) -> frozenset[str]:

@@ -6,7 +6,9 @@ The same checks for the server that keeps the record and for a third party that 
 - the session's events form one chain, which the links of the rounds and the end of the session name;
 - each client has signed the update that is counted as its own, and the evaluation that is shown as its own;
 - merged numbers are what the reports of the clients come to;
-- the model trail says what the rounds say, and every model and state that is there has the bytes of its digest.
+- the model trail says what the rounds say, and every model, state and aggregate that is there has the bytes of its
+  digest;
+- each model that can be computed anew from these is the one that was committed (`hansa.evidence.recomputation`).
 """
 
 import math
@@ -88,6 +90,9 @@ def verify_record(evidence: Evidence, known: Known | None = None) -> Verificatio
         sealed=_is_sealed(evidence),
         servers=tuple(servers),
         clients={name: tuple(keys) for name, keys in sorted(clients.items())},
+        recomputed=0,
+        not_recomputed=len(evidence.rounds),
+        obstacle="",
     )
 
 

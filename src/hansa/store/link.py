@@ -14,6 +14,9 @@ A round's link ties it to its models, to what became of everybody who was invite
         text(client)  text(outcome)  number(num_examples)  text(digest of its update)  text(reason)  reals(metrics)
         text(signer)  text(signature)
 
+Of a round that has kept what it added to the model, the first line is `text("hansa round link 3")`, and the encoding
+ends with `text(aggregate)  number(aggregate_weight)`.
+
 `run` is the blake3 of what the session runs: `json({"package", "seed_model", "spec"})`, where the specification is
 without the fields that have their default. `journal` is the link of the session's newest event. An event's link is the
 blake3 of
@@ -165,7 +168,7 @@ def _verify(
 
 
 def _encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRecord]) -> Iterator[bytes]:
-    yield text("hansa round link 2") + text(previous)
+    yield text("hansa round link 2" if record.aggregate is None else "hansa round link 3") + text(previous)
     yield text(record.project) + text(record.session) + _number(record.number) + text(record.run or "")
     yield from map(text, (record.parent_model, record.model, record.state, record.broadcast or ""))
     yield real(record.opened_at) + real(record.closed_at) + reals(record.metrics) + text(record.journal or "")
@@ -174,6 +177,8 @@ def _encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRe
         yield text(part.client) + text(part.outcome) + _number(part.num_examples)
         yield text(part.digest) + text(part.reason) + reals(part.metrics)
         yield text(part.signer or "") + text(part.signature or "")
+    if record.aggregate is not None:
+        yield text(record.aggregate) + _number(record.aggregate_weight or 0)
 
 
 def _former_encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRecord]) -> Iterator[bytes]:

@@ -76,29 +76,32 @@ class RoundCommit:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a session's policy gives up: the models and states of its rounds before `before`, but for `kept`.
+    """What a session's policy gives up: the bytes of its rounds before `before`, but for `kept`.
 
     What is needed is not given up whatever is asked: what the newest round of a session made, a session's seed, a model
-    that a person has named, and a model or a state that another row of the project holds on to.
+    that a person has named, and an object that another row of the project holds on to as the same.
     """
 
     project: str
     session: str
     before: int
     kept: frozenset[int] = frozenset()
+    all_aggregates: bool = False
+    """Whether no round keeps its aggregate, kept or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """Models and states that are given up, as (round, digest)."""
+    """Models, states and aggregates that are given up, as (round, digest)."""
 
     models: tuple[tuple[int, str], ...] = ()
     states: tuple[tuple[int, str], ...] = ()
+    aggregates: tuple[tuple[int, str], ...] = ()
 
     @property
     def digests(self) -> frozenset[str]:
-        """Of both."""
-        return frozenset(digest for _, digest in (*self.models, *self.states))
+        """Of all."""
+        return frozenset(digest for _, digest in (*self.models, *self.states, *self.aggregates))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +212,10 @@ class MetadataStore(Protocol):
         """Every model that was made from this one, oldest first."""
 
     async def stored_bytes(self, project: str) -> int:
-        """Bytes of the objects that a project's rows hold on to: models, states and packages, each object once."""
+        """Bytes of what a project's rows hold on to: models, states, aggregates, packages, each object once."""
 
     async def prunable(self, release: Release, limit: int = 500) -> Pruned:
-        """What `prune` would mark now, the oldest first; limit: of models, and of states."""
+        """What `prune` would mark now, the oldest first; limit: of each kind."""
 
     async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
         """Mark what is `prunable` and among these digests; those that no row needs any more become `removals`.
@@ -221,7 +224,10 @@ class MetadataStore(Protocol):
         """
 
     async def needed(self, digests: Collection[str]) -> frozenset[str]:
-        """Those that a row of any project needs: an unmarked model or state, a session's seed or newest, a package."""
+        """Those that a row of any project needs.
+
+        Of models, states and aggregates those without a mark; a session's seed and newest model; a package.
+        """
 
     async def removals(self, limit: int = 500) -> Sequence[str]:
         """Objects that are still to be removed."""

@@ -5,13 +5,15 @@ rows has to hold on to a digest, none with that digest is marked.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
+    FromClause,
     Insert,
+    Select,
     Table,
     and_,
     delete,
@@ -37,41 +39,53 @@ _AT_ONCE: Final = 500
 """Rounds that are marked in one transaction, and values in one statement."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Holding:
+    """A column by which rows hold on to objects, until they are marked."""
+
+    table: Table
+    number: str
+    """The column of the round's number."""
+    digest: str
+    mark: str
+
+
+_HOLDINGS: Final = (
+    _Holding(_MODELS, "round", "id", "pruned_at"),
+    _Holding(_ROUNDS, "number", "state", "state_pruned_at"),
+    _Holding(_ROUNDS, "number", "aggregate", "aggregate_pruned_at"),
+)
+"""In the order of `Pruned`."""
+
+
 def prunable(connection: Connection, release: Release, limit: int) -> Pruned:
-    """The models and states of a release that no row of the project has to hold on to."""
+    """The models, states and aggregates of a release that no row of the project has to hold on to."""
     wanted = exists(_SESSIONS.c.id).where(
         _SESSIONS.c.project == release.project,
         or_(_SESSIONS.c.seed_model == _MODELS.c.id, _SESSIONS.c.model == _MODELS.c.id),
     )
-    models = (
-        select(_MODELS.c.round, _MODELS.c.id)
-        .where(_given_up(_MODELS, release), not_(_held(_MODELS, release)), not_(wanted))
-        .order_by(_MODELS.c.round)
-        .limit(limit)
-    )
-    states = (
-        select(_ROUNDS.c.number, _ROUNDS.c.state)
-        .where(_given_up(_ROUNDS, release), not_(_held(_ROUNDS, release)))
-        .order_by(_ROUNDS.c.number)
-        .limit(limit)
-    )
-    found = [tuple((number, digest) for number, digest in connection.execute(rows)) for rows in (models, states)]
+    found: list[tuple[tuple[int, str], ...]] = []
+    for holding in _HOLDINGS:
+        table, number = holding.table, holding.table.c[holding.number]
+        free = [_given_up(table, holding, release), not_(_held(holding, release))]
+        free += [not_(wanted)] if table is _MODELS else []
+        rows = select(number, table.c[holding.digest]).where(*free).order_by(number).limit(limit)
+        found.append(tuple((which, digest) for which, digest in connection.execute(rows)))
     return Pruned(*found)
 
 
 def mark(connection: Connection, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:
     """Mark what is prunable and among `only`."""
     found = prunable(connection, release, _AT_ONCE)
-    models = tuple(row for row in found.models if row[1] in only)
-    states = tuple(row for row in found.states if row[1] in only)
-    for table, rows, values in (
-        (_MODELS, models, {"pruned_at": at, "pruned_by": by}),
-        (_ROUNDS, states, {"state_pruned_at": at}),
-    ):
-        if rows:
-            chosen = _number(table).in_([number for number, _ in rows])
-            connection.execute(update(table).where(_given_up(table, release), chosen).values(values))
-    return Pruned(models, states)
+    marked: list[tuple[tuple[int, str], ...]] = []
+    for holding, rows in zip(_HOLDINGS, (found.models, found.states, found.aggregates), strict=True):
+        table = holding.table
+        marked.append(tuple(row for row in rows if row[1] in only))
+        if marked[-1]:
+            chosen = table.c[holding.number].in_([number for number, _ in marked[-1]])
+            values = {holding.mark: at} | ({"pruned_by": by} if table is _MODELS else {})
+            connection.execute(update(table).where(_given_up(table, holding, release), chosen).values(values))
+    return Pruned(*marked)
 
 
 def digests_of(connection: Connection, project: str, session: str) -> frozenset[str]:
@@ -79,8 +93,8 @@ def digests_of(connection: Connection, project: str, session: str) -> frozenset[
     of_session = select(_SESSIONS).where(_SESSIONS.c.project == project, _SESSIONS.c.id == session).subquery()
     rows = union(
         *(
-            select(column).where(table.c.project == project, table.c.session == session, _unmarked(table))
-            for table, column in ((_MODELS, _MODELS.c.id), (_ROUNDS, _ROUNDS.c.state))
+            _holding(holding).where(holding.table.c.project == project, holding.table.c.session == session)
+            for holding in _HOLDINGS
         ),
         select(of_session.c.seed_model),
         select(of_session.c.model),
@@ -93,8 +107,7 @@ def needed(connection: Connection, digests: Collection[str]) -> frozenset[str]:
     found: set[str] = set()
     for some in _batches(sorted(digests)):
         rows = union(
-            select(_MODELS.c.id).where(_MODELS.c.id.in_(some), _MODELS.c.pruned_at.is_(None)),
-            select(_ROUNDS.c.state).where(_ROUNDS.c.state.in_(some), _ROUNDS.c.state_pruned_at.is_(None)),
+            *(_holding(holding).where(holding.table.c[holding.digest].in_(some)) for holding in _HOLDINGS),
             *(select(column).where(column.in_(some)) for column in (_SESSIONS.c.seed_model, _SESSIONS.c.model)),
             select(_PACKAGES.c.id).where(_PACKAGES.c.id.in_(some)),
         )
@@ -121,37 +134,36 @@ def forget(connection: Connection, digests: Collection[str]) -> None:
         connection.execute(delete(REMOVALS).where(REMOVALS.c.digest.in_(some)))
 
 
-def _given_up(table: Any, release: Release) -> ColumnElement[bool]:
-    """Whether a row is of a round that is given up, older than the session's newest, and not marked yet."""
+def _holding(holding: _Holding) -> Select[tuple[str]]:
+    """The digests that unmarked rows hold on to."""
+    table = holding.table
+    return select(table.c[holding.digest]).where(table.c[holding.mark].is_(None))
+
+
+def _given_up(table: FromClause, holding: _Holding, release: Release) -> ColumnElement[bool]:
+    """Whether a row is of a round that is given up, older than the session's newest, and not marked yet.
+
+    table: the holding's, or an alias of it.
+    """
     newest = select(_SESSIONS.c.round).where(_SESSIONS.c.project == release.project, _SESSIONS.c.id == release.session)
-    number = _number(table)
+    number = table.c[holding.number]
+    every = holding.digest == "aggregate" and release.all_aggregates
     return and_(
         table.c.project == release.project,
         table.c.session == release.session,
-        _unmarked(table),
-        number < release.before,
+        table.c[holding.mark].is_(None),
         number < newest.scalar_subquery(),
-        number.not_in(sorted(release.kept)),
-        table.c.name == "" if "name" in table.c else table.c.state != "",
+        *(() if every else (number < release.before, number.not_in(sorted(release.kept)))),
+        table.c.name == "" if "name" in table.c else table.c[holding.digest] != "",
     )
 
 
-def _held(table: Table, release: Release) -> ColumnElement[bool]:
+def _held(holding: _Holding, release: Release) -> ColumnElement[bool]:
     """Whether another row of the project, one that is not given up, has the same digest."""
-    other = table.alias("other")
-    digest = "id" if table is _MODELS else "state"
-    same = (other.c.project == release.project) & (other.c[digest] == table.c[digest])
-    return exists(other.c.project).where(same, _unmarked(other), not_(_given_up(other, release)))
-
-
-def _number(table: Any) -> Column[int]:
-    column: Column[int] = table.c.round if "round" in table.c else table.c.number
-    return column
-
-
-def _unmarked(table: Any) -> ColumnElement[bool]:
-    column: Column[float] = table.c.pruned_at if "pruned_at" in table.c else table.c.state_pruned_at
-    return column.is_(None)
+    table, other = holding.table, holding.table.alias("other")
+    same = (other.c.project == release.project) & (other.c[holding.digest] == table.c[holding.digest])
+    unmarked = other.c[holding.mark].is_(None)
+    return exists(other.c.project).where(same, unmarked, not_(_given_up(other, holding, release)))
 
 
 def _batches(digests: Sequence[str]) -> Iterator[Sequence[str]]:

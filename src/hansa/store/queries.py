@@ -156,6 +156,9 @@ def stored_bytes(project: str) -> Select[Any]:
         select(rounds.c.state, rounds.c.state_size).where(
             rounds.c.project == project, rounds.c.state_pruned_at.is_(None), rounds.c.state_size.is_not(None)
         ),
+        select(rounds.c.aggregate, rounds.c.aggregate_size).where(
+            rounds.c.project == project, rounds.c.aggregate_pruned_at.is_(None), rounds.c.aggregate.is_not(None)
+        ),
         select(packages.c.id, packages.c.size).where(packages.c.project == project),
     ).subquery()
     each = select(func.max(named.c.size).label("size")).group_by(named.c.digest).subquery()

@@ -135,6 +135,14 @@ class RoundRecord:
     """The server's public key: `ed25519:` and 64 hexadecimal digits."""
     signature: str | None = None
     """The server's, over the link; 128 hexadecimal digits."""
+    aggregate: str | None = None
+    """Digest of the mean of the changes that the model was made from; None: the session's policy did not keep it."""
+    aggregate_size: int | None = None
+    """Bytes of the aggregate."""
+    aggregate_weight: int | None = None
+    """The weight of the mean: the examples that were summed, or the clients where each counts alike."""
+    aggregate_pruned_at: float | None = None
+    """When the bytes of the aggregate were given up by the session's policy; None: they are kept, if it was."""
 
 
 @dataclass(frozen=True, slots=True)

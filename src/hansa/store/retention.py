@@ -1,10 +1,14 @@
-"""Which committed rounds of a session keep their model and state: what a person writes, and what it means.
+"""Which committed rounds of a session keep their bytes: what a person writes, and what it means.
 
     all                                    every round; the default
     last 5                                 the five newest
     best accuracy max                      the one with the largest value, and the newest
     last 3, best loss min                  both
     best central accuracy max, best train loss min
+    all, aggregates                        every round, and what each has added to the model
+
+A round that is kept keeps its model and the algorithm's state. `aggregates` keeps the mean of its changes too, as large
+as a model, so that `hansa verify` can compute each model anew from the one before it.
 
 A metric is the mean over the clients' evaluations unless `central` (evaluated beside the server) or `train` (the mean
 over the training reports) is said. Whether more or less is better nobody can guess, so `max` or `min` is always said.
@@ -24,7 +28,7 @@ _MOST: Final = 1_000_000
 """Rounds that a run may have."""
 _HINT: Final = (
     "write `all`, `last N`, `best METRIC max` or `best METRIC min`, and a comma between several; "
-    "`best central METRIC …` and `best train METRIC …` name where the metric is measured"
+    "`best central METRIC …` and `best train METRIC …` name where the metric is measured; `aggregates` after the others"
 )
 
 
@@ -70,19 +74,28 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is kept: the union of its parts; everything when it has none."""
+    """Which rounds are kept: the union of `last` and `best`; every round when there is neither."""
 
     last: int | None = None
     """The newest so many rounds, at least 1."""
     best: tuple[Best, ...] = ()
+    aggregates: bool = False
+    """Whether rounds keep what they have added to the model."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """The policy that a text states; raises `ConfigError` that says how one is written."""
-        if text.split() == ["all"]:
-            return cls()
+        clauses = text.split(",")
+        chosen = [clause for clause in clauses if clause.split() != ["aggregates"]]
+        aggregates = len(chosen) < len(clauses)
+        if not chosen:
+            raise ConfigError(
+                f"keep = {text!r} does not say which rounds: write `all, aggregates` or `last N, aggregates`"
+            )
+        if [clause.split() for clause in chosen] == [["all"]]:
+            return cls(aggregates=aggregates)
         last, best = None, list[Best]()
-        for clause in text.split(","):
+        for clause in chosen:
             match clause.split():
                 case ["last", number] if last is None:
                     last = _count(number, text)
@@ -97,11 +110,11 @@ class Policy:
                     )
                 case _:
                     raise ConfigError(f"keep = {text!r} cannot be read at {clause.strip()!r}: {_HINT}")
-        return cls(last, tuple(dict.fromkeys(best)))
+        return cls(last, tuple(dict.fromkeys(best)), aggregates)
 
     @property
     def keeps_all(self) -> bool:
-        """Whether nothing is ever pruned."""
+        """Whether every round is kept."""
         return self.last is None and not self.best
 
     def first_of_last(self, newest: int) -> int:
@@ -109,8 +122,9 @@ class Policy:
         return 1 if self.keeps_all else max(1, newest + 1 - (self.last or 1))
 
     def __str__(self) -> str:
-        parts = [] if self.last is None else [f"last {self.last}"]
-        return ", ".join([*parts, *map(str, self.best)]) or "all"
+        rounds = [] if self.last is None else [f"last {self.last}"]
+        rounds += map(str, self.best)
+        return ", ".join((rounds or ["all"]) + ["aggregates"] * self.aggregates)
 
 
 KEEP_ALL: Final = Policy()

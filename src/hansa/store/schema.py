@@ -160,7 +160,7 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
     {
         ProjectRecord: _table("projects", ProjectRecord),
         SessionRecord: _table("sessions", SessionRecord, ("project", "state")),
-        RoundRecord: _table("rounds", RoundRecord, ("project", "id"), ("state",), of_session=True),
+        RoundRecord: _table("rounds", RoundRecord, ("project", "id"), ("state",), ("aggregate",), of_session=True),
         ContributionRecord: _table(
             "contributions",
             ContributionRecord,

@@ -234,12 +234,12 @@ class SqlStore(ABC):
         return await self._trail(queries.trail_down, project, model, limit)
 
     async def stored_bytes(self, project: str) -> int:
-        """Bytes of the objects that a project's rows hold on to: models, states and packages, each object once."""
+        """Bytes of what a project's rows hold on to: models, states, aggregates, packages, each object once."""
         total = queries.stored_bytes(project)
         return int(await self._read(lambda connection: connection.execute(total).scalar_one()))
 
     async def prunable(self, release: Release, limit: int = 500) -> Pruned:
-        """What `prune` would mark now, the oldest first; limit: of models, and of states."""
+        """What `prune` would mark now, the oldest first; limit: of each kind."""
         return await self._read(lambda connection: pruning.prunable(connection, release, limit))
 
     async def prune(self, release: Release, only: Collection[str], *, at: float, by: str) -> Pruned:

@@ -159,7 +159,10 @@ class SessionRoutes:
         session: str,
         head: Annotated[str | None, Parameter(description="A link that the session's chain must contain.")] = None,
     ) -> dict[str, Any]:
-        """Read every row and every object of a session; a 500 `corruption` names the first that is lost or changed."""
+        """Read every row and object of a session, and compute its models anew, where it keeps what that takes.
+
+        A 500 `corruption` names the first that is lost or changed, or does not follow from what is recorded.
+        """
         controller = self._controller
         return record_document(await verify_session(controller.store, controller.objects, project, session, head))
 
@@ -170,7 +173,7 @@ class SessionRoutes:
     async def export_with_models(
         self, project: str, session: str, models: Literal["all", "newest"], me: Caller
     ) -> Response:
-        """The same with the bytes of models and of the algorithm's states: of all that are kept, or the newest."""
+        """The same with bytes: of all models, states and aggregates that are kept, or of the newest model and state."""
         return self._exported(project, session, Models(models), me)
 
     def _exported(self, project: str, session: str, models: Models, me: Identity) -> Response:

@@ -10,7 +10,7 @@ from hansa.errors import ConflictError
 from hansa.messages import Kind, Metrics, Signature, Value, merge_metrics
 from hansa.network.controller.journal import event
 from hansa.rounds.events import Completed
-from hansa.run import Run, slots_from_arrays
+from hansa.run import Run
 from hansa.statements import end_statement, round_statement
 from hansa.store.link import ACCEPTED, round_link, run_digest
 from hansa.store.ports import MetadataStore, ObjectStore, Query, RoundCommit
@@ -65,6 +65,10 @@ class Outcomes:
     """Digest of the algorithm's slots; empty when it has none."""
     state_size: int
     """Bytes of the slots; 0 when it has none."""
+    kept: str | None
+    """Digest of the aggregate's mean; None when it is not kept."""
+    kept_size: int | None
+    """Bytes of the aggregate's mean."""
     opened_at: float
     broadcast: str
     """Digest of what the clients were given."""
@@ -76,20 +80,22 @@ async def state_of(session: SessionRecord, run: Run, store: MetadataStore, objec
     if digest is None:
         raise ConflictError(f"session {session.name} has no model to start from: create it with a seed model")
     params = codec.load(await objects.fetch(digest))
-    if session.round == 0:
-        return run.start(params)
-    last = await store.get(RoundRecord, session.project, f"{session.id}/{session.round}")
-    if not last.state:
-        return replace(run.start(params), round=session.round)
-    slots = slots_from_arrays(codec.load(await objects.fetch(last.state)))
-    return State(params, session.round, slots)
+    last = await _last_round(session, store)
+    slots = codec.load(await objects.fetch(last.state)) if last is not None and last.state else None
+    return run.restored(params, session.round, slots)
 
 
 async def last_link(session: SessionRecord, store: MetadataStore) -> str:
     """The link of the session's newest committed round, empty before the first."""
+    last = await _last_round(session, store)
+    return last.link if last is not None else ""
+
+
+async def _last_round(session: SessionRecord, store: MetadataStore) -> RoundRecord | None:
+    """The newest committed round, None before the first."""
     if session.round == 0:
-        return ""
-    return (await store.get(RoundRecord, session.project, f"{session.id}/{session.round}")).link
+        return None
+    return await store.get(RoundRecord, session.project, f"{session.id}/{session.round}")
 
 
 async def last_event(session: SessionRecord, store: MetadataStore) -> str:
@@ -173,6 +179,9 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
         broadcast=outcomes.broadcast,
         run=run_digest(session),
         journal=journal,
+        aggregate=outcomes.kept,
+        aggregate_size=outcomes.kept_size,
+        aggregate_weight=aggregate.weight if outcomes.kept is not None else None,
     )
     link = round_link(previous, record, contributions)
     signature = sign(round_statement(link))

@@ -17,7 +17,7 @@ __all__ = ["Models", "export"]
 
 
 class Models(StrEnum):
-    """Which models and states go into a bundle, of those that are not pruned."""
+    """Which objects go into a bundle, of those that are kept; `newest`: the last model and state."""
 
     ALL = "all"
     NEWEST = "newest"

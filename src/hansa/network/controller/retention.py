@@ -41,6 +41,8 @@ class PrunedSession:
     """The rounds whose models it was."""
     states: tuple[int, ...]
     """The rounds whose states of the algorithm it was."""
+    aggregates: tuple[int, ...]
+    """The rounds of which it was what they had added to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,10 @@ class Retention:
         return self._default if session.keep is None else Policy.parse(session.keep)
 
     async def prune(self, session: SessionRecord) -> None:
-        """Give up what a session's policy does not keep, and remove what nobody needs then."""
+        """Give up what a session's policy does not keep, and remove what nobody needs then.
+
+        One that keeps all rounds is not looked at after each of them: what it kept by another policy is for `sweep`.
+        """
         if not self.policy(session).keeps_all:
             await self._give_up(session)
             await self.finish()
@@ -186,8 +191,10 @@ class Retention:
         parts = [await self._store.prunable(release, _MOST)] if dry_run else await self._mark(release, str(policy))
         models = tuple(number for part in parts for number, _ in part.models)
         states = tuple(number for part in parts for number, _ in part.states)
-        told = PrunedSession(session.id, session.name, str(policy), models, states) if models or states else None
-        return told, frozenset().union(*(part.digests for part in parts))
+        aggregates = tuple(number for part in parts for number, _ in part.aggregates)
+        digests = frozenset[str]().union(*(part.digests for part in parts))
+        told = PrunedSession(session.id, session.name, str(policy), models, states, aggregates)
+        return told if digests else None, digests
 
     async def _mark(self, release: Release, by: str) -> Sequence[Pruned]:
         """What is marked now; what is in use is left."""
@@ -201,13 +208,14 @@ class Retention:
 
     async def _release(self, session: SessionRecord, policy: Policy) -> Release | None:
         """What the policy gives up; nothing as long as no round has a value by which it could be the best."""
-        if policy.keeps_all:
+        if policy.keeps_all and policy.aggregates:
             return None
         kept = [await self._best(session, best) for best in policy.best]
         numbers = frozenset(number for number in kept if number is not None)
         if None in kept:
             return None
-        return Release(session.project, session.id, policy.first_of_last(session.round), numbers)
+        before = policy.first_of_last(session.round)
+        return Release(session.project, session.id, before, numbers, all_aggregates=not policy.aggregates)
 
     async def _best(self, session: SessionRecord, best: Best) -> int | None:
         """The round with the best value, the earliest of equal ones."""

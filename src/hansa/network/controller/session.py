@@ -248,20 +248,22 @@ class SessionRunner:
         """
         aggregate, advanced = await asyncio.to_thread(self._advanced, state, trained)
         slots = slots_to_arrays(advanced.slots)
-        state_size = codec.size(slots) if slots else 0
+        size, state_size = codec.size(advanced.params), codec.size(slots) if slots else 0
+        keeps = self._around.retention.policy(self.session).aggregates
+        kept_size = codec.size(aggregate.mean) if keeps else None
         async with AsyncExitStack() as held:
-            if not await self._has_room(codec.size(advanced.params) + state_size, held):
+            if not await self._has_room(size + state_size + (kept_size or 0), held):
                 return None
-            model = await self._stored(codec.encode(advanced.params), held)
-            state_digest = await self._stored(codec.encode(slots), held) if slots else ""
             outcomes = Outcomes(
                 number=number,
                 completed=trained.outcome,
                 aggregate=aggregate,
-                model=model,
-                size=codec.size(advanced.params),
-                state=state_digest,
+                model=await self._stored(codec.encode(advanced.params), held),
+                size=size,
+                state=await self._stored(codec.encode(slots), held) if slots else "",
                 state_size=state_size,
+                kept=await self._stored(codec.encode(aggregate.mean), held) if keeps else None,
+                kept_size=kept_size,
                 opened_at=opened_at,
                 broadcast=trained.broadcast,
             )
