@@ -82,8 +82,9 @@ def injected(bench: Bench, injection: Injection) -> Finding:
         lab = bench.lab()
         victim = VICTIMS[injection.kind] or lab.busiest()
         sessions += 1
+        name = f"{injection.kind}-{injection.calls.replace(',', '.')}-{injection.threads}-{first}"
         with traced(lab, victim, replace(injection, first=first)) as tracer:
-            flaws = judge(lab, Schedule(0, ()), f"{injection.kind}-{injection.calls}-{injection.threads}-{first}")
+            flaws = judge(lab, Schedule(0, ()), name)
         hit = tracer.killed()
         if hit:
             call, path = tracer.calls()[-1]
