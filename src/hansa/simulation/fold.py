@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
-from hansa.algorithm import Partial, Plan
+from hansa.algorithm import Partial, Plan, Trainer
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Kind, Metrics, Update
+from hansa.messages import Contribution, Kind, Metrics, Task, Update
 from hansa.run import Run
 from hansa.simulation.clients import VirtualClients
 
@@ -108,7 +108,8 @@ class Folding:
         self._tolerate = tolerate_failures
         self._number = 0
         self._broadcast = Arrays()
-        self._shown = Arrays()
+        self.shown = Arrays()
+        """What is evaluated."""
         self._plan: Plan = None
         self.partial = Partial({})
         self.memories: dict[str, Arrays] = {}
@@ -125,19 +126,24 @@ class Folding:
         """An empty sum of this round."""
         return self._run.algorithm.aggregator.zero(self._plan)
 
-    def train(self, assignment: Assignment, into: Partial | None = None) -> Outcome:
-        """Train one client and fold its update into the sum, or into another one of this round."""
+    def train(self, assignment: Assignment, into: Partial | None = None, *, trainer: Trainer | None = None) -> Outcome:
+        """Train one client and fold its update into the sum, or into another one of this round.
+
+        trainer: in place of the app's.
+        """
         client = assignment.client
-        share = self._clients.share(client)
         partial = self.partial if into is None else into
+        with_trainer = self._app.trainer if trainer is None else trainer
+        return self._guarded(
+            lambda: self.offer(client, self.client_half(assignment, with_trainer), partial), client, "trained"
+        )
 
-        def local_work() -> Outcome:
-            memory = self.memories.get(client)
-            task = self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
-            update = self._run.train(self._app, self._broadcast, task)
-            return self.offer(client, update, partial)
-
-        return self._guarded(local_work, client, "trained")
+    def client_half(self, assignment: Assignment, trainer: Trainer) -> Update:
+        """The client's half of the algorithm, on a task that nothing has been drawn from."""
+        client = assignment.client
+        share, memory = self._clients.share(client), self.memories.get(client)
+        task = self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+        return self._run.algorithm.client_update(trainer, self._broadcast, task)
 
     def offer(self, client: str, update: Update, partial: Partial) -> Folded | Refused:
         """Fold one update into a sum of this round, unless it may not be counted."""
@@ -165,18 +171,18 @@ class Folding:
     def show(self, number: int, model: Arrays) -> None:
         """Evaluations are of this model from now on."""
         self._number = number
-        self._shown = model
+        self.shown = model
+
+    def evaluation_task(self, client: str) -> Task:
+        """A new task to evaluate the model that was shown."""
+        share, memory = self._clients.share(client), self.memories.get(client)
+        return self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
 
     def evaluate(self, client: str) -> Metrics | Failed:
         """Evaluate the model that was shown on one client's data."""
-        share = self._clients.share(client)
-
-        def local_work() -> Metrics:
-            memory = self.memories.get(client)
-            task = self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
-            return self._app.trainer.evaluate(self._shown, task)
-
-        return self._guarded(local_work, client, "evaluated")
+        return self._guarded(
+            lambda: self._app.trainer.evaluate(self.shown, self.evaluation_task(client)), client, "evaluated"
+        )
 
     def _guarded(self, work: Callable[[], T], client: str, what: str) -> T | Failed:
         result = attempt(work)

@@ -52,6 +52,10 @@ class SimulationResult:
     spec: RunSpec
     rounds: tuple[RoundRecord, ...]
     state: State
+    engine: str = "inline"
+    """What trained."""
+    sequential_because: str | None = None
+    """Why the engine "vectorized" trained one client after another, as the end of a sentence; None where it did not."""
 
     @property
     def model(self) -> Arrays:

@@ -25,11 +25,12 @@ from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, I
 from hansa.simulation.load import check_not_loading, load
 from hansa.simulation.processes import Processes
 from hansa.simulation.result import RoundRecord, SimulationResult
+from hansa.simulation.vectorized import Stacked, Vectorization
 from hansa.wire import codec
 
 __all__ = ["EngineName", "Settings", "Simulation", "simulate"]
 
-EngineName = Literal["inline", "processes"]
+EngineName = Literal["inline", "processes", "vectorized"]
 
 _ALL_CONNECTED = 4096
 """Up to so many clients a round knows all of them, as on a network; of more, the cohort, its reserve and …"""
@@ -104,16 +105,30 @@ def simulate(
     names = VirtualClients(clients)
     tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
     folding = Folding(loaded, run, names, tolerate_failures=tolerate)
+    vectorization = Vectorization(loaded, folding) if engine == "vectorized" else None
+    made: Engine
     match engine:
         case "inline":
-            made: Engine = Inline(folding)
-        case "processes":
-            made = Processes(_file_of(loaded), run.spec, folding, clients=clients, workers=workers, tolerate=tolerate)
+            made = Inline(folding)
+        case "vectorized" if vectorization is not None and workers in {None, 1}:
+            made = Stacked(folding, vectorization)
+        case "processes" | "vectorized":
+            made = Processes(
+                _file_of(loaded),
+                run.spec,
+                folding,
+                clients=clients,
+                workers=workers,
+                tolerate=tolerate,
+                vectorization=vectorization,
+            )
         case _:
-            raise ConfigError(f"engine is {engine!r}; there is: inline, processes")
+            raise ConfigError(f"engine is {engine!r}; there is: inline, processes, vectorized")
     simulation = Simulation(run, loaded, names, made, devices or Instant())
     try:
-        return simulation.run(initial_model, on_round, stop)
+        result = simulation.run(initial_model, on_round, stop)
+        because = None if vectorization is None else vectorization.obstacle
+        return replace(result, engine=engine, sequential_because=because)
     finally:
         made.close()
 
