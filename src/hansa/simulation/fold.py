@@ -126,23 +126,29 @@ class Folding:
         """An empty sum of this round."""
         return self._run.algorithm.aggregator.zero(self._plan)
 
-    def train(self, assignment: Assignment, into: Partial | None = None, *, trainer: Trainer | None = None) -> Outcome:
+    def train(
+        self, assignment: Assignment, into: Partial | None = None, *, half: Callable[[], Update] | None = None
+    ) -> Outcome:
         """Train one client and fold its update into the sum, or into another one of this round.
 
-        trainer: in place of the app's.
+        half: does the client's half of the algorithm, in place of the app's trainer.
         """
         client = assignment.client
         partial = self.partial if into is None else into
-        with_trainer = self._app.trainer if trainer is None else trainer
-        return self._guarded(
-            lambda: self.offer(client, self.client_half(assignment, with_trainer), partial), client, "trained"
-        )
 
-    def client_half(self, assignment: Assignment, trainer: Trainer) -> Update:
-        """The client's half of the algorithm, on a task that nothing has been drawn from."""
-        client = assignment.client
-        share, memory = self._clients.share(client), self.memories.get(client)
-        task = self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+        def local_work() -> Outcome:
+            update = self.client_half(self._app.trainer, self.task(assignment)) if half is None else half()
+            return self.offer(client, update, partial)
+
+        return self._guarded(local_work, client, "trained")
+
+    def task(self, assignment: Assignment) -> Task:
+        """A new task of this round."""
+        share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
+        return self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+
+    def client_half(self, trainer: Trainer, task: Task) -> Update:
+        """The client's half of the algorithm."""
         return self._run.algorithm.client_update(trainer, self._broadcast, task)
 
     def offer(self, client: str, update: Update, partial: Partial) -> Folded | Refused:

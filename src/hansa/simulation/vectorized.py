@@ -5,10 +5,10 @@ a trainer that only notes what it is asked for; all of that is done in one compu
 with a trainer that has the answer. An algorithm needs to know nothing of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,8 +39,8 @@ class Vectorization:
         self.prepare(assignments)
         outcomes: dict[str, Outcome] = {}
         for window in _windows(assignments, self._together):
-            answers = {} if self._together is None else self._answers(window, self._together)
-            outcomes |= {each.client: self._folding.train(each, trainer=answers.get(each.client)) for each in window}
+            halves = {} if self._together is None else self._halves(window, self._together)
+            outcomes |= {each.client: self._folding.train(each, half=halves.get(each.client)) for each in window}
         return outcomes
 
     def evaluate(self, clients: Sequence[str]) -> dict[str, Metrics | Failed]:
@@ -58,32 +58,41 @@ class Vectorization:
             return
         for assignment in assignments:
             asked = attempt(partial(self._asked, assignment))
-            if isinstance(asked, _Asked):
+            if isinstance(asked, _Request):
                 found = self._app.vectorized(asked.model, asked.task)
                 self._together, self.obstacle = (None, found) if isinstance(found, str) else (found, None)
                 return
 
-    def _answers(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Trainer]:
-        """What to begin each client's half with; nobody whose training fails is in there, so that it fails alone."""
+    def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
+        """What does each client's half; nobody whose training fails is in there, so that it fails alone."""
         attempts = {each.client: attempt(partial(self._asked, each)) for each in window}
-        asked = {client: each for client, each in attempts.items() if isinstance(each, _Asked)}
-        answers: dict[str, Trainer] = {}
+        asked = {client: each for client, each in attempts.items() if isinstance(each, _Request)}
+        halves: dict[str, Callable[[], Update]] = {}
         for name, work in (("fit", together.fit), ("gradient", together.gradient)):
             some = {client: each for client, each in asked.items() if each.work == name}
             models, tasks = [each.model for each in some.values()], [each.task for each in some.values()]
             updates = attempt(partial(work, models, tasks)) if some else []
             if not isinstance(updates, Raised):
-                pairs = zip(some.items(), updates, strict=True)
-                answers |= {client: _Answering(self._app.trainer, each, update) for (client, each), update in pairs}
-        return answers
+                answers = zip(some.items(), updates, strict=True)
+                halves |= {client: partial(self._half, each, update) for (client, each), update in answers}
+        return halves
 
-    def _asked(self, assignment: Assignment) -> "_Asked | None":
+    def _asked(self, assignment: Assignment) -> "_Request | None":
         """What the client's half asks its trainer for; None when it asks for nothing."""
+        task = self._folding.task(assignment)
+        fresh = task.rng.bit_generator.state
         try:
-            self._folding.client_half(assignment, _Asking())
+            self._folding.client_half(_Asking(), task)
         except _Asked as asked:
-            return asked
+            return _Request(asked.work, asked.model, asked.task, task, fresh)
         return None
+
+    def _half(self, request: "_Request", update: Update) -> Update:
+        """The client's half, from its beginning, with the answer."""
+        generator = request.begun.rng.bit_generator
+        answering = _Answering(self._app.trainer, request.work, update, generator.state)
+        generator.state = request.fresh
+        return self._folding.client_half(answering, request.begun)
 
     def _measured(self, clients: Sequence[str], together: Vectorized) -> dict[str, Metrics]:
         tasks = [self._folding.evaluation_task(client) for client in clients]
@@ -119,8 +128,22 @@ class Stacked(Inline):
 # ── two trainers that stand in for the app's ─────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a client's half asks its trainer for."""
+
+    work: str
+    """A method of `Trainer`, fit or gradient."""
+    model: Arrays
+    task: Task
+    begun: Task
+    """What the half was begun with."""
+    fresh: Mapping[str, Any]
+    """The state of its random numbers then."""
+
+
 class _Asked(BaseException):
-    """What a client's half asks its trainer for: no error, it leaves the half where the answer is needed."""
+    """No error: it leaves a client's half where the trainer's answer is needed."""
 
     def __init__(self, work: str, model: Arrays, task: Task) -> None:
         super().__init__()
@@ -150,8 +173,10 @@ class _Answering:
     """A `Trainer` whose first answer is there already."""
 
     trainer: Trainer
-    asked: _Asked
+    work: str
     update: Update | None
+    drawn: Mapping[str, Any]
+    """The state of the task's random numbers after it."""
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
         return self.trainer.initial_model(rng)
@@ -166,10 +191,9 @@ class _Answering:
         return self.trainer.evaluate(model, task)
 
     def _answer(self, work: str, task: Task) -> Update | None:
-        """The update, once; and the task as training has left it."""
         update, self.update = self.update, None
-        if update is not None and work == self.asked.work:
-            task.rng.bit_generator.state = self.asked.task.rng.bit_generator.state
-            _ = task.correction  # training has read it
-            return update
-        return None
+        if update is None or work != self.work:
+            return None
+        task.rng.bit_generator.state = self.drawn
+        _ = task.correction  # training has read it
+        return update

@@ -1,6 +1,7 @@
 """Whether clients can train together on stacked parameters: one step is tried on a few examples of one client."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hansa.training.dense import Dense, NotDenseError
 from hansa.training.steps import trained_parameters
 from hansa.training.vectorized import PerExample, Stack
 
@@ -51,6 +53,8 @@ class Rehearsal:
 
     obstacle: str | None = None
     """Why clients cannot train together, as the end of a sentence."""
+    dense: bool = False
+    """Whether `Dense` can run the module."""
     multiple: int = 1
     """Of how many rows a stack must be, so that the bits of one do not depend on the others."""
     saved_bytes: int = 0
@@ -103,7 +107,8 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
         name: parameter.detach().expand(2, *parameter.shape).clone()
         for name, parameter in trained_parameters(module).items()
     }
-    stack = Stack(module, parameters, each, x, y)
+    dense = _is_dense(module, parameters, x)
+    stack = Stack(module, parameters, each, x, y, dense=dense)
     mine = {parameter.untyped_storage().data_ptr() for parameter in stack.parameters.values()}
     saved: dict[int, int] = {}
 
@@ -119,7 +124,18 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
         return Rehearsal("on a CPU its convolutions are faster for one client at a time")
     rest = (size for name, sizes in operations.sizes.items() if name not in _ALIKE for size in sizes)
     multiple = math.lcm(*(_LANES // math.gcd(_LANES, size // 2) for size in rest))
-    return Rehearsal(multiple=multiple, saved_bytes=sum(saved.values()) // 2)
+    return Rehearsal(dense=dense, multiple=multiple, saved_bytes=sum(saved.values()) // 2)
+
+
+def _is_dense(module: torch.nn.Module, parameters: Mapping[str, torch.Tensor], x: torch.Tensor) -> bool:
+    """Whether `Dense` can run it."""
+    try:
+        Dense(module, {name: torch.nn.Parameter(stack) for name, stack in parameters.items()})(
+            x[None, :1].expand(2, 1, *x.shape[1:])
+        )
+    except NotDenseError:
+        return False
+    return True
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates few of its methods

@@ -89,7 +89,7 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     room = _STACK_BYTES
     if setup.device.type == "cuda":
         room = int(_SHARE_OF_DEVICE * torch.cuda.mem_get_info(setup.device)[1])
-    return TorchStacks(setup, each, tried.multiple, max(1, room // per_client))
+    return TorchStacks(setup, each, tried.dense, tried.multiple, max(1, room // per_client))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class TorchStacks:
     setup: Setup
     each: PerExample
     """The loss of each example."""
+    dense: bool
+    """Whether `Dense` can run the module."""
     multiple: int
     """Of how many rows a stack is a multiple."""
     most: int
@@ -193,14 +195,19 @@ class TorchStacks:
         module.train(train)
         rows = math.ceil(len(clients) / self.multiple) * self.multiple
         clients = [*clients, *[clients[-1]] * (rows - len(clients))]  # who is added fills up, and is not looked at
+        turned = {
+            f"{name}.weight".removeprefix(".")
+            for name, each in module.named_modules()
+            if isinstance(each, torch.nn.Linear)
+        }
         parameters = {
-            name: stack_of([each.model[name] for each in clients], parameter)
+            name: stack_of([each.model[name] for each in clients], parameter, transposed=name in turned)
             for name, parameter in trained_parameters(module).items()
         }
         x, y = torch.cat([each.x for each in clients]), torch.cat([each.y for each in clients])
         starts = np.cumsum([0, *(len(each.x) for each in clients)])[:-1].tolist()
         schedule = Schedule([each.batches for each in clients], starts, clients[0].size)
-        done = work(Stack(module, parameters, self.each, x, y), schedule, clients, module)
+        done = work(Stack(module, parameters, self.each, x, y, dense=self.dense), schedule, clients, module)
         stacks = {name: array_of_tensor(stack) for name, stack in done.parameters.items()}
         return [
             ({name: stack[row] for name, stack in stacks.items()}, loss, steps)

@@ -23,11 +23,15 @@ def array_of_tensor(tensor: torch.Tensor) -> Array:
     return np.array(_view(tensor.detach().cpu()), order="C")
 
 
-def stack_of(arrays: Sequence[Array], like: torch.Tensor) -> torch.Tensor:
-    """Arrays along a new first axis, on the device and in the dtype of `like`."""
+def stack_of(arrays: Sequence[Array], like: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
+    """Arrays along a new first axis, on the device and in the dtype of `like`.
+
+    transposed: the two axes of each are in memory in the other order, as a product with its transpose wants it.
+    """
     host = torch.empty((len(arrays), *like.shape), dtype=like.dtype)
     np.stack(arrays, out=_view(host), casting="same_kind")
-    return host.to(like.device)
+    stack = host.to(like.device)
+    return stack.transpose(1, 2).contiguous().transpose(1, 2) if transposed else stack
 
 
 def load_into_module(module: torch.nn.Module, arrays: Mapping[str, Array]) -> None:

@@ -21,7 +21,8 @@ import numpy.typing as npt
 import torch
 from torch.func import functional_call
 
-from hansa.training.local import Batch
+from hansa.training.dense import Dense
+from hansa.training.local import Batch, count
 from hansa.training.steps import Correct, Steps, first_rows
 
 __all__ = ["Fitted", "PerExample", "Schedule", "Stack", "padded", "per_example", "replace_parameters"]
@@ -80,14 +81,9 @@ class Schedule:
         self.counts = np.ones((self.steps[0], len(batches)), np.int64)
         """How many of them count; the others fill up."""
         for row, (each, start) in enumerate(zip(batches, starts, strict=True)):
-            self.index[:, row] = start
-            for step, batch in enumerate(each):
-                indices = np.arange(batch.start, batch.stop) if isinstance(batch, slice) else batch
-                place = self.index[step, row]
-                place[: len(indices)] = indices
-                place[len(indices) :] = indices[0]
-                place += start
-                self.counts[step, row] = len(indices)
+            self.counts[: len(each), row] = [count(batch) for batch in each]
+            self.index[: len(each), row] = _rows(each, self.counts[: len(each), row], size) + start
+            self.index[len(each) :, row] = start
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         """(step, clients that take it, clients that take another one afterwards)."""
@@ -106,6 +102,16 @@ class Schedule:
             total[:active] += means.double().cpu().numpy()[:active] * self.counts[step, :active]
             seen[:active] += self.counts[step, :active]
         return [float(mean) for mean in total / seen]
+
+
+def _rows(batches: Sequence[Batch], counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """Batches as rows; one that is smaller is filled up with its first example."""
+    flat: npt.NDArray[np.int64] = np.concatenate([np.arange(b.start, b.stop) if isinstance(b, slice) else b for b in batches])
+    if len(flat) == len(batches) * size:
+        return flat.reshape(-1, size)
+    ends = np.cumsum(counts)
+    place = np.arange(size)
+    return np.take(flat, (ends - counts)[:, None] + np.where(place < counts[:, None], place, 0))
 
 
 # ── stacks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -132,8 +138,10 @@ class Stack:
         loss: PerExample,
         x: torch.Tensor,
         y: torch.Tensor,
+        *,
+        dense: bool,
     ) -> None:
-        """x, y: the examples of all clients, one client after the other.
+        """x, y: the examples of all clients, one client after the other; dense: whether `Dense` can run the module.
 
         module: has the forward pass and whatever is not in `parameters`, the stacks, which are changed in place.
         """
@@ -141,17 +149,18 @@ class Stack:
         self._loss = loss
         self._x = x
         self._y = y
-        self._forward = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
+        self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
+        self._dense = Dense(module, self.parameters) if dense else None
 
     def losses(self, index: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> torch.Tensor:
         """The mean loss of each row on its batch. index: shape (rows, size); counts: shape (rows,)."""
         rows, size = index.shape
         chosen = torch.from_numpy(index.reshape(-1)).to(self._x.device)
         inputs = self._x.index_select(0, chosen).view(rows, size, *self._x.shape[1:])
-        outputs = self._forward(self.parameters, inputs)
-        losses: torch.Tensor = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
+        outputs = self._vmapped(self.parameters, inputs) if self._dense is None else self._dense(inputs)
+        losses = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
         if (counts == size).all():
-            return losses.sum(1) / size
+            return torch.sum(losses, 1) / size
         weights = (np.arange(size) < counts[:, None]) / counts[:, None]
         return torch.sum(losses * torch.from_numpy(weights).to(losses), 1)
 
@@ -207,6 +216,8 @@ class Stack:
         }
         replace_parameters(optimizer, {self.parameters[name]: stack for name, stack in narrow.items()})
         self.parameters |= narrow
+        if self._dense is not None:
+            self._dense.replace(narrow)
 
 
 def replace_parameters(optimizer: torch.optim.Optimizer, new: Mapping[torch.nn.Parameter, torch.nn.Parameter]) -> None:
