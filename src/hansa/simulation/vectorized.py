@@ -16,7 +16,7 @@ from hansa.algorithm import Trainer, Vectorized
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.messages import Metrics, Task, Update
-from hansa.simulation.fold import Assignment, Failed, Folding, Inline, Outcome, Raised, attempt
+from hansa.simulation.fold import Assignment, Failed, Folding, Inline, Outcome, Raised, attempt, failure
 
 __all__ = ["Stacked", "Vectorization"]
 
@@ -59,7 +59,8 @@ class Vectorization:
         for assignment in assignments:
             asked = attempt(partial(self._asked, assignment))
             if isinstance(asked, _Request):
-                found = self._app.vectorized(asked.model, asked.task)
+                found = attempt(partial(self._app.vectorized, asked.model, asked.task))
+                found = f"it cannot be tried: {failure(found.error).message}" if isinstance(found, Raised) else found
                 self._together, self.obstacle = (None, found) if isinstance(found, str) else (found, None)
                 return
 

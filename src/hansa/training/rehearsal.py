@@ -1,6 +1,7 @@
 """Whether clients can train together on stacked parameters: one step is tried on a few examples of one client."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +38,11 @@ _ALIKE = frozenset(
     {
         "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "_to_copy", "_unsafe_view",
         "abs", "add", "alias", "arange", "baddbmm", "bmm", "cat", "clone", "detach", "div", "embedding",
-        "embedding_dense_backward", "expand", "fill", "full", "index_select", "max_pool2d_with_indices",
-        "max_pool2d_with_indices_backward", "mul", "native_layer_norm", "native_layer_norm_backward", "neg",
-        "new_zeros", "nll_loss_backward", "nll_loss_forward", "ones_like", "permute", "relu", "reshape", "select",
-        "select_backward", "slice", "slice_backward", "split", "squeeze", "sub", "sum", "t", "threshold_backward",
-        "transpose", "unsqueeze", "view", "where", "zeros", "zeros_like",
+        "embedding_dense_backward", "expand", "fill", "full", "index_select", "lift_fresh", "max_pool2d_with_indices",
+        "max_pool2d_with_indices_backward", "mean", "mse_loss", "mse_loss_backward", "mul", "native_layer_norm",
+        "native_layer_norm_backward", "neg", "new_zeros", "nll_loss_backward", "nll_loss_forward", "ones_like",
+        "permute", "relu", "reshape", "select", "select_backward", "slice", "slice_backward", "split", "squeeze", "sub",
+        "sum", "t", "threshold_backward", "transpose", "unsqueeze", "view", "where", "zeros", "zeros_like",
     }
 )  # fmt: skip
 """Operations of which a row has the same bits wherever it lies in a stack."""
@@ -72,8 +73,6 @@ def rehearse(
         return Rehearsal(f"{optimizer.__name__} is not an optimizer that is known to move each number by itself")
     if len(list(module.named_parameters(remove_duplicate=False))) != len(list(module.parameters())):
         return Rehearsal("one parameter of the module has two names")
-    if not trained_parameters(module):
-        return Rehearsal("all parameters of the module are frozen")
     try:
         return _plain(module, loss, each, x, y) or _stacked(module, each, x, y)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -118,8 +117,12 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with _Operations() as operations, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        stack.differentiate(stack.losses(np.zeros((2, 1), np.int64), np.ones(2, np.int64)))
+    with warnings.catch_warnings(record=True) as warned, _Operations() as operations:
+        warnings.simplefilter("always")
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            stack.differentiate(stack.losses(np.zeros((2, 1), np.int64), np.ones(2, np.int64)))
+    if any("batching rule" in str(each.message) for each in warned):
+        return Rehearsal("torch.vmap would run a part of the module for one client at a time")
     if x.device.type == "cpu" and "convolution" in operations.sizes:
         return Rehearsal("on a CPU its convolutions are faster for one client at a time")
     rest = (size for name, sizes in operations.sizes.items() if name not in _ALIKE for size in sizes)

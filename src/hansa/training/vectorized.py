@@ -106,7 +106,9 @@ class Schedule:
 
 def _rows(batches: Sequence[Batch], counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """Batches as rows; one that is smaller is filled up with its first example."""
-    flat: npt.NDArray[np.int64] = np.concatenate([np.arange(b.start, b.stop) if isinstance(b, slice) else b for b in batches])
+    flat: npt.NDArray[np.int64] = np.concatenate(
+        [np.arange(b.start, b.stop) if isinstance(b, slice) else b for b in batches]
+    )
     if len(flat) == len(batches) * size:
         return flat.reshape(-1, size)
     ends = np.cumsum(counts)
@@ -158,9 +160,9 @@ class Stack:
         chosen = torch.from_numpy(index.reshape(-1)).to(self._x.device)
         inputs = self._x.index_select(0, chosen).view(rows, size, *self._x.shape[1:])
         outputs = self._vmapped(self.parameters, inputs) if self._dense is None else self._dense(inputs)
-        losses = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
+        losses: torch.Tensor = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
         if (counts == size).all():
-            return torch.sum(losses, 1) / size
+            return losses.mean(1)
         weights = (np.arange(size) < counts[:, None]) / counts[:, None]
         return torch.sum(losses * torch.from_numpy(weights).to(losses), 1)
 
