@@ -8,7 +8,7 @@ with a trainer that has the answer. An algorithm needs to know nothing of it.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -65,17 +65,13 @@ class Vectorization:
                 return
 
     def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
-        """What does each client's half; nobody whose training fails is in there, so that it fails alone."""
+        """What does each client's half; whose training fails is not in there, so that it fails alone."""
         attempts = {each.client: attempt(partial(self._asked, each)) for each in window}
         asked = {client: each for client, each in attempts.items() if isinstance(each, _Request)}
         halves: dict[str, Callable[[], Update]] = {}
         for name, work in (("fit", together.fit), ("gradient", together.gradient)):
-            some = {client: each for client, each in asked.items() if each.work == name}
-            models, tasks = [each.model for each in some.values()], [each.task for each in some.values()]
-            updates = attempt(partial(work, models, tasks)) if some else []
-            if not isinstance(updates, Raised):
-                answers = zip(some.items(), updates, strict=True)
-                halves |= {client: partial(self._half, each, update) for (client, each), update in answers}
+            answers = _answers(work, {client: each for client, each in asked.items() if each.work == name})
+            halves |= {client: partial(self._half, asked[client], update) for client, update in answers.items()}
         return halves
 
     def _asked(self, assignment: Assignment) -> "_Request | None":
@@ -85,7 +81,7 @@ class Vectorization:
         try:
             self._folding.client_half(_Asking(), task)
         except _Asked as asked:
-            return _Request(asked.work, asked.model, asked.task, task, fresh)
+            return _Request(asked.work, asked.model, asked.task, task.rng.bit_generator.state, task, fresh)
         return None
 
     def _half(self, request: "_Request", update: Update) -> Update:
@@ -105,6 +101,23 @@ def _windows(items: Sequence[T], together: Vectorized | None) -> Iterator[Sequen
     most = len(items) if together is None else together.most
     for start in range(0, len(items), most):
         yield items[start : start + most]
+
+
+_Work: TypeAlias = Callable[[Sequence[Arrays], Sequence[Task]], Sequence[Update]]
+
+
+def _answers(work: _Work, asked: "Mapping[str, _Request]") -> dict[str, Update]:
+    """The updates of all whose training does not fail: where it does, each half of them is tried, and so on."""
+    if not asked:
+        return {}
+    for each in asked.values():
+        each.task.rng.bit_generator.state = each.state
+    updates = attempt(partial(work, [each.model for each in asked.values()], [each.task for each in asked.values()]))
+    if not isinstance(updates, Raised):
+        return dict(zip(asked, updates, strict=True))
+    clients = list(asked)
+    parts = (clients[: len(clients) // 2], clients[len(clients) // 2 :]) if len(clients) > 1 else ()
+    return {client: update for part in parts for client, update in _answers(work, {c: asked[c] for c in part}).items()}
 
 
 class Stacked(Inline):
@@ -137,6 +150,8 @@ class _Request:
     """A method of `Trainer`, fit or gradient."""
     model: Arrays
     task: Task
+    state: Mapping[str, Any]
+    """Of its random numbers."""
     begun: Task
     """What the half was begun with."""
     fresh: Mapping[str, Any]
