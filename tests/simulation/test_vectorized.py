@@ -103,7 +103,7 @@ def test_every_algorithm_runs_as_with_one_client_after_another(app: Path, algori
         return simulate(app, clients=5, rounds=3, algorithm=algorithm, algorithm_options=options, engine=engine)
 
     alone, together = run("inline"), run("vectorized")
-    assert (together.engine, together.sequential_because) == ("vectorized", None)
+    assert (together.engine, together.because) == ("vectorized", "")
     assert_same_history(together, alone)
     for name, slot in alone.state.slots.items():
         assert_alike(together.state.slots[name], slot)
@@ -118,7 +118,7 @@ def test_whoever_cannot_train_fails_alone_and_in_the_same_words(app: Path) -> No
     assert set(together.rounds[0].failed) == {"client-5", "client-6", "client-7"}
     assert set(together.rounds[0].rejected) == {"client-9"}
     assert "the disk is gone" in together.rounds[0].failed["client-5"]
-    assert together.sequential_because is None
+    assert not together.because
 
 
 def test_a_failure_ends_the_simulation_with_its_own_traceback(app: Path) -> None:
@@ -190,8 +190,7 @@ def test_a_module_that_cannot_be_stacked_is_trained_as_inline_to_the_bit(tmp_pat
     alone = simulate(path, clients=4, rounds=2)
     together = simulate(path, clients=4, rounds=2, engine="vectorized", workers=workers)
     assert together.model_hash == alone.model_hash
-    assert together.sequential_because is not None
-    assert "draws random numbers" in together.sequential_because
+    assert "draws random numbers" in together.because
 
 
 def test_an_app_with_a_train_function_is_trained_as_inline_to_the_bit(write_app: Callable[[str], Path]) -> None:
@@ -205,14 +204,14 @@ app.train(lambda model, task: hansa.Update({"w": model["w"] + task.rng.normal(si
 """)
     together = simulate(path, clients=4, rounds=2, engine="vectorized")
     assert together.model_hash == simulate(path, clients=4, rounds=2).model_hash
-    assert together.sequential_because == "the app has a train function of its own"
+    assert together.because == "the app has a train function of its own"
 
 
 def test_a_trainer_without_stacks_is_named() -> None:
     app = App(NumpyTrainer(softmax_regression(2, 2), learning_rate=0.1))
     app.data(lambda _: (np.eye(2, dtype=np.float32), np.arange(2)))
     together = simulate(app, clients=3, rounds=1, engine="vectorized")
-    assert together.sequential_because == "NumpyTrainer trains one client at a time"
+    assert together.because == "NumpyTrainer trains one client at a time"
 
 
 def test_an_evaluation_of_the_apps_own_is_used(app: Path) -> None:
@@ -220,4 +219,4 @@ def test_an_evaluation_of_the_apps_own_is_used(app: Path) -> None:
     loaded.evaluate(lambda _, task: Metrics({"own": 1.0}, len(task.data[0])))
     result = simulate(loaded, clients=4, rounds=1, engine="vectorized")
     assert result.rounds[0].evaluation == {"own": 1.0}
-    assert result.sequential_because is None
+    assert not result.because

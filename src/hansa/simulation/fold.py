@@ -12,6 +12,7 @@ from hansa.errors import HansaError, Reason, UpdateRejectedError
 from hansa.messages import Contribution, Kind, Metrics, Task, Update
 from hansa.run import Run
 from hansa.simulation.clients import VirtualClients
+from hansa.simulation.profile import Profile
 
 __all__ = [
     "Assignment",
@@ -112,6 +113,8 @@ class Folding:
         """What is evaluated."""
         self._plan: Plan = None
         self.partial = Partial({})
+        self.profile = Profile()
+        """Of the process."""
         self.memories: dict[str, Arrays] = {}
         """What each client kept with its last committed update; without an entry, nothing."""
 
@@ -144,21 +147,28 @@ class Folding:
 
     def task(self, assignment: Assignment) -> Task:
         """A new task of this round."""
-        share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
-        return self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+        with self.profile.measure("data"):
+            share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
+            return self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
 
     def client_half(self, trainer: Trainer, task: Task) -> Update:
         """The client's half of the algorithm."""
-        return self._run.algorithm.client_update(trainer, self._broadcast, task)
+        with self.profile.measure("training"):
+            return self._run.algorithm.client_update(trainer, self._broadcast, task)
+
+    def rehearse(self, assignments: Sequence[Assignment]) -> None:
+        """Do the clients' halves, and keep nothing of it."""
+        for assignment in assignments:
+            self.client_half(self._app.trainer, self.task(assignment))
 
     def offer(self, client: str, update: Update, partial: Partial) -> Folded | Refused:
         """Fold one update into a sum of this round, unless it may not be counted."""
         aggregator = self._run.algorithm.aggregator
         before = partial.weight
+        contribution = Contribution(client, update.num_examples, update.metrics)
         try:
-            aggregator.accumulate(
-                self._plan, partial, update, Contribution(client, update.num_examples, update.metrics)
-            )
+            with self.profile.measure("folding"):
+                aggregator.accumulate(self._plan, partial, update, contribution)
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
         return Folded(update.num_examples, partial.weight - before, update.metrics, update.memory)
@@ -181,8 +191,9 @@ class Folding:
 
     def evaluation_task(self, client: str) -> Task:
         """A new task to evaluate the model that was shown."""
-        share, memory = self._clients.share(client), self.memories.get(client)
-        return self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
+        with self.profile.measure("data"):
+            share, memory = self._clients.share(client), self.memories.get(client)
+            return self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
 
     def evaluate(self, client: str) -> Metrics | Failed:
         """Evaluate the model that was shown on one client's data."""

@@ -24,6 +24,7 @@ from hansa.arrays import Arrays
 from hansa.errors import ConfigError, RunFailedError, UserCodeError
 from hansa.messages import Contribution, Metrics, RunSpec
 from hansa.run import slots_to_arrays
+from hansa.simulation.choice import cores
 from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
 from hansa.simulation.pipes import Channel, Message, receive, result_from, send, spec_to, to_bytes
 from hansa.simulation.vectorized import Vectorization
@@ -106,7 +107,7 @@ class Processes:
         clients: registered in all; workers: None for one per core; tolerate: failures of user code; vectorization: of
         this process, where each worker is to train many clients at once.
         """
-        self._count = _cores() if workers is None else workers
+        self._count = cores() if workers is None else workers
         if self._count < 1:
             raise ConfigError(f"workers is {workers}; it must be at least 1")
         self._start: Message = {
@@ -231,8 +232,11 @@ class Processes:
 
     def _spread(self, what: str, assignments: Iterable[Assignment]) -> Results:
         """Give the assignments to the workers as they get free, and wait for every answer."""
+        with self._folding.profile.measure("workers"):
+            return self._work(what, deque(assignments))
+
+    def _work(self, what: str, left: deque[Assignment]) -> Results:
         results: Results = {}
-        left = deque(assignments)
         size = self._chunk(len(left))
         while left or any(worker.outstanding for worker in self._workers):
             for worker in self._workers[: 1 if self._in_order else None]:
@@ -344,8 +348,3 @@ class Processes:
         outcome = self._outcomes[client]
         assert isinstance(outcome, Folded)  # noqa: S101 - it is in a sum
         return Contribution(client, outcome.num_examples, outcome.metrics)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -53,9 +53,11 @@ class SimulationResult:
     rounds: tuple[RoundRecord, ...]
     state: State
     engine: str = "inline"
-    """What trained."""
-    sequential_because: str | None = None
-    """Why the engine "vectorized" trained one client after another, as the end of a sentence; None where it did not."""
+    """What trained, for "auto" what it chose."""
+    because: str = ""
+    """Why "auto" chose it; or why "vectorized" trained one client after another, as the end of a sentence."""
+    profile: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by part, as in `hansa.simulation.profile.PARTS`; together those of all rounds."""
 
     @property
     def model(self) -> Arrays:

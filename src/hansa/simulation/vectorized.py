@@ -59,10 +59,18 @@ class Vectorization:
         for assignment in assignments:
             asked = attempt(partial(self._asked, assignment))
             if isinstance(asked, _Request):
-                found = attempt(partial(self._app.vectorized, asked.model, asked.task))
+                with self._folding.profile.measure("training"):
+                    found = attempt(partial(self._app.vectorized, asked.model, asked.task))
                 found = f"it cannot be tried: {failure(found.error).message}" if isinstance(found, Raised) else found
                 self._together, self.obstacle = (None, found) if isinstance(found, str) else (found, None)
                 return
+
+    def rehearse(self, assignments: Sequence[Assignment]) -> None:
+        """Do the clients' halves where they can be done at once, and keep nothing of it."""
+        self.prepare(assignments)
+        if self._together is not None:
+            for window in _windows(assignments, self._together):
+                self._halves(window, self._together)
 
     def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
         """What does each client's half; whose training fails is not in there, so that it fails alone."""
@@ -70,7 +78,8 @@ class Vectorization:
         asked = {client: each for client, each in attempts.items() if isinstance(each, _Request)}
         halves: dict[str, Callable[[], Update]] = {}
         for name, work in (("fit", together.fit), ("gradient", together.gradient)):
-            answers = _answers(work, {client: each for client, each in asked.items() if each.work == name})
+            with self._folding.profile.measure("training"):
+                answers = _answers(work, {client: each for client, each in asked.items() if each.work == name})
             halves |= {client: partial(self._half, asked[client], update) for client, update in answers.items()}
         return halves
 
