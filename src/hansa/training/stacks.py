@@ -174,7 +174,7 @@ class TorchStacks:
         seed(task.rng)  # drawn as by a client that trains alone; the module has no use for it
         x, y = self.setup.batch(*given, slice(0, len(given[0])), self.setup.module())
         drawn = list(batches(len(x)))
-        size = padded(max(map(count, drawn)), batch_size)
+        size = padded(count(drawn[0]), batch_size)  # no batch is larger than the first
         return _Client(model, task.correction, x.contiguous(), y, drawn, size)
 
     def _in_stacks(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> list[_Trained]:

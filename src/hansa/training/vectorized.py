@@ -22,7 +22,7 @@ import torch
 from torch.func import functional_call
 
 from hansa.training.dense import Dense
-from hansa.training.local import Batch, count
+from hansa.training.local import Batch
 from hansa.training.steps import Correct, Steps, first_rows
 
 __all__ = ["Fitted", "PerExample", "Schedule", "Stack", "padded", "per_example", "replace_parameters"]
@@ -81,8 +81,8 @@ class Schedule:
         self.counts = np.ones((self.steps[0], len(batches)), np.int64)
         """How many of them count; the others fill up."""
         for row, (each, start) in enumerate(zip(batches, starts, strict=True)):
-            self.counts[: len(each), row] = [count(batch) for batch in each]
-            self.index[: len(each), row] = _rows(each, self.counts[: len(each), row], size) + start
+            rows, self.counts[: len(each), row] = _rows(each, size)
+            np.add(rows, start, out=self.index[: len(each), row])
             self.index[len(each) :, row] = start
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
@@ -104,16 +104,15 @@ class Schedule:
         return [float(mean) for mean in total / seen]
 
 
-def _rows(batches: Sequence[Batch], counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Batches as rows; one that is smaller is filled up with its first example."""
-    flat: npt.NDArray[np.int64] = np.concatenate(
-        [np.arange(b.start, b.stop) if isinstance(b, slice) else b for b in batches]
-    )
+def _rows(batches: Sequence[Batch], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Batches as rows, and how many each has; one that is smaller is filled up with its first example."""
+    arrays = [np.arange(each.start, each.stop) if isinstance(each, slice) else each for each in batches]
+    flat: npt.NDArray[np.int64] = np.concatenate(arrays)
     if len(flat) == len(batches) * size:
-        return flat.reshape(-1, size)
-    ends = np.cumsum(counts)
-    place = np.arange(size)
-    return np.take(flat, (ends - counts)[:, None] + np.where(place < counts[:, None], place, 0))
+        return flat.reshape(-1, size), np.full(len(batches), size)
+    counts = np.array([len(each) for each in arrays])
+    begins, place = np.cumsum(counts) - counts, np.arange(size)
+    return np.take(flat, begins[:, None] + np.where(place < counts[:, None], place, 0)), counts
 
 
 # ── stacks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,10 +153,10 @@ class Stack:
         self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
         self._dense = Dense(module, self.parameters) if dense else None
 
-    def losses(self, index: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The mean loss of each row on its batch. index: shape (rows, size); counts: shape (rows,)."""
+    def losses(self, index: torch.Tensor, counts: npt.NDArray[np.int64]) -> torch.Tensor:
+        """The mean loss of each row on its batch. index: shape (rows, size), on the device; counts: shape (rows,)."""
         rows, size = index.shape
-        chosen = torch.from_numpy(index.reshape(-1)).to(self._x.device)
+        chosen = index.reshape(-1)
         inputs = self._x.index_select(0, chosen).view(rows, size, *self._x.shape[1:])
         outputs = self._vmapped(self.parameters, inputs) if self._dense is None else self._dense(inputs)
         losses: torch.Tensor = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
@@ -178,11 +177,11 @@ class Stack:
         """Take all steps. optimizer: of these stacks; multiple: of how many rows the stack stays a multiple."""
         results = {name: torch.empty_like(stack) for name, stack in self.parameters.items()}
         step_sums: list[float | Mapping[str, float]] = [0.0] * len(schedule.steps)
-        losses = []
+        losses, index = [], self._index(schedule)
         for step, active, staying in schedule:
             rows = math.ceil(active / multiple) * multiple
             self._narrow(rows, optimizer)
-            means = self.losses(schedule.index[step, :rows], schedule.counts[step, :rows])
+            means = self.losses(index[step, :rows], schedule.counts[step, :rows])
             self.differentiate(means)
             correct(list(self.parameters.values()))
             steps.count()
@@ -197,17 +196,20 @@ class Stack:
     def gradients(self, schedule: Schedule, totals: Sequence[int]) -> Fitted:
         """The gradient of each row's mean loss over all batches; totals: the examples of each client."""
         sums = {name: torch.zeros_like(stack) for name, stack in self.parameters.items()}
-        losses = []
+        losses, index = [], self._index(schedule)
         for step, active, _ in schedule:
             shares = schedule.counts[step] / np.asarray(totals)
             shares[active:] = 0.0
-            means = self.losses(schedule.index[step], schedule.counts[step])
+            means = self.losses(index[step], schedule.counts[step])
             self.differentiate(means * torch.from_numpy(shares).to(means))
             for name, stack in self.parameters.items():
                 if stack.grad is not None:
                     sums[name] += stack.grad
             losses.append(means.detach())
         return Fitted(sums, schedule.means(losses), [0.0] * len(totals))
+
+    def _index(self, schedule: Schedule) -> torch.Tensor:
+        return torch.from_numpy(schedule.index).to(self._x.device)
 
     def _narrow(self, rows: int, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the first rows alone; the others keep what they have."""
