@@ -138,7 +138,7 @@ def cpus() -> int:
 def table(
     workloads: list[str], devices: list[str], ways: list[str], rounds: int, repeats: int
 ) -> list[dict[str, object]]:
-    """Measure all in turns, and print them; the ratio is that of the best rounds, to the first way on the first device."""
+    """Measure all in turns, and print them; the ratio is of the best rounds, to the first way on the first device."""
     cells = [(w, d, way) for w in workloads for d in devices for way in ways]
     found: dict[tuple[str, str, str], list[dict[str, object]]] = {cell: [] for cell in cells}
     for _ in range(repeats):
@@ -150,9 +150,8 @@ def table(
             else:
                 found[workload, device, way].append(json.loads(done.stdout.splitlines()[-1]))
     rows = []
-    print(
-        f"{'':2} {'device':6} {'way':24} {'median s':>9} {'best s':>9} {'ratio':>7} {'start s':>8} {'MB':>6} {'loss':>8}"
-    )
+    titles = f"{'way':24} {'median s':>9} {'best s':>9} {'ratio':>7} {'start s':>8} {'MB':>6} {'loss':>8}"
+    print(f"{'':2} {'device':6} {titles}")
     for (workload, device, way), runs in found.items():
         if not runs:
             continue
@@ -163,10 +162,8 @@ def table(
         rows.append(
             {"workload": workload, "device": device, "way": way, **row, "ratio": ratio, "chosen": runs[-1]["chosen"]}
         )
-        print(
-            f"{workload:2} {device:6} {way:24} {row['seconds']:9.4f} {row['best']:9.4f} {ratio:7.1f} {row['start']:8.1f} "
-            f"{row['memory']:6.0f} {row['loss']:8.4f}"
-        )
+        numbers = f"{row['seconds']:9.4f} {row['best']:9.4f} {ratio:7.1f} {row['start']:8.1f} {row['memory']:6.0f}"
+        print(f"{workload:2} {device:6} {way:24} {numbers} {row['loss']:8.4f}")
     return rows
 
 
