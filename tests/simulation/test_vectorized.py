@@ -220,3 +220,30 @@ def test_an_evaluation_of_the_apps_own_is_used(app: Path) -> None:
     result = simulate(loaded, clients=4, rounds=1, engine="vectorized")
     assert result.rounds[0].evaluation == {"own": 1.0}
     assert not result.because
+
+
+# ── the engine that a trial chooses ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_engine_of_a_trial_gives_what_that_engine_gives(app: Path) -> None:
+    chosen = simulate(app, clients=5, rounds=2, engine="auto", workers=1)
+    assert chosen.engine in {"inline", "vectorized"}
+    assert "ms for a client together with others" in chosen.because
+    named = simulate(app, clients=5, rounds=2, engine=chosen.engine)  # type: ignore[arg-type]  # one of two names
+    assert chosen.model_hash == named.model_hash
+
+
+def test_a_trial_that_fails_leaves_the_failure_to_the_run(tmp_path: Path) -> None:
+    path = changed(tmp_path, ("if client.index == 5", "if client.index == 0"))
+    with pytest.raises(OSError, match="the disk is gone"):
+        simulate(path, clients=3, rounds=1, engine="auto", workers=1)
+    result = simulate(path, clients=3, rounds=1, engine="auto", workers=1, tolerate_failures=True)
+    assert result.engine == "inline"
+    assert result.because.startswith("training cannot be tried: OSError: the disk is gone")
+
+
+def test_a_profile_adds_up_to_the_time_of_the_rounds(app: Path) -> None:
+    result = simulate(app, clients=5, rounds=2, engine="vectorized")
+    assert sum(result.profile.values()) >= sum(record.seconds for record in result.rounds)
+    assert all(result.profile[part] > 0 for part in ("data", "training", "folding", "evaluation", "overhead"))
+    assert result.profile["workers"] == 0
