@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from hansa.arrays import Arrays
+from hansa.errors import InputError
 from hansa.messages import ClientInfo, GradientCorrection, Task, Update
 
 torch = pytest.importorskip("torch")
@@ -17,7 +18,7 @@ from hansa.training.torch import TorchTrainer  # noqa: E402 - needs torch
 from hansa.training.vectorized import Schedule, padded, per_example  # noqa: E402 - needs torch
 
 nn, functional = torch.nn, torch.nn.functional
-SIZES = (23, 5, 64, 8, 1, 40, 16, 7)
+SIZES = (23, 5, 64, 8, 1, 40, 20, 7)
 """Examples of each client: more, fewer and exactly as many as a batch."""
 
 TOLERANCE = 1e-5
@@ -260,14 +261,14 @@ def test_random_numbers_are_drawn_as_by_each_client_alone() -> None:
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
 def test_a_client_has_the_same_bits_in_any_stack(module: Any) -> None:
-    of = trainer(module, torch.optim.Adam)
+    of = trainer(module, torch.optim.Adam, batch_size=10)
     start, together = model(of), stacks(of)
 
     def fit(clients: Sequence[int]) -> dict[int, Update]:
         return dict(zip(clients, together.fit([start] * len(clients), [task(c) for c in clients]), strict=True))
 
     every = fit(range(len(SIZES)))
-    for some in ([7, 6, 5, 4, 3, 2, 1, 0], [0], [4], [2, 5], [1, 3, 7], [0, 0, 2]):
+    for some in ([7, 6, 5, 4, 3, 2, 1, 0], [0], [4], [5, 6], [2, 5], [1, 3, 7], [0, 0, 2]):
         for client, update in fit(some).items():
             assert update.arrays == every[client].arrays, (client, some)
             assert update.metrics == every[client].metrics
@@ -358,6 +359,7 @@ def summed(outputs: Any, targets: Any) -> Any:
         (trainer(tied), "one parameter of the module has two names"),
         (trainer(optimizer=torch.optim.LBFGS), "LBFGS is not an optimizer"),
         (trainer(loss=summed), "not the mean of the losses of its examples"),
+        (trainer(loss=nn.CrossEntropyLoss(ignore_index=2)), "leaves some targets out"),
         (trainer(loss=nn.CrossEntropyLoss(weight=CLASSES)), "not the mean of the losses of its examples"),
         (trainer(lambda: nn.Linear(5, 3)), "cannot run on stacked parameters: mat1 and mat2"),
     ],
@@ -369,6 +371,15 @@ def test_why_clients_cannot_train_together_is_said_in_words(of: TorchTrainer, wh
     assert isinstance(found, str)
     assert why in found
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_targets_that_a_loss_leaves_out_are_refused_in_a_stack() -> None:
+    """-100 is what cross-entropy ignores by default: its mean is over the others."""
+    x, y = examples(0)
+    y[3] = -100
+    of = trainer()
+    with pytest.raises(InputError, match="client-0 has targets below 0"):
+        stacks(of).fit([model(of)], [task(0, lambda _: (x, y))])
 
 
 def test_losses_are_taken_apart_by_their_reduction_or_one_by_one() -> None:

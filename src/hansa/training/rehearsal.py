@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -38,11 +37,12 @@ _ALIKE = frozenset(
     {
         "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data", "_to_copy", "_unsafe_view",
         "abs", "add", "alias", "arange", "baddbmm", "bmm", "cat", "clone", "detach", "div", "embedding",
-        "embedding_dense_backward", "expand", "fill", "full", "index_select", "lift_fresh", "max_pool2d_with_indices",
-        "max_pool2d_with_indices_backward", "mean", "mse_loss", "mse_loss_backward", "mul", "native_layer_norm",
-        "native_layer_norm_backward", "neg", "new_zeros", "nll_loss_backward", "nll_loss_forward", "ones_like",
-        "permute", "relu", "reshape", "select", "select_backward", "slice", "slice_backward", "split", "squeeze", "sub",
-        "sum", "t", "threshold_backward", "transpose", "unsqueeze", "view", "where", "zeros", "zeros_like",
+        "embedding_dense_backward", "eq", "expand", "fill", "full", "ge", "gt", "index_select", "le", "lift_fresh",
+        "lt", "max_pool2d_with_indices", "max_pool2d_with_indices_backward", "mean", "mse_loss", "mse_loss_backward",
+        "mul", "native_layer_norm", "native_layer_norm_backward", "ne", "neg", "new_ones", "new_zeros",
+        "nll_loss_backward", "nll_loss_forward", "ones_like", "permute", "relu", "reshape", "select",
+        "select_backward", "slice", "slice_backward", "split", "squeeze", "sub", "sum", "t", "threshold_backward",
+        "transpose", "unsqueeze", "view", "where", "zeros", "zeros_like",
     }
 )  # fmt: skip
 """Operations of which a row has the same bits wherever it lies in a stack."""
@@ -73,6 +73,8 @@ def rehearse(
         return Rehearsal(f"{optimizer.__name__} is not an optimizer that is known to move each number by itself")
     if len(list(module.named_parameters(remove_duplicate=False))) != len(list(module.parameters())):
         return Rehearsal("one parameter of the module has two names")
+    if getattr(loss, "ignore_index", -1) >= 0:
+        return Rehearsal("the loss leaves some targets out")
     try:
         return _plain(module, loss, each, x, y) or _stacked(module, each, x, y)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -120,9 +122,8 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
     with warnings.catch_warnings(record=True) as warned, _Operations() as operations:
         warnings.simplefilter("always")
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            stack.differentiate(
-                stack.losses(torch.zeros((2, 1), dtype=torch.int64, device=x.device), np.ones(2, np.int64))
-            )
+            first, counts = x.new_zeros((2, 1), dtype=torch.int64), x.new_ones(2, dtype=torch.int64)
+            stack.differentiate(stack.losses(first, counts, full=False))
     if any("batching rule" in str(each.message) for each in warned):
         return Rehearsal("torch.vmap would run a part of the module for one client at a time")
     multiple = 1

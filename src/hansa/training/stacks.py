@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hansa.arrays import Array, Arrays, delta_dtype
+from hansa.errors import InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.local import Batch, count, evaluation_examples, training_examples
 from hansa.training.rehearsal import rehearse
@@ -173,6 +174,8 @@ class TorchStacks:
         given = training_examples(task)
         seed(task.rng)  # drawn as by a client that trains alone; the module has no use for it
         x, y = self.setup.batch(*given, slice(0, len(given[0])), self.setup.module())
+        if not y.is_floating_point() and int(y.min()) < 0:
+            raise InputError(f"{task.client.name} has targets below 0, which a loss may leave out of its mean")
         drawn = list(batches(len(x)))
         size = padded(count(drawn[0]), batch_size)  # no batch is larger than the first
         return _Client(model, task.correction, x.contiguous(), y, drawn, size)

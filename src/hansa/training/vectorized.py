@@ -6,7 +6,7 @@ batch that is smaller than those of other clients is filled up with examples tha
 
 On one thread of a CPU a row has the same bits whatever else is in its stack: batched products and sums do not depend on
 the number of rows. Some other operations (sigmoid, exp) treat the last few numbers of a tensor by other instructions;
-`Ways.multiple` says of how many rows a stack must be so that no row has such numbers.
+`Rehearsal.multiple` says of how many rows a stack must be so that no row has such numbers.
 """
 
 import copy
@@ -84,6 +84,8 @@ class Schedule:
             rows, self.counts[: len(each), row] = _rows(each, size)
             np.add(rows, start, out=self.index[: len(each), row])
             self.index[len(each) :, row] = start
+        self.full = [bool(full) for full in (self.counts == size).all(axis=1)]
+        """Whether all of them count, in all rows."""
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         """(step, clients that take it, clients that take another one afterwards)."""
@@ -153,17 +155,16 @@ class Stack:
         self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
         self._dense = Dense(module, self.parameters) if dense else None
 
-    def losses(self, index: torch.Tensor, counts: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The mean loss of each row on its batch. index: shape (rows, size), on the device; counts: shape (rows,)."""
+    def losses(self, index: torch.Tensor, counts: torch.Tensor, *, full: bool) -> torch.Tensor:
+        """The mean loss of each row on its batch. index: shape (rows, size); counts: (rows,), all `size` if `full`."""
         rows, size = index.shape
         chosen = index.reshape(-1)
         inputs = self._x.index_select(0, chosen).view(rows, size, *self._x.shape[1:])
         outputs = self._vmapped(self.parameters, inputs) if self._dense is None else self._dense(inputs)
         losses: torch.Tensor = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
-        if (counts == size).all():
-            return losses.mean(1)
-        weights = (np.arange(size) < counts[:, None]) / counts[:, None]
-        return torch.sum(losses * torch.from_numpy(weights).to(losses), 1)
+        if not full:
+            losses = losses * (torch.arange(size, device=losses.device) < counts[:, None])
+        return losses.sum(1) / counts.to(losses.dtype)
 
     def differentiate(self, losses: torch.Tensor) -> None:
         """Set the gradient of each row's loss with respect to the row; None where a loss does not depend on a stack."""
@@ -177,11 +178,12 @@ class Stack:
         """Take all steps. optimizer: of these stacks; multiple: of how many rows the stack stays a multiple."""
         results = {name: torch.empty_like(stack) for name, stack in self.parameters.items()}
         step_sums: list[float | Mapping[str, float]] = [0.0] * len(schedule.steps)
-        losses, index = [], self._index(schedule)
+        losses = []
+        index, counts = (torch.from_numpy(each).to(self._x.device) for each in (schedule.index, schedule.counts))
         for step, active, staying in schedule:
             rows = math.ceil(active / multiple) * multiple
             self._narrow(rows, optimizer)
-            means = self.losses(index[step, :rows], schedule.counts[step, :rows])
+            means = self.losses(index[step, :rows], counts[step, :rows], full=schedule.full[step])
             self.differentiate(means)
             correct(list(self.parameters.values()))
             steps.count()
@@ -196,20 +198,18 @@ class Stack:
     def gradients(self, schedule: Schedule, totals: Sequence[int]) -> Fitted:
         """The gradient of each row's mean loss over all batches; totals: the examples of each client."""
         sums = {name: torch.zeros_like(stack) for name, stack in self.parameters.items()}
-        losses, index = [], self._index(schedule)
+        losses = []
+        index, counts = (torch.from_numpy(each).to(self._x.device) for each in (schedule.index, schedule.counts))
         for step, active, _ in schedule:
             shares = schedule.counts[step] / np.asarray(totals)
             shares[active:] = 0.0
-            means = self.losses(index[step], schedule.counts[step])
+            means = self.losses(index[step], counts[step], full=False)
             self.differentiate(means * torch.from_numpy(shares).to(means))
             for name, stack in self.parameters.items():
                 if stack.grad is not None:
                     sums[name] += stack.grad
             losses.append(means.detach())
         return Fitted(sums, schedule.means(losses), [0.0] * len(totals))
-
-    def _index(self, schedule: Schedule) -> torch.Tensor:
-        return torch.from_numpy(schedule.index).to(self._x.device)
 
     def _narrow(self, rows: int, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the first rows alone; the others keep what they have."""
