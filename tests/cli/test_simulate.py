@@ -43,9 +43,9 @@ def test_processes_give_the_same_hash(hansa: Callable[..., Result], tiny: Path) 
 def test_why_clients_were_not_trained_together_is_one_line(hansa: Callable[..., Result], tiny: Path) -> None:
     done = hansa("simulate", tiny, "--rounds", 1, "--engine", "vectorized")
     assert done.exit_code == 0, done.output
-    assert "engine vectorized: the app has a train function of its own" in done.stdout.splitlines()
+    assert "engine inline: the app has a train function of its own" in done.stdout.splitlines()
     told = json_lines(hansa("simulate", tiny, "--rounds", 1, "--json", "--engine", "vectorized").stdout)[-1]
-    assert (told["engine"], told["because"]) == ("vectorized", "the app has a train function of its own")
+    assert (told["engine"], told["because"]) == ("inline", "the app has a train function of its own")
 
 
 def test_what_the_trial_chose_is_said_with_its_measure(hansa: Callable[..., Result], tiny: Path) -> None:

@@ -190,6 +190,7 @@ def test_a_module_that_cannot_be_stacked_is_trained_as_inline_to_the_bit(tmp_pat
     alone = simulate(path, clients=4, rounds=2)
     together = simulate(path, clients=4, rounds=2, engine="vectorized", workers=workers)
     assert together.model_hash == alone.model_hash
+    assert together.engine == ("inline" if workers == 1 else "processes")
     assert "draws random numbers" in together.because
 
 

@@ -104,7 +104,8 @@ def simulate(
         for line in _profile(result):
             say(line)
     say("")
-    say("Next: the same file on a network, to the same bits:")
+    same = "the same but for rounding" if result.engine == "vectorized" else "to the same bits"
+    say(f"Next: the same file on a network, {same}:")
     say(f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3")
     say(f"  hansa up            and then   hansa session start {app}")
 

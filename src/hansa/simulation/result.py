@@ -53,9 +53,9 @@ class SimulationResult:
     rounds: tuple[RoundRecord, ...]
     state: State
     engine: str = "inline"
-    """What trained, for "auto" what it chose."""
+    """What trained: for "auto" what it chose, for "vectorized" another one where clients could not train together."""
     because: str = ""
-    """Why "auto" chose it; or why "vectorized" trained one client after another, as the end of a sentence."""
+    """Why, where that is not the engine that was named."""
     profile: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part, as in `hansa.simulation.profile.PARTS`; together those of all rounds."""
 

@@ -138,8 +138,9 @@ def simulate(
         result = simulation.run(initial_model, on_round, stop)
     finally:
         made.close()
-    obstacle = vectorization.obstacle if chosen.engine == "vectorized" else None
-    return replace(result, engine=chosen.engine, because=obstacle or chosen.because)
+    if chosen.engine == "vectorized" and vectorization.obstacle is not None:
+        chosen = Choice("inline" if chosen.workers == 1 else "processes", chosen.workers, vectorization.obstacle)
+    return replace(result, engine=chosen.engine, because=chosen.because)
 
 
 def _chosen(engine: EngineName, workers: int | None, trial: Callable[[], Choice]) -> Choice:
