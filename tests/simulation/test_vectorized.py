@@ -166,7 +166,7 @@ def test_the_bits_do_not_depend_on_who_is_trained_with_whom(app: Path, algorithm
 
 def test_the_bits_do_not_depend_on_how_many_fit_into_memory(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = simulate(app, clients=5, rounds=2, engine="vectorized")
-    monkeypatch.setattr("hansa.training.stacks._STACK_BYTES", 2 * 6 * 4 * 83 + 4000)
+    monkeypatch.setattr("hansa.training.stacks._STACK_BYTES", 2 * 8 * 4 * 83 + 4000)
     parts = simulate(app, clients=5, rounds=2, engine="vectorized")
     assert parts.model_hash == whole.model_hash
 

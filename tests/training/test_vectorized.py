@@ -205,6 +205,19 @@ def test_words_go_through_embeddings() -> None:
     check(trainer(lambda: nn.Sequential(nn.Embedding(11, 5), nn.Flatten(), nn.Linear(20, 3))), data)
 
 
+def test_convolutions_can_be_stacked_though_on_a_cpu_they_are_not() -> None:
+    def data(client: int) -> Any:
+        rng = np.random.default_rng(client)
+        return rng.standard_normal((SIZES[client], 2, 6, 6)).astype(np.float32), rng.integers(0, 3, SIZES[client])
+
+    of = trainer(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)))
+    assert of.vectorized(model(of), task(0, data)) == "on a CPU its convolutions are faster for one client at a time"
+    together = TorchStacks(of._setup, per_example(functional.cross_entropy), dense=False, multiple=1, most=8)
+    start = model(of)
+    updates = together.fit([start] * len(SIZES), [task(client, data) for client in range(len(SIZES))])
+    assert_alike(updates, [of.fit(start, task(client, data)) for client in range(len(SIZES))])
+
+
 def test_bfloat16_stays_bfloat16() -> None:
     of = trainer(lambda: mlp().to(torch.bfloat16))
     start = model(of)

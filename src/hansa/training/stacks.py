@@ -35,8 +35,8 @@ _STACK_BYTES = 256 * 2**20
 _SHARE_OF_DEVICE = 0.25
 """The same on a device with memory of its own, as a share of all that it has."""
 
-_MODELS_PER_CLIENT = 6
-"""Values that a stack keeps for a client's parameter: it, its gradient, the result, two of an optimizer, a start."""
+_MODELS_PER_CLIENT = 8
+"""Values for each parameter of a client: it, its gradient, the result twice, two of an optimizer and of a correction."""
 
 _TRIED = 8
 """Examples on which the module is tried."""
