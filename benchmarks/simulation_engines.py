@@ -148,7 +148,9 @@ def table(
             if done.returncode:
                 print(f"{workload} {device} {way}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
             else:
-                found[workload, device, way].append(json.loads(done.stdout.splitlines()[-1]))
+                run = json.loads(done.stdout.splitlines()[-1])
+                found[workload, device, way].append(run)
+                print(f"{workload} {device} {way}: {run['seconds']:.4f} s", file=sys.stderr, flush=True)
     rows = []
     titles = f"{'way':24} {'median s':>9} {'best s':>9} {'ratio':>7} {'start s':>8} {'MB':>6} {'loss':>8}"
     print(f"{'':2} {'device':6} {titles}")

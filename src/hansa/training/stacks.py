@@ -36,7 +36,7 @@ _SHARE_OF_DEVICE = 0.25
 """The same on a device with memory of its own, as a share of all that it has."""
 
 _MODELS_PER_CLIENT = 8
-"""Values for each parameter of a client: it, its gradient, the result twice, two of an optimizer and of a correction."""
+"""For each parameter: it, its gradient, the result twice, two of an optimizer, two of a correction."""
 
 _TRIED = 8
 """Examples on which the module is tried."""
