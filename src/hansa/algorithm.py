@@ -20,6 +20,7 @@ __all__ = [
     "State",
     "Trainer",
     "Transform",
+    "Vectorized",
 ]
 
 
@@ -97,6 +98,27 @@ class Trainer(Protocol):
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
         """Metrics of the model on the client's evaluation data."""
+
+
+class Vectorized(Protocol):
+    """Local work of many clients in one computation: for each what a `Trainer` gives, but for rounding.
+
+    A trainer that has it also has the method `vectorized(model, task) -> Vectorized | str`, which is given the work of
+    one client to try; a string says why there is none, as the end of a sentence.
+    """
+
+    @property
+    def most(self) -> int:
+        """Clients at once, by what memory allows."""
+
+    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
+        """As `Trainer.fit`; a client's update does not depend on the others."""
+
+    def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
+        """As `Trainer.gradient`; the same."""
+
+    def evaluate(self, model: Arrays, tasks: Sequence[Task]) -> Sequence[Metrics]:
+        """As `Trainer.evaluate`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hansa.algorithm import Trainer
+from hansa.algorithm import Trainer, Vectorized
 from hansa.arrays import Array, Arrays, check_same_structure, is_floating
 from hansa.errors import AppError, ArraysMismatchError
 from hansa.messages import ClientInfo, Metrics, Task, Update
@@ -84,6 +84,24 @@ class App:
     def trainer(self) -> Trainer:
         """Local training, whoever wrote it."""
         return _AppTrainer(self._given, self._functions)
+
+    def vectorized(self, model: Arrays, task: Task) -> Vectorized | str:
+        """What trains many clients in one computation; or why nothing can, as the end of a sentence.
+
+        model, task: those of one client, to try it.
+        """
+        if self._given is None:
+            return "the app has a train function of its own"
+        prepare = getattr(self._given, "vectorized", None)
+        if prepare is None:
+            return f"{type(self._given).__name__} trains one client at a time"
+        found: Vectorized | str = prepare(model, task)
+        return found
+
+    @property
+    def evaluates_as_trained(self) -> bool:
+        """Whether clients evaluate with the trainer, and not with a function of the app's own."""
+        return self._given is not None and "evaluate" not in self._functions
 
     def check(self) -> None:
         """Raise `AppError` unless there is local training. A run may bring the initial model."""

@@ -40,6 +40,30 @@ def test_processes_give_the_same_hash(hansa: Callable[..., Result], tiny: Path) 
     assert digest("--engine", "processes", "--workers", "2") == digest()
 
 
+def test_why_clients_were_not_trained_together_is_one_line(hansa: Callable[..., Result], tiny: Path) -> None:
+    done = hansa("simulate", tiny, "--rounds", 1, "--engine", "vectorized")
+    assert done.exit_code == 0, done.output
+    assert "engine inline: the app has a train function of its own" in done.stdout.splitlines()
+    told = json_lines(hansa("simulate", tiny, "--rounds", 1, "--json", "--engine", "vectorized").stdout)[-1]
+    assert (told["engine"], told["because"]) == ("inline", "the app has a train function of its own")
+
+
+def test_what_the_trial_chose_is_said_with_its_measure(hansa: Callable[..., Result], tiny: Path) -> None:
+    done = hansa("simulate", tiny, "--rounds", 1, "--engine", "auto")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("engine ")]
+    assert line.startswith("engine inline: ")
+    assert "ms for a client; the app has a train function of its own" in line
+
+
+def test_a_profile_says_where_the_time_went(hansa: Callable[..., Result], tiny: Path) -> None:
+    done = hansa("simulate", tiny, "--rounds", 2, "--profile")
+    assert "training: local training" in done.stdout
+    assert "%" in done.stdout
+    parts = json_lines(hansa("simulate", tiny, "--rounds", 2, "--profile", "--json").stdout)[-1]["profile"]
+    assert set(parts) == {"data", "training", "folding", "evaluation", "workers", "overhead"}
+    assert parts["workers"] == 0
+
+
 def test_devices_drop_out(hansa: Callable[..., Result], tiny: Path) -> None:
     done = hansa("simulate", tiny, "--clients", 20, "--rounds", 1, "--devices", "dropouts:0.5", "--json")
     record = json_lines(done.stdout)[0]

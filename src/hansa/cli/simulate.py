@@ -11,7 +11,7 @@ from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand
 from hansa.cli.output import print_json, say, span
 
 if TYPE_CHECKING:
-    from hansa.simulation import Devices, RoundRecord
+    from hansa.simulation import Devices, RoundRecord, SimulationResult
 
 __all__ = ["parse_devices", "simulate"]
 
@@ -27,11 +27,19 @@ def simulate(
     *,
     clients: Annotated[int, typer.Option("--clients", "-n", min=1, help="Virtual clients, from client-0.")] = 10,
     engine: Annotated[
-        Literal["inline", "processes"],
-        typer.Option("--engine", help="inline: one client after another, breakpoints work; processes: on all cores."),
+        Literal["inline", "processes", "vectorized", "auto"],
+        typer.Option(
+            "--engine",
+            help="inline: one client after another, breakpoints work; processes: on all cores; "
+            "vectorized: many clients in one computation; auto: the fastest in a trial.",
+        ),
     ] = "inline",
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, show_default=False, help="Worker processes; else one per core.")
+        int | None,
+        typer.Option(
+            "--workers", min=1, show_default=False,
+            help="Worker processes; else one per core, and none for vectorized.",
+        ),
     ] = None,
     devices: Annotated[
         str | None,
@@ -44,10 +52,12 @@ def simulate(
     save: Annotated[
         Path | None, typer.Option("--save", help="File for the last model, in the safetensors format.", dir_okay=False)
     ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run an app on virtual clients: the same rounds, and the same bits, as on a network.
 
+    Many clients in one computation are the same but for rounding.
     With --json every round is one JSON object on a line, and the last line sums up.
     """
     from hansa.simulation import simulate as run
@@ -79,16 +89,34 @@ def simulate(
                 "model_hash": result.model_hash,
                 "saved": save,
                 "seconds": seconds,
+                "engine": result.engine,
+                "because": result.because,
             }
+            | ({"profile": result.profile} if profile else {})
         )
         return
     say("")
     say(f"model {result.model_hash}")
     say(f"{len(result.rounds)} rounds in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
+    if result.because:
+        say(f"engine {result.engine}: {result.because}")
+    if profile:
+        for line in _profile(result):
+            say(line)
     say("")
-    say("Next: the same file on a network, to the same bits:")
+    same = "the same but for rounding" if result.engine == "vectorized" else "to the same bits"
+    say(f"Next: the same file on a network, {same}:")
     say(f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3")
     say(f"  hansa up            and then   hansa session start {app}")
+
+
+def _profile(result: "SimulationResult") -> list[str]:
+    """The parts that took time, the longest first."""
+    from hansa.simulation.profile import PARTS
+
+    total = sum(result.profile.values()) or 1.0
+    parts = sorted(result.profile.items(), key=lambda part: -part[1])
+    return [f"{span(s):>8}  {s / total:4.0%}  {name}: {PARTS[name]}" for name, s in parts if s]
 
 
 def row_of(record: "RoundRecord") -> Row:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
-from hansa.algorithm import Partial, Plan
+from hansa.algorithm import Partial, Plan, Trainer
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Kind, Metrics, Update
+from hansa.messages import Contribution, Kind, Metrics, Task, Update
 from hansa.run import Run
 from hansa.simulation.clients import VirtualClients
+from hansa.simulation.profile import Profile
 
 __all__ = [
     "Assignment",
@@ -108,9 +109,12 @@ class Folding:
         self._tolerate = tolerate_failures
         self._number = 0
         self._broadcast = Arrays()
-        self._shown = Arrays()
+        self.shown = Arrays()
+        """What is evaluated."""
         self._plan: Plan = None
         self.partial = Partial({})
+        self.profile = Profile()
+        """Of the process."""
         self.memories: dict[str, Arrays] = {}
         """What each client kept with its last committed update; without an entry, nothing."""
 
@@ -125,28 +129,46 @@ class Folding:
         """An empty sum of this round."""
         return self._run.algorithm.aggregator.zero(self._plan)
 
-    def train(self, assignment: Assignment, into: Partial | None = None) -> Outcome:
-        """Train one client and fold its update into the sum, or into another one of this round."""
+    def train(
+        self, assignment: Assignment, into: Partial | None = None, *, half: Callable[[], Update] | None = None
+    ) -> Outcome:
+        """Train one client and fold its update into the sum, or into another one of this round.
+
+        half: does the client's half of the algorithm, in place of the app's trainer.
+        """
         client = assignment.client
-        share = self._clients.share(client)
         partial = self.partial if into is None else into
 
         def local_work() -> Outcome:
-            memory = self.memories.get(client)
-            task = self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
-            update = self._run.train(self._app, self._broadcast, task)
+            update = self.client_half(self._app.trainer, self.task(assignment)) if half is None else half()
             return self.offer(client, update, partial)
 
         return self._guarded(local_work, client, "trained")
+
+    def task(self, assignment: Assignment) -> Task:
+        """A new task of this round."""
+        with self.profile.measure("data"):
+            share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
+            return self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+
+    def client_half(self, trainer: Trainer, task: Task) -> Update:
+        """The client's half of the algorithm."""
+        with self.profile.measure("training"):
+            return self._run.algorithm.client_update(trainer, self._broadcast, task)
+
+    def rehearse(self, assignments: Sequence[Assignment]) -> None:
+        """Do the clients' halves, and keep nothing of it."""
+        for assignment in assignments:
+            self.client_half(self._app.trainer, self.task(assignment))
 
     def offer(self, client: str, update: Update, partial: Partial) -> Folded | Refused:
         """Fold one update into a sum of this round, unless it may not be counted."""
         aggregator = self._run.algorithm.aggregator
         before = partial.weight
+        contribution = Contribution(client, update.num_examples, update.metrics)
         try:
-            aggregator.accumulate(
-                self._plan, partial, update, Contribution(client, update.num_examples, update.metrics)
-            )
+            with self.profile.measure("folding"):
+                aggregator.accumulate(self._plan, partial, update, contribution)
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
         return Folded(update.num_examples, partial.weight - before, update.metrics, update.memory)
@@ -165,18 +187,19 @@ class Folding:
     def show(self, number: int, model: Arrays) -> None:
         """Evaluations are of this model from now on."""
         self._number = number
-        self._shown = model
+        self.shown = model
+
+    def evaluation_task(self, client: str) -> Task:
+        """A new task to evaluate the model that was shown."""
+        with self.profile.measure("data"):
+            share, memory = self._clients.share(client), self.memories.get(client)
+            return self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
 
     def evaluate(self, client: str) -> Metrics | Failed:
         """Evaluate the model that was shown on one client's data."""
-        share = self._clients.share(client)
-
-        def local_work() -> Metrics:
-            memory = self.memories.get(client)
-            task = self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
-            return self._app.trainer.evaluate(self._shown, task)
-
-        return self._guarded(local_work, client, "evaluated")
+        return self._guarded(
+            lambda: self._app.trainer.evaluate(self.shown, self.evaluation_task(client)), client, "evaluated"
+        )
 
     def _guarded(self, work: Callable[[], T], client: str, what: str) -> T | Failed:
         result = attempt(work)

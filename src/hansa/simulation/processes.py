@@ -6,6 +6,7 @@ client that it was training has failed, the others whom it had folded are traine
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,8 +24,10 @@ from hansa.arrays import Arrays
 from hansa.errors import ConfigError, RunFailedError, UserCodeError
 from hansa.messages import Contribution, Metrics, RunSpec
 from hansa.run import slots_to_arrays
+from hansa.simulation.choice import cores
 from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
 from hansa.simulation.pipes import Channel, Message, receive, result_from, send, spec_to, to_bytes
+from hansa.simulation.vectorized import Vectorization
 
 __all__ = ["Processes"]
 
@@ -89,16 +92,31 @@ class Processes:
     """An `Engine` of worker processes, each with one thread for arithmetic. They live until `close`."""
 
     def __init__(
-        self, app: Path, spec: RunSpec, folding: Folding, *, clients: int, workers: int | None, tolerate: bool
+        self,
+        app: Path,
+        spec: RunSpec,
+        folding: Folding,
+        *,
+        clients: int,
+        workers: int | None,
+        tolerate: bool,
+        vectorization: Vectorization | None = None,
     ) -> None:
         """app: the file or folder that each worker loads; folding: of this process, which merges.
 
-        clients: registered in all; workers: None for one per core; tolerate: failures of user code.
+        clients: registered in all; workers: None for one per core; tolerate: failures of user code; vectorization: of
+        this process, where each worker is to train many clients at once.
         """
-        self._count = _cores() if workers is None else workers
+        self._count = cores() if workers is None else workers
         if self._count < 1:
             raise ConfigError(f"workers is {workers}; it must be at least 1")
-        self._start: Message = {"app": str(app), "spec": spec_to(spec), "clients": clients}
+        self._start: Message = {
+            "app": str(app),
+            "spec": spec_to(spec),
+            "clients": clients,
+            "vectorized": vectorization is not None,
+        }
+        self._vectorization = vectorization
         self._spec = spec
         self._folding = folding
         self._tolerate = tolerate
@@ -119,6 +137,8 @@ class Processes:
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
         """See `Engine`."""
+        if self._vectorization is not None:
+            self._vectorization.prepare(assignments)
         before = self._outcomes
         self._assigned |= {assignment.client: assignment for assignment in assignments}
         self._outcomes = before | self._outcomes_of(assignments)
@@ -212,9 +232,12 @@ class Processes:
 
     def _spread(self, what: str, assignments: Iterable[Assignment]) -> Results:
         """Give the assignments to the workers as they get free, and wait for every answer."""
+        with self._folding.profile.measure("workers"):
+            return self._work(what, deque(assignments))
+
+    def _work(self, what: str, left: deque[Assignment]) -> Results:
         results: Results = {}
-        left = deque(assignments)
-        size = len(left) if self._in_order else max(1, min(_LARGEST_CHUNK, len(left) // (_CHUNKS * self._count)))
+        size = self._chunk(len(left))
         while left or any(worker.outstanding for worker in self._workers):
             for worker in self._workers[: 1 if self._in_order else None]:
                 if left and len(worker.outstanding) <= 1:
@@ -229,6 +252,14 @@ class Processes:
                 else:
                     self._take(worker, answer, kept, results)
         return results
+
+    def _chunk(self, clients: int) -> int:
+        """How many clients are in one message."""
+        if self._in_order:
+            return clients
+        if self._vectorization is not None:
+            return max(1, math.ceil(clients / self._count))
+        return max(1, min(_LARGEST_CHUNK, clients // (_CHUNKS * self._count)))
 
     def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
         worker.outstanding.extend(chunk)
@@ -317,8 +348,3 @@ class Processes:
         outcome = self._outcomes[client]
         assert isinstance(outcome, Folded)  # noqa: S101 - it is in a sum
         return Contribution(client, outcome.num_examples, outcome.metrics)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

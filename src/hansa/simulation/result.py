@@ -52,6 +52,12 @@ class SimulationResult:
     spec: RunSpec
     rounds: tuple[RoundRecord, ...]
     state: State
+    engine: str = "inline"
+    """What trained: for "auto" what it chose, for "vectorized" another one where clients could not train together."""
+    because: str = ""
+    """Why, where that is not the engine that was named."""
+    profile: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by part, as in `hansa.simulation.profile.PARTS`; together those of all rounds."""
 
     @property
     def model(self) -> Arrays:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,18 +18,21 @@ from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, Value, me
 from hansa.rounds import Round
 from hansa.rounds.events import Completed, NotMet
 from hansa.run import Run, derive_rng, resolve, suit
+from hansa.simulation.choice import Choice, choose, cores
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
 from hansa.simulation.devices import Behaviour, Devices, Instant
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome
 from hansa.simulation.load import check_not_loading, load
 from hansa.simulation.processes import Processes
+from hansa.simulation.profile import Profile
 from hansa.simulation.result import RoundRecord, SimulationResult
+from hansa.simulation.vectorized import Stacked, Vectorization
 from hansa.wire import codec
 
 __all__ = ["EngineName", "Settings", "Simulation", "simulate"]
 
-EngineName = Literal["inline", "processes"]
+EngineName = Literal["inline", "processes", "vectorized", "auto"]
 
 _ALL_CONNECTED = 4096
 """Up to so many clients a round knows all of them, as on a network; of more, the cohort, its reserve and …"""
@@ -81,8 +84,10 @@ def simulate(
         spec: the run; or give its fields as keywords (`rounds=20, algorithm="fedprox"`), which replace those of `spec`.
         clients: registered clients; they cost nothing until they are selected.
         engine: "inline" trains one client after another in this process, so that `print` and `breakpoint` work;
-            "processes" trains on all cores. The result is the same, to the bit.
-        workers: worker processes, by default as many as there are cores.
+            "processes" trains on all cores; the result is the same, to the bit. "vectorized" trains many clients in one
+            computation, where the app has a trainer that can: it is the same but for rounding, and depends neither on
+            who is trained with whom nor on `workers`. "auto" tries some clients, and takes what was the fastest.
+        workers: worker processes; by default as many as there are cores, and none for "vectorized".
         devices: how devices behave on the virtual clock (`hansa.simulation.devices`); by default they answer at once.
         tolerate_failures: whether an exception in a client's code makes that client fail and be replaced, as on a
             network. By default it does with engine="processes", and ends the simulation with its own traceback with
@@ -104,18 +109,55 @@ def simulate(
     names = VirtualClients(clients)
     tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
     folding = Folding(loaded, run, names, tolerate_failures=tolerate)
-    match engine:
+    vectorization = Vectorization(loaded, folding)
+
+    def trial() -> Choice:
+        model = run.initial_model(loaded) if initial_model is None else Arrays(initial_model)
+        folding.begin(1, run.algorithm.broadcast(run.start(model)))
+        most = 1 if loaded.path is None else workers or cores()
+        return choose(folding, vectorization, run.cohort(names, 1).invited, run.spec.rounds, most)
+
+    chosen = _chosen(engine, workers, trial)
+    match chosen.engine:
         case "inline":
             made: Engine = Inline(folding)
-        case "processes":
-            made = Processes(_file_of(loaded), run.spec, folding, clients=clients, workers=workers, tolerate=tolerate)
+        case "vectorized" if chosen.workers == 1:
+            made = Stacked(folding, vectorization)
         case _:
-            raise ConfigError(f"engine is {engine!r}; there is: inline, processes")
-    simulation = Simulation(run, loaded, names, made, devices or Instant())
+            made = Processes(
+                _file_of(loaded),
+                run.spec,
+                folding,
+                clients=clients,
+                workers=chosen.workers,
+                tolerate=tolerate,
+                vectorization=vectorization if chosen.engine == "vectorized" else None,
+            )
+    simulation = Simulation(run, loaded, names, made, devices or Instant(), folding.profile)
     try:
-        return simulation.run(initial_model, on_round, stop)
+        result = simulation.run(initial_model, on_round, stop)
     finally:
         made.close()
+    if chosen.engine == "vectorized" and vectorization.obstacle is not None:
+        chosen = Choice("inline" if chosen.workers == 1 else "processes", chosen.workers, vectorization.obstacle)
+    return replace(result, engine=chosen.engine, because=chosen.because)
+
+
+def _chosen(engine: EngineName, workers: int | None, trial: Callable[[], Choice]) -> Choice:
+    """What trains, with how many workers; trial: finds out for "auto"."""
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers is {workers}; it must be at least 1")
+    match engine:
+        case "inline":
+            return Choice("inline", 1)
+        case "vectorized":
+            return Choice("vectorized", workers or 1)
+        case "processes":
+            return Choice("processes", workers or cores())
+        case "auto":
+            return trial()
+        case _:
+            raise ConfigError(f"engine is {engine!r}; there is: inline, processes, vectorized, auto")
 
 
 def _file_of(app: App) -> Path:
@@ -136,6 +178,8 @@ class Simulation:
     clients: VirtualClients
     engine: Engine
     devices: Devices
+    profile: Profile = field(default_factory=Profile)
+    """Of this process."""
 
     def run(
         self,
@@ -147,16 +191,20 @@ class Simulation:
         model = self.setup.initial_model(self.app) if initial_model is None else Arrays(initial_model)
         state = self.setup.start(model)
         records: list[RoundRecord] = []
+        self.profile.restart()
         for number in range(1, self.setup.spec.rounds + 1):
             began = time.perf_counter()
             state, record = self._round(state, number)
-            record = replace(self._evaluated(state, record), seconds=time.perf_counter() - began)
+            with self.profile.measure("evaluation"):
+                record = self._evaluated(state, record)
+            record = replace(record, seconds=time.perf_counter() - began)
             records.append(record)
             if on_round is not None:
                 on_round(record)
             if stop is not None and stop(record):
                 break
-        return SimulationResult(self.setup.spec, tuple(records), state)
+        with self.profile.measure("overhead"):
+            return SimulationResult(self.setup.spec, tuple(records), state, profile=dict(self.profile.seconds))
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,9 +212,10 @@ class Simulation:
         algorithm = self.setup.algorithm
         broadcast = algorithm.broadcast(state)
         completed, outcomes, seconds = self._play(number, broadcast)
-        plan = algorithm.aggregator.plan(broadcast)
-        aggregate = algorithm.aggregator.report(plan, self.engine.collect())
-        after = self.setup.finish(state, aggregate)
+        with self.profile.measure("folding"):
+            plan = algorithm.aggregator.plan(broadcast)
+            aggregate = algorithm.aggregator.report(plan, self.engine.collect())
+            after = self.setup.finish(state, aggregate)
         self.engine.remember({client: kept for client, kept in _kept(outcomes) if client in aggregate.contributions})
         return after, RoundRecord(
             round=number,

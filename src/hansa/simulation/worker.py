@@ -10,17 +10,23 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from hansa.arrays import Arrays
+from hansa.messages import Metrics
 from hansa.run import resolve, slots_from_arrays
 from hansa.simulation.clients import VirtualClients
-from hansa.simulation.fold import Assignment, Folded, Folding, Raised, attempt, failure
+from hansa.simulation.fold import Assignment, Folded, Folding, Outcome, Raised, attempt, failure
 from hansa.simulation.load import load
 from hansa.simulation.pipes import Channel, Message, receive, result_to, send, spec_from, to_bytes
+from hansa.simulation.vectorized import Vectorization
 
 __all__ = ["main"]
+
+R = TypeVar("R", bound=Outcome | Metrics)
 
 Jobs: TypeAlias = "queue.SimpleQueue[tuple[Message, Arrays]]"
 
@@ -34,15 +40,15 @@ def main(jobs_fd: int, answers_fd: int) -> None:
     threading.Thread(target=_take, args=(Connection(jobs_fd, writable=False), jobs), daemon=True).start()
     answers: Channel = Connection(answers_fd, readable=False)
     start, _ = jobs.get()
-    folding = attempt(lambda: _folding(start))
-    if isinstance(folding, Raised):
-        told = failure(folding.error)
+    trainees = attempt(lambda: _trainees(start))
+    if isinstance(trainees, Raised):
+        told = failure(trainees.error)
         send(answers, {"broken": told.message, "traceback": told.traceback})
         return
     send(answers, {"broken": None})
     while True:
         job, body = jobs.get()
-        _do(job, body, folding, answers)
+        _do(job, body, *trainees, answers)
 
 
 def _take(pipe: Channel, jobs: Jobs) -> None:
@@ -53,12 +59,13 @@ def _take(pipe: Channel, jobs: Jobs) -> None:
     os.killpg(0, signal.SIGKILL)  # this process leads a group of its own: what user code started ends with it
 
 
-def _folding(start: Message) -> Folding:
-    run, clients = resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
-    return Folding(load(start["app"]), run, clients, tolerate_failures=True)
+def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
+    app, run, clients = load(start["app"]), resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
+    folding = Folding(app, run, clients, tolerate_failures=True)
+    return folding, Vectorization(app, folding) if start["vectorized"] else None
 
 
-def _do(job: Message, body: Arrays, folding: Folding, answers: Channel) -> None:
+def _do(job: Message, body: Arrays, folding: Folding, vectorization: Vectorization | None, answers: Channel) -> None:
     match job["do"]:
         case "begin":
             folding.begin(job["round"], body)
@@ -66,18 +73,34 @@ def _do(job: Message, body: Arrays, folding: Folding, answers: Channel) -> None:
             folding.show(job["round"], body)
         case "train":
             folding.memories = slots_from_arrays(body)
-            for client, work in job["tasks"]:
-                send(answers, {"began": client})
-                outcome = folding.train(Assignment(client, work))
-                kept = outcome.memory if isinstance(outcome, Folded) else None
-                send(answers, {"client": client, **result_to(outcome)}, None if kept is None else to_bytes(kept))
+            assignments = [Assignment(client, work) for client, work in job["tasks"]]
+            training = None if vectorization is None else partial(vectorization.train, assignments)
+            _answer(answers, {each.client: partial(folding.train, each) for each in assignments}, training)
         case "evaluate":
             folding.memories = slots_from_arrays(body)
-            for client, _ in job["tasks"]:
-                send(answers, {"began": client})
-                send(answers, {"client": client, **result_to(folding.evaluate(client))})
+            clients = [client for client, _ in job["tasks"]]
+            together = None if vectorization is None else partial(vectorization.evaluate, clients)
+            _answer(answers, {client: partial(folding.evaluate, client) for client in clients}, together)
         case "collect":
-            partial, folding.partial = folding.partial, folding.zero()
-            send(answers, {"weight": partial.weight}, to_bytes(Arrays(partial.sums)))
+            summed, folding.partial = folding.partial, folding.zero()
+            send(answers, {"weight": summed.weight}, to_bytes(Arrays(summed.sums)))
         case unknown:
             raise AssertionError(unknown)
+
+
+def _answer(
+    answers: Channel, alone: Mapping[str, Callable[[], R]], together: Callable[[], Mapping[str, R]] | None
+) -> None:
+    """Do the work of each client and tell what came of it; together: of all of them at once."""
+    if together is not None:
+        for client, result in together().items():
+            _tell(answers, client, result)
+        return
+    for client, work in alone.items():
+        send(answers, {"began": client})
+        _tell(answers, client, work())
+
+
+def _tell(answers: Channel, client: str, result: Outcome | Metrics) -> None:
+    kept = result.memory if isinstance(result, Folded) else None
+    send(answers, {"client": client, **result_to(result)}, None if kept is None else to_bytes(kept))

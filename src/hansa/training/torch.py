@@ -1,26 +1,25 @@
 """Local training of PyTorch modules."""
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from hansa.arrays import DTYPES, Array, Arrays, check_same_structure, delta_dtype
+from hansa.arrays import Arrays, delta_dtype
 from hansa.errors import AppError, MissingExtraError
-from hansa.messages import GradientCorrection, Metrics, Task, Update
-from hansa.training.local import Batch, LocalWork, count, evaluation_examples, training_examples
+from hansa.messages import Metrics, Task, Update
+from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
 
 try:
     import torch
 except ImportError as error:
     raise MissingExtraError("hansa.training.torch", "torch") from error
 
-__all__ = ["TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "load_into_module"]
+from hansa.training.setup import Loss, Setup, accuracy
+from hansa.training.stacks import TorchStacks, prepare
+from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
+from hansa.training.tensors import array_of_tensor, arrays_of_module, load_into_module
 
-Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(outputs, targets) → a mean over the batch, of shape ()."""
+__all__ = ["TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "load_into_module"]
 
 
 class TorchTrainer:
@@ -71,44 +70,48 @@ class TorchTrainer:
                 "TorchTrainer makes its own module and optimizer, so give it functions or classes: "
                 "TorchTrainer(Net, nn.CrossEntropyLoss(), lambda parameters: torch.optim.SGD(parameters, lr=0.1))"
             )
-        self._build = module
-        self._loss = loss
-        self._optimizer = optimizer
-        self._work = LocalWork(batch_size, epochs, steps, drop_last)
-        self._metrics = metrics
-        self._evaluation_batch_size = evaluation_batch_size
-        self._device = torch.device(device)
-        self._threads = threads
-        self._format = torch.channels_last if channels_last else torch.preserve_format
-        self._built = threading.local()
+        self._setup = Setup(
+            build=module,
+            loss=loss,
+            optimizer=optimizer,
+            work=LocalWork(batch_size, epochs, steps, drop_last),
+            metrics=metrics,
+            evaluation_batch_size=evaluation_batch_size,
+            device=torch.device(device),
+            threads=threads,
+            format=torch.channels_last if channels_last else torch.preserve_format,
+        )
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
         """The tensors of a new module, drawn with a seed from `rng`."""
-        with self._seeded(rng):
-            return arrays_of_module(self._build())
+        with self._setup.seeded(rng):
+            return arrays_of_module(self._setup.build())
 
     def fit(self, model: Arrays, task: Task) -> Update:
         """Train from `model` as far as `task.work` goes."""
         x, y = training_examples(task)
-        module = self._loaded(model)
+        module = self._setup.loaded(model)
         losses: list[tuple[torch.Tensor, int]] = []
-        with self._seeded(task.rng):
-            parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-            optimizer = self._optimizer(parameters)
-            correct = _corrector(module, task.correction)
-            steps = _Steps(optimizer)
+        with self._setup.seeded(task.rng):
+            trained = trained_parameters(module)
+            parameters = list(trained.values())
+            optimizer = self._setup.optimizer(parameters)
+            correction = task.correction
+            offsets = [stack[0] for stack in stacked_offsets([correction], trained)]
+            correct = corrector(parameters, correction.proximal if correction else 0.0, offsets)
+            steps = Steps(optimizer, trained)
             module.train()
-            for batch in self._work.batches(len(x), task):
+            for batch in self._setup.work.batches(len(x), task):
                 optimizer.zero_grad()
-                inputs, targets = self._batch(x, y, batch, module)
-                loss = self._loss(module(inputs), targets)
+                inputs, targets = self._setup.batch(x, y, batch, module)
+                loss = self._setup.loss(module(inputs), targets)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
-                correct()
+                correct(parameters)
                 steps.count()
                 optimizer.step()
                 losses.append((loss.detach(), count(batch)))
             optimizer.zero_grad()
-        return Update(arrays_of_module(module), len(x), {"loss": _mean(losses)}, step_sum=steps.sums(module))
+        return Update(arrays_of_module(module), len(x), {"loss": mean_of(losses)}, step_sum=steps.sums())
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.
@@ -116,14 +119,14 @@ class TorchTrainer:
         Tensors that no gradient reaches, buffers among them, have zeros.
         """
         x, y = training_examples(task)
-        module = self._loaded(model)
+        module = self._setup.loaded(model)
         losses: list[tuple[torch.Tensor, int]] = []
-        with self._seeded(task.rng):
+        with self._setup.seeded(task.rng):
             module.eval()
             module.zero_grad()
-            for batch in self._neighbours(len(x), task):
-                inputs, targets = self._batch(x, y, batch, module)
-                loss = self._loss(module(inputs), targets)
+            for batch in self._setup.neighbours(len(x), task):
+                inputs, targets = self._setup.batch(x, y, batch, module)
+                loss = self._setup.loss(module(inputs), targets)
                 (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # as above
                 losses.append((loss.detach(), count(batch)))
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
@@ -131,183 +134,25 @@ class TorchTrainer:
                 if parameter.grad is not None:
                     arrays[name] = array_of_tensor(parameter.grad).astype(delta_dtype(model[name].dtype), copy=False)
             module.zero_grad()
-        return Update(arrays, len(x), {"loss": _mean(losses)})
+        return Update(arrays, len(x), {"loss": mean_of(losses)})
+
+    def vectorized(self, model: Arrays, task: Task) -> TorchStacks | str:
+        """What trains many clients in one computation; or why nothing can, as the end of a sentence.
+
+        model, task: those of one client, on whose examples the module is tried.
+        """
+        return prepare(self._setup, model, task)
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
         """The loss and the metrics over the client's evaluation examples."""
         x, y = evaluation_examples(task)
-        module = self._loaded(model)
+        module = self._setup.loaded(model)
         sums: dict[str, list[tuple[torch.Tensor, int]]] = {}
-        with self._seeded(task.rng), torch.no_grad():
+        with self._setup.seeded(task.rng), torch.no_grad():
             module.eval()
-            for batch in self._neighbours(len(x), task):
-                inputs, targets = self._batch(x, y, batch, module)
+            for batch in self._setup.neighbours(len(x), task):
+                inputs, targets = self._setup.batch(x, y, batch, module)
                 outputs = module(inputs)
-                for name, function in self._measures(targets).items():
+                for name, function in self._setup.measures(targets).items():
                     sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
-        return Metrics({name: _mean(values) for name, values in sums.items()}, len(x))
-
-    def _measures(self, targets: torch.Tensor) -> dict[str, Loss]:
-        if self._metrics is not None:
-            return {"loss": self._loss, **self._metrics}
-        return {"loss": self._loss} if targets.is_floating_point() else {"loss": self._loss, "accuracy": accuracy}
-
-    def _loaded(self, model: Arrays) -> torch.nn.Module:
-        """This thread's module, with the tensors of `model`."""
-        if not hasattr(self._built, "module"):
-            with torch.random.fork_rng(devices=self._generators()):
-                module = self._build().to(self._device)
-            # An overload of torch's own misses that a format alone is enough.
-            self._built.module = module.to(memory_format=self._format)  # type: ignore[call-overload]
-        module = cast("torch.nn.Module", self._built.module)
-        load_into_module(module, model)
-        return module
-
-    def _neighbours(self, num_examples: int, task: Task) -> Iterator[slice]:
-        """The examples in their order; each batch reports progress when the next one is asked for."""
-        size = self._evaluation_batch_size
-        for start in range(0, num_examples, size):
-            end = min(start + size, num_examples)
-            yield slice(start, end)
-            task.progress(end, num_examples)
-
-    def _batch(self, x: Any, y: Any, batch: Batch, module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
-        inputs, targets = _taken(x, batch), _taken(y, batch)
-        if inputs.is_floating_point():
-            inputs = inputs.to(dtype)
-        targets = targets.to(dtype if targets.is_floating_point() else torch.int64)
-        channels = self._format if inputs.dim() == 4 else torch.preserve_format  # noqa: PLR2004 - (n, c, h, w)
-        return inputs.to(self._device, memory_format=channels), targets.to(self._device)
-
-    def _generators(self) -> list[torch.device]:
-        """Devices beside the CPU whose random state a task touches."""
-        return [self._device] if self._device.type == "cuda" else []
-
-    @contextmanager
-    def _seeded(self, rng: np.random.Generator) -> Iterator[None]:
-        """Torch's global random state drawn from `rng`, and its threads as set; both as they were afterwards."""
-        before = torch.get_num_threads()
-        with torch.random.fork_rng(devices=self._generators()):
-            torch.manual_seed(int(rng.integers(2**63)))
-            if self._threads is not None:
-                torch.set_num_threads(self._threads)
-            try:
-                yield
-            finally:
-                if self._threads is not None:
-                    torch.set_num_threads(before)
-
-
-def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The share of right answers.
-
-    outputs: shape (n, classes, …) with targets (n, …) of class numbers; or logits of the targets' shape for 0 and 1.
-    """
-    answers = outputs.argmax(dim=1) if outputs.dim() > targets.dim() else outputs > 0
-    return (answers == targets).double().mean()
-
-
-def arrays_of_module(module: torch.nn.Module) -> Arrays:
-    """A copy of the module's parameters and buffers, in the order of its state_dict."""
-    return Arrays({name: array_of_tensor(tensor) for name, tensor in _state(module).items()})
-
-
-def array_of_tensor(tensor: torch.Tensor) -> Array:
-    """A copy of a tensor as an ndarray; bfloat16 stays bfloat16."""
-    return np.array(_view(tensor.detach().cpu()), order="C")
-
-
-def load_into_module(module: torch.nn.Module, arrays: Mapping[str, Array]) -> None:
-    """Copy arrays into the module's parameters and buffers; raises `ArraysMismatchError` where they do not fit."""
-    state = _state(module)
-    check_same_structure(cast("Mapping[str, Array]", state), arrays, "the model received")  # names and shapes alone
-    for name, tensor in state.items():
-        if tensor.device.type == "cpu":
-            np.copyto(_view(tensor), arrays[name], casting="same_kind")
-        else:
-            host = torch.empty(tensor.shape, dtype=tensor.dtype)
-            np.copyto(_view(host), arrays[name], casting="same_kind")
-            tensor.copy_(host)
-
-
-def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    state = module.state_dict()
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise AppError(f"{name!r} in the module's state_dict is a {type(value).__name__}; only tensors can travel")
-    return state
-
-
-def _view(tensor: torch.Tensor) -> Array:
-    """The memory of a CPU tensor as an ndarray."""
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        return cast("Array", tensor.view(torch.int16).numpy().view(DTYPES["BF16"]))
-    return cast("Array", tensor.numpy())
-
-
-def _taken(source: Any, batch: Batch) -> torch.Tensor:
-    if isinstance(source, torch.Tensor):
-        return source[batch if isinstance(batch, slice) else torch.from_numpy(batch)]
-    taken = np.asarray(source)[batch]
-    return torch.from_numpy(taken if taken.flags.writeable else taken.copy())
-
-
-def _corrector(module: torch.nn.Module, correction: GradientCorrection | None) -> Callable[[], None]:
-    """A function that does g ← g + proximal·(w − w₀) + offset to every gradient of the module, in place."""
-    if correction is None or (not correction.proximal and correction.offset is None):
-        return lambda: None
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    starts = [p.detach().clone() for _, p in trained] if correction.proximal else []
-    moved = [torch.empty_like(start) for start in starts]
-    offset = correction.offset
-    offsets = [] if offset is None else [_like(p, offset[name]) for name, p in trained]
-
-    def correct() -> None:
-        for index, (_, parameter) in enumerate(trained):
-            if parameter.grad is None:
-                continue
-            if starts:
-                torch.sub(parameter.detach(), starts[index], out=moved[index])
-                parameter.grad.add_(moved[index], alpha=correction.proximal)
-            if offsets:
-                parameter.grad.add_(offsets[index])
-
-    return correct
-
-
-class _Steps:
-    """`Update.step_sum` of each parameter, as torch.optim.SGD moves it; unknown for any other optimizer."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        known = type(optimizer) is torch.optim.SGD and not any(group["maximize"] for group in optimizer.param_groups)
-        self._groups = optimizer.param_groups if known else []
-        self._buffers: dict[torch.nn.Parameter, float] = {}
-        self._sums: dict[torch.nn.Parameter, float] = {}
-
-    def count(self) -> None:
-        """The step that comes next, for a gradient of 1: its momentum buffer and how far it moves."""
-        for group in self._groups:
-            momentum = group["momentum"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                before = self._buffers.get(parameter)
-                buffer = 1.0 if before is None else momentum * before + 1 - group["dampening"]
-                self._buffers[parameter] = buffer
-                moved = (1 + momentum * buffer if group["nesterov"] else buffer) if momentum else 1.0
-                self._sums[parameter] = self._sums.get(parameter, 0.0) + float(group["lr"]) * moved
-
-    def sums(self, module: torch.nn.Module) -> float | dict[str, float]:
-        """By name; buffers and what was frozen are not in it."""
-        return {n: self._sums[p] for n, p in module.named_parameters() if p in self._sums} if self._groups else 0.0
-
-
-def _like(parameter: torch.nn.Parameter, array: Array) -> torch.Tensor:
-    return torch.from_numpy(np.array(array)).to(parameter.device, parameter.dtype)
-
-
-def _mean(values: list[tuple[torch.Tensor, int]]) -> float:
-    """The mean of batch means, weighted by the examples of each batch."""
-    return sum(float(value) * size for value, size in values) / sum(size for _, size in values)
+        return Metrics({name: mean_of(values) for name, values in sums.items()}, len(x))

@@ -1,0 +1,224 @@
+"""Training and evaluating many clients in one computation, where the app has a trainer that can.
+
+The client half of an algorithm is a pure function around one call of the trainer. So each client's half is begun with
+a trainer that only notes what it is asked for; all of that is done in one computation; then each half is begun anew,
+with a trainer that has the answer. An algorithm needs to know nothing of it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from hansa.algorithm import Trainer, Vectorized
+from hansa.app import App
+from hansa.arrays import Arrays
+from hansa.messages import Metrics, Task, Update
+from hansa.simulation.fold import Assignment, Failed, Folding, Inline, Outcome, Raised, attempt, failure
+
+__all__ = ["Stacked", "Vectorization"]
+
+T = TypeVar("T")
+
+
+class Vectorization:
+    """Trains and folds the clients of a round, as many at once as memory allows."""
+
+    def __init__(self, app: App, folding: Folding) -> None:
+        """folding: trains one client at a time, where many cannot be trained at once."""
+        self._app = app
+        self._folding = folding
+        self._together: Vectorized | None = None
+        self.obstacle: str | None = None
+        """Why clients train one after another, as the end of a sentence; None where they do not, or nobody has yet."""
+
+    def train(self, assignments: Sequence[Assignment]) -> dict[str, Outcome]:
+        """As `Folding.train` for each, in this order."""
+        self.prepare(assignments)
+        outcomes: dict[str, Outcome] = {}
+        for window in _windows(assignments, self._together):
+            halves = {} if self._together is None else self._halves(window, self._together)
+            outcomes |= {each.client: self._folding.train(each, half=halves.get(each.client)) for each in window}
+        return outcomes
+
+    def evaluate(self, clients: Sequence[str]) -> dict[str, Metrics | Failed]:
+        """As `Folding.evaluate` for each."""
+        results: dict[str, Metrics | Failed] = {}
+        if self._together is not None and self._app.evaluates_as_trained:
+            for window in _windows(clients, self._together):
+                measured = attempt(partial(self._measured, window, self._together))
+                results |= {} if isinstance(measured, Raised) else measured
+        return {client: results[client] if client in results else self._folding.evaluate(client) for client in clients}
+
+    def prepare(self, assignments: Sequence[Assignment]) -> None:
+        """Try the trainer, once, with the first client that has something to train on."""
+        if self._together is not None or self.obstacle is not None:
+            return
+        for assignment in assignments:
+            asked = attempt(partial(self._asked, assignment))
+            if isinstance(asked, _Request):
+                with self._folding.profile.measure("training"):
+                    found = attempt(partial(self._app.vectorized, asked.model, asked.task))
+                found = f"it cannot be tried: {failure(found.error).message}" if isinstance(found, Raised) else found
+                self._together, self.obstacle = (None, found) if isinstance(found, str) else (found, None)
+                return
+
+    def rehearse(self, assignments: Sequence[Assignment]) -> None:
+        """Do the clients' halves where they can be done at once, and keep nothing of it."""
+        self.prepare(assignments)
+        if self._together is not None:
+            for window in _windows(assignments, self._together):
+                self._halves(window, self._together)
+
+    def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
+        """What does each client's half; whose training fails is not in there, so that it fails alone."""
+        attempts = {each.client: attempt(partial(self._asked, each)) for each in window}
+        asked = {client: each for client, each in attempts.items() if isinstance(each, _Request)}
+        halves: dict[str, Callable[[], Update]] = {}
+        for name, work in (("fit", together.fit), ("gradient", together.gradient)):
+            with self._folding.profile.measure("training"):
+                answers = _answers(work, {client: each for client, each in asked.items() if each.work == name})
+            halves |= {client: partial(self._half, asked[client], update) for client, update in answers.items()}
+        return halves
+
+    def _asked(self, assignment: Assignment) -> "_Request | None":
+        """What the client's half asks its trainer for; None when it asks for nothing."""
+        task = self._folding.task(assignment)
+        fresh = task.rng.bit_generator.state
+        try:
+            self._folding.client_half(_Asking(), task)
+        except _Asked as asked:
+            return _Request(asked.work, asked.model, asked.task, task.rng.bit_generator.state, task, fresh)
+        return None
+
+    def _half(self, request: "_Request", update: Update) -> Update:
+        """The client's half, from its beginning, with the answer."""
+        generator = request.begun.rng.bit_generator
+        answering = _Answering(self._app.trainer, request.work, update, generator.state)
+        generator.state = request.fresh
+        return self._folding.client_half(answering, request.begun)
+
+    def _measured(self, clients: Sequence[str], together: Vectorized) -> dict[str, Metrics]:
+        tasks = [self._folding.evaluation_task(client) for client in clients]
+        return dict(zip(clients, together.evaluate(self._folding.shown, tasks), strict=True))
+
+
+def _windows(items: Sequence[T], together: Vectorized | None) -> Iterator[Sequence[T]]:
+    """As many at a time as can be trained at once."""
+    most = len(items) if together is None else together.most
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
+
+
+_Work: TypeAlias = Callable[[Sequence[Arrays], Sequence[Task]], Sequence[Update]]
+
+
+def _answers(work: _Work, asked: "Mapping[str, _Request]") -> dict[str, Update]:
+    """The updates of all whose training does not fail: where it does, each half of them is tried, and so on."""
+    if not asked:
+        return {}
+    for each in asked.values():
+        each.task.rng.bit_generator.state = each.state
+    updates = attempt(partial(work, [each.model for each in asked.values()], [each.task for each in asked.values()]))
+    if not isinstance(updates, Raised):
+        return dict(zip(asked, updates, strict=True))
+    clients = list(asked)
+    parts = (clients[: len(clients) // 2], clients[len(clients) // 2 :]) if len(clients) > 1 else ()
+    return {client: update for part in parts for client, update in _answers(work, {c: asked[c] for c in part}).items()}
+
+
+class Stacked(Inline):
+    """An `Engine` in this process, with many clients in one computation."""
+
+    def __init__(self, folding: Folding, vectorization: Vectorization) -> None:
+        """folding: of the run; vectorization: of the same."""
+        super().__init__(folding)
+        self._shown = folding
+        self._vectorization = vectorization
+
+    def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
+        """See `Engine`."""
+        return self._vectorization.train(assignments)
+
+    def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
+        """See `Engine`."""
+        self._shown.show(number, model)
+        return self._vectorization.evaluate(clients)
+
+
+# ── two trainers that stand in for the app's ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a client's half asks its trainer for."""
+
+    work: str
+    """A method of `Trainer`, fit or gradient."""
+    model: Arrays
+    task: Task
+    state: Mapping[str, Any]
+    """Of its random numbers."""
+    begun: Task
+    """What the half was begun with."""
+    fresh: Mapping[str, Any]
+    """The state of its random numbers then."""
+
+
+class _Asked(BaseException):
+    """No error: it leaves a client's half where the trainer's answer is needed."""
+
+    def __init__(self, work: str, model: Arrays, task: Task) -> None:
+        super().__init__()
+        self.work = work
+        self.model = model
+        self.task = task
+
+
+class _Asking:
+    """A `Trainer` that is only asked."""
+
+    def initial_model(self, rng: np.random.Generator) -> Arrays:
+        raise NotImplementedError(rng)
+
+    def fit(self, model: Arrays, task: Task) -> Update:
+        raise _Asked("fit", model, task)
+
+    def gradient(self, model: Arrays, task: Task) -> Update:
+        raise _Asked("gradient", model, task)
+
+    def evaluate(self, model: Arrays, task: Task) -> Metrics:
+        raise NotImplementedError(model, task)
+
+
+@dataclass(slots=True)
+class _Answering:
+    """A `Trainer` whose first answer is there already."""
+
+    trainer: Trainer
+    work: str
+    update: Update | None
+    drawn: Mapping[str, Any]
+    """The state of the task's random numbers after it."""
+
+    def initial_model(self, rng: np.random.Generator) -> Arrays:
+        return self.trainer.initial_model(rng)
+
+    def fit(self, model: Arrays, task: Task) -> Update:
+        return self._answer("fit", task) or self.trainer.fit(model, task)
+
+    def gradient(self, model: Arrays, task: Task) -> Update:
+        return self._answer("gradient", task) or self.trainer.gradient(model, task)
+
+    def evaluate(self, model: Arrays, task: Task) -> Metrics:
+        return self.trainer.evaluate(model, task)
+
+    def _answer(self, work: str, task: Task) -> Update | None:
+        update, self.update = self.update, None
+        if update is None or work != self.work:
+            return None
+        task.rng.bit_generator.state = self.drawn
+        _ = task.correction  # training has read it
+        return update

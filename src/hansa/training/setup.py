@@ -1,0 +1,113 @@
+"""What every task of a PyTorch app shares: its settings, one module per thread, random numbers and threads."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import torch
+
+from hansa.arrays import Arrays
+from hansa.messages import Task
+from hansa.training.local import Batch, LocalWork
+from hansa.training.tensors import load_into_module, taken
+
+__all__ = ["Loss", "Setup", "accuracy", "seed"]
+
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(outputs, targets) → a mean over the batch, of shape ()."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """As `hansa.training.torch.TorchTrainer` was given them."""
+
+    build: Callable[[], torch.nn.Module]
+    loss: Loss
+    optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+    work: LocalWork
+    metrics: Mapping[str, Loss] | None
+    evaluation_batch_size: int
+    device: torch.device
+    threads: int | None
+    format: torch.memory_format
+    built: threading.local = field(default_factory=threading.local)
+    """Has `module`, where this thread has built one."""
+
+    def measures(self, targets: torch.Tensor) -> dict[str, Loss]:
+        """What is measured of a model, where these are the targets."""
+        if self.metrics is not None:
+            return {"loss": self.loss, **self.metrics}
+        return {"loss": self.loss} if targets.is_floating_point() else {"loss": self.loss, "accuracy": accuracy}
+
+    def loaded(self, model: Arrays) -> torch.nn.Module:
+        """This thread's module, with the tensors of `model`."""
+        module = self.module()
+        load_into_module(module, model)
+        return module
+
+    def module(self) -> torch.nn.Module:
+        """This thread's module, as it was left."""
+        if not hasattr(self.built, "module"):
+            with torch.random.fork_rng(devices=self._generators()):
+                module = self.build().to(self.device)
+            # An overload of torch's own misses that a format alone is enough.
+            self.built.module = module.to(memory_format=self.format)  # type: ignore[call-overload]
+        return cast("torch.nn.Module", self.built.module)
+
+    def neighbours(self, num_examples: int, task: Task) -> Iterator[slice]:
+        """The examples in their order; each batch reports progress when the next one is asked for."""
+        size = self.evaluation_batch_size
+        for start in range(0, num_examples, size):
+            end = min(start + size, num_examples)
+            yield slice(start, end)
+            task.progress(end, num_examples)
+
+    def batch(self, x: Any, y: Any, batch: Batch, module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some of the examples as tensors on the device, in the dtypes that the module needs."""
+        dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+        inputs, targets = taken(x, batch), taken(y, batch)
+        if inputs.is_floating_point():
+            inputs = inputs.to(dtype)
+        targets = targets.to(dtype if targets.is_floating_point() else torch.int64)
+        channels = self.format if inputs.dim() == 4 else torch.preserve_format  # noqa: PLR2004 - (n, c, h, w)
+        return inputs.to(self.device, memory_format=channels), targets.to(self.device)
+
+    def _generators(self) -> list[torch.device]:
+        """Devices beside the CPU whose random state a task touches."""
+        return [self.device] if self.device.type == "cuda" else []
+
+    @contextmanager
+    def seeded(self, rng: np.random.Generator) -> Iterator[None]:
+        """Torch's global random state drawn from `rng`, and its threads as set; both as they were afterwards."""
+        with torch.random.fork_rng(devices=self._generators()), self.on_threads():
+            torch.manual_seed(seed(rng))
+            yield
+
+    @contextmanager
+    def on_threads(self) -> Iterator[None]:
+        """Torch's threads as set, and afterwards as they were."""
+        before = torch.get_num_threads()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            if self.threads is not None:
+                torch.set_num_threads(before)
+
+
+def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The share of right answers.
+
+    outputs: shape (n, classes, …) with targets (n, …) of class numbers; or logits of the targets' shape for 0 and 1.
+    """
+    answers = outputs.argmax(dim=1) if outputs.dim() > targets.dim() else outputs > 0
+    return (answers == targets).double().mean()
+
+
+def seed(rng: np.random.Generator) -> int:
+    """The seed of torch's random state for a task."""
+    return int(rng.integers(2**63))

@@ -1,0 +1,232 @@
+"""Local work of many clients in one computation, with PyTorch: from tasks to stacks, and back to updates."""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from hansa.arrays import Array, Arrays, delta_dtype
+from hansa.errors import InputError
+from hansa.messages import GradientCorrection, Metrics, Task, Update
+from hansa.training.local import Batch, count, evaluation_examples, training_examples
+from hansa.training.rehearsal import rehearse
+from hansa.training.setup import Loss, Setup, seed
+from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
+from hansa.training.tensors import array_of_tensor, stack_of
+from hansa.training.vectorized import (
+    Fitted,
+    PerExample,
+    Schedule,
+    Stack,
+    padded,
+    per_example,
+    replace_parameters,
+)
+
+__all__ = ["TorchStacks", "prepare"]
+
+_STACK_BYTES = 256 * 2**20
+"""Memory of one stack on a CPU."""
+
+_SHARE_OF_DEVICE = 0.25
+"""The same on a device with memory of its own, as a share of all that it has."""
+
+_MODELS_PER_CLIENT = 8
+"""For each parameter: it, its gradient, the result twice, two of an optimizer, two of a correction."""
+
+_TRIED = 8
+"""Examples on which the module is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """One client's part in a stack."""
+
+    model: Arrays
+    correction: GradientCorrection | None
+    x: torch.Tensor
+    y: torch.Tensor
+    batches: Sequence[Batch]
+    size: int
+    """As `padded`."""
+
+    def alike(self, shared: Sequence[str]) -> Hashable:
+        """Clients in one stack have the same; shared: tensors of the model that all rows share."""
+        proximal, offset = (self.correction.proximal, self.correction.offset) if self.correction else (0.0, None)
+        places = [self.model[name].__array_interface__["data"][0] for name in shared]
+        kinds = (self.x.shape[1:], self.x.dtype, self.y.shape[1:], self.y.dtype)
+        return self.size, *kinds, proximal, offset is None, *places
+
+
+_Work: TypeAlias = "Callable[[Stack, Schedule, Sequence[_Client], torch.nn.Module], Fitted]"
+
+_Trained: TypeAlias = tuple[dict[str, Array], float, float | Mapping[str, float]]
+"""(the trained tensors, the mean loss, `Update.step_sum`) of one client."""
+
+
+def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
+    """What can train many clients at once; or why nothing can, as the end of a sentence.
+
+    model, task: those of one client, on whose examples the module is tried. Nothing of the task is drawn.
+    """
+    x, y = training_examples(task)
+    module = setup.loaded(model)
+    each = per_example(setup.loss)
+    with setup.seeded(np.random.default_rng(0)):
+        module.train()
+        inputs, targets = setup.batch(x, y, slice(0, min(len(x), _TRIED)), module)
+        optimizer = setup.optimizer(list(trained_parameters(module).values()))
+        tried = rehearse(module, setup.loss, each, type(optimizer), x=inputs, y=targets)
+    if tried.obstacle is not None:
+        return tried.obstacle
+    size = min(len(x), setup.work.batch_size or len(x))
+    examples = (inputs[0].nbytes + targets[0].nbytes) * (len(x) + size)
+    parameters = sum(parameter.nbytes for parameter in trained_parameters(module).values())
+    per_client = _MODELS_PER_CLIENT * parameters + tried.saved_bytes * size * 2 + examples
+    room = _STACK_BYTES
+    if setup.device.type == "cuda":
+        room = int(_SHARE_OF_DEVICE * torch.cuda.mem_get_info(setup.device)[1])
+    return TorchStacks(setup, each, tried.dense, tried.multiple, max(1, room // per_client))
+
+
+@dataclass(frozen=True, slots=True)
+class TorchStacks:
+    """A `hansa.algorithm.Vectorized` of a `TorchTrainer`."""
+
+    setup: Setup
+    each: PerExample
+    """The loss of each example."""
+    dense: bool
+    """Whether `Dense` can run the module."""
+    multiple: int
+    """Of how many rows a stack is a multiple."""
+    most: int
+    """Clients in one stack, by its memory."""
+
+    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Update]:
+        """As `TorchTrainer.fit`, for each of them."""
+        work = self.setup.work
+        clients = [
+            self._client(model, task, partial(work.batches, task=task), work.batch_size)
+            for model, task in zip(models, tasks, strict=True)
+        ]
+        trained = self._in_stacks(clients, self._fitted, train=True)
+        return [
+            Update({**each.model, **arrays}, len(each.x), {"loss": loss}, step_sum=steps)
+            for each, (arrays, loss, steps) in zip(clients, trained, strict=True)
+        ]
+
+    def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Update]:
+        """As `TorchTrainer.gradient`, for each of them."""
+        setup = self.setup
+        clients = [
+            self._client(model, task, partial(setup.neighbours, task=task), setup.evaluation_batch_size)
+            for model, task in zip(models, tasks, strict=True)
+        ]
+        trained = self._in_stacks(clients, _differentiated, train=False)
+        updates = []
+        for each, (arrays, loss, _) in zip(clients, trained, strict=True):
+            gradient = {
+                name: arrays[name].astype(delta_dtype(array.dtype), copy=False)
+                if name in arrays
+                else np.zeros(array.shape, delta_dtype(array.dtype))
+                for name, array in each.model.items()
+            }
+            updates.append(Update(gradient, len(each.x), {"loss": loss}))
+        return updates
+
+    def evaluate(self, model: Arrays, tasks: Sequence[Task]) -> list[Metrics]:
+        """As `TorchTrainer.evaluate`, for each of them: all examples in common batches."""
+        module = self.setup.loaded(model)
+        sizes, parts = [], []
+        for task in tasks:
+            x, y = evaluation_examples(task)
+            seed(task.rng)
+            sizes.append(len(x))
+            parts.append(self.setup.batch(x, y, slice(0, len(x)), module))
+        with self.setup.on_threads(), torch.no_grad():
+            module.eval()
+            x, y = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            outputs = torch.cat([module(each) for each in torch.split(x, self.setup.evaluation_batch_size)])
+            measures = self.setup.measures(y)
+            found = zip(torch.split(outputs, sizes), torch.split(y, sizes), tasks, sizes, strict=True)
+            return [self._measured(measures, *each) for each in found]
+
+    def _measured(
+        self, measures: Mapping[str, Loss], outputs: torch.Tensor, targets: torch.Tensor, task: Task, size: int
+    ) -> Metrics:
+        batches = list(self.setup.neighbours(size, task))
+        values = {
+            name: mean_of([(function(outputs[batch], targets[batch]), count(batch)) for batch in batches])
+            for name, function in measures.items()
+        }
+        return Metrics(values, size)
+
+    # ── from tasks to stacks, and back ───────────────────────────────────────────────────────────────────────────────
+
+    def _client(
+        self, model: Arrays, task: Task, batches: Callable[[int], Iterable[Batch]], batch_size: int | None
+    ) -> _Client:
+        given = training_examples(task)
+        seed(task.rng)  # drawn as by a client that trains alone; the module has no use for it
+        x, y = self.setup.batch(*given, slice(0, len(given[0])), self.setup.module())
+        if not y.is_floating_point() and int(y.min()) < 0:
+            raise InputError(f"{task.client.name} has targets below 0, which a loss may leave out of its mean")
+        drawn = list(batches(len(x)))
+        size = padded(count(drawn[0]), batch_size)  # no batch is larger than the first
+        return _Client(model, task.correction, x.contiguous(), y, drawn, size)
+
+    def _in_stacks(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> list[_Trained]:
+        """Clients that are alike share a stack, those with more steps first."""
+        trained = trained_parameters(self.setup.module())
+        shared = [name for name in clients[0].model if name not in trained]
+        stacks: dict[Hashable, list[int]] = {}
+        for number in sorted(range(len(clients)), key=lambda number: -len(clients[number].batches)):
+            stacks.setdefault(clients[number].alike(shared), []).append(number)
+        found: dict[int, _Trained] = {}
+        with self.setup.on_threads():
+            for numbers in stacks.values():
+                found |= zip(numbers, self._stacked([clients[n] for n in numbers], work, train=train), strict=False)
+        return [found[number] for number in range(len(clients))]
+
+    def _stacked(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> list[_Trained]:
+        module = self.setup.loaded(clients[0].model)
+        module.train(train)
+        rows = math.ceil(len(clients) / self.multiple) * self.multiple
+        clients = [*clients, *[clients[-1]] * (rows - len(clients))]  # who is added fills up, and is not looked at
+        turned = {
+            f"{name}.weight".removeprefix(".")
+            for name, each in module.named_modules()
+            if isinstance(each, torch.nn.Linear)
+        }
+        parameters = {
+            name: stack_of([each.model[name] for each in clients], parameter, transposed=name in turned)
+            for name, parameter in trained_parameters(module).items()
+        }
+        x, y = torch.cat([each.x for each in clients]), torch.cat([each.y for each in clients])
+        starts = np.cumsum([0, *(len(each.x) for each in clients)])[:-1].tolist()
+        schedule = Schedule([each.batches for each in clients], starts, clients[0].size)
+        done = work(Stack(module, parameters, self.each, x, y, dense=self.dense), schedule, clients, module)
+        stacks = {name: array_of_tensor(stack) for name, stack in done.parameters.items()}
+        return [
+            ({name: stack[row] for name, stack in stacks.items()}, loss, steps)
+            for row, (loss, steps) in enumerate(zip(done.losses, done.step_sums, strict=True))
+        ]
+
+    def _fitted(self, stack: Stack, schedule: Schedule, clients: Sequence[_Client], module: torch.nn.Module) -> Fitted:
+        trained = trained_parameters(module)
+        optimizer = self.setup.optimizer(list(trained.values()))
+        steps = Steps(optimizer, trained)
+        replace_parameters(optimizer, dict(zip(trained.values(), stack.parameters.values(), strict=True)))
+        corrections = [each.correction for each in clients]
+        proximal = corrections[0].proximal if corrections[0] else 0.0
+        correct = corrector(list(stack.parameters.values()), proximal, stacked_offsets(corrections, trained))
+        return stack.fit(schedule, optimizer, steps, correct, self.multiple)
+
+
+def _differentiated(stack: Stack, schedule: Schedule, clients: Sequence[_Client], _: torch.nn.Module) -> Fitted:
+    return stack.gradients(schedule, [len(each.x) for each in clients])

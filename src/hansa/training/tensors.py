@@ -1,0 +1,71 @@
+"""Arrays and the tensors of PyTorch: there and back, with the bits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from hansa.arrays import DTYPES, Array, Arrays, check_same_structure
+from hansa.errors import AppError
+from hansa.training.local import Batch
+
+__all__ = ["array_of_tensor", "arrays_of_module", "load_into_module", "stack_of", "taken"]
+
+
+def arrays_of_module(module: torch.nn.Module) -> Arrays:
+    """A copy of the module's parameters and buffers, in the order of its state_dict."""
+    return Arrays({name: array_of_tensor(tensor) for name, tensor in _state(module).items()})
+
+
+def array_of_tensor(tensor: torch.Tensor) -> Array:
+    """A copy of a tensor as an ndarray; bfloat16 stays bfloat16."""
+    return np.array(_view(tensor.detach().cpu()), order="C")
+
+
+def stack_of(arrays: Sequence[Array], like: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
+    """Arrays along a new first axis, on the device and in the dtype of `like`.
+
+    transposed: the two axes of each are in memory in the other order, as a product with its transpose wants it.
+    """
+    host = torch.empty((len(arrays), *like.shape), dtype=like.dtype)
+    np.stack(arrays, out=_view(host), casting="same_kind")
+    stack = host.to(like.device)
+    return stack.transpose(1, 2).contiguous().transpose(1, 2) if transposed else stack
+
+
+def load_into_module(module: torch.nn.Module, arrays: Mapping[str, Array]) -> None:
+    """Copy arrays into the module's parameters and buffers; raises `ArraysMismatchError` where they do not fit."""
+    state = _state(module)
+    check_same_structure(cast("Mapping[str, Array]", state), arrays, "the model received")  # names and shapes alone
+    for name, tensor in state.items():
+        if tensor.device.type == "cpu":
+            np.copyto(_view(tensor), arrays[name], casting="same_kind")
+        else:
+            host = torch.empty(tensor.shape, dtype=tensor.dtype)
+            np.copyto(_view(host), arrays[name], casting="same_kind")
+            tensor.copy_(host)
+
+
+def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    state = module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise AppError(f"{name!r} in the module's state_dict is a {type(value).__name__}; only tensors can travel")
+    return state
+
+
+def _view(tensor: torch.Tensor) -> Array:
+    """The memory of a CPU tensor as an ndarray."""
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return cast("Array", tensor.view(torch.int16).numpy().view(DTYPES["BF16"]))
+    return cast("Array", tensor.numpy())
+
+
+def taken(source: Any, batch: Batch) -> torch.Tensor:
+    """Some of the examples, of an array or a tensor."""
+    if isinstance(source, torch.Tensor):
+        return source[batch if isinstance(batch, slice) else torch.from_numpy(batch)]
+    taken = np.asarray(source)[batch]
+    return torch.from_numpy(taken if taken.flags.writeable else taken.copy())

@@ -1,0 +1,238 @@
+"""Many clients in one computation with PyTorch: parameters stacked along a first axis, a row for each client.
+
+`torch.vmap` makes every operation one over all rows (a linear layer becomes a batched matrix product), and no row
+looks at another. Clients take their first steps together; who has fewer steps leaves the stack when they are done. A
+batch that is smaller than those of other clients is filled up with examples that weigh nothing.
+
+On one thread of a CPU a row has the same bits whatever else is in its stack: batched products and sums do not depend on
+the number of rows. Some other operations (sigmoid, exp) treat the last few numbers of a tensor by other instructions;
+`Rehearsal.multiple` says of how many rows a stack must be so that no row has such numbers.
+"""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.func import functional_call
+
+from hansa.training.dense import Dense
+from hansa.training.local import Batch
+from hansa.training.steps import Correct, Steps, first_rows
+
+__all__ = ["Fitted", "PerExample", "Schedule", "Stack", "padded", "per_example", "replace_parameters"]
+
+PerExample: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(outputs, targets) → the loss of each example, of shape (n,)."""
+
+
+def per_example(loss: Any) -> PerExample:
+    """The loss of each example, where the loss is their mean: by its own `reduction`, else one example at a time."""
+    if getattr(loss, "reduction", None) == "mean":  # a module of torch.nn
+        unreduced = copy.copy(loss)
+        unreduced.reduction = "none"
+        return lambda outputs, targets: _means(unreduced(outputs, targets))
+    if _takes_reduction(loss):
+        return lambda outputs, targets: _means(loss(outputs, targets, reduction="none"))
+    one: PerExample = torch.vmap(lambda output, target: loss(output[None], target[None]))
+    return one
+
+
+def _takes_reduction(loss: Any) -> bool:
+    try:
+        parameters = inspect.signature(loss).parameters
+    except ValueError:  # some functions in C do not tell
+        return False
+    return "reduction" in parameters and not isinstance(loss, torch.nn.Module)
+
+
+def _means(losses: torch.Tensor) -> torch.Tensor:
+    return losses if losses.dim() == 1 else losses.flatten(1).mean(1)
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def padded(largest: int, batch_size: int | None) -> int:
+    """Examples in a batch of the stack that a client belongs to, whose largest batch has so many.
+
+    That is `batch_size` where its batches are full; else the next of 1, 2, 3, 4, 6, 8, 12, 16, 24 …, so that clients of
+    nearly the same size share a stack. Nobody else's examples play a part in it.
+    """
+    if largest == batch_size:
+        return largest
+    power = 1 << (largest - 1).bit_length()
+    return power * 3 // 4 if largest <= power * 3 // 4 and power >= 4 else power  # noqa: PLR2004 - ¾ of 4 is whole
+
+
+class Schedule:
+    """The batches of all rows of a stack, step by step. Rows with more steps come first."""
+
+    def __init__(self, batches: Sequence[Sequence[Batch]], starts: Sequence[int], size: int) -> None:
+        """batches: of each client, among its own examples; starts: where those begin; size: of `padded`."""
+        self.steps = [len(each) for each in batches]
+        self.index = np.empty((self.steps[0], len(batches), size), np.int64)
+        """Which examples each row uses in each step."""
+        self.counts = np.ones((self.steps[0], len(batches)), np.int64)
+        """How many of them count; the others fill up."""
+        for row, (each, start) in enumerate(zip(batches, starts, strict=True)):
+            rows, self.counts[: len(each), row] = _rows(each, size)
+            np.add(rows, start, out=self.index[: len(each), row])
+            self.index[len(each) :, row] = start
+        self.full = [bool(full) for full in (self.counts == size).all(axis=1)]
+        """Whether all of them count, in all rows."""
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """(step, clients that take it, clients that take another one afterwards)."""
+        active = len(self.steps)
+        for step in range(self.steps[0]):
+            staying = active
+            while staying and self.steps[staying - 1] == step + 1:
+                staying -= 1
+            yield step, active, staying
+            active = staying
+
+    def means(self, losses: Sequence[torch.Tensor]) -> list[float]:
+        """The mean loss of each client over the examples of all of its steps, of the mean losses in each step."""
+        total, seen = np.zeros(self.index.shape[1]), np.zeros(self.index.shape[1])
+        for (step, active, _), means in zip(self, losses, strict=True):
+            total[:active] += means.double().cpu().numpy()[:active] * self.counts[step, :active]
+            seen[:active] += self.counts[step, :active]
+        return [float(mean) for mean in total / seen]
+
+
+def _rows(batches: Sequence[Batch], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Batches as rows, and how many each has; one that is smaller is filled up with its first example."""
+    arrays = [np.arange(each.start, each.stop) if isinstance(each, slice) else each for each in batches]
+    flat: npt.NDArray[np.int64] = np.concatenate(arrays)
+    if len(flat) == len(batches) * size:
+        return flat.reshape(-1, size), np.full(len(batches), size)
+    counts = np.array([len(each) for each in arrays])
+    begins, place = np.cumsum(counts) - counts, np.arange(size)
+    return np.take(flat, begins[:, None] + np.where(place < counts[:, None], place, 0)), counts
+
+
+# ── stacks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What became of the clients of a stack."""
+
+    parameters: Mapping[str, torch.Tensor]
+    """Stacks."""
+    losses: Sequence[float]
+    step_sums: Sequence[float | Mapping[str, float]]
+    """As `Update.step_sum`."""
+
+
+class Stack:
+    """The parameters of many clients, and their steps."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        parameters: Mapping[str, torch.Tensor],
+        loss: PerExample,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        *,
+        dense: bool,
+    ) -> None:
+        """x, y: the examples of all clients, one client after the other; dense: whether `Dense` can run the module.
+
+        module: has the forward pass and whatever is not in `parameters`, the stacks, which are changed in place.
+        """
+        self.parameters = {name: torch.nn.Parameter(stack) for name, stack in parameters.items()}
+        self._loss = loss
+        self._x = x
+        self._y = y
+        self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
+        self._dense = Dense(module, self.parameters) if dense else None
+
+    def losses(self, index: torch.Tensor, counts: torch.Tensor, *, full: bool) -> torch.Tensor:
+        """The mean loss of each row on its batch. index: shape (rows, size); counts: (rows,), all `size` if `full`."""
+        rows, size = index.shape
+        chosen = index.reshape(-1)
+        inputs = self._x.index_select(0, chosen).view(rows, size, *self._x.shape[1:])
+        outputs = self._vmapped(self.parameters, inputs) if self._dense is None else self._dense(inputs)
+        losses: torch.Tensor = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
+        if not full:
+            losses = losses * (torch.arange(size, device=losses.device) < counts[:, None])
+        return losses.sum(1) / counts.to(losses.dtype)
+
+    def differentiate(self, losses: torch.Tensor) -> None:
+        """Set the gradient of each row's loss with respect to the row; None where a loss does not depend on a stack."""
+        stacks = list(self.parameters.values())
+        for stack, gradient in zip(stacks, torch.autograd.grad(losses.sum(), stacks, allow_unused=True), strict=True):
+            stack.grad = gradient
+
+    def fit(
+        self, schedule: Schedule, optimizer: torch.optim.Optimizer, steps: Steps, correct: Correct, multiple: int
+    ) -> Fitted:
+        """Take all steps. optimizer: of these stacks; multiple: of how many rows the stack stays a multiple."""
+        results = {name: torch.empty_like(stack) for name, stack in self.parameters.items()}
+        step_sums: list[float | Mapping[str, float]] = [0.0] * len(schedule.steps)
+        losses = []
+        index, counts = (torch.from_numpy(each).to(self._x.device) for each in (schedule.index, schedule.counts))
+        for step, active, staying in schedule:
+            rows = math.ceil(active / multiple) * multiple
+            self._narrow(rows, optimizer)
+            means = self.losses(index[step, :rows], counts[step, :rows], full=schedule.full[step])
+            self.differentiate(means)
+            correct(list(self.parameters.values()))
+            steps.count()
+            optimizer.step()
+            losses.append(means.detach())
+            if staying < active:
+                step_sums[staying:active] = [steps.sums()] * (active - staying)
+                for name, stack in self.parameters.items():
+                    results[name][staying:active] = stack.detach()[staying:active]
+        return Fitted(results, schedule.means(losses), step_sums)
+
+    def gradients(self, schedule: Schedule, totals: Sequence[int]) -> Fitted:
+        """The gradient of each row's mean loss over all batches; totals: the examples of each client."""
+        sums = {name: torch.zeros_like(stack) for name, stack in self.parameters.items()}
+        losses = []
+        index, counts = (torch.from_numpy(each).to(self._x.device) for each in (schedule.index, schedule.counts))
+        for step, active, _ in schedule:
+            shares = schedule.counts[step] / np.asarray(totals)
+            shares[active:] = 0.0
+            means = self.losses(index[step], counts[step], full=False)
+            self.differentiate(means * torch.from_numpy(shares).to(means))
+            for name, stack in self.parameters.items():
+                if stack.grad is not None:
+                    sums[name] += stack.grad
+            losses.append(means.detach())
+        return Fitted(sums, schedule.means(losses), [0.0] * len(totals))
+
+    def _narrow(self, rows: int, optimizer: torch.optim.Optimizer) -> None:
+        """Go on with the first rows alone; the others keep what they have."""
+        narrow = {
+            name: torch.nn.Parameter(stack.detach()[:rows])
+            for name, stack in self.parameters.items()
+            if len(stack) > rows
+        }
+        replace_parameters(optimizer, {self.parameters[name]: stack for name, stack in narrow.items()})
+        self.parameters |= narrow
+        if self._dense is not None:
+            self._dense.replace(narrow)
+
+
+def replace_parameters(optimizer: torch.optim.Optimizer, new: Mapping[torch.nn.Parameter, torch.nn.Parameter]) -> None:
+    """Let an optimizer move other parameters, with what it remembers of the old ones, as far as they have rows."""
+    for old, parameter in new.items():
+        for group in optimizer.param_groups:
+            group["params"] = [parameter if each is old else each for each in group["params"]]
+        if old in optimizer.state:
+            optimizer.state[parameter] = {
+                key: first_rows(value, parameter)
+                if isinstance(value, torch.Tensor) and value.shape == old.shape
+                else value
+                for key, value in optimizer.state.pop(old).items()
+            }

@@ -1,0 +1,250 @@
+"""Whole runs with many clients in one computation, against the same with one client after another."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hansa.app import App
+from hansa.arrays import Arrays
+from hansa.messages import EvaluationRules, Metrics, RoundRules
+from hansa.run import names
+from hansa.simulation import LogNormalSpeeds, SimulationResult, Stragglers, simulate
+from hansa.simulation.load import load
+from hansa.training.numpy import NumpyTrainer, softmax_regression
+
+torch = pytest.importorskip("torch")
+
+APP = """
+import os
+
+import numpy as np
+import torch
+
+import hansa
+from hansa.training.torch import TorchTrainer
+
+
+def make_module():
+    return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+
+
+app = hansa.App(
+    TorchTrainer(
+        make_module,
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.5),
+        batch_size=8,
+        epochs=2,
+    )
+)
+
+
+@app.data
+def data(client):
+    rng = np.random.default_rng(client.index)
+    n = (5, 30, 8, 17)[client.index % 4]
+    if client.index == 5:
+        raise OSError("the disk is gone")
+    if client.index == 6:
+        n = 0
+    x = rng.normal(size=(n, 6)).astype(np.float32)
+    if client.index == 9:
+        x[0, 0] = np.nan
+    return x, x[:, : 5 if client.index == 7 else 3].argmax(1)
+"""
+"""Four clients cannot train: 5 has no data, 6 no examples, 7 a class too many, and 9 lacks a number."""
+
+TOLERANCE = 1e-5
+"""Of a value of the model after some rounds, absolutely and relatively."""
+
+OPTIONS: dict[str, dict[str, Any]] = {"scaffold": {"num_clients": 5}, "fedprox": {"mu": 0.5}}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    path = tmp_path / "app.py"
+    path.write_text(APP)
+    return path
+
+
+def changed(tmp_path: Path, *changes: tuple[str, str]) -> Path:
+    text = APP
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "changed.py"
+    path.write_text(text)
+    return path
+
+
+def assert_alike(mine: Arrays, theirs: Arrays) -> None:
+    for name, array in theirs.items():
+        np.testing.assert_allclose(mine[name], array, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+
+
+def assert_same_history(mine: SimulationResult, theirs: SimulationResult) -> None:
+    """The same clients counted, with the same numbers but for rounding."""
+    for one, other in zip(mine.rounds, theirs.rounds, strict=True):
+        assert (one.accepted, one.missing, one.num_examples) == (other.accepted, other.missing, other.num_examples)
+        assert (one.failed, one.failed_evaluations) == (other.failed, other.failed_evaluations)
+        assert list(one.rejected) == list(other.rejected)
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4, nan_ok=True)
+        assert one.evaluation == pytest.approx(other.evaluation, rel=1e-4, nan_ok=True)
+    assert_alike(mine.model, theirs.model)
+
+
+@pytest.mark.parametrize("algorithm", names("hansa.algorithms"))
+def test_every_algorithm_runs_as_with_one_client_after_another(app: Path, algorithm: str) -> None:
+    def run(engine: Any) -> SimulationResult:
+        options = OPTIONS.get(algorithm, {})
+        return simulate(app, clients=5, rounds=3, algorithm=algorithm, algorithm_options=options, engine=engine)
+
+    alone, together = run("inline"), run("vectorized")
+    assert (together.engine, together.because) == ("vectorized", "")
+    assert_same_history(together, alone)
+    for name, slot in alone.state.slots.items():
+        assert_alike(together.state.slots[name], slot)
+
+
+def test_whoever_cannot_train_fails_alone_and_in_the_same_words(app: Path) -> None:
+    def run(engine: Any) -> SimulationResult:
+        return simulate(app, clients=14, rounds=2, engine=engine, tolerate_failures=True)
+
+    alone, together = run("inline"), run("vectorized")
+    assert_same_history(together, alone)
+    assert set(together.rounds[0].failed) == {"client-5", "client-6", "client-7"}
+    assert set(together.rounds[0].rejected) == {"client-9"}
+    assert "the disk is gone" in together.rounds[0].failed["client-5"]
+    assert not together.because
+
+
+def test_a_failure_ends_the_simulation_with_its_own_traceback(app: Path) -> None:
+    with pytest.raises(OSError, match="the disk is gone"):
+        simulate(app, clients=6, rounds=1, engine="vectorized")
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox"])
+def test_stragglers_do_the_same_part_of_their_work(app: Path, algorithm: str) -> None:
+    def run(engine: Any) -> SimulationResult:
+        devices = Stragglers(0.6)
+        return simulate(app, clients=5, rounds=3, algorithm=algorithm, devices=devices, engine=engine)
+
+    alone, together = run("inline"), run("vectorized")
+    assert_same_history(together, alone)
+
+
+def without_seconds(result: SimulationResult) -> list[dict[str, object]]:
+    return [{**record, "seconds": 0.0} for record in result.history]
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "scaffold"])
+def test_the_bits_do_not_depend_on_who_is_trained_with_whom(app: Path, algorithm: str) -> None:
+    """In one process or in several, all at once or three by three, with failures and devices that move the rounds."""
+
+    def run(workers: int) -> SimulationResult:
+        return simulate(
+            app,
+            clients=14,
+            rounds=3,
+            algorithm=algorithm,
+            algorithm_options=OPTIONS.get(algorithm, {}) | ({"num_clients": 14} if algorithm == "scaffold" else {}),
+            rules=RoundRules(selection="count", count=8, deadline=40.0, enough=6),
+            evaluation=EvaluationRules(every=0),
+            devices=LogNormalSpeeds(10.0, sigma=1.0, dropout=0.1),
+            engine="vectorized",
+            workers=workers,
+            tolerate_failures=True,
+        )
+
+    whole = run(1)
+    assert any(record.failed for record in whole.rounds)
+    assert without_seconds(run(2)) == without_seconds(whole)
+
+
+def test_the_bits_do_not_depend_on_how_many_fit_into_memory(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = simulate(app, clients=5, rounds=2, engine="vectorized")
+    monkeypatch.setattr("hansa.training.stacks._STACK_BYTES", 2 * 8 * 4 * 83 + 4000)
+    parts = simulate(app, clients=5, rounds=2, engine="vectorized")
+    assert parts.model_hash == whole.model_hash
+
+
+def test_a_client_keeps_its_memory_where_it_is_trained_one_after_another(app: Path) -> None:
+    """SCAFFOLD in worker processes: control variates travel there and back."""
+    options = {"num_clients": 5}
+    alone = simulate(app, clients=5, rounds=3, algorithm="scaffold", algorithm_options=options)
+    together = simulate(
+        app, clients=5, rounds=3, algorithm="scaffold", algorithm_options=options, engine="vectorized", workers=2
+    )
+    assert_same_history(together, alone)
+
+
+# ── one after another, and why ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_module_that_cannot_be_stacked_is_trained_as_inline_to_the_bit(tmp_path: Path, workers: int) -> None:
+    path = changed(tmp_path, ("torch.nn.ReLU()", "torch.nn.ReLU(), torch.nn.Dropout(0.3)"))
+    alone = simulate(path, clients=4, rounds=2)
+    together = simulate(path, clients=4, rounds=2, engine="vectorized", workers=workers)
+    assert together.model_hash == alone.model_hash
+    assert together.engine == ("inline" if workers == 1 else "processes")
+    assert "draws random numbers" in together.because
+
+
+def test_an_app_with_a_train_function_is_trained_as_inline_to_the_bit(write_app: Callable[[str], Path]) -> None:
+    path = write_app("""
+import numpy as np
+import hansa
+
+app = hansa.App()
+app.model(lambda rng: {"w": np.zeros(2)})
+app.train(lambda model, task: hansa.Update({"w": model["w"] + task.rng.normal(size=2)}, num_examples=1))
+""")
+    together = simulate(path, clients=4, rounds=2, engine="vectorized")
+    assert together.model_hash == simulate(path, clients=4, rounds=2).model_hash
+    assert together.because == "the app has a train function of its own"
+
+
+def test_a_trainer_without_stacks_is_named() -> None:
+    app = App(NumpyTrainer(softmax_regression(2, 2), learning_rate=0.1))
+    app.data(lambda _: (np.eye(2, dtype=np.float32), np.arange(2)))
+    together = simulate(app, clients=3, rounds=1, engine="vectorized")
+    assert together.because == "NumpyTrainer trains one client at a time"
+
+
+def test_an_evaluation_of_the_apps_own_is_used(app: Path) -> None:
+    loaded = load(app)
+    loaded.evaluate(lambda _, task: Metrics({"own": 1.0}, len(task.data[0])))
+    result = simulate(loaded, clients=4, rounds=1, engine="vectorized")
+    assert result.rounds[0].evaluation == {"own": 1.0}
+    assert not result.because
+
+
+# ── the engine that a trial chooses ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_engine_of_a_trial_gives_what_that_engine_gives(app: Path) -> None:
+    chosen = simulate(app, clients=5, rounds=2, engine="auto", workers=1)
+    assert chosen.engine in {"inline", "vectorized"}
+    assert "ms for a client together with others" in chosen.because
+    named = simulate(app, clients=5, rounds=2, engine=chosen.engine)  # type: ignore[arg-type]  # one of two names
+    assert chosen.model_hash == named.model_hash
+
+
+def test_a_trial_that_fails_leaves_the_failure_to_the_run(tmp_path: Path) -> None:
+    path = changed(tmp_path, ("if client.index == 5", "if client.index == 0"))
+    with pytest.raises(OSError, match="the disk is gone"):
+        simulate(path, clients=3, rounds=1, engine="auto", workers=1)
+    result = simulate(path, clients=3, rounds=1, engine="auto", workers=1, tolerate_failures=True)
+    assert result.engine == "inline"
+    assert result.because.startswith("training cannot be tried: OSError: the disk is gone")
+
+
+def test_a_profile_adds_up_to_the_time_of_the_rounds(app: Path) -> None:
+    result = simulate(app, clients=5, rounds=2, engine="vectorized")
+    assert sum(result.profile.values()) >= sum(record.seconds for record in result.rounds)
+    assert all(result.profile[part] > 0 for part in ("data", "training", "folding", "evaluation", "overhead"))
+    assert result.profile["workers"] == 0
