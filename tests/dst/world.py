@@ -490,7 +490,9 @@ class World:
             left = sorted(digest[:8] for digest in self.database.removals)
             self.history.violated(self.loop.now, "retention", f"{left} is given up, and not removed")
         expected = {f"client-{i}" for i in range(self.plan.clients)} - self.gone
-        for name in sorted(expected):
+        for name in sorted(expected - self.nodes.keys()):
+            self.history.violated(self.loop.now, "I6", f"{name} does not run, long after all has healed")
+        for name in sorted(expected & self.nodes.keys()):
             agent = self.nodes[name]
             if not agent._link.connected:
                 self.history.violated(self.loop.now, "I6", f"{name} is not connected, long after all has healed")
