@@ -12,7 +12,7 @@ from nodes import access_token
 from rig import rig
 
 from hansa.arrays import Arrays
-from hansa.errors import AuthenticationError, ConflictError, InputError, NotFoundError
+from hansa.errors import AuthenticationError, ConflictError, InputError, NotFoundError, StorageUnavailableError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.network.controller.signing_keys import SigningKeys, forget_former_keys, rotate_keys
 from hansa.store.ports import Query
@@ -98,6 +98,33 @@ async def test_a_node_that_is_gone_while_its_key_is_stored_is_known_when_it_is_b
 
     assert (await nodes.enroll(token, request_of(key, token))).node == "ward"
     assert (await nodes.access(key.assertion("ward", PROJECT, "a process"))).token
+
+
+async def test_a_node_whose_key_was_stored_while_the_answer_was_lost_joins_and_nobody_else(
+    made: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, _ = await made.controller.issue_token(PROJECT, "ward", Role.CLIENT)
+    key, nodes, store = NodeKey.new(), made.controller.nodes, made.controller.store
+    put, get = store.put, store.get
+
+    async def put_without_an_answer(*records: Record) -> None:
+        await put(*records)
+        raise StorageUnavailableError("the store went away before it answered")
+
+    async def get_nothing_about_nodes(kind: type[Record], project: str, name: str) -> Record:
+        if kind is NodeRecord:
+            raise StorageUnavailableError("the store is away")
+        return await get(kind, project, name)
+
+    with monkeypatch.context() as away:
+        away.setattr(store, "put", put_without_an_answer)
+        away.setattr(store, "get", get_nothing_about_nodes)
+        with pytest.raises(StorageUnavailableError):
+            await nodes.enroll(token, request_of(key, token))
+    with pytest.raises(AuthenticationError, match="used already, by another key"):
+        await nodes.enroll(token, request_of(NodeKey.new(), token))
+    assert (await nodes.enroll(token, request_of(key, token))).node == "ward"
+    assert (await nodes.access(key.assertion("ward", PROJECT, "i"))).token
 
 
 async def test_a_join_token_that_is_over_revoked_forged_or_of_another_kind_lets_nobody_join(made: Federation) -> None:

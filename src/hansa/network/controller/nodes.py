@@ -79,6 +79,8 @@ class Nodes:
             except NotFoundError as error:
                 raise AuthenticationError("this network knows no such join token; ask its operator for one") from error
             before = self._known.get((identity.project, identity.name))
+            if token.used_at is not None and (before is None or before.token != token.id):
+                before = await self._stored(token)  # it was kept while the store's answer was lost
             flaw = _flaw(token, before, request.public_key)
             if flaw:
                 told = audit_line(token.project, token.name, "node.join", token.id, outcome="refused", detail=flaw)
@@ -87,6 +89,15 @@ class Nodes:
             if token.used_at is None:
                 await self._join(token, request.public_key, before)
         return Enrolled(identity.name)
+
+    async def _stored(self, token: TokenRecord) -> NodeRecord | None:
+        """Whoever has joined with a token, by the store; known from now on."""
+        try:
+            node = await self._store.get(NodeRecord, token.project, f"{token.project}/{token.name}")
+        except NotFoundError:
+            return None
+        self._known[node.project, node.name] = node
+        return node
 
     async def _join(self, token: TokenRecord, public_key: str, before: NodeRecord | None) -> None:
         now = time.time()
