@@ -20,7 +20,7 @@ demo:
 
 test:
 	@tools/install dev
-	@$(RUN) pytest -q -n 2 $(ARGS)
+	@$(RUN) pytest -q -n 2 --dist loadfile $(ARGS)
 
 check:
 	@tools/install dev

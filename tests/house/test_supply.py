@@ -74,6 +74,7 @@ def test_where_nobody_answers_nothing_was_audited(tmp_path: Path, arguments: lis
     assert "no known weakness" not in done.stdout
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_names_every_dependency_with_its_version(tmp_path: Path) -> None:
     target = tmp_path / "bill.json"
     subprocess.run([sys.executable, str(ROOT / "tools/sbom.py"), str(target)], check=True, capture_output=True)
