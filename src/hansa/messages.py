@@ -118,9 +118,10 @@ class Update:
     """The weight n_i of this client, 1 ≤ n < 2^63."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     step_sum: float | Mapping[str, float] = 0.0
-    """How far the local steps move a value whose gradient is −1 in each of them: K·η for K steps of plain SGD.
+    """How far the local steps move a value on which the loss has gradient −1 in each: K·η for K steps of plain SGD.
 
-    A mapping says it by tensor, and what is not in it was not trained by gradients. 0: unknown. It never travels.
+    A proximal correction μ holds it back, to (1 − (1 − ημ)^K)/μ. A mapping says it by tensor, and what is not in it was
+    not trained by gradients. 0: unknown. It never travels.
     """
     memory: Arrays | None = None
     """What the client finds as `task.memory` from the round on that counts this update; None: what it had stays."""

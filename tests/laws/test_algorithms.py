@@ -11,6 +11,7 @@ from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Algorithm
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.fedavgm import fedavgm
+from hansa.algorithms.fednova import fednova
 from hansa.algorithms.fedprox import fedprox
 from hansa.algorithms.fedsgd import fedsgd
 from hansa.algorithms.scaffold import scaffold
@@ -37,7 +38,7 @@ some_clients = settings(derandomize=True, deadline=None, max_examples=20)
 
 
 def test_there_is_something_to_hold_to_the_laws():
-    built_in = {"fedavg", "fedavgm", "fedsgd", "fedadagrad", "fedadam", "fedyogi", "fedprox", "scaffold"}
+    built_in = {"fedavg", "fedavgm", "fedsgd", "fedadagrad", "fedadam", "fedyogi", "fedprox", "scaffold", "fednova"}
     assert built_in <= {point.name for point in REGISTERED}, "pip install -e . registers the built-ins"
 
 
@@ -102,6 +103,18 @@ def test_the_first_round_of_scaffold_is_fedavgs_of_equal_clients_to_the_bit(clie
 def test_scaffold_of_equal_clients_with_one_full_batch_step_is_centralized_descent(clients: int, size: int, seed: int):
     data = make_examples(np.random.default_rng(seed), (size,) * clients, 3)
     follows_centralized_descent(scaffold(MEAN, num_clients=clients), ONE_STEP, data, tolerance=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("same", "other"),
+    [(fednova(MEAN), fedavg(MEAN)), (fednova(MEAN, mu=0.5), fedprox(MEAN, mu=0.5))],
+    ids=["fedavg", "fedprox"],
+)
+@some_clients
+@given(clients=st.integers(1, 5), size=st.integers(1, 30), seed=SEEDS)
+def test_fednova_of_equal_steps_is(same: Algorithm, other: Algorithm, clients: int, size: int, seed: int):
+    data = make_examples(np.random.default_rng(seed), (size,) * clients, 3, logistic=True)
+    same_trajectory((same, MANY_STEPS), (other, MANY_STEPS), data, tolerance=1e-6)
 
 
 def test_the_laws_between_algorithms_can_fail():

@@ -1,22 +1,31 @@
 """What a client keeps between rounds: its own, and only of rounds that counted it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from memory_apps import COUNTING, DRIFTING, written
 
 import hansa
-from hansa.messages import RoundRules, RunSpec
+from hansa.messages import RoundRules, RunSpec, Value
 from hansa.simulation import check_parity, differences
 from hansa.simulation.runtime import EngineName
 
 HALF = RoundRules(selection="fraction", fraction=0.5)
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "weighted"])
-def test_scaffold_has_the_same_bits_in_every_way(tmp_path: Path, *, weighted: bool) -> None:
-    options = {"num_clients": 9, "weighted": weighted}
-    spec = RunSpec(algorithm="scaffold", algorithm_options=options, rounds=4, rules=HALF)
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("scaffold", {"num_clients": 9}),
+        ("scaffold", {"num_clients": 9, "weighted": True}),
+        ("fednova", {"mu": 0.1, "momentum": 0.5}),
+    ],
+)
+def test_an_algorithm_has_the_same_bits_in_every_way(
+    tmp_path: Path, algorithm: str, options: Mapping[str, Value]
+) -> None:
+    spec = RunSpec(algorithm=algorithm, algorithm_options=options, rounds=4, rules=HALF)
     variants = check_parity(written(tmp_path, DRIFTING), spec, 9)
     assert len(variants) == 7
     assert differences(variants) == {}

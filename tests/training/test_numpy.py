@@ -218,3 +218,13 @@ def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_the_model(momentum: f
     update = trainer.fit(trainer.initial_model(RNG), task())
     assert update.step_sum == pytest.approx(distance)
     assert update.arrays["w"] == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_step_sum_is_held_back_by_a_proximal_correction(momentum: float) -> None:
+    downhill = NumpyModel(lambda _: {"w": np.zeros(2)}, lambda *_: (0.0, {"w": -np.ones(2)}))
+    trainer = NumpyTrainer(downhill, 0.1, batch_size=10, epochs=2, momentum=momentum)
+    update = trainer.fit(trainer.initial_model(RNG), task().corrected_by(GradientCorrection(proximal=0.7)))
+    assert update.arrays["w"] == pytest.approx(update.step_sum)
+    if not momentum:  # [1 − (1 − ημ)^τ]/μ
+        assert update.step_sum == pytest.approx((1 - (1 - 0.07) ** 8) / 0.7)

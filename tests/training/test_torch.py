@@ -428,19 +428,21 @@ def two_groups(parameters: Any) -> Any:
     ],
     ids=["plain", "momentum", "dampening", "nesterov", "two groups"],
 )
-def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_each_parameter(optimizer: Any) -> None:
+@pytest.mark.parametrize("proximal", [0.0, 0.3])
+def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_each_parameter(optimizer: Any, proximal: float) -> None:
     downhill = TorchTrainer(Downhill, lambda outputs, _: outputs, optimizer, batch_size=10, epochs=2, metrics={})
-    update = downhill.fit(start(downhill), task())
+    corrected = task().corrected_by(GradientCorrection(proximal=proximal))
+    update = downhill.fit(start(downhill), corrected)
     assert isinstance(update.step_sum, dict)
     assert set(update.step_sum) == {"slow", "fast"}
     for name, distance in update.step_sum.items():
         np.testing.assert_allclose(update.arrays[name], distance, rtol=1e-5)
 
 
-def test_step_sum_of_another_optimizer_is_unknown() -> None:
+def test_step_sum_of_another_optimizer_is_unknown_but_says_what_is_trained() -> None:
     for optimizer in (lambda p: torch.optim.Adam(p, lr=0.1), sgd(maximize=True)):
         of = trainer(optimizer=optimizer)
-        assert of.fit(start(of), task()).step_sum == 0.0
+        assert of.fit(start(of), task()).step_sum == {name: 0.0 for name, _ in of._build().named_parameters()}
 
 
 def test_scaffold_corrects_parameters_and_averages_the_statistics_of_batchnorm() -> None:

@@ -49,6 +49,7 @@ class LinearTrainer:
         todo = math.ceil(task.work * self.epochs * batches)
         correction = task.correction
         losses: list[float] = []
+        moved = 0.0
         order = np.arange(len(y))
         for step in range(todo):
             if step % batches == 0 and batches > 1:
@@ -63,9 +64,10 @@ class LinearTrainer:
                     if correction.offset is not None:
                         corrected = corrected + correction.offset[name]
                 params[name] = params[name] - self.learning_rate * corrected
+            moved += self.learning_rate * (1 - (correction.proximal * moved if correction else 0.0))
             task.progress(step + 1, todo)
         arrays, loss = self._like(params, model), float(np.mean(losses))
-        return Update(arrays, len(y), {"loss": loss}, step_sum=todo * self.learning_rate)
+        return Update(arrays, len(y), {"loss": loss}, step_sum=moved)
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """∇ of the mean loss over all examples."""

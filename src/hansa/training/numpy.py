@@ -124,7 +124,7 @@ class _Descent:
 
     def step(self, params: dict[str, Array], gradient: Mapping[str, Array]) -> None:
         """Move `params`, in place; `gradient` is left as it is."""
-        self._pace = self._settings.momentum * self._pace + 1
+        self._pace = self._settings.momentum * self._pace + 1 - self._proximal * self.step_sum
         self.step_sum += self._settings.learning_rate * self._pace
         for name, direction in self._directions.items():
             param = params[name]

@@ -96,7 +96,7 @@ class TorchTrainer:
             parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
             optimizer = self._optimizer(parameters)
             correct = _corrector(module, task.correction)
-            steps = _Steps(optimizer)
+            steps = _Steps(optimizer, task.correction)
             module.train()
             for batch in self._work.batches(len(x), task):
                 optimizer.zero_grad()
@@ -278,30 +278,34 @@ def _corrector(module: torch.nn.Module, correction: GradientCorrection | None) -
 
 
 class _Steps:
-    """`Update.step_sum` of each parameter, as torch.optim.SGD moves it; unknown for any other optimizer."""
+    """`Update.step_sum` of each parameter, as torch.optim.SGD moves it; 0, unknown, for any other optimizer."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        known = type(optimizer) is torch.optim.SGD and not any(group["maximize"] for group in optimizer.param_groups)
-        self._groups = optimizer.param_groups if known else []
+    def __init__(self, optimizer: torch.optim.Optimizer, correction: GradientCorrection | None) -> None:
+        self._known = type(optimizer) is torch.optim.SGD and not any(g["maximize"] for g in optimizer.param_groups)
+        self._groups = optimizer.param_groups
+        self._proximal = correction.proximal if correction else 0.0
         self._buffers: dict[torch.nn.Parameter, float] = {}
         self._sums: dict[torch.nn.Parameter, float] = {}
 
     def count(self) -> None:
-        """The step that comes next, for a gradient of 1: its momentum buffer and how far it moves."""
+        """The step that comes next, for a loss whose gradient is −1: its momentum buffer and how far it moves."""
         for group in self._groups:
-            momentum = group["momentum"]
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                before = self._buffers.get(parameter)
-                buffer = 1.0 if before is None else momentum * before + 1 - group["dampening"]
-                self._buffers[parameter] = buffer
-                moved = (1 + momentum * buffer if group["nesterov"] else buffer) if momentum else 1.0
-                self._sums[parameter] = self._sums.get(parameter, 0.0) + float(group["lr"]) * moved
+                if parameter.grad is not None:
+                    before = self._sums.get(parameter, 0.0)
+                    pull = 1 - self._proximal * before
+                    self._sums[parameter] = before + self._moved(group, parameter, pull) if self._known else 0.0
 
-    def sums(self, module: torch.nn.Module) -> float | dict[str, float]:
+    def sums(self, module: torch.nn.Module) -> dict[str, float]:
         """By name; buffers and what was frozen are not in it."""
-        return {n: self._sums[p] for n, p in module.named_parameters() if p in self._sums} if self._groups else 0.0
+        return {name: self._sums[p] for name, p in module.named_parameters() if p in self._sums}
+
+    def _moved(self, group: Mapping[str, Any], parameter: torch.nn.Parameter, pull: float) -> float:
+        momentum, before = group["momentum"], self._buffers.get(parameter)
+        buffer = pull if before is None else momentum * before + (1 - group["dampening"]) * pull
+        self._buffers[parameter] = buffer
+        direction = (pull + momentum * buffer if group["nesterov"] else buffer) if momentum else pull
+        return float(group["lr"]) * direction
 
 
 def _like(parameter: torch.nn.Parameter, array: Array) -> torch.Tensor:

@@ -1,0 +1,53 @@
+"""Local training as algorithms ask for it: with a correction that must not be ignored, and steps that must be known."""
+
+from collections.abc import Mapping
+
+from hansa.algorithm import Trainer
+from hansa.algorithms import fedavg
+from hansa.arrays import Arrays, is_floating
+from hansa.errors import AppError
+from hansa.messages import GradientCorrection, Task, Update
+
+__all__ = ["check_memory_is_free", "corrected_change", "known_step_sums", "step_sums"]
+
+
+def corrected_change(
+    algorithm: str, trainer: Trainer, model: Arrays, task: Task, correction: GradientCorrection | None
+) -> Update:
+    """Δ_i = w_i − w, every local gradient corrected; an app that ignores the correction is an `AppError`."""
+    corrected = task.corrected_by(correction)
+    update = fedavg.client_update(trainer, model, corrected)
+    if correction is not None and corrected.ignored_correction:
+        terms = ["task.correction.proximal * (w - model)"] * bool(correction.proximal)
+        terms += ["task.correction.offset[name]"] * (correction.offset is not None)
+        raise AppError(
+            f"{algorithm} corrects every gradient, but the app's train function never read task.correction: add "
+            f"{' and '.join(terms)} to each gradient, or give hansa.App a trainer, which does it, or choose the "
+            "algorithm fedavg"
+        )
+    return update
+
+
+def step_sums(trained: Update, model: Arrays) -> dict[str, float]:
+    """`Update.step_sum` of each floating tensor that gradients train, 0 where it is unknown."""
+    floating = [name for name, array in model.items() if is_floating(array)]
+    if isinstance(trained.step_sum, Mapping):
+        return {name: trained.step_sum[name] for name in floating if name in trained.step_sum}
+    return dict.fromkeys(floating, trained.step_sum)
+
+
+def known_step_sums(algorithm: str, trained: Update, model: Arrays) -> dict[str, float]:
+    """The same; an `AppError` where none is known."""
+    sums = step_sums(trained, model)
+    if sums and not any(sums.values()):
+        raise AppError(
+            f"{algorithm} divides by the length of the local steps, and local training did not tell it: return "
+            "hansa.Update(…, step_sum=steps * learning_rate), or give the trainer plain SGD as its optimizer"
+        )
+    return sums
+
+
+def check_memory_is_free(algorithm: str, trained: Update, use: str) -> None:
+    """Raise `AppError` where the app keeps a memory of its own; use: what the algorithm keeps there."""
+    if trained.memory is not None:
+        raise AppError(f"{algorithm} keeps the client's memory for {use}: return no memory of the app's own")
