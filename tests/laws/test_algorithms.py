@@ -21,7 +21,7 @@ from hansa.testing.linear import LinearTrainer, make_examples
 
 REGISTERED = sorted(entry_points(group="hansa.algorithms"), key=lambda point: point.name)
 
-NEEDED = {"scaffold": {"num_clients": 4}}
+NEEDED = {"scaffold": {"num_clients": 4}, "feddyn": {"num_clients": 4}}
 """Options without a default: as many clients as the cases have at most."""
 
 MEAN = WeightedMean()
@@ -38,7 +38,18 @@ some_clients = settings(derandomize=True, deadline=None, max_examples=20)
 
 
 def test_there_is_something_to_hold_to_the_laws():
-    built_in = {"fedavg", "fedavgm", "fedsgd", "fedadagrad", "fedadam", "fedyogi", "fedprox", "scaffold", "fednova"}
+    built_in = {
+        "fedavg",
+        "fedavgm",
+        "fedsgd",
+        "fedadagrad",
+        "fedadam",
+        "fedyogi",
+        "fedprox",
+        "scaffold",
+        "fednova",
+        "feddyn",
+    }
     assert built_in <= {point.name for point in REGISTERED}, "pip install -e . registers the built-ins"
 
 
