@@ -59,7 +59,8 @@ class BowlTrainer:
         mu = correction.proximal if correction else 0.0
         offset = correction.offset["w"] if correction and correction.offset is not None else 0.0
         for _ in range(bowl.steps):
-            v = self.rho * v + bowl.gradient(w) + mu * (w - model["w"]) + offset
+            anchor = bowl.gradient(model["w"]) if correction and correction.anchored else 0.0
+            v = self.rho * v + bowl.gradient(w) + mu * (w - model["w"]) + offset - anchor
             w = w - self.eta * v
         return Update({"w": w}, bowl.n, {"loss": bowl.loss(w)}, step_sum=self.eta * self.norm(bowl.steps, mu))
 

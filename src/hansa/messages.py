@@ -55,12 +55,17 @@ class ClientInfo:
 
 @dataclass(frozen=True, slots=True)
 class GradientCorrection:
-    """What an algorithm adds to every local gradient: g ← g + proximal·(w − w₀) + offset, w₀ the model received."""
+    """What an algorithm adds to every local gradient: g ← g + proximal·(w − w₀) + offset, w₀ the model received.
+
+    With `anchored` also − g₀, the gradient of the same examples at w₀.
+    """
 
     proximal: float = 0.0
     """The μ of FedProx, ≥ 0."""
     offset: Arrays | None = None
     """Names and shapes of the model's floating tensors, for example SCAFFOLD's c − c_i."""
+    anchored: bool = False
+    """Variance reduction, as in Mime; asked only of trainers, which give gradients."""
 
 
 def _ignore_progress(done: float, total: float) -> None:

@@ -21,6 +21,8 @@ HALF = RoundRules(selection="fraction", fraction=0.5)
         ("scaffold", {"num_clients": 9, "weighted": True}),
         ("fednova", {"mu": 0.1, "momentum": 0.5}),
         ("feddyn", {"num_clients": 9}),
+        ("mimelite", {}),
+        ("mime", {}),
     ],
 )
 def test_an_algorithm_has_the_same_bits_in_every_way(

@@ -108,6 +108,15 @@ def test_corrected_steps_are_those_by_hand() -> None:
     assert update.arrays["w"] == [4.875]
 
 
+def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start() -> None:
+    # L = ½(w − a)²: (w − a) − (w₀ − a) + 1 = w − w₀ + 1: w₀ = 4; −½·1: 3.5; −½·½: 3.25, whatever a is.
+    model = NumpyModel(lambda _: {"w": np.zeros(1)}, lambda params, _x, y: (0.0, {"w": params["w"] - y.mean()}))
+    trainer = NumpyTrainer(model, learning_rate=0.5, batch_size=1, epochs=1)
+    correction = GradientCorrection(offset=Arrays({"w": np.array([1.0])}), anchored=True)
+    data = (np.zeros((2, 1)), np.array([8.0, -5.0]))
+    assert trainer.fit(Arrays({"w": np.array([4.0])}), task(data, correction=correction)).arrays["w"] == [3.25]
+
+
 def test_a_proximal_weight_of_zero_is_none_to_the_bit() -> None:
     trainer = NumpyTrainer(mlp((6, 5, 3)), learning_rate=0.1, batch_size=7, epochs=3, momentum=0.9)
     start = trainer.initial_model(np.random.default_rng(0))

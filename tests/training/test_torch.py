@@ -11,7 +11,7 @@ import pytest
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.scaffold import scaffold
-from hansa.arrays import Arrays, subtract
+from hansa.arrays import Arrays, is_floating, subtract
 from hansa.errors import AppError, ArraysMismatchError, InputError
 from hansa.messages import ClientInfo, Contribution, GradientCorrection, Task
 from hansa.training.numpy import NumpyTrainer, softmax_regression
@@ -155,6 +155,26 @@ def test_corrected_steps_are_those_by_hand() -> None:
     # w₁ = 5: d₂ = (5−8) + 2·1 + 1 + ¼·5 = 1.25; v = −1 + 1.25 = 0.25; w = 4.875
     update = given.fit(Arrays({"w": np.array([4.0], np.float32)}), task(data, correction=correction))
     assert update.arrays["w"].tolist() == [4.875]
+
+
+def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start_with_the_same_dropout() -> None:
+    # Without an offset the first step is g − g = 0 whatever the batch and the dropout; the next one starts there.
+    given = trainer(with_everything, sgd(lr=0.1), batch_size=10, epochs=2)
+    model = start(given)
+    after = given.fit(model, task(correction=GradientCorrection(anchored=True)))
+    parameters = [name for name, _ in given._build().named_parameters()]
+    for name in parameters:
+        assert after.arrays[name].tobytes() == model[name].tobytes()
+    plain = given.fit(model, task()).arrays
+    assert after.arrays["1.running_mean"].tobytes() != model["1.running_mean"].tobytes()
+    assert after.arrays["1.num_batches_tracked"] == plain["1.num_batches_tracked"]
+    offset = Arrays({name: np.ones_like(array) for name, array in model.items() if is_floating(array)})
+    moved = given.fit(model, task(correction=GradientCorrection(offset=offset, anchored=True))).arrays
+    once = trainer(with_everything, sgd(lr=0.1), batch_size=10, steps=1)
+    first = once.fit(model, task(correction=GradientCorrection(offset=offset, anchored=True))).arrays
+    for name in parameters:
+        np.testing.assert_allclose(first[name], model[name] - np.float32(0.1), rtol=1e-5, atol=1e-6)
+        assert moved[name].tobytes() != first[name].tobytes()
 
 
 def test_the_correction_leaves_frozen_parameters_and_buffers_alone() -> None:

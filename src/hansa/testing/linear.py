@@ -40,7 +40,7 @@ class LinearTrainer:
         return Arrays({"weight": weight.astype(self.dtype), "bias": np.zeros((), self.dtype)})
 
     def fit(self, model: Arrays, task: Task) -> Update:
-        """⌈work · steps⌉ steps of w ← w − η(g + μ(w − w₀) + offset)."""
+        """⌈work · steps⌉ steps of w ← w − η(g + μ(w − w₀) + offset), and + ηg₀ where anchored."""
         x, y = _examples(task)
         start = _as_float64(model)
         params = dict(start)
@@ -63,6 +63,8 @@ class LinearTrainer:
                     corrected = corrected + correction.proximal * (params[name] - start[name])
                     if correction.offset is not None:
                         corrected = corrected + correction.offset[name]
+                    if correction.anchored:
+                        corrected = corrected - self._gradient(start, x[rows], y[rows])[0][name]
                 params[name] = params[name] - self.learning_rate * corrected
             moved += self.learning_rate * (1 - (correction.proximal * moved if correction else 0.0))
             task.progress(step + 1, todo)

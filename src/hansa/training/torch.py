@@ -1,7 +1,7 @@
 """Local training of PyTorch modules."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
@@ -21,6 +21,11 @@ __all__ = ["TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "l
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) → a mean over the batch, of shape ()."""
+
+_Gradients: TypeAlias = Sequence[tuple[torch.nn.Parameter, torch.Tensor]]
+
+_Anchor: TypeAlias = Callable[[torch.Tensor, torch.Tensor], _Gradients]
+"""(inputs, targets) → the gradients at the model received, of the parameters that have one."""
 
 
 class TorchTrainer:
@@ -96,14 +101,19 @@ class TorchTrainer:
             parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
             optimizer = self._optimizer(parameters)
             correct = _corrector(module, task.correction)
+            anchor = self._anchor(module, task.correction)
             steps = _Steps(optimizer, task.correction)
             module.train()
             for batch in self._work.batches(len(x), task):
                 optimizer.zero_grad()
                 inputs, targets = self._batch(x, y, batch, module)
+                anchors = anchor(inputs, targets)
                 loss = self._loss(module(inputs), targets)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
                 correct()
+                for parameter, gradient in anchors:
+                    if parameter.grad is not None:
+                        parameter.grad.sub_(gradient)
                 steps.count()
                 optimizer.step()
                 losses.append((loss.detach(), count(batch)))
@@ -146,6 +156,23 @@ class TorchTrainer:
                 for name, function in self._measures(targets).items():
                     sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
         return Metrics({name: _mean(values) for name, values in sums.items()}, len(x))
+
+    def _anchor(self, module: torch.nn.Module, correction: GradientCorrection | None) -> _Anchor:
+        """The gradients of a batch at the tensors that the module has now, with the dropout of the step to come."""
+        if correction is None or not correction.anchored:
+            return lambda _inputs, _targets: ()
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        start = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+        def gradients(inputs: torch.Tensor, targets: torch.Tensor) -> _Gradients:
+            held = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in start.items()}
+            with torch.random.fork_rng(devices=self._generators()):
+                loss = self._loss(torch.func.functional_call(module, held, (inputs,)), targets)
+            loss.backward()  # type: ignore[no-untyped-call]  # as above
+            return [(p, g) for name, p in trained.items() if (g := held[name].grad) is not None]
+
+        return gradients
 
     def _measures(self, targets: torch.Tensor) -> dict[str, Loss]:
         if self._metrics is not None:
