@@ -23,6 +23,8 @@ HALF = RoundRules(selection="fraction", fraction=0.5)
         ("feddyn", {"num_clients": 9}),
         ("mimelite", {}),
         ("mime", {}),
+        ("qfedavg", {"learning_rate": 0.2, "q": 2.0}),
+        ("afl", {"num_clients": 9}),
     ],
 )
 def test_an_algorithm_has_the_same_bits_in_every_way(

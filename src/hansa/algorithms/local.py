@@ -1,5 +1,6 @@
 """Local training as algorithms ask for it: with a correction that must not be ignored, and steps that must be known."""
 
+import math
 from collections.abc import Mapping
 
 from hansa.algorithm import Trainer
@@ -8,7 +9,7 @@ from hansa.arrays import Arrays, is_floating
 from hansa.errors import AppError
 from hansa.messages import GradientCorrection, Task, Update
 
-__all__ = ["check_memory_is_free", "corrected_change", "known_step_sums", "step_sums"]
+__all__ = ["check_memory_is_free", "checked_loss", "corrected_change", "known_step_sums", "step_sums"]
 
 
 def corrected_change(
@@ -51,3 +52,14 @@ def check_memory_is_free(algorithm: str, trained: Update, use: str) -> None:
     """Raise `AppError` where the app keeps a memory of its own; use: what the algorithm keeps there."""
     if trained.memory is not None:
         raise AppError(f"{algorithm} keeps the client's memory for {use}: return no memory of the app's own")
+
+
+def checked_loss(algorithm: str, computed: Update) -> float:
+    """The loss that came with a gradient; an `AppError` where there is none, or it is negative."""
+    loss = computed.metrics.get("loss", math.nan)
+    if not 0 <= loss < math.inf:
+        raise AppError(
+            f"{algorithm} weighs clients by their loss, which must be at least 0 and finite, but it is {loss}: let the "
+            "trainer's gradient report the metric loss"
+        )
+    return loss
