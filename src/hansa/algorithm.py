@@ -99,6 +99,12 @@ class Trainer(Protocol):
         """Metrics of the model on the client's evaluation data."""
 
 
+def _everybodys(model: Arrays, memory: Arrays | None) -> Arrays:
+    """The global model, whatever a client remembers."""
+    del memory
+    return model
+
+
 @dataclass(frozen=True, slots=True)
 class Algorithm:
     """Both halves of one paper; each field is a pure function."""
@@ -114,6 +120,8 @@ class Algorithm:
     server_update: Callable[[State, Aggregate], State]
     keeps_partial_work: bool = False
     """Whether the work of a straggler counts as far as it got (FedProx), instead of being late."""
+    personal: Callable[[Arrays, Arrays | None], Arrays] = _everybodys
+    """(global model, the client's memory) → the model that this client evaluates, its own where it has one (Ditto)."""
 
 
 @dataclass(frozen=True, slots=True)

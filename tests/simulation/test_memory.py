@@ -25,6 +25,8 @@ HALF = RoundRules(selection="fraction", fraction=0.5)
         ("mime", {}),
         ("qfedavg", {"learning_rate": 0.2, "q": 2.0}),
         ("afl", {"num_clients": 9}),
+        ("ditto", {}),
+        ("pfedme", {"penalty": 1.0, "local_rounds": 3}),
     ],
 )
 def test_an_algorithm_has_the_same_bits_in_every_way(
@@ -42,6 +44,17 @@ def test_scaffold_is_not_fedavg_once_clients_come_again(tmp_path: Path) -> None:
     models = [[record.model_hash for record in hansa.simulate(app, spec, clients=3).rounds]]
     models += [[record.model_hash for record in hansa.simulate(app, rounds=2, clients=3).rounds]]
     assert models[0][1] != models[1][1]
+
+
+@pytest.mark.parametrize("engine", ["inline", "processes"])
+def test_a_client_evaluates_the_model_of_its_own(tmp_path: Path, engine: EngineName) -> None:
+    # Left to itself (λ = 0), each client fits its own data better than the model of all does.
+    app = written(tmp_path, DRIFTING)
+    spec = RunSpec(algorithm="ditto", algorithm_options={"pull": 0.0}, rounds=5)
+    own = hansa.simulate(app, spec, clients=4, engine=engine, workers=2).rounds
+    together = hansa.simulate(app, rounds=5, clients=4).rounds
+    assert [record.model_hash for record in own] == [record.model_hash for record in together]
+    assert own[-1].evaluation["accuracy"] > together[-1].evaluation["accuracy"] + 0.1
 
 
 @pytest.mark.parametrize("engine", ["inline", "processes"])

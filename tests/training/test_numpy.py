@@ -237,3 +237,13 @@ def test_step_sum_is_held_back_by_a_proximal_correction(momentum: float) -> None
     assert update.arrays["w"] == pytest.approx(update.step_sum)
     if not momentum:  # [1 − (1 − ημ)^τ]/μ
         assert update.step_sum == pytest.approx((1 - (1 - 0.07) ** 8) / 0.7)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 2000])
+def test_the_step_sum_of_steps_that_swing_ever_further_is_unknown(steps: int) -> None:
+    # ημ = 3: 0.1, −0.1, 0.3, −0.5 … and beyond every number
+    downhill = NumpyModel(lambda _: {"w": np.zeros(2, np.float32)}, lambda *_: (0.0, {"w": -np.ones(2)}))
+    trainer = NumpyTrainer(downhill, 0.1, steps=steps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        update = trainer.fit(trainer.initial_model(RNG), task().corrected_by(GradientCorrection(proximal=30.0)))
+    assert update.step_sum == (pytest.approx(0.3) if steps == 3 else 0.0)

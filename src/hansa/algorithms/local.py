@@ -2,22 +2,30 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hansa.algorithm import Trainer
-from hansa.algorithms import fedavg
-from hansa.arrays import Arrays, is_floating
+from hansa.arrays import Arrays, is_floating, subtract
 from hansa.errors import AppError
 from hansa.messages import GradientCorrection, Task, Update
 
-__all__ = ["check_memory_is_free", "checked_loss", "corrected_change", "known_step_sums", "step_sums"]
+__all__ = ["check_memory_is_free", "checked_loss", "corrected_change", "corrected_fit", "known_step_sums", "step_sums"]
 
 
 def corrected_change(
     algorithm: str, trainer: Trainer, model: Arrays, task: Task, correction: GradientCorrection | None
 ) -> Update:
     """Δ_i = w_i − w, every local gradient corrected; an app that ignores the correction is an `AppError`."""
+    trained = corrected_fit(algorithm, trainer, model, task, correction)
+    return replace(trained, arrays=subtract(trained.arrays, model))
+
+
+def corrected_fit(
+    algorithm: str, trainer: Trainer, model: Arrays, task: Task, correction: GradientCorrection | None
+) -> Update:
+    """w_i, the same."""
     corrected = task.corrected_by(correction)
-    update = fedavg.client_update(trainer, model, corrected)
+    update = trainer.fit(model, corrected)
     if correction is not None and corrected.ignored_correction:
         terms = ["task.correction.proximal * (w - model)"] * bool(correction.proximal)
         terms += ["task.correction.offset[name]"] * (correction.offset is not None)

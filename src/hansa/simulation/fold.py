@@ -174,7 +174,7 @@ class Folding:
         def local_work() -> Metrics:
             memory = self.memories.get(client)
             task = self._run.task(self._app, share, self._number, Kind.EVALUATE, memory=memory)
-            return self._app.trainer.evaluate(self._shown, task)
+            return self._run.evaluate(self._app, self._shown, task)
 
         return self._guarded(local_work, client, "evaluated")
 

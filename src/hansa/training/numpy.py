@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hansa.arrays import Array, Arrays, delta_dtype, is_floating
 from hansa.errors import AppError, ConfigError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
-from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
+from hansa.training.local import LocalWork, count, evaluation_examples, known_distance, training_examples
 
 __all__ = ["LossAndGradient", "NumpyModel", "NumpyTrainer", "logistic_regression", "mlp", "softmax_regression"]
 
@@ -81,7 +81,7 @@ class NumpyTrainer:
             descent.step(params, gradient)
             total += float(loss) * count(batch)
             seen += count(batch)
-        return Update(params, len(x), {"loss": total / seen}, step_sum=descent.step_sum)
+        return Update(params, len(x), {"loss": total / seen}, step_sum=known_distance(descent.step_sum))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient over all local examples at once, in the dtypes of changes; zeros for tensors without one."""

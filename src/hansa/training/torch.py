@@ -10,7 +10,7 @@ import numpy as np
 from hansa.arrays import DTYPES, Array, Arrays, check_same_structure, delta_dtype
 from hansa.errors import AppError, MissingExtraError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
-from hansa.training.local import Batch, LocalWork, count, evaluation_examples, training_examples
+from hansa.training.local import Batch, LocalWork, count, evaluation_examples, known_distance, training_examples
 
 try:
     import torch
@@ -325,7 +325,7 @@ class _Steps:
 
     def sums(self, module: torch.nn.Module) -> dict[str, float]:
         """By name; buffers and what was frozen are not in it."""
-        return {name: self._sums[p] for name, p in module.named_parameters() if p in self._sums}
+        return {name: known_distance(self._sums[p]) for name, p in module.named_parameters() if p in self._sums}
 
     def _moved(self, group: Mapping[str, Any], parameter: torch.nn.Parameter, pull: float) -> float:
         momentum, before = group["momentum"], self._buffers.get(parameter)
