@@ -66,6 +66,8 @@ class GradientCorrection:
     """Names and shapes of the model's floating tensors, for example SCAFFOLD's c − c_i."""
     anchored: bool = False
     """Variance reduction, as in Mime; asked only of trainers, which give gradients."""
+    frozen: frozenset[str] = frozenset()
+    """Tensors that local training leaves as they are, for example the head while FedRep trains the rest."""
 
 
 def _ignore_progress(done: float, total: float) -> None:

@@ -29,6 +29,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "feddyn": {"num_clients": 4},
     "qfedavg": {"learning_rate": 0.1},
     "afl": {"num_clients": 2},
+    "fedper": {"personal": "b*"},
+    "fedrep": {"personal": "b*"},
+    "fedbn": {"personal": "b*"},
 }
 """Options without a default: as many clients as the cases have at most, or shares in what is trained on."""
 

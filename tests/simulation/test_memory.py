@@ -26,6 +26,8 @@ HALF = RoundRules(selection="fraction", fraction=0.5)
         ("qfedavg", {"learning_rate": 0.2, "q": 2.0}),
         ("afl", {"num_clients": 9}),
         ("ditto", {}),
+        ("fedper", {"personal": "bias"}),
+        ("fedrep", {"personal": "bias", "head_passes": 2}),
         ("pfedme", {"penalty": 1.0, "local_rounds": 3}),
     ],
 )

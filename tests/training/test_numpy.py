@@ -117,6 +117,14 @@ def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start() ->
     assert trainer.fit(Arrays({"w": np.array([4.0])}), task(data, correction=correction)).arrays["w"] == [3.25]
 
 
+def test_what_is_frozen_stays_and_the_rest_moves_as_before() -> None:
+    trainer = NumpyTrainer(softmax_regression(6, 3), learning_rate=0.1, weight_decay=0.1, momentum=0.5)
+    start = Arrays({name: array + 1 for name, array in trainer.initial_model(RNG).items()})
+    after = trainer.fit(start, task(correction=GradientCorrection(frozen=frozenset({"weight"})))).arrays
+    assert after["weight"].tobytes() == start["weight"].tobytes()
+    assert after["bias"].tobytes() == trainer.fit(start, task()).arrays["bias"].tobytes()
+
+
 def test_a_proximal_weight_of_zero_is_none_to_the_bit() -> None:
     trainer = NumpyTrainer(mlp((6, 5, 3)), learning_rate=0.1, batch_size=7, epochs=3, momentum=0.9)
     start = trainer.initial_model(np.random.default_rng(0))

@@ -10,10 +10,12 @@ import pytest
 
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithms.fedavg import fedavg
+from hansa.algorithms.fedbn import fedbn
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays, is_floating, subtract
 from hansa.errors import AppError, ArraysMismatchError, InputError
 from hansa.messages import ClientInfo, Contribution, GradientCorrection, Task
+from hansa.testing.federation import play, task_of
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 
 torch = pytest.importorskip("torch")
@@ -175,6 +177,16 @@ def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start_with
     for name in parameters:
         np.testing.assert_allclose(first[name], model[name] - np.float32(0.1), rtol=1e-5, atol=1e-6)
         assert moved[name].tobytes() != first[name].tobytes()
+
+
+def test_what_is_frozen_stays_buffers_too() -> None:
+    given = trainer(with_everything, sgd(lr=0.1, weight_decay=0.1, momentum=0.5), batch_size=10)
+    model = start(given)
+    frozen = frozenset(name for name in model if name.startswith(("0.", "1.")))
+    update = given.fit(model, task(correction=GradientCorrection(frozen=frozen)))
+    for name, array in model.items():
+        assert (update.arrays[name].tobytes() == array.tobytes()) == (name in frozen)
+    assert set(update.step_sum) == {"4.weight", "4.bias"}
 
 
 def test_the_correction_leaves_frozen_parameters_and_buffers_alone() -> None:
@@ -463,6 +475,21 @@ def test_step_sum_of_another_optimizer_is_unknown_but_says_what_is_trained() -> 
     for optimizer in (lambda p: torch.optim.Adam(p, lr=0.1), sgd(maximize=True)):
         of = trainer(optimizer=optimizer)
         assert of.fit(start(of), task()).step_sum == {name: 0.0 for name, _ in of._build().named_parameters()}
+
+
+def test_fedbn_keeps_all_of_batchnorm_with_the_client_and_averages_the_rest() -> None:
+    algorithm = fedbn(WeightedMean())
+    of = trainer(with_everything, sgd(lr=0.05), batch_size=10, epochs=3)
+    data = {"ada": (X + 3, LABELS), "bo": (X - 3, LABELS)}
+    first, *_, last = play(algorithm, of, data, rounds=3)
+    for name, array in first.params.items():
+        assert (last.params[name].tobytes() == array.tobytes()) == name.startswith("1.")
+    kept = {n: algorithm.client_update(of, last.params, task_of(n, data)).memory for n in data}
+    assert kept["ada"] is not None
+    assert kept["bo"] is not None
+    assert list(kept["ada"]) == [name for name in first.params if name.startswith("1.")]
+    assert np.abs(kept["ada"]["1.running_mean"] - kept["bo"]["1.running_mean"]).max() > 1
+    assert kept["ada"]["1.num_batches_tracked"] == 12
 
 
 def test_scaffold_corrects_parameters_and_averages_the_statistics_of_batchnorm() -> None:

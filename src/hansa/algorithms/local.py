@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from hansa.algorithm import Trainer
 from hansa.arrays import Arrays, is_floating, subtract
 from hansa.errors import AppError
@@ -27,14 +29,28 @@ def corrected_fit(
     corrected = task.corrected_by(correction)
     update = trainer.fit(model, corrected)
     if correction is not None and corrected.ignored_correction:
-        terms = ["task.correction.proximal * (w - model)"] * bool(correction.proximal)
-        terms += ["task.correction.offset[name]"] * (correction.offset is not None)
         raise AppError(
-            f"{algorithm} corrects every gradient, but the app's train function never read task.correction: add "
-            f"{' and '.join(terms)} to each gradient, or give hansa.App a trainer, which does it, or choose the "
-            "algorithm fedavg"
+            f"{algorithm} corrects every gradient, but the app's train function never read task.correction: "
+            f"{_honoured(correction)}, or give hansa.App a trainer, which does it, or choose the algorithm fedavg"
+        )
+    moved = (
+        [name for name in correction.frozen if not np.array_equal(update.arrays[name], model[name])]
+        if correction
+        else []
+    )
+    if moved:
+        raise AppError(
+            f"{algorithm} holds some tensors still, but {min(moved)!r} has changed: honour correction.frozen"
         )
     return update
+
+
+def _honoured(correction: GradientCorrection) -> str:
+    """What a loop that ignores this correction should do."""
+    terms = ["task.correction.proximal * (w - model)"] * bool(correction.proximal)
+    terms += ["task.correction.offset[name]"] * (correction.offset is not None)
+    added = [f"add {' and '.join(terms)} to each gradient"] * bool(terms)
+    return " and ".join(added + ["leave the tensors of task.correction.frozen as they are"] * bool(correction.frozen))
 
 
 def step_sums(trained: Update, model: Arrays) -> dict[str, float]:

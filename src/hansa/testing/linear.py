@@ -58,6 +58,8 @@ class LinearTrainer:
             gradient, loss = self._gradient(params, x[rows], y[rows])
             losses.append(loss)
             for name, g in gradient.items():
+                if correction is not None and name in correction.frozen:
+                    continue
                 corrected = g
                 if correction is not None:
                     corrected = corrected + correction.proximal * (params[name] - start[name])

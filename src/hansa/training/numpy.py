@@ -117,8 +117,11 @@ class _Descent:
         self._offset = correction.offset if correction else None
         self._anchored = correction.anchored if correction else False
         self._anchor: dict[str, Array] = {}
+        frozen = correction.frozen if correction else frozenset()
         self._directions = {
-            name: np.empty(array.shape, delta_dtype(array.dtype)) for name, array in start.items() if is_floating(array)
+            name: np.empty(array.shape, delta_dtype(array.dtype))
+            for name, array in start.items()
+            if is_floating(array) and name not in frozen
         }
         self._spare = {name: np.empty_like(direction) for name, direction in self._directions.items()}
         self._velocity = {

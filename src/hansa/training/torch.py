@@ -99,6 +99,8 @@ class TorchTrainer:
         losses: list[tuple[torch.Tensor, int]] = []
         with self._seeded(task.rng):
             parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            frozen = task.correction.frozen if task.correction else frozenset()
+            held = [parameter for name, parameter in module.named_parameters() if name in frozen]
             optimizer = self._optimizer(parameters)
             correct = _corrector(module, task.correction)
             anchor = self._anchor(module, task.correction)
@@ -114,11 +116,16 @@ class TorchTrainer:
                 for parameter, gradient in anchors:
                     if parameter.grad is not None:
                         parameter.grad.sub_(gradient)
+                for parameter in held:
+                    parameter.grad = None  # the optimizer passes it by
                 steps.count()
                 optimizer.step()
                 losses.append((loss.detach(), count(batch)))
             optimizer.zero_grad()
-        return Update(arrays_of_module(module), len(x), {"loss": _mean(losses)}, step_sum=steps.sums(module))
+        trained = arrays_of_module(module)
+        kept = {name: model[name].astype(trained[name].dtype, copy=False) for name in frozen}  # buffers as well
+        arrays = Arrays({name: kept.get(name, array) for name, array in trained.items()})
+        return Update(arrays, len(x), {"loss": _mean(losses)}, step_sum=steps.sums(module))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.
