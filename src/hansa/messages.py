@@ -14,6 +14,7 @@ from hansa.errors import InputError
 
 __all__ = [
     "ClientInfo",
+    "Contrast",
     "Contribution",
     "EvaluationRules",
     "GradientCorrection",
@@ -54,6 +55,21 @@ class ClientInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """μ·ℓ in the local loss: an example's representation z is to be near that of the model received, not of `previous`.
+
+    ℓ = −log(exp(s₀/τ) / (exp(s₀/τ) + exp(s₁/τ))), s₀ and s₁ the cosines of z and the two, which stay as they are.
+    """
+
+    previous: Arrays
+    """The other model, for example the client's own of its last round."""
+    weight: float
+    """μ."""
+    temperature: float
+    """τ > 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class GradientCorrection:
     """What an algorithm adds to every local gradient: g ← g + proximal·(w − w₀) + offset, w₀ the model received.
 
@@ -68,6 +84,8 @@ class GradientCorrection:
     """Variance reduction, as in Mime; asked only of trainers, which give gradients."""
     frozen: frozenset[str] = frozenset()
     """Tensors that local training leaves as they are, for example the head while FedRep trains the rest."""
+    contrast: Contrast | None = None
+    """Of MOON; asked only of trainers that know representations."""
 
 
 def _ignore_progress(done: float, total: float) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from memory_apps import COUNTING, DRIFTING, written
+from memory_apps import CONTRASTING, COUNTING, DRIFTING, written
 
 import hansa
 from hansa.messages import RoundRules, RunSpec, Value
@@ -37,6 +37,14 @@ def test_an_algorithm_has_the_same_bits_in_every_way(
     spec = RunSpec(algorithm=algorithm, algorithm_options=options, rounds=4, rules=HALF)
     variants = check_parity(written(tmp_path, DRIFTING), spec, 9)
     assert len(variants) == 7
+    assert differences(variants) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["moon", "fedbn", "mime"])
+def test_an_algorithm_has_the_same_bits_in_every_way_with_torch(tmp_path: Path, algorithm: str) -> None:
+    pytest.importorskip("torch")
+    variants = check_parity(written(tmp_path, CONTRASTING), RunSpec(algorithm=algorithm, rounds=3, rules=HALF), 6)
     assert differences(variants) == {}
 
 

@@ -49,6 +49,7 @@ def _honoured(correction: GradientCorrection) -> str:
     """What a loop that ignores this correction should do."""
     terms = ["task.correction.proximal * (w - model)"] * bool(correction.proximal)
     terms += ["task.correction.offset[name]"] * (correction.offset is not None)
+    terms += ["the gradient of task.correction.contrast"] * (correction.contrast is not None)
     added = [f"add {' and '.join(terms)} to each gradient"] * bool(terms)
     return " and ".join(added + ["leave the tensors of task.correction.frozen as they are"] * bool(correction.frozen))
 

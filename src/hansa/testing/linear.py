@@ -1,7 +1,8 @@
 """A small `Trainer` in NumPy for tests: linear models, whose gradients and optima can be checked by hand.
 
 With predictions h = f(Xw + b), the gradient of the mean loss is ∇_w = Xᵀ(h − y)/n and ∇_b = mean(h − y), both for least
-squares (f(z) = z, loss ½(h − y)²) and for logistic regression (f(z) = 1/(1 + e^−z), loss: cross-entropy).
+squares (f(z) = z, loss ½(h − y)²) and for logistic regression (f(z) = 1/(1 + e^−z), loss: cross-entropy). The only
+representation there is, Xw + b, is one number, and the cosine of numbers has no gradient: a contrast adds nothing.
 """
 
 import math

@@ -117,6 +117,10 @@ class _Descent:
         self._offset = correction.offset if correction else None
         self._anchored = correction.anchored if correction else False
         self._anchor: dict[str, Array] = {}
+        if correction and correction.contrast:
+            raise AppError(
+                "this algorithm compares representations, which NumpyTrainer does not know: use TorchTrainer"
+            )
         frozen = correction.frozen if correction else frozenset()
         self._directions = {
             name: np.empty(array.shape, delta_dtype(array.dtype))

@@ -27,6 +27,9 @@ _Gradients: TypeAlias = Sequence[tuple[torch.nn.Parameter, torch.Tensor]]
 _Anchor: TypeAlias = Callable[[torch.Tensor, torch.Tensor], _Gradients]
 """(inputs, targets) → the gradients at the model received, of the parameters that have one."""
 
+_Forward: TypeAlias = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | float]]
+"""inputs → (outputs, what is added to the loss)."""
+
 
 class TorchTrainer:
     """Trains a module with any `torch.optim` optimizer, new in every round.
@@ -57,6 +60,7 @@ class TorchTrainer:
         device: str = "cpu",
         threads: int | None = 1,
         channels_last: bool = False,
+        representation: str | None = None,
     ) -> None:
         """Settings; nothing is built yet.
 
@@ -65,7 +69,8 @@ class TorchTrainer:
         `LocalWork`; a module with BatchNorm needs drop_last, as it refuses a batch of one. metrics: each a mean over
         the batch; None: accuracy where the targets are integers. threads: of torch while this trains; 1 gives the same
         bits on every machine of a kind, None leaves torch's own setting, which is faster for a large model that has a
-        machine for itself. channels_last: faster for convolutions.
+        machine for itself. channels_last: faster for convolutions. representation: the submodule whose output MOON
+        compares, by name, for example "1" or "encoder".
         """
         if (
             isinstance(module, torch.nn.Module)
@@ -85,6 +90,7 @@ class TorchTrainer:
         self._device = torch.device(device)
         self._threads = threads
         self._format = torch.channels_last if channels_last else torch.preserve_format
+        self._representation = representation
         self._built = threading.local()
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
@@ -99,32 +105,25 @@ class TorchTrainer:
         losses: list[tuple[torch.Tensor, int]] = []
         with self._seeded(task.rng):
             parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-            frozen = task.correction.frozen if task.correction else frozenset()
-            held = [parameter for name, parameter in module.named_parameters() if name in frozen]
             optimizer = self._optimizer(parameters)
             correct = _corrector(module, task.correction)
             anchor = self._anchor(module, task.correction)
             steps = _Steps(optimizer, task.correction)
+            contrast = self._contrast(module, model, task.correction)
             module.train()
             for batch in self._work.batches(len(x), task):
                 optimizer.zero_grad()
                 inputs, targets = self._batch(x, y, batch, module)
                 anchors = anchor(inputs, targets)
-                loss = self._loss(module(inputs), targets)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
-                correct()
-                for parameter, gradient in anchors:
-                    if parameter.grad is not None:
-                        parameter.grad.sub_(gradient)
-                for parameter in held:
-                    parameter.grad = None  # the optimizer passes it by
+                outputs, beside = contrast(inputs)
+                loss = self._loss(outputs, targets)
+                (loss + beside).backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
+                correct(anchors)
                 steps.count()
                 optimizer.step()
                 losses.append((loss.detach(), count(batch)))
             optimizer.zero_grad()
-        trained = arrays_of_module(module)
-        kept = {name: model[name].astype(trained[name].dtype, copy=False) for name in frozen}  # buffers as well
-        arrays = Arrays({name: kept.get(name, array) for name, array in trained.items()})
+        arrays = _with_frozen(arrays_of_module(module), model, task.correction)
         return Update(arrays, len(x), {"loss": _mean(losses)}, step_sum=steps.sums(module))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
@@ -180,6 +179,28 @@ class TorchTrainer:
             return [(p, g) for name, p in trained.items() if (g := held[name].grad) is not None]
 
         return gradients
+
+    def _contrast(self, module: torch.nn.Module, model: Arrays, correction: GradientCorrection | None) -> _Forward:
+        """The module's outputs for a batch, and what the correction's contrast adds to the loss."""
+        term = correction.contrast if correction else None
+        if term is None:
+            return lambda inputs: (module(inputs), 0.0)
+        if self._representation is None:
+            raise AppError('this algorithm compares representations: give TorchTrainer representation="encoder"')
+        with torch.random.fork_rng(devices=self._generators()):
+            others = [self._build().to(self._device).eval() for _ in range(2)]
+        for other, arrays in zip(others, (model, term.previous), strict=True):
+            load_into_module(other, arrays)
+        name, weight, temperature = self._representation, term.weight, term.temperature
+
+        def forward(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            outputs, z = _represented(module, name, inputs)
+            with torch.no_grad():
+                standing = [_represented(other, name, inputs)[1] for other in others]
+            near = torch.stack([torch.cosine_similarity(z, still) for still in standing], dim=1) / temperature
+            return outputs, weight * (near.logsumexp(dim=1) - near[:, 0]).mean()
+
+        return forward
 
     def _measures(self, targets: torch.Tensor) -> dict[str, Loss]:
         if self._metrics is not None:
@@ -288,17 +309,21 @@ def _taken(source: Any, batch: Batch) -> torch.Tensor:
     return torch.from_numpy(taken if taken.flags.writeable else taken.copy())
 
 
-def _corrector(module: torch.nn.Module, correction: GradientCorrection | None) -> Callable[[], None]:
-    """A function that does g ← g + proximal·(w − w₀) + offset to every gradient of the module, in place."""
-    if correction is None or (not correction.proximal and correction.offset is None):
-        return lambda: None
+def _corrector(module: torch.nn.Module, correction: GradientCorrection | None) -> Callable[[_Gradients], None]:
+    """A function that does g ← g + proximal·(w − w₀) + offset − g₀ to every gradient of the module, in place.
+
+    It takes the g₀ of the batch. Frozen parameters have no gradient afterwards, so that the optimizer passes them by.
+    """
+    if correction is None or correction == GradientCorrection():
+        return lambda _: None
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     starts = [p.detach().clone() for _, p in trained] if correction.proximal else []
     moved = [torch.empty_like(start) for start in starts]
     offset = correction.offset
     offsets = [] if offset is None else [_like(p, offset[name]) for name, p in trained]
+    held = [p for name, p in trained if name in correction.frozen]
 
-    def correct() -> None:
+    def correct(anchors: _Gradients) -> None:
         for index, (_, parameter) in enumerate(trained):
             if parameter.grad is None:
                 continue
@@ -307,8 +332,31 @@ def _corrector(module: torch.nn.Module, correction: GradientCorrection | None) -
                 parameter.grad.add_(moved[index], alpha=correction.proximal)
             if offsets:
                 parameter.grad.add_(offsets[index])
+        for parameter, gradient in anchors:
+            if parameter.grad is not None:
+                parameter.grad.sub_(gradient)
+        for parameter in held:
+            parameter.grad = None
 
     return correct
+
+
+def _represented(module: torch.nn.Module, name: str, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The outputs of a module, and those of its submodule of this name, of shape (n, features)."""
+    seen: list[torch.Tensor] = []
+    hook = module.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        outputs = module(inputs)
+    finally:
+        hook.remove()
+    return outputs, seen[0].flatten(1)
+
+
+def _with_frozen(trained: Arrays, model: Arrays, correction: GradientCorrection | None) -> Arrays:
+    """What was trained, but for what is frozen: BatchNorm has moved its buffers."""
+    frozen = correction.frozen if correction else frozenset()
+    kept = {name: model[name].astype(trained[name].dtype, copy=False) for name in frozen}
+    return Arrays({name: kept.get(name, array) for name, array in trained.items()})
 
 
 class _Steps:
