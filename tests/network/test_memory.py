@@ -47,6 +47,19 @@ async def test_scaffold_has_the_bits_of_the_simulation(tmp_path: Path, combiners
     assert session.model == hansa.simulate(app, SCAFFOLD, clients=4).model_hash
 
 
+async def test_clients_evaluate_models_of_their_own_as_in_the_simulation(tmp_path: Path) -> None:
+    app, rules = written(tmp_path, DRIFTING), RoundRules(min_clients=4, deadline=60)
+    spec = RunSpec(algorithm="ditto", algorithm_options={"pull": 0.1}, rounds=3, rules=rules)
+    async with federation(tmp_path, ["north", "south"]) as made:
+        await made.clients(4)
+        session = await made.run(app, spec)
+        found = {m.round: m.value for m in await made.metrics(session, name="accuracy", kind="evaluate", client="")}
+    assert session.state is SessionState.FINISHED, session.cause
+    simulated = hansa.simulate(app, spec, clients=4)
+    assert session.model == simulated.model_hash
+    assert found == {record.round: pytest.approx(record.evaluation["accuracy"]) for record in simulated.rounds}
+
+
 async def test_clients_that_restart_go_on_with_their_memory(tmp_path: Path) -> None:
     app = written(tmp_path, DRIFTING)
     async with federation(tmp_path) as made:
