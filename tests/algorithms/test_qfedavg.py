@@ -84,6 +84,17 @@ def test_the_largest_loss_of_a_round_is_the_measure_of_the_next(mean: WeightedMe
     assert second.params == first.params
 
 
+def test_the_measure_falls_by_no_more_than_half_in_a_round(mean: WeightedMean):
+    # "cy" alone has the loss 0.3125 at 0, at most 2^-1: from 16 to 8, so that the others' powers stay in range.
+    algorithm, zero = qfedavg(mean, learning_rate=ETA), Arrays({"w": np.zeros(2)})
+    state = replace(algorithm.init(zero), slots={"reference": Arrays({"loss": np.array(16.0)})})
+    broadcast = algorithm.broadcast(state)
+    sent = {"cy": algorithm.client_update(BowlTrainer(eta=ETA), broadcast, task_of("cy", BOWLS))}
+    after = algorithm.server_update(state, aggregate(algorithm, broadcast, sent))
+    assert BOWLS["cy"].loss(np.zeros(2)) == 0.3125
+    assert after.slots["reference"]["loss"] == 8
+
+
 @pytest.mark.parametrize("loss", [-1.0, float("nan"), None])
 def test_a_loss_that_is_no_weight_is_refused(mean: WeightedMean, task: Callable[..., Task], loss: float | None):
     class Odd(BowlTrainer):
