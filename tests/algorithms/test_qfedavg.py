@@ -65,7 +65,7 @@ def test_a_larger_q_is_fairer_and_costs_the_mean(mean: WeightedMean):
     data = {f"c{i}": Bowl(np.ones(2), np.full(2, 1.0 if i else -2.0), n=1, steps=1) for i in range(4)}
     spreads, means = [], []
     for q in (0.0, 1.0, 4.0):
-        *_, last = play(qfedavg(mean, learning_rate=ETA, q=q), BowlTrainer(eta=ETA), data, rounds=400)
+        *_, last = play(qfedavg(mean, learning_rate=ETA, q=q), BowlTrainer(eta=ETA), data, rounds=120)
         losses = [bowl.loss(last.params["w"]) for bowl in data.values()]
         spreads.append(np.std(losses))
         means.append(np.mean(losses))

@@ -112,7 +112,8 @@ def grouping_changes_nothing(algorithm: Algorithm, case: Case) -> None:
 def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
     """What the client's half sends passes the aggregator's check; it is deterministic and changes nothing it was given.
 
-    That holds for a client's first task, and for one with the memory that it kept from there. What it evaluates is a model.
+    That holds for a client's first task, and for one with the memory that it kept from there, with which it evaluates a
+    model of the same structure.
     """
     rng = np.random.default_rng(case.seed)
     data = make_examples(rng, (5, 3), 2, logistic=True)
