@@ -65,7 +65,7 @@ def test_a_larger_q_is_fairer_and_costs_the_mean(mean: WeightedMean):
     data = {f"c{i}": Bowl(np.ones(2), np.full(2, 1.0 if i else -2.0), n=1, steps=1) for i in range(4)}
     spreads, means = [], []
     for q in (0.0, 1.0, 4.0):
-        *_, last = play(qfedavg(mean, learning_rate=ETA, q=q), BowlTrainer(eta=ETA), data, rounds=400)
+        *_, last = play(qfedavg(mean, learning_rate=ETA, q=q), BowlTrainer(eta=ETA), data, rounds=120)
         losses = [bowl.loss(last.params["w"]) for bowl in data.values()]
         spreads.append(np.std(losses))
         means.append(np.mean(losses))
@@ -82,6 +82,17 @@ def test_the_largest_loss_of_a_round_is_the_measure_of_the_next(mean: WeightedMe
     assert first.slots["reference"]["loss"] == 0
     assert second.slots["reference"]["loss"] == 16
     assert second.params == first.params
+
+
+def test_the_measure_falls_by_no_more_than_half_in_a_round(mean: WeightedMean):
+    # "cy" alone has the loss 0.3125 at 0, at most 2^-1: from 16 to 8, so that the others' powers stay in range.
+    algorithm, zero = qfedavg(mean, learning_rate=ETA), Arrays({"w": np.zeros(2)})
+    state = replace(algorithm.init(zero), slots={"reference": Arrays({"loss": np.array(16.0)})})
+    broadcast = algorithm.broadcast(state)
+    sent = {"cy": algorithm.client_update(BowlTrainer(eta=ETA), broadcast, task_of("cy", BOWLS))}
+    after = algorithm.server_update(state, aggregate(algorithm, broadcast, sent))
+    assert BOWLS["cy"].loss(np.zeros(2)) == 0.3125
+    assert after.slots["reference"]["loss"] == 8
 
 
 @pytest.mark.parametrize("loss", [-1.0, float("nan"), None])

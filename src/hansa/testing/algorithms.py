@@ -112,12 +112,14 @@ def grouping_changes_nothing(algorithm: Algorithm, case: Case) -> None:
 def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
     """What the client's half sends passes the aggregator's check; it is deterministic and changes nothing it was given.
 
-    That holds for a client's first task, and for one with the memory that it kept from there.
+    That holds for a client's first task, and for one with the memory that it kept from there, with which it evaluates a
+    model of the same structure.
     """
     rng = np.random.default_rng(case.seed)
     data = make_examples(rng, (5, 3), 2, logistic=True)
     trainer = LinearTrainer(2, logistic=True, epochs=2, batch_size=2, dtype=(np.float32, np.float64)[case.seed % 2])
-    broadcast = algorithm.broadcast(algorithm.init(trainer.initial_model(rng)))
+    params = trainer.initial_model(rng)
+    broadcast = algorithm.broadcast(algorithm.init(params))
     before = _copy(broadcast)
     memory: Arrays | None = None
     for number in (1, 2):
@@ -136,6 +138,8 @@ def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
         require(first.memory == second.memory, "the client's half is deterministic in what it keeps")
         require(memory == remembered, "the client's half leaves the memory that it was given alone")
         memory = first.memory
+        evaluated = algorithm.personal(params, memory)
+        require(_structure(evaluated) == _structure(params), "what a client evaluates has the structure of the model")
 
 
 Law = Callable[[Algorithm, Case], None]
