@@ -225,7 +225,8 @@ class Connection:
         """Whether one end's host is without power."""
         self.calls: dict[Call, None] = {}
         self.served: dict[Call, None] = {}
-        self.held: list[Callable[[], None]] = []
+        self.held: list[tuple[bool | None, Callable[[], None]]] = []
+        """What waits for the link: whether it is on its way to the client, and what is done then."""
         self._doubts = 0
         self._latest = 0.0
         self._number = next(network.numbers)
@@ -255,7 +256,7 @@ class Connection:
         server = self.network.server(self.address)
         loop = self.network.loop
         if self.dark:
-            self.held.append(self._syn)
+            self.held.append((None, self._syn))
             return
         if server is None and self.network.is_away(self.host):
             loop.at(loop.now + 1.0, self._syn, process=self.client)  # as TCP does: it asks again
@@ -287,8 +288,9 @@ class Connection:
         if self.broken:
             return
         to_client, cut = pipe.to_client, self.link.cut
-        if self.gone or (cut and cut in ("both", self.host if to_client else self.client.name)):
-            self.held.append(lambda: self.carry(pipe, item, arrived))
+        is_cut = cut and cut in ("both", self.host if to_client else self.client.name)
+        if self.gone or is_cut or any(way is to_client for way, _ in self.held):  # nothing overtakes what waits
+            self.held.append((to_client, lambda: self.carry(pipe, item, arrived)))
             return
         loop = self.network.loop
         at = pipe.latest = max(pipe.latest + _TICK, loop.now + self.network.delay(self.link))
@@ -346,7 +348,7 @@ class Connection:
                 wait = self.network.delay(self.link) + (0.0 if held else rng.uniform(0.0, 30.0))
                 loop.at(loop.now + wait, self.lose, end, process=self.client if end else self.server)
             return
-        for again in held:
+        for _, again in held:
             again()
 
     def lose(self, end: bool) -> None:  # noqa: FBT001 - which end

@@ -175,7 +175,10 @@ class ProjectTree:
     async def fetch(self, blob: Blob) -> memoryview:
         """The bytes of an object, mapped into memory; clients that need them wait for a store that is away."""
         path = await patiently(lambda: self._objects.fetch(blob.digest), who=f"project {self.project}")
-        return await asyncio.to_thread(mapped, path)
+        try:
+            return await asyncio.to_thread(mapped, path)
+        except FileNotFoundError as error:  # given up and removed since the store has named its file
+            raise NotFoundError(f"the object {blob.digest[:12]}… was removed: no round needs it any more") from error
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
