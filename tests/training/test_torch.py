@@ -164,7 +164,7 @@ def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start_with
     given = trainer(with_everything, sgd(lr=0.1), batch_size=10, epochs=2)
     model = start(given)
     after = given.fit(model, task(correction=GradientCorrection(anchored=True)))
-    parameters = [name for name, _ in given._build().named_parameters()]
+    parameters = [name for name, _ in given._setup.build().named_parameters()]
     for name in parameters:
         assert after.arrays[name].tobytes() == model[name].tobytes()
     plain = given.fit(model, task()).arrays
@@ -474,7 +474,7 @@ def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_each_parameter(optimi
 def test_step_sum_of_another_optimizer_is_unknown_but_says_what_is_trained() -> None:
     for optimizer in (lambda p: torch.optim.Adam(p, lr=0.1), sgd(maximize=True)):
         of = trainer(optimizer=optimizer)
-        assert of.fit(start(of), task()).step_sum == {name: 0.0 for name, _ in of._build().named_parameters()}
+        assert of.fit(start(of), task()).step_sum == {name: 0.0 for name, _ in of._setup.build().named_parameters()}
 
 
 def test_fedbn_keeps_all_of_batchnorm_with_the_client_and_averages_the_rest() -> None:
