@@ -19,6 +19,31 @@ def data(client):
 """
 """For SCAFFOLD: clients that disagree, a model that travels inline."""
 
+CONTRASTING = """
+import numpy as np
+from torch import nn, optim
+
+import hansa
+from hansa.training.torch import TorchTrainer
+
+
+def network():
+    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+
+app = hansa.App(
+    TorchTrainer(network, nn.CrossEntropyLoss(), lambda p: optim.SGD(p, lr=0.2), batch_size=6, representation="2")
+)
+
+
+@app.data
+def data(client):
+    rng = np.random.default_rng(client.index)
+    x = rng.normal(loc=client.index % 3, size=(12, 6)).astype(np.float32)
+    return x, rng.integers(0, 3, 12)
+"""
+"""For MOON and FedBN: representations, and layers of BatchNorm."""
+
 COUNTING = """
 import os
 

@@ -121,6 +121,12 @@ class Vectorized(Protocol):
         """As `Trainer.evaluate`."""
 
 
+def _everybodys(model: Arrays, memory: Arrays | None) -> Arrays:
+    """The global model, whatever a client remembers."""
+    del memory
+    return model
+
+
 @dataclass(frozen=True, slots=True)
 class Algorithm:
     """Both halves of one paper; each field is a pure function."""
@@ -136,6 +142,13 @@ class Algorithm:
     server_update: Callable[[State, Aggregate], State]
     keeps_partial_work: bool = False
     """Whether the work of a straggler counts as far as it got (FedProx), instead of being late."""
+    personal: Callable[[Arrays, Arrays | None], Arrays] = _everybodys
+    """(global model, the client's memory) → the model that this client evaluates, its own where it has one (Ditto)."""
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether clients evaluate models of their own."""
+        return self.personal is not _everybodys
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from hansa.errors import InputError
 
 __all__ = [
     "ClientInfo",
+    "Contrast",
     "Contribution",
     "EvaluationRules",
     "GradientCorrection",
@@ -54,13 +55,37 @@ class ClientInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast:
+    """μ·ℓ in the local loss: an example's representation z is to be near that of the model received, not of `previous`.
+
+    ℓ = −log(exp(s₀/τ) / (exp(s₀/τ) + exp(s₁/τ))), s₀ and s₁ the cosines of z and the two, which stay as they are.
+    """
+
+    previous: Arrays
+    """The other model, for example the client's own of its last round."""
+    weight: float
+    """μ."""
+    temperature: float
+    """τ > 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class GradientCorrection:
-    """What an algorithm adds to every local gradient: g ← g + proximal·(w − w₀) + offset, w₀ the model received."""
+    """What an algorithm adds to every local gradient: g ← g + proximal·(w − w₀) + offset, w₀ the model received.
+
+    With `anchored` also − g₀, the gradient of the same examples at w₀.
+    """
 
     proximal: float = 0.0
     """The μ of FedProx, ≥ 0."""
     offset: Arrays | None = None
     """Names and shapes of the model's floating tensors, for example SCAFFOLD's c − c_i."""
+    anchored: bool = False
+    """Variance reduction, as in Mime; asked only of trainers, which give gradients."""
+    frozen: frozenset[str] = frozenset()
+    """Tensors that local training leaves as they are, for example the head while FedRep trains the rest."""
+    contrast: Contrast | None = None
+    """Of MOON; asked only of trainers that know representations."""
 
 
 def _ignore_progress(done: float, total: float) -> None:
@@ -118,9 +143,10 @@ class Update:
     """The weight n_i of this client, 1 ≤ n < 2^63."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     step_sum: float | Mapping[str, float] = 0.0
-    """How far the local steps move a value whose gradient is −1 in each of them: K·η for K steps of plain SGD.
+    """How far the local steps move a value on which the loss has gradient −1 in each: K·η for K steps of plain SGD.
 
-    A mapping says it by tensor, and what is not in it was not trained by gradients. 0: unknown. It never travels.
+    A proximal correction μ holds it back, to (1 − (1 − ημ)^K)/μ. A mapping says it by tensor, and what is not in it was
+    not trained by gradients. 0: unknown. It never travels.
     """
     memory: Arrays | None = None
     """What the client finds as `task.memory` from the round on that counts this update; None: what it had stays."""

@@ -74,6 +74,10 @@ class Run:
         """The client's half of a round: the change of the model."""
         return self.algorithm.client_update(app.trainer, broadcast, task)
 
+    def evaluate(self, app: App, model: Arrays, task: Task) -> Metrics:
+        """Metrics on a client's data: of the global model, or of the client's own where the algorithm keeps one."""
+        return app.trainer.evaluate(self.algorithm.personal(model, task.memory), task)
+
     def finish(self, state: State, aggregate: Aggregate) -> State:
         """The server's half of a round."""
         return self.algorithm.server_update(state, aggregate)

@@ -64,7 +64,9 @@ def test_an_app_that_ignores_the_correction_is_told_what_to_do(mean: WeightedMea
     def train(model: Arrays, task: Task) -> Update:
         return Update({"w": model["w"] + 1}, num_examples=task.round)
 
-    with pytest.raises(AppError, match=r"mu = 0.5, but the app's train function never read task.correction: add"):
+    with pytest.raises(
+        AppError, match=r"fedprox corrects every gradient, .* add task.correction.proximal \* \(w - model\) to each"
+    ):
         fedprox(mean, mu=0.5).client_update(app.trainer, MODEL, task(0.0))
     assert fedprox(mean, mu=0.0).client_update(app.trainer, MODEL, task(0.0)).arrays["w"].tolist() == [1.0]
 

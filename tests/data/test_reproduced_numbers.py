@@ -26,6 +26,7 @@ def _script(name: str) -> ModuleType:
 
 heart_disease = _script("heart_disease")
 mnist_softmax = _script("mnist_softmax")
+client_drift = _script("client_drift")
 fedprox_synthetic = _script("fedprox_synthetic")
 
 
@@ -62,3 +63,20 @@ def test_fedprox_halves_the_training_loss_of_synthetic_and_ignores_stragglers() 
     assert fedprox["train_loss"] <= fedavg["train_loss"] / 2
     assert straggling["train_loss"] == pytest.approx(fedprox["train_loss"], abs=0.02)
     assert straggling["accuracy"] == pytest.approx(fedprox["accuracy"], abs=0.01)
+
+
+def test_local_steps_cost_fedavg_the_optimum_and_others_less_or_nothing() -> None:
+    named = {strategy.algorithm: strategy for strategy in reversed(client_drift.STRATEGIES)}
+    far = {
+        name: [client_drift.distance(named[name], work) for work in client_drift.COLUMNS[:3]]
+        for name in ("fedavg", "fednova", "scaffold", "feddyn")
+    }
+    equal, long, short = far["fedavg"]
+    assert min(equal, long, short) > 0.3
+    assert far["fednova"] == [
+        pytest.approx(equal, abs=1e-6),
+        pytest.approx(0.764, abs=0.01),
+        pytest.approx(0.096, abs=0.01),
+    ]
+    assert max(far["scaffold"]) < 1e-3
+    assert max(far["feddyn"]) < 0.02

@@ -1,6 +1,9 @@
 """Every law of algorithms, over everything registered in `hansa.algorithms`; and the laws between them."""
 
+import tomllib
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Algorithm
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.fedavgm import fedavgm
+from hansa.algorithms.fednova import fednova
 from hansa.algorithms.fedprox import fedprox
 from hansa.algorithms.fedsgd import fedsgd
 from hansa.algorithms.scaffold import scaffold
@@ -20,8 +24,16 @@ from hansa.testing.linear import LinearTrainer, make_examples
 
 REGISTERED = sorted(entry_points(group="hansa.algorithms"), key=lambda point: point.name)
 
-NEEDED = {"scaffold": {"num_clients": 4}}
-"""Options without a default: as many clients as the cases have at most."""
+NEEDED: dict[str, dict[str, Any]] = {
+    "scaffold": {"num_clients": 4},
+    "feddyn": {"num_clients": 4},
+    "qfedavg": {"learning_rate": 0.1},
+    "afl": {"num_clients": 2},
+    "fedper": {"personal": "b*"},
+    "fedrep": {"personal": "b*"},
+    "fedbn": {"personal": "b*"},
+}
+"""Options without a default: as many clients as the cases have at most, or shares in what is trained on."""
 
 MEAN = WeightedMean()
 
@@ -37,7 +49,8 @@ some_clients = settings(derandomize=True, deadline=None, max_examples=20)
 
 
 def test_there_is_something_to_hold_to_the_laws():
-    built_in = {"fedavg", "fedavgm", "fedsgd", "fedadagrad", "fedadam", "fedyogi", "fedprox", "scaffold"}
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        built_in = set(tomllib.load(file)["project"]["entry-points"]["hansa.algorithms"])
     assert built_in <= {point.name for point in REGISTERED}, "pip install -e . registers the built-ins"
 
 
@@ -102,6 +115,18 @@ def test_the_first_round_of_scaffold_is_fedavgs_of_equal_clients_to_the_bit(clie
 def test_scaffold_of_equal_clients_with_one_full_batch_step_is_centralized_descent(clients: int, size: int, seed: int):
     data = make_examples(np.random.default_rng(seed), (size,) * clients, 3)
     follows_centralized_descent(scaffold(MEAN, num_clients=clients), ONE_STEP, data, tolerance=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("same", "other"),
+    [(fednova(MEAN), fedavg(MEAN)), (fednova(MEAN, mu=0.5), fedprox(MEAN, mu=0.5))],
+    ids=["fedavg", "fedprox"],
+)
+@some_clients
+@given(clients=st.integers(1, 5), size=st.integers(1, 30), seed=SEEDS)
+def test_fednova_of_equal_steps_is(same: Algorithm, other: Algorithm, clients: int, size: int, seed: int):
+    data = make_examples(np.random.default_rng(seed), (size,) * clients, 3, logistic=True)
+    same_trajectory((same, MANY_STEPS), (other, MANY_STEPS), data, tolerance=1e-6)
 
 
 def test_the_laws_between_algorithms_can_fail():

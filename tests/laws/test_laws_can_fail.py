@@ -208,8 +208,10 @@ FEDAVG = fedavg(MEAN)
         (replace(FEDAVG, server_update=in_place()), algorithms.server_update_changes_nothing_it_was_given),
         (replace(FEDAVG, server_update=counting()), algorithms.server_update_is_deterministic),
         (replace(FEDAVG, aggregator=Floating()), algorithms.order_of_arrival_changes_nothing),
+        (replace(FEDAVG, aggregator=Floating()), algorithms.grouping_changes_nothing),
         (replace(FEDAVG, init=lambda params: State(params, 1)), algorithms.starts_at_round_zero_with_the_given_model),
         (replace(FEDAVG, client_update=sends_the_model), algorithms.both_halves_fit),
+        (replace(FEDAVG, personal=lambda *_: Arrays({})), algorithms.both_halves_fit),
     ],
     ids=lambda value: value.__name__ if callable(value) else "broken",
 )

@@ -1,5 +1,6 @@
 """What a client keeps between rounds, on its own disk: through restarts, and only of rounds that counted it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from memory_apps import COUNTING, DRIFTING, written
 
 import hansa
 from hansa.arrays import Arrays
-from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, Value
 from hansa.network.client.memory import Memory
 from hansa.store.records import SessionRecord, SessionState
 from hansa.wire import codec
@@ -45,6 +46,49 @@ async def test_scaffold_has_the_bits_of_the_simulation(tmp_path: Path, combiners
         session = await made.run(app, SCAFFOLD)
     assert session.state is SessionState.FINISHED, session.cause
     assert session.model == hansa.simulate(app, SCAFFOLD, clients=4).model_hash
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("feddyn", {"num_clients": 4, "alpha": 0.1}),
+        ("mime", {}),
+        *(
+            pytest.param(name, options, marks=pytest.mark.slow)
+            for name, options in {
+                "fednova": {"mu": 0.1, "momentum": 0.5},
+                "mimelite": {},
+                "qfedavg": {"learning_rate": 0.2, "q": 2.0},
+                "afl": {"num_clients": 4},
+                "pfedme": {"penalty": 1.0, "local_rounds": 3},
+                "fedper": {"personal": "bias"},
+                "fedrep": {"personal": "bias"},
+            }.items()
+        ),
+    ],
+)
+async def test_an_algorithm_has_the_bits_of_the_simulation(
+    tmp_path: Path, algorithm: str, options: dict[str, Value]
+) -> None:
+    app, spec = written(tmp_path, DRIFTING), replace(SCAFFOLD, algorithm=algorithm, algorithm_options=options)
+    async with federation(tmp_path, ["north", "south"]) as made:
+        await made.clients(4)
+        session = await made.run(app, spec)
+    assert session.state is SessionState.FINISHED, session.cause
+    assert session.model == hansa.simulate(app, spec, clients=4).model_hash
+
+
+async def test_clients_evaluate_models_of_their_own_as_in_the_simulation(tmp_path: Path) -> None:
+    app, rules = written(tmp_path, DRIFTING), RoundRules(min_clients=4, deadline=60)
+    spec = RunSpec(algorithm="ditto", algorithm_options={"pull": 0.1}, rounds=3, rules=rules)
+    async with federation(tmp_path, ["north", "south"]) as made:
+        await made.clients(4)
+        session = await made.run(app, spec)
+        found = {m.round: m.value for m in await made.metrics(session, name="accuracy", kind="evaluate", client="")}
+    assert session.state is SessionState.FINISHED, session.cause
+    simulated = hansa.simulate(app, spec, clients=4)
+    assert session.model == simulated.model_hash
+    assert found == {record.round: pytest.approx(record.evaluation["accuracy"]) for record in simulated.rounds}
 
 
 async def test_clients_that_restart_go_on_with_their_memory(tmp_path: Path) -> None:

@@ -1,24 +1,50 @@
 """What a client keeps between rounds: its own, and only of rounds that counted it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from memory_apps import COUNTING, DRIFTING, written
+from memory_apps import CONTRASTING, COUNTING, DRIFTING, written
 
 import hansa
-from hansa.messages import RoundRules, RunSpec
+from hansa.messages import RoundRules, RunSpec, Value
 from hansa.simulation import check_parity, differences
 from hansa.simulation.runtime import EngineName
 
 HALF = RoundRules(selection="fraction", fraction=0.5)
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "weighted"])
-def test_scaffold_has_the_same_bits_in_every_way(tmp_path: Path, *, weighted: bool) -> None:
-    options = {"num_clients": 9, "weighted": weighted}
-    spec = RunSpec(algorithm="scaffold", algorithm_options=options, rounds=4, rules=HALF)
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [
+        ("scaffold", {"num_clients": 9}),
+        ("scaffold", {"num_clients": 9, "weighted": True}),
+        ("fednova", {"mu": 0.1, "momentum": 0.5}),
+        ("feddyn", {"num_clients": 9}),
+        ("mimelite", {}),
+        ("mime", {}),
+        ("qfedavg", {"learning_rate": 0.2, "q": 2.0}),
+        ("afl", {"num_clients": 9}),
+        ("ditto", {}),
+        ("fedper", {"personal": "bias"}),
+        ("fedrep", {"personal": "bias", "head_passes": 2}),
+        ("pfedme", {"penalty": 1.0, "local_rounds": 3}),
+    ],
+)
+def test_an_algorithm_has_the_same_bits_in_every_way(
+    tmp_path: Path, algorithm: str, options: Mapping[str, Value]
+) -> None:
+    spec = RunSpec(algorithm=algorithm, algorithm_options=options, rounds=4, rules=HALF)
     variants = check_parity(written(tmp_path, DRIFTING), spec, 9)
     assert len(variants) == 7
+    assert differences(variants) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["moon", "fedbn", "mime"])
+def test_an_algorithm_has_the_same_bits_in_every_way_with_torch(tmp_path: Path, algorithm: str) -> None:
+    pytest.importorskip("torch")
+    variants = check_parity(written(tmp_path, CONTRASTING), RunSpec(algorithm=algorithm, rounds=3, rules=HALF), 6)
     assert differences(variants) == {}
 
 
@@ -28,6 +54,17 @@ def test_scaffold_is_not_fedavg_once_clients_come_again(tmp_path: Path) -> None:
     models = [[record.model_hash for record in hansa.simulate(app, spec, clients=3).rounds]]
     models += [[record.model_hash for record in hansa.simulate(app, rounds=2, clients=3).rounds]]
     assert models[0][1] != models[1][1]
+
+
+@pytest.mark.parametrize("engine", ["inline", "processes"])
+def test_a_client_evaluates_the_model_of_its_own(tmp_path: Path, engine: EngineName) -> None:
+    # Left to itself (λ = 0), each client fits its own data better than the model of all does.
+    app = written(tmp_path, DRIFTING)
+    spec = RunSpec(algorithm="ditto", algorithm_options={"pull": 0.0}, rounds=5)
+    own = hansa.simulate(app, spec, clients=4, engine=engine, workers=2).rounds
+    together = hansa.simulate(app, rounds=5, clients=4).rounds
+    assert [record.model_hash for record in own] == [record.model_hash for record in together]
+    assert own[-1].evaluation["accuracy"] > together[-1].evaluation["accuracy"] + 0.1
 
 
 @pytest.mark.parametrize("engine", ["inline", "processes"])

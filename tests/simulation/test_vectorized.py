@@ -38,6 +38,7 @@ app = hansa.App(
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.5),
         batch_size=8,
         epochs=2,
+        representation="0",
     )
 )
 
@@ -60,7 +61,17 @@ def data(client):
 TOLERANCE = 1e-5
 """Of a value of the model after some rounds, absolutely and relatively."""
 
-OPTIONS: dict[str, dict[str, Any]] = {"scaffold": {"num_clients": 5}, "fedprox": {"mu": 0.5}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "afl": {"num_clients": 5},
+    "feddyn": {"num_clients": 5},
+    "fedper": {"personal": "2.*"},
+    "fedprox": {"mu": 0.5},
+    "fedrep": {"personal": "2.*"},
+    "qfedavg": {"learning_rate": 0.2},
+    "scaffold": {"num_clients": 5},
+}
+
+OBSTACLES = {"moon": "the algorithm compares representations with those of other models"}
 
 
 @pytest.fixture
@@ -96,14 +107,15 @@ def assert_same_history(mine: SimulationResult, theirs: SimulationResult) -> Non
     assert_alike(mine.model, theirs.model)
 
 
-@pytest.mark.parametrize("algorithm", names("hansa.algorithms"))
+@pytest.mark.parametrize("algorithm", sorted({*names("hansa.algorithms")} - {"fedbn"}))  # which needs BatchNorm
 def test_every_algorithm_runs_as_with_one_client_after_another(app: Path, algorithm: str) -> None:
     def run(engine: Any) -> SimulationResult:
         options = OPTIONS.get(algorithm, {})
         return simulate(app, clients=5, rounds=3, algorithm=algorithm, algorithm_options=options, engine=engine)
 
     alone, together = run("inline"), run("vectorized")
-    assert (together.engine, together.because) == ("vectorized", "")
+    expected = ("inline", OBSTACLES[algorithm]) if algorithm in OBSTACLES else ("vectorized", "")
+    assert (together.engine, together.because) == expected
     assert_same_history(together, alone)
     for name, slot in alone.state.slots.items():
         assert_alike(together.state.slots[name], slot)

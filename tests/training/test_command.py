@@ -229,6 +229,9 @@ def test_corrections_reach_a_program_that_takes_them_and_no_other(tmp_path: Path
             plain.fit(MODEL, task(correction))
     with pytest.raises(AppError, match="gradients"):
         plain.gradient(MODEL, task())
+    for correction in (GradientCorrection(anchored=True), GradientCorrection(frozen=frozenset(MODEL))):
+        with pytest.raises(AppError, match="gradients"):
+            plain.fit(MODEL, task(correction))
     taking = app(tmp_path, TOML.replace('"{config}"]', '"{config}", "out", "{proximal}", "{offset}"]'))
     taking.fit(MODEL, task(mu))
     assert (tmp_path / "out").read_text().splitlines() == ["0.25"]

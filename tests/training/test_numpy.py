@@ -108,6 +108,23 @@ def test_corrected_steps_are_those_by_hand() -> None:
     assert update.arrays["w"] == [4.875]
 
 
+def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start() -> None:
+    # L = ½(w − a)²: (w − a) − (w₀ − a) + 1 = w − w₀ + 1: w₀ = 4; −½·1: 3.5; −½·½: 3.25, whatever a is.
+    model = NumpyModel(lambda _: {"w": np.zeros(1)}, lambda params, _x, y: (0.0, {"w": params["w"] - y.mean()}))
+    trainer = NumpyTrainer(model, learning_rate=0.5, batch_size=1, epochs=1)
+    correction = GradientCorrection(offset=Arrays({"w": np.array([1.0])}), anchored=True)
+    data = (np.zeros((2, 1)), np.array([8.0, -5.0]))
+    assert trainer.fit(Arrays({"w": np.array([4.0])}), task(data, correction=correction)).arrays["w"] == [3.25]
+
+
+def test_what_is_frozen_stays_and_the_rest_moves_as_before() -> None:
+    trainer = NumpyTrainer(softmax_regression(6, 3), learning_rate=0.1, weight_decay=0.1, momentum=0.5)
+    start = Arrays({name: array + 1 for name, array in trainer.initial_model(RNG).items()})
+    after = trainer.fit(start, task(correction=GradientCorrection(frozen=frozenset({"weight"})))).arrays
+    assert after["weight"].tobytes() == start["weight"].tobytes()
+    assert after["bias"].tobytes() == trainer.fit(start, task()).arrays["bias"].tobytes()
+
+
 def test_a_proximal_weight_of_zero_is_none_to_the_bit() -> None:
     trainer = NumpyTrainer(mlp((6, 5, 3)), learning_rate=0.1, batch_size=7, epochs=3, momentum=0.9)
     start = trainer.initial_model(np.random.default_rng(0))
@@ -218,3 +235,23 @@ def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_the_model(momentum: f
     update = trainer.fit(trainer.initial_model(RNG), task())
     assert update.step_sum == pytest.approx(distance)
     assert update.arrays["w"] == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_step_sum_is_held_back_by_a_proximal_correction(momentum: float) -> None:
+    downhill = NumpyModel(lambda _: {"w": np.zeros(2)}, lambda *_: (0.0, {"w": -np.ones(2)}))
+    trainer = NumpyTrainer(downhill, 0.1, batch_size=10, epochs=2, momentum=momentum)
+    update = trainer.fit(trainer.initial_model(RNG), task().corrected_by(GradientCorrection(proximal=0.7)))
+    assert update.arrays["w"] == pytest.approx(update.step_sum)
+    if not momentum:  # [1 − (1 − ημ)^τ]/μ
+        assert update.step_sum == pytest.approx((1 - (1 - 0.07) ** 8) / 0.7)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 2000])
+def test_the_step_sum_of_steps_that_swing_ever_further_is_unknown(steps: int) -> None:
+    # ημ = 3: 0.1, −0.1, 0.3, −0.5 … and beyond every number
+    downhill = NumpyModel(lambda _: {"w": np.zeros(2, np.float32)}, lambda *_: (0.0, {"w": -np.ones(2)}))
+    trainer = NumpyTrainer(downhill, 0.1, steps=steps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        update = trainer.fit(trainer.initial_model(RNG), task().corrected_by(GradientCorrection(proximal=30.0)))
+    assert update.step_sum == (pytest.approx(0.3) if steps == 3 else 0.0)

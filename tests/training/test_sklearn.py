@@ -163,8 +163,9 @@ def test_algorithms_that_work_on_gradients_are_refused() -> None:
     model = start(trainer)
     with pytest.raises(AppError, match="gradients"):
         trainer.gradient(model, task())
-    with pytest.raises(AppError, match="gradients"):
-        trainer.fit(model, task(correction=GradientCorrection(proximal=0.1)))
+    for correction in (GradientCorrection(proximal=0.1), GradientCorrection(anchored=True)):
+        with pytest.raises(AppError, match="gradients"):
+            trainer.fit(model, task(correction=correction))
     nothing = task(correction=GradientCorrection(proximal=0.0))
     assert trainer.fit(model, nothing).arrays == trainer.fit(model, task()).arrays
     assert not nothing.ignored_correction

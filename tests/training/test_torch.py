@@ -10,10 +10,12 @@ import pytest
 
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithms.fedavg import fedavg
+from hansa.algorithms.fedbn import fedbn
 from hansa.algorithms.scaffold import scaffold
-from hansa.arrays import Arrays, subtract
+from hansa.arrays import Arrays, is_floating, subtract
 from hansa.errors import AppError, ArraysMismatchError, InputError
 from hansa.messages import ClientInfo, Contribution, GradientCorrection, Task
+from hansa.testing.federation import play, task_of
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 
 torch = pytest.importorskip("torch")
@@ -155,6 +157,36 @@ def test_corrected_steps_are_those_by_hand() -> None:
     # w₁ = 5: d₂ = (5−8) + 2·1 + 1 + ¼·5 = 1.25; v = −1 + 1.25 = 0.25; w = 4.875
     update = given.fit(Arrays({"w": np.array([4.0], np.float32)}), task(data, correction=correction))
     assert update.arrays["w"].tolist() == [4.875]
+
+
+def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start_with_the_same_dropout() -> None:
+    # Without an offset the first step is g − g = 0 whatever the batch and the dropout; the next one starts there.
+    given = trainer(with_everything, sgd(lr=0.1), batch_size=10, epochs=2)
+    model = start(given)
+    after = given.fit(model, task(correction=GradientCorrection(anchored=True)))
+    parameters = [name for name, _ in given._setup.build().named_parameters()]
+    for name in parameters:
+        assert after.arrays[name].tobytes() == model[name].tobytes()
+    plain = given.fit(model, task()).arrays
+    assert after.arrays["1.running_mean"].tobytes() != model["1.running_mean"].tobytes()
+    assert after.arrays["1.num_batches_tracked"] == plain["1.num_batches_tracked"]
+    offset = Arrays({name: np.ones_like(array) for name, array in model.items() if is_floating(array)})
+    moved = given.fit(model, task(correction=GradientCorrection(offset=offset, anchored=True))).arrays
+    once = trainer(with_everything, sgd(lr=0.1), batch_size=10, steps=1)
+    first = once.fit(model, task(correction=GradientCorrection(offset=offset, anchored=True))).arrays
+    for name in parameters:
+        np.testing.assert_allclose(first[name], model[name] - np.float32(0.1), rtol=1e-5, atol=1e-6)
+        assert moved[name].tobytes() != first[name].tobytes()
+
+
+def test_what_is_frozen_stays_buffers_too() -> None:
+    given = trainer(with_everything, sgd(lr=0.1, weight_decay=0.1, momentum=0.5), batch_size=10)
+    model = start(given)
+    frozen = frozenset(name for name in model if name.startswith(("0.", "1.")))
+    update = given.fit(model, task(correction=GradientCorrection(frozen=frozen)))
+    for name, array in model.items():
+        assert (update.arrays[name].tobytes() == array.tobytes()) == (name in frozen)
+    assert set(update.step_sum) == {"4.weight", "4.bias"}
 
 
 def test_the_correction_leaves_frozen_parameters_and_buffers_alone() -> None:
@@ -428,19 +460,36 @@ def two_groups(parameters: Any) -> Any:
     ],
     ids=["plain", "momentum", "dampening", "nesterov", "two groups"],
 )
-def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_each_parameter(optimizer: Any) -> None:
+@pytest.mark.parametrize("proximal", [0.0, 0.3])
+def test_step_sum_is_how_far_a_gradient_of_minus_one_moves_each_parameter(optimizer: Any, proximal: float) -> None:
     downhill = TorchTrainer(Downhill, lambda outputs, _: outputs, optimizer, batch_size=10, epochs=2, metrics={})
-    update = downhill.fit(start(downhill), task())
+    corrected = task().corrected_by(GradientCorrection(proximal=proximal))
+    update = downhill.fit(start(downhill), corrected)
     assert isinstance(update.step_sum, dict)
     assert set(update.step_sum) == {"slow", "fast"}
     for name, distance in update.step_sum.items():
         np.testing.assert_allclose(update.arrays[name], distance, rtol=1e-5)
 
 
-def test_step_sum_of_another_optimizer_is_unknown() -> None:
+def test_step_sum_of_another_optimizer_is_unknown_but_says_what_is_trained() -> None:
     for optimizer in (lambda p: torch.optim.Adam(p, lr=0.1), sgd(maximize=True)):
         of = trainer(optimizer=optimizer)
-        assert of.fit(start(of), task()).step_sum == 0.0
+        assert of.fit(start(of), task()).step_sum == {name: 0.0 for name, _ in of._setup.build().named_parameters()}
+
+
+def test_fedbn_keeps_all_of_batchnorm_with_the_client_and_averages_the_rest() -> None:
+    algorithm = fedbn(WeightedMean())
+    of = trainer(with_everything, sgd(lr=0.05), batch_size=10, epochs=3)
+    data = {"ada": (X + 3, LABELS), "bo": (X - 3, LABELS)}
+    first, *_, last = play(algorithm, of, data, rounds=3)
+    for name, array in first.params.items():
+        assert (last.params[name].tobytes() == array.tobytes()) == name.startswith("1.")
+    kept = {n: algorithm.client_update(of, last.params, task_of(n, data)).memory for n in data}
+    assert kept["ada"] is not None
+    assert kept["bo"] is not None
+    assert list(kept["ada"]) == [name for name in first.params if name.startswith("1.")]
+    assert np.abs(kept["ada"]["1.running_mean"] - kept["bo"]["1.running_mean"]).max() > 1
+    assert kept["ada"]["1.num_batches_tracked"] == 12
 
 
 def test_scaffold_corrects_parameters_and_averages_the_statistics_of_batchnorm() -> None:

@@ -14,18 +14,18 @@ roundings of float64). Means of integers and bools are rounded half to even; a t
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hansa.algorithm import Aggregate, Partial
+from hansa.algorithm import Aggregate, Aggregator, Partial
 from hansa.arrays import DTYPES, Array, Arrays, delta_dtype, is_floating
 from hansa.errors import ConfigError, Reason, UpdateRejectedError
 from hansa.messages import Contribution, Update
 
-__all__ = ["SumPlan", "TensorPlan", "WeightedMean"]
+__all__ = ["SumPlan", "TensorPlan", "WeightedMean", "unweighted"]
 
 _BLOCK = 64 * 1024
 """Elements worked on at once: the scratch of a block, 1 MiB, stays in a core's L2 cache."""
@@ -161,6 +161,11 @@ class WeightedMean:
                 raise UpdateRejectedError(
                     Reason.OUT_OF_RANGE, f"a partial sum of {name!r} is larger than its weight allows"
                 )
+
+
+def unweighted(aggregator: Aggregator) -> Aggregator:
+    """The mean with `uniform`, for papers in which every client counts alike; another aggregator as it is."""
+    return replace(aggregator, uniform=True) if isinstance(aggregator, WeightedMean) else aggregator
 
 
 def _tensor_plan(name: str, array: Array, finest: int, limit: int) -> TensorPlan:

@@ -8,9 +8,9 @@ from functools import partial
 
 from hansa.algorithm import Aggregator, Algorithm, State, Trainer
 from hansa.algorithms import fedavg
+from hansa.algorithms.local import corrected_change
 from hansa.algorithms.options import check_not_negative
 from hansa.arrays import Arrays
-from hansa.errors import AppError
 from hansa.messages import GradientCorrection, Task, Update
 
 __all__ = ["client_update", "fedprox"]
@@ -32,12 +32,5 @@ def fedprox(aggregator: Aggregator, *, mu: float = 0.01) -> Algorithm:
 
 def client_update(trainer: Trainer, model: Arrays, task: Task, *, mu: float) -> Update:
     """Δ_i = w_i − w, each local gradient corrected by μ(w_i − w); an app that ignores it is an `AppError`."""
-    corrected = task.corrected_by(GradientCorrection(proximal=mu) if mu else None)
-    update = fedavg.client_update(trainer, model, corrected)
-    if corrected.ignored_correction:
-        raise AppError(
-            f"fedprox asks for mu = {mu}, but the app's train function never read task.correction: add "
-            "task.correction.proximal * (w - model) to each gradient, or give hansa.App a trainer, which does it, "
-            "or choose the algorithm fedavg"
-        )
-    return update
+    correction = GradientCorrection(proximal=mu) if mu else None
+    return corrected_change("fedprox", trainer, model, task, correction)

@@ -189,6 +189,11 @@ class Folding:
         self._number = number
         self.shown = model
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether each client evaluates a model of its own."""
+        return self._run.algorithm.is_personal
+
     def evaluation_task(self, client: str) -> Task:
         """A new task to evaluate the model that was shown."""
         with self.profile.measure("data"):
@@ -198,7 +203,7 @@ class Folding:
     def evaluate(self, client: str) -> Metrics | Failed:
         """Evaluate the model that was shown on one client's data."""
         return self._guarded(
-            lambda: self._app.trainer.evaluate(self.shown, self.evaluation_task(client)), client, "evaluated"
+            lambda: self._run.evaluate(self._app, self.shown, self.evaluation_task(client)), client, "evaluated"
         )
 
     def _guarded(self, work: Callable[[], T], client: str, what: str) -> T | Failed:

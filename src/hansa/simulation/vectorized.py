@@ -46,7 +46,7 @@ class Vectorization:
     def evaluate(self, clients: Sequence[str]) -> dict[str, Metrics | Failed]:
         """As `Folding.evaluate` for each."""
         results: dict[str, Metrics | Failed] = {}
-        if self._together is not None and self._app.evaluates_as_trained:
+        if self._together is not None and self._app.evaluates_as_trained and not self._folding.is_personal:
             for window in _windows(clients, self._together):
                 measured = attempt(partial(self._measured, window, self._together))
                 results |= {} if isinstance(measured, Raised) else measured

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hansa.algorithm import Aggregate, Algorithm, State
 from hansa.arrays import Arrays
 from hansa.errors import UpdateRejectedError
-from hansa.messages import Update
+from hansa.messages import Contribution, Update
 from hansa.testing.broken import LawBrokenError, require, require_same, require_same_state
 from hansa.testing.federation import aggregate, task_of
 from hansa.testing.linear import LinearTrainer, make_examples
@@ -92,15 +92,34 @@ def order_of_arrival_changes_nothing(algorithm: Algorithm, case: Case) -> None:
     )
 
 
+def grouping_changes_nothing(algorithm: Algorithm, case: Case) -> None:
+    """The next state has the same bits when each client has a server of its own, in a chain up to the root."""
+    state, sent = _played(algorithm, case)
+    broadcast, aggregator = algorithm.broadcast(state), algorithm.aggregator
+    plan = aggregator.plan(broadcast)
+    merged = aggregator.zero(plan)
+    for client, update in reversed(_sent(broadcast, case, state.round).items()):
+        contribution = Contribution(client, update.num_examples, update.metrics)
+        alone = aggregator.accumulate(plan, aggregator.zero(plan), update, contribution)
+        merged = aggregator.merge(plan, alone, merged)
+    require_same_state(
+        algorithm.server_update(state, sent),
+        algorithm.server_update(state, aggregator.report(plan, merged)),
+        "a tree of servers changes nothing",
+    )
+
+
 def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
     """What the client's half sends passes the aggregator's check; it is deterministic and changes nothing it was given.
 
-    That holds for a client's first task, and for one with the memory that it kept from there.
+    That holds for a client's first task, and for one with the memory that it kept from there, with which it evaluates a
+    model of the same structure.
     """
     rng = np.random.default_rng(case.seed)
     data = make_examples(rng, (5, 3), 2, logistic=True)
     trainer = LinearTrainer(2, logistic=True, epochs=2, batch_size=2, dtype=(np.float32, np.float64)[case.seed % 2])
-    broadcast = algorithm.broadcast(algorithm.init(trainer.initial_model(rng)))
+    params = trainer.initial_model(rng)
+    broadcast = algorithm.broadcast(algorithm.init(params))
     before = _copy(broadcast)
     memory: Arrays | None = None
     for number in (1, 2):
@@ -119,6 +138,8 @@ def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
         require(first.memory == second.memory, "the client's half is deterministic in what it keeps")
         require(memory == remembered, "the client's half leaves the memory that it was given alone")
         memory = first.memory
+        evaluated = algorithm.personal(params, memory)
+        require(_structure(evaluated) == _structure(params), "what a client evaluates has the structure of the model")
 
 
 Law = Callable[[Algorithm, Case], None]
@@ -130,6 +151,7 @@ LAWS: tuple[Law, ...] = (
     server_update_is_deterministic,
     structure_is_kept,
     order_of_arrival_changes_nothing,
+    grouping_changes_nothing,
     both_halves_fit,
 )
 

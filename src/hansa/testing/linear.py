@@ -1,7 +1,8 @@
 """A small `Trainer` in NumPy for tests: linear models, whose gradients and optima can be checked by hand.
 
 With predictions h = f(Xw + b), the gradient of the mean loss is ∇_w = Xᵀ(h − y)/n and ∇_b = mean(h − y), both for least
-squares (f(z) = z, loss ½(h − y)²) and for logistic regression (f(z) = 1/(1 + e^−z), loss: cross-entropy).
+squares (f(z) = z, loss ½(h − y)²) and for logistic regression (f(z) = 1/(1 + e^−z), loss: cross-entropy). The only
+representation there is, Xw + b, is one number, and the cosine of numbers has no gradient: a contrast adds nothing.
 """
 
 import math
@@ -40,7 +41,7 @@ class LinearTrainer:
         return Arrays({"weight": weight.astype(self.dtype), "bias": np.zeros((), self.dtype)})
 
     def fit(self, model: Arrays, task: Task) -> Update:
-        """⌈work · steps⌉ steps of w ← w − η(g + μ(w − w₀) + offset)."""
+        """⌈work · steps⌉ steps of w ← w − η(g + μ(w − w₀) + offset), and + ηg₀ where anchored."""
         x, y = _examples(task)
         start = _as_float64(model)
         params = dict(start)
@@ -49,6 +50,7 @@ class LinearTrainer:
         todo = math.ceil(task.work * self.epochs * batches)
         correction = task.correction
         losses: list[float] = []
+        moved = 0.0
         order = np.arange(len(y))
         for step in range(todo):
             if step % batches == 0 and batches > 1:
@@ -57,15 +59,20 @@ class LinearTrainer:
             gradient, loss = self._gradient(params, x[rows], y[rows])
             losses.append(loss)
             for name, g in gradient.items():
+                if correction is not None and name in correction.frozen:
+                    continue
                 corrected = g
                 if correction is not None:
                     corrected = corrected + correction.proximal * (params[name] - start[name])
                     if correction.offset is not None:
                         corrected = corrected + correction.offset[name]
+                    if correction.anchored:
+                        corrected = corrected - self._gradient(start, x[rows], y[rows])[0][name]
                 params[name] = params[name] - self.learning_rate * corrected
+            moved += self.learning_rate * (1 - (correction.proximal * moved if correction else 0.0))
             task.progress(step + 1, todo)
         arrays, loss = self._like(params, model), float(np.mean(losses))
-        return Update(arrays, len(y), {"loss": loss}, step_sum=todo * self.learning_rate)
+        return Update(arrays, len(y), {"loss": loss}, step_sum=moved)
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """∇ of the mean loss over all examples."""

@@ -157,9 +157,7 @@ class CommandTrainer:
     def gradient(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`: there is no command for gradients."""
         del model, task
-        raise AppError(
-            "this algorithm needs gradients, which an app of commands does not give: choose fedavg or fedprox"
-        )
+        raise _no_gradients()
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
         """Run evaluate."""
@@ -198,6 +196,8 @@ class CommandTrainer:
             raise AppError("this algorithm adds μ(w − w₀) to gradients: let train take {proximal}, or choose fedavg")
         if correction.offset is not None and "offset" not in asked:
             raise AppError("this algorithm adds an offset to gradients: let train take {offset}, or choose fedavg")
+        if correction.anchored or correction.frozen or correction.contrast:
+            raise _no_gradients()
         path = folder / "offset.safetensors"
         if correction.offset is not None:
             self.save(correction.offset, path)
@@ -335,3 +335,7 @@ def _read_metrics(path: Path, command: str, who: str) -> Metrics:
         raise UserCodeError(f"{must}; num_examples is missing or no whole number in {json.dumps(numbers)[:200]}")
     num_examples = numbers.pop("num_examples")
     return Metrics(numbers, num_examples)
+
+
+def _no_gradients() -> AppError:
+    return AppError("this algorithm needs gradients, which an app of commands does not give: choose fedavg or fedprox")

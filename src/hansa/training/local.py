@@ -20,7 +20,7 @@ import numpy.typing as npt
 from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import Task
 
-__all__ = ["Batch", "LocalWork", "count", "evaluation_examples", "training_examples"]
+__all__ = ["Batch", "LocalWork", "count", "evaluation_examples", "known_distance", "training_examples"]
 
 Batch: TypeAlias = "slice | npt.NDArray[np.intp]"
 """Which examples a step uses: their indices, or a slice where they are neighbours in the data."""
@@ -88,6 +88,11 @@ class LocalWork:
 def count(batch: Batch) -> int:
     """How many examples a batch has."""
     return batch.stop - batch.start if isinstance(batch, slice) else len(batch)
+
+
+def known_distance(step_sum: float) -> float:
+    """`Update.step_sum`, or 0, unknown, where a proximal pull with ημ > 2 has made the steps swing ever further."""
+    return step_sum if 0 < step_sum < math.inf else 0.0
 
 
 def training_examples(task: Task) -> tuple[Any, Any]:

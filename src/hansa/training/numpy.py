@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hansa.arrays import Array, Arrays, delta_dtype, is_floating
 from hansa.errors import AppError, ConfigError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
-from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
+from hansa.training.local import LocalWork, count, evaluation_examples, known_distance, training_examples
 
 __all__ = ["LossAndGradient", "NumpyModel", "NumpyTrainer", "logistic_regression", "mlp", "softmax_regression"]
 
@@ -76,11 +76,12 @@ class NumpyTrainer:
         descent = _Descent(self, model, task.correction)
         total, seen = 0.0, 0
         for batch in self.work.batches(len(x), task):
+            descent.look(x[batch], y[batch])
             loss, gradient = self.model.loss_and_gradient(params, x[batch], y[batch])
             descent.step(params, gradient)
             total += float(loss) * count(batch)
             seen += count(batch)
-        return Update(params, len(x), {"loss": total / seen}, step_sum=descent.step_sum)
+        return Update(params, len(x), {"loss": total / seen}, step_sum=known_distance(descent.step_sum))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient over all local examples at once, in the dtypes of changes; zeros for tensors without one."""
@@ -114,17 +115,32 @@ class _Descent:
         self._start = start
         self._proximal = correction.proximal if correction else 0.0
         self._offset = correction.offset if correction else None
+        self._anchored = correction.anchored if correction else False
+        self._anchor: dict[str, Array] = {}
+        if correction and correction.contrast:
+            raise AppError(
+                "this algorithm compares representations, which NumpyTrainer does not know: use TorchTrainer"
+            )
+        frozen = correction.frozen if correction else frozenset()
         self._directions = {
-            name: np.empty(array.shape, delta_dtype(array.dtype)) for name, array in start.items() if is_floating(array)
+            name: np.empty(array.shape, delta_dtype(array.dtype))
+            for name, array in start.items()
+            if is_floating(array) and name not in frozen
         }
         self._spare = {name: np.empty_like(direction) for name, direction in self._directions.items()}
         self._velocity = {
             name: np.zeros_like(direction) for name, direction in self._directions.items() if settings.momentum
         }
 
+    def look(self, x: Any, y: Any) -> None:
+        """The examples of the step that comes next: their gradient at w₀, where the correction asks for it."""
+        if self._anchored:
+            _, gradient = self._settings.model.loss_and_gradient(self._start, x, y)
+            self._anchor = {name: np.array(_namesake(name, self._start[name], gradient)) for name in self._directions}
+
     def step(self, params: dict[str, Array], gradient: Mapping[str, Array]) -> None:
         """Move `params`, in place; `gradient` is left as it is."""
-        self._pace = self._settings.momentum * self._pace + 1
+        self._pace = self._settings.momentum * self._pace + 1 - self._proximal * self.step_sum
         self.step_sum += self._settings.learning_rate * self._pace
         for name, direction in self._directions.items():
             param = params[name]
@@ -139,7 +155,7 @@ class _Descent:
             np.subtract(param, direction, out=param, casting="unsafe")  # float16, bfloat16: stepped in float32
 
     def _correct(self, name: str, param: Array, direction: Array) -> None:
-        """`direction` += proximal·(w − w₀) + offset + weight_decay·w, in place."""
+        """`direction` += proximal·(w − w₀) + offset − g₀ + weight_decay·w, in place."""
         spare = self._spare[name]
         if self._proximal:
             np.subtract(param, self._start[name], out=spare)
@@ -147,6 +163,8 @@ class _Descent:
             direction += spare
         if self._offset is not None:
             direction += self._offset[name]
+        if self._anchored:
+            np.subtract(direction, self._anchor[name], out=direction, casting="unsafe")
         if self._settings.weight_decay:
             np.copyto(spare, param)
             spare *= self._settings.weight_decay

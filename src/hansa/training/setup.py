@@ -33,6 +33,7 @@ class Setup:
     device: torch.device
     threads: int | None
     format: torch.memory_format
+    representation: str | None
     built: threading.local = field(default_factory=threading.local)
     """Has `module`, where this thread has built one."""
 
@@ -51,7 +52,7 @@ class Setup:
     def module(self) -> torch.nn.Module:
         """This thread's module, as it was left."""
         if not hasattr(self.built, "module"):
-            with torch.random.fork_rng(devices=self._generators()):
+            with torch.random.fork_rng(devices=self.generators()):
                 module = self.build().to(self.device)
             # An overload of torch's own misses that a format alone is enough.
             self.built.module = module.to(memory_format=self.format)  # type: ignore[call-overload]
@@ -75,14 +76,14 @@ class Setup:
         channels = self.format if inputs.dim() == 4 else torch.preserve_format  # noqa: PLR2004 - (n, c, h, w)
         return inputs.to(self.device, memory_format=channels), targets.to(self.device)
 
-    def _generators(self) -> list[torch.device]:
+    def generators(self) -> list[torch.device]:
         """Devices beside the CPU whose random state a task touches."""
         return [self.device] if self.device.type == "cuda" else []
 
     @contextmanager
     def seeded(self, rng: np.random.Generator) -> Iterator[None]:
         """Torch's global random state drawn from `rng`, and its threads as set; both as they were afterwards."""
-        with torch.random.fork_rng(devices=self._generators()), self.on_threads():
+        with torch.random.fork_rng(devices=self.generators()), self.on_threads():
             torch.manual_seed(seed(rng))
             yield
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hansa.arrays import Array, Arrays, check_same_structure
 from hansa.errors import AppError, MissingExtraError
-from hansa.messages import Metrics, Task, Update
+from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.local import LocalWork, evaluation_examples, training_examples
 
 try:
@@ -75,7 +75,7 @@ class SklearnTrainer:
         """Train from `model` as far as `task.work` goes; raises `AppError` when the algorithm corrects gradients."""
         x, y = _arrays(training_examples(task))
         correction = task.correction
-        if correction is not None and (correction.proximal or correction.offset is not None):
+        if correction is not None and correction != GradientCorrection():
             raise _no_gradients()
         estimator = self._holding(model, task.rng)
         with warnings.catch_warnings():

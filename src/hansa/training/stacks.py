@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from hansa.arrays import Array, Arrays, delta_dtype
-from hansa.errors import InputError
+from hansa.errors import AppError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
+from hansa.training.corrections import obstacle
 from hansa.training.local import Batch, count, evaluation_examples, training_examples
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
@@ -56,10 +57,10 @@ class _Client:
 
     def alike(self, shared: Sequence[str]) -> Hashable:
         """Clients in one stack have the same; shared: tensors of the model that all rows share."""
-        proximal, offset = (self.correction.proximal, self.correction.offset) if self.correction else (0.0, None)
+        asked = self.correction or GradientCorrection()
         places = [self.model[name].__array_interface__["data"][0] for name in shared]
         kinds = (self.x.shape[1:], self.x.dtype, self.y.shape[1:], self.y.dtype)
-        return self.size, *kinds, proximal, offset is None, *places
+        return self.size, *kinds, asked.proximal, asked.offset is None, asked.frozen, *places
 
 
 _Work: TypeAlias = "Callable[[Stack, Schedule, Sequence[_Client], torch.nn.Module], Fitted]"
@@ -74,6 +75,9 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     model, task: those of one client, on whose examples the module is tried. Nothing of the task is drawn.
     """
     x, y = training_examples(task)
+    why = obstacle(task.correction)
+    if why is not None:
+        return why
     module = setup.loaded(model)
     each = per_example(setup.loss)
     with setup.seeded(np.random.default_rng(0)):
@@ -171,6 +175,9 @@ class TorchStacks:
     def _client(
         self, model: Arrays, task: Task, batches: Callable[[int], Iterable[Batch]], batch_size: int | None
     ) -> _Client:
+        why = obstacle(task.correction)
+        if why is not None:
+            raise AppError(f"{task.client.name} cannot train with others: {why}")
         given = training_examples(task)
         seed(task.rng)  # drawn as by a client that trains alone; the module has no use for it
         x, y = self.setup.batch(*given, slice(0, len(given[0])), self.setup.module())
@@ -220,11 +227,13 @@ class TorchStacks:
     def _fitted(self, stack: Stack, schedule: Schedule, clients: Sequence[_Client], module: torch.nn.Module) -> Fitted:
         trained = trained_parameters(module)
         optimizer = self.setup.optimizer(list(trained.values()))
-        steps = Steps(optimizer, trained)
-        replace_parameters(optimizer, dict(zip(trained.values(), stack.parameters.values(), strict=True)))
         corrections = [each.correction for each in clients]
-        proximal = corrections[0].proximal if corrections[0] else 0.0
-        correct = corrector(list(stack.parameters.values()), proximal, stacked_offsets(corrections, trained))
+        asked = corrections[0] or GradientCorrection()
+        steps = Steps(optimizer, trained, asked.proximal)
+        replace_parameters(optimizer, dict(zip(trained.values(), stack.parameters.values(), strict=True)))
+        held = [index for index, name in enumerate(trained) if name in asked.frozen]
+        offsets = stacked_offsets(corrections, trained)
+        correct = corrector(list(stack.parameters.values()), asked.proximal, offsets, held)
         return stack.fit(schedule, optimizer, steps, correct, self.multiple)
 
 

@@ -1,11 +1,12 @@
 """What a step of local training with PyTorch has beside the optimizer's own: the correction, and how far it goes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 
 from hansa.messages import GradientCorrection
+from hansa.training.local import known_distance
 from hansa.training.tensors import stack_of
 
 __all__ = ["Correct", "Steps", "corrector", "first_rows", "mean_of", "stacked_offsets", "trained_parameters"]
@@ -20,16 +21,21 @@ Correct: TypeAlias = Callable[[Sequence[torch.Tensor]], None]
 """Corrects the gradients of these parameters, in place."""
 
 
-def corrector(parameters: Sequence[torch.Tensor], proximal: float, offsets: Sequence[torch.Tensor]) -> Correct:
+def corrector(
+    parameters: Sequence[torch.Tensor], proximal: float, offsets: Sequence[torch.Tensor], held: Collection[int] = ()
+) -> Correct:
     """A function that does g ← g + proximal·(w − w₀) + offset, where w₀ is what the parameters are now.
 
-    offsets: one for each parameter, or none at all. What is corrected later may be the first rows of the parameters.
+    offsets: one for each parameter, or none at all; held: positions of those that are frozen, which have no gradient
+    afterwards, so that the optimizer passes them by. What is corrected later may be the first rows of the parameters.
     """
     starts = [parameter.detach().clone() for parameter in parameters] if proximal else []
     moved = [torch.empty_like(start) for start in starts]
 
     def correct(parameters: Sequence[torch.Tensor]) -> None:
         for index, parameter in enumerate(parameters):
+            if index in held:
+                parameter.grad = None
             if parameter.grad is None:
                 continue
             if starts:
@@ -56,32 +62,38 @@ def first_rows(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 class Steps:
-    """`Update.step_sum` of each parameter, as torch.optim.SGD moves it; unknown for any other optimizer."""
+    """`Update.step_sum` of each parameter, as torch.optim.SGD moves it; 0, unknown, for any other optimizer."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter]) -> None:
-        known = type(optimizer) is torch.optim.SGD and not any(group["maximize"] for group in optimizer.param_groups)
-        self._groups = optimizer.param_groups if known else []
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, trained: Mapping[str, torch.nn.Parameter], proximal: float
+    ) -> None:
+        self._known = type(optimizer) is torch.optim.SGD and not any(g["maximize"] for g in optimizer.param_groups)
+        self._groups = optimizer.param_groups
+        self._proximal = proximal
         name_of = {parameter: name for name, parameter in trained.items()}
         self._names = [[name_of[parameter] for parameter in group["params"]] for group in self._groups]
         self._buffers: dict[str, float] = {}
         self._sums: dict[str, float] = {}
 
     def count(self) -> None:
-        """The step that comes next, for a gradient of 1: its momentum buffer and how far it moves."""
+        """The step that comes next, for a loss whose gradient is −1: its momentum buffer and how far it moves."""
         for group, names in zip(self._groups, self._names, strict=True):
-            momentum = group["momentum"]
             for name, parameter in zip(names, group["params"], strict=True):
-                if parameter.grad is None:
-                    continue
-                before = self._buffers.get(name)
-                buffer = 1.0 if before is None else momentum * before + 1 - group["dampening"]
-                self._buffers[name] = buffer
-                moved = (1 + momentum * buffer if group["nesterov"] else buffer) if momentum else 1.0
-                self._sums[name] = self._sums.get(name, 0.0) + float(group["lr"]) * moved
+                if parameter.grad is not None:
+                    before = self._sums.get(name, 0.0)
+                    pull = 1 - self._proximal * before
+                    self._sums[name] = before + self._moved(group, name, pull) if self._known else 0.0
 
-    def sums(self) -> float | dict[str, float]:
+    def sums(self) -> dict[str, float]:
         """By name; buffers and what was frozen are not in it."""
-        return dict(self._sums) if self._groups else 0.0
+        return {name: known_distance(distance) for name, distance in self._sums.items()}
+
+    def _moved(self, group: Mapping[str, Any], name: str, pull: float) -> float:
+        momentum, before = group["momentum"], self._buffers.get(name)
+        buffer = pull if before is None else momentum * before + (1 - group["dampening"]) * pull
+        self._buffers[name] = buffer
+        direction = (pull + momentum * buffer if group["nesterov"] else buffer) if momentum else pull
+        return float(group["lr"]) * direction
 
 
 def mean_of(values: list[tuple[torch.Tensor, int]]) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from hansa.arrays import Arrays, delta_dtype
 from hansa.errors import AppError, MissingExtraError
-from hansa.messages import Metrics, Task, Update
+from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
 
 try:
@@ -14,6 +14,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("hansa.training.torch", "torch") from error
 
+from hansa.training.corrections import anchor_of, forward_of, with_frozen
 from hansa.training.setup import Loss, Setup, accuracy
 from hansa.training.stacks import TorchStacks, prepare
 from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
@@ -51,6 +52,7 @@ class TorchTrainer:
         device: str = "cpu",
         threads: int | None = 1,
         channels_last: bool = False,
+        representation: str | None = None,
     ) -> None:
         """Settings; nothing is built yet.
 
@@ -59,7 +61,8 @@ class TorchTrainer:
         `LocalWork`; a module with BatchNorm needs drop_last, as it refuses a batch of one. metrics: each a mean over
         the batch; None: accuracy where the targets are integers. threads: of torch while this trains; 1 gives the same
         bits on every machine of a kind, None leaves torch's own setting, which is faster for a large model that has a
-        machine for itself. channels_last: faster for convolutions.
+        machine for itself. channels_last: faster for convolutions. representation: the submodule whose output MOON
+        compares, by name, for example "1" or "encoder".
         """
         if (
             isinstance(module, torch.nn.Module)
@@ -80,6 +83,7 @@ class TorchTrainer:
             device=torch.device(device),
             threads=threads,
             format=torch.channels_last if channels_last else torch.preserve_format,
+            representation=representation,
         )
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
@@ -96,22 +100,31 @@ class TorchTrainer:
             trained = trained_parameters(module)
             parameters = list(trained.values())
             optimizer = self._setup.optimizer(parameters)
-            correction = task.correction
+            correction = task.correction or GradientCorrection()
             offsets = [stack[0] for stack in stacked_offsets([correction], trained)]
-            correct = corrector(parameters, correction.proximal if correction else 0.0, offsets)
-            steps = Steps(optimizer, trained)
+            held = [index for index, name in enumerate(trained) if name in correction.frozen]
+            correct = corrector(parameters, correction.proximal, offsets, held)
+            anchor = anchor_of(self._setup, module, correction)
+            forward = forward_of(self._setup, module, model, correction)
+            steps = Steps(optimizer, trained, correction.proximal)
             module.train()
             for batch in self._setup.work.batches(len(x), task):
                 optimizer.zero_grad()
                 inputs, targets = self._setup.batch(x, y, batch, module)
-                loss = self._setup.loss(module(inputs), targets)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
+                anchors = anchor(inputs, targets)
+                outputs, beside = forward(inputs)
+                loss = self._setup.loss(outputs, targets)
+                (loss + beside).backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
                 correct(parameters)
+                for parameter, gradient in anchors:
+                    if parameter.grad is not None:
+                        parameter.grad.sub_(gradient)
                 steps.count()
                 optimizer.step()
                 losses.append((loss.detach(), count(batch)))
             optimizer.zero_grad()
-        return Update(arrays_of_module(module), len(x), {"loss": mean_of(losses)}, step_sum=steps.sums())
+        arrays = with_frozen(arrays_of_module(module), model, correction)
+        return Update(arrays, len(x), {"loss": mean_of(losses)}, step_sum=steps.sums())
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.

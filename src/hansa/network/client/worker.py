@@ -126,7 +126,7 @@ class Worker:
         return (
             self._trained(opened, run, app, model, task)
             if opened.key.kind is Kind.TRAIN
-            else _evaluated(opened.key, app, model, task)
+            else _evaluated(opened.key, run, app, model, task)
         )
 
     def _resolved(self, spec: RunSpec) -> Run:
@@ -197,8 +197,8 @@ def _end_with_the_agent(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def _evaluated(key: RoundKey, app: App, model: Arrays, task: Task) -> Evaluated:
-    metrics = app.trainer.evaluate(model, task)
+def _evaluated(key: RoundKey, run: Run, app: App, model: Arrays, task: Task) -> Evaluated:
+    metrics = run.evaluate(app, model, task)
     return Evaluated(key, task.client.name, metrics.num_examples, metrics.values)
 
 
