@@ -59,7 +59,7 @@ def post_session(http: httpx.Client, spec: object) -> httpx.Response:
         ),
         ({"rounds": "5"}, "spec.rounds: Input should be a valid integer"),
         ({"rounds": 0}, "rounds is 0; it must be a whole number between 1 and"),
-        ({"algorithm": "fedwhat"}, "there is no 'fedwhat' in hansa.algorithms; there is: fed"),
+        ({"algorithm": "fedwhat"}, "there is no 'fedwhat' in hansa.algorithms; there is: afl, "),
         ({"rules": {"quorum": 3}}, "raise min_clients to 3 or lower quorum"),
         ({"project": "other"}, "spec.project is 'other', but the path is that of project 'default'"),
         ({"config": {"$float": 1}}, "spec holds a value that cannot be read"),

@@ -83,7 +83,7 @@ def failure(done: Result) -> str:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--algorithm", "fedmagic"], "there is no 'fedmagic' in hansa.algorithms; there is: fedadagrad"),
+        (["--algorithm", "fedmagic"], "there is no 'fedmagic' in hansa.algorithms; there is: afl, "),
         (["--algorithm", "fedprox", "--set-algorithm", "mew=1"], "fedprox has no option 'mew'"),
         (["--set", "lr"], "--set 'lr' has no value: write --set lr=value"),
         (["--devices", "phones:1"], "there is dropouts:RATE"),
