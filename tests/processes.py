@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import cradle
 import psutil
 from typer.testing import CliRunner, Result
 
@@ -55,15 +56,7 @@ class Hansa:
         self, *arguments: object, timeout: float = _PATIENCE, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """A command, to its end."""
-        return subprocess.run(
-            command(arguments),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            check=False,
-        )
+        return run(command(arguments), timeout=timeout, cwd=self.folder, env={**self.environment, **environment})
 
     def call(self, *arguments: object) -> Result:
         """A short command in this process, which is quicker."""
@@ -72,7 +65,7 @@ class Hansa:
     def start(self, *arguments: object, **environment: str) -> "subprocess.Popen[str]":
         """A command that goes on; its standard error is a file in the folder."""
         with (self.folder / f"{len(self.started)}.err").open("wb") as errors:
-            process = subprocess.Popen(
+            process = cradle.Popen(
                 command(arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -126,6 +119,20 @@ class Hansa:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def run(
+    arguments: list[str], *, timeout: float, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """As `subprocess.run`, with its output as text."""
+    pipe = subprocess.PIPE
+    with cradle.Popen(arguments, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=env) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
 def command(arguments: tuple[object, ...]) -> list[str]:

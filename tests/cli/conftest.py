@@ -1,11 +1,11 @@
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commandline import TINY, written
+from processes import command, run
 from typer.testing import CliRunner, Result
 
 from hansa.cli import app
@@ -36,15 +36,8 @@ def hansa() -> Callable[..., Result]:
 def process() -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """`hansa ARGUMENTS` as a process."""
 
-    def run(*arguments: object, cwd: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "hansa.cli", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=cwd,
-            env={**os.environ, **environment},  # noqa: TID251 - a test hands its environment on
-            check=False,
-        )
+    def started(*arguments: object, cwd: Path | None = None, **environment: str) -> "subprocess.CompletedProcess[str]":
+        env = {**os.environ, **environment}  # noqa: TID251 - a test hands its environment on
+        return run(command(arguments), timeout=60, cwd=cwd, env=env)
 
-    return run
+    return started

@@ -18,6 +18,7 @@ from random import Random
 from ssl import PEM_cert_to_DER_cert
 from typing import Any, Final, TypeVar
 
+import cradle
 import psutil
 
 from faults.history import History, Session, left_over, read_history
@@ -107,7 +108,7 @@ class Node:
 
     def _spawn(self) -> None:
         with (self.folder / "logs" / f"{self.name}.log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = cradle.Popen(
                 [sys.executable, "-P", str(_NODE), self.name, str(self.folder), *self.arguments, "--while-stdin"],
                 stdin=subprocess.PIPE,  # it ends when we do, however that is
                 stdout=log,

@@ -1,0 +1,204 @@
+"""Processes that begin where another one has already imported hansa: a second of a core less for each.
+
+A cradle imports what commands import, once, and forks for each process that a test starts. What runs in it is a process
+of its own, the test's child, with its own environment, folder and standard streams; only `ps` shows another command
+line. Where that matters, or another interpreter is wanted, a test starts one with `subprocess` itself.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+_SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of Linux's prctl."""
+_ROOMS = ("api", "cli", "evidence", "network", "packages", "simulation", "wire")
+_STORES = ("hansa.store.opening", "hansa.store.sqlite", "hansa.store.files")
+"""Only these: drivers of other stores may have threads, which a fork does not copy."""
+_REQUEST = 1 << 20
+
+
+class Popen(subprocess.Popen[Any]):
+    """As `subprocess.Popen` of [sys.executable, "-m", MODULE, …] or [sys.executable, "-P", FILE, …]."""
+
+    def _execute_child(self, args: Any, *given: Any) -> None:
+        """What `subprocess` calls with its pipes made, as in Python 3.11 to 3.13."""
+        if not sys.platform.startswith("linux"):
+            super()._execute_child(args, *given)  # type: ignore[misc]
+            return
+        cwd, environment, pipes, starts_session = given[4], given[5], given[9:15], given[20]
+        streams = (pipes[0], pipes[3], pipes[5])
+        request = {
+            "arguments": list(map(str, args[1:])),
+            "folder": os.fspath(cwd if cwd is not None else Path.cwd()),
+            "environment": dict(os.environ if environment is None else environment),  # noqa: TID251 - to hand it on
+            "session": bool(starts_session),
+            "streams": [stream != -1 for stream in streams],
+        }
+        self.pid = _cradle().begin(request, [stream for stream in streams if stream != -1])
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+class _Cradle:
+    """The test's side of one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Nothing begins in it any more; what did goes on."""
+        self._ours.close()
+        self._process.wait()
+
+    def begin(self, request: dict[str, Any], streams: list[int]) -> int:
+        """The process id of a child of this process."""
+        message = json.dumps(request).encode()
+        with self._lock:
+            _adopt(True)
+            try:
+                socket.send_fds(self._ours, [message], streams)
+                answer = self._ours.recv(64)
+            finally:
+                _adopt(False)
+        if not answer:
+            raise ChildProcessError("the cradle of the tests has ended; its own error is above")
+        return int(answer)
+
+
+@cache
+def _cradle() -> _Cradle:
+    """That of this process; it ends with it, when its socket closes."""
+    return _Cradle()
+
+
+def _adopt(yes: bool) -> None:  # noqa: FBT001 - as prctl has it
+    """Whether grandchildren whose parent ends become children of this process."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, int(yes), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+# ── the cradle itself ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _modules() -> Iterator[str]:
+    for room in _ROOMS:
+        package = importlib.import_module(f"hansa.{room}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith(("__main__", ".digits")):
+                yield module.name
+    yield from _STORES
+
+
+def _wait(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Fork for every request; returns, in each child, what it was asked for."""
+    while True:
+        message, streams, _, _ = socket.recv_fds(requests, _REQUEST, 3)
+        if not message:
+            raise SystemExit(0)
+        read, write = os.pipe()
+        between = os.fork()
+        if between == 0:
+            child = os.fork()
+            if child == 0:
+                return json.loads(message), streams
+            os.write(write, str(child).encode())
+            os._exit(0)  # and whoever adopts has a child more
+        os.waitpid(between, 0)
+        requests.send(os.read(read, 64))
+        for number in (read, write, *streams):
+            os.close(number)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> None:
+    """Its streams, folder and environment instead of the cradle's; then run what was asked for."""
+    given = iter(streams)
+    for number, is_given in enumerate(request["streams"]):
+        if is_given:
+            os.dup2(next(given), number)
+    os.closerange(3, 256)
+    if request["session"]:
+        os.setsid()
+    os.chdir(request["folder"])
+    os.environ.clear()  # noqa: TID251 - to become it
+    os.environ.update(request["environment"])  # noqa: TID251
+    sys.stdin = _text(0, "rb")
+    sys.stdout = _text(1, "wb", line_buffering=os.isatty(1))
+    sys.stderr = _text(2, "wb", line_buffering=True, errors="backslashreplace")
+    status = 0
+    try:
+        _run(request["arguments"])
+    except SystemExit as end:
+        status = _status(end.code)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:  # noqa: BLE001 - as the interpreter ends with whatever it is
+        traceback.print_exc()
+        status = 1
+    _end(status)
+
+
+def _status(code: object) -> int:
+    if code is None or isinstance(code, int):
+        return (code or 0) & 0xFF
+    sys.stderr.write(f"{code}\n")
+    return 1
+
+
+def _end(status: int) -> NoReturn:
+    """As the interpreter ends, without taking apart all that was imported, which is a third of a second."""
+    threading._shutdown()  # type: ignore[attr-defined]  # the same steps
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _text(number: int, mode: str, **how: Any) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open(number, mode, closefd=False), encoding="utf-8", **how)
+
+
+def _run(arguments: list[str]) -> None:
+    match arguments:
+        case ["-m", module, *rest]:
+            sys.argv = [module, *rest]
+            sys.path.insert(0, str(Path.cwd()))
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-P", file, *rest]:
+            sys.argv = [file, *rest]
+            runpy.run_path(file, run_name="__main__")
+        case _:
+            raise SystemExit(f"a cradle runs -m MODULE or -P FILE, not {arguments}")
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of tests, which the processes that are started do not see
+    for _name in _modules():
+        importlib.import_module(_name)
+    gc.collect()
+    gc.freeze()
+    _become(*_wait(socket.socket(fileno=int(sys.argv[1]))))
