@@ -112,7 +112,9 @@ def test_an_empty_cell_may_be_filled(name: str, tmp_path: Path) -> None:
 @few
 @given(
     rows=st.lists(
-        st.tuples(st.sampled_from(["a", 'b"c', "d,e", "f\ng", "ü"]), st.floats(-1e6, 1e6, width=32), st.integers(-9, 9)),
+        st.tuples(
+            st.sampled_from(["a", 'b"c', "d,e", "f\ng", "ü"]), st.floats(-1e6, 1e6, width=32), st.integers(-9, 9)
+        ),
         min_size=1,
         max_size=20,
     )

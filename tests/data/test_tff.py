@@ -75,9 +75,7 @@ def test_threads_and_processes_read_the_same_file_at_once(emnist: tuple[Path, Pa
     assert [found[k] for k in range(6)] == expected
     context = multiprocessing.get_context("fork")
     answers: Any = context.SimpleQueue()
-    children = [
-        context.Process(target=lambda k=k: answers.put((k, _sum(users, users.names[k])))) for k in range(3)
-    ]
+    children = [context.Process(target=lambda k=k: answers.put((k, _sum(users, users.names[k])))) for k in range(3)]
     for child in children:
         child.start()
     assert sorted(answers.get() for _ in children) == list(enumerate(expected[:3]))

@@ -213,7 +213,7 @@ def pachinko(
     parents, parent = np.unique(above[first], return_inverse=True)
     if not np.array_equal(above, above[first][inverse]):
         broken = fine[np.flatnonzero(above != above[first][inverse])[0]]
-        raise InputError(f"the label {broken!r} is under two coarse labels; give each label one")
+        raise InputError(f"the label {broken} is under two coarse labels; give each label one")
     by_label = groups(fine, rng)
     remaining = np.array([len(group) for group in by_label], np.int64)
     order = rng.permutation(num_clients)
