@@ -46,7 +46,7 @@ def test_red_comes_first_and_rows_before_columns(tmp_path: Path) -> None:
 def test_the_python_version_is_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    with pytest.raises(InputError, match="made of pickles.*take the binary version"):
+    with pytest.raises(InputError, match=r"made of pickles.*take the binary version"):
         cifar.read(tmp_path)
 
 

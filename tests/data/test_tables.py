@@ -177,7 +177,7 @@ def test_a_parquet_file_that_is_cut_off_or_none_is_refused_by_name(tmp_path: Pat
 
 def test_nested_columns_are_refused(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "t", {"x": [[1, 2], [3]], "y": [0, 1]})
-    with pytest.raises(InputError, match="column 'x' is list.*numbers and text"):
+    with pytest.raises(InputError, match=r"column 'x' is list.*numbers and text"):
         parquet.read(file, "y")
 
 
