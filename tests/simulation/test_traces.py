@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,15 +49,7 @@ def traces_in_seconds(draw: st.DrawFn) -> tuple[Traces, list[set[int]], int]:
     """Windows at whole seconds, the seconds at which each device is there, and the period."""
     period = draw(st.integers(8, 20))
     there = [draw(st.sets(st.integers(0, period - 1))) for _ in range(draw(st.integers(1, 4)))]
-    windows = (
-        [
-            Window(f"d{device}", float(second), second + 1.0)
-            for device, inside in enumerate(there)
-            for second in inside | {0} * (not inside)
-        ]
-        if False
-        else [Window(f"d{d}", float(s), s + 1.0) for d, inside in enumerate(there) for s in sorted(inside)]
-    )
+    windows = [Window(f"d{d}", float(s), s + 1.0) for d, inside in enumerate(there) for s in sorted(inside)]
     windows = windows or [Window("d0", 0.0, 1.0)]
     names = list(dict.fromkeys(window.client for window in windows))
     inside = [{int(w.start) for w in windows if w.client == name} for name in names]
@@ -201,12 +192,12 @@ def test_what_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
     for name in ("t", "none"):
         with pytest.raises(InputError, match="give a CSV file or JSON lines"):
             Traces.read(tmp_path / name)
-    for given, match in (
+    for wrong, match in (
         ({"period": 3.0}, "period is 3 s; the last window ends after 4"),
         ({"passes": -1.0}, "passes"),
     ):
         with pytest.raises(ConfigError, match=match):
-            Traces([Window("a", 0, 4)], **given)
+            Traces([Window("a", 0, 4)], **wrong)
     with pytest.raises(InputError, match="no windows"):
         Traces([])
 
@@ -220,8 +211,8 @@ def test_the_command_line_reads_a_trace(tmp_path: Path) -> None:
 
 
 def test_generated_phones_are_there_at_night_and_differ_in_speed() -> None:
-    traces = diurnal(2000, seed=1)
-    numbers = np.arange(2000)
+    traces = diurnal(800, seed=1)
+    numbers = np.arange(800)
     by_hour = np.array([traces.present(numbers, 86400 * 2 + 3600 * hour + 1800).mean() for hour in range(24)])
     assert by_hour[[2, 3]].min() > 0.7
     assert by_hour[[11, 15, 18]].max() < 0.15
@@ -230,12 +221,12 @@ def test_generated_phones_are_there_at_night_and_differ_in_speed() -> None:
     assert traces.availability.mean() == pytest.approx((0.9 * 7 + 41 / 60) / 24, abs=0.03)
     first = [
         traces.behave([f"client-{k}"], Invitation(1, at, examples=lambda _client: 1), random_for)[0].seconds
-        for k, at in ((k, traces.next_change(k, 0.0) + 1e-3) for k in range(500))
+        for k, at in ((k, traces.next_change(k, 0.0) + 1e-3) for k in range(400))
         if is_there(traces, k, at)
     ]
-    assert np.median(first) == pytest.approx(0.01, rel=0.2)
-    assert np.log(first).std() == pytest.approx(1.0, abs=0.12)
-    again, other = diurnal(2000, seed=1), diurnal(2000, seed=2)
+    assert np.median(first) == pytest.approx(0.01, rel=0.25)
+    assert np.log(first).std() == pytest.approx(1.0, abs=0.15)
+    again, other = diurnal(800, seed=1), diurnal(800, seed=2)
     assert np.array_equal(again.availability, traces.availability)
     assert not np.array_equal(other.availability, traces.availability)
 
@@ -244,9 +235,9 @@ def test_a_zone_shifts_the_night_and_settings_that_cannot_be_are_refused() -> No
     numbers = np.arange(500)
     shifted = diurnal(500, zones=(12.0,))
     assert shifted.present(numbers, 86400 + 3600 * 14.5).mean() > 0.7
-    for given in ({"num_devices": 0}, {"num_devices": 1, "days": 0}, {"num_devices": 1, "nights": 1.5}):
+    for wrong in ({"num_devices": 0}, {"num_devices": 1, "days": 0}, {"num_devices": 1, "nights": 1.5}):
         with pytest.raises(InputError, match="must be"):
-            diurnal(**given)  # type: ignore[arg-type]
+            diurnal(**wrong)  # type: ignore[arg-type]
     assert diurnal(3, nights=0.0, daytime=0.0).availability.max() > 0
 
 
@@ -286,18 +277,16 @@ def test_a_round_waits_for_devices_and_invites_those_who_are_there(app: Path) ->
     result = simulate(
         app, clients=3, rounds=3, devices=traces, evaluation=NO_EVALUATION, rules=RoundRules(min_clients=2)
     )
-    assert phase(list(result.rounds)) == [
-        (("client-0", "client-1"), (), 150.0),
-        (("client-0", "client-1"), (), 0.0),
-    ] + [(("client-0", "client-1"), (), 0.0)]
+    assert phase(list(result.rounds)) == [(("client-0", "client-1"), (), at) for at in (150.0, 0.0, 0.0)]
 
 
 def test_a_round_takes_as_long_as_its_slowest_device_and_the_next_finds_other_devices(app: Path) -> None:
     table = [Window("client-0", 0, 1000, 1.0), Window("client-1", 0, 1000, 2.0), Window("client-2", 5, 1000, 0.0)]
     result = simulate(app, clients=3, rounds=2, devices=Traces(table), evaluation=NO_EVALUATION)
     # client-0 has 10 examples, client-1 has 11
-    assert phase(list(result.rounds)) == [(("client-0", "client-1"), (), 22.0)] + [
-        (("client-0", "client-1", "client-2"), (), 22.0)
+    assert phase(list(result.rounds)) == [
+        (("client-0", "client-1"), (), 22.0),
+        (("client-0", "client-1", "client-2"), (), 22.0),
     ]
 
 
@@ -349,13 +338,13 @@ def test_only_those_who_are_there_evaluate(app: Path) -> None:
 )
 def test_the_same_seed_gives_the_same_rounds_and_every_engine_the_same_bits(app: Path, rules: RoundRules) -> None:
     def run(engine: hansa.simulation.runtime.EngineName = "inline") -> hansa.simulation.SimulationResult:
-        traces = diurnal(20, seed=3, seconds_per_sample=30.0, download=10.0, upload=10.0)
+        traces = diurnal(20, seed=3, seconds_per_sample=600.0, download=10.0, upload=10.0)
         return simulate(app, clients=20, rounds=4, seed=5, devices=traces, rules=rules, engine=engine)
 
     first, again = run(), run()
     assert phase(list(first.rounds)) == phase(list(again.rounds))
     assert first.model_hash == again.model_hash
-    assert any(record.missing for record in first.rounds) or rules.count is not None
+    assert any(record.missing for record in first.rounds)
     if rules.count is not None:
         assert run("processes").model_hash == first.model_hash
 
@@ -372,11 +361,11 @@ def test_a_failure_beside_devices_that_come_and_go_ends_the_same(app: Path) -> N
     assert any(record.failed for record in runs[0].rounds)
 
 
-def test_a_hundred_thousand_clients_share_the_devices(write_app: Callable[[str], Path]) -> None:
-    del write_app
+def test_a_hundred_thousand_clients_share_the_devices() -> None:
     app = hansa.App()
     app.model(lambda _rng: {"w": np.zeros(2)})
-    app.train(lambda model, task: hansa.Update({"w": model["w"] + 1}, num_examples=1))
+    app.data(lambda _client: np.zeros(9))
+    app.train(lambda model, _task: hansa.Update({"w": model["w"] + 1}, num_examples=1))
     traces = diurnal(100, seed=0)
     rules = RoundRules(selection="count", count=50, deadline=86400.0)
     result = simulate(app, clients=100_000, rounds=3, devices=traces, rules=rules)

@@ -99,7 +99,7 @@ def read_clients(
 def _with_file(file: Path, use: Callable[[Any], T]) -> T:
     try:
         import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
-        from pyarrow import parquet  # type: ignore[import-untyped]  # noqa: PLC0415 - the same
+        from pyarrow import parquet  # noqa: PLC0415 - the same
     except ImportError as error:
         raise MissingExtraError("reading Parquet files", "parquet") from error
     if not file.is_file():

@@ -138,7 +138,7 @@ def partition(
     chosen = _parsed(kind, rest)
     least = chosen.pop("min_size", 0) if "min_size" not in options(kind) else 0
     array = checked_labels(labels)
-    there = {"labels": array, "num_samples": len(array), "num_clients": num_clients, "rng": rng}
+    there: dict[str, Any] = {"labels": array, "num_samples": len(array), "num_clients": num_clients, "rng": rng}
     there |= {name: np.asarray(a) for name, a in (("x", x), ("owners", owners), ("coarse", coarse)) if a is not None}
     parameters = inspect.signature(function).parameters
     for name in parameters:

@@ -99,7 +99,7 @@ def at_least(parts: Partition, min_size: int, rng: np.random.Generator) -> Parti
     spare = int(surplus.sum() - missing.sum())  # of one height, some keep one sample more
     surplus[np.flatnonzero(surplus)[:spare]] -= 1
     owners = parts.owners
-    given = np.concatenate([rng.choice(parts[k], surplus[k], replace=False) for k in np.flatnonzero(surplus)])
+    given = np.concatenate([rng.choice(parts[k], surplus[k], replace=False) for k in np.flatnonzero(surplus).tolist()])
     owners[rng.permutation(given)] = np.repeat(np.arange(len(parts)), missing)
     return Partition(owners, len(parts))
 

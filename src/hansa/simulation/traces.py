@@ -279,7 +279,7 @@ def diurnal(
             download * math.exp(link_sigma * rng.standard_normal()),
             upload * math.exp(link_sigma * rng.standard_normal()),
         )
-        ahead = float(rng.choice(np.asarray(zones, np.float64))) * _HOUR
+        ahead = zones[int(rng.integers(len(zones)))] * _HOUR
         charging = _charging(rng, days, nights, daytime, ahead)
         windows.extend(Window(f"{_NAME}{device}", start, end, *speeds) for start, end in charging)
     return Traces(windows, period=days * _DAY, passes=passes)
@@ -291,12 +291,15 @@ def _charging(
     """When one device charges, within `days` days, which follow each other in a ring; at least for one second."""
     whole = days * _DAY
     spans: list[tuple[float, float]] = []
-    for day in range(days):
-        if rng.random() < nights:
-            begins = day * _DAY + rng.normal(22.5, 1.5) * _HOUR
-            spans.append((begins, float(np.clip(rng.normal(7.0, 1.5), 1.0, 12.0)) * _HOUR))
-        for _ in range(int(rng.poisson(daytime))):
-            spans.append((day * _DAY + rng.uniform(8.0, 22.0) * _HOUR, 60.0 + rng.exponential(40.0 * 60.0)))
+    charges = rng.random(days) < nights
+    evenings, lengths = rng.normal(22.5, 1.5, days), rng.normal(7.0, 1.5, days).clip(1.0, 12.0)
+    spans.extend(
+        (day * _DAY + float(evenings[day]) * _HOUR, float(lengths[day]) * _HOUR)
+        for day in np.flatnonzero(charges).tolist()
+    )
+    for day, times in enumerate(rng.poisson(daytime, days).tolist()):
+        hours, minutes = rng.uniform(8.0, 22.0, times).tolist(), rng.exponential(40.0, times).tolist()
+        spans.extend((day * _DAY + h * _HOUR, 60.0 * (1.0 + m)) for h, m in zip(hours, minutes, strict=True))
     pieces: list[tuple[float, float]] = []
     for begins, lasts in spans or [(22.5 * _HOUR, 1.0)]:
         start = (begins - ahead) % whole
