@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hansa.data.parts import Partition
+from hansa.data.parts import Partition, checked_labels
 from hansa.errors import InputError
 
 __all__ = ["Statistics", "count_labels", "gini", "partition_labels", "statistics"]
@@ -89,7 +89,7 @@ def partition_labels(parts: Partition, labels: npt.ArrayLike) -> npt.NDArray[np.
 
 def count_labels(targets: Sequence[npt.ArrayLike]) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """The distinct labels, sorted, and how many of each each client has; targets: one array per client, shape (n,)."""
-    arrays = [np.asarray(target).reshape(len(np.asarray(target)), -1)[:, 0] for target in targets]
+    arrays = [checked_labels(target) for target in targets]
     filled = [array for array in arrays if len(array)]
     if not filled:
         raise InputError("no client has an example")
