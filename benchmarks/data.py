@@ -39,7 +39,7 @@ REGISTERED = (1_000, 1_000_000)
 
 
 def partitioned(name: str, clients: int) -> dict[str, Any]:
-    """The fastest of three runs, in CPU seconds, on a million samples of 62 labels, 32 features (octants: 3), 3,550 owners."""
+    """The fastest of three runs on a million samples, in CPU seconds; 62 labels, 32 features, 3,550 owners."""
     rng = np.random.default_rng(0)
     labels, owners = rng.integers(0, LABELS, SAMPLES), rng.integers(0, OWNERS, SAMPLES)
     x = rng.normal(size=(SAMPLES, 3 if name == "octants" else 32)).astype(np.float32)

@@ -53,3 +53,11 @@ def test_an_app_whose_labels_cannot_be_told_says_what_it_must_return(
 def test_schemes_lists_what_a_name_stands_for(hansa: Any) -> None:
     listed = json_lines(hansa("data", "schemes", "--json").stdout)
     assert [scheme["name"] for scheme in listed] == [*SCHEMES, *ALIASES]
+
+
+def test_a_terminal_shows_shades(hansa: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hansa.cli.data.in_terminal", lambda: True)
+    many = LABELLED.replace("% 4", "% 25").replace("label_count:2", "iid")
+    shown = hansa("data", "show", written(tmp_path, many), "--clients", 2, COLUMNS="200").stdout
+    assert "client-0" in shown
+    assert "and 5 more labels; --json or --output shows all" in shown
