@@ -26,6 +26,7 @@ class VirtualClients(Sequence[str]):
         if total < 1:
             raise InputError(f"clients is {total}; a simulation needs at least 1")
         self._total = total
+        self._numbers: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self._total
@@ -72,7 +73,12 @@ class VirtualClients(Sequence[str]):
         return self.share(name).index
 
     def numbers(self) -> npt.NDArray[np.int64]:
-        """All numbers in the order of the names, shape (n,)."""
+        """All numbers in the order of the names, shape (n,): 8 bytes for each, made once, and only if asked for."""
+        if self._numbers is None:
+            self._numbers = self._in_order()
+        return self._numbers
+
+    def _in_order(self) -> npt.NDArray[np.int64]:
         numbers = np.arange(self._total, dtype=np.int64)
         lengths = np.ones(self._total, np.int64)
         for power in range(1, len(str(self._total))):

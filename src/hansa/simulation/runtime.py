@@ -242,9 +242,12 @@ class Simulation:
         """
         here = attendance(self.devices, self.clients, self.now)
         rules = self.setup.spec.rules
-        begins = 0.0 if here is None else here.wait(max(rules.min_clients, rules.quorum), rules.deadline)
-        cohort = self.setup.cohort(self.clients if here is None else here.present(begins), number)
-        connected = self._connected(cohort, None if here is None else here.present(begins))
+        needed = max(rules.min_clients, rules.quorum)
+        begins = 0.0 if here is None else here.wait(needed, rules.deadline)
+        there: Sequence[str] = self.clients if here is None else here.present(begins)
+        will_open = here is None or len(there) >= needed
+        cohort = self.setup.cohort(there, number) if will_open else Cohort(())
+        connected = self._connected(cohort, there)
         watched = None if here is None else here.watch(self.clients if self._knows_all else connected)
         behave = _remembered(partial(self._behave, number, broadcast.nbytes), comes_and_goes=here is not None)
         rules = replace(rules, deadline=rules.deadline - begins)
@@ -289,12 +292,8 @@ class Simulation:
     def _knows_all(self) -> bool:
         return len(self.clients) <= _ALL_CONNECTED
 
-    def _connected(self, cohort: Cohort, present: Sequence[str] | None) -> frozenset[str]:
-        """Whom the round may invite: everybody, or of very many the cohort, its reserve and the first by name.
-
-        present: those who are there, by name; None: all are.
-        """
-        there = self.clients if present is None else present
+    def _connected(self, cohort: Cohort, there: Sequence[str]) -> frozenset[str]:
+        """Whom the round may invite: all who are there, of very many the cohort, its reserve and the first by name."""
         if self._knows_all:
             return frozenset(there)
         rules = self.setup.spec.rules
