@@ -88,3 +88,24 @@ def test_a_user_in_two_files_and_one_with_test_examples_only_are_refused(tmp_pat
 def test_a_directory_without_files_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no .*train/\*\.json"):
         leaf.read(tmp_path)
+
+
+def test_users_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    _write(tmp_path / "train" / "a.json", _document(ann=([[1, 2], [3, 4]], [0, 1]), cy=([[7, 8]], [1])))
+    second = _write(tmp_path / "train" / "b.json", _document(bob=([[5, 6]], [1])))
+    _write(tmp_path / "test" / "a.json", _document(ann=([[9, 9]], [0])))
+    users, whole = leaf.read_clients(tmp_path), leaf.read(tmp_path)
+    assert list(users) == list(whole)
+    for name, split in users.items():
+        assert split.train.x.tolist() == whole[name].train.x.tolist()
+        assert split.test.y.tolist() == whole[name].test.y.tolist()
+    assert users["ann"].train.y.tolist() == [0, 1]
+    second.write_text("{")
+    with pytest.raises(InputError, match=r"b\.json is not a LEAF file"):
+        users["bob"]
+    _write(second, _document(dan=([[5, 6]], [1])))
+    with pytest.raises(InputError, match="no user 'bob' any more"):
+        users["bob"]
+    _write(second, _document(ann=([[5, 6]], [1])))
+    with pytest.raises(InputError, match="ann is in"):
+        leaf.read_clients(tmp_path)

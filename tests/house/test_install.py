@@ -8,7 +8,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-EXTRAS = ("alembic", "argon2", "fastapi", "jwt", "sklearn", "sqlalchemy", "torch", "uvicorn")
+EXTRAS = (
+    "PIL",
+    "alembic",
+    "argon2",
+    "fastapi",
+    "h5py",
+    "jwt",
+    "matplotlib",
+    "pyarrow",
+    "sklearn",
+    "sqlalchemy",
+    "torch",
+    "uvicorn",
+)
 """Import names of what the extras bring."""
 
 

@@ -15,7 +15,7 @@ from hansa.errors import AppError, ConfigError, QuorumNotMetError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.run import resolve
 from hansa.simulation import Behaviour, Dropouts, LogNormalSpeeds, RoundRecord, Stragglers, simulate
-from hansa.simulation.devices import RandomFor
+from hansa.simulation.devices import Invitation, RandomFor
 from hansa.simulation.runtime import Settings
 from hansa.wire import codec
 
@@ -28,8 +28,8 @@ class Scripted:
 
     script: dict[str, Behaviour]
 
-    def behave(self, clients: Sequence[str], number: int, random_for: RandomFor) -> Sequence[Behaviour]:
-        del number, random_for
+    def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
+        del invitation, random_for
         return [self.script.get(client, Behaviour(1.0)) for client in clients]
 
 

@@ -12,6 +12,7 @@ from hansa.cli import (
     audit,
     client,
     combiner,
+    data,
     event,
     keys,
     model,
@@ -70,6 +71,7 @@ app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)
 app.command(rich_help_panel=_RECORD)(prune)
 app.add_typer(algorithm.commands, name="algorithm", rich_help_panel=_ALONE)
+app.add_typer(data.commands, name="data", rich_help_panel=_ALONE)
 app.command(rich_help_panel=_ALONE)(algorithm.version)
 
 

@@ -17,7 +17,7 @@ __all__ = ["parse_devices", "simulate"]
 
 
 def _complete_devices(incomplete: str) -> list[str]:
-    return [kind for kind in ("dropouts:", "stragglers:", "lognormal:") if kind.startswith(incomplete)]
+    return [kind for kind in ("dropouts:", "stragglers:", "lognormal:", "trace:") if kind.startswith(incomplete)]
 
 
 @expand
@@ -45,7 +45,8 @@ def simulate(
         str | None,
         typer.Option(
             "--devices", autocompletion=_complete_devices,
-            help="How devices behave: dropouts:RATE, stragglers:SHARE, lognormal:SIGMA; else they answer at once.",
+            help="How devices behave: dropouts:RATE, stragglers:SHARE, lognormal:SIGMA, or trace:FILE, when they are "
+            "there and how fast; else they answer at once.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the app's.")] = None,
@@ -135,13 +136,15 @@ def row_of(record: "RoundRecord") -> Row:
 
 
 def parse_devices(text: str | None) -> "Devices | None":
-    """`kind:number` as a model of devices; raises `ConfigError` that lists the kinds."""
+    """`kind:number` or `trace:file` as a model of devices; raises `ConfigError` that lists the kinds."""
     from hansa.errors import ConfigError
-    from hansa.simulation import Dropouts, LogNormalSpeeds, Stragglers
+    from hansa.simulation import Dropouts, LogNormalSpeeds, Stragglers, Traces
 
     if text is None:
         return None
     kind, _, amount = text.partition(":")
+    if kind == "trace":
+        return Traces.read(amount)
     try:
         share = float(amount)
     except ValueError:
@@ -154,4 +157,6 @@ def parse_devices(text: str | None) -> "Devices | None":
         case "lognormal":
             return LogNormalSpeeds(sigma=share)
         case _:
-            raise ConfigError(f"--devices {text}: there is dropouts:RATE, stragglers:SHARE and lognormal:SIGMA")
+            raise ConfigError(
+                f"--devices {text}: there is dropouts:RATE, stragglers:SHARE, lognormal:SIGMA, trace:FILE"
+            )

@@ -1,5 +1,6 @@
 """What one client holds: examples, some of them kept apart for testing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.arrays import Array
+from hansa.errors import InputError
 
-__all__ = ["Examples", "Split"]
+__all__ = ["Examples", "Split", "hold_out", "joined", "pooled"]
 
 
 class Examples(NamedTuple):
@@ -30,3 +32,31 @@ class Split:
 
     train: Examples
     test: Examples
+
+
+def hold_out(examples: Examples, fraction: float, rng: np.random.Generator) -> Split:
+    """A random ⌊fraction · n⌋ of the examples for testing, the others for training, each in their old order.
+
+    0 ≤ fraction < 1.
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"the fraction for testing is {fraction}; it must be at least 0 and below 1")
+    order = rng.permutation(len(examples.y))
+    num_test = int(fraction * len(order))
+    return Split(train=examples.take(np.sort(order[num_test:])), test=examples.take(np.sort(order[:num_test])))
+
+
+def pooled(splits: Sequence[Split]) -> Split:
+    """The examples of several owners as one's, in their order. Raises `InputError` where their shapes differ."""
+    if len(splits) == 1:
+        return splits[0]
+    return Split(joined([split.train for split in splits]), joined([split.test for split in splits]))
+
+
+def joined(several: Sequence[Examples]) -> Examples:
+    """All these examples, in their order. Raises `InputError` where their shapes differ."""
+    some = [examples for examples in several if len(examples.y)] or several[:1]
+    shapes = {examples.x.shape[1:] for examples in some}
+    if len(shapes) > 1:
+        raise InputError(f"examples of different shapes cannot be pooled: {', '.join(map(str, sorted(shapes)))}")
+    return Examples(np.concatenate([each.x for each in some]), np.concatenate([each.y for each in some]))

@@ -4,15 +4,17 @@ Caldas et al. 2018, "LEAF: A Benchmark for Federated Settings", arXiv:1812.01097
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hansa.data.examples import Examples, Split
+from hansa.data.federated import FederatedData, Names
 from hansa.errors import InputError
 
-__all__ = ["read", "read_file"]
+__all__ = ["read", "read_clients", "read_file"]
 
 
 def read(directory: str | Path) -> dict[str, Split]:
@@ -24,6 +26,40 @@ def read(directory: str | Path) -> dict[str, Split]:
     if unknown := sorted(set(test) - set(train)):
         raise InputError(f"{directory} has test examples of {unknown[:3]}, which have no train examples")
     return {user: Split(train[user], test.get(user, _none_like(train[user]))) for user in sorted(train)}
+
+
+def read_clients(directory: str | Path) -> FederatedData:
+    """The users of `directory`, each read when it is asked for.
+
+    JSON has no index: every file is read once to know its users, and again, as a whole, for a user of it; the one that
+    was read last stays in memory. Raises as `read` does, for the users' names here and for their examples later.
+    """
+    folder = Path(directory)
+    files = {kind: _files(folder / kind) for kind in ("train", "test")}
+    homes = {kind: _homes(listed) for kind, listed in files.items()}
+    if unknown := sorted(set(homes["test"]) - set(homes["train"])):
+        raise InputError(f"{directory} has test examples of {unknown[:3]}, which have no train examples")
+    last: dict[str, tuple[Path, dict[str, Examples]]] = {}
+
+    def examples(kind: str, user: str) -> Examples | None:
+        place = homes[kind].get(user)
+        if place is None:
+            return None
+        file = files[kind][place]
+        found = last.get(kind)
+        if found is None or found[0] != file:
+            found = last[kind] = (file, read_file(file))
+        if user not in found[1]:
+            raise InputError(f"{file} has no user {user!r} any more; was it replaced?")
+        return found[1][user]
+
+    def read_user(user: str) -> Split:
+        train, test = examples("train", user), examples("test", user)
+        if train is None:
+            raise InputError(f"{directory} has no user {user!r}")
+        return Split(train, _none_like(train) if test is None else test)
+
+    return FederatedData(Names(homes["train"]), read_user)
 
 
 def read_file(path: str | Path) -> dict[str, Examples]:
@@ -48,16 +84,37 @@ def read_file(path: str | Path) -> dict[str, Examples]:
 
 
 def _read_folder(folder: Path) -> dict[str, Examples]:
+    found: dict[str, Examples] = {}
+    for file in _files(folder):
+        parsed = read_file(file)
+        _check_new(found, parsed, file)
+        found.update(parsed)
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(f"there is no {folder}/*.json; give the directory that holds LEAF's train and test folders")
-    found: dict[str, Examples] = {}
-    for file in files:
-        parsed = read_file(file)
-        if twice := sorted(found.keys() & parsed.keys()):
-            raise InputError(f"{twice[0]} is in {file} and in another file of {folder}; a user belongs in one")
-        found.update(parsed)
-    return found
+    return files
+
+
+def _homes(files: list[Path]) -> dict[str, int]:
+    """User → the number of its file."""
+    homes: dict[str, int] = {}
+    for place, file in enumerate(files):
+        try:
+            users = [str(user) for user in json.loads(file.read_bytes())["users"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file} is not a LEAF file: {type(error).__name__} {error}") from error
+        _check_new(homes, dict.fromkeys(users), file)
+        homes.update(dict.fromkeys(users, place))
+    return homes
+
+
+def _check_new(known: Mapping[str, object], users: Mapping[str, object], file: Path) -> None:
+    if twice := sorted(known.keys() & users.keys()):
+        raise InputError(f"{twice[0]} is in {file} and in another file of {file.parent}; a user belongs in one")
 
 
 def _examples(data: dict[str, Any], whose: str) -> Examples:

@@ -1,4 +1,4 @@
-"""FedProx's Synthetic(α, β): each device has its own softmax model (spread α) and its own inputs (spread β).
+"""Generated data: FedProx's Synthetic(α, β), where each device has its own softmax model and inputs; and FCUBE.
 
 Device k: n_k = ⌊LogNormal(4, 2)⌋ + 50 samples; u_k ~ N(0, α); W_k ~ N(u_k, 1), b_k ~ N(u_k, 1); B_k ~ N(0, β);
 v_k[j] ~ N(B_k, 1); x ~ N(v_k, Σ), Σ diagonal with (j + 1)^−1.2; y = argmax(xW_k + b_k). α, β: standard deviations.
@@ -12,7 +12,7 @@ import numpy as np
 from hansa.data.examples import Examples, Split
 from hansa.errors import InputError
 
-__all__ = ["generate"]
+__all__ = ["cube", "generate"]
 
 _FEATURES = 60
 _LABELS = 10
@@ -48,3 +48,16 @@ def generate(alpha: float, beta: float, *, num_devices: int = 30, seed: int = 0)
 def _split(examples: Examples, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Split:
     num_train = int(_TRAIN_SHARE * len(order))
     return Split(train=examples.take(order[:num_train]), test=examples.take(order[num_train:]))
+
+
+def cube(num_samples: int = 4000, *, seed: int = 0) -> Examples:
+    """FCUBE: points x uniform in a cube, float32 of shape (n, 3), −1 to 1; y int64 of shape (n,), 1 where x₀ > 0.
+
+    Share it with `hansa.data.partition.octants`.
+
+    Li, Diao, Chen, He 2022 (NIID-Bench, "synthetic feature imbalance"), arXiv:2102.02079.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; it must be at least 1")
+    x = np.random.default_rng(seed).uniform(-1, 1, (num_samples, 3)).astype(np.float32)
+    return Examples(x, (x[:, 0] > 0).astype(np.int64))

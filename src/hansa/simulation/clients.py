@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import overload
 
+import numpy as np
+import numpy.typing as npt
+
 from hansa.errors import InputError
 from hansa.messages import ClientInfo
 
-__all__ = ["VirtualClients"]
+__all__ = ["SomeClients", "VirtualClients"]
 
 _PREFIX = "client-"
 
@@ -23,6 +26,7 @@ class VirtualClients(Sequence[str]):
         if total < 1:
             raise InputError(f"clients is {total}; a simulation needs at least 1")
         self._total = total
+        self._numbers: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self._total
@@ -64,11 +68,49 @@ class VirtualClients(Sequence[str]):
             raise InputError(f"there is no client {name!r}; there are {_PREFIX}0 to {_PREFIX}{self._total - 1}")
         return ClientInfo(name=name, index=number, total=self._total)
 
+    def number(self, name: str) -> int:
+        """7 of client-7; raises `InputError` where there is no such client."""
+        return self.share(name).index
+
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """All numbers in the order of the names, shape (n,): 8 bytes for each, made once, and only if asked for."""
+        if self._numbers is None:
+            self._numbers = self._in_order()
+        return self._numbers
+
+    def _in_order(self) -> npt.NDArray[np.int64]:
+        numbers = np.arange(self._total, dtype=np.int64)
+        lengths = np.ones(self._total, np.int64)
+        for power in range(1, len(str(self._total))):
+            lengths[10**power :] += 1
+        order = np.lexsort((lengths, numbers * 10 ** (lengths.max(initial=1) - lengths)))
+        return numbers[order]
+
     def _number(self, name: str) -> int | None:
         digits = name.removeprefix(_PREFIX)
         if digits == name or not (digits.isascii() and digits.isdigit()) or str(int(digits)) != digits:
             return None
         return number if (number := int(digits)) < self._total else None
+
+
+class SomeClients(Sequence[str]):
+    """The names of some virtual clients, made when they are asked for."""
+
+    def __init__(self, numbers: npt.NDArray[np.int64]) -> None:
+        """numbers: shape (n,), in the order of the names."""
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[str]: ...
+    def __getitem__(self, position: int | slice) -> str | Sequence[str]:
+        if isinstance(position, slice):
+            return SomeClients(self._numbers[position])
+        return f"{_PREFIX}{self._numbers[position]}"
 
 
 def _after(number: int, total: int) -> int:

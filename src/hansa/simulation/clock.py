@@ -9,6 +9,7 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from hansa.rounds import Round
 from hansa.rounds.events import (
@@ -16,6 +17,8 @@ from hansa.rounds.events import (
     Accepted,
     Command,
     Completed,
+    Connected,
+    Disconnected,
     Due,
     Event,
     Finish,
@@ -33,7 +36,17 @@ from hansa.rounds.events import Failed as FailedEvent
 from hansa.simulation.devices import Behaviour
 from hansa.simulation.fold import Assignment, Failed, Folded, Outcome, Refused
 
-__all__ = ["Rehearsal", "rehearse"]
+__all__ = ["Attendance", "Rehearsal", "rehearse"]
+
+
+class Attendance(Protocol):
+    """Who comes and goes while a round is played; times are seconds since it was due."""
+
+    watched: frozenset[str]
+    """Of whom it is known; the connected clients are among them."""
+
+    def next_change(self, client: str, at: float) -> float:
+        """When the client comes or goes for the first time after `at`; infinity: it never does."""
 
 
 @dataclass(slots=True)
@@ -54,13 +67,19 @@ class _Stage:
     """What is under way."""
 
     machine: Round
-    behave: Callable[[Sequence[str]], Mapping[str, Behaviour]]
+    behave: Callable[[Sequence[str], float], Mapping[str, Behaviour]]
     outcomes: Mapping[Assignment, Outcome]
     keeps_partial_work: bool
+    attendance: Attendance | None
+    deadline: float
+    """Seconds after the round was due."""
     now: float = 0.0
     wake: float = math.inf
     arrivals: list[tuple[float, int, Assignment]] = field(default_factory=list)
     """A heap: when, and in the order of the invitations where that is the same time."""
+    changes: list[tuple[float, str]] = field(default_factory=list)
+    """A heap: when who comes or goes next."""
+    there: set[str] = field(default_factory=set)
     invitations: int = 0
     alive: set[str] = field(default_factory=set)
     """Who was invited, has not delivered, and goes on reporting progress."""
@@ -72,21 +91,33 @@ class _Stage:
 def rehearse(
     machine: Round,
     connected: frozenset[str],
-    behave: Callable[[Sequence[str]], Mapping[str, Behaviour]],
+    behave: Callable[[Sequence[str], float], Mapping[str, Behaviour]],
     outcomes: Mapping[Assignment, Outcome],
     *,
     keeps_partial_work: bool,
+    attendance: Attendance | None = None,
+    begins: float = 0.0,
 ) -> Rehearsal:
-    """Play a round to its end, from time 0.
+    """Play a round to its end.
 
-    machine: new; behave: clients invited together → their behaviour, the same for the same client at every call;
-    outcomes: of what was trained already.
+    machine: new; connected: those who are there when it begins; behave: clients invited together, and when → their
+    behaviour, the same at every call; outcomes: of what was trained already; attendance: None where nobody comes or
+    goes; begins: seconds since the round was due, which the deadline of the machine's rules does not count.
     """
-    stage = _Stage(machine, behave, outcomes, keeps_partial_work)
-    _tell(stage, Due(0.0, connected))
+    stage = _Stage(
+        machine, behave, outcomes, keeps_partial_work, attendance, begins + machine.rules.deadline, now=begins
+    )
+    if attendance is not None:
+        stage.there = set(connected)
+        stage.changes = [(attendance.next_change(client, begins), client) for client in attendance.watched]
+        heapq.heapify(stage.changes)
+    _tell(stage, Due(begins, connected))
     while stage.ended is None:
-        if stage.arrivals and stage.arrivals[0][0] <= stage.wake:
+        next_change = stage.changes[0][0] if stage.changes else math.inf
+        if stage.arrivals and stage.arrivals[0][0] <= min(stage.wake, next_change):
             _arrive(stage)
+        elif next_change <= stage.wake and next_change < math.inf:
+            _come_or_go(stage)
         else:
             _pass_time(stage)
     return Rehearsal(stage.ended, stage.now, tuple(stage.accepted), tuple(stage.unknown))
@@ -110,6 +141,22 @@ def _arrive(stage: _Stage) -> None:
             _tell(stage, FailedEvent(stage.now, client, message))
 
 
+def _come_or_go(stage: _Stage) -> None:
+    """The next client comes; or it goes, and what it was doing is lost."""
+    stage.now, client = stage.changes[0]
+    if stage.attendance is not None:
+        heapq.heapreplace(stage.changes, (stage.attendance.next_change(client, stage.now), client))
+    if client in stage.there:
+        stage.there.discard(client)
+        stage.alive.discard(client)
+        stage.arrivals = [arrival for arrival in stage.arrivals if arrival[2].client != client]
+        heapq.heapify(stage.arrivals)
+        _tell(stage, Disconnected(stage.now, client))
+    else:
+        stage.there.add(client)
+        _tell(stage, Connected(stage.now, client))
+
+
 def _pass_time(stage: _Stage) -> None:
     """Nothing arrives before the alarm; who is alive has reported progress just before it."""
     before = math.nextafter(stage.wake, -math.inf)
@@ -127,7 +174,7 @@ def _tell(stage: _Stage, event: Event) -> None:
 def _obey(stage: _Stage, command: Command) -> None:
     match command:
         case Invite(clients):
-            for client, behaviour in stage.behave(clients).items():
+            for client, behaviour in stage.behave(clients, stage.now).items():
                 _invite(stage, client, behaviour)
         case WakeAt(at):
             stage.wake = at
@@ -144,12 +191,11 @@ def _invite(stage: _Stage, client: str, behaviour: Behaviour) -> None:
     if behaviour.drops_out:
         return
     stage.alive.add(client)
-    deadline = stage.machine.rules.deadline
-    in_time = behaviour.seconds <= deadline - stage.now
-    work = behaviour.work if in_time else behaviour.work * (deadline - stage.now) / behaviour.seconds
+    in_time = behaviour.seconds <= stage.deadline - stage.now
+    work = behaviour.work if in_time else behaviour.work * (stage.deadline - stage.now) / behaviour.seconds
     if work < 1.0 and not stage.keeps_partial_work:
         return
     # Who stops at the deadline delivers before it.
-    arrival = min(stage.now + behaviour.seconds, math.nextafter(deadline, 0.0))
+    arrival = min(stage.now + behaviour.seconds, math.nextafter(stage.deadline, 0.0))
     heapq.heappush(stage.arrivals, (arrival, stage.invitations, Assignment(client, work)))
     stage.invitations += 1

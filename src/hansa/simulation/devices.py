@@ -1,15 +1,30 @@
-"""How simulated devices behave: how long they take on the virtual clock, how far they get, and whether they vanish."""
+"""How simulated devices behave: how long they take on the virtual clock, how far they get, and whether they vanish.
+
+A model of your own has the one method of `Devices`; where devices come and go, those of `ComingAndGoing` too. Devices
+with a measured or generated trace are `hansa.simulation.traces`.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from hansa.errors import ConfigError
 
-__all__ = ["Behaviour", "Devices", "Dropouts", "Instant", "LogNormalSpeeds", "RandomFor", "Stragglers"]
+__all__ = [
+    "Behaviour",
+    "ComingAndGoing",
+    "Devices",
+    "Dropouts",
+    "Instant",
+    "Invitation",
+    "LogNormalSpeeds",
+    "RandomFor",
+    "Stragglers",
+]
 
 RandomFor: TypeAlias = Callable[..., np.random.Generator]
 """`random_for("speed", client)`: random numbers of the run's seed for a purpose and its keys, always the same."""
@@ -36,20 +51,56 @@ class Behaviour:
             raise ConfigError(f"{self}: seconds must be at least 0, and work above 0 and at most 1")
 
 
+def _unknown(client: str) -> int:
+    raise ConfigError(f"how many examples {client} has is not known here")
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What clients are invited to, and when."""
+
+    round: int
+    """From 1."""
+    at: float = 0.0
+    """Virtual seconds since the run began."""
+    download: int = 0
+    """Bytes of what the server sends to each client."""
+    upload: int = 0
+    """Bytes of what each client sends back, as far as is known before it has trained: as many as it downloads."""
+    examples: Callable[[str], int] = _unknown
+    """Client → how many examples it trains on; this loads the client's data."""
+
+
 class Devices(Protocol):
     """A model of the devices. Deterministic: it draws from `random_for` alone."""
 
-    def behave(self, clients: Sequence[str], number: int, random_for: RandomFor) -> Sequence[Behaviour]:
-        """One behaviour per client. clients: those invited together in round `number`, the cohort or a substitute."""
+    def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
+        """One behaviour per client. clients: those invited together, the cohort or a substitute."""
+
+
+@runtime_checkable
+class ComingAndGoing(Protocol):
+    """What `Devices` have as well when they are not always there.
+
+    A round invites only clients that are there; it waits, up to its deadline, until `min_clients` and `quorum` are. A
+    client that leaves before its update has arrived has lost its work, and its place when its lease ends; one that
+    comes back begins anew, and one that comes may take a place that is free.
+    """
+
+    def present(self, numbers: npt.NDArray[np.int64], at: float) -> npt.NDArray[np.bool_]:
+        """Who is there at this virtual time, shape (n,). numbers: shape (n,), 7 for client-7."""
+
+    def next_change(self, number: int, at: float) -> float:
+        """When the client comes or goes for the first time after `at`; infinity: it never does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instant:
     """Every device answers at once: the default."""
 
-    def behave(self, clients: Sequence[str], number: int, random_for: RandomFor) -> Sequence[Behaviour]:
+    def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
         """No time passes."""
-        del number, random_for
+        del invitation, random_for
         return [Behaviour()] * len(clients)
 
 
@@ -65,10 +116,12 @@ class Dropouts:
         """Refuse what is no probability."""
         _check_share("Dropouts(rate)", self.rate)
 
-    def behave(self, clients: Sequence[str], number: int, random_for: RandomFor) -> Sequence[Behaviour]:
+    def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
         """Drawn per client and round."""
         return [
-            Behaviour(self.seconds, drops_out=bool(random_for("dropout", number, client).random() < self.rate))
+            Behaviour(
+                self.seconds, drops_out=bool(random_for("dropout", invitation.round, client).random() < self.rate)
+            )
             for client in clients
         ]
 
@@ -94,13 +147,13 @@ class Stragglers:
         _check_share("Stragglers(fraction)", self.fraction)
         _check_share("Stragglers(least_work)", self.least_work)
 
-    def behave(self, clients: Sequence[str], number: int, random_for: RandomFor) -> Sequence[Behaviour]:
+    def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
         """Who straggles is drawn from the clients invited together; how far each gets, per client and round."""
-        rng = random_for("stragglers", number, *clients[:1])
+        rng = random_for("stragglers", invitation.round, *clients[:1])
         count = math.floor(round(self.fraction * len(clients), 9) + rng.random())
         slow = set(rng.permutation(len(clients))[:count].tolist())
         return [
-            Behaviour(self.seconds, work=self._work(random_for("work", number, client)) if k in slow else 1.0)
+            Behaviour(self.seconds, work=self._work(random_for("work", invitation.round, client)) if k in slow else 1.0)
             for k, client in enumerate(clients)
         ]
 
@@ -130,9 +183,11 @@ class LogNormalSpeeds:
             raise ConfigError(f"{self}: seconds, sigma and jitter must be at least 0")
         _check_share("LogNormalSpeeds(dropout)", self.dropout)
 
-    def behave(self, clients: Sequence[str], number: int, random_for: RandomFor) -> Sequence[Behaviour]:
+    def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
         """The speed belongs to the device, the jitter and the drop-out to the round."""
-        return [self._one(random_for("speed", client), random_for("round", number, client)) for client in clients]
+        return [
+            self._one(random_for("speed", client), random_for("round", invitation.round, client)) for client in clients
+        ]
 
     def _one(self, device: np.random.Generator, this_round: np.random.Generator) -> Behaviour:
         exponent = self.sigma * device.standard_normal() + self.jitter * this_round.standard_normal()

@@ -17,7 +17,7 @@ from hansa.errors import Reason, RunFailedError
 from hansa.messages import Metrics, RunSpec
 from hansa.run import derive_rng, resolve, suit
 from hansa.simulation.clients import VirtualClients
-from hansa.simulation.devices import Behaviour, Devices, Instant, RandomFor
+from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation, RandomFor
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome, Refused
 from hansa.simulation.load import load
 from hansa.simulation.runtime import EngineName, Simulation, simulate
@@ -76,10 +76,10 @@ class Shuffled:
 
     seed: int = 0
 
-    def behave(self, clients: Sequence[str], number: int, random_for: RandomFor) -> Sequence[Behaviour]:
+    def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
         """Less than a millisecond each, so that no deadline and no lease plays a part."""
         del random_for
-        rng = derive_rng(self.seed, "arrival", number, *clients[:1])
+        rng = derive_rng(self.seed, "arrival", invitation.round, *clients[:1])
         return [Behaviour(float(seconds)) for seconds in rng.random(len(clients)) * 1e-3]
 
 

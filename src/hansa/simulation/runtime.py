@@ -18,10 +18,12 @@ from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, Value, me
 from hansa.rounds import Round
 from hansa.rounds.events import Completed, NotMet
 from hansa.run import Run, derive_rng, resolve, suit
+from hansa.simulation.attendance import attendance
 from hansa.simulation.choice import Choice, choose, cores
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
-from hansa.simulation.devices import Behaviour, Devices, Instant
+from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation
+from hansa.simulation.examples import count_examples
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome
 from hansa.simulation.load import check_not_loading, load
 from hansa.simulation.processes import Processes
@@ -180,6 +182,8 @@ class Simulation:
     devices: Devices
     profile: Profile = field(default_factory=Profile)
     """Of this process."""
+    now: float = 0.0
+    """Virtual seconds since the run began, when the round that is played was due."""
 
     def run(
         self,
@@ -195,6 +199,7 @@ class Simulation:
         for number in range(1, self.setup.spec.rounds + 1):
             began = time.perf_counter()
             state, record = self._round(state, number)
+            self.now += record.virtual_seconds
             with self.profile.measure("evaluation"):
                 record = self._evaluated(state, record)
             record = replace(record, seconds=time.perf_counter() - began)
@@ -235,16 +240,26 @@ class Simulation:
         Afterwards the engine's sum is exactly of those who are accepted. Returns how the round ended, what became of
         its tasks, and its virtual seconds.
         """
-        cohort = self.setup.cohort(self.clients, number)
-        connected = self._connected(cohort)
-        behave = _remembered(partial(self._behave, number))
+        here = attendance(self.devices, self.clients, self.now)
+        rules = self.setup.spec.rules
+        needed = max(rules.min_clients, rules.quorum)
+        begins = 0.0 if here is None else here.wait(needed, rules.deadline)
+        there: Sequence[str] = self.clients if here is None else here.present(begins)
+        will_open = here is None or len(there) >= needed
+        cohort = self.setup.cohort(there, number) if will_open else Cohort(())
+        connected = self._connected(cohort, there)
+        watched = None if here is None else here.watch(self.clients if self._knows_all else connected)
+        behave = _remembered(partial(self._behave, number, broadcast.nbytes), comes_and_goes=here is not None)
+        rules = replace(rules, deadline=rules.deadline - begins)
         keeps = self.setup.algorithm.keeps_partial_work
         outcomes: dict[Assignment, Outcome] = {}
         trained: dict[str, Assignment] = {}
         self.engine.begin(number, broadcast)
         while True:
-            machine = Round(number, Kind.TRAIN, self.setup.spec.rules, lambda _connected: cohort)
-            played = rehearse(machine, connected, behave, outcomes, keeps_partial_work=keeps)
+            machine = Round(number, Kind.TRAIN, rules, lambda _connected: cohort)
+            played = rehearse(
+                machine, connected, behave, outcomes, keeps_partial_work=keeps, attendance=watched, begins=begins
+            )
             if not played.unknown:
                 break
             if any(assignment.client in trained for assignment in played.unknown):
@@ -273,16 +288,26 @@ class Simulation:
                     "draw from task.rng alone, and change nothing outside the function"
                 )
 
-    def _connected(self, cohort: Cohort) -> frozenset[str]:
-        """Whom the round may invite: everybody, or of very many the cohort, its reserve and the first by name."""
-        if len(self.clients) <= _ALL_CONNECTED:
-            return frozenset(self.clients)
+    @property
+    def _knows_all(self) -> bool:
+        return len(self.clients) <= _ALL_CONNECTED
+
+    def _connected(self, cohort: Cohort, there: Sequence[str]) -> frozenset[str]:
+        """Whom the round may invite: all who are there, of very many the cohort, its reserve and the first by name."""
+        if self._knows_all:
+            return frozenset(there)
         rules = self.setup.spec.rules
-        first = islice(self.clients, max(_SOME_CONNECTED, rules.min_clients, rules.quorum))
+        first = islice(there, max(_SOME_CONNECTED, rules.min_clients, rules.quorum))
         return frozenset(cohort.invited).union(cohort.substitutes, first)
 
-    def _behave(self, number: int, clients: Sequence[str]) -> Sequence[Behaviour]:
-        return self.devices.behave(clients, number, self._random_for)
+    def _behave(self, number: int, size: int, clients: Sequence[str], at: float) -> Sequence[Behaviour]:
+        """size: bytes of the model; at: seconds since the round was due."""
+        invitation = Invitation(number, self.now + at, size, size, self._examples)
+        return self.devices.behave(clients, invitation, self._random_for)
+
+    def _examples(self, client: str) -> int:
+        with self.profile.measure("data"):
+            return count_examples(self.app.load_data(self.clients.share(client)), client)
 
     def _random_for(self, purpose: str, *keys: str | int) -> np.random.Generator:
         return derive_rng(self.setup.spec.seed, "device", purpose, *keys)
@@ -294,8 +319,10 @@ class Simulation:
         if not self.setup.evaluates(record.round):
             return record
         rules = self.setup.spec.evaluation
-        if rules.clients:
-            cohort = self.setup.evaluation_cohort(self.clients, record.round).invited
+        here = attendance(self.devices, self.clients, self.now)
+        there = self.clients if here is None else here.present(0.0)
+        if rules.clients and len(there):
+            cohort = self.setup.evaluation_cohort(there, record.round).invited
             results = self.engine.evaluate(record.round, state.params, cohort)
             merged = _means((r.values, r.num_examples) for r in results.values() if not isinstance(r, Failed))
             broken = {client: r.message for client, r in sorted(results.items()) if isinstance(r, Failed)}
@@ -332,15 +359,19 @@ def _completed(played: Rehearsal, outcomes: Mapping[Assignment, Outcome]) -> Com
 
 
 def _remembered(
-    behave: Callable[[Sequence[str]], Sequence[Behaviour]],
-) -> Callable[[Sequence[str]], dict[str, Behaviour]]:
-    """Each client behaves as it did before, however often its round is rehearsed."""
-    known: dict[str, Behaviour] = {}
+    behave: Callable[[Sequence[str], float], Sequence[Behaviour]], *, comes_and_goes: bool
+) -> Callable[[Sequence[str], float], dict[str, Behaviour]]:
+    """Each client behaves as it did before, however often its round is rehearsed; one that came back, as at that time.
 
-    def again(clients: Sequence[str]) -> dict[str, Behaviour]:
-        new = tuple(client for client in clients if client not in known)
+    comes_and_goes: whether clients do.
+    """
+    known: dict[tuple[str, float], Behaviour] = {}
+
+    def again(clients: Sequence[str], at: float) -> dict[str, Behaviour]:
+        when = at if comes_and_goes else 0.0
+        new = tuple(client for client in clients if (client, when) not in known)
         if new:
-            known.update(zip(new, behave(new), strict=True))
-        return {client: known[client] for client in clients}
+            known.update(zip(((client, when) for client in new), behave(new, at), strict=True))
+        return {client: known[client, when] for client in clients}
 
     return again
