@@ -31,6 +31,8 @@ class RoundRecord:
     """The weight of the round: the sum over the accepted."""
     accepted: tuple[str, ...] = ()
     """Clients in the sum, by name."""
+    upload_bytes: int = 0
+    """Bytes of the accepted updates, as they would travel."""
     rejected: Mapping[str, str] = field(default_factory=dict)
     """Client → reason and detail."""
     failed: Mapping[str, str] = field(default_factory=dict)
