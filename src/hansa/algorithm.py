@@ -230,6 +230,8 @@ class Transform:
     stage: Stage = Stage.SELECT
     bound: Bound = field(default_factory=Bound)
     """On what comes out."""
+    unbiased: bool = False
+    """Whether the mean of what comes out, over its random numbers, is what went in."""
     keeps_memory: bool = False
     """Whether it remembers something from round to round."""
     secret: bool = False

@@ -33,6 +33,7 @@ __all__ = [
     "plugin",
     "resolve",
     "resolve_transforms",
+    "seeded",
     "slots_from_arrays",
     "slots_to_arrays",
     "suit",
@@ -187,6 +188,18 @@ def resolve_transforms(spec: RunSpec) -> Pipeline:
         check_step(made, transform)
         made += (transform,)
     return Pipeline(made)
+
+
+def seeded(spec: RunSpec) -> RunSpec:
+    """The same run with noise that follows from its seed wherever it runs, so that two runs can be compared."""
+    secret = [each.secret for each in resolve_transforms(spec).transforms]
+    return replace(
+        spec,
+        transforms=tuple(
+            replace(given, options={**given.options, "seeded": True}) if hidden else given
+            for given, hidden in zip(spec.transforms, secret, strict=True)
+        ),
+    )
 
 
 def _check_whole(setting: str, value: object, least: int, most: int) -> None:

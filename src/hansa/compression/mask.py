@@ -48,7 +48,8 @@ def random_mask(before: Bound, *, share: float = 0.1, rescale: bool = True) -> T
                 packing[name] = replace(packing.get(name, Packing()), seed=seed, share=words)
         return replace(update, arrays=Arrays(sent), packing=packing)
 
-    return Transform("random-mask", apply, Stage.SELECT, bound=Bound(before.norm * factor, before.order))
+    bound = Bound(before.norm * factor, before.order)
+    return Transform("random-mask", apply, Stage.SELECT, bound=bound, unbiased=rescales)
 
 
 def drawn(seed: bytes, name: str, size: int, share: int) -> npt.NDArray[np.bool_]:

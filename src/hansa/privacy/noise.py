@@ -69,6 +69,7 @@ def _noise(distribution: str, before: Bound, multiplier: object, *, seeded: obje
         apply,
         Stage.NOISE,
         bound=before if not z else Bound(),
+        unbiased=True,
         secret=not seeded,
         noise=Noise(distribution, z, order, seeded=seeded),
     )
