@@ -357,8 +357,10 @@ def _transform(given: object) -> TransformSpec:
             if any(not key or not equals for key, equals, _ in pairs):
                 raise ConfigError(f"transform {given!r} cannot be read: write {name}:option=value,option=value")
             return TransformSpec(name.strip(), {key.strip(): _option(value) for key, _, value in pairs})
-        case {"name": str(name), **rest} if rest.keys() <= {"options"} and isinstance(rest.get("options", {}), Mapping):
-            return TransformSpec(name, rest.get("options", {}))
+        case {"name": str(name), "options": Mapping() as given_options, **rest} if not rest:
+            return TransformSpec(name, given_options)
+        case {"name": str(name), **rest} if not rest:
+            return TransformSpec(name)
         case _:
             raise ConfigError(f'transform {given!r} cannot be read: write "name:option=value,option=value"')
 

@@ -33,6 +33,7 @@ REGISTERED = sorted(entry_points(group="hansa.transforms"), key=lambda point: po
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "clip": [{"norm": 0.3}, {"norm": 0.3, "order": 1}],
+    "adaptive-clip": [{"norm": 0.3}],
     "gaussian-noise": [{"multiplier": 0.5}],
     "laplace-noise": [{"multiplier": 0.5}],
     "central-noise": [{"multiplier": 0.5, "clients": 4}],

@@ -93,4 +93,4 @@ def _of_each(steps: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float6
 def _rounded_up(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The next number of `_DIGITS` binary digits."""
     mantissas, exponents = np.frexp(np.maximum(values, _SMALLEST))
-    return np.ldexp(np.ceil(np.ldexp(mantissas, _DIGITS)), exponents - _DIGITS)
+    return np.asarray(np.ldexp(np.ceil(np.ldexp(mantissas, _DIGITS)), exponents - _DIGITS))

@@ -14,7 +14,7 @@ from hansa.arrays import Arrays, map_floating, norm
 from hansa.errors import ConfigError
 from hansa.messages import Update
 
-__all__ = ["clip", "clipped"]
+__all__ = ["checked_norm", "clip", "clipped"]
 
 _SHRINK = 1 - 2.0**-20
 """What a scaled update is scaled by again, should the rounding of its values have left it longer than C."""
@@ -26,16 +26,21 @@ def clip(before: Bound, *, norm: float, order: int = 2) -> Transform:
     Tensors of whole numbers are left as they are, and so is an update that is not finite, which no server counts.
     """
     del before
-    if isinstance(norm, bool) or not isinstance(norm, int | float) or not norm > 0:
-        raise ConfigError(f"clip: norm is {norm!r}; it must be a number above 0")
     if isinstance(order, bool) or order not in {1, 2}:
         raise ConfigError(f"clip: order is {order!r}; it must be 1 or 2")
-    limit = Bound(float(norm), order)
+    limit = Bound(checked_norm("clip", norm), order)
 
     def apply(update: Update, _rng: np.random.Generator) -> Update:
         return replace(update, arrays=clipped(update.arrays, limit))
 
     return Transform("clip", apply, Stage.CLIP, bound=limit)
+
+
+def checked_norm(name: str, value: object) -> float:
+    """A number above 0, which may be infinite; raises `ConfigError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ConfigError(f"{name}: norm is {value!r}; it must be a number above 0")
+    return float(value)
 
 
 def clipped(arrays: Arrays, limit: Bound) -> Arrays:

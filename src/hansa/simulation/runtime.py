@@ -106,7 +106,8 @@ def simulate(
     """
     check_not_loading()
     loaded = app if isinstance(app, App) else load(app)
-    run = resolve(suit(replace(spec or RunSpec(), **settings), loaded))
+    given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms that are text
+    run = resolve(suit(given, loaded))
     names = VirtualClients(clients)
     tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
     folding = Folding(loaded, run, names, tolerate_failures=tolerate)
