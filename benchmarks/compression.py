@@ -1,6 +1,6 @@
 """What compression costs in accuracy and saves in bytes: the sklearn digits example, ten owners with unlike labels.
 
-python benchmarks/compression.py [--clients 10] [--rounds 40]
+python benchmarks/compression.py [--clients 10] [--rounds 20]
 """
 
 import argparse
@@ -33,18 +33,18 @@ def main() -> None:
     warnings.simplefilter("ignore")  # scikit-learn says that few epochs are few
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     plain = 0
     print(f"{'transforms':58} {'bytes/update':>12} {'ratio':>6} {'accuracy':>8} {'at half':>8}")
     for transforms in SETTINGS:
-        result = hansa.simulate(
-            APP, clients=given.clients, rounds=given.rounds, seed=1, transforms=transforms
-        )
+        result = hansa.simulate(APP, clients=given.clients, rounds=given.rounds, seed=1, transforms=transforms)
         sent = sum(record.upload_bytes for record in result.rounds) / (given.rounds * given.clients)
         plain = plain or int(sent)
         half, last = accuracy(result, given.rounds // 2), accuracy(result, given.rounds)
-        print(f"{' '.join(transforms) or 'none':58} {sent:12,.0f} {plain / sent:6.1f} {last:8.3f} {half:8.3f}", flush=True)
+        print(
+            f"{' '.join(transforms) or 'none':58} {sent:12,.0f} {plain / sent:6.1f} {last:8.3f} {half:8.3f}", flush=True
+        )
 
 
 def accuracy(result: SimulationResult, number: int) -> float:

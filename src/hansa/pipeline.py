@@ -1,7 +1,7 @@
 """What an update goes through between local training and the sum, and which steps do not go together.
 
-A run has at most one transform of each stage, in the order of the stages: clip, noise, select, quantize, release. What is
-refused beside that, and why, is in this module and in no other.
+A run has at most one transform of each stage, in the order of the stages: clip, noise, select, quantize, release. What
+is refused beside that, and why, is in this module and in no other.
 """
 
 import math
@@ -117,7 +117,9 @@ def check_step(before: Sequence[Transform], after: Transform) -> None:
     """Raise `ConfigError` unless a transform may come after these."""
     for each in before:
         if each.stage is after.stage:
-            raise ConfigError(f"transforms: {each.name} and {after.name} do the same step; a run has at most one of each")
+            raise ConfigError(
+                f"transforms: {each.name} and {after.name} do the same step; a run has at most one of each"
+            )
         if each.stage > after.stage:
             why = _ORDER.get((each.stage, after.stage), "it works on the sum, after everything that clients do")
             raise ConfigError(f"transforms: {after.name} must come before {each.name}: {why}")

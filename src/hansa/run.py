@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -49,7 +49,7 @@ class Run:
     spec: RunSpec
     algorithm: Algorithm
     policy: Policy
-    pipeline: Pipeline = Pipeline()
+    pipeline: Pipeline = field(default_factory=Pipeline)
 
     def initial_model(self, app: App) -> Arrays:
         """The model of round 0, drawn with the run's seed."""

@@ -1,9 +1,11 @@
 """Quantization, top-k with error feedback and random masks: each against its paper's definition."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from hansa.algorithm import Bound
+from hansa.algorithm import Bound, Transform
 from hansa.arrays import Arrays, norm
 from hansa.compression.mask import drawn, random_mask
 from hansa.compression.quantize import BUCKET, quantize
@@ -78,9 +80,7 @@ def test_the_largest_travel_and_the_rest_is_added_to_the_next_update():
     assert first.arrays["w"].tolist() == [3, 0, 0, -4]
     assert first.memory is not None
     assert first.memory["w"].tolist() == [0, -1, 2, 0]
-    second = transform.apply(
-        Update({"w": np.array([0, -1, 1, 1], np.float32)}, 1, memory=first.memory), rng()
-    )
+    second = transform.apply(Update({"w": np.array([0, -1, 1, 1], np.float32)}, 1, memory=first.memory), rng())
     assert second.arrays["w"].tolist() == [0, -2, 3, 0]
     assert second.memory is not None
     assert second.memory["w"].tolist() == [0, 0, 0, 1]
@@ -126,7 +126,18 @@ def test_a_memory_of_another_model_is_not_added():
 
 def test_positions_are_those_of_keyed_blake3():
     """So that a client in another language draws the same: the first ten of these, written down."""
-    assert np.flatnonzero(drawn(SEED, "layer.weight", 60, 2**30))[:10].tolist() == [2, 5, 10, 12, 20, 27, 29, 31, 37, 40]
+    assert np.flatnonzero(drawn(SEED, "layer.weight", 60, 2**30))[:10].tolist() == [
+        2,
+        5,
+        10,
+        12,
+        20,
+        27,
+        29,
+        31,
+        37,
+        40,
+    ]
 
 
 def test_a_share_is_drawn_and_divided_by_it():
@@ -144,7 +155,7 @@ def test_positions_do_not_depend_on_the_size_of_blocks():
 
 
 @pytest.mark.parametrize("make", [top_k, random_mask])
-def test_with_the_share_1_an_update_is_left_as_it_is(make):
+def test_with_the_share_1_an_update_is_left_as_it_is(make: Callable[..., Transform]):
     update = update_of(0.1, -0.0, 3e-40)
     assert make(Bound(), share=1.0).apply(update, rng()).arrays == update.arrays
 
@@ -159,6 +170,6 @@ def test_with_the_share_1_an_update_is_left_as_it_is(make):
         (random_mask, {"share": 1.5}, "random-mask: share is 1.5; it must be a number above 0 and at most 1"),
     ],
 )
-def test_a_wrong_option_is_refused_by_its_name(make, options: dict[str, object], said: str):
+def test_a_wrong_option_is_refused_by_its_name(make: Callable[..., Transform], options: dict[str, object], said: str):
     with pytest.raises(ConfigError, match=said):
         make(Bound(), **options)

@@ -242,7 +242,17 @@ TARGETS: Final[Mapping[str, Target]] = {
     "codec": Target(
         _codec,
         _models,
-        (b'"dtype"', b'"shape"', b'"data_offsets"', b'"__metadata__"', b'"BOOL"', b'"F8_E4M3"', b"9223372036854775808", b":index", b":levels4"),
+        (
+            b'"dtype"',
+            b'"shape"',
+            b'"data_offsets"',
+            b'"__metadata__"',
+            b'"BOOL"',
+            b'"F8_E4M3"',
+            b"9223372036854775808",
+            b":index",
+            b":levels4",
+        ),
     ),
     "frames": Target(
         _frames, _captures, (b"\x0a\xff\xff\xff\xff\x0f", b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")

@@ -27,9 +27,19 @@ CENTRAL = RunSpec(
     rules=FOUR,
     aggregator_options={"uniform": True},
     transforms=(
-        "clip:norm=2", "random-mask:share=0.5", "quantize:bits=4,keep_norm=true", "central-noise:multiplier=0.01,clients=4"
+        "clip:norm=2",
+        "random-mask:share=0.5",
+        "quantize:bits=4,keep_norm=true",
+        "central-noise:multiplier=0.01,clients=4",
     ),  # type: ignore[arg-type]
-)  # fmt: skip
+)
+
+
+@pytest.fixture
+def cheating(app: Path) -> Path:
+    """An app that takes clipping out of hansa, in the process that it runs in."""
+    app.write_text(CHEAT + app.read_text())
+    return app
 
 
 @pytest.fixture
@@ -70,17 +80,20 @@ hansa.privacy.clip.clipped = lambda arrays, limit: arrays
 """
 
 
-async def test_an_update_that_was_not_clipped_is_seen_by_the_server_and_by_the_site(app: Path, tmp_path: Path) -> None:
-    app.write_text(CHEAT + app.read_text())
+async def test_an_update_that_was_not_clipped_is_seen_by_the_server_and_by_the_site(
+    cheating: Path, tmp_path: Path
+) -> None:
     spec = RunSpec(rounds=1, rules=RoundRules(deadline=60, replace_failed=False), transforms=("clip:norm=2",))  # type: ignore[arg-type]
     async with federation(tmp_path) as made:
         await made.client("open")
-        told = await made.run(app, spec)
+        told = await made.run(cheating, spec)
         await made.leave("open")
         await made.gone("open")
         await made.client("ward", policy=SitePolicy(privacy=Privacy(max_norm=2)))
-        refused = await made.run(app, spec)
+        refused = await made.run(cheating, spec)
     assert told.state is SessionState.FAILED
     assert f"{Reason.OUT_OF_RANGE}: its norm is" in (told.cause or "")
-    assert "ward refuses this session: this site's policy: updates must be clipped to a norm of 2" in (refused.cause or "")
+    assert "ward refuses this session: this site's policy: updates must be clipped to a norm of 2" in (
+        refused.cause or ""
+    )
     assert not departures(tmp_path / "ward" / "ledger.jsonl")

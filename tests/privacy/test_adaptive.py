@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hansa.aggregators.mean import WeightedMean
-from hansa.algorithm import Bound
+from hansa.algorithm import Algorithm, Bound
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays
@@ -16,17 +16,16 @@ from hansa.testing.algorithms import LAWS, Case, Law
 from hansa.testing.federation import play
 from hansa.testing.linear import LinearTrainer, make_examples
 
-
 MEAN = WeightedMean(uniform=True)
 TRAINER = LinearTrainer(3, learning_rate=0.05)
 DATA = make_examples(np.random.default_rng(1), (8, 8, 8, 8), 3)
 
 
-def adapting(**options: float):
+def adapting(**options: float) -> Algorithm:
     return adaptive_clip(Bound(), **options).wrap(fedavg(MEAN))  # type: ignore[misc]  # it wraps
 
 
-def norms(algorithm) -> list[float]:
+def norms(algorithm: Algorithm) -> list[float]:
     return [float(state.slots["adaptive-clip"]["norm"]) for state in play(algorithm, TRAINER, DATA, rounds=30)]
 
 
@@ -45,7 +44,7 @@ def test_c_shrinks_while_too_few_are_and_settles_at_the_quantile():
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("inner", [fedavg(MEAN), scaffold(MEAN, num_clients=4)], ids=lambda inner: inner.name)
-def test_a_wrapped_algorithm_keeps_the_laws_of_algorithms(law: Law, inner):
+def test_a_wrapped_algorithm_keeps_the_laws_of_algorithms(law: Law, inner: Algorithm):
     case = Case(Arrays({"w": np.ones((2, 3), np.float32), "n": np.array([3])}), clients=3, rounds=2, seed=5)
     law(adaptive_clip(Bound()).wrap(inner), case)  # type: ignore[misc]  # it wraps
 

@@ -1,13 +1,14 @@
 """Noise: its distribution, its grid, its secrecy. Statistical tests have fixed seeds and bounds of about 5 sigma."""
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from hansa.aggregators.mean import WeightedMean
-from hansa.algorithm import Bound, Partial
+from hansa.algorithm import Bound, Partial, Transform
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError
 from hansa.messages import Contribution, Update
@@ -50,7 +51,7 @@ def test_a_stream_is_the_same_however_it_is_cut_into_blocks():
 @pytest.mark.parametrize(
     ("make", "variance", "order"), [(gaussian_noise, 1.0, 2), (laplace_noise, 2.0, 1)], ids=["gaussian", "laplace"]
 )
-def test_every_value_gets_noise_in_proportion_to_the_norm(make, variance: float, order: int):
+def test_every_value_gets_noise_in_proportion_to_the_norm(make: Callable[..., Transform], variance: float, order: int):
     update = Update({"w": np.full(MANY, 0.001, np.float32), "b": np.zeros((2, 3)), "steps": np.array([5])}, 40)
     out = make(Bound(2.0, order), multiplier=0.5).apply(update, np.random.default_rng(1))
     noise = out.arrays["w"].astype(np.float64) - 0.001
@@ -63,6 +64,7 @@ def test_every_value_gets_noise_in_proportion_to_the_norm(make, variance: float,
 
 def test_noised_values_are_on_one_grid_whatever_was_under_the_noise():
     """Mironov 2012: the last bits must not tell the value."""
+
     def noised(value: float) -> np.ndarray:
         update = Update({"w": np.full(1000, value)}, 1)
         return gaussian_noise(Bound(1.0), multiplier=1.0).apply(update, np.random.default_rng(7)).arrays["w"]

@@ -1,4 +1,4 @@
-"""Transforms in a simulation: every engine does the same, bytes are counted, and what changes nothing changes nothing."""
+"""Transforms in a simulation: every engine does the same, bytes are counted, and no effect is no change."""
 
 from collections.abc import Sequence
 from pathlib import Path

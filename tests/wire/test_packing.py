@@ -80,7 +80,10 @@ INDEX = np.arange(3, dtype=np.uint32)
         ({"seed": SEED, "share": np.zeros(1, "u8"), "values": ONE}, "a share that is not between 1 and"),
         ({"seed": SEED, "share": np.array([2**32], "u8"), "values": ONE}, "a share that is not between 1 and"),
         ({"seed": SEED, "share": np.array([2**31], "u8"), "values": ONE}, "has 1 values for 593 positions"),
-        ({"seed": SEED, "share": np.array([2**31], "u8"), "levels4": levels(5, "u1"), "steps": ONE}, "has 10 levels for"),
+        (
+            {"seed": SEED, "share": np.array([2**31], "u8"), "levels4": levels(5, "u1"), "steps": ONE},
+            "has 10 levels for",
+        ),
         ({"levels8": levels(1199), "steps": ONE}, r"has levels8 as int8\[1199\], not as int8\[1200\]"),
         ({"levels8": levels(1200) * np.int8(-128), "steps": ONE}, "or one of −128"),
         ({"levels8": levels(1200), "steps": np.ones(2, np.float32)}, r"has steps as float32\[2\], not as float32\[3\]"),

@@ -43,7 +43,8 @@ CALLS = (
     UploadReply,
 )
 PARTS = (
-    Blob, RoundKey, Present, Contribution, Counted, Receipt, RoundRules, EvaluationRules, RunSpec, Signature, TransformSpec
+    Blob, RoundKey, Present, Contribution, Counted, Receipt, RoundRules, EvaluationRules, RunSpec, Signature,
+    TransformSpec,
 )  # fmt: skip
 FRAMES = (*get_args(FromNode), *get_args(ToNode))
 ENUMS = (Role, Kind, Reason)

@@ -30,7 +30,7 @@ _WORD = 4
 
 
 def random_mask(before: Bound, *, share: float = 0.1, rescale: bool = True) -> Transform:
-    """share: p of the values, above 0 and at most 1; rescale: whether values are divided by p, so that the mean is right.
+    """share: p of the values, above 0 and at most 1; rescale: whether they are divided by p, so that the mean is right.
 
     Then a bound on the norm grows by 1/p.
     """

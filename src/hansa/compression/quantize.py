@@ -40,8 +40,8 @@ _SMALLEST = 2.0**-120
 def quantize(before: Bound, *, bits: int = 8, keep_norm: bool = False) -> Transform:
     """bits: 8 or 4 for each value. A bound on the norm is lost: rounding may lengthen an update.
 
-    keep_norm: whether an update that rounding has made longer than its bound is shortened to that, by shorter steps: then
-    the bound is kept, and the mean is right but for this.
+    keep_norm: whether an update that rounding has made longer than its bound is shortened to that, by shorter steps:
+    then the bound is kept, and the mean is right but for this.
     """
     keeps = checked_flag("quantize", "keep_norm", keep_norm) and before.norm < math.inf
     if isinstance(bits, bool) or bits not in {4, 8}:

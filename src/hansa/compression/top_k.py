@@ -2,9 +2,9 @@
 
     v = Δ + e;  send the k = ⌈share·n⌉ values of v with the largest |v|, 0 for the others;  e ← v − sent
 
-Stich, Cordonnier, Jaggi: "Sparsified SGD with Memory", NeurIPS 2018, arXiv:1809.07599; Lin, Han, Mao, Wang, Dally: "Deep
-Gradient Compression", ICLR 2018, arXiv:1712.01887. e is the client's memory: it starts at 0, never travels, and is
-current for the update that counted last. A client that seldom takes part sends what has become old.
+Stich, Cordonnier, Jaggi: "Sparsified SGD with Memory", NeurIPS 2018, arXiv:1809.07599. Lin, Han, Mao, Wang, Dally:
+"Deep Gradient Compression", ICLR 2018, arXiv:1712.01887. e is the client's memory: it starts at 0, never travels, and
+is current for the update that counted last. A client that seldom takes part sends what has become old.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Clipping to a norm that follows the clients: a quantile γ of the norms of their updates is tracked from round to round.
+"""Clipping to a norm that follows the clients: a quantile γ of the norms of their updates, tracked over the rounds.
 
     client i:   b_i = 1 where ‖Δ_i‖ ≤ C, else 0;  Δ_i ← Δ_i · min(1, C/‖Δ_i‖)
     server:     C ← C · exp(−η (mean b_i − γ))
@@ -30,9 +30,7 @@ _WITHIN = "clip/within"
 _SLOT = "adaptive-clip"
 
 
-def adaptive_clip(
-    before: Bound, *, norm: float = 0.1, quantile: float = 0.5, learning_rate: float = 0.2
-) -> Transform:
+def adaptive_clip(before: Bound, *, norm: float = 0.1, quantile: float = 0.5, learning_rate: float = 0.2) -> Transform:
     """norm: C of the first round, above 0, in the paper 0.1; quantile: γ, from 0 to 1; learning_rate: η > 0."""
     del before
     first = checked_norm("adaptive-clip", norm)
@@ -71,9 +69,7 @@ def _adapting(algorithm: Algorithm, first: float, quantile: float, learning_rate
         adapted = float(state.slots[_SLOT]["norm"]) * math.exp(-learning_rate * (within - quantile))
         return replace(after, slots={**after.slots, _SLOT: Arrays({"norm": np.array(adapted)})})
 
-    return replace(
-        algorithm, init=init, broadcast=broadcast, client_update=client_update, server_update=server_update
-    )
+    return replace(algorithm, init=init, broadcast=broadcast, client_update=client_update, server_update=server_update)
 
 
 def _check(option: str, value: object, low: float, high: float) -> None:

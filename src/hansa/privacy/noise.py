@@ -33,7 +33,7 @@ _WHOLE = 48
 
 
 def gaussian_noise(before: Bound, *, multiplier: float, seeded: bool = False) -> Transform:
-    """multiplier: z ≥ 0; seeded: whether the noise follows from the run's seed on a network, too, which protects nothing.
+    """multiplier: z ≥ 0; seeded: whether noise follows from the run's seed on a network, too, which protects nothing.
 
     In a simulation it always does.
     """
@@ -61,7 +61,9 @@ def _noise(distribution: str, before: Bound, multiplier: object, *, seeded: obje
 
     def apply(update: Update, rng: np.random.Generator) -> Update:
         noised = _noised(update.arrays, distribution, before.norm, z, Stream(rng.bytes(KEY))) if z else _still
-        arrays = Arrays({key: noised(array) if is_floating(array) else _zero(array) for key, array in update.arrays.items()})
+        arrays = Arrays(
+            {key: noised(array) if is_floating(array) else _zero(array) for key, array in update.arrays.items()}
+        )
         return replace(update, arrays=arrays, num_examples=1)
 
     return Transform(

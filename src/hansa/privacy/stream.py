@@ -8,9 +8,9 @@ rounding that depends on the value, which is what Mironov ("On Significance of t
 Differential Privacy", CCS 2012) reads in the last bits of naive floating-point noise. What is released is a normal
 (Laplace) number plus a whole number, rounded: a function of the textbook mechanism's result, and as private as that.
 
-What is not claimed: that the drawn numbers are normal to the last bit. They are computed in float64 from 64 random bits,
-so a grid point's probability is off by some 2^-53 · σ/step relatively, normal numbers end at 9.4 σ (beyond which the mass
-is below 10^-20) and Laplace numbers at 43 b. Nor is it claimed that drawing takes a time that says nothing.
+What is not claimed: that the drawn numbers are normal to the last bit. They are computed in float64 from 64 random
+bits, so a grid point's probability is off by some 2^-53 · σ/step relatively, normal numbers end at 9.4 σ (beyond which
+the mass is below 10^-20) and Laplace numbers at 44 b. Nor is it claimed that drawing takes a time that says nothing.
 """
 
 import math

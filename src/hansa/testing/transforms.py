@@ -33,6 +33,9 @@ __all__ = ["LAWS", "Case", "Law", "Make", "cases"]
 _DRAWS = 100
 """Applications whose mean is looked at."""
 
+_WITHIN = 0.999
+"""Norm of the changes, at most: below the bound by more than rounding."""
+
 _ERRORS = 6.0
 """Standard errors by which a mean may be off: of 10^8 that are right, about one is."""
 
@@ -60,7 +63,9 @@ class Case:
 
     def _within(self, change: Arrays) -> Arrays:
         length = norm(change, self.order)
-        return map_floating(lambda array: array * array.dtype.type(0.999 / length), change) if length > 0.999 else change
+        if length <= _WITHIN:
+            return change
+        return map_floating(lambda array: array * array.dtype.type(_WITHIN / length), change)
 
 
 Make: TypeAlias = Callable[[Bound], Transform]
@@ -74,7 +79,7 @@ def cases() -> st.SearchStrategy[Case]:
 
 
 def structure_is_kept(make: Make, case: Case) -> None:
-    """Names, order, shapes and the dtypes of a change stay; so do finite numbers, and an update counts for something."""
+    """Names, order, shapes and the dtypes of a change stay, numbers stay finite, and an update counts for something."""
     out = _applied(make(case.before), case)[-1]
     require(list(out.arrays) == list(case.template), "an update keeps its tensors, in their order")
     for name, array in case.template.items():
@@ -118,7 +123,9 @@ def memory_is_kept_where_it_is_said(make: Make, case: Case) -> None:
     """A transform without memory of its own returns none."""
     transform = make(case.before)
     kept = _applied(transform, case)[-1].memory
-    require((kept is not None) == transform.keeps_memory, f"{transform.name} keeps memory, and says so, or does neither")
+    require(
+        (kept is not None) == transform.keeps_memory, f"{transform.name} keeps memory, and says so, or does neither"
+    )
 
 
 def packing_loses_nothing(make: Make, case: Case) -> None:
@@ -162,7 +169,9 @@ LAWS: tuple[Law, ...] = (
 
 
 def _large(dtype: str) -> Arrays:
-    return Arrays({"w": np.zeros((23, 47), DTYPES[dtype]), "b": np.zeros(5, DTYPES[dtype]), "n": np.zeros((), np.int64)})
+    return Arrays(
+        {"w": np.zeros((23, 47), DTYPES[dtype]), "b": np.zeros(5, DTYPES[dtype]), "n": np.zeros((), np.int64)}
+    )
 
 
 def _applied(transform: Transform, case: Case) -> list[Update]:

@@ -3,16 +3,16 @@
 Its header's metadata is {"hansa": "packed 1"}. Of each tensor NAME of the change, with n elements of the dtype D, it
 holds parts, as tensors that are called NAME:PART. Elements are counted in C order.
 
-| part     | dtype, shape    |                                                                                        |
-|----------|-----------------|----------------------------------------------------------------------------------------|
-| values   | D, its shape    | all values; alone                                                                      |
-| values   | D, (k,)         | with index, or with seed: the k values that travel                                     |
-| index    | U32, (k,)       | their positions, ascending; all others are 0                                           |
-| seed     | U8, (32,)       | with share: draws the positions (`hansa.compression.mask.drawn`); all others are 0     |
-| share    | U64, (1,)       | 1 ≤ share < 2^32                                                                       |
-| levels8  | I8, (k,)        | in place of values: whole numbers l, −127 ≤ l ≤ 127; k = n without index and seed      |
-| levels4  | U8, (⌈k/2⌉,)    | in place of values: l + 8 in four bits, −7 ≤ l ≤ 7; the first of two in the low bits, a missing second as 8 |
-| steps    | D, (m,)         | with levels: a value is l·s rounded to D; m = 1, or m = ⌈n/512⌉: one step s for each 512 of the n elements |
+| part    | dtype, shape |                                                                                        |
+|---------|--------------|----------------------------------------------------------------------------------------|
+| values  | D, its shape | all values; alone                                                                      |
+| values  | D, (k,)      | with index, or with seed: the k values that travel                                     |
+| index   | U32, (k,)    | their positions, ascending; all others are 0                                           |
+| seed    | U8, (32,)    | with share: draws the positions (`compression.mask.drawn`); all others are 0           |
+| share   | U64, (1,)    | 1 ≤ share < 2^32                                                                       |
+| levels8 | I8, (k,)     | in place of values: whole numbers l, −127 ≤ l ≤ 127; k = n without index and seed      |
+| levels4 | U8, (⌈k/2⌉,) | in place of values: l + 8 in four bits, −7 ≤ l ≤ 7; low bits first, padded with 8       |
+| steps   | D, (m,)      | with levels: a value is l·s rounded to D; one s for all, or for each 512 of the n      |
 
 A tensor is packed only where that makes the file smaller; a file in which none is, is the plain one of `codec`. Packing
 loses nothing: what is decoded has the bits of what the client's transforms made.
@@ -67,7 +67,7 @@ def outline(template: Arrays) -> Outline:
 
 
 def pack(update: Update) -> list[bytes | memoryview]:
-    """The file of an update, in parts. Raises `AppError` for a transform that promises another packing than it leaves."""
+    """The file of an update, in parts. Raises `AppError` for a packing that would change values."""
     packed = {name: parts for name, array in update.arrays.items() if (parts := _packed(name, array, update.packing))}
     if not packed:
         return codec.encode(update.arrays)
@@ -248,7 +248,7 @@ class _Checked:
         return self.size
 
     def expanded(self) -> Array:
-        """The tensor; raises `UpdateRejectedError` for other values than the positions, or levels beyond their range."""
+        """The tensor; raises `UpdateRejectedError` for more or fewer values than positions, or levels beyond theirs."""
         positions = self._positions()
         count = self.size if positions is None else positions.size
         values = self._values(positions, count)
