@@ -25,6 +25,9 @@ ALL = 2**32
 SEED = 32
 """Bytes of a seed."""
 
+_ROUNDED = 1 + 2.0**-22
+"""More than a value grows by rounding when it is divided in float32."""
+
 _BLOCK = 256 * 1024
 _WORD = 4
 
@@ -48,7 +51,7 @@ def random_mask(before: Bound, *, share: float = 0.1, rescale: bool = True) -> T
                 packing[name] = replace(packing.get(name, Packing()), seed=seed, share=words)
         return replace(update, arrays=Arrays(sent), packing=packing)
 
-    bound = Bound(before.norm * factor, before.order)
+    bound = Bound(before.norm * (factor * _ROUNDED if factor > 1 else 1), before.order)
     return Transform("random-mask", apply, Stage.SELECT, bound=bound, unbiased=rescales)
 
 

@@ -116,7 +116,7 @@ def the_norm_is_within_the_bound(make: Make, case: Case) -> None:
     transform = make(case.before)
     for out in _applied(transform, case):
         length = norm(out.arrays, transform.bound.order)
-        require(length <= transform.bound.norm * (1 + 1e-6), f"the norm {length} is at most {transform.bound.norm}")
+        require(length <= transform.bound.norm * (1 + 1e-9), f"the norm {length} is at most {transform.bound.norm}")
 
 
 def memory_is_kept_where_it_is_said(make: Make, case: Case) -> None:
