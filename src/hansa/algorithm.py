@@ -1,7 +1,9 @@
 """The shapes that plug-ins fill: an algorithm is a record of pure functions, both halves of one paper."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -13,11 +15,15 @@ __all__ = [
     "Aggregate",
     "Aggregator",
     "Algorithm",
+    "Bound",
     "Cohort",
+    "Noise",
     "Partial",
     "Plan",
     "Policy",
+    "Stage",
     "State",
+    "Summing",
     "Trainer",
     "Transform",
     "Vectorized",
@@ -84,6 +90,17 @@ class Aggregator(Protocol):
         """The mean, from a partial of at least one contribution."""
 
 
+class Summing(Aggregator, Protocol):
+    """An aggregator whose partials are exact sums of whole numbers, each a value of a change in quanta."""
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every client counts the same, whatever its number of examples."""
+
+    def quanta(self, plan: Plan) -> Mapping[str, float]:
+        """The quantum of each floating tensor, a power of two."""
+
+
 class Trainer(Protocol):
     """Local training in one ML framework, or by a user's own functions."""
 
@@ -145,10 +162,62 @@ class Algorithm:
     personal: Callable[[Arrays, Arrays | None], Arrays] = _everybodys
     """(global model, the client's memory) → the model that this client evaluates, its own where it has one (Ditto)."""
 
+    sends: str = ""
+    """What an update holds beside a change of the model that must arrive as it is; then nothing may transform it."""
+
     @property
     def is_personal(self) -> bool:
         """Whether clients evaluate models of their own."""
         return self.personal is not _everybodys
+
+
+class Stage(IntEnum):
+    """What a transform does; a run has at most one of each, in this order."""
+
+    CLIP = 1
+    """It bounds the norm of an update."""
+    NOISE = 2
+    """It adds noise on the client."""
+    SELECT = 3
+    """It leaves out values."""
+    QUANTIZE = 4
+    """It rounds values to fewer bits."""
+    RELEASE = 5
+    """It changes what the server makes of the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The largest norm that an update may have, over all its floating tensors together."""
+
+    norm: float = math.inf
+    order: int = 2
+    """1 or 2: of the absolute values, or Euclidean. What is bounded in the first is in the second, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise of one round, for accountants and for data owners."""
+
+    distribution: str
+    """gaussian or laplace."""
+    multiplier: float
+    """Its scale (σ, or b of Laplace) over the bound on one client's update."""
+    order: int = 2
+    """Of the norm that is bounded."""
+    local: bool = True
+    """Whether each client adds it to its own update; else it is added once, to the sum, by whoever sums."""
+    seeded: bool = False
+    """Whether it follows from the run's seed on a network, too: whoever knows that can take it away again."""
+    clients: int = 1
+    """Of noise in the sum: what the sum is divided by."""
+    population: int | None = None
+    """Of noise in the sum: how many the clients of a round are drawn from; None: who takes part is no secret."""
+
+
+def _unchanged(update: Update, rng: np.random.Generator) -> Update:
+    del rng
+    return update
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +225,22 @@ class Transform:
     """One update into one update, applied on the client after its half of the algorithm (clipping, quantization …)."""
 
     name: str
-    apply: Callable[[Update, np.random.Generator], Update]
+    apply: Callable[[Update, np.random.Generator], Update] = _unchanged
+    """Pure. The memory of what it is given, and of what it returns, is the transform's own (`keeps_memory`)."""
+    stage: Stage = Stage.SELECT
+    bound: Bound = field(default_factory=Bound)
+    """On what comes out."""
+    unbiased: bool = False
+    """Whether the mean of what comes out, over its random numbers, is what went in."""
+    keeps_memory: bool = False
+    """Whether it remembers something from round to round."""
+    secret: bool = False
+    """Whether, on a network, its random numbers must be known to nobody, in place of following from the seed."""
+    noise: Noise | None = None
+    release: Callable[[Partial, Mapping[str, float], np.random.Generator], Partial] | None = None
+    """(the sum of all, the quanta of its floating tensors, rng) → the sum that is reported. Changes its argument."""
+    wrap: Callable[[Algorithm], Algorithm] | None = None
+    """Where it needs a state of its own at the server: the algorithm with that, in place of `apply`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ Beyond its range, the change of a floating tensor is infinite and that of an int
 aggregators reject both by name, and no number wraps around.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
@@ -36,6 +37,7 @@ __all__ = [
     "first_difference",
     "is_floating",
     "map_floating",
+    "norm",
     "scale",
     "subtract",
     "zeros_like",
@@ -62,6 +64,9 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     }
 )
 """The dtypes a tensor may have, by their safetensors names."""
+
+_BLOCK = 64 * 1024
+"""Elements that a norm works on at once."""
 
 _ALLOWED = frozenset(DTYPES.values())
 
@@ -187,6 +192,16 @@ def scale(arrays: Arrays, factor: float) -> Arrays:
     return map_floating(lambda array: array * array.dtype.type(factor), arrays)
 
 
+def norm(arrays: Mapping[str, Array], order: int = 2) -> float:
+    """The norm of all floating tensors together: Euclidean, or with order 1 the sum of the absolute values.
+
+    In float64, in blocks whose sums are added exactly; NaN or infinity where a tensor holds one.
+    """
+    sums = [_power_sum(array, order) for array in arrays.values() if is_floating(array)]
+    total = math.fsum(sums) if all(map(math.isfinite, sums)) else float(np.sum(sums))
+    return math.sqrt(total) if order == 2 else total  # noqa: PLR2004 - the Euclidean norm
+
+
 def zeros_like(arrays: Arrays) -> Arrays:
     """Zeros of the same names, shapes and dtypes."""
     return Arrays({name: np.zeros_like(array) for name, array in arrays.items()})
@@ -218,6 +233,16 @@ def map_floating(function: Callable[..., Array], arrays: Arrays, *others: Arrays
             for name, array in arrays.items()
         }
     )
+
+
+def _power_sum(array: Array, order: int) -> float:
+    """Σ |x|^order."""
+    flat, sums = array.reshape(-1), []
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums.append(float(np.sum(np.abs(block) if order == 1 else np.square(block))))
+    return math.fsum(sums) if all(map(math.isfinite, sums)) else float(np.sum(sums))
 
 
 def _checked_name(name: object) -> str:

@@ -1,5 +1,6 @@
 """The things that travel between the parts of a federation: values, with no behaviour but their own arithmetic."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hansa.arrays import Arrays
-from hansa.errors import InputError
+from hansa.arrays import Array, Arrays
+from hansa.errors import ConfigError, InputError
 
 __all__ = [
     "ClientInfo",
@@ -20,10 +21,12 @@ __all__ = [
     "GradientCorrection",
     "Kind",
     "Metrics",
+    "Packing",
     "RoundRules",
     "RunSpec",
     "Signature",
     "Task",
+    "TransformSpec",
     "Update",
     "Value",
     "merge_metrics",
@@ -130,6 +133,25 @@ class Task:
         return replace(self, _correction=correction, _correction_was_read=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Packing:
+    """How one floating tensor of a change travels in fewer bytes, which are its values again without any loss.
+
+    A transform that leaves values which need fewer bytes says so; `hansa.wire.packing` writes and reads them.
+    """
+
+    sparse: bool = False
+    """Only what is not 0 travels, with its positions."""
+    bits: int = 0
+    """4 or 8: every value is a whole number of steps, at most 2^(bits−1) − 1 up or down; 0: it may be any."""
+    steps: Array | None = None
+    """In the tensor's dtype: one for all of it, or one for each 512 of its elements in a row."""
+    seed: bytes = b""
+    """32 bytes: only the positions that they draw travel (`compression.mask.drawn`), all others are 0; empty: any."""
+    share: int = 0
+    """Of 2^32: how likely a position is drawn."""
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What one client learned in one task.
@@ -150,6 +172,8 @@ class Update:
     """
     memory: Arrays | None = None
     """What the client finds as `task.memory` from the round on that counts this update; None: what it had stays."""
+    packing: Mapping[str, Packing] = field(default_factory=dict)
+    """Of the tensors that a transform has made to travel in fewer bytes, how."""
 
     def __init__(
         self,
@@ -159,6 +183,7 @@ class Update:
         *,
         step_sum: float | Mapping[str, float] = 0.0,
         memory: Mapping[str, npt.ArrayLike] | None = None,
+        packing: Mapping[str, Packing] | None = None,
     ) -> None:
         """arrays: a mapping of tensor name to array, with the model's names and shapes."""
         object.__setattr__(self, "arrays", arrays if isinstance(arrays, Arrays) else Arrays(arrays))
@@ -166,6 +191,7 @@ class Update:
         object.__setattr__(self, "metrics", _numbers(metrics or {}, "Update"))
         object.__setattr__(self, "step_sum", _steps(step_sum))
         object.__setattr__(self, "memory", memory if memory is None or isinstance(memory, Arrays) else Arrays(memory))
+        object.__setattr__(self, "packing", dict(packing or {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +269,21 @@ class EvaluationRules:
 
 
 @dataclass(frozen=True, slots=True)
+class TransformSpec:
+    """One step between local training and what leaves the client."""
+
+    name: str
+    """A name of the entry-point group `hansa.transforms`."""
+    options: Mapping[str, Value] = field(default_factory=dict)
+    """For example {"norm": 1.0} for clip."""
+
+    def __str__(self) -> str:
+        """As it is written: `clip:norm=1.0`."""
+        options = ",".join(f"{key}={json.dumps(value)}" for key, value in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """Everything that decides the result of a run, as plain values; `hansa.run` makes objects of it."""
 
@@ -266,6 +307,12 @@ class RunSpec:
     """A client may change a value by up to 2^range_bits times the tensor's scale; beyond, the update is rejected."""
     config: Mapping[str, Value] = field(default_factory=dict)
     """Handed to user code as `task.config`."""
+    transforms: tuple[TransformSpec, ...] = ()
+    """What each update goes through before it leaves the client, in this order: "clip:norm=1.0", "quantize:bits=4"."""
+
+    def __post_init__(self) -> None:
+        """Take transforms as text, as mappings of name and options, or as what they are."""
+        object.__setattr__(self, "transforms", _transforms(self.transforms))
 
 
 def merge_metrics(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, Metrics]:
@@ -292,6 +339,38 @@ def _weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
         return math.fsum(products) / total
     except OverflowError:
         return math.nan
+
+
+def _transforms(given: object) -> tuple[TransformSpec, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ConfigError(f'transforms is {given!r}; it must be a list, for example ["clip:norm=1.0"]')
+    return tuple(_transform(each) for each in given)
+
+
+def _transform(given: object) -> TransformSpec:
+    match given:
+        case TransformSpec():
+            return given
+        case str():
+            name, _, options = given.partition(":")
+            pairs = [pair.partition("=") for pair in options.split(",") if pair]
+            if any(not key or not equals for key, equals, _ in pairs):
+                raise ConfigError(f"transform {given!r} cannot be read: write {name}:option=value,option=value")
+            return TransformSpec(name.strip(), {key.strip(): _option(value) for key, _, value in pairs})
+        case {"name": str(name), "options": Mapping() as given_options, **rest} if not rest:
+            return TransformSpec(name, given_options)
+        case {"name": str(name), **rest} if not rest:
+            return TransformSpec(name)
+        case _:
+            raise ConfigError(f'transform {given!r} cannot be read: write "name:option=value,option=value"')
+
+
+def _option(text: str) -> Any:
+    """The value of a text that is JSON (0.1, true), else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _whole(num_examples: object, what: str) -> int:

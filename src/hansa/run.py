@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -10,15 +10,34 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from hansa.algorithm import Aggregate, Algorithm, Cohort, Policy, State
+from hansa.algorithm import Aggregate, Algorithm, Bound, Cohort, Partial, Plan, Policy, State, Trainer, Transform
 from hansa.app import App
-from hansa.arrays import Array, Arrays
+from hansa.arrays import Arrays
 from hansa.errors import ConfigError
 from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, Task, Update, Value
+from hansa.pipeline import (
+    Pipeline,
+    check_algorithm,
+    check_step,
+    quanta_of,
+    slots_from_arrays,
+    slots_to_arrays,
+)
 from hansa.rounds import policies
 from hansa.rounds.rules import validate
 
-__all__ = ["Run", "derive_rng", "names", "plugin", "resolve", "slots_from_arrays", "slots_to_arrays", "suit"]
+__all__ = [
+    "Run",
+    "derive_rng",
+    "names",
+    "plugin",
+    "resolve",
+    "resolve_transforms",
+    "seeded",
+    "slots_from_arrays",
+    "slots_to_arrays",
+    "suit",
+]
 
 MAX_ROUNDS = 10**6
 
@@ -30,6 +49,7 @@ class Run:
     spec: RunSpec
     algorithm: Algorithm
     policy: Policy
+    pipeline: Pipeline = field(default_factory=Pipeline)
 
     def initial_model(self, app: App) -> Arrays:
         """The model of round 0, drawn with the run's seed."""
@@ -70,12 +90,47 @@ class Run:
             memory=memory,
         )
 
-    def train(self, app: App, broadcast: Arrays, task: Task) -> Update:
-        """The client's half of a round: the change of the model."""
-        return self.algorithm.client_update(app.trainer, broadcast, task)
+    def train(self, app: App, broadcast: Arrays, task: Task, *, private: bool = False) -> Update:
+        """The client's half of a round: the change of the model, as it leaves the client.
+
+        private: whether noise comes from this machine's own randomness, in place of the run's seed.
+        """
+        return self.client_half(app.trainer, broadcast, task, private=private)
+
+    def client_half(self, trainer: Trainer, broadcast: Arrays, task: Task, *, private: bool = False) -> Update:
+        """The same with another trainer than the app's."""
+        before = task.memory
+        if not self.pipeline.transforms:
+            return self.algorithm.client_update(trainer, broadcast, task)
+        own = replace(task, memory=self.pipeline.of_the_algorithm(before))
+        update = self.algorithm.client_update(trainer, broadcast, own)
+        return self.pipeline.apply(update, before, self._random(private, task.round, task.client.name))
+
+    def check(self, update: Update) -> None:
+        """At a server: raise `UpdateRejectedError` for an update that no client of this run sends."""
+        self.pipeline.check(update.arrays)
+
+    def report(self, plan: Plan, partial: Partial, number: int, *, private: bool = False) -> Aggregate:
+        """What all that was summed in a round comes to, with the noise that it is published with. Uses `partial` up."""
+        released = self.pipeline.release(
+            partial, lambda: quanta_of(self.algorithm, plan), self._random(private, number)
+        )
+        return self.algorithm.aggregator.report(plan, released)
+
+    def _random(self, private: bool, *keys: str | int) -> Callable[[Transform], np.random.Generator]:  # noqa: FBT001 - passed on
+        """The random numbers of each transform, for one client of a round or for the round's sum."""
+
+        def random(transform: Transform) -> np.random.Generator:
+            if transform.secret and private:
+                return np.random.default_rng()
+            return derive_rng(self.spec.seed, "transform", transform.name, *keys)
+
+        return random
 
     def evaluate(self, app: App, model: Arrays, task: Task) -> Metrics:
         """Metrics on a client's data: of the global model, or of the client's own where the algorithm keeps one."""
+        if self.pipeline.transforms:
+            task = replace(task, memory=self.pipeline.of_the_algorithm(task.memory))
         return app.trainer.evaluate(self.algorithm.personal(model, task.memory), task)
 
     def finish(self, state: State, aggregate: Aggregate) -> State:
@@ -115,7 +170,36 @@ def resolve(spec: RunSpec) -> Run:
     _check_options("algorithm", spec.algorithm, _parameters(make_algorithm)[1:], spec.algorithm_options)
     aggregator = make_aggregator(**limits, **spec.aggregator_options)
     policy = plugin("hansa.policies", spec.rules.selection)(spec.rules)
-    return Run(spec, make_algorithm(aggregator, **spec.algorithm_options), policy)
+    pipeline = resolve_transforms(spec)
+    algorithm = make_algorithm(aggregator, **spec.algorithm_options)
+    check_algorithm(pipeline.transforms, algorithm)
+    for each in pipeline.transforms:
+        algorithm = each.wrap(algorithm) if each.wrap is not None else algorithm
+    return Run(spec, algorithm, policy, pipeline)
+
+
+def resolve_transforms(spec: RunSpec) -> Pipeline:
+    """The transforms of a spec alone; raises `ConfigError` as `resolve` does."""
+    made: tuple[Transform, ...] = ()
+    for given in spec.transforms:
+        make = plugin("hansa.transforms", given.name)
+        _check_options("transforms", given.name, _parameters(make)[1:], given.options)
+        transform: Transform = make(made[-1].bound if made else Bound(), **given.options)
+        check_step(made, transform)
+        made += (transform,)
+    return Pipeline(made)
+
+
+def seeded(spec: RunSpec) -> RunSpec:
+    """The same run with noise that follows from its seed wherever it runs, so that two runs can be compared."""
+    secret = [each.secret for each in resolve_transforms(spec).transforms]
+    return replace(
+        spec,
+        transforms=tuple(
+            replace(given, options={**given.options, "seeded": True}) if hidden else given
+            for given, hidden in zip(spec.transforms, secret, strict=True)
+        ),
+    )
 
 
 def _check_whole(setting: str, value: object, least: int, most: int) -> None:
@@ -150,7 +234,8 @@ def _check_options(
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {there_is}")
     missing = [p.name for p in parameters if p.default is p.empty and p.name in known and p.name not in options]
     if missing:
-        raise ConfigError(f"{name} needs the option {missing[0]!r}; give it in {setting}_options")
+        where = f"write {name}:{missing[0]}=…" if setting == "transforms" else f"give it in {setting}_options"
+        raise ConfigError(f"{name} needs the option {missing[0]!r}; {where}")
 
 
 def suit(spec: RunSpec, app: App) -> RunSpec:
@@ -197,26 +282,3 @@ def plugin(group: str, name: str) -> Callable[..., Any]:
 def _points(group: str) -> tuple[EntryPoint, ...]:
     """What is installed, read once: it takes milliseconds, and a run is resolved for every task."""
     return tuple(entry_points(group=group))
-
-
-def slots_to_arrays(slots: Mapping[str, Arrays]) -> Arrays:
-    """An algorithm's slots as one `Arrays`: tensor `t` of slot `s` under the name `s/t`, a slot without any as `s/`.
-
-    A `/` in a slot's own name is written `%2F`.
-    """
-    flat: dict[str, Array] = {}
-    for slot, arrays in slots.items():
-        prefix = slot.replace("%", "%25").replace("/", "%2F") + "/"
-        flat |= {prefix + name: array for name, array in arrays.items()} or {prefix: np.zeros(0, np.bool_)}
-    return Arrays(flat)
-
-
-def slots_from_arrays(arrays: Arrays) -> dict[str, Arrays]:
-    """The inverse of `slots_to_arrays`."""
-    slots: dict[str, dict[str, Array]] = {}
-    for key, array in arrays.items():
-        prefix, _, name = key.partition("/")
-        slot = slots.setdefault(prefix.replace("%2F", "/").replace("%25", "%"), {})
-        if name:
-            slot[name] = array
-    return {slot: Arrays(items) for slot, items in slots.items()}

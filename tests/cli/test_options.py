@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from hansa.cli.options import SpecOptions, app_name, expand, pairs, values
 from hansa.errors import ConfigError
-from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.messages import EvaluationRules, RoundRules, RunSpec, TransformSpec
 
 
 def test_no_option_is_the_default_run() -> None:
@@ -20,12 +20,14 @@ def test_every_option_reaches_its_field_of_the_spec() -> None:
         rounds=3, algorithm="fedprox", set_algorithm=["mu=0.5"], set_config=["lr=0.1"], select="count", count=7, seed=9,
         min_clients=5, quorum=4, enough=6, deadline=11.5, lease=2.5, replace_failed=False, evaluate_every=2,
         evaluate_fraction=0.5, max_weight=1024, range_bits=3, aggregator="median", set_aggregator=["uniform=true"],
+        transform=["clip:norm=0.5,order=1", "quantize"],
     )  # fmt: skip
     assert options.spec("n", "p") == RunSpec(
         name="n", project="p", algorithm="fedprox", algorithm_options={"mu": 0.5}, rounds=3, seed=9,
         rules=RoundRules("count", 7, None, 5, 4, 6, 11.5, 2.5, replace_failed=False),
         evaluation=EvaluationRules(every=2, fraction=0.5), max_weight=1024, range_bits=3, config={"lr": 0.1},
         aggregator="median", aggregator_options={"uniform": True},
+        transforms=(TransformSpec("clip", {"norm": 0.5, "order": 1}), TransformSpec("quantize")),
     )  # fmt: skip
 
 

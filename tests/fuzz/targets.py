@@ -15,14 +15,15 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from hansa.arrays import Arrays
+from hansa.compression.mask import drawn
 from hansa.errors import AppError, UpdateRejectedError, WireError
-from hansa.messages import Contribution
+from hansa.messages import Contribution, Packing, Update
 from hansa.packages import archive, package
 from hansa.packages.archive import File
 from hansa.packages.manifest import MANIFEST, Manifest, Packed
 from hansa.packages.requirements import check_lock
 from hansa.packages.signature import Signature
-from hansa.wire import chunks, codec, framing
+from hansa.wire import chunks, codec, framing, packing
 from hansa.wire.frames import FromNode, ToNode
 
 __all__ = ["CRASHES", "TARGETS", "Target"]
@@ -35,6 +36,22 @@ _BETWEEN: Final = b"\xff"
 """Between the parts of an input; no UTF-8 text has it."""
 
 TEMPLATE: Final = Arrays({"w": np.zeros((2, 3), np.float32), "n": np.zeros((), np.int64)})
+
+_ROW: Final = np.arange(200, dtype=np.float32) % 15 - 7
+
+PACKED: Final = Update(
+    {
+        "four": _ROW,
+        "eight": np.where(_ROW == 0, np.float32(1), np.float32(0)),
+        "drawn": np.where(drawn(b"\0" * 32, "drawn", 200, 2**30), _ROW, np.float32(0)),
+    },
+    1,
+    packing={
+        "four": Packing(bits=4, steps=np.ones(1, np.float32)),
+        "eight": Packing(sparse=True, bits=8, steps=np.ones(1, np.float32)),
+        "drawn": Packing(seed=b"\0" * 32, share=2**30),
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +79,9 @@ def _codec(data: bytes) -> None:
         codec.decode_partial(file, [Contribution("a", 1)], 1)
     with suppress(UpdateRejectedError):
         assert list(codec.decode(file, TEMPLATE)) == list(TEMPLATE)
+    with suppress(UpdateRejectedError):
+        unpacked = packing.unpack(file, packing.outline(PACKED.arrays))
+        assert unpacked.nbytes <= max(len(file), PACKED.arrays.nbytes)
     try:
         arrays = codec.decode(file)
     except WireError:
@@ -83,8 +103,7 @@ def _models() -> Iterator[bytes]:
         }
     )
     update = Arrays({"w": np.ones((2, 3), np.float32), "n": np.ones((), np.int64)})
-    for arrays in (mixed, update, Arrays({})):
-        header, *bodies = codec.encode(arrays)
+    for header, *bodies in (*map(codec.encode, (mixed, update, Arrays({}))), packing.pack(PACKED)):
         yield b"\0" + header + b"".join(bodies)
         yield b"\1" + bytes(header[8:]) + _BETWEEN + b"".join(bodies)
     yield b'\1{"__metadata__":{"format":"pt"},"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}' + _BETWEEN + b"ab"
@@ -223,7 +242,17 @@ TARGETS: Final[Mapping[str, Target]] = {
     "codec": Target(
         _codec,
         _models,
-        (b'"dtype"', b'"shape"', b'"data_offsets"', b'"__metadata__"', b'"BOOL"', b'"F8_E4M3"', b"9223372036854775808"),
+        (
+            b'"dtype"',
+            b'"shape"',
+            b'"data_offsets"',
+            b'"__metadata__"',
+            b'"BOOL"',
+            b'"F8_E4M3"',
+            b"9223372036854775808",
+            b":index",
+            b":levels4",
+        ),
     ),
     "frames": Target(
         _frames, _captures, (b"\x0a\xff\xff\xff\xff\x0f", b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")

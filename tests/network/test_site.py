@@ -117,6 +117,46 @@ async def test_what_the_site_does_not_allow_is_refused_before_code_is_loaded_and
     assert departures(tmp_path / "network" / "ward" / "ledger.jsonl") == []
 
 
+CLIPPED = "clip:norm=0.5"
+NOISED = "gaussian-noise:multiplier=0.5"
+
+
+@pytest.mark.parametrize(
+    ("rules", "transforms", "said"),
+    [
+        ("max_norm = 1.0", [CLIPPED], ""),
+        ("max_norm = 1.0", ["clip:norm=2"], "a norm of 1 or less; this session clips to 2"),
+        ("max_norm = 1.0", [CLIPPED, "top-k"], "this session clips nothing"),
+        ("max_norm = 1.0", ["clip:norm=0.5,order=1"], ""),
+        ("max_norm = 1.0", [CLIPPED, NOISED, "top-k", "quantize"], ""),
+        ("max_norm = 1.0\nmin_noise = 0.5", [CLIPPED, NOISED], ""),
+        ("min_noise = 0.6", [CLIPPED, NOISED], "noise of at least 0.6; this session adds 0.5"),
+        ("min_noise = 0.5", [CLIPPED, NOISED + ",seeded=true"], "this session adds what its seed tells"),
+        ("min_noise = 0.5", [CLIPPED, "central-noise:multiplier=9,clients=2"], "this session adds none here"),
+        ("min_noise = 0.5", ["unheard-of"], "what its transforms do is not known here: there is no 'unheard-of'"),
+    ],
+)
+def test_the_least_protection_is_held_against_what_the_session_does(
+    rules: str, transforms: list[str], said: str, tmp_path: Path
+) -> None:
+    spec = RunSpec(transforms=transforms)  # type: ignore[arg-type]  # as a user writes them
+    refusal = policy(f"[privacy]\n{rules}", tmp_path).refusal_of_run(spec, datetime.now())  # noqa: DTZ005 - any time
+    assert said in refusal
+    assert bool(refusal) == bool(said)
+
+
+def test_noise_is_as_good_as_the_code_beside_it_so_the_site_must_name_that(tmp_path: Path) -> None:
+    noised = RunSpec(transforms=(CLIPPED, NOISED))  # type: ignore[arg-type]  # as a user writes them
+    clipped = RunSpec(transforms=(CLIPPED,))  # type: ignore[arg-type]  # the same
+    demands = "[privacy]\nmax_norm = 1.0"
+    assert "name whose code may run" in policy(demands, tmp_path).refusal_of_code("0" * 64, None, noised)
+    assert policy(demands, tmp_path).refusal_of_code("0" * 64, None, clipped) == ""
+    assert policy(f"approval = true\n{demands}", tmp_path).refusal_of_code("0" * 64, None, noised) == ""
+    named = f'[code]\ndigests = ["{"0" * 64}"]\n{demands}'
+    assert policy(named, tmp_path).refusal_of_code("0" * 64, None, noised) == ""
+    assert policy("", tmp_path).refusal_of_code("0" * 64, None, noised) == ""
+
+
 async def test_a_package_that_the_site_names_runs(network: LocalNetwork, app: Path, tmp_path: Path) -> None:
     digest = read(build(app)).digest
     await network.client("ward", policy=policy(f'projects = ["default"]\n[code]\ndigests = ["{digest}"]', tmp_path))

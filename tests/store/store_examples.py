@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, TransformSpec
 from hansa.store.audit import chained
 from hansa.store.link import linked
 from hansa.store.ports import MetadataStore, Query, RoundCommit
@@ -108,6 +108,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         algorithm="fedadam",
         algorithm_options={"learning_rate": 0.01, "steps": 7, "nesterov": True, "nothing": None},
         aggregator_options={"uniform": True},
+        transforms=(TransformSpec("clip", {"norm": float("inf"), "$odd": (1,)}), TransformSpec("quantize")),
         seed=2**62,
         rules=RoundRules(selection="fraction", fraction=0.25, enough=3, deadline=float("inf")),
         evaluation=EvaluationRules(every=0, central=False),

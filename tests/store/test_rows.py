@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hansa.errors import InputError, StorageError
-from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.messages import EvaluationRules, RoundRules, RunSpec, TransformSpec
 from hansa.store.records import SessionRecord, SessionState
 from hansa.store.rows import decode_value, encode_value, from_row, spec_from_json, spec_to_json, to_row
 from hansa.store.schema import TABLES, field_types
@@ -41,6 +41,7 @@ specs = st.builds(
     rules=rules,
     evaluation=st.builds(EvaluationRules, every=st.integers(), fraction=st.floats(0, 1), central=st.booleans()),
     config=mappings,
+    transforms=st.lists(st.builds(TransformSpec, texts, mappings), max_size=2).map(tuple),
 )
 
 

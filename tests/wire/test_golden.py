@@ -19,9 +19,20 @@ import pytest
 
 from hansa.algorithm import Partial
 from hansa.arrays import Arrays
+from hansa.compression.mask import drawn
 from hansa.errors import Reason
-from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec, Signature
-from hansa.wire import chunks, codec, framing
+from hansa.messages import (
+    Contribution,
+    EvaluationRules,
+    Kind,
+    Packing,
+    RoundRules,
+    RunSpec,
+    Signature,
+    TransformSpec,
+    Update,
+)
+from hansa.wire import chunks, codec, framing, packing
 from hansa.wire.calls import (
     AccessRequest,
     AccessToken,
@@ -112,6 +123,31 @@ SPEC = RunSpec(
     max_weight=2**20,
     range_bits=4,
     config={"epochs": 2, "rate": 1.0, "on": True, "none": None, "list": [1, "two", {"three": [3.0]}], "name": "Å"},
+    transforms=(TransformSpec("clip", {"norm": 0.5}), TransformSpec("quantize")),
+)
+
+ROW = np.arange(600, dtype=np.float32)
+SEED = bytes(range(32))
+PACKED = Update(
+    {
+        "eight": (ROW % 255 - 127) * np.float32(0.5),
+        "four": (ROW % 15 - 7) * np.where(ROW < 512, np.float32(0.25), np.float32(2.0)),
+        "sparse": np.where(ROW % 50 == 0, ROW, np.float32(0)),
+        "sparse:eight": np.where(ROW % 25 == 0, np.float32(-3.0), np.float32(0)).reshape(20, 30),
+        "drawn": np.where(drawn(SEED, "drawn", 600, 2**30), ROW, np.float32(0)),
+        "drawn four": np.where(drawn(SEED, "drawn four", 600, 2**30), np.float32(6), np.float32(0)),
+        "plain": np.array([1.5, -2.0], np.float64),
+        "steps": np.array([7]),
+    },
+    1,
+    packing={
+        "eight": Packing(bits=8, steps=np.array([0.5], np.float32)),
+        "four": Packing(bits=4, steps=np.array([0.25, 2.0], np.float32)),
+        "sparse": Packing(sparse=True),
+        "sparse:eight": Packing(sparse=True, bits=8, steps=np.array([3.0], np.float32)),
+        "drawn": Packing(seed=SEED, share=2**30),
+        "drawn four": Packing(seed=SEED, share=2**30, bits=4, steps=np.array([1.0], np.float32)),
+    },
 )
 
 NEWEST: dict[str, Capture] = {
@@ -167,12 +203,26 @@ NEWEST: dict[str, Capture] = {
         lambda value: b"".join(codec.encode_partial(value)),
         lambda data: codec.decode_partial(data, (ALICE, BOB), 2**40 + 120),
     ),
+    "packed": Capture(
+        PACKED,
+        lambda value: b"".join(packing.pack(value)),
+        lambda data: Update(packing.unpack(data, packing.outline(PACKED.arrays)), 1, packing=PACKED.packing),
+    ),
     "chunk": Capture((2**21, b"weights"), lambda value: chunks.frame(*value), chunks.unframe),
 }
 
-WITHOUT_AGGREGATOR = replace(SPEC, aggregator="mean", aggregator_options={})
+WITHOUT_TRANSFORMS = replace(SPEC, transforms=())
+WITHOUT_AGGREGATOR = replace(WITHOUT_TRANSFORMS, aggregator="mean", aggregator_options={})
 
 OLDER: dict[str, Capture] = {
+    "open_round_without_transforms": down(
+        OpenRound(ROUND, WITHOUT_TRANSFORMS, Blob("c3" * 32, 3, b"abc"), ("alice", "bob"), Blob("d4" * 32, 9))
+    ),
+    "open_round_counted_without_transforms": down(
+        OpenRound(
+            ROUND, WITHOUT_TRANSFORMS, Blob("c3" * 32, 3, b"abc"), ("alice",), None, (Counted("alice", 6, "e5" * 32),)
+        )
+    ),
     "open_round_without_aggregator": down(
         OpenRound(ROUND, WITHOUT_AGGREGATOR, Blob("c3" * 32, 3, b"abc"), ("alice", "bob"), Blob("d4" * 32, 9))
     ),
@@ -193,6 +243,8 @@ def same(left: Any, right: Any) -> bool:
             right.weight,
             right.contributions,
         )
+    if isinstance(left, Update):
+        return bool(left.arrays == right.arrays)
     return bool(left == right)
 
 

@@ -144,6 +144,10 @@ class WeightedMean:
         ordered = dict(sorted(partial.contributions.items()))
         return Aggregate(Arrays(means), partial.weight, ordered)
 
+    def quanta(self, plan: SumPlan) -> dict[str, float]:
+        """2^exponent of each floating tensor."""
+        return {name: math.ldexp(1.0, each.exponent) for name, each in plan.tensors.items() if each.dtype.kind == "f"}
+
     def _check_partial(self, plan: SumPlan, partial: Partial) -> None:
         counts = [contribution.num_examples for contribution in partial.contributions.values()]
         weight = len(counts) if self.uniform else sum(counts)

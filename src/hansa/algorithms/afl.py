@@ -45,6 +45,7 @@ def afl(
         client_update=client_update,
         aggregator=unweighted(aggregator),
         server_update=partial(server_update, learning_rate=learning_rate, mixture_rate=mixture_rate),
+        sends="who is there, and with which loss",
     )
 
 

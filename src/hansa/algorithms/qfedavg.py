@@ -47,6 +47,7 @@ def qfedavg(aggregator: Aggregator, *, learning_rate: float, q: float = 1.0) -> 
         client_update=partial(client_update, learning_rate=learning_rate, q=q),
         aggregator=unweighted(aggregator),
         server_update=server_update,
+        sends="its weight and its loss",
     )
 
 

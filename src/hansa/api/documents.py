@@ -19,7 +19,7 @@ from hansa.store.documents import decode_value, spec_to_json
 __all__ = ["from_document", "record_document", "to_document"]
 
 T = TypeVar("T")
-_VALUES: Final = frozenset({"aggregator_options", "algorithm_options", "config"})
+_VALUES: Final = frozenset({"aggregator_options", "algorithm_options", "config", "options"})
 """Fields of a specification that hold values of any kind, with marks for those that JSON lacks."""
 
 

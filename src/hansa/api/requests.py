@@ -86,6 +86,15 @@ class Evaluation(Strict):
     """Also run `@app.central_evaluate` beside the server."""
 
 
+class Transform(Strict):
+    """One step between local training and what leaves the client."""
+
+    name: str = Field(examples=["clip"])
+    """A name of the entry-point group hansa.transforms."""
+    options: dict[str, JsonValue] = Field(default={}, examples=[{"norm": 1.0}])
+    """For example {"norm": 1.0} for clip."""
+
+
 class Spec(Strict):
     """Everything that decides the result of a run."""
 
@@ -116,6 +125,8 @@ class Spec(Strict):
     """A client may change a value by up to 2^range_bits times the tensor's scale."""
     config: dict[str, JsonValue] = {}
     """Handed to user code as `task.config`."""
+    transforms: list[Transform] = Field(default=[], max_length=16)
+    """What each update goes through before it leaves the client, in this order."""
 
 
 class NewSession(Strict):

@@ -83,7 +83,8 @@ class Sessions(Listed[SessionRecord]):
     ) -> SessionRecord:
         """What `start` does, without starting."""
         loaded = load_app(app)
-        wanted = suit(replace(spec or RunSpec(), **settings), loaded)
+        given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms as text
+        wanted = suit(given, loaded)
         run = resolve(wanted)
         if keep is not None:
             Policy.parse(keep)

@@ -141,6 +141,14 @@ class SpecOptions:
             help="An option of the aggregator, for example uniform=true; may be repeated.",
         ),
     ] = field(default_factory=list)  # fmt: skip
+    transform: Annotated[
+        list[str],
+        typer.Option(
+            "--transform", "-t", metavar="NAME:KEY=VALUE,…", autocompletion=names_of("hansa.transforms"),
+            help="What each update goes through before it leaves the client, for example clip:norm=1.0 or "
+            "quantize:bits=4; may be repeated, in the order that is given.",
+        ),
+    ] = field(default_factory=list)  # fmt: skip
     set_config: Annotated[
         list[str],
         typer.Option(
@@ -234,6 +242,7 @@ class SpecOptions:
             max_weight=self.max_weight,
             range_bits=self.range_bits,
             config=values(self.set_config, "--set"),
+            transforms=tuple(self.transform),  # type: ignore[arg-type]  # as text: RunSpec reads them
         )
 
 

@@ -132,6 +132,7 @@ def show(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fal
         "round": f"{found.round} of {spec.rounds}",
         "algorithm": _with_options(spec.algorithm, spec.algorithm_options),
         "aggregator": _with_options(spec.aggregator, spec.aggregator_options),
+        "transforms": ", ".join(map(str, spec.transforms)) or "none",
         "seed": str(spec.seed),
         "clients": f"{spec.rules.selection}, quorum {spec.rules.quorum}, deadline {spec.rules.deadline:g} s",
         "seed model": found.seed_model or "",

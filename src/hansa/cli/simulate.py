@@ -8,9 +8,11 @@ import typer
 
 from hansa.cli.board import Row, open_board
 from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand
-from hansa.cli.output import print_json, say, span
+from hansa.cli.output import print_json, say, size, span
+from hansa.cli.privacy import sentence
 
 if TYPE_CHECKING:
+    from hansa.privacy.accounting import Spent
     from hansa.simulation import Devices, RoundRecord, SimulationResult
 
 __all__ = ["parse_devices", "simulate"]
@@ -80,6 +82,8 @@ def simulate(
     if save is not None:
         result.save(save)
     last = row_of(result.rounds[-1])
+    sent = sum(record.upload_bytes for record in result.rounds)
+    spent = _spent(result)
     if as_json:
         print_json(
             {
@@ -89,16 +93,22 @@ def simulate(
                 "metrics": last.metrics,
                 "model_hash": result.model_hash,
                 "saved": save,
+                "upload_bytes": sent,
                 "seconds": seconds,
                 "engine": result.engine,
                 "because": result.because,
             }
+            | ({"privacy": spent} if spent is not None else {})
             | ({"profile": result.profile} if profile else {})
         )
         return
     say("")
     say(f"model {result.model_hash}")
     say(f"{len(result.rounds)} rounds in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
+    if given.transforms:
+        say(f"updates of {size(sent)}, through {', '.join(map(str, given.transforms))}")
+    if spent is not None:
+        say(spent if isinstance(spent, str) else sentence(spent))
     if result.because:
         say(f"engine {result.engine}: {result.because}")
     if profile:
@@ -106,9 +116,23 @@ def simulate(
             say(line)
     say("")
     same = "the same but for rounding" if result.engine == "vectorized" else "to the same bits"
+    same = "with noise of its own" if spent is not None else same
     say(f"Next: the same file on a network, {same}:")
     say(f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3")
     say(f"  hansa up            and then   hansa session start {app}")
+
+
+def _spent(result: "SimulationResult") -> "Spent | str | None":
+    """Of the privacy budget, where there is noise; or why that is not known here."""
+    from hansa.errors import MissingExtraError
+    from hansa.privacy.accounting import spent
+    from hansa.run import resolve_transforms
+
+    noises = resolve_transforms(result.spec).noises
+    try:
+        return spent(noises, len(result.rounds)) if noises else None
+    except MissingExtraError as error:
+        return f"privacy: {error}"
 
 
 def _profile(result: "SimulationResult") -> list[str]:

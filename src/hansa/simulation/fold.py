@@ -13,6 +13,7 @@ from hansa.messages import Contribution, Kind, Metrics, Task, Update
 from hansa.run import Run
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.profile import Profile
+from hansa.wire import packing
 
 __all__ = [
     "Assignment",
@@ -50,6 +51,8 @@ class Folded:
     metrics: Mapping[str, float] = field(default_factory=dict)
     memory: Arrays | None = None
     """What the client keeps should the update be committed."""
+    upload_bytes: int = 0
+    """Of the update as it would travel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Folding:
         self.shown = Arrays()
         """What is evaluated."""
         self._plan: Plan = None
+        self._plain_bytes = 0
         self.partial = Partial({})
         self.profile = Profile()
         """Of the process."""
@@ -123,6 +127,7 @@ class Folding:
         self._number = number
         self._broadcast = broadcast
         self._plan = self._run.algorithm.aggregator.plan(broadcast)
+        self._plain_bytes = 0
         self.partial = self.zero()
 
     def zero(self) -> Partial:
@@ -154,7 +159,7 @@ class Folding:
     def client_half(self, trainer: Trainer, task: Task) -> Update:
         """The client's half of the algorithm."""
         with self.profile.measure("training"):
-            return self._run.algorithm.client_update(trainer, self._broadcast, task)
+            return self._run.client_half(trainer, self._broadcast, task)
 
     def rehearse(self, assignments: Sequence[Assignment]) -> None:
         """Do the clients' halves, and keep nothing of it."""
@@ -168,10 +173,19 @@ class Folding:
         contribution = Contribution(client, update.num_examples, update.metrics)
         try:
             with self.profile.measure("folding"):
+                self._run.check(update)
                 aggregator.accumulate(self._plan, partial, update, contribution)
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
-        return Folded(update.num_examples, partial.weight - before, update.metrics, update.memory)
+        weight = partial.weight - before
+        return Folded(update.num_examples, weight, update.metrics, update.memory, self._upload_bytes(update))
+
+    def _upload_bytes(self, update: Update) -> int:
+        if update.packing:
+            return packing.packed_size(update)
+        if not self._plain_bytes:  # all plain updates of a round are as large
+            self._plain_bytes = packing.packed_size(update)
+        return self._plain_bytes
 
     def _is_sound(self, update: Update) -> bool:
         try:

@@ -15,7 +15,7 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays, first_difference
 from hansa.errors import Reason, RunFailedError
 from hansa.messages import Metrics, RunSpec
-from hansa.run import derive_rng, resolve, suit
+from hansa.run import derive_rng, resolve, seeded, suit
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation, RandomFor
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome, Refused
@@ -47,10 +47,11 @@ class Way:
 def check_parity(app: str | Path, spec: RunSpec, clients: int, ways: Sequence[Way] | None = None) -> list[Variant]:
     """Run an app in each way; `differences` says which of the models are not the first one's.
 
-    `enough` is ignored: it lets the order of arrival choose who counts, and then the models differ by right.
+    `enough` is ignored: it lets the order of arrival choose who counts, and then the models differ by right. Noise that
+    would be secret on a network follows from the seed.
     """
     path = Path(app)
-    same = replace(spec, rules=replace(spec.rules, enough=None), evaluation=replace(spec.evaluation, every=0))
+    same = replace(seeded(spec), rules=replace(spec.rules, enough=None), evaluation=replace(spec.evaluation, every=0))
     variants = []
     for way in WAYS if ways is None else ways:
         model = way.run(path, same, clients)

@@ -49,7 +49,7 @@ def spec_to(spec: RunSpec) -> Message:
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"the settings of the run cannot be sent to a worker process ({error}): use numbers, strings, booleans, "
-            "lists and mappings in `config`, `algorithm_options` and `aggregator_options`"
+            "lists and mappings in `config`, `algorithm_options`, `aggregator_options` and `transforms`"
         ) from error
     return message
 
@@ -64,8 +64,9 @@ def spec_from(message: Mapping[str, Any]) -> RunSpec:
 def result_to(result: Outcome | Metrics) -> Message:
     """What became of one client's task, as plain values; what it keeps is the body of the message."""
     match result:
-        case Folded(num_examples, weight, metrics):
-            return {"result": "folded", "num_examples": num_examples, "weight": weight, "metrics": dict(metrics)}
+        case Folded(num_examples, weight, metrics, _, size):
+            numbers = {"num_examples": num_examples, "weight": weight, "upload_bytes": size}
+            return {"result": "folded", **numbers, "metrics": dict(metrics)}
         case Refused(reason, detail, full):
             return {"result": "refused", "reason": reason.value, "detail": detail, "full": full}
         case Failed(message, traceback):
@@ -79,7 +80,7 @@ def result_from(message: Message, body: Arrays) -> Outcome | Metrics:
     match message["result"]:
         case "folded":
             kept = body if message["body"] else None
-            return Folded(message["num_examples"], message["weight"], message["metrics"], kept)
+            return Folded(message["num_examples"], message["weight"], message["metrics"], kept, message["upload_bytes"])
         case "refused":
             return Refused(Reason(message["reason"]), message["detail"], message["full"])
         case "failed":

@@ -8,6 +8,8 @@ from typing import Any
 from hansa.algorithm import State
 from hansa.arrays import Arrays
 from hansa.messages import RunSpec
+from hansa.privacy.accounting import Spent, spent
+from hansa.run import resolve_transforms
 from hansa.wire import codec
 
 __all__ = ["RoundRecord", "SimulationResult"]
@@ -31,6 +33,8 @@ class RoundRecord:
     """The weight of the round: the sum over the accepted."""
     accepted: tuple[str, ...] = ()
     """Clients in the sum, by name."""
+    upload_bytes: int = 0
+    """Bytes of the accepted updates, as they would travel."""
     rejected: Mapping[str, str] = field(default_factory=dict)
     """Client → reason and detail."""
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -68,6 +72,11 @@ class SimulationResult:
     def model_hash(self) -> str:
         """Its content address; the same on a network that accepted the same updates."""
         return self.rounds[-1].model_hash if self.rounds else codec.digest(self.model)
+
+    def privacy(self, delta: float = 1e-5) -> tuple[Spent, ...]:
+        """What was spent of a privacy budget up to each round, at this δ (`hansa.privacy.accounting`)."""
+        noises = resolve_transforms(self.spec).noises
+        return tuple(spent(noises, record.round, delta) for record in self.rounds)
 
     @property
     def history(self) -> list[dict[str, Any]]:

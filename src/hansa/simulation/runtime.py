@@ -14,7 +14,7 @@ from hansa.algorithm import Cohort, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
-from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, Value, merge_metrics
+from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, TransformSpec, Value, merge_metrics
 from hansa.rounds import Round
 from hansa.rounds.events import Completed, NotMet
 from hansa.run import Run, derive_rng, resolve, suit
@@ -58,6 +58,7 @@ class Settings(TypedDict, total=False):
     max_weight: int
     range_bits: int
     config: Mapping[str, Value]
+    transforms: Sequence[str | TransformSpec]
 
 
 def simulate(
@@ -107,7 +108,8 @@ def simulate(
     """
     check_not_loading()
     loaded = app if isinstance(app, App) else load(app)
-    run = resolve(suit(replace(spec or RunSpec(), **settings), loaded))
+    given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms that are text
+    run = resolve(suit(given, loaded))
     names = VirtualClients(clients)
     tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
     folding = Folding(loaded, run, names, tolerate_failures=tolerate)
@@ -219,9 +221,10 @@ class Simulation:
         completed, outcomes, seconds = self._play(number, broadcast)
         with self.profile.measure("folding"):
             plan = algorithm.aggregator.plan(broadcast)
-            aggregate = algorithm.aggregator.report(plan, self.engine.collect())
+            aggregate = self.setup.report(plan, self.engine.collect(), number)
             after = self.setup.finish(state, aggregate)
         self.engine.remember({client: kept for client, kept in _kept(outcomes) if client in aggregate.contributions})
+        counted = [outcome for outcome in outcomes.values() if isinstance(outcome, Folded)]
         return after, RoundRecord(
             round=number,
             model_hash=codec.digest(after.params),
@@ -232,6 +235,7 @@ class Simulation:
             failed=dict(completed.failed),
             missing=completed.missing,
             virtual_seconds=seconds,
+            upload_bytes=sum(outcome.upload_bytes for outcome in counted),
         )
 
     def _play(self, number: int, broadcast: Arrays) -> tuple[Completed, Mapping[Assignment, Outcome], float]:

@@ -17,11 +17,12 @@ from functools import cache
 from typing import Any, Final, cast
 
 from hansa.errors import InputError, StorageError
-from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.messages import EvaluationRules, RoundRules, RunSpec, TransformSpec
 
 __all__ = ["checked_text", "decode_value", "encode_value", "spec_from_json", "spec_to_json"]
 
 _NESTED: Final[Mapping[str, type]] = {"rules": RoundRules, "evaluation": EvaluationRules}
+_LISTED: Final[Mapping[str, type]] = {"transforms": TransformSpec}
 
 
 def checked_text(value: str, where: str) -> str:
@@ -99,14 +100,16 @@ def spec_from_json(document: Mapping[str, Any]) -> RunSpec:
 
 
 def _fields_to_json(value: Any, where: str) -> dict[str, Any]:
-    return {
-        field.name: (
-            _fields_to_json(getattr(value, field.name), f"{where}.{field.name}")
-            if field.name in _NESTED
-            else encode_value(getattr(value, field.name), f"{where}.{field.name}")
-        )
-        for field in fields(value)
-    }
+    return {field.name: _field_to_json(field.name, getattr(value, field.name), where) for field in fields(value)}
+
+
+def _field_to_json(name: str, value: Any, where: str) -> Any:
+    place = f"{where}.{name}"
+    if name in _NESTED:
+        return _fields_to_json(value, place)
+    if name in _LISTED:
+        return [_fields_to_json(item, f"{place}[{i}]") for i, item in enumerate(value)]
+    return encode_value(value, place)
 
 
 @cache
@@ -128,11 +131,14 @@ def _fields_from_json(kind: Any, document: Any, where: str) -> Any:
     missing = [name for name, needed in known.items() if needed and name not in document]
     if missing:
         raise StorageError(f"{where} lacks the field {missing[0]!r}")
-    return kind(
-        **{
-            name: (
-                _fields_from_json(_NESTED[name], value, f"{where}.{name}") if name in _NESTED else decode_value(value)
-            )
-            for name, value in document.items()
-        }
-    )
+    return kind(**{name: _field_from_json(name, value, f"{where}.{name}") for name, value in document.items()})
+
+
+def _field_from_json(name: str, value: Any, place: str) -> Any:
+    if name in _NESTED:
+        return _fields_from_json(_NESTED[name], value, place)
+    if name in _LISTED:
+        if not isinstance(value, list):
+            raise StorageError(f"{place} should be a JSON array, but is {value!r}")
+        return tuple(_fields_from_json(_LISTED[name], item, f"{place}[{i}]") for i, item in enumerate(value))
+    return decode_value(value)

@@ -47,6 +47,7 @@ __all__ = [
     "save",
     "size",
     "update_limit",
+    "write",
 ]
 
 MAX_HEADER: Final = 8 * 1024 * 1024
@@ -95,10 +96,13 @@ class Header:
     """Bytes of the whole file."""
 
 
-def encode(arrays: Arrays) -> list[bytes | memoryview]:
-    """The file in parts: the header, then each tensor's own memory (not a copy). Raises `InputError` beyond a limit."""
+def encode(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> list[bytes | memoryview]:
+    """The file in parts: the header, then each tensor's own memory (not a copy). Raises `InputError` beyond a limit.
+
+    metadata: of files that are no models (`wire.packing`).
+    """
     bodies = [array.reshape(-1).view(np.uint8).data for array in arrays.values() if array.size]
-    return [_header(arrays), *bodies]
+    return [_header(arrays, metadata), *bodies]
 
 
 def size(arrays: Arrays) -> int:
@@ -186,6 +190,11 @@ def decode_partial(buffer: Buffer, contributions: Sequence[Contribution], weight
 
 
 def save(arrays: Arrays, path: str | Path) -> None:
+    """`write` a file of `encode`."""
+    write(encode(arrays), path)
+
+
+def write(parts: Sequence[bytes | memoryview], path: str | Path) -> None:
     """Write a file at once and through to the disk: it is there whole or not at all, in place of an older one.
 
     Its name is as durable as its directory, which is the caller's affair.
@@ -194,7 +203,7 @@ def save(arrays: Arrays, path: str | Path) -> None:
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with unfinished.open("xb") as file:
-            file.writelines(encode(arrays))
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(target)
@@ -219,9 +228,9 @@ def load(path: str | Path) -> Arrays:
         raise WireError(f"{path} is not a safetensors file that can be read: {error}") from error
 
 
-def _header(arrays: Arrays) -> bytes:
+def _header(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> bytes:
     """Prefix and padded JSON."""
-    entries: dict[str, dict[str, object]] = {}
+    entries: dict[str, object] = {}
     position = 0
     for name, array in arrays.items():
         end = position + array.nbytes
@@ -231,6 +240,8 @@ def _header(arrays: Arrays) -> bytes:
         if array.ndim > MAX_DIMENSIONS:
             raise InputError(f"tensor {name!r} has {array.ndim} dimensions, more than {MAX_DIMENSIONS} do not travel")
     _check_names(entries)
+    if metadata:
+        entries = {_METADATA: metadata, **entries}
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     padded = text + b" " * (-(_PREFIX + len(text)) % _ALIGNMENT)
     if len(padded) > MAX_HEADER or len(entries) > MAX_TENSORS:

@@ -309,6 +309,8 @@ class Agent:
         await self._patiently(opened, lambda: self._model_of(opened))
         async with self._turn(code, opened):
             done = await self._worked(opened, code)
+        if isinstance(done, Offer) and self._site.measures(opened.spec):
+            await asyncio.to_thread(self._measured, opened, done)
         answer, kept_back = self._site.outbound(done)
         if kept_back:
             line = f"this site keeps back the metrics {', '.join(sorted(kept_back))}"
@@ -319,6 +321,14 @@ class Agent:
         offer = replace(answer, base=opened.model.digest)
         await self._patiently(opened, lambda: self._kept(offer))
         return offer
+
+    def _measured(self, opened: OpenRound, offer: Offer) -> None:
+        """Raise `PermissionDeniedError` for an update that is longer than the site lets leave."""
+        model, update = opened.model, offer.blob
+        self._site.check_norm(
+            update.inline or mapped(update_file(self._objects, offer.key)),
+            model.inline or mapped(self._objects / model.digest),
+        )
 
     async def _worked(self, opened: OpenRound, code: Code) -> Offer | Evaluated:
         self._at_work, self._printed_bytes = opened.key, 0

@@ -4,6 +4,7 @@ A key that is not known is an error: a rule that was misspelt must not be a rule
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, StringConstraints, 
 from hansa.errors import ConfigError
 from hansa.messages import RunSpec
 from hansa.network.client.limits import Limits
+from hansa.run import resolve_transforms
 
 __all__ = ["ANYTHING", "SitePolicy", "read_policy"]
 
@@ -102,9 +104,36 @@ class Privacy(_Table):
     """`[privacy]`: the least protection of an update that may leave."""
 
     max_norm: Amount | None = None
-    """Clipping: the largest L2 norm."""
+    """Clipping: the largest L2 norm, of what leaves, or where noise is added of what it is added to."""
     min_noise: Amount | None = None
-    """Noise multiplier: the standard deviation over the largest norm."""
+    """Noise multiplier: the scale over the largest norm, of noise that is added here."""
+
+    def refusal(self, spec: RunSpec) -> str:
+        """Why updates of this run may not leave; empty when they may."""
+        if self.max_norm is None and self.min_noise is None:
+            return ""
+        try:
+            pipeline = resolve_transforms(spec)
+        except ConfigError as error:
+            return f"what its transforms do is not known here: {error}"
+        noise = next((each for each in pipeline.noises if each.local), None)
+        bound = pipeline.bound if noise is None else pipeline.clips_to
+        if self.max_norm is not None and bound.norm > self.max_norm:
+            has = f"to {bound.norm:g}" if bound.norm < math.inf else "nothing"
+            return f"updates must be clipped to a norm of {self.max_norm:g} or less; this session clips {has}"
+        if self.min_noise is None or (noise is not None and not noise.seeded and noise.multiplier >= self.min_noise):
+            return ""
+        has = "none here" if noise is None else "what its seed tells" if noise.seeded else f"{noise.multiplier:g}"
+        return f"updates must carry noise of at least {self.min_noise:g}; this session adds {has}"
+
+    def shows_norm(self, spec: RunSpec) -> bool:
+        """Whether an update of this run shows to what it was clipped: noise on it hides that."""
+        return not any(noise.local for noise in resolve_transforms(spec).noises)
+
+    def trusts_code(self, spec: RunSpec) -> bool:
+        """Whether what is demanded cannot be seen on an update: noise is added beside the session's code."""
+        demands = self.max_norm is not None or self.min_noise is not None
+        return demands and (self.min_noise is not None or not self.shows_norm(spec))
 
 
 class SitePolicy(_Table):
@@ -131,20 +160,21 @@ class SitePolicy(_Table):
             return f"sessions of the project {spec.project!r} do not run here, only of {_listed(self.projects)}"
         if not self.hours.hold(now):
             return f"tasks begin here on {self.hours} only, and it is {now:%a %H:%M}".lower()
-        if self.privacy.max_norm is not None:
-            return f"updates must be clipped to a norm of {self.privacy.max_norm:g} or less; this session clips nothing"
-        if self.privacy.min_noise is not None:
-            return f"updates must carry noise of at least {self.privacy.min_noise:g}; this session adds none"
-        return ""
+        return self.privacy.refusal(spec)
 
     @property
     def names_code(self) -> bool:
         """Whether not any package may run."""
         return self.code.digests is not None or self.code.signers is not None
 
-    def refusal_of_code(self, digest: str, signer: str | None) -> str:
+    def refusal_of_code(self, digest: str, signer: str | None, spec: RunSpec) -> str:
         """Why this package does not run; empty when it may. signer: whose signature holds."""
         allowed = digest in (self.code.digests or ()) or signer in (self.code.signers or ())
+        if not allowed and not self.names_code and not self.approval and self.privacy.trusts_code(spec):
+            return (
+                "noise is added beside the session's code, and is as good as that code: name whose code may run under "
+                "[code], or have a person approve each session"
+            )
         if allowed or not self.names_code:
             return ""
         whose = f"signed by {signer}" if signer is not None else "signed by nobody"

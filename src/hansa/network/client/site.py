@@ -7,15 +7,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from hansa.arrays import norm
 from hansa.errors import PermissionDeniedError, UserCodeError
+from hansa.messages import RunSpec
 from hansa.network.client import ledger
 from hansa.network.client.approvals import Approvals, Request
 from hansa.network.client.code import Code
 from hansa.network.client.ledger import LEDGER, Departure
 from hansa.network.client.policy import ANYTHING, SitePolicy
+from hansa.wire import codec, packing
+from hansa.wire.codec import Buffer
 from hansa.wire.frames import Evaluated, Offer, OpenRound
 
 __all__ = ["Site"]
+
+_SLACK: Final = 1 + 1e-9
+"""Of a norm, for rounding."""
 
 _LOOK: Final = 0.5
 """Seconds between two looks whether a person has answered."""
@@ -42,7 +49,7 @@ class Site:
             package = await asyncio.to_thread(code.opened)
             digest = package.digest
             signer = await asyncio.to_thread(package.signer)
-            refuse(self.policy.refusal_of_code(digest, signer))
+            refuse(self.policy.refusal_of_code(digest, signer, opened.spec))
         if self.policy.approval:
             await self._approved(Request.of(opened.key.run, opened.spec, digest, signer or ""), wait)
 
@@ -56,6 +63,18 @@ class Site:
             answer = await asyncio.to_thread(self._approvals.answer, request)
         if not answer:
             raise PermissionDeniedError("a person at this site has refused this session")
+
+    def measures(self, spec: RunSpec) -> bool:
+        """Whether updates are held against the largest norm before they leave, whatever their code made of them."""
+        return self.policy.privacy.max_norm is not None and self.policy.privacy.shows_norm(spec)
+
+    def check_norm(self, update: Buffer, model: Buffer) -> None:
+        """Before an update leaves. model: what was broadcast."""
+        limit = self.policy.privacy.max_norm
+        length = norm(packing.unpack(update, packing.outline(codec.decode(model))))
+        if limit is None or length <= limit * _SLACK:
+            return
+        refuse(f"updates must be clipped to a norm of {limit:g} or less, and this one has {length:.6g}: it stays here")
 
     def outbound(self, answer: Offer | Evaluated) -> tuple[Offer | Evaluated, frozenset[str]]:
         """(what may leave of an answer, the names of the metrics that were kept back)."""

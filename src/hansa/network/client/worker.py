@@ -20,14 +20,14 @@ from pathlib import Path
 from hansa.app import App, load_app
 from hansa.arrays import Arrays
 from hansa.errors import AppError, HansaError, StorageUnavailableError, WireError
-from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
+from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task, Update
 from hansa.network.client.limits import NO_LIMITS, Limits
 from hansa.network.client.memory import Memory
 from hansa.network.client.outbox import update_file
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
 from hansa.store.disk import explained
-from hansa.wire import codec, framing
+from hansa.wire import codec, framing, packing
 from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import (
     CENTRAL,
@@ -136,10 +136,10 @@ class Worker:
         return self._run
 
     def _trained(self, opened: OpenRound, run: Run, app: App, model: Arrays, task: Task) -> Offer:
-        update = run.train(app, model, task)
+        update = run.train(app, model, task, private=True)
         name = self._info.name
         contribution = Contribution(name, update.num_examples, update.metrics)
-        left = self._left(opened.key, update.arrays)
+        left = self._left(opened.key, update)
         memory = update.memory
         if memory is not None:
             self._patiently(opened.key, lambda: self._memory.keep(opened.key, left.digest, memory))
@@ -150,12 +150,13 @@ class Worker:
             return codec.decode(blob.inline)
         return codec.load(self._objects / blob.digest)
 
-    def _left(self, key: RoundKey, arrays: Arrays) -> Blob:
+    def _left(self, key: RoundKey, update: Update) -> Blob:
         """The update as an object: inline when it is small, else a file in the folder of objects."""
-        digest, size = codec.digest(arrays), codec.size(arrays)
+        parts = packing.pack(update)
+        digest, size = packing.digest(parts), sum(memoryview(part).nbytes for part in parts)
         if size <= INLINE_LIMIT:
-            return Blob(digest, size, b"".join(codec.encode(arrays)))
-        self._patiently(key, lambda: codec.save(arrays, update_file(self._objects, key)))
+            return Blob(digest, size, b"".join(parts))
+        self._patiently(key, lambda: codec.write(parts, update_file(self._objects, key)))
         return Blob(digest, size)
 
     def _patiently(self, key: RoundKey, write: Callable[[], None]) -> None:

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from hansa.algorithm import Aggregator, Partial, Plan
-from hansa.arrays import Arrays
-from hansa.errors import Reason, UpdateRejectedError, WireError
+from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import Update
 from hansa.network.combiner.signatures import KeyOf, check_offer
 from hansa.rounds.intake import Admit, Intake, Repeat
 from hansa.run import resolve
-from hansa.wire import codec
+from hansa.wire import codec, packing
 from hansa.wire.frames import Closed, Offer, OpenRound, RoundKey
 
 __all__ = ["LONGEST_METRIC", "Phase", "Phases"]
@@ -44,8 +43,10 @@ class Phase:
         """Combiners below that take part, each with the clients invited below it."""
         self.participants: set[str] = set()
         """Children that were sent this phase, or had something for it: they are told when it ends."""
-        self.aggregator: Aggregator = resolve(opened.spec).algorithm.aggregator
+        self._run = resolve(opened.spec)
+        self.aggregator: Aggregator = self._run.algorithm.aggregator
         self._plan: Plan = None
+        self._outline: packing.Outline = {}
         self._limit = 0
         self._owed: dict[str, asyncio.Event] = {}
         self._lock = asyncio.Lock()
@@ -84,13 +85,13 @@ class Phase:
         """Derive the plan of the sum and the size of an update from the broadcast model, once."""
         async with self._lock:
             if self._plan is None:
-                self._plan, self._limit = await asyncio.to_thread(self._planned, model)
+                self._plan, self._limit, self._outline = await asyncio.to_thread(self._planned, model)
 
     def accumulate(self, offer: Offer, data: memoryview) -> None:
         """Check and fold one update; raises `UpdateRejectedError`, and then nothing has changed."""
         contribution = replace(offer.contributions[0], digest=offer.blob.digest)
-        arrays = _decoded(data)
-        update = Update(arrays, contribution.num_examples, contribution.metrics)
+        update = Update(packing.unpack(data, self._outline), contribution.num_examples, contribution.metrics)
+        self._run.check(update)
         self.partial = self.aggregator.accumulate(self._plan, self._own_partial(), update, contribution)
 
     def admit_sum(self, offer: Offer) -> None:
@@ -191,9 +192,9 @@ class Phase:
     def _own_partial(self) -> Partial:
         return self.partial if self.partial is not None else self.aggregator.zero(self._plan)
 
-    def _planned(self, model: memoryview) -> tuple[Plan, int]:
+    def _planned(self, model: memoryview) -> tuple[Plan, int, packing.Outline]:
         template = codec.decode(model)
-        return self.aggregator.plan(template), codec.update_limit(template)
+        return self.aggregator.plan(template), codec.update_limit(template), packing.outline(template)
 
 
 class Phases:
@@ -216,10 +217,3 @@ class Phases:
         while len(self.closed) > _CLOSED_KEPT:
             self.closed.popitem(last=False)
         return self.open.pop(closed.key, None)
-
-
-def _decoded(data: memoryview) -> Arrays:
-    try:
-        return codec.decode(data)
-    except WireError as error:
-        raise UpdateRejectedError(Reason.MALFORMED, str(error)) from error

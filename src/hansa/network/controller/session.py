@@ -296,7 +296,7 @@ class SessionRunner:
         total = aggregator.zero(trained.plan) if len(trained.partials) != 1 else trained.partials[0]
         for part in trained.partials if len(trained.partials) != 1 else ():
             total = aggregator.merge(trained.plan, total, part)
-        aggregate = aggregator.report(trained.plan, total)
+        aggregate = self._run.report(trained.plan, total, state.round + 1, private=True)
         return aggregate, self._run.finish(state, aggregate)
 
     # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────
