@@ -1,8 +1,8 @@
 """The shapes that plug-ins fill: an algorithm is a record of pure functions, both halves of one paper."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,7 @@ __all__ = [
     "Partial",
     "Plan",
     "Policy",
+    "Shape",
     "State",
     "Trainer",
     "Transform",
@@ -26,6 +27,11 @@ __all__ = [
 
 Plan: TypeAlias = Any
 """An aggregator's own value, for example `aggregators.mean.SumPlan`; others hand it back unread."""
+
+Shape: TypeAlias = Literal["sum", "column", "gram"]
+"""What an aggregator sees: `sum` each update once, as it arrives; `column` all updates for one slice of coordinates at
+a time; `gram` their inner products, slice by slice. `column` and `gram` keep the updates, which runtimes spool to disk.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,11 @@ class State:
 class Partial:
     """A sum of updates so far, with its total weight and its contributors. Owned by one fold, which changes it."""
 
-    sums: dict[str, Array]
-    """What the aggregator adds up, for example int64 fixed-point sums of n_i·Δ_i in the shapes of the model."""
+    sums: MutableMapping[str, Array]
+    """What the aggregator adds up, for example int64 fixed-point sums of n_i·Δ_i in the shapes of the model.
+
+    Of the shapes `column` and `gram` each client's update, in a mapping that a runtime may keep on disk.
+    """
     weight: int = 0
     """The weights of exactly the updates in `sums`."""
     contributions: dict[str, Contribution] = field(default_factory=dict)
@@ -57,13 +66,21 @@ class Aggregate:
     """Many updates become one: the result of a round, before the server's half has used it."""
 
     mean: Arrays
-    """Weighted mean of the changes, in the dtypes of `arrays.delta_dtype`."""
+    """Weighted mean of the changes, or what stands for it, in the dtypes of `arrays.delta_dtype`."""
     weight: int
     contributions: Mapping[str, Contribution]
 
 
 class Aggregator(Protocol):
     """How many updates become one. `merge` is associative and commutative, to the bit, with the identity `zero`."""
+
+    @property
+    def shape(self) -> Shape:
+        """What it sees of the updates, and so what a partial holds."""
+
+    @property
+    def least(self) -> int:
+        """The fewest contributions of which it can report, at least 1."""
 
     def plan(self, template: Arrays) -> Plan:
         """What a fold must know, from what the algorithm broadcasts alone: every server derives the same."""
@@ -81,7 +98,10 @@ class Aggregator(Protocol):
         """Both sums together, after checking `right`; `left` is changed and returned; on an error it is unchanged."""
 
     def report(self, plan: Plan, partial: Partial) -> Aggregate:
-        """The mean, from a partial of at least one contribution."""
+        """The mean, or what stands for it, from a partial of at least `least` contributions.
+
+        Raises `QuorumNotMetError`, which names what is needed, for fewer.
+        """
 
 
 class Trainer(Protocol):
@@ -142,6 +162,8 @@ class Algorithm:
     server_update: Callable[[State, Aggregate], State]
     keeps_partial_work: bool = False
     """Whether the work of a straggler counts as far as it got (FedProx), instead of being late."""
+    needs_mean: bool = False
+    """Whether only a weighted mean of the updates makes sense of them (AFL): medians and the like are refused."""
     personal: Callable[[Arrays, Arrays | None], Arrays] = _everybodys
     """(global model, the client's memory) → the model that this client evaluates, its own where it has one (Ditto)."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Aggregate, Algorithm, Cohort, Policy, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
@@ -115,7 +116,13 @@ def resolve(spec: RunSpec) -> Run:
     _check_options("algorithm", spec.algorithm, _parameters(make_algorithm)[1:], spec.algorithm_options)
     aggregator = make_aggregator(**limits, **spec.aggregator_options)
     policy = plugin("hansa.policies", spec.rules.selection)(spec.rules)
-    return Run(spec, make_algorithm(aggregator, **spec.algorithm_options), policy)
+    algorithm = make_algorithm(aggregator, **spec.algorithm_options)
+    if algorithm.needs_mean and not isinstance(algorithm.aggregator, WeightedMean):
+        raise ConfigError(
+            f"{spec.algorithm} sends numbers that make sense only as a weighted mean, which {spec.aggregator} is not: "
+            "use the aggregator mean, or another algorithm"
+        )
+    return Run(spec, algorithm, policy)
 
 
 def _check_whole(setting: str, value: object, least: int, most: int) -> None:

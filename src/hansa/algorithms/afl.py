@@ -44,6 +44,7 @@ def afl(
         broadcast=broadcast,
         client_update=client_update,
         aggregator=unweighted(aggregator),
+        needs_mean=True,
         server_update=partial(server_update, learning_rate=learning_rate, mixture_rate=mixture_rate),
     )
 

@@ -44,6 +44,7 @@ def fednova(aggregator: Aggregator, *, mu: float = 0.0, momentum: float = 0.0) -
         aggregator=aggregator,
         server_update=partial(server_update, momentum=momentum),
         keeps_partial_work=True,
+        needs_mean=True,
     )
 
 

@@ -46,6 +46,7 @@ def qfedavg(aggregator: Aggregator, *, learning_rate: float, q: float = 1.0) -> 
         broadcast=broadcast,
         client_update=partial(client_update, learning_rate=learning_rate, q=q),
         aggregator=unweighted(aggregator),
+        needs_mean=True,
         server_update=server_update,
     )
 

@@ -13,6 +13,7 @@ from hansa.messages import Contribution, Kind, Metrics, Task, Update
 from hansa.run import Run
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.profile import Profile
+from hansa.store.spool import empty_partial
 
 __all__ = [
     "Assignment",
@@ -126,8 +127,8 @@ class Folding:
         self.partial = self.zero()
 
     def zero(self) -> Partial:
-        """An empty sum of this round."""
-        return self._run.algorithm.aggregator.zero(self._plan)
+        """An empty sum of this round; where updates are kept, on disk."""
+        return empty_partial(self._run.algorithm.aggregator, self._plan)
 
     def train(
         self, assignment: Assignment, into: Partial | None = None, *, half: Callable[[], Update] | None = None

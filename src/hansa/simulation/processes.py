@@ -331,7 +331,11 @@ class Processes:
         """What a worker has summed; None when it died, and its clients were trained again elsewhere."""
         try:
             send(worker.jobs, {"do": "collect"})
+            summed = self._folding.zero()
             answer, sums = receive(worker.answers)
+            summed.sums.update(sums)
+            for _ in range(answer["rows"] or 0):
+                summed.sums.update(receive(worker.answers)[1])
         except (EOFError, OSError):
             again = self._spread("train", self._bury(worker, {}))
             for client, result in again.items():
@@ -340,9 +344,10 @@ class Processes:
                         f"{client} was trained again, because a worker process had ended, with another result: {result}"
                     ) from None
             return None
-        contributions = {client: self._contribution(client) for client in worker.folded}
+        summed.weight = answer["weight"]
+        summed.contributions.update({client: self._contribution(client) for client in worker.folded})
         worker.folded.clear()
-        return Partial(dict(sums), answer["weight"], contributions)
+        return summed
 
     def _contribution(self, client: str) -> Contribution:
         outcome = self._outcomes[client]

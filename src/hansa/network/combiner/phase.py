@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from hansa.algorithm import Aggregator, Partial, Plan
 from hansa.arrays import Arrays
@@ -13,6 +14,7 @@ from hansa.messages import Update
 from hansa.network.combiner.signatures import KeyOf, check_offer
 from hansa.rounds.intake import Admit, Intake, Repeat
 from hansa.run import resolve
+from hansa.store.spool import empty_partial, scratch
 from hansa.wire import codec
 from hansa.wire.frames import Closed, Offer, OpenRound, RoundKey
 
@@ -28,8 +30,8 @@ _CLOSED_KEPT = 64
 class Phase:
     """One `RoundKey` on one server. `accumulate` and `merge` run on the folding thread, the rest on the loop."""
 
-    def __init__(self, opened: OpenRound) -> None:
-        """opened: the first `OpenRound` of this key."""
+    def __init__(self, opened: OpenRound, spool: Path | None = None) -> None:
+        """opened: the first `OpenRound` of this key; spool: as `Hub`'s."""
         self.opened = opened
         self.key = opened.key
         key = opened.key
@@ -45,6 +47,7 @@ class Phase:
         self.participants: set[str] = set()
         """Children that were sent this phase, or had something for it: they are told when it ends."""
         self.aggregator: Aggregator = resolve(opened.spec).algorithm.aggregator
+        self._spool = spool
         self._plan: Plan = None
         self._limit = 0
         self._owed: dict[str, asyncio.Event] = {}
@@ -91,7 +94,8 @@ class Phase:
         contribution = replace(offer.contributions[0], digest=offer.blob.digest)
         arrays = _decoded(data)
         update = Update(arrays, contribution.num_examples, contribution.metrics)
-        self.partial = self.aggregator.accumulate(self._plan, self._own_partial(), update, contribution)
+        with _room_on_disk():
+            self.partial = self.aggregator.accumulate(self._plan, self._own_partial(), update, contribution)
 
     def admit_sum(self, offer: Offer) -> None:
         """Raise `UpdateRejectedError` unless this sum is awaited, and may be what it claims to be."""
@@ -114,7 +118,15 @@ class Phase:
     def merge(self, offer: Offer, data: memoryview) -> None:
         """Check and add the sum of a combiner below; raises `UpdateRejectedError`, and then nothing has changed."""
         right = codec.decode_partial(data, offer.contributions, offer.weight)
-        self.partial = self.aggregator.merge(self._plan, self._own_partial(), right)
+        with _room_on_disk():
+            self.partial = self.aggregator.merge(self._plan, self._own_partial(), right)
+
+    def room(self, offer: Offer) -> memoryview | None:
+        """Where an offer's bytes are to be put: on disk where they are many updates, else in memory, which is None."""
+        if not offer.partial or self.aggregator.shape == "sum":
+            return None
+        with _room_on_disk():
+            return scratch(offer.blob.size, self._spool)
 
     def take_partial(self) -> Partial | None:
         """The sum so far; this phase begins a new one, should it be opened again."""
@@ -182,14 +194,16 @@ class Phase:
             )
 
     def _check_size(self, offer: Offer) -> None:
-        if offer.blob.size > self._limit:
-            size, limit = f"{offer.blob.size:,}", f"{self._limit:,}"
+        keeps = offer.partial and self.aggregator.shape != "sum"
+        most = self._limit * (len({part.client for part in offer.contributions}) if keeps else 1)
+        if offer.blob.size > most:
+            size, limit = f"{offer.blob.size:,}", f"{most:,}"
             raise UpdateRejectedError(
                 Reason.TOO_LARGE, f"it has {size} bytes; a change of this model has at most {limit}"
             )
 
     def _own_partial(self) -> Partial:
-        return self.partial if self.partial is not None else self.aggregator.zero(self._plan)
+        return self.partial if self.partial is not None else empty_partial(self.aggregator, self._plan, self._spool)
 
     def _planned(self, model: memoryview) -> tuple[Plan, int]:
         template = codec.decode(model)
@@ -199,15 +213,16 @@ class Phase:
 class Phases:
     """The phases that are open on one server, and how the last ones ended."""
 
-    def __init__(self) -> None:
-        """None is open."""
+    def __init__(self, spool: Path | None = None) -> None:
+        """None is open. spool: as `Hub`'s."""
+        self._spool = spool
         self.open: dict[RoundKey, Phase] = {}
         self.closed: OrderedDict[RoundKey, Closed] = OrderedDict()
 
     def begin(self, opened: OpenRound) -> Phase:
         """Open one, which may have been closed before."""
         self.closed.pop(opened.key, None)
-        phase = self.open[opened.key] = Phase(opened)
+        phase = self.open[opened.key] = Phase(opened, self._spool)
         return phase
 
     def end(self, closed: Closed) -> Phase | None:
@@ -216,6 +231,17 @@ class Phases:
         while len(self.closed) > _CLOSED_KEPT:
             self.closed.popitem(last=False)
         return self.open.pop(closed.key, None)
+
+
+@contextmanager
+def _room_on_disk() -> Iterator[None]:
+    """Raise `UpdateRejectedError` where the disk cannot keep an update."""
+    try:
+        yield
+    except OSError as error:
+        raise UpdateRejectedError(
+            Reason.TOO_LARGE, f"the disk of the aggregation server cannot keep it: {error.strerror or error}"
+        ) from error
 
 
 def _decoded(data: memoryview) -> Arrays:
