@@ -42,7 +42,8 @@ def bulyan(*, max_weight: int = 2**24, range_bits: int = 6, f: int) -> Spooled:
 
 def chosen(gram: Gram, f: int) -> list[int]:
     """S, sorted: n − 2f updates, one after another by Krum among those that are left."""
-    left, taken = list(range(len(gram))), []
+    left = list(range(len(gram)))
+    taken: list[int] = []
     while len(taken) < len(gram) - 2 * f:
         ranked = scores(gram, f, left)
         best = min(left, key=lambda i: (ranked[i], i))

@@ -12,6 +12,7 @@ trimmed mean while f ≤ ⌊βn⌋. Integers and bools follow the same rule, rou
 
 from functools import partial
 
+from hansa.aggregators.options import check_fraction
 from hansa.aggregators.spooled import Spooled, by_column, mean_of_rows, spooled
 from hansa.arrays import Array
 from hansa.errors import ConfigError
@@ -26,7 +27,8 @@ def median(*, max_weight: int = 2**24, range_bits: int = 6) -> Spooled:
 
 def trimmed_mean(*, max_weight: int = 2**24, range_bits: int = 6, beta: float = 0.2) -> Spooled:
     """beta: β, the share that is dropped at each end, at least that of the malicious clients, 0 ≤ β < 0.5."""
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < 0.5:  # noqa: PLR2004 - both ends
+    check_fraction("trimmed-mean", "beta", beta)
+    if beta >= 0.5:  # noqa: PLR2004 - at both ends
         raise ConfigError(f"trimmed-mean: beta is {beta!r}; it must be a number of at least 0 and below 0.5")
     rule = by_column(partial(trimmed, beta=beta))
     return spooled("trimmed-mean", "column", rule, max_weight=max_weight, range_bits=range_bits)

@@ -17,17 +17,17 @@ from collections.abc import Sequence
 from functools import partial
 
 from hansa.aggregators.geometry import gram_of
+from hansa.aggregators.options import check_name
 from hansa.aggregators.spooled import Combination, Member, Spooled, SpoolPlan, combined, spooled
 from hansa.arrays import Arrays
-from hansa.errors import ConfigError, QuorumNotMetError
+from hansa.errors import QuorumNotMetError
 
 __all__ = ["fltrust"]
 
 
 def fltrust(*, max_weight: int = 2**24, range_bits: int = 6, trusted: str) -> Spooled:
     """trusted: the name of the client whose update is the reference."""
-    if not isinstance(trusted, str) or not trusted:
-        raise ConfigError(f"fltrust: trusted is {trusted!r}; it must be the name of a client")
+    check_name("fltrust", "trusted", trusted)
     return spooled("fltrust", "gram", partial(_reduce, trusted=trusted), max_weight=max_weight, range_bits=range_bits)
 
 

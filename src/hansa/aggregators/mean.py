@@ -13,8 +13,8 @@ roundings of float64). Means of integers and bools are rounded half to even; a t
 """
 
 import math
-from dataclasses import dataclass, is_dataclass, replace
-from typing import ClassVar, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -125,9 +125,7 @@ class WeightedMean:
 
 def unweighted(aggregator: Aggregator) -> Aggregator:
     """The same with `uniform`, for papers in which every client counts alike; as it is where it has no such option."""
-    if not is_dataclass(aggregator) or not hasattr(aggregator, "uniform"):
-        return aggregator
-    return replace(aggregator, uniform=True)
+    return replace(cast("Any", aggregator), uniform=True) if hasattr(aggregator, "uniform") else aggregator
 
 
 _Scratch: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]

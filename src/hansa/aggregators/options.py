@@ -4,7 +4,7 @@ import math
 
 from hansa.errors import ConfigError
 
-__all__ = ["check_count", "check_fraction", "check_not_negative", "check_positive", "check_whole"]
+__all__ = ["check_count", "check_fraction", "check_name", "check_not_negative", "check_positive", "check_whole"]
 
 
 def check_positive(owner: str, option: str, value: object) -> None:
@@ -35,6 +35,12 @@ def check_whole(owner: str, option: str, value: object) -> None:
     """Raise `ConfigError` unless value is a whole number ≥ 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"{owner}: {option} is {value!r}; it must be a whole number of at least 0")
+
+
+def check_name(owner: str, option: str, value: object) -> None:
+    """Raise `ConfigError` unless value is a text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{owner}: {option} is {value!r}; it must be a name")
 
 
 def _number(value: object) -> float:

@@ -3,12 +3,14 @@
 `simulate` runs an app, `check_parity` runs it in many ways and compares the bits, `devices` says how devices behave.
 """
 
+from hansa.simulation.attacks import Attack
 from hansa.simulation.devices import Behaviour, Devices, Dropouts, Instant, LogNormalSpeeds, Stragglers
 from hansa.simulation.parity import Variant, Way, check_parity, differences
 from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.runtime import simulate
 
 __all__ = [
+    "Attack",
     "Behaviour",
     "Devices",
     "Dropouts",

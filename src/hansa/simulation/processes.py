@@ -101,11 +101,12 @@ class Processes:
         workers: int | None,
         tolerate: bool,
         vectorization: Vectorization | None = None,
+        attack: str = "",
     ) -> None:
         """app: the file or folder that each worker loads; folding: of this process, which merges.
 
         clients: registered in all; workers: None for one per core; tolerate: failures of user code; vectorization: of
-        this process, where each worker is to train many clients at once.
+        this process, where each worker is to train many clients at once; attack: as `Attack.parse` reads it.
         """
         self._count = cores() if workers is None else workers
         if self._count < 1:
@@ -115,6 +116,7 @@ class Processes:
             "spec": spec_to(spec),
             "clients": clients,
             "vectorized": vectorization is not None,
+            "attack": attack,
         }
         self._vectorization = vectorization
         self._spec = spec
@@ -264,7 +266,8 @@ class Processes:
     def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
         worker.outstanding.extend(chunk)
         tasks = [(assignment.client, assignment.work) for assignment in chunk]
-        memories = {client: kept for client, _ in tasks if (kept := self._folding.memories.get(client)) is not None}
+        names = {assignment.client for assignment in chunk}.union(self._folding.colluders if what == "train" else ())
+        memories = {name: kept for name in sorted(names) if (kept := self._folding.memories.get(name)) is not None}
         with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again
             send(worker.jobs, {"do": what, "tasks": tasks}, to_bytes(slots_to_arrays(memories)) if memories else None)
 

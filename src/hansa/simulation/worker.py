@@ -19,6 +19,7 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.messages import Metrics
 from hansa.run import resolve, slots_from_arrays
+from hansa.simulation.attacks import Attack, Attackers
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.fold import Assignment, Folded, Folding, Outcome, Raised, attempt, failure
 from hansa.simulation.load import load
@@ -63,7 +64,8 @@ def _take(pipe: Channel, jobs: Jobs) -> None:
 
 def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
     app, run, clients = load(start["app"]), resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
-    folding = Folding(app, run, clients, tolerate_failures=True)
+    attackers = Attackers(Attack.parse(start["attack"]), run, clients) if start["attack"] else None
+    folding = Folding(app, run, clients, tolerate_failures=True, attackers=attackers)
     return folding, Vectorization(app, folding) if start["vectorized"] else None
 
 

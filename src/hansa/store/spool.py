@@ -51,7 +51,7 @@ class Spool(MutableMapping[str, Array]):
         contiguous = np.ascontiguousarray(array)
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115 - lives as long as this
-        view = memoryview(contiguous.reshape(-1).view(np.uint8))
+        view = contiguous.reshape(-1).view(np.uint8).data
         start = self._end
         self._file.seek(start)
         while view:
