@@ -66,10 +66,8 @@ class Gram:
         mine, theirs = self.products[i][i], self.products[j][j]
         if not mine or not theirs:
             return 0.0
-        # Both norms are brought to 64 bits or less: neither the product nor its parts can overflow.
-        excess = [max(0, number.bit_length() - 64) // 2 for number in (mine, theirs)]
-        lengths = math.sqrt(mine >> 2 * excess[0]) * math.sqrt(theirs >> 2 * excess[1])
-        return max(-1.0, min(1.0, (self.products[i][j] >> sum(excess)) / lengths))
+        # Times 2^64, so that what the whole root leaves out does not matter; equal updates have exactly 1.
+        return (self.products[i][j] << 64) / math.isqrt(mine * theirs << 128)
 
     def squares(self, *, origin: bool = False) -> list[list[float]]:
         """‖Δ_i − Δ_j‖² for all i and j; origin: with one more point, the last, at 0."""

@@ -4,20 +4,21 @@
     alie:0.2,z=1.5                      with an option
     backdoor+scaling:0.1,factor=10      the same clients do both, one after the other
 
-| attack     | what a malicious client does                               | options (default)                               |
-|------------|------------------------------------------------------------|-------------------------------------------------|
-| sign-flip  | sends −c·Δ                                                 | factor, c (1)                                   |
-| scaling    | sends c·Δ, as in model replacement [1]                     | factor, c (10)                                  |
-| gaussian   | sends N(0, σ²) instead of Δ [2]                            | sigma (1)                                       |
-| free-rider | sends 0, or N(0, σ²) to look busy [3]                      | sigma (0)                                       |
-| alie       | sends μ − z·s: "a little is enough" [4]                    | z (by n and m)                                  |
-| ipm        | sends −ε·μ: inner product manipulation [5]                 | epsilon (0.5)                                   |
-| label-flip | trains on labels L − 1 − y                                 | classes, L (by its own labels)                  |
-| backdoor   | trains on marked inputs that have the target's label [6]   | target (0), size (4), value (1), poisoned (0.5) |
+| attack     | what a malicious client does                             | options (default)                       |
+|------------|----------------------------------------------------------|-----------------------------------------|
+| sign-flip  | sends −c·Δ                                               | factor, c (1)                           |
+| scaling    | sends c·Δ, as in model replacement [1]                   | factor, c (10)                          |
+| gaussian   | sends N(0, σ²) instead of Δ [2]                          | sigma (1)                               |
+| free-rider | sends 0, or N(0, σ²) to look busy [3]                    | sigma (0)                               |
+| alie       | sends μ − z·s: "a little is enough" [4]                  | z (by n and m)                          |
+| ipm        | sends −ε·μ: inner product manipulation [5]               | epsilon (0.5)                           |
+| label-flip | trains on labels L − 1 − y                               | classes, L (by its own labels)          |
+| backdoor   | trains on marked inputs that have the target's label [6] | target (0), poisoned (0.5), its share,  |
+|            |                                                          | size (4) and value (1) of the mark      |
 
 [1] Bagdasaryan et al. 2018, arXiv:1807.00459 · [2] Blanchard et al. 2017, arXiv:1703.02757 · [3] Lin et al. 2019,
-arXiv:1911.12560 · [4] Baruch et al. 2019, arXiv:1902.06156 · [5] Xie et al. 2019, arXiv:1903.03936 · [6] Gu et al. 2017,
-arXiv:1708.06733
+arXiv:1911.12560 · [4] Baruch et al. 2019, arXiv:1902.06156 · [5] Xie et al. 2019, arXiv:1903.03936 · [6] Gu et al.
+2017, arXiv:1708.06733
 
 Knowledge that is assumed: an attacker knows the algorithm, the model and its own data. Those of `alie` and `ipm` also
 share their honest updates of the round with each other: μ and s are the mean and the standard deviation, by coordinate,

@@ -7,6 +7,7 @@ reads it any more. Reading maps it into memory, so that the system keeps what it
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -51,6 +52,7 @@ class Spool(MutableMapping[str, Array]):
         contiguous = np.ascontiguousarray(array)
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115 - lives as long as this
+            weakref.finalize(self, self._file.close)
         view = contiguous.reshape(-1).view(np.uint8).data
         start = self._end
         self._file.seek(start)
