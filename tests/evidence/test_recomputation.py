@@ -37,6 +37,7 @@ SPECS = {
     "adam": ADAM,
     "scaffold": replace(ADAM, algorithm="scaffold", algorithm_options={"num_clients": 4}),
     "uniform": replace(ADAM, algorithm="fedavg", aggregator_options={"uniform": True}),
+    "median": replace(ADAM, algorithm="fedavg", aggregator="median"),
 }
 
 
@@ -71,7 +72,7 @@ class Kept:
 @pytest.fixture(scope="module")
 def made(app: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kept]:
     folder = tmp_path_factory.mktemp("kept")
-    apps = {"adam": app, "scaffold": written(folder, DRIFTING), "uniform": app}
+    apps = {"adam": app, "scaffold": written(folder, DRIFTING), "uniform": app, "median": app}
 
     places = {name: folder / name for name in SPECS}
     for place in places.values():

@@ -59,7 +59,7 @@ class Spool(MutableMapping[str, Array]):
         while view:
             view = view[self._file.write(view) :]
         self._end = start + contiguous.nbytes + -contiguous.nbytes % _ALIGNMENT
-        self._places[name] = _Place(start, contiguous.shape, contiguous.dtype, contiguous.nbytes)
+        self._places[name] = _Place(start, array.shape, array.dtype, array.nbytes)
 
     def __getitem__(self, name: str) -> Array:
         """A view of the file."""
