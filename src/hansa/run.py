@@ -11,7 +11,7 @@ import numpy as np
 from blake3 import blake3
 
 from hansa.aggregators.mean import WeightedMean
-from hansa.algorithm import Aggregate, Algorithm, Cohort, Policy, State
+from hansa.algorithm import Aggregate, Aggregator, Algorithm, Cohort, Policy, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import ConfigError
@@ -122,7 +122,18 @@ def resolve(spec: RunSpec) -> Run:
             f"{spec.algorithm} sends numbers that make sense only as a weighted mean, which {spec.aggregator} is not: "
             "use the aggregator mean, or another algorithm"
         )
+    _check_least(spec, algorithm.aggregator)
     return Run(spec, algorithm, policy)
+
+
+def _check_least(spec: RunSpec, aggregator: Aggregator) -> None:
+    """Refuse rules by which every round has fewer updates than the aggregator can report of."""
+    for name, value in (("count", spec.rules.count), ("enough", spec.rules.enough)):
+        if value is not None and value < aggregator.least:
+            raise ConfigError(
+                f"{spec.aggregator} with {dict(spec.aggregator_options)} needs at least {aggregator.least} updates in "
+                f"a round, and {name} is {value}: raise it"
+            )
 
 
 def _check_whole(setting: str, value: object, least: int, most: int) -> None:
