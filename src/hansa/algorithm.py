@@ -14,6 +14,7 @@ __all__ = [
     "Aggregator",
     "Algorithm",
     "Cohort",
+    "Keeping",
     "Partial",
     "Plan",
     "Policy",
@@ -102,6 +103,13 @@ class Aggregator(Protocol):
 
         Raises `QuorumNotMetError`, which names what is needed, for fewer.
         """
+
+
+class Keeping(Aggregator, Protocol):
+    """An aggregator of the shape `column` or `gram`."""
+
+    def kept(self, plan: Plan, partial: Partial, client: str) -> Arrays:
+        """The change of one client in a partial, as it was sent: who has its digest can check it."""
 
 
 class Trainer(Protocol):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from federation import federation
 from rig import KEY, LARGE, Node, Rig, blob_of, filled, parts_of, rig
 
@@ -17,7 +18,8 @@ from hansa.messages import Contribution, EvaluationRules, RoundRules, RunSpec
 from hansa.store.link import verify_chain
 from hansa.store.records import SessionState
 from hansa.store.spool import Spool
-from hansa.wire.frames import Admission, Hello, LogLine, Offer, OpenRound, Presence, Present, Role, Seal, Verdict
+from hansa.wire import codec
+from hansa.wire.frames import Admission, Blob, Hello, LogLine, Offer, OpenRound, Presence, Present, Role, Seal, Verdict
 
 FOUR = RoundRules(min_clients=4, quorum=4, deadline=60)
 MEDIAN = RunSpec(name="run", aggregator="median")
@@ -76,8 +78,9 @@ async def combined(made: Rig, combiner: Node, rows: Partial, model: Arrays, size
 
 
 def rows_of(model: Arrays, **sums: np.ndarray) -> Partial:
-    row = np.full(model["w"].size, 0.5, np.float32).view(np.uint8)
-    return Partial({"x": row, "y": row} | sums, 2, {name: Contribution(name, 3) for name in ("x", "y")})
+    """Of x and y, who have signed an update of halves; sums: other bytes for one of them."""
+    row, signed = np.full(model["w"].size, 0.5, np.float32).view(np.uint8), codec.digest(filled(0.5, model))
+    return Partial({"x": row, "y": row} | sums, 2, {name: Contribution(name, 3, digest=signed) for name in ("x", "y")})
 
 
 def combiner_hello() -> Hello:
@@ -99,13 +102,34 @@ def _of_another_size(model: Arrays) -> Partial:
     return rows_of(model, y=np.zeros(model["w"].nbytes + 8, np.uint8))
 
 
+def _signed_so(model: Arrays, value: float) -> Partial:
+    """y has signed an update of such values."""
+    partial = rows_of(model, y=np.full(model["w"].size, value, np.float32).view(np.uint8))
+    partial.contributions["y"] = Contribution("y", 3, digest=codec.digest(filled(value, model)))
+    return partial
+
+
 def _not_finite(model: Arrays) -> Partial:
-    return rows_of(model, y=np.full(model["w"].size, np.nan, np.float32).view(np.uint8))
+    return _signed_so(model, np.nan)
+
+
+def _out_of_range(model: Arrays) -> Partial:
+    return _signed_so(model, 65)
+
+
+def _not_what_was_signed(model: Arrays) -> Partial:
+    return rows_of(model, y=np.full(model["w"].size, 0.25, np.float32).view(np.uint8))
+
+
+def _of_a_stranger(model: Arrays) -> Partial:
+    partial = rows_of(model)
+    partial.sums["z"] = partial.sums["y"]
+    return partial
 
 
 def _of_nobody(model: Arrays) -> Partial:
     partial = rows_of(model)
-    partial.sums["z"] = partial.sums.pop("y")
+    del partial.sums["y"]
     return partial
 
 
@@ -120,10 +144,13 @@ def _too_heavy(model: Arrays) -> Partial:
 @pytest.mark.parametrize(
     ("spoilt", "reason", "said"),
     [
-        (_of_another_size, Reason.STRUCTURE, "the row of y is not of 40 bytes"),
+        (_of_another_size, Reason.STRUCTURE, "y has no row of 40 bytes"),
         (_not_finite, Reason.NOT_FINITE, "NaN"),
-        (_of_nobody, Reason.STRUCTURE, "rows of others than its contributors"),
-        (_sums, Reason.STRUCTURE, "rows of others than its contributors"),
+        (_out_of_range, Reason.OUT_OF_RANGE, "changes by up to 65"),
+        (_not_what_was_signed, Reason.DIGEST, "the update of y is not the one that it has signed"),
+        (_of_a_stranger, Reason.STRUCTURE, "rows of others than its contributors"),
+        (_of_nobody, Reason.STRUCTURE, "y has no row of 40 bytes"),
+        (_sums, Reason.STRUCTURE, "x has no row of 40 bytes"),
         (_too_heavy, Reason.WEIGHT, "claims the weight 7, but its contributors have 2"),
     ],
 )
@@ -144,6 +171,22 @@ async def test_more_bytes_than_its_contributors_account_for_are_refused_before_t
     async with rig() as made, made.node("below", combiner_hello()) as combiner:
         verdict = await combined(made, combiner, rows_of(model), model, size=1 << 40)
         assert (verdict.accepted, verdict.reason) == (False, Reason.TOO_LARGE)
+
+
+async def test_bytes_that_are_not_canonical_are_refused_where_updates_are_kept() -> None:
+    whole = b"".join(codec.encode(filled(0.5)))
+    length = int.from_bytes(whole[:8], "little")
+    spaced = (length + 8).to_bytes(8, "little") + whole[8 : 8 + length] + b" " * 8 + whole[8 + length :]
+    blob = Blob(blake3(spaced).hexdigest(), len(spaced), spaced)
+    for spec, accepted in ((RunSpec(name="run"), True), (MEDIAN, False)):
+        async with rig() as made, made.node("x") as client:
+            made.open("x", spec=spec)
+            await client.told(OpenRound)
+            client.send(Offer(KEY, "x", blob, (Contribution("x", 1),)))
+            verdict = await client.told(Verdict)
+            assert verdict.accepted == accepted
+    assert verdict.reason == Reason.MALFORMED
+    assert "the bytes must be canonical" in verdict.detail
 
 
 async def test_a_disk_that_cannot_keep_an_update_refuses_it_and_says_so(tmp_path: Path) -> None:

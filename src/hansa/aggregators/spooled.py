@@ -175,6 +175,13 @@ class Spooled:
         left.contributions.update(right.contributions)
         return left
 
+    def kept(self, plan: SpoolPlan, partial: Partial, client: str) -> Arrays:
+        """The change of one client, as views of its row; raises `UpdateRejectedError` where that is none."""
+        row = partial.sums.get(client)
+        if row is None or row.shape != (plan.size,) or row.dtype != DTYPES["U8"]:
+            raise UpdateRejectedError(Reason.STRUCTURE, f"{client} has no row of {plan.size} bytes in a partial")
+        return _unpacked(plan, row)
+
     def report(self, plan: SpoolPlan, partial: Partial) -> Aggregate:
         """What the rule makes of the rows; raises `QuorumNotMetError` for fewer than `least`."""
         ordered = dict(sorted(partial.contributions.items()))
@@ -199,13 +206,10 @@ class Spooled:
             raise UpdateRejectedError(
                 Reason.WEIGHT, f"a partial claims the weight {partial.weight}, but its contributors have {weight}"
             )
-        if set(partial.sums) != set(partial.contributions):
+        if set(partial.sums) - set(partial.contributions):
             raise UpdateRejectedError(Reason.STRUCTURE, "a partial has rows of others than its contributors")
         for client in partial.contributions:
-            row = partial.sums[client]
-            if row.shape != (plan.size,) or row.dtype != DTYPES["U8"]:
-                raise UpdateRejectedError(Reason.STRUCTURE, f"the row of {client} is not of {plan.size} bytes")
-            check_arrays(plan.sums, _unpacked(plan, row))
+            check_arrays(plan.sums, self.kept(plan, partial, client))
 
 
 def spooled(

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
+from typing import cast
 
 import numpy as np
 from hypothesis import strategies as st
 
-from hansa.algorithm import Aggregate, Aggregator, Partial
+from hansa.algorithm import Aggregate, Aggregator, Keeping, Partial
 from hansa.arrays import Arrays, delta_dtype
 from hansa.errors import QuorumNotMetError, Reason, UpdateRejectedError
 from hansa.messages import Contribution, Update
@@ -188,6 +189,9 @@ def the_shape_is_what_a_partial_holds(aggregator: Aggregator, case: Case) -> Non
     else:
         require(set(all_.sums) == set(all_.contributions), "there is one row for each contributor")
         require(len(set(_sizes(all_).values())) == 1, "all rows have one size")
+        plan, keeping = aggregator.plan(case.template), cast("Keeping", aggregator)
+        for client, update in case.members:
+            require_same(keeping.kept(plan, all_, client), update.arrays, "an update is kept as it was sent")
 
 
 Law = Callable[[Aggregator, Case], None]

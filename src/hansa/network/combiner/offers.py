@@ -218,7 +218,8 @@ class Offers:
             else:
                 phase.check_open()
             with phase.busy():
-                data = await self._uploads.receive(offer, announce, partial(phase.room, offer))
+                room = partial(phase.room, offer) if phase.holds_updates(offer) else None
+                data = await self._uploads.receive(offer, announce, room)
                 if data is not None:
                     await self._folded(offer, fold, data)
         return data is not None

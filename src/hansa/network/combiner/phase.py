@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from hansa.algorithm import Aggregator, Partial, Plan
+from hansa.algorithm import Aggregator, Keeping, Partial, Plan
 from hansa.arrays import Arrays
 from hansa.errors import Reason, UpdateRejectedError, WireError
 from hansa.messages import Update
@@ -47,6 +48,8 @@ class Phase:
         self.participants: set[str] = set()
         """Children that were sent this phase, or had something for it: they are told when it ends."""
         self.aggregator: Aggregator = resolve(opened.spec).algorithm.aggregator
+        self._keeps = self.aggregator.shape != "sum"
+        """Whether it keeps each client's update."""
         self._spool = spool
         self._plan: Plan = None
         self._limit = 0
@@ -94,6 +97,12 @@ class Phase:
         contribution = replace(offer.contributions[0], digest=offer.blob.digest)
         arrays = _decoded(data)
         update = Update(arrays, contribution.num_examples, contribution.metrics)
+        if self._keeps and codec.digest(arrays) != contribution.digest:
+            raise UpdateRejectedError(
+                Reason.MALFORMED,
+                f"{self.opened.spec.aggregator} keeps updates, and servers above check them against what clients have "
+                "signed: the bytes must be canonical, as `hansa.wire.codec` writes them",
+            )
         with _room_on_disk():
             self.partial = self.aggregator.accumulate(self._plan, self._own_partial(), update, contribution)
 
@@ -118,13 +127,16 @@ class Phase:
     def merge(self, offer: Offer, data: memoryview) -> None:
         """Check and add the sum of a combiner below; raises `UpdateRejectedError`, and then nothing has changed."""
         right = codec.decode_partial(data, offer.contributions, offer.weight)
+        self._check_kept(right)
         with _room_on_disk():
             self.partial = self.aggregator.merge(self._plan, self._own_partial(), right)
 
-    def room(self, offer: Offer) -> memoryview | None:
-        """Where an offer's bytes are to be put: on disk where they are many updates, else in memory, which is None."""
-        if not offer.partial or self.aggregator.shape == "sum":
-            return None
+    def holds_updates(self, offer: Offer) -> bool:
+        """Whether an offer is of many updates, whose bytes are for the disk."""
+        return offer.partial and self._keeps
+
+    def room(self, offer: Offer) -> memoryview:
+        """Bytes on disk for an offer; it may wait for the disk."""
         with _room_on_disk():
             return scratch(offer.blob.size, self._spool)
 
@@ -194,13 +206,22 @@ class Phase:
             )
 
     def _check_size(self, offer: Offer) -> None:
-        keeps = offer.partial and self.aggregator.shape != "sum"
-        most = self._limit * (len({part.client for part in offer.contributions}) if keeps else 1)
+        updates = len({part.client for part in offer.contributions}) if self.holds_updates(offer) else 1
+        most = self._limit * updates
         if offer.blob.size > most:
             size, limit = f"{offer.blob.size:,}", f"{most:,}"
             raise UpdateRejectedError(
                 Reason.TOO_LARGE, f"it has {size} bytes; a change of this model has at most {limit}"
             )
+
+    def _check_kept(self, partial: Partial) -> None:
+        """Raise `UpdateRejectedError` unless each update that is kept is the one that its client has signed."""
+        if not self._keeps:
+            return
+        aggregator = cast("Keeping", self.aggregator)
+        for client, part in partial.contributions.items():
+            if codec.digest(aggregator.kept(self._plan, partial, client)) != part.digest:
+                raise UpdateRejectedError(Reason.DIGEST, f"the update of {client} is not the one that it has signed")
 
     def _own_partial(self) -> Partial:
         return self.partial if self.partial is not None else empty_partial(self.aggregator, self._plan, self._spool)

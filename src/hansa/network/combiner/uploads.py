@@ -123,18 +123,18 @@ class Uploads:
         return self._slots
 
     async def receive(
-        self, offer: Offer, announce: Callable[[Upload], None], room: Callable[[], memoryview | None]
+        self, offer: Offer, announce: Callable[[Upload], None], room: Callable[[], memoryview] | None = None
     ) -> memoryview | None:
         """Announce an upload and wait for its verified bytes; None when its sender is silent or gone.
 
-        room: makes the bytes to take, where they are not to be of memory; it may wait for a disk.
+        room: makes the bytes to take, which may wait for a disk; None: they are of memory.
         Raises `UpdateRejectedError` for other bytes than the offer's digest, or when the phase is sealed meanwhile.
         """
         stash = (offer.key, offer.sender, offer.blob.digest)
         upload = self._stashed.pop(stash, None)
         if upload is None:
-            assembly = Assembly(offer.blob.size, offer.blob.digest, await asyncio.to_thread(room))
-            upload = Upload(offer.key, offer.sender, assembly)
+            place = None if room is None else await asyncio.to_thread(room)
+            upload = Upload(offer.key, offer.sender, Assembly(offer.blob.size, offer.blob.digest, place))
         self._active[upload.name] = upload
         announce(upload)
         try:
