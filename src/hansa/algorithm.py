@@ -1,10 +1,10 @@
 """The shapes that plug-ins fill: an algorithm is a record of pure functions, both halves of one paper."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -17,10 +17,12 @@ __all__ = [
     "Algorithm",
     "Bound",
     "Cohort",
+    "Keeping",
     "Noise",
     "Partial",
     "Plan",
     "Policy",
+    "Shape",
     "Stage",
     "State",
     "Summing",
@@ -32,6 +34,11 @@ __all__ = [
 
 Plan: TypeAlias = Any
 """An aggregator's own value, for example `aggregators.mean.SumPlan`; others hand it back unread."""
+
+Shape: TypeAlias = Literal["sum", "column", "gram"]
+"""What an aggregator sees: `sum` each update once, as it arrives; `column` all updates for one slice of coordinates at
+a time; `gram` their inner products, slice by slice. `column` and `gram` keep the updates, which runtimes spool to disk.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,11 @@ class State:
 class Partial:
     """A sum of updates so far, with its total weight and its contributors. Owned by one fold, which changes it."""
 
-    sums: dict[str, Array]
-    """What the aggregator adds up, for example int64 fixed-point sums of n_i·Δ_i in the shapes of the model."""
+    sums: MutableMapping[str, Array]
+    """What the aggregator adds up, for example int64 fixed-point sums of n_i·Δ_i in the shapes of the model.
+
+    Of the shapes `column` and `gram` each client's update, in a mapping that a runtime may keep on disk.
+    """
     weight: int = 0
     """The weights of exactly the updates in `sums`."""
     contributions: dict[str, Contribution] = field(default_factory=dict)
@@ -63,13 +73,21 @@ class Aggregate:
     """Many updates become one: the result of a round, before the server's half has used it."""
 
     mean: Arrays
-    """Weighted mean of the changes, in the dtypes of `arrays.delta_dtype`."""
+    """Weighted mean of the changes, or what stands for it, in the dtypes of `arrays.delta_dtype`."""
     weight: int
     contributions: Mapping[str, Contribution]
 
 
 class Aggregator(Protocol):
     """How many updates become one. `merge` is associative and commutative, to the bit, with the identity `zero`."""
+
+    @property
+    def shape(self) -> Shape:
+        """What it sees of the updates, and so what a partial holds."""
+
+    @property
+    def least(self) -> int:
+        """The fewest contributions of which it can report, at least 1."""
 
     def plan(self, template: Arrays) -> Plan:
         """What a fold must know, from what the algorithm broadcasts alone: every server derives the same."""
@@ -87,7 +105,17 @@ class Aggregator(Protocol):
         """Both sums together, after checking `right`; `left` is changed and returned; on an error it is unchanged."""
 
     def report(self, plan: Plan, partial: Partial) -> Aggregate:
-        """The mean, from a partial of at least one contribution."""
+        """The mean, or what stands for it, from a partial of at least `least` contributions.
+
+        Raises `QuorumNotMetError`, which names what is needed, for fewer.
+        """
+
+
+class Keeping(Aggregator, Protocol):
+    """An aggregator of the shape `column` or `gram`."""
+
+    def kept(self, plan: Plan, partial: Partial, client: str) -> Arrays:
+        """The change of one client in a partial, as it was sent: who has its digest can check it."""
 
 
 class Summing(Aggregator, Protocol):
@@ -163,7 +191,10 @@ class Algorithm:
     """(global model, the client's memory) → the model that this client evaluates, its own where it has one (Ditto)."""
 
     sends: str = ""
-    """What an update holds beside a change of the model that must arrive as it is; then nothing may transform it."""
+    """What an update holds beside a change of the model that must arrive as it is, in a weighted mean.
+
+    Then nothing may transform it, and medians and the like are refused.
+    """
 
     @property
     def is_personal(self) -> bool:

@@ -10,7 +10,20 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
-from hansa.algorithm import Aggregate, Algorithm, Bound, Cohort, Partial, Plan, Policy, State, Trainer, Transform
+from hansa.aggregators.mean import WeightedMean
+from hansa.algorithm import (
+    Aggregate,
+    Aggregator,
+    Algorithm,
+    Bound,
+    Cohort,
+    Partial,
+    Plan,
+    Policy,
+    State,
+    Trainer,
+    Transform,
+)
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError
@@ -98,13 +111,14 @@ class Run:
         return self.client_half(app.trainer, broadcast, task, private=private)
 
     def client_half(self, trainer: Trainer, broadcast: Arrays, task: Task, *, private: bool = False) -> Update:
-        """The same with another trainer than the app's."""
+        """The same with another trainer than the app's. An update that servers keep travels as it is, not packed."""
         before = task.memory
         if not self.pipeline.transforms:
             return self.algorithm.client_update(trainer, broadcast, task)
         own = replace(task, memory=self.pipeline.of_the_algorithm(before))
         update = self.algorithm.client_update(trainer, broadcast, own)
-        return self.pipeline.apply(update, before, self._random(private, task.round, task.client.name))
+        update = self.pipeline.apply(update, before, self._random(private, task.round, task.client.name))
+        return update if self.algorithm.aggregator.shape == "sum" else replace(update, packing={})
 
     def check(self, update: Update) -> None:
         """At a server: raise `UpdateRejectedError` for an update that no client of this run sends."""
@@ -172,6 +186,12 @@ def resolve(spec: RunSpec) -> Run:
     policy = plugin("hansa.policies", spec.rules.selection)(spec.rules)
     pipeline = resolve_transforms(spec)
     algorithm = make_algorithm(aggregator, **spec.algorithm_options)
+    if algorithm.sends and not isinstance(algorithm.aggregator, WeightedMean):
+        raise ConfigError(
+            f"{spec.algorithm} sends {algorithm.sends} beside a change of the model, which makes sense only in a "
+            f"weighted mean, and {spec.aggregator} is none: use the aggregator mean, or another algorithm"
+        )
+    _check_least(spec, algorithm.aggregator)
     check_algorithm(pipeline.transforms, algorithm)
     for each in pipeline.transforms:
         algorithm = each.wrap(algorithm) if each.wrap is not None else algorithm
@@ -200,6 +220,16 @@ def seeded(spec: RunSpec) -> RunSpec:
             for given, hidden in zip(spec.transforms, secret, strict=True)
         ),
     )
+
+
+def _check_least(spec: RunSpec, aggregator: Aggregator) -> None:
+    """Refuse rules by which every round has fewer updates than the aggregator can report of."""
+    for name, value in (("count", spec.rules.count), ("enough", spec.rules.enough)):
+        if value is not None and value < aggregator.least:
+            raise ConfigError(
+                f"{spec.aggregator} with {dict(spec.aggregator_options)} needs at least {aggregator.least} updates in "
+                f"a round, and {name} is {value}: raise it"
+            )
 
 
 def _check_whole(setting: str, value: object, least: int, most: int) -> None:

@@ -18,7 +18,7 @@ from hansa.algorithm import Algorithm, State
 from hansa.algorithms.fedavg import fedavg
 from hansa.arrays import Arrays
 from hansa.errors import AppError, ConfigError
-from hansa.messages import ClientInfo, EvaluationRules, Kind, Metrics, RoundRules, RunSpec, Update
+from hansa.messages import ClientInfo, EvaluationRules, Kind, Metrics, RoundRules, RunSpec, Update, Value
 from hansa.run import derive_rng, names, plugin, resolve, slots_from_arrays, slots_to_arrays, suit
 from hansa.wire import codec
 
@@ -79,8 +79,8 @@ def test_the_ends_of_a_range_belong_to_it(settings: dict[str, int]) -> None:
 
 
 def test_an_unknown_algorithm_aggregator_or_policy_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"no 'median' in hansa\.aggregators; there is: mean"):
-        resolve(RunSpec(aggregator="median"))
+    with pytest.raises(ConfigError, match=r"no 'mode' in hansa\.aggregators; there is: .*mean, median"):
+        resolve(RunSpec(aggregator="mode"))
     with pytest.raises(ConfigError, match=r"no 'fedavgg' in hansa\.algorithms; there is: .*fedavg, fedavgm.*fedprox"):
         resolve(RunSpec(algorithm="fedavgg"))
     with pytest.raises(ConfigError, match=r"no 'some' in hansa\.policies; there is: all, count, cyclic, fraction"):
@@ -345,3 +345,31 @@ def test_slots_without_tensors_survive_a_file(tmp_path: Any) -> None:
     state = resolve(RunSpec(algorithm="fedadam")).start(Arrays({"counts": np.int64([1, 2])}))
     codec.save(slots_to_arrays(state.slots), tmp_path / "state")
     assert State(state.params, 0, slots_from_arrays(codec.load(tmp_path / "state"))) == state
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"), [("afl", {"num_clients": 3}), ("qfedavg", {"learning_rate": 0.1}), ("fednova", {})]
+)
+def test_an_algorithm_that_needs_a_mean_refuses_a_median(algorithm: str, options: dict[str, Value]):
+    resolve(RunSpec(algorithm=algorithm, algorithm_options=options))
+    with pytest.raises(ConfigError, match=f"{algorithm} sends .*makes sense only in a weighted mean"):
+        resolve(RunSpec(algorithm=algorithm, algorithm_options=options, aggregator="median"))
+
+
+@pytest.mark.parametrize("rules", [RoundRules(selection="count", count=6), RoundRules(enough=6)])
+def test_rules_that_never_bring_enough_updates_for_f_are_refused(rules: RoundRules):
+    spec = RunSpec(aggregator="krum", aggregator_options={"f": 2}, rules=rules)
+    with pytest.raises(ConfigError, match=r"krum with \{'f': 2\} needs at least 7 updates in a round, and .* is 6"):
+        resolve(spec)
+    resolve(replace(spec, aggregator_options={"f": 1}))
+
+
+def test_a_robust_aggregator_without_its_number_says_which_is_missing():
+    with pytest.raises(ConfigError, match="krum needs the option 'f'; give it in aggregator_options"):
+        resolve(RunSpec(aggregator="krum"))
+
+
+def test_weighted_rules_count_clients_alike_where_an_algorithm_asks_for_it():
+    for name, options in (("geometric-median", {}), ("norm-bound", {"bound": 1.0})):
+        spec = RunSpec(algorithm="scaffold", algorithm_options={"num_clients": 3}, aggregator=name)
+        assert resolve(replace(spec, aggregator_options=options)).algorithm.aggregator.uniform is True

@@ -42,6 +42,7 @@ SPECS = {
         aggregator_options={"uniform": True},
         transforms=("clip:norm=1", "central-noise:multiplier=0.1,clients=3"),  # type: ignore[arg-type]
     ),
+    "median": replace(ADAM, algorithm="fedavg", aggregator="median"),
 }
 
 
@@ -76,7 +77,7 @@ class Kept:
 @pytest.fixture(scope="module")
 def made(app: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kept]:
     folder = tmp_path_factory.mktemp("kept")
-    apps = {"adam": app, "scaffold": written(folder, DRIFTING), "uniform": app, "noised": app}
+    apps = {"adam": app, "scaffold": written(folder, DRIFTING), "uniform": app, "noised": app, "median": app}
 
     places = {name: folder / name for name in SPECS}
     for place in places.values():

@@ -131,7 +131,7 @@ class SpecOptions:
         str,
         typer.Option(
             "--aggregator", autocompletion=names_of("hansa.aggregators"),
-            help="How the updates of a round become one: mean, or a plug-in's name.",
+            help="How the updates of a round become one: mean, median, krum, another built-in's name or a plug-in's.",
         ),
     ] = "mean"  # fmt: skip
     set_aggregator: Annotated[

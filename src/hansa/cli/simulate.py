@@ -22,6 +22,12 @@ def _complete_devices(incomplete: str) -> list[str]:
     return [kind for kind in ("dropouts:", "stragglers:", "lognormal:", "trace:") if kind.startswith(incomplete)]
 
 
+def _complete_attack(incomplete: str) -> list[str]:
+    from hansa.simulation.attacks import ATTACKS
+
+    return [f"{kind}:" for kind in ATTACKS if kind.startswith(incomplete)]
+
+
 @expand
 def simulate(
     app: AppPath,
@@ -51,6 +57,14 @@ def simulate(
             "there and how fast; else they answer at once.",
         ),
     ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            "--attack", autocompletion=_complete_attack, metavar="NAME:SHARE", show_default=False,
+            help="What a share of the clients does to the model, for example sign-flip:0.2, scaling:0.1,factor=10 or "
+            "backdoor+scaling:0.1.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the app's.")] = None,
     save: Annotated[
         Path | None, typer.Option("--save", help="File for the last model, in the safetensors format.", dir_okay=False)
@@ -76,7 +90,14 @@ def simulate(
                 print_json(record)
 
         result = run(
-            app, given, clients=clients, engine=engine, workers=workers, devices=parse_devices(devices), on_round=shown
+            app,
+            given,
+            clients=clients,
+            engine=engine,
+            workers=workers,
+            devices=parse_devices(devices),
+            attack=attack,
+            on_round=shown,
         )
     seconds = time.perf_counter() - began
     if save is not None:
@@ -97,6 +118,7 @@ def simulate(
                 "seconds": seconds,
                 "engine": result.engine,
                 "because": result.because,
+                "malicious": result.malicious,
             }
             | ({"privacy": spent} if spent is not None else {})
             | ({"profile": result.profile} if profile else {})
@@ -109,6 +131,8 @@ def simulate(
         say(f"updates of {size(sent)}, through {', '.join(map(str, given.transforms))}")
     if spent is not None:
         say(spent if isinstance(spent, str) else sentence(spent))
+    if result.malicious:
+        say(f"{len(result.malicious)} of {clients:,} clients attacked: {attack}")
     if result.because:
         say(f"engine {result.engine}: {result.because}")
     if profile:

@@ -4,6 +4,7 @@
 and `traces` when they are there.
 """
 
+from hansa.simulation.attacks import Attack
 from hansa.simulation.devices import (
     Behaviour,
     ComingAndGoing,
@@ -20,6 +21,7 @@ from hansa.simulation.runtime import simulate
 from hansa.simulation.traces import Traces
 
 __all__ = [
+    "Attack",
     "Behaviour",
     "ComingAndGoing",
     "Devices",

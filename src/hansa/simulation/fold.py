@@ -11,8 +11,10 @@ from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
 from hansa.messages import Contribution, Kind, Metrics, Task, Update
 from hansa.run import Run
+from hansa.simulation.attacks import Attackers, Collusion, moments
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.profile import Profile
+from hansa.store.spool import empty_partial
 from hansa.wire import packing
 
 __all__ = [
@@ -104,12 +106,25 @@ class Engine(Protocol):
 class Folding:
     """One sum, and the round that it belongs to."""
 
-    def __init__(self, app: App, run: Run, clients: VirtualClients, *, tolerate_failures: bool) -> None:
-        """tolerate_failures: an exception of user code becomes `Failed`; otherwise it passes through."""
+    def __init__(
+        self,
+        app: App,
+        run: Run,
+        clients: VirtualClients,
+        *,
+        tolerate_failures: bool,
+        attackers: Attackers | None = None,
+    ) -> None:
+        """tolerate_failures: an exception of user code becomes `Failed`; otherwise it passes through.
+
+        attackers: the malicious among the clients.
+        """
         self._app = app
         self._run = run
         self._clients = clients
         self._tolerate = tolerate_failures
+        self._attackers = attackers
+        self._collusion: Collusion | None = None
         self._number = 0
         self._broadcast = Arrays()
         self.shown = Arrays()
@@ -126,13 +141,14 @@ class Folding:
         """Start a sum of zero."""
         self._number = number
         self._broadcast = broadcast
+        self._collusion = None
         self._plan = self._run.algorithm.aggregator.plan(broadcast)
         self._plain_bytes = 0
         self.partial = self.zero()
 
     def zero(self) -> Partial:
-        """An empty sum of this round."""
-        return self._run.algorithm.aggregator.zero(self._plan)
+        """An empty sum of this round; where updates are kept, on disk."""
+        return empty_partial(self._run.algorithm.aggregator, self._plan)
 
     def train(
         self, assignment: Assignment, into: Partial | None = None, *, half: Callable[[], Update] | None = None
@@ -146,6 +162,8 @@ class Folding:
 
         def local_work() -> Outcome:
             update = self.client_half(self._app.trainer, self.task(assignment)) if half is None else half()
+            if self._attackers is not None:
+                update = self._attackers.sent(client, self._number, update, self._colluded)
             return self.offer(client, update, partial)
 
         return self._guarded(local_work, client, "trained")
@@ -154,12 +172,28 @@ class Folding:
         """A new task of this round."""
         with self.profile.measure("data"):
             share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
-            return self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+            task = self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+            return task if self._attackers is None else self._attackers.poisoned(task)
 
     def client_half(self, trainer: Trainer, task: Task) -> Update:
         """The client's half of the algorithm."""
         with self.profile.measure("training"):
             return self._run.client_half(trainer, self._broadcast, task)
+
+    @property
+    def colluders(self) -> tuple[str, ...]:
+        """Clients whose honest updates others of this round need to know."""
+        collude = self._attackers is not None and self._attackers.collude
+        return self._attackers.invited(self._number)[1] if self._attackers is not None and collude else ()
+
+    def _colluded(self) -> Collusion:
+        """What the malicious clients know of each other: each process that needs it trains them all, once a round."""
+        if self._collusion is None:
+            assert self._attackers is not None  # noqa: S101 - an attacker asks
+            invited, names = self._attackers.invited(self._number)
+            tasks = (self.task(Assignment(name)) for name in names)
+            self._collusion = moments((self.client_half(self._app.trainer, task) for task in tasks), invited)
+        return self._collusion
 
     def rehearse(self, assignments: Sequence[Assignment]) -> None:
         """Do the clients' halves, and keep nothing of it."""

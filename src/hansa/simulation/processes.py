@@ -101,11 +101,12 @@ class Processes:
         workers: int | None,
         tolerate: bool,
         vectorization: Vectorization | None = None,
+        attack: str = "",
     ) -> None:
         """app: the file or folder that each worker loads; folding: of this process, which merges.
 
         clients: registered in all; workers: None for one per core; tolerate: failures of user code; vectorization: of
-        this process, where each worker is to train many clients at once.
+        this process, where each worker is to train many clients at once; attack: as `Attack.parse` reads it.
         """
         self._count = cores() if workers is None else workers
         if self._count < 1:
@@ -115,6 +116,7 @@ class Processes:
             "spec": spec_to(spec),
             "clients": clients,
             "vectorized": vectorization is not None,
+            "attack": attack,
         }
         self._vectorization = vectorization
         self._spec = spec
@@ -264,7 +266,8 @@ class Processes:
     def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
         worker.outstanding.extend(chunk)
         tasks = [(assignment.client, assignment.work) for assignment in chunk]
-        memories = {client: kept for client, _ in tasks if (kept := self._folding.memories.get(client)) is not None}
+        names = {assignment.client for assignment in chunk}.union(self._folding.colluders if what == "train" else ())
+        memories = {name: kept for name in sorted(names) if (kept := self._folding.memories.get(name)) is not None}
         with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again
             send(worker.jobs, {"do": what, "tasks": tasks}, to_bytes(slots_to_arrays(memories)) if memories else None)
 
@@ -331,7 +334,11 @@ class Processes:
         """What a worker has summed; None when it died, and its clients were trained again elsewhere."""
         try:
             send(worker.jobs, {"do": "collect"})
+            summed = self._folding.zero()
             answer, sums = receive(worker.answers)
+            summed.sums.update(sums)
+            for _ in range(answer["rows"] or 0):
+                summed.sums.update(receive(worker.answers)[1])
         except (EOFError, OSError):
             again = self._spread("train", self._bury(worker, {}))
             for client, result in again.items():
@@ -340,9 +347,10 @@ class Processes:
                         f"{client} was trained again, because a worker process had ended, with another result: {result}"
                     ) from None
             return None
-        contributions = {client: self._contribution(client) for client in worker.folded}
+        summed.weight = answer["weight"]
+        summed.contributions.update({client: self._contribution(client) for client in worker.folded})
         worker.folded.clear()
-        return Partial(dict(sums), answer["weight"], contributions)
+        return summed
 
     def _contribution(self, client: str) -> Contribution:
         outcome = self._outcomes[client]

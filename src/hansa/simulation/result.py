@@ -60,6 +60,8 @@ class SimulationResult:
     """What trained: for "auto" what it chose, for "vectorized" another one where clients could not train together."""
     because: str = ""
     """Why, where that is not the engine that was named."""
+    malicious: tuple[str, ...] = ()
+    """Clients that attacked, by name."""
     profile: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part, as in `hansa.simulation.profile.PARTS`; together those of all rounds."""
 

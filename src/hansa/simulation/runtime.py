@@ -18,6 +18,7 @@ from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, Transform
 from hansa.rounds import Round
 from hansa.rounds.events import Completed, NotMet
 from hansa.run import Run, derive_rng, resolve, suit
+from hansa.simulation.attacks import Attack, Attackers
 from hansa.simulation.attendance import attendance
 from hansa.simulation.choice import Choice, choose, cores
 from hansa.simulation.clients import VirtualClients
@@ -70,6 +71,7 @@ def simulate(
     workers: int | None = None,
     devices: Devices | None = None,
     tolerate_failures: bool | None = None,
+    attack: Attack | str | None = None,
     initial_model: Mapping[str, Array] | None = None,
     on_round: Callable[[RoundRecord], None] | None = None,
     stop: Callable[[RoundRecord], bool] | None = None,
@@ -95,6 +97,8 @@ def simulate(
         tolerate_failures: whether an exception in a client's code makes that client fail and be replaced, as on a
             network. By default it does with engine="processes", and ends the simulation with its own traceback with
             engine="inline". A worker process that dies only ever fails its client.
+        attack: what malicious clients do, for example "sign-flip:0.2" (`hansa.simulation.attacks`); who they are is
+            drawn by the seed, and told by the result.
         initial_model: the model of round 0, in place of the app's.
         on_round: called after each round.
         stop: called after each round; True ends the run.
@@ -111,8 +115,10 @@ def simulate(
     given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms that are text
     run = resolve(suit(given, loaded))
     names = VirtualClients(clients)
+    attack = Attack.parse(attack) if isinstance(attack, str) else attack
+    attackers = None if attack is None else Attackers(attack, run, names)
     tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
-    folding = Folding(loaded, run, names, tolerate_failures=tolerate)
+    folding = Folding(loaded, run, names, tolerate_failures=tolerate, attackers=attackers)
     vectorization = Vectorization(loaded, folding)
 
     def trial() -> Choice:
@@ -136,6 +142,7 @@ def simulate(
                 workers=chosen.workers,
                 tolerate=tolerate,
                 vectorization=vectorization if chosen.engine == "vectorized" else None,
+                attack="" if attack is None else str(attack),
             )
     simulation = Simulation(run, loaded, names, made, devices or Instant(), folding.profile)
     try:
@@ -144,7 +151,8 @@ def simulate(
         made.close()
     if chosen.engine == "vectorized" and vectorization.obstacle is not None:
         chosen = Choice("inline" if chosen.workers == 1 else "processes", chosen.workers, vectorization.obstacle)
-    return replace(result, engine=chosen.engine, because=chosen.because)
+    malicious = () if attackers is None else tuple(sorted(attackers.names))
+    return replace(result, engine=chosen.engine, because=chosen.because, malicious=malicious)
 
 
 def _chosen(engine: EngineName, workers: int | None, trial: Callable[[], Choice]) -> Choice:

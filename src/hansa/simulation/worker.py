@@ -15,14 +15,17 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeAlias, TypeVar
 
+from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.messages import Metrics
 from hansa.run import resolve, slots_from_arrays
+from hansa.simulation.attacks import Attack, Attackers
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.fold import Assignment, Folded, Folding, Outcome, Raised, attempt, failure
 from hansa.simulation.load import load
 from hansa.simulation.pipes import Channel, Message, receive, result_to, send, spec_from, to_bytes
 from hansa.simulation.vectorized import Vectorization
+from hansa.store.spool import Spool
 
 __all__ = ["main"]
 
@@ -61,7 +64,8 @@ def _take(pipe: Channel, jobs: Jobs) -> None:
 
 def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
     app, run, clients = load(start["app"]), resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
-    folding = Folding(app, run, clients, tolerate_failures=True)
+    attackers = Attackers(Attack.parse(start["attack"]), run, clients) if start["attack"] else None
+    folding = Folding(app, run, clients, tolerate_failures=True, attackers=attackers)
     return folding, Vectorization(app, folding) if start["vectorized"] else None
 
 
@@ -83,9 +87,19 @@ def _do(job: Message, body: Arrays, folding: Folding, vectorization: Vectorizati
             _answer(answers, {client: partial(folding.evaluate, client) for client in clients}, together)
         case "collect":
             summed, folding.partial = folding.partial, folding.zero()
-            send(answers, {"weight": summed.weight}, to_bytes(Arrays(summed.sums)))
+            _hand_over(answers, summed)
         case unknown:
             raise AssertionError(unknown)
+
+
+def _hand_over(answers: Channel, summed: Partial) -> None:
+    """A sum in one message; of rows, which together may be more than memory holds, each in one of its own."""
+    if isinstance(summed.sums, Spool):
+        send(answers, {"weight": summed.weight, "rows": len(summed.sums)})
+        for client in summed.sums:
+            send(answers, {}, to_bytes(Arrays({client: summed.sums[client]})))
+    else:
+        send(answers, {"weight": summed.weight, "rows": None}, to_bytes(Arrays(summed.sums)))
 
 
 def _answer(

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
+from typing import cast
 
 import numpy as np
 from hypothesis import strategies as st
 
-from hansa.algorithm import Aggregate, Aggregator, Partial
+from hansa.algorithm import Aggregate, Aggregator, Keeping, Partial
 from hansa.arrays import Arrays, delta_dtype
-from hansa.errors import Reason, UpdateRejectedError
+from hansa.errors import QuorumNotMetError, Reason, UpdateRejectedError
 from hansa.messages import Contribution, Update
 from hansa.testing.broken import LawBrokenError, bits, require, require_same
 from hansa.testing.rejections import wrong_updates
@@ -34,13 +35,16 @@ class Case:
         return tuple((f"client-{index}", update) for index, update in enumerate(self.updates))
 
 
-def cases(max_clients: int = 6) -> st.SearchStrategy[Case]:
-    """Rounds of 1 to `max_clients` clients, over models of every dtype."""
+def cases(max_clients: int = 6, *, min_clients: int = 1) -> st.SearchStrategy[Case]:
+    """Rounds of `min_clients` to `max_clients` clients, over models of every dtype.
+
+    Give an aggregator as many as it needs to report: `cases(least + 5, min_clients=least)` with its `least`.
+    """
     return models().flatmap(
         lambda template: st.builds(
             Case,
             st.just(template),
-            st.lists(updates(template), min_size=1, max_size=max_clients).map(tuple),
+            st.lists(updates(template), min_size=min_clients, max_size=max_clients).map(tuple),
             st.integers(0, 2**32),
         )
     )
@@ -163,6 +167,33 @@ def nothing_has_no_mean(aggregator: Aggregator, case: Case) -> None:
     _require_rejected("no contribution", None, lambda: aggregator.report(plan, aggregator.zero(plan)))
 
 
+def too_few_have_no_report(aggregator: Aggregator, case: Case) -> None:
+    """With fewer contributions than `least` there is an error that ends the round, and names how many are needed."""
+    plan, least = aggregator.plan(case.template), aggregator.least
+    require(least >= 1, f"the fewest contributions, {least}, are at least 1")
+    for count in range(1, least):
+        partial = _fold(aggregator, case.template, case.members[:count])
+        try:
+            aggregator.report(plan, partial)
+        except QuorumNotMetError as error:
+            require(str(least) in str(error), f"{str(error)!r} names how many are needed, {least}")
+        else:
+            raise LawBrokenError(f"it does not hold that a report of {count} updates, of {least} needed, is an error")
+
+
+def the_shape_is_what_a_partial_holds(aggregator: Aggregator, case: Case) -> None:
+    """A `sum` holds as much for many as for one; the others hold a row of equal size for each client."""
+    one, all_ = (_fold(aggregator, case.template, group) for group in (case.members[:1], case.members))
+    if aggregator.shape == "sum":
+        require(_sizes(one) == _sizes(all_), "a sum does not grow with its updates")
+    else:
+        require(set(all_.sums) == set(all_.contributions), "there is one row for each contributor")
+        require(len(set(_sizes(all_).values())) == 1, "all rows have one size")
+        plan, keeping = aggregator.plan(case.template), cast("Keeping", aggregator)
+        for client, update in case.members:
+            require_same(keeping.kept(plan, all_, client), update.arrays, "an update is kept as it was sent")
+
+
 Law = Callable[[Aggregator, Case], None]
 
 LAWS: tuple[Law, ...] = (
@@ -177,6 +208,8 @@ LAWS: tuple[Law, ...] = (
     a_wrong_update_moves_nothing,
     nobody_counts_twice,
     nothing_has_no_mean,
+    too_few_have_no_report,
+    the_shape_is_what_a_partial_holds,
 )
 
 
@@ -205,6 +238,10 @@ def _tree(
     if not left or not right:
         return aggregator.merge(plan, aggregator.zero(plan), _fold(aggregator, template, members))
     return aggregator.merge(plan, _tree(aggregator, template, left, rng), _tree(aggregator, template, right, rng))
+
+
+def _sizes(partial: Partial) -> dict[str, int]:
+    return {name: array.nbytes for name, array in partial.sums.items()}
 
 
 def _require_same_aggregate(left: Aggregate, right: Aggregate) -> None:

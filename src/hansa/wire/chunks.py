@@ -79,15 +79,19 @@ class Assembly:
     Bytes are hashed as they arrive, so that the check at the end costs nothing.
     """
 
-    def __init__(self, size: int, digest: str) -> None:
-        """size: bytes of the whole, which are set aside now; digest: its blake3, 64 hexadecimal digits."""
+    def __init__(self, size: int, digest: str, room: memoryview | None = None) -> None:
+        """size: bytes of the whole, which are set aside now; digest: its blake3, 64 hexadecimal digits.
+
+        room: as many writable bytes to take, for example on disk; None: of memory.
+        """
         if size < 0:
             raise WireError(f"an object cannot have {size} bytes")
         self.size = size
         self.digest = digest
         self.received = 0
         """Bytes that are here: where a broken stream resumes."""
-        self._buffer: memoryview | None = np.empty(size, np.uint8).data if size else memoryview(bytearray())
+        empty = np.empty(size, np.uint8).data if size and room is None else memoryview(bytearray())
+        self._buffer: memoryview | None = empty if room is None else room
         self._hash = blake3()
 
     @property

@@ -64,6 +64,8 @@ _PREFIX: Final = 8
 _METADATA: Final = "__metadata__"
 _ENTRY: Final = frozenset({"dtype", "shape", "data_offsets"})
 _CODES: Final[Mapping[np.dtype[Any], str]] = {dtype: code for code, dtype in DTYPES.items()}
+_OF_PARTIALS: Final = frozenset({DTYPES["I64"], DTYPES["U8"]})
+"""Sums, and rows of bytes; which of them it must be, the aggregator knows."""
 _FOREIGN_SLACK: Final = 4096
 """Header bytes that another writer of an update may spend beyond twice ours."""
 
@@ -158,14 +160,17 @@ def read_header(buffer: Buffer) -> Header:
 
 
 def update_limit(template: Arrays) -> int:
-    """The most bytes that an update of the template, or a partial sum of such updates, may have."""
+    """The most bytes that an update of the template, or a partial sum of such updates, may have.
+
+    A partial that keeps updates has at most so many for each.
+    """
     header = len(_header(template))
     tensors = sum(array.size * max(delta_dtype(array.dtype).itemsize, 8) for array in template.values())
     return tensors + 2 * header + _FOREIGN_SLACK
 
 
 def encode_partial(partial: Partial) -> list[bytes | memoryview]:
-    """The sums of a partial; its weight and contributions travel in the `Offer`."""
+    """The sums of a partial, or its rows by client; its weight and contributions travel in the `Offer`."""
     return encode(Arrays(partial.sums))
 
 
@@ -180,7 +185,7 @@ def decode_partial(buffer: Buffer, contributions: Sequence[Contribution], weight
     except WireError as error:
         raise UpdateRejectedError(Reason.MALFORMED, f"a partial sum: {error}") from error
     for name, array in sums.items():
-        if array.dtype != DTYPES["I64"]:
+        if array.dtype not in _OF_PARTIALS:
             raise UpdateRejectedError(Reason.STRUCTURE, f"a partial sum of {name!r} is {array.dtype}, not int64")
     by_client = {contribution.client: contribution for contribution in contributions}
     if len(by_client) != len(contributions):

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -80,11 +81,13 @@ class Hub:
         lease: float = 15.0,
         key_of: KeyOf | None = None,
         refusal: Callable[[Present], str] = lambda _: "",
+        spool: Path | None = None,
     ) -> None:
         """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost.
 
         key_of: what clients sign with; None: as the access tokens of its own children say. refusal: why one that a
-        combiner says is below it is none of the network; empty: it is, or nobody knows here.
+        combiner says is below it is none of the network; empty: it is, or nobody knows here. spool: folder for updates
+        of aggregators that keep them; None: the system's for temporary files.
         """
         self.name = name
         self.key_of = key_of if key_of is not None else self._key_of_child
@@ -93,7 +96,8 @@ class Hub:
         self._upstream = upstream
         self._blobs = Blobs(upstream.fetch, _FETCHED_KEPT)
         self._uploads = Uploads(slots, lease)
-        self._phases = Phases()
+        self.spool = spool
+        self._phases = Phases(spool)
         self._offers = Offers(
             self._phases, self._blobs, self._uploads, upstream.send, self._answer, key_of=self.key_of, server=name
         )

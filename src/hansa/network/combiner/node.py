@@ -86,7 +86,7 @@ class CombinerNode:
         self._labels = dict(labels or {})
         self._work = work
         self._transport = transport
-        self._hub = Hub(name, self, slots=slots, lease=silence)
+        self._hub = Hub(name, self, slots=slots, lease=silence, spool=work)
         self._link: Link | None = None
         self._public_key = ""
         self._sums: dict[RoundKey, tuple[Offer, list[bytes | memoryview], asyncio.Event]] = {}

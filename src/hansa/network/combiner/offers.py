@@ -1,8 +1,8 @@
 """Takes what the children of a server offer into the sums of its phases: from the announcement to the verdict.
 
 Numbers are decoded, checked and folded on a thread of its own, in the order of arrival, which does not matter to the
-result. Nothing here keeps an update once it is folded: memory is one sum for each phase, and as many updates as are
-admitted at once.
+result. Memory is one sum for each phase, and as many updates as are admitted at once; an aggregator that keeps updates
+has them on disk.
 """
 
 import asyncio
@@ -218,7 +218,8 @@ class Offers:
             else:
                 phase.check_open()
             with phase.busy():
-                data = await self._uploads.receive(offer, announce)
+                room = partial(phase.room, offer) if phase.holds_updates(offer) else None
+                data = await self._uploads.receive(offer, announce, room)
                 if data is not None:
                     await self._folded(offer, fold, data)
         return data is not None

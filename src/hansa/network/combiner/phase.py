@@ -5,13 +5,16 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
-from hansa.algorithm import Aggregator, Partial, Plan
+from hansa.algorithm import Aggregator, Keeping, Partial, Plan
 from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import Update
 from hansa.network.combiner.signatures import KeyOf, check_offer
 from hansa.rounds.intake import Admit, Intake, Repeat
 from hansa.run import resolve
+from hansa.store.spool import empty_partial, scratch
 from hansa.wire import codec, packing
 from hansa.wire.frames import Closed, Offer, OpenRound, RoundKey
 
@@ -27,8 +30,8 @@ _CLOSED_KEPT = 64
 class Phase:
     """One `RoundKey` on one server. `accumulate` and `merge` run on the folding thread, the rest on the loop."""
 
-    def __init__(self, opened: OpenRound) -> None:
-        """opened: the first `OpenRound` of this key."""
+    def __init__(self, opened: OpenRound, spool: Path | None = None) -> None:
+        """opened: the first `OpenRound` of this key; spool: as `Hub`'s."""
         self.opened = opened
         self.key = opened.key
         key = opened.key
@@ -45,6 +48,9 @@ class Phase:
         """Children that were sent this phase, or had something for it: they are told when it ends."""
         self._run = resolve(opened.spec)
         self.aggregator: Aggregator = self._run.algorithm.aggregator
+        self._keeps = self.aggregator.shape != "sum"
+        """Whether it keeps each client's update."""
+        self._spool = spool
         self._plan: Plan = None
         self._outline: packing.Outline = {}
         self._limit = 0
@@ -92,7 +98,14 @@ class Phase:
         contribution = replace(offer.contributions[0], digest=offer.blob.digest)
         update = Update(packing.unpack(data, self._outline), contribution.num_examples, contribution.metrics)
         self._run.check(update)
-        self.partial = self.aggregator.accumulate(self._plan, self._own_partial(), update, contribution)
+        if self._keeps and codec.digest(update.arrays) != contribution.digest:
+            raise UpdateRejectedError(
+                Reason.MALFORMED,
+                f"{self.opened.spec.aggregator} keeps updates, and servers above check them against what clients have "
+                "signed: the bytes must be canonical, as `hansa.wire.codec` writes them, and not packed",
+            )
+        with _room_on_disk():
+            self.partial = self.aggregator.accumulate(self._plan, self._own_partial(), update, contribution)
 
     def admit_sum(self, offer: Offer) -> None:
         """Raise `UpdateRejectedError` unless this sum is awaited, and may be what it claims to be."""
@@ -115,7 +128,18 @@ class Phase:
     def merge(self, offer: Offer, data: memoryview) -> None:
         """Check and add the sum of a combiner below; raises `UpdateRejectedError`, and then nothing has changed."""
         right = codec.decode_partial(data, offer.contributions, offer.weight)
-        self.partial = self.aggregator.merge(self._plan, self._own_partial(), right)
+        self._check_kept(right)
+        with _room_on_disk():
+            self.partial = self.aggregator.merge(self._plan, self._own_partial(), right)
+
+    def holds_updates(self, offer: Offer) -> bool:
+        """Whether an offer is of many updates, whose bytes are for the disk."""
+        return offer.partial and self._keeps
+
+    def room(self, offer: Offer) -> memoryview:
+        """Bytes on disk for an offer; it may wait for the disk."""
+        with _room_on_disk():
+            return scratch(offer.blob.size, self._spool)
 
     def take_partial(self) -> Partial | None:
         """The sum so far; this phase begins a new one, should it be opened again."""
@@ -183,14 +207,25 @@ class Phase:
             )
 
     def _check_size(self, offer: Offer) -> None:
-        if offer.blob.size > self._limit:
-            size, limit = f"{offer.blob.size:,}", f"{self._limit:,}"
+        updates = len({part.client for part in offer.contributions}) if self.holds_updates(offer) else 1
+        most = self._limit * updates
+        if offer.blob.size > most:
+            size, limit = f"{offer.blob.size:,}", f"{most:,}"
             raise UpdateRejectedError(
                 Reason.TOO_LARGE, f"it has {size} bytes; a change of this model has at most {limit}"
             )
 
+    def _check_kept(self, partial: Partial) -> None:
+        """Raise `UpdateRejectedError` unless each update that is kept is the one that its client has signed."""
+        if not self._keeps:
+            return
+        aggregator = cast("Keeping", self.aggregator)
+        for client, part in partial.contributions.items():
+            if codec.digest(aggregator.kept(self._plan, partial, client)) != part.digest:
+                raise UpdateRejectedError(Reason.DIGEST, f"the update of {client} is not the one that it has signed")
+
     def _own_partial(self) -> Partial:
-        return self.partial if self.partial is not None else self.aggregator.zero(self._plan)
+        return self.partial if self.partial is not None else empty_partial(self.aggregator, self._plan, self._spool)
 
     def _planned(self, model: memoryview) -> tuple[Plan, int, packing.Outline]:
         template = codec.decode(model)
@@ -200,15 +235,16 @@ class Phase:
 class Phases:
     """The phases that are open on one server, and how the last ones ended."""
 
-    def __init__(self) -> None:
-        """None is open."""
+    def __init__(self, spool: Path | None = None) -> None:
+        """None is open. spool: as `Hub`'s."""
+        self._spool = spool
         self.open: dict[RoundKey, Phase] = {}
         self.closed: OrderedDict[RoundKey, Closed] = OrderedDict()
 
     def begin(self, opened: OpenRound) -> Phase:
         """Open one, which may have been closed before."""
         self.closed.pop(opened.key, None)
-        phase = self.open[opened.key] = Phase(opened)
+        phase = self.open[opened.key] = Phase(opened, self._spool)
         return phase
 
     def end(self, closed: Closed) -> Phase | None:
@@ -217,3 +253,14 @@ class Phases:
         while len(self.closed) > _CLOSED_KEPT:
             self.closed.popitem(last=False)
         return self.open.pop(closed.key, None)
+
+
+@contextmanager
+def _room_on_disk() -> Iterator[None]:
+    """Raise `UpdateRejectedError` where the disk cannot keep an update."""
+    try:
+        yield
+    except OSError as error:
+        raise UpdateRejectedError(
+            Reason.TOO_LARGE, f"the disk of the aggregation server cannot keep it: {error.strerror or error}"
+        ) from error

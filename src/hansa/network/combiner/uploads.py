@@ -122,15 +122,19 @@ class Uploads:
         """Hold this (`async with`) from the admission of an upload until its memory is free again."""
         return self._slots
 
-    async def receive(self, offer: Offer, announce: Callable[[Upload], None]) -> memoryview | None:
+    async def receive(
+        self, offer: Offer, announce: Callable[[Upload], None], room: Callable[[], memoryview] | None = None
+    ) -> memoryview | None:
         """Announce an upload and wait for its verified bytes; None when its sender is silent or gone.
 
+        room: makes the bytes to take, which may wait for a disk; None: they are of memory.
         Raises `UpdateRejectedError` for other bytes than the offer's digest, or when the phase is sealed meanwhile.
         """
         stash = (offer.key, offer.sender, offer.blob.digest)
         upload = self._stashed.pop(stash, None)
         if upload is None:
-            upload = Upload(offer.key, offer.sender, Assembly(offer.blob.size, offer.blob.digest))
+            place = None if room is None else await asyncio.to_thread(room)
+            upload = Upload(offer.key, offer.sender, Assembly(offer.blob.size, offer.blob.digest, place))
         self._active[upload.name] = upload
         announce(upload)
         try:

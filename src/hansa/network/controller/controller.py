@@ -88,12 +88,13 @@ class Controller:
         confinement: Confinement = NO_CONFINEMENT,
         sign_on: Callable[[People], SignOn] | None = None,
         quotas: Quota = UNBOUNDED,
+        spool: Path | None = None,
     ) -> None:
         """keys: those that sign tokens, and did; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
         confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does;
-        quotas: of projects that have none of their own.
+        quotas: of projects that have none of their own; spool: folder for updates of aggregators that keep them.
         """
         self.store = store
         self.objects = objects
@@ -108,6 +109,7 @@ class Controller:
         self._balancer = plugin("hansa.balancers", balancer)
         self._slots = slots
         self._silence = silence
+        self._spool = spool
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
         self.people = People(store, keys.private, self._revoked)
@@ -210,6 +212,7 @@ class Controller:
                 refusal=self.nodes.refusal,
                 key_of=self.nodes.key_of,
                 sign=self._signer.sign,
+                spool=self._spool,
             )
         return self._trees[project]
 

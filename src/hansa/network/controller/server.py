@@ -95,6 +95,7 @@ class ControllerServer:
                 confinement=await asyncio.to_thread(_confined, settings),
                 sign_on=sign_on,
                 quotas=Quota(settings.quota_sessions, settings.quota_storage, settings.quota_clients),
+                spool=settings.data,
             )
             self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)

@@ -40,6 +40,7 @@ from hansa.rounds.why import Why
 from hansa.run import Run, resolve, slots_to_arrays
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import MetricRecord, SessionRecord, SessionState
+from hansa.store.spool import empty_partial
 from hansa.wire import codec
 from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import Blob, Closed, Counted, Evaluated, FromNode, Presence, Receipt, RoundKey, TaskFailed
@@ -293,9 +294,12 @@ class SessionRunner:
 
     def _advanced(self, state: State, trained: _Trained) -> tuple[Aggregate, State]:
         aggregator = self._run.algorithm.aggregator
-        total = aggregator.zero(trained.plan) if len(trained.partials) != 1 else trained.partials[0]
-        for part in trained.partials if len(trained.partials) != 1 else ():
-            total = aggregator.merge(trained.plan, total, part)
+        if len(trained.partials) == 1:
+            (total,) = trained.partials
+        else:
+            total = empty_partial(aggregator, trained.plan, self._around.hub.spool)
+            for part in trained.partials:
+                total = aggregator.merge(trained.plan, total, part)
         aggregate = self._run.report(trained.plan, total, state.round + 1, private=True)
         return aggregate, self._run.finish(state, aggregate)
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -51,11 +52,13 @@ class ProjectTree:
         refusal: Callable[[str, str, str], str],
         key_of: Callable[[str, str], str],
         sign: Sign,
+        spool: Path | None = None,
     ) -> None:
         """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`.
 
         refusal: (project, name, grant) → why a node that has come is none of the network; empty: it is.
-        key_of: (project, name) → the public key that a node signs with, empty: none; sign: with the server's own key.
+        key_of: (project, name) → the public key that a node signs with, empty: none; sign: with the server's own key;
+        spool: see `Hub`.
         """
         self.project = project
         self.directory = Directory(address, balancer)
@@ -66,6 +69,7 @@ class ProjectTree:
             lease=silence,
             key_of=partial(key_of, project),
             refusal=lambda present: refusal(project, present.client, present.grant),
+            spool=spool,
         )
         self._sign = sign
         self._store = store
