@@ -27,6 +27,7 @@ from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
 from hansa.cli.parity import parity
 from hansa.cli.prune import prune
+from hansa.cli.replay import replay
 from hansa.cli.root import Root
 from hansa.cli.running import interrupt_on_sigterm
 from hansa.cli.simulate import simulate
@@ -49,7 +50,7 @@ _ALONE = "On this machine"
 _NETWORK = "A network"
 _RECORD = "What happens on it"
 
-for _command in (demo, simulate, parity):
+for _command in (demo, simulate, replay, parity):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
 app.command(rich_help_panel=_NETWORK)(login)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hansa.cli.board import Row, open_board
-from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand
+from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, names_of
 from hansa.cli.output import print_json, say, span
 
 if TYPE_CHECKING:
     from hansa.simulation import Devices, RoundRecord, SimulationResult
 
 __all__ = ["parse_devices", "simulate"]
+
+_CLIENTS = 10
 
 
 def _complete_devices(incomplete: str) -> list[str]:
@@ -25,7 +27,13 @@ def simulate(
     app: AppPath,
     spec: SpecOptions,
     *,
-    clients: Annotated[int, typer.Option("--clients", "-n", min=1, help="Virtual clients, from client-0.")] = 10,
+    clients: Annotated[
+        int | None,
+        typer.Option(
+            "--clients", "-n", min=1, show_default=False,
+            help="Virtual clients, from client-0; by default as many as the app's data say, else 10.",
+        ),
+    ] = None,
     engine: Annotated[
         Literal["inline", "processes", "vectorized", "auto"],
         typer.Option(
@@ -52,6 +60,18 @@ def simulate(
     save: Annotated[
         Path | None, typer.Option("--save", help="File for the last model, in the safetensors format.", dir_okay=False)
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="New folder for what repeats this run, for `hansa replay`.", file_okay=False),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track", metavar="NAME:TARGET", autocompletion=names_of("hansa.trackers"), show_default=False,
+            help="Who is told of each round: csv:FILE, jsonl:FILE, tensorboard:FOLDER, mlflow:URI, wandb:PROJECT; "
+            "may be repeated.",
+        ),
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -61,23 +81,35 @@ def simulate(
     With --json every round is one JSON object on a line, and the last line sums up.
     """
     from hansa.simulation import simulate as run
+    from hansa.simulation.load import load
 
-    given = spec.spec(name or app_name(app))
+    given, loaded = spec.spec(name or app_name(app)), load(app)
+    clients = clients or loaded.clients or _CLIENTS
     began = time.perf_counter()
     title = f"{given.name}: {given.algorithm} on {clients:,} virtual clients, {given.rounds} rounds"
     with open_board(title, given.rounds, as_json=as_json) as board:
 
-        def shown(record: "RoundRecord") -> None:
-            board.row(row_of(record))
+        def shown(done: "RoundRecord") -> None:
+            board.row(row_of(done))
             if as_json:
-                print_json(record)
+                print_json(done)
 
         result = run(
-            app, given, clients=clients, engine=engine, workers=workers, devices=parse_devices(devices), on_round=shown
+            loaded,
+            given,
+            clients=clients,
+            engine=engine,
+            workers=workers,
+            devices=parse_devices(devices),
+            on_round=shown,
+            progress=False,
+            tracker=track or (),
         )
     seconds = time.perf_counter() - began
     if save is not None:
         result.save(save)
+    if record is not None:
+        result.save_record(record)
     last = row_of(result.rounds[-1])
     if as_json:
         print_json(
@@ -88,6 +120,7 @@ def simulate(
                 "metrics": last.metrics,
                 "model_hash": result.model_hash,
                 "saved": save,
+                "record": record,
                 "seconds": seconds,
                 "engine": result.engine,
                 "because": result.because,
@@ -98,6 +131,8 @@ def simulate(
     say("")
     say(f"model {result.model_hash}")
     say(f"{len(result.rounds)} rounds in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
+    if record is not None:
+        say(f"hansa replay {record}   repeats it, and compares")
     if result.because:
         say(f"engine {result.engine}: {result.because}")
     if profile:
