@@ -10,6 +10,7 @@ import typer
 from hansa.cli import (
     algorithm,
     audit,
+    bench,
     client,
     combiner,
     event,
@@ -31,6 +32,7 @@ from hansa.cli.replay import replay
 from hansa.cli.root import Root
 from hansa.cli.running import interrupt_on_sigterm
 from hansa.cli.simulate import simulate
+from hansa.cli.sweep import sweep
 from hansa.cli.up import up
 from hansa.cli.verify import verify
 
@@ -50,7 +52,7 @@ _ALONE = "On this machine"
 _NETWORK = "A network"
 _RECORD = "What happens on it"
 
-for _command in (demo, simulate, replay, parity):
+for _command in (demo, simulate, replay, sweep, parity):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
 app.command(rich_help_panel=_NETWORK)(login)
@@ -70,6 +72,7 @@ for _name, _noun in (("session", session), ("model", model), ("package", package
 app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)
 app.command(rich_help_panel=_RECORD)(prune)
+app.add_typer(bench.commands, name="bench", rich_help_panel=_ALONE)
 app.add_typer(algorithm.commands, name="algorithm", rich_help_panel=_ALONE)
 app.command(rich_help_panel=_ALONE)(algorithm.version)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hansa.cli.board import open_board
-from hansa.cli.options import Json
+from hansa.cli.options import Json, values
 from hansa.cli.output import print_json, say
 from hansa.cli.simulate import row_of
 
@@ -26,8 +26,15 @@ def replay(
     app: Annotated[
         Path | None, typer.Option("--app", help="This app, and not the recorded one; needed where none is recorded.")
     ] = None,
+    set_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", show_default=False,
+            help="A setting in place of the recorded one, such as where the data are on this machine; may be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Repeat a recorded simulation and compare it: every hash and every number, or where they differ first.
 
     It runs the code in the record. Exit code 1 when something differs. With --json the last line sums up.
@@ -39,7 +46,13 @@ def replay(
     spec, total = opened.spec, len(opened.rounds)
     title = f"{spec.name}: {spec.algorithm} on {opened.manifest['clients']:,} virtual clients, {total} rounds, again"
     with open_board(title, total, as_json=as_json) as board:
-        done = run(record, app=app, on_round=lambda now: board.row(row_of(now)), progress=False)
+        done = run(
+            record,
+            app=app,
+            config=values(set_config or (), "--set"),
+            on_round=lambda now: board.row(row_of(now)),
+            progress=False,
+        )
     if as_json:
         print_json(
             {

@@ -11,11 +11,20 @@ from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, name
 from hansa.cli.output import print_json, say, span
 
 if TYPE_CHECKING:
-    from hansa.simulation import Devices, RoundRecord, SimulationResult
+    from hansa.simulation import RoundRecord, SimulationResult
 
-__all__ = ["parse_devices", "simulate"]
+__all__ = ["Engine", "simulate"]
 
 _CLIENTS = 10
+
+Engine = Annotated[
+    Literal["inline", "processes", "vectorized", "auto"],
+    typer.Option(
+        "--engine",
+        help="inline: one client after another, breakpoints work; processes: on all cores; "
+        "vectorized: many clients in one computation; auto: the fastest in a trial.",
+    ),
+]
 
 
 def _complete_devices(incomplete: str) -> list[str]:
@@ -34,14 +43,7 @@ def simulate(
             help="Virtual clients, from client-0; by default as many as the app's data say, else 10.",
         ),
     ] = None,
-    engine: Annotated[
-        Literal["inline", "processes", "vectorized", "auto"],
-        typer.Option(
-            "--engine",
-            help="inline: one client after another, breakpoints work; processes: on all cores; "
-            "vectorized: many clients in one computation; auto: the fastest in a trial.",
-        ),
-    ] = "inline",
+    engine: Engine = "inline",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -81,6 +83,7 @@ def simulate(
     With --json every round is one JSON object on a line, and the last line sums up.
     """
     from hansa.simulation import simulate as run
+    from hansa.simulation.devices import devices_of
     from hansa.simulation.load import load
 
     given, loaded = spec.spec(name or app_name(app)), load(app)
@@ -100,7 +103,7 @@ def simulate(
             clients=clients,
             engine=engine,
             workers=workers,
-            devices=parse_devices(devices),
+            devices=devices_of(devices),
             on_round=shown,
             progress=False,
             tracker=track or (),
@@ -167,26 +170,3 @@ def row_of(record: "RoundRecord") -> Row:
         seconds=record.seconds,
         names=tuple(f"{client}: {why}" for client, why in sorted(lost.items())),
     )
-
-
-def parse_devices(text: str | None) -> "Devices | None":
-    """`kind:number` as a model of devices; raises `ConfigError` that lists the kinds."""
-    from hansa.errors import ConfigError
-    from hansa.simulation import Dropouts, LogNormalSpeeds, Stragglers
-
-    if text is None:
-        return None
-    kind, _, amount = text.partition(":")
-    try:
-        share = float(amount)
-    except ValueError:
-        raise ConfigError(f"--devices {text}: after the colon comes a number, for example dropouts:0.1") from None
-    match kind:
-        case "dropouts":
-            return Dropouts(share)
-        case "stragglers":
-            return Stragglers(share)
-        case "lognormal":
-            return LogNormalSpeeds(sigma=share)
-        case _:
-            raise ConfigError(f"--devices {text}: there is dropouts:RATE, stragglers:SHARE and lognormal:SIGMA")

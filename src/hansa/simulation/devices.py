@@ -9,7 +9,7 @@ import numpy as np
 
 from hansa.errors import ConfigError
 
-__all__ = ["Behaviour", "Devices", "Dropouts", "Instant", "LogNormalSpeeds", "RandomFor", "Stragglers"]
+__all__ = ["Behaviour", "Devices", "Dropouts", "Instant", "LogNormalSpeeds", "RandomFor", "Stragglers", "devices_of"]
 
 RandomFor: TypeAlias = Callable[..., np.random.Generator]
 """`random_for("speed", client)`: random numbers of the run's seed for a purpose and its keys, always the same."""
@@ -137,6 +137,26 @@ class LogNormalSpeeds:
     def _one(self, device: np.random.Generator, this_round: np.random.Generator) -> Behaviour:
         exponent = self.sigma * device.standard_normal() + self.jitter * this_round.standard_normal()
         return Behaviour(self.seconds * math.exp(exponent), drops_out=bool(this_round.random() < self.dropout))
+
+
+def devices_of(text: str | None) -> Devices:
+    """A model by its kind and number, `stragglers:0.9`; None: `Instant`. Raises `ConfigError` that lists the kinds."""
+    if text is None:
+        return Instant()
+    kind, _, amount = text.partition(":")
+    try:
+        share = float(amount)
+    except ValueError:
+        raise ConfigError(f"devices {text}: after the colon comes a number, for example dropouts:0.1") from None
+    match kind:
+        case "dropouts":
+            return Dropouts(share)
+        case "stragglers":
+            return Stragglers(share)
+        case "lognormal":
+            return LogNormalSpeeds(sigma=share)
+        case _:
+            raise ConfigError(f"devices {text}: there is dropouts:RATE, stragglers:SHARE and lognormal:SIGMA")
 
 
 def _check_share(what: str, share: float) -> None:

@@ -26,7 +26,6 @@ from hansa.app import find_app
 from hansa.arrays import Arrays
 from hansa.errors import AppError, ConflictError, InputError
 from hansa.messages import RunSpec
-from hansa.packages.package import build, read
 from hansa.simulation import devices as models
 from hansa.simulation.choice import cores
 from hansa.simulation.devices import Devices
@@ -103,7 +102,7 @@ class Record:
         file = self.folder / APP
         if not file.is_file():
             raise AppError(f"{self.folder} has no app, as it was made in memory: give it, as it was")
-        package = read(file.read_bytes())
+        package = _package().read(file.read_bytes())
         if package.digest != self.manifest["app"]["digest"]:
             raise AppError(f"{file} is not the app that {self.folder / MANIFEST} names: one of them was changed")
         return package.unpack(folder)
@@ -148,7 +147,7 @@ def write_record(
         "engine": engine,
         "workers": given.workers,
         "tolerate_failures": given.tolerate_failures,
-        "app": None if packed is None else {"digest": read(packed).digest},
+        "app": None if packed is None else {"digest": _package().read(packed).digest},
         "initial_model": None if given.initial_model is None else codec.digest(given.initial_model),
         "model_hash": codec.digest(model),
         "versions": _versions(),
@@ -178,7 +177,8 @@ def write_record(
 
 def app_digest(source: str | Path) -> str:
     """By which a record names the app of this path: of its files alone, wherever they lie."""
-    return read(build(_whole(Path(source)), name="app")).digest
+    package = _package()
+    return str(package.read(package.build(_whole(Path(source)), name="app")).digest)
 
 
 def plain(value: Any) -> Any:
@@ -202,7 +202,14 @@ def _packed(given: Given) -> bytes | None:
     source = _whole(given.app.source)
     if find_app(source).stat().st_mtime > given.since:
         raise AppError(f"{find_app(source)} has changed since it was simulated: simulate it again, and record that")
-    return build(source, name="app")
+    packed: bytes = _package().build(source, name="app")
+    return packed
+
+
+def _package() -> Any:
+    from hansa.packages import package  # noqa: PLC0415 - it loads cryptography, which a simulation does not need
+
+    return package
 
 
 def _whole(source: Path) -> Path:

@@ -2,12 +2,13 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hansa.app import App
 from hansa.arrays import first_difference
+from hansa.messages import Value
 from hansa.simulation.devices import Devices
 from hansa.simulation.load import load
 from hansa.simulation.record import Record, here, open_record, plain
@@ -54,13 +55,15 @@ def replay(
     *,
     app: App | str | Path | None = None,
     devices: Devices | None = None,
+    config: Mapping[str, Value] | None = None,
     on_round: Callable[[RoundRecord], None] | None = None,
     progress: bool | None = None,
 ) -> Replay:
     """Repeat a recorded simulation, and compare each round: hash of the model, metrics, who took part.
 
     It runs the code in the record: replay only what you would run. app: in place of the recorded one, or where there is
-    none. devices: where they are of a class of one's own. Raises `InputError` for what is no record.
+    none. devices: where they are of a class of one's own. config: settings in place of recorded ones, such as where the data
+    are on this machine. Raises `InputError` for what is no record.
     """
     record = open_record(folder)
     last = len(record.rounds)
@@ -69,7 +72,7 @@ def replay(
         engine = record.manifest["engine"]
         result = simulate(
             load(source) if isinstance(source, str | Path) else source,
-            record.spec,
+            replace(record.spec, config={**record.spec.config, **(config or {})}),
             clients=record.manifest["clients"],
             engine=engine,
             workers=record.manifest["workers"],
