@@ -62,8 +62,8 @@ def replay(
     """Repeat a recorded simulation, and compare each round: hash of the model, metrics, who took part.
 
     It runs the code in the record: replay only what you would run. app: in place of the recorded one, or where there is
-    none. devices: where they are of a class of one's own. config: settings in place of recorded ones, such as where the data
-    are on this machine. Raises `InputError` for what is no record.
+    none. devices: where they are of a class of one's own. config: settings in place of recorded ones, such as where the
+    data are on this machine. Raises `InputError` for what is no record.
     """
     record = open_record(folder)
     last = len(record.rounds)

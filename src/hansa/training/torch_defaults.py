@@ -75,9 +75,13 @@ def _optimizer(
         if chosen.lower() not in known:
             raise AppError(f"there is no optimizer {chosen!r}; there is: {', '.join(sorted(known))}")
         chosen = known[chosen.lower()]
+    if isinstance(chosen, torch.optim.Optimizer):
+        raise AppError("the optimizer is one of a module already: give its name or class, or a function that makes it")
     if not isinstance(chosen, type):
         if given:
-            raise AppError(f"the optimizer is a function, which has its own {', '.join(given)}: leave these out")
+            raise AppError(
+                "the optimizer is a function, which has settings of its own: give no learning rate beside it"
+            )
         return chosen
     if chosen is torch.optim.SGD:
         given = {"lr": _SGD_RATE} | given
