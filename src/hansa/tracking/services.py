@@ -1,6 +1,7 @@
 """Trackers of other projects, each an extra of its own: TensorBoard, MLflow, Weights & Biases."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
@@ -11,6 +12,10 @@ from hansa.errors import MissingExtraError
 from hansa.messages import RunSpec
 
 __all__ = ["MLflow", "TensorBoard", "WeightsAndBiases"]
+
+
+_REFUSED = re.compile(r"[^\w\-. :/]")
+"""What MLflow has in no name of a metric."""
 
 
 class TensorBoard:
@@ -65,7 +70,7 @@ class MLflow:
     def round(self, number: int, metrics: Mapping[str, float]) -> None:
         """See `hansa.tracking.Tracker`."""
         for name, value in metrics.items():
-            self._client.log_metric(self._run, name, value, step=number)
+            self._client.log_metric(self._run, _REFUSED.sub("_", name), value, step=number)
 
     def end(self, *, failed: bool) -> None:
         """See `hansa.tracking.Tracker`."""
