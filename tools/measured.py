@@ -1,6 +1,6 @@
 """Keeps what `hansa bench run` has measured: `python tools/measured.py FOLDER …` reads each folder's table.csv.
 
-A folder is called as its recipe, as `hansa bench run` does by default. The numbers go to measured.json beside the recipes,
+A folder is called as its recipe, as `hansa bench run` does by default. The numbers go to measured.json beside recipes,
 from which `hansa bench show` and docs/reference/benchmarks.md have them.
 """
 

@@ -445,7 +445,7 @@ def _recipe(recipes: Any, recipe: Any) -> str:
     data = " --data FOLDER" if recipe.data else ""
     note = f"\n\n{recipe.note}" if recipe.note else ""
     told = f"`hansa bench run {recipe.name}{data}`. {recipe.setting}.\n\nSource: {recipe.source}.{note}"
-    return f"## {recipe.title}\n\n{told}\n\n{_table(('row', 'number', 'published', 'measured', 'seeds'), rows)}"
+    return f"## {recipe.title}\n\n{told}\n\n{_table(('row', 'number', 'expected', 'measured', 'seeds'), rows)}"
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {

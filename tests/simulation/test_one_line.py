@@ -120,6 +120,7 @@ def test_a_plot_is_a_figure_with_a_panel_per_kind(result: SimulationResult, tmp_
     assert [axes.get_ylabel() for axes in figure.axes] == ["accuracy", "loss"]
     line = figure.axes[1].lines[0]
     assert (line.get_label(), len(line.get_xdata())) == ("train", 5)
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]  # what a notebook asks for
     result.plot("central.accuracy").savefig(tmp_path / "one.svg")
     assert ET.parse(tmp_path / "one.svg").getroot().tag.endswith("svg")  # noqa: S314 - our own
     with pytest.raises(InputError, match=r"there is no metric accuracy; there is: train\.loss"):

@@ -25,9 +25,10 @@ def watched(title: str, *, as_json: bool) -> Iterator[Callable[["Progress"], Non
 
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[["Progress"], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    with Progress(
+    with Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -161,7 +161,7 @@ def _report(recipe: Recipe, measured: Sequence[Measured]) -> Report:
     seeds = sorted({len(each.values) for each in measured})
     far = max(judged, key=_distance, default=None)
     facts = [
-        Fact("Reproduced", f"{good} / {len(judged)}", "published numbers within their tolerance"),
+        Fact("Reproduced", f"{good} / {len(judged)}", "numbers that are within their band"),
         Fact(
             "Simulations", f"{len(records):,}", f"{' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))} seeds"
         ),

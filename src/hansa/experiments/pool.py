@@ -1,40 +1,27 @@
 """Cells run in processes of their own, side by side; whatever is finished stays, whoever is killed."""
 
 import fcntl
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import cast
 
 from hansa.errors import ConfigError, InputError
 from hansa.experiments.cells import Cell, cell_to
+from hansa.simulation import child
 from hansa.simulation.choice import cores
 from hansa.simulation.pipes import Channel, Message, receive, send
 from hansa.simulation.record import Record, open_record
 from hansa.store.disk import explained
 
 __all__ = ["Broken", "Progress", "run_cells"]
-
-_START = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from hansa.experiments.worker import main
-main(*map(int, sys.argv[2:]))
-"""
-_ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
-)
-"""One thread for arithmetic: the same bits however many run side by side, and none takes all cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +95,8 @@ class _Pool:
                 return worker
         if len(self.workers) >= self.jobs:
             return None
-        self.workers.append(_started())
+        # what apps print goes where a person reads it, and not among results
+        self.workers.append(_Worker(*child.start("hansa.experiments.worker", stdout=2)))
         return self.workers[-1]
 
     def _give(self, worker: _Worker, cell: Cell) -> None:
@@ -171,26 +159,6 @@ def run_cells(
         told(Progress(len(wanted), len(found), len(found), 0))
         pool.run()
     return pool.outcomes
-
-
-def _started() -> _Worker:
-    from hansa.settings import environment_for_user_code  # noqa: PLC0415 - slow to import, and only needed here
-
-    jobs_end, jobs = Pipe(duplex=False)
-    answers, answers_end = Pipe(duplex=False)
-    try:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, with a program of our own
-            [sys.executable, "-c", _START, json.dumps(sys.path), str(jobs_end.fileno()), str(answers_end.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # what apps print goes where a person reads it, and not among results
-            pass_fds=(jobs_end.fileno(), answers_end.fileno()),
-            env=environment_for_user_code() | _ONE_THREAD,
-            start_new_session=True,
-        )
-    finally:
-        jobs_end.close()
-        answers_end.close()
-    return _Worker(process, jobs, answers)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The numbers of a simulation by round: one array per metric, and its picture."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,16 @@ def plot(curves: Curves, metrics: Sequence[str] | None, title: str) -> "Figure":
     for name in metrics or known:
         panels.setdefault(name.partition(".")[2], []).append(name)
     order = sorted(panels, key=lambda kind: (kind not in _SEEN_FIRST, kind))
-    figure = Figure(figsize=(5.2 * len(order), 3.6), layout="constrained")
+
+    class Shown(Figure):
+        """Shows itself in notebooks, whether or not they have set a backend of matplotlib's."""
+
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png", dpi=150)
+            return picture.getvalue()
+
+    figure = Shown(figsize=(5.2 * len(order), 3.6), layout="constrained")
     figure.suptitle(title)
     for axes, kind in zip(figure.subplots(1, len(order), squeeze=False)[0], order, strict=True):
         for name in panels[kind]:

@@ -105,7 +105,7 @@ class Record:
         package = _package().read(file.read_bytes())
         if package.digest != self.manifest["app"]["digest"]:
             raise AppError(f"{file} is not the app that {self.folder / MANIFEST} names: one of them was changed")
-        return package.unpack(folder)
+        return cast("Path", package.unpack(folder))
 
 
 def open_record(folder: str | Path) -> Record:
