@@ -145,6 +145,7 @@ def _measured(row: RecipeRow, target: Target, outcomes: Sequence[Record | Broken
 
 # ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+_SEVERAL = "mean over seeds, band from the least to the greatest"
 _MARKS = {
     Verdict.REPRODUCED: "✔ reproduced",
     Verdict.OUTSIDE: "✘ outside",
@@ -162,9 +163,7 @@ def _report(recipe: Recipe, measured: Sequence[Measured]) -> Report:
     far = max(judged, key=_distance, default=None)
     facts = [
         Fact("Reproduced", f"{good} / {len(judged)}", "numbers that are within their band"),
-        Fact(
-            "Simulations", f"{len(records):,}", f"{' to '.join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))} seeds"
-        ),
+        Fact("Simulations", f"{len(records):,}", f"seeds per row: {', '.join(map(str, seeds))}"),
         Fact("Rounds", f"{sum(len(record.rounds) for record in records):,}", "in all"),
     ]
     if far is not None:
@@ -211,7 +210,7 @@ def _charts(measured: Sequence[Measured]) -> list[Chart]:
     return [
         Chart(
             f"{metric}, {panel}" if panel else metric,
-            "mean over seeds, band from the least to the greatest",
+            _SEVERAL if any(len(each.records) > 1 for each in lines.values()) else "one seed",
             [Line(_without(name, panel), band(each.records, metric)) for name, each in lines.items()],
         )
         for (metric, panel), lines in drawn.items()

@@ -17,7 +17,7 @@ COLOURS = 8
 """Series that the page has colours for."""
 
 _WIDTH, _HEIGHT = 460, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 10, 42
 _POINTS = 400
 """The most of one line; a longer one is drawn through every k-th of its rounds, and its last."""
 _LOGARITHMIC = 500.0

@@ -275,10 +275,10 @@ def _report(done: Sweep, start: Cell, axes: Sequence[Axis], seeds: int) -> Repor
     runs = sum(len(row.records) for row in done.rows)
     failed = sum(len(row.broken) for row in done.rows)
     facts = [Fact("Settings", str(len(done.rows)), ", ".join(f"{axis.name} × {len(axis.values)}" for axis in axes))]
-    facts.append(Fact("Simulations", f"{runs:,}", f"{failed} failed" if failed else f"{seeds} seeds each"))
+    facts.append(Fact("Simulations", f"{runs:,}", f"{failed} failed" if failed else f"{seeds} per setting"))
     if done.best is not None:
         best = done.rows[done.best]
-        told = f"± {number(spread(best.values))} over {len(best.values)} seeds"
+        told = f"± {number(spread(best.values))} between seeds"
         facts.insert(0, Fact(f"Best {done.metric}", number(summed_up(best.values, "mean")), told))
         facts.append(Fact("Best setting", best.name, ""))
     order = sorted(
@@ -290,7 +290,8 @@ def _report(done: Sweep, start: Cell, axes: Sequence[Axis], seeds: int) -> Repor
     charts = [
         Chart(
             metric,
-            f"mean of {seeds} seeds, band from the least to the greatest" + (f"; {note}" if note else ""),
+            (f"mean of {seeds} seeds, band from the least to the greatest" if seeds > 1 else "one seed")
+            + (f"; {note}" if note else ""),
             [Line(done.rows[k].name, band(done.rows[k].records, metric)) for k in shown],
         )
         for metric in dict.fromkeys([done.metric, *metrics_of([r for row in done.rows for r in row.records])])
