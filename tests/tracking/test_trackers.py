@@ -112,6 +112,7 @@ def test_a_tracker_that_is_not_installed_names_its_extra(
 # ── other projects' own readers ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_tensorboard_files_hold_every_scalar(tmp_path: Path) -> None:
     proto = pytest.importorskip("tensorboardX.proto.event_pb2")
     record = pytest.importorskip("tensorboardX.record_writer")
