@@ -423,7 +423,33 @@ def _first_paragraph(text: str | None) -> str:
     return _sentence((text or "").split("\n\n", maxsplit=1)[0])
 
 
+# ── recipes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _benchmarks() -> str:
+    recipes = import_module("hansa.experiments.recipes")
+    return "\n\n".join(_recipe(recipes, recipes.load_recipe(name)) for name in recipes.recipe_names())
+
+
+def _recipe(recipes: Any, recipe: Any) -> str:
+    known = recipes.last_measured(recipe.name)
+    rows = []
+    for row in recipe.rows:
+        for target in row.targets:
+            measured = known.get(row.name, {}).get(target.name, {})
+            median = ", median" if target.statistic == "median" else ""
+            value = f"{measured['measured']:.4f} ± {measured['deviation']:.4f}" if measured else "–"
+            published = "–" if target.expected is None else f"{target.expected:g}"
+            band = "" if None in {target.tolerance, target.expected} else f" ± {target.tolerance:g}"
+            rows.append((row.name, target.name + median, published + band, value, str(measured.get("seeds", "–"))))
+    data = " --data FOLDER" if recipe.data else ""
+    note = f"\n\n{recipe.note}" if recipe.note else ""
+    told = f"`hansa bench run {recipe.name}{data}`. {recipe.setting}.\n\nSource: {recipe.source}.{note}"
+    return f"## {recipe.title}\n\n{told}\n\n{_table(('row', 'number', 'expected', 'measured', 'seeds'), rows)}"
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
+    "benchmarks": _benchmarks,
     "cli": _cli,
     "dtypes": _dtypes,
     "entry-points": _entry_points,

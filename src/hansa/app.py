@@ -2,23 +2,30 @@
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import numpy as np
 
 from hansa.algorithm import Trainer, Vectorized
 from hansa.arrays import Array, Arrays, check_same_structure, is_floating
+from hansa.data.examples import Split
+from hansa.data.sharing import Shares
 from hansa.errors import AppError, ArraysMismatchError
 from hansa.messages import ClientInfo, Metrics, Task, Update
 from hansa.training import as_arrays, command
+from hansa.training.learning import Learning
+from hansa.training.of_model import trainer_of
+from hansa.training.settings import settings_of, settled
 from hansa.wire import codec
 
 __all__ = ["App", "find_app", "load_app"]
@@ -30,6 +37,9 @@ _MODULE = "hansa_app_"
 
 _DATA_KEPT = 512
 """Clients whose data stay in memory; the least recently used go first."""
+
+_TRAINERS_KEPT = 8
+"""Trainers made of settings that stay in memory; there is a module in each."""
 
 
 class App:
@@ -46,17 +56,69 @@ class App:
     @app.train
     def train(model, task): ...
     ```
+
+    What a function has after `*` are settings of the run, by name (`--set alpha=0.1`), with its defaults:
+    `def load(client, *, alpha=0.5)`. See `hansa.training.settings`.
     """
 
-    def __init__(self, trainer: Trainer | None = None) -> None:
-        """trainer: for example `hansa.training.torch.TorchTrainer(...)`; None when `@app.train` is given instead."""
-        if trainer is not None and (isinstance(trainer, type) or not callable(getattr(trainer, "fit", None))):
+    def __init__(self, trainer: Trainer | Callable[..., Trainer] | None = None) -> None:
+        """trainer: for example `hansa.training.torch.TorchTrainer(...)`; None when `@app.train` is given instead.
+
+        Or a function that makes one, whose parameters are settings of the run: `def local(learning_rate=0.1): ...`.
+        """
+        makes_one = inspect.isroutine(trainer) or isinstance(trainer, partial)
+        is_one = not isinstance(trainer, type) and callable(getattr(trainer, "fit", None))
+        if trainer is not None and not (is_one or makes_one):
             raise AppError(f"hansa.App takes a trainer, not {trainer!r}: give TorchTrainer(...), NumpyTrainer(...) …")
         self._given = trainer
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._data: OrderedDict[str, Any] = OrderedDict()
+        self._settings: dict[str, dict[str, Any]] = {}
+        """Role → what its function takes of a run's settings, with the defaults."""
+        if makes_one:
+            self._settings["trainer"] = settings_of(cast("Callable[..., Trainer]", trainer), positional=True)
+        self._made: OrderedDict[str, Trainer] = OrderedDict()
+        self._data: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self.path: Path | None = None
-        """The file or folder that it was loaded from."""
+        """The file that it was loaded from, or the folder of a hansa.toml."""
+        self.source: Path | None = None
+        """What was named to load it: a file, or a folder with all that belongs to it."""
+        self.clients: int | None = None
+        """How many clients it has data of, where it knows."""
+
+    @classmethod
+    def of(
+        cls, model: Any, data: Any, *, partition: str = "iid", partition_seed: int = 0, **learning: Unpack[Learning]
+    ) -> Self:
+        """The app of a model and of data, with sensible defaults for all else.
+
+        ```python
+        app = hansa.App.of(softmax_regression(64, 10), digits.read(), partition="dirichlet:0.5", learning_rate=0.1)
+        ```
+
+        model: a torch module or what makes one, a scikit-learn estimator, a `NumpyModel`, or a trainer
+        (`hansa.training.of_model`). data: a `Split` or `(x, y)`, which the clients share by `partition` (a name and a
+        number, `hansa.data.partition`), drawn with `partition_seed` whatever the run's seed is; or a list or mapping of
+        what each client has. The test part of a `Split` that is shared is evaluated on centrally. learning:
+        `hansa.training.learning.Learning`. The partition, its seed, learning_rate, momentum, weight_decay, batch_size,
+        epochs and steps are settings of a run.
+        """
+        shares = Shares(data)
+        app = cls(trainer_of(model, lambda: shares.examples, **learning))
+        app.clients = shares.clients
+        default, drawn = partition, partition_seed
+
+        def share(client: ClientInfo, *, partition: str = default, partition_seed: int = drawn) -> Any:
+            return shares.of(client.index, client.total, partition, partition_seed)
+
+        app.data(share)
+        if shares.test is not None:
+            test = Split(shares.test, shares.test)
+
+            def central(params: Arrays, rng: np.random.Generator) -> Metrics:
+                return app.trainer.evaluate(params, Task(ClientInfo("central"), 1, rng, data=test))
+
+            app.central_evaluate(central)
+        return app
 
     def model(self, function: F) -> F:
         """Register `model(rng)` → the initial model: Arrays, a mapping of arrays, a torch module, an estimator."""
@@ -82,19 +144,48 @@ class App:
 
     @property
     def trainer(self) -> Trainer:
-        """Local training, whoever wrote it."""
-        return _AppTrainer(self._given, self._functions)
+        """Local training, whoever wrote it, with the settings of each task; the initial model has the defaults."""
+        return _AppTrainer(self, {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of a run that its functions name, with their defaults."""
+        return {name: default for taken in self._settings.values() for name, default in taken.items()}
+
+    @property
+    def reads_config(self) -> bool:
+        """Whether functions of the app's own may look up further settings in `task.config`."""
+        return "train" in self._functions or "evaluate" in self._functions
+
+    def initial_model(self, rng: np.random.Generator, config: Mapping[str, Any]) -> Arrays:
+        """The model of round 0 of a run with these settings."""
+        return _AppTrainer(self, config).initial_model(rng)
+
+    def given_trainer(self, config: Mapping[str, Any]) -> Trainer | None:
+        """The trainer that the app was given, or the one that its function makes of these settings."""
+        if "trainer" not in self._settings:
+            return cast("Trainer | None", self._given)
+        key = repr([(name, config[name]) for name in self._settings["trainer"] if name in config])
+        if key not in self._made:
+            made = settled(cast("Callable[..., Trainer]", self._given), self._settings["trainer"], config)()
+            if not callable(getattr(made, "fit", None)):
+                raise AppError(f"the function that the app was given for a trainer returned {_kind(made)}")
+            self._made[key] = made
+            while len(self._made) > _TRAINERS_KEPT:
+                self._made.popitem(last=False)
+        return self._made[key]
 
     def vectorized(self, model: Arrays, task: Task) -> Vectorized | str:
         """What trains many clients in one computation; or why nothing can, as the end of a sentence.
 
         model, task: those of one client, to try it.
         """
-        if self._given is None:
+        given = self.given_trainer(task.config)
+        if given is None:
             return "the app has a train function of its own"
-        prepare = getattr(self._given, "vectorized", None)
+        prepare = getattr(given, "vectorized", None)
         if prepare is None:
-            return f"{type(self._given).__name__} trains one client at a time"
+            return f"{type(given).__name__} trains one client at a time"
         found: Vectorized | str = prepare(model, task)
         return found
 
@@ -106,7 +197,7 @@ class App:
     def check(self) -> None:
         """Raise `AppError` unless there is local training. A run may bring the initial model."""
         if self._given is None:
-            self._function("train")
+            self.function("train")
 
     @property
     def can_evaluate(self) -> bool:
@@ -119,20 +210,33 @@ class App:
         """Whether the app brings an evaluation of its own beside the server."""
         return "central_evaluate" in self._functions
 
-    def evaluate_centrally(self, model: Arrays, rng: np.random.Generator) -> Metrics:
+    def evaluate_centrally(
+        self, model: Arrays, rng: np.random.Generator, config: Mapping[str, Any] | None = None
+    ) -> Metrics:
         """Metrics of the global model on data that the app itself has."""
-        return _metrics(self._function("central_evaluate")(model, rng), "central_evaluate")
+        return _metrics(self.function("central_evaluate", config)(model, rng), "central_evaluate")
 
-    def load_data(self, client: ClientInfo) -> Any:
+    def load_data(self, client: ClientInfo, config: Mapping[str, Any] | None = None) -> Any:
         """The data of a client: what `@app.data` returned for it, remembered; None without such a function."""
         if "data" not in self._functions:
             return None
-        if client.name not in self._data:
-            self._data[client.name] = self._functions["data"](client)
+        key = client.name, repr([(name, (config or {}).get(name)) for name in self._settings["data"]])
+        if key not in self._data:
+            self._data[key] = self.function("data", config)(client)
             while len(self._data) > _DATA_KEPT:
                 self._data.popitem(last=False)
-        self._data.move_to_end(client.name)
-        return self._data[client.name]
+        self._data.move_to_end(key)
+        return self._data[key]
+
+    def function(self, role: str, config: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+        """The app's function for a role, with the settings that it names; `AppError` where there is none."""
+        if role not in self._functions:
+            raise AppError(f"the app has no {role} function: decorate one with @app.{role}, or give the app a trainer")
+        return settled(self._functions[role], self._settings[role], config or {})
+
+    def has(self, role: str) -> bool:
+        """Whether the app has a function of its own for a role."""
+        return role in self._functions
 
     def _register(self, role: str, function: F) -> F:
         if not callable(function):
@@ -141,42 +245,44 @@ class App:
         if before is not None and not _is_same_cell(before, function):
             raise AppError(f"@app.{role} is given twice: {_name(before)} and {_name(function)}; keep one of them")
         self._functions[role] = function
+        self._settings[role] = settings_of(function)
         if role == "data":
             self._data.clear()
         return function
-
-    def _function(self, role: str) -> Callable[..., Any]:
-        return _function(self._functions, role)
 
 
 class _AppTrainer:
     """The user's functions as a `Trainer`, falling back on the trainer that the app was given."""
 
-    def __init__(self, given: Trainer | None, functions: Mapping[str, Callable[..., Any]]) -> None:
-        self._given = given
-        self._functions = functions
+    def __init__(self, app: App, config: Mapping[str, Any]) -> None:
+        """config: settings for the initial model; every task has its own."""
+        self._app = app
+        self._config = config
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
-        if self._given is not None and "model" not in self._functions:
-            return self._given.initial_model(rng)
-        return as_arrays(_function(self._functions, "model")(rng))
+        given = self._app.given_trainer(self._config)
+        if given is not None and not self._app.has("model"):
+            return given.initial_model(rng)
+        return as_arrays(self._app.function("model", self._config)(rng))
 
     def fit(self, model: Arrays, task: Task) -> Update:
-        fit = _function(self._functions, "train") if self._given is None else self._given.fit
-        update = fit(model, task)
+        given = self._app.given_trainer(task.config)
+        update = (self._app.function("train", task.config) if given is None else given.fit)(model, task)
         if not isinstance(update, Update):
             raise AppError(f"train() returned {_kind(update)}; return hansa.Update(new_model, num_examples=n)")
         return replace(update, arrays=_like(model, update.arrays))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
-        if self._given is None:
+        given = self._app.given_trainer(task.config)
+        if given is None:
             raise AppError("this algorithm needs gradients, which train() does not give: use hansa.App(trainer=…)")
-        return self._given.gradient(model, task)
+        return given.gradient(model, task)
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
-        if self._given is not None and "evaluate" not in self._functions:
-            return self._given.evaluate(model, task)
-        return _metrics(_function(self._functions, "evaluate")(model, task), "evaluate")
+        given = self._app.given_trainer(task.config)
+        if given is not None and not self._app.has("evaluate"):
+            return given.evaluate(model, task)
+        return _metrics(self._app.function("evaluate", task.config)(model, task), "evaluate")
 
 
 def find_app(path: str | Path) -> Path:
@@ -196,10 +302,10 @@ def load_app(path: str | Path) -> App:
     file = find_app(path)
     if file.suffix == ".toml":
         app = App(trainer=command.from_toml(file, save=codec.save, load=codec.load))
-        app.path = file.parent
+        app.path = app.source = file.parent
         return app
     app = _loaded(file)
-    app.path = file
+    app.path, app.source = file, Path(path).resolve()
     return app
 
 
@@ -263,12 +369,6 @@ def _folder(module: object) -> Path | None:
 
 def _is_in(folder: Path, name: str) -> bool:
     return (folder / f"{name}.py").is_file() or (folder / name).is_dir()
-
-
-def _function(functions: Mapping[str, Callable[..., Any]], role: str) -> Callable[..., Any]:
-    if role not in functions:
-        raise AppError(f"the app has no {role} function: decorate one with @app.{role}, or give the app a trainer")
-    return functions[role]
 
 
 def _metrics(value: object, role: str) -> Metrics:

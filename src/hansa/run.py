@@ -66,7 +66,7 @@ class Run:
 
     def initial_model(self, app: App) -> Arrays:
         """The model of round 0, drawn with the run's seed."""
-        return app.trainer.initial_model(derive_rng(self.spec.seed, "init"))
+        return app.initial_model(derive_rng(self.spec.seed, "init"), self.spec.config)
 
     def start(self, model: Arrays) -> State:
         """The server's state before round 1."""
@@ -97,7 +97,7 @@ class Run:
             client=client,
             round=number,
             rng=derive_rng(self.spec.seed, kind.value, number, client.name),
-            data=app.load_data(client),
+            data=app.load_data(client, self.spec.config),
             config=self.spec.config,
             work=work,
             memory=memory,
@@ -165,7 +165,7 @@ class Run:
 
     def central_metrics(self, app: App, model: Arrays, number: int) -> Metrics:
         """Evaluation beside the server, on the app's own data."""
-        return app.evaluate_centrally(model, derive_rng(self.spec.seed, "central", number))
+        return app.evaluate_centrally(model, derive_rng(self.spec.seed, "central", number), self.spec.config)
 
 
 def resolve(spec: RunSpec) -> Run:

@@ -174,6 +174,9 @@ class Settings(BaseSettings):
         default="all",
         description="Which rounds of a session keep their models, where it does not say it: a policy, or all.",
     )
+    datasets: Path | None = Field(
+        default=None, description="Folder of data sets, in which `hansa bench run` finds those of its recipes."
+    )
     work: Path | None = Field(
         default=None, description="Folder for a node's key, models and updates; empty: one of each join token."
     )

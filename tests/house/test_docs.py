@@ -18,6 +18,7 @@ REFERENCE = ROOT / "docs" / "reference"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*/README.md")])
 
 HOME = {
+    "benchmarks": "benchmarks.md",
     "cli": "cli.md",
     "dtypes": "numbers.md",
     "entry-points": "plug-ins.md",

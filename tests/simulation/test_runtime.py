@@ -16,7 +16,7 @@ from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.run import resolve
 from hansa.simulation import Behaviour, Dropouts, LogNormalSpeeds, RoundRecord, Stragglers, simulate
 from hansa.simulation.devices import Invitation, RandomFor
-from hansa.simulation.runtime import Settings
+from hansa.simulation.keywords import Settings
 from hansa.wire import codec
 
 FIVE_OF_TWENTY = RoundRules(selection="count", count=5)

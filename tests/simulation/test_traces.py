@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hansa
-from hansa.cli.simulate import parse_devices
 from hansa.data import Examples, Split
 from hansa.errors import AppError, ConfigError, InputError, QuorumNotMetError
 from hansa.messages import EvaluationRules, RoundRules
@@ -21,6 +20,7 @@ from hansa.simulation import ComingAndGoing, Invitation, Traces, simulate
 from hansa.simulation.attendance import RoundAttendance
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.examples import count_examples
+from hansa.simulation.named_devices import devices_of
 from hansa.simulation.traces import Window, diurnal
 
 many = settings(derandomize=True, deadline=None, max_examples=60)
@@ -204,7 +204,7 @@ def test_what_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_line_reads_a_trace(tmp_path: Path) -> None:
     Traces([Window("a", 0, 4)]).save(tmp_path / "t.csv")
-    assert isinstance(parse_devices(f"trace:{tmp_path / 't.csv'}"), Traces)
+    assert isinstance(devices_of(f"trace:{tmp_path / 't.csv'}"), Traces)
 
 
 # ── generated and measured ───────────────────────────────────────────────────────────────────────────────────────────

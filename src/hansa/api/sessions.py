@@ -23,7 +23,7 @@ from hansa.store.retention import Policy
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from hansa.simulation.runtime import Settings as SpecFields
+    from hansa.simulation.keywords import Settings as SpecFields
 
 __all__ = ["Sessions"]
 

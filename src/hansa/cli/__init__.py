@@ -10,6 +10,7 @@ import typer
 from hansa.cli import (
     algorithm,
     audit,
+    bench,
     client,
     combiner,
     data,
@@ -29,9 +30,11 @@ from hansa.cli.metrics import metrics
 from hansa.cli.parity import parity
 from hansa.cli.privacy import privacy
 from hansa.cli.prune import prune
+from hansa.cli.replay import replay
 from hansa.cli.root import Root
 from hansa.cli.running import interrupt_on_sigterm
 from hansa.cli.simulate import simulate
+from hansa.cli.sweep import sweep
 from hansa.cli.up import up
 from hansa.cli.verify import verify
 
@@ -51,7 +54,7 @@ _ALONE = "On this machine"
 _NETWORK = "A network"
 _RECORD = "What happens on it"
 
-for _command in (demo, simulate, parity, privacy):
+for _command in (demo, simulate, replay, sweep, parity, privacy):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
 app.command(rich_help_panel=_NETWORK)(login)
@@ -71,6 +74,7 @@ for _name, _noun in (("session", session), ("model", model), ("package", package
 app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)
 app.command(rich_help_panel=_RECORD)(prune)
+app.add_typer(bench.commands, name="bench", rich_help_panel=_ALONE)
 app.add_typer(algorithm.commands, name="algorithm", rich_help_panel=_ALONE)
 app.add_typer(data.commands, name="data", rich_help_panel=_ALONE)
 app.command(rich_help_panel=_ALONE)(algorithm.version)

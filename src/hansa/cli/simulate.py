@@ -1,21 +1,33 @@
 """`hansa simulate`: a run in this process, or on all cores of this machine."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hansa.cli.board import Row, open_board
-from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand
+from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, names_of
 from hansa.cli.output import print_json, say, size, span
 from hansa.cli.privacy import sentence
 
 if TYPE_CHECKING:
     from hansa.privacy.accounting import Spent
-    from hansa.simulation import Devices, RoundRecord, SimulationResult
+    from hansa.simulation import RoundRecord, SimulationResult
 
-__all__ = ["parse_devices", "simulate"]
+__all__ = ["Engine", "simulate"]
+
+_CLIENTS = 10
+
+Engine = Annotated[
+    Literal["inline", "processes", "vectorized", "auto"],
+    typer.Option(
+        "--engine",
+        help="inline: one client after another, breakpoints work; processes: on all cores; "
+        "vectorized: many clients in one computation; auto: the fastest in a trial.",
+    ),
+]
 
 
 def _complete_devices(incomplete: str) -> list[str]:
@@ -33,15 +45,14 @@ def simulate(
     app: AppPath,
     spec: SpecOptions,
     *,
-    clients: Annotated[int, typer.Option("--clients", "-n", min=1, help="Virtual clients, from client-0.")] = 10,
-    engine: Annotated[
-        Literal["inline", "processes", "vectorized", "auto"],
+    clients: Annotated[
+        int | None,
         typer.Option(
-            "--engine",
-            help="inline: one client after another, breakpoints work; processes: on all cores; "
-            "vectorized: many clients in one computation; auto: the fastest in a trial.",
+            "--clients", "-n", min=1, show_default=False,
+            help="Virtual clients, from client-0; by default as many as the app's data say, else 10.",
         ),
-    ] = "inline",
+    ] = None,
+    engine: Engine = "inline",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -69,6 +80,18 @@ def simulate(
     save: Annotated[
         Path | None, typer.Option("--save", help="File for the last model, in the safetensors format.", dir_okay=False)
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", help="New folder for what repeats this run, for `hansa replay`.", file_okay=False),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track", metavar="NAME:TARGET", autocompletion=names_of("hansa.trackers"), show_default=False,
+            help="Who is told of each round: csv:FILE, jsonl:FILE, tensorboard:FOLDER, mlflow:URI, wandb:PROJECT; "
+            "may be repeated.",
+        ),
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -78,72 +101,91 @@ def simulate(
     With --json every round is one JSON object on a line, and the last line sums up.
     """
     from hansa.simulation import simulate as run
+    from hansa.simulation.load import load
+    from hansa.simulation.named_devices import devices_of
 
-    given = spec.spec(name or app_name(app))
+    given, loaded = spec.spec(name or app_name(app)), load(app)
+    clients = clients or loaded.clients or _CLIENTS
     began = time.perf_counter()
     title = f"{given.name}: {given.algorithm} on {clients:,} virtual clients, {given.rounds} rounds"
     with open_board(title, given.rounds, as_json=as_json) as board:
 
-        def shown(record: "RoundRecord") -> None:
-            board.row(row_of(record))
+        def shown(done: "RoundRecord") -> None:
+            board.row(row_of(done))
             if as_json:
-                print_json(record)
+                print_json(done)
 
         result = run(
-            app,
+            loaded,
             given,
             clients=clients,
             engine=engine,
             workers=workers,
-            devices=parse_devices(devices),
+            devices=devices_of(devices),
             attack=attack,
             on_round=shown,
+            progress=False,
+            tracker=track or (),
         )
     seconds = time.perf_counter() - began
     if save is not None:
         result.save(save)
-    last = row_of(result.rounds[-1])
-    sent = sum(record.upload_bytes for record in result.rounds)
+    if record is not None:
+        result.save_record(record)
     spent = _spent(result)
     if as_json:
-        print_json(
-            {
-                "rounds": len(result.rounds),
-                "clients": clients,
-                "algorithm": given.algorithm,
-                "metrics": last.metrics,
-                "model_hash": result.model_hash,
-                "saved": save,
-                "upload_bytes": sent,
-                "seconds": seconds,
-                "engine": result.engine,
-                "because": result.because,
-                "malicious": result.malicious,
-            }
-            | ({"privacy": spent} if spent is not None else {})
-            | ({"profile": result.profile} if profile else {})
-        )
+        ended = {"saved": save, "record": record, "seconds": seconds}
+        print_json({"clients": clients} | _summary(result) | ended | _asked_for(result, spent, profile=profile))
         return
     say("")
     say(f"model {result.model_hash}")
     say(f"{len(result.rounds)} rounds in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
-    if given.transforms:
-        say(f"updates of {size(sent)}, through {', '.join(map(str, given.transforms))}")
-    if spent is not None:
-        say(spent if isinstance(spent, str) else sentence(spent))
-    if result.malicious:
-        say(f"{len(result.malicious)} of {clients:,} clients attacked: {attack}")
-    if result.because:
-        say(f"engine {result.engine}: {result.because}")
-    if profile:
-        for line in _profile(result):
-            say(line)
+    for line in _remarks(result, clients, spent):
+        say(line)
+    if record is not None:
+        say(f"hansa replay {record}   repeats it, and compares")
+    for line in _profile(result) if profile else ():
+        say(line)
     say("")
     same = "the same but for rounding" if result.engine == "vectorized" else "to the same bits"
     same = "with noise of its own" if spent is not None else same
     say(f"Next: the same file on a network, {same}:")
     say(f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3")
     say(f"  hansa up            and then   hansa session start {app}")
+
+
+def _summary(result: "SimulationResult") -> dict[str, Any]:
+    return {
+        "rounds": len(result.rounds),
+        "algorithm": result.spec.algorithm,
+        "metrics": row_of(result.rounds[-1]).metrics,
+        "model_hash": result.model_hash,
+        "upload_bytes": _sent(result),
+        "engine": result.engine,
+        "because": result.because,
+        "malicious": result.malicious,
+    }
+
+
+def _asked_for(result: "SimulationResult", spent: "Spent | str | None", *, profile: bool) -> dict[str, Any]:
+    return ({} if spent is None else {"privacy": spent}) | ({"profile": result.profile} if profile else {})
+
+
+def _remarks(result: "SimulationResult", clients: int, spent: "Spent | str | None") -> Iterator[str]:
+    """What is worth a line where it is so."""
+    if result.spec.transforms:
+        yield f"updates of {size(_sent(result))}, through {', '.join(map(str, result.spec.transforms))}"
+    if spent is not None:
+        yield spent if isinstance(spent, str) else sentence(spent)
+    if result.malicious:
+        attack = "" if result.given is None else f": {result.given.attack}"
+        yield f"{len(result.malicious)} of {clients:,} clients attacked{attack}"
+    if result.because:
+        yield f"engine {result.engine}: {result.because}"
+
+
+def _sent(result: "SimulationResult") -> int:
+    return sum(each.upload_bytes for each in result.rounds)
 
 
 def _spent(result: "SimulationResult") -> "Spent | str | None":
@@ -181,30 +223,3 @@ def row_of(record: "RoundRecord") -> Row:
         seconds=record.seconds,
         names=tuple(f"{client}: {why}" for client, why in sorted(lost.items())),
     )
-
-
-def parse_devices(text: str | None) -> "Devices | None":
-    """`kind:number` or `trace:file` as a model of devices; raises `ConfigError` that lists the kinds."""
-    from hansa.errors import ConfigError
-    from hansa.simulation import Dropouts, LogNormalSpeeds, Stragglers, Traces
-
-    if text is None:
-        return None
-    kind, _, amount = text.partition(":")
-    if kind == "trace":
-        return Traces.read(amount)
-    try:
-        share = float(amount)
-    except ValueError:
-        raise ConfigError(f"--devices {text}: after the colon comes a number, for example dropouts:0.1") from None
-    match kind:
-        case "dropouts":
-            return Dropouts(share)
-        case "stragglers":
-            return Stragglers(share)
-        case "lognormal":
-            return LogNormalSpeeds(sigma=share)
-        case _:
-            raise ConfigError(
-                f"--devices {text}: there is dropouts:RATE, stragglers:SHARE, lognormal:SIGMA, trace:FILE"
-            )

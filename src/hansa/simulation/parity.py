@@ -161,7 +161,7 @@ _FLAT = {f"combiner-{k}": "root" for k in range(6)}
 
 
 def _plain(app: Path, spec: RunSpec, clients: int, **options: Unpack[_Options]) -> Arrays:
-    return simulate(app, spec, clients=clients, **options).model
+    return simulate(app, spec, clients=clients, progress=False, **options).model
 
 
 def _with_engine(make: Callable[[Folding], Engine], app: Path, spec: RunSpec, clients: int) -> Arrays:

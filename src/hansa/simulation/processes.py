@@ -5,16 +5,13 @@ client that it was training has failed, the others whom it had folded are traine
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -24,25 +21,13 @@ from hansa.arrays import Arrays
 from hansa.errors import ConfigError, RunFailedError, UserCodeError
 from hansa.messages import Contribution, Metrics, RunSpec
 from hansa.run import slots_to_arrays
+from hansa.simulation import child
 from hansa.simulation.choice import cores
 from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
 from hansa.simulation.pipes import Channel, Message, receive, result_from, send, spec_to, to_bytes
 from hansa.simulation.vectorized import Vectorization
 
 __all__ = ["Processes"]
-
-_START = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from hansa.simulation.worker import main
-main(*map(int, sys.argv[2:]))
-"""
-"""A program of its own, not a fork or a copy of the caller's: a script needs no `if __name__ == "__main__"` for it."""
-
-_ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
-)
-"""Read by BLAS and torch when they are loaded: the workers share the cores, none takes them all."""
 
 _CHUNKS = 4
 """Chunks of a cohort per worker: fewer waste time at the end of a round, more cost messages."""
@@ -208,21 +193,7 @@ class Processes:
                 send(worker.jobs, *self._opening)
 
     def _started(self) -> _Worker:
-        from hansa.settings import environment_for_user_code  # noqa: PLC0415 - slow to import, and only needed here
-
-        jobs_end, jobs = Pipe(duplex=False)
-        answers, answers_end = Pipe(duplex=False)
-        try:
-            process = subprocess.Popen(  # noqa: S603 - this interpreter, with a program of our own
-                [sys.executable, "-c", _START, json.dumps(sys.path), str(jobs_end.fileno()), str(answers_end.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(jobs_end.fileno(), answers_end.fileno()),
-                env=environment_for_user_code() | _ONE_THREAD,
-                start_new_session=True,
-            )
-        finally:
-            jobs_end.close()
-            answers_end.close()
+        process, jobs, answers = child.start("hansa.simulation.worker")
         worker = _Worker(process, jobs, answers)
         with contextlib.suppress(OSError):  # it died at once: whoever waits for its answer finds out
             send(jobs, self._start)

@@ -1,18 +1,28 @@
 """What a simulation returns: plain values, one record per round, and the state at the end."""
 
+import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hansa.algorithm import State
 from hansa.arrays import Arrays
+from hansa.errors import InputError
 from hansa.messages import RunSpec
 from hansa.privacy.accounting import Spent, spent
 from hansa.run import resolve_transforms
+from hansa.simulation.curves import Curves, curves_of, numbers_of, plot
+from hansa.simulation.given import Given
+from hansa.simulation.table import Table
 from hansa.wire import codec
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = ["RoundRecord", "SimulationResult"]
+
+_ROWS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """A finished simulation."""
+    """A finished simulation. In a notebook it shows itself."""
 
     spec: RunSpec
     rounds: tuple[RoundRecord, ...]
@@ -64,6 +74,8 @@ class SimulationResult:
     """Clients that attacked, by name."""
     profile: Mapping[str, float] = field(default_factory=dict)
     """Seconds by part, as in `hansa.simulation.profile.PARTS`; together those of all rounds."""
+    given: Given | None = field(default=None, repr=False)
+    """What it was given beside the spec."""
 
     @property
     def model(self) -> Arrays:
@@ -82,9 +94,65 @@ class SimulationResult:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """The rounds as plain dictionaries, for a table or for JSON."""
+        """The rounds as plain dictionaries, for JSON."""
         return [asdict(record) for record in self.rounds]
+
+    @property
+    def curves(self) -> Curves:
+        """Metric → an array with its value in each round, NaN where it was not measured; `round` has their numbers.
+
+        A metric is called by who measured it: `train.loss` is what clients reported of their training, `clients.…`
+        what they measured of the new model, `central.…` what `@app.central_evaluate` did.
+        """
+        return curves_of(self.history)
+
+    def table(self) -> Table:
+        """One row per round: its metrics as in `curves`, how many clients, the hash of the model."""
+        return Table(
+            {"round": record["round"]}
+            | numbers_of(record)
+            | {name: len(record[name]) for name in ("accepted", "rejected", "failed", "missing")}
+            | {name: record[name] for name in ("num_examples", "virtual_seconds", "seconds", "model_hash")}
+            for record in self.history
+        )
+
+    def plot(self, *metrics: str) -> "Figure":
+        """The curves as a matplotlib figure (`hansa[plot]`), which `savefig` writes as PNG, SVG or PDF.
+
+        metrics: whole names, as in `curves`; all when none is given.
+        """
+        return plot(self.curves, metrics, f"{self.spec.name}: {self.spec.algorithm}, seed {self.spec.seed}")
 
     def save(self, path: str | Path) -> None:
         """Write the model as a safetensors file."""
         codec.save(self.model, path)
+
+    def save_record(self, folder: str | Path, *, with_model: bool = True) -> Path:
+        """Write what repeats this simulation, to the bit, and what came out, into a new folder.
+
+        `hansa replay FOLDER` or `hansa.simulation.replay(folder)` repeats it and compares. See
+        `hansa.simulation.record` for what is in the folder. Raises `ConflictError` where it is not empty, `AppError`
+        where the app's file has changed since.
+        """
+        from hansa.simulation.record import write_record  # noqa: PLC0415 - it loads what packages need
+
+        if self.given is None:
+            raise InputError("this result was put together by hand: only what `simulate` returns can be recorded")
+        return write_record(
+            folder,
+            self.given,
+            self.spec,
+            rounds=self.rounds,
+            model=self.model,
+            engine=self.engine,
+            with_model=with_model,
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.table()
+        told = (
+            f"{self.spec.name}: {self.spec.algorithm}, {len(self.rounds)} rounds, seed {self.spec.seed}, {self.engine}"
+        )
+        dots = f"<p>… the last {_ROWS_SHOWN} of {len(table)} rounds</p>" if len(table) > _ROWS_SHOWN else ""
+        shown = table[-_ROWS_SHOWN:]
+        return f"<p><b>{html.escape(told)}</b><br>model <code>{self.model_hash}</code></p>{dots}{shown._repr_html_()}"

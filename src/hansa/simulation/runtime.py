@@ -1,12 +1,13 @@
 """A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import numpy as np
 
@@ -14,10 +15,10 @@ from hansa.algorithm import Cohort, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
-from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, TransformSpec, Value, merge_metrics
+from hansa.messages import EvaluationRules, Kind, RunSpec, merge_metrics
 from hansa.rounds import Round
 from hansa.rounds.events import Completed, NotMet
-from hansa.run import Run, derive_rng, resolve, suit
+from hansa.run import Run, derive_rng, names, plugin, resolve, suit
 from hansa.simulation.attacks import Attack, Attackers
 from hansa.simulation.attendance import attendance
 from hansa.simulation.choice import Choice, choose, cores
@@ -26,14 +27,19 @@ from hansa.simulation.clock import Rehearsal, rehearse
 from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation
 from hansa.simulation.examples import count_examples
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome
+from hansa.simulation.given import Given
+from hansa.simulation.keywords import Keywords, parted
 from hansa.simulation.load import check_not_loading, load
 from hansa.simulation.processes import Processes
 from hansa.simulation.profile import Profile
+from hansa.simulation.progress import progress_bar
 from hansa.simulation.result import RoundRecord, SimulationResult
+from hansa.simulation.tracked import tracked
 from hansa.simulation.vectorized import Stacked, Vectorization
+from hansa.tracking import Tracker
 from hansa.wire import codec
 
-__all__ = ["EngineName", "Settings", "Simulation", "simulate"]
+__all__ = ["EngineName", "Simulation", "simulate"]
 
 EngineName = Literal["inline", "processes", "vectorized", "auto"]
 
@@ -43,30 +49,13 @@ _SOME_CONNECTED = 256
 """… so many of the first by name, which is the order in which a round falls back on whoever is connected."""
 
 
-class Settings(TypedDict, total=False):
-    """The fields of `RunSpec`, as keywords."""
-
-    name: str
-    project: str
-    algorithm: str
-    algorithm_options: Mapping[str, Value]
-    aggregator: str
-    aggregator_options: Mapping[str, Value]
-    rounds: int
-    seed: int
-    rules: RoundRules
-    evaluation: EvaluationRules
-    max_weight: int
-    range_bits: int
-    config: Mapping[str, Value]
-    transforms: Sequence[str | TransformSpec]
-
-
 def simulate(
     app: App | str | Path,
     spec: RunSpec | None = None,
     *,
-    clients: int,
+    model: Any = None,
+    data: Any = None,
+    clients: int | None = None,
     engine: EngineName = "inline",
     workers: int | None = None,
     devices: Devices | None = None,
@@ -75,19 +64,28 @@ def simulate(
     initial_model: Mapping[str, Array] | None = None,
     on_round: Callable[[RoundRecord], None] | None = None,
     stop: Callable[[RoundRecord], bool] | None = None,
-    **settings: Unpack[Settings],
+    progress: bool | None = None,
+    tracker: Tracker | str | Sequence[Tracker | str] = (),
+    **settings: Unpack[Keywords],
 ) -> SimulationResult:
     """Run an app on virtual clients, `client-0` … `client-{n−1}`: the same rounds, and the same bits, as on a network.
 
     ```python
     result = hansa.simulate("app.py", clients=100, rounds=20, seed=1)
     print(result.rounds[-1].evaluation, result.model_hash)
+
+    result = hansa.simulate("scaffold", model=Net, data=split, partition="dirichlet:0.5", clients=100, rounds=100)
+    result.plot("central.accuracy").savefig("scaffold.svg")
     ```
 
     Args:
-        app: an `App`, or the path of one; with engine="processes" it must come from a file.
+        app: an `App`, or the path of one; with engine="processes" it must come from a file. Where `model` and `data`
+            are given, the name of an algorithm; the app is then `hansa.App.of(model, data)`.
         spec: the run; or give its fields as keywords (`rounds=20, algorithm="fedprox"`), which replace those of `spec`.
-        clients: registered clients; they cost nothing until they are selected.
+        model: as in `hansa.App.of`.
+        data: the same. Where it is one `Split`, its test part is evaluated on after each round, and clients do not
+            evaluate unless `evaluation` says so.
+        clients: registered clients; they cost nothing until they are selected. By default as many as `data` has.
         engine: "inline" trains one client after another in this process, so that `print` and `breakpoint` work;
             "processes" trains on all cores; the result is the same, to the bit. "vectorized" trains many clients in one
             computation, where the app has a trainer that can: it is the same but for rounding, and depends neither on
@@ -102,7 +100,10 @@ def simulate(
         initial_model: the model of round 0, in place of the app's.
         on_round: called after each round.
         stop: called after each round; True ends the run.
-        **settings: fields of `RunSpec`.
+        progress: whether a bar shows how far it is; by default where standard error is a terminal, and in notebooks.
+        tracker: who is told of each round (`hansa.tracking`): for example "csv:out.csv", or several.
+        **settings: fields of `RunSpec`, and with `model` those of `hansa.App.of`. An algorithm that asks for
+            `num_clients` gets `clients`, where its options do not say it.
 
     Raises:
         QuorumNotMetError: too few updates counted in a round; it names who was missing.
@@ -111,21 +112,24 @@ def simulate(
 
     """
     check_not_loading()
-    loaded = app if isinstance(app, App) else load(app)
-    given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms that are text
-    run = resolve(suit(given, loaded))
-    names = VirtualClients(clients)
+    began = time.time()
+    loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
+    registered = clients if clients is not None else loaded.clients
+    if registered is None:
+        raise ConfigError("clients is not given: say how many there are")
+    run = resolve(suit(_counted(given_spec, registered), loaded))
+    clients_named = VirtualClients(registered)
     attack = Attack.parse(attack) if isinstance(attack, str) else attack
-    attackers = None if attack is None else Attackers(attack, run, names)
+    attackers = None if attack is None else Attackers(attack, run, clients_named)
     tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
-    folding = Folding(loaded, run, names, tolerate_failures=tolerate, attackers=attackers)
+    start = None if initial_model is None else Arrays(initial_model)
+    folding = Folding(loaded, run, clients_named, tolerate_failures=tolerate, attackers=attackers)
     vectorization = Vectorization(loaded, folding)
 
     def trial() -> Choice:
-        model = run.initial_model(loaded) if initial_model is None else Arrays(initial_model)
-        folding.begin(1, run.algorithm.broadcast(run.start(model)))
+        folding.begin(1, run.algorithm.broadcast(run.start(run.initial_model(loaded) if start is None else start)))
         most = 1 if loaded.path is None else workers or cores()
-        return choose(folding, vectorization, run.cohort(names, 1).invited, run.spec.rounds, most)
+        return choose(folding, vectorization, run.cohort(clients_named, 1).invited, run.spec.rounds, most)
 
     chosen = _chosen(engine, workers, trial)
     match chosen.engine:
@@ -138,21 +142,76 @@ def simulate(
                 _file_of(loaded),
                 run.spec,
                 folding,
-                clients=clients,
+                clients=registered,
                 workers=chosen.workers,
                 tolerate=tolerate,
                 vectorization=vectorization if chosen.engine == "vectorized" else None,
                 attack="" if attack is None else str(attack),
             )
-    simulation = Simulation(run, loaded, names, made, devices or Instant(), folding.profile)
+    simulation = Simulation(run, loaded, clients_named, made, devices or Instant(), folding.profile)
+    title = f"{run.spec.name}: {run.spec.algorithm}"
     try:
-        result = simulation.run(initial_model, on_round, stop)
+        with (
+            progress_bar(progress, title, run.spec.rounds) as shown,
+            tracked(tracker, run.spec, registered) as told,
+        ):
+            listeners = [listener for listener in (shown, told) if listener is not None]
+            result = simulation.run(start, _telling(listeners, on_round), stop)
     finally:
         made.close()
     if chosen.engine == "vectorized" and vectorization.obstacle is not None:
         chosen = Choice("inline" if chosen.workers == 1 else "processes", chosen.workers, vectorization.obstacle)
     malicious = () if attackers is None else tuple(sorted(attackers.names))
-    return replace(result, engine=chosen.engine, because=chosen.because, malicious=malicious)
+    attacked = "" if attack is None else str(attack)
+    given = Given(loaded, registered, engine, workers, simulation.devices, attacked, tolerate_failures, start, began)
+    return replace(result, engine=chosen.engine, because=chosen.because, malicious=malicious, given=given)
+
+
+def _app_and_spec(
+    app: App | str | Path, spec: RunSpec, model: Any, data: Any, keywords: Keywords
+) -> tuple[App, RunSpec]:
+    """The app that is named, or the one of a model and data, where the name is an algorithm's."""
+    settings, learning = parted(keywords)
+    if model is None and data is None:
+        if learning:
+            raise ConfigError(
+                f"{next(iter(learning))} belongs to `model` and `data`; an app has its own trainer and data"
+            )
+        if isinstance(app, str) and app in names("hansa.algorithms") and not Path(app).exists():
+            raise ConfigError(f"{app} is an algorithm: give `model` and `data` too, or an app and algorithm={app!r}")
+        return (app if isinstance(app, App) else load(app)), replace(spec, **settings)
+    if model is None or data is None:
+        raise ConfigError(f"{'data' if model is None else 'model'} is given alone: give both `model` and `data`")
+    if not isinstance(app, str) or "algorithm" in settings:
+        raise ConfigError("with `model` and `data` the first argument names the algorithm: hansa.simulate('fedavg', …)")
+    made = App.of(model, data, **cast("Any", learning))
+    if made.can_evaluate_centrally and replace(spec, **settings).evaluation == EvaluationRules():
+        settings["evaluation"] = EvaluationRules(clients=False)
+    return made, replace(spec, algorithm=app, **settings)
+
+
+def _counted(spec: RunSpec, clients: int) -> RunSpec:
+    """The spec with the number of clients as an option of its algorithm, where that needs it and was not told."""
+    needed = inspect.signature(plugin("hansa.algorithms", spec.algorithm)).parameters.get("num_clients")
+    if needed is None or needed.default is not needed.empty or "num_clients" in spec.algorithm_options:
+        return spec
+    return replace(spec, algorithm_options={**spec.algorithm_options, "num_clients": clients})
+
+
+def _telling(
+    listeners: Sequence[Callable[[dict[str, Any]], None]], on_round: Callable[[RoundRecord], None] | None
+) -> Callable[[RoundRecord], None] | None:
+    """What is called after each round: with it as a dictionary, and with the record."""
+    if not listeners:
+        return on_round
+
+    def tell(record: RoundRecord) -> None:
+        for listener in listeners:
+            listener(asdict(record))
+        if on_round is not None:
+            on_round(record)
+
+    return tell
 
 
 def _chosen(engine: EngineName, workers: int | None, trial: Callable[[], Choice]) -> Choice:

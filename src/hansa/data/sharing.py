@@ -1,0 +1,72 @@
+"""One data set shared among clients by the name of a partition, or what each client has, given one by one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hansa.data.examples import Examples
+from hansa.data.partition import Partition, partition
+from hansa.errors import InputError
+
+__all__ = ["Shares"]
+
+
+class Shares:
+    """The data of all clients: of each its own, or one data set that is shared when it is known among how many."""
+
+    def __init__(self, data: Any) -> None:
+        """data: a `Split` or `(x, y)` to be shared, of a split only the training part; or a list or mapping of these.
+
+        Raises `InputError` for anything else.
+        """
+        self._whole: Examples | None = None
+        self._own: Sequence[Any] = ()
+        self.test: Examples | None = None
+        """What nobody trains on, where a `Split` is shared."""
+        if isinstance(data, list | Mapping):
+            self._own = list(data.values()) if isinstance(data, Mapping) else data
+            if not self._own:
+                raise InputError("data has no client: give a list or a mapping with the examples of each")
+        else:
+            self._whole, self.test = _parts(data)
+        self._partitions: dict[tuple[int, str, int], Partition] = {}
+
+    @property
+    def clients(self) -> int | None:
+        """How many clients there are; None where one data set is shared among any number."""
+        return len(self._own) or None
+
+    @property
+    def examples(self) -> tuple[Any, Any]:
+        """Inputs of somebody, and the targets of all."""
+        if self._whole is not None:
+            return self._whole
+        parts = [_parts(own)[0] for own in self._own]
+        return parts[0].x, np.concatenate([np.asarray(part.y) for part in parts])
+
+    def of(self, index: int, total: int, scheme: str, seed: int) -> Any:
+        """What client `index` of `total` has, as `hansa.training.local` reads it. seed: of the partition."""
+        if self._whole is None:
+            if total != len(self._own):
+                raise InputError(f"there are data of {len(self._own)} clients, not of {total}: leave `clients` out")
+            return self._own[index]
+        key = (total, scheme, seed)
+        if key not in self._partitions:
+            self._partitions[key] = partition(scheme, self._whole.y, total, np.random.default_rng(seed))
+        return self._whole.take(self._partitions[key][index])
+
+
+def _parts(data: Any) -> tuple[Examples, Examples | None]:
+    """Training and test examples, as `hansa.training.local` reads data of one owner."""
+    if hasattr(data, "train") and hasattr(data, "test"):
+        return Examples(*data.train), Examples(*data.test)
+    if isinstance(data, tuple) and len(data) == 2:  # noqa: PLR2004 - a pair
+        first, second = data
+        if isinstance(first, tuple):
+            return Examples(*first), Examples(*second)
+        return Examples(first, second), None
+    raise InputError(
+        f"data is a {type(data).__name__}: give a Split or a pair (x, y) to be shared, or a list or mapping of what "
+        "each client has"
+    )

@@ -1,0 +1,71 @@
+"""One simulation among many: what is run, and by which name its record is found again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from hansa.messages import RunSpec
+from hansa.simulation.pipes import spec_from, spec_to
+from hansa.simulation.record import app_digest
+
+__all__ = ["DATA", "Cell", "cell_from", "cell_to"]
+
+DATA = "data"
+"""The setting of an app that says where its data are: another place does not make another cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A simulation."""
+
+    app: Path
+    """The file or folder of the app."""
+    spec: RunSpec
+    clients: int | None = None
+    """None: as many as the app has data of."""
+    devices: str | None = None
+    """As `hansa.simulation.named_devices.devices_of` reads it."""
+    engine: str = "inline"
+
+    @property
+    def key(self) -> str:
+        """A digest of all that decides the result, but for the data: the app's files, the settings, hansa's version."""
+        config = {name: value for name, value in self.spec.config.items() if name != DATA}
+        decides = {
+            **cell_to(replace(self, spec=replace(self.spec, name="", project="", config=config))),
+            "app": _digest_of(self.app),
+            "version": version("hansa"),
+        }
+        return blake3(json.dumps(decides, sort_keys=True).encode()).hexdigest(12)
+
+
+def cell_to(cell: Cell) -> dict[str, Any]:
+    """A cell as plain values."""
+    return {
+        "app": str(cell.app),
+        "spec": spec_to(cell.spec),
+        "clients": cell.clients,
+        "devices": cell.devices,
+        "engine": cell.engine,
+    }
+
+
+def cell_from(plain: Mapping[str, Any]) -> Cell:
+    """The inverse of `cell_to`."""
+    return Cell(Path(plain["app"]), spec_from(plain["spec"]), plain["clients"], plain["devices"], plain["engine"])
+
+
+def _digest_of(app: Path) -> str:
+    """Looked at once for all cells of one state of the file."""
+    return _digest_at(app, app.stat().st_mtime_ns if app.is_file() else None)
+
+
+@cache
+def _digest_at(app: Path, _changed: int | None) -> str:
+    return app_digest(app)

@@ -1,0 +1,65 @@
+"""What runs in each process of an experiment: take cells from a pipe, simulate, record, say so on another pipe.
+
+It lives as long as its pipe of cells: when the experiment ends, or is killed, the process and what it started end too.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hansa.errors import HansaError
+from hansa.experiments.cells import Cell, cell_from
+from hansa.simulation import RoundRecord, simulate
+from hansa.simulation.named_devices import devices_of
+from hansa.simulation.pipes import Channel, receive, send
+
+__all__ = ["main"]
+
+Jobs: TypeAlias = "queue.SimpleQueue[Mapping[str, Any]]"
+
+
+def main(jobs_fd: int, answers_fd: int) -> None:
+    """Serve until the pipe of cells is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the experiment hears Ctrl-C, and closes the pipe
+    jobs: Jobs = queue.SimpleQueue()
+    threading.Thread(target=_take, args=(Connection(jobs_fd, writable=False), jobs), daemon=True).start()
+    answers: Channel = Connection(answers_fd, readable=False)
+    while True:
+        job = jobs.get()
+        try:
+            _simulate(cell_from(job["cell"]), Path(job["folder"]), answers)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything, and call exit()
+            said = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
+            send(answers, {"failed": said, "traceback": "".join(traceback.format_exception(error))})
+        else:
+            send(answers, {"done": True})
+
+
+def _simulate(cell: Cell, folder: Path, answers: Channel) -> None:
+    def told(done: RoundRecord) -> None:
+        send(answers, {"round": done.round})
+
+    result = simulate(
+        cell.app,
+        cell.spec,
+        clients=cell.clients,
+        devices=devices_of(cell.devices),
+        engine=cell.engine,  # type: ignore[arg-type]  # `simulate` refuses another name
+        on_round=told,
+        progress=False,
+    )
+    result.save_record(folder, with_model=False)
+
+
+def _take(pipe: Channel, jobs: Jobs) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            jobs.put(receive(pipe)[0])
+    os.killpg(0, signal.SIGKILL)  # this process leads a group of its own: what user code started ends with it

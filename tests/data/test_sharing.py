@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from hansa.data import Examples, Split
+from hansa.data.sharing import Shares
+from hansa.errors import InputError
+
+LABELS = np.repeat(np.arange(4), 30)
+
+
+def test_a_split_is_shared_but_for_its_test() -> None:
+    x = np.arange(120)[:, None]
+    shares = Shares(Split(Examples(x, LABELS), Examples(x[:5], LABELS[:5])))
+    assert shares.clients is None
+    assert shares.test is not None
+    assert len(shares.test.y) == 5
+    mine = [shares.of(k, 7, "iid", 0).x[:, 0] for k in range(7)]
+    assert sorted(np.concatenate(mine).tolist()) == list(range(120))
+
+
+def test_each_clients_own_data_stay_as_they_are() -> None:
+    own = {"north": (np.zeros((2, 1)), np.zeros(2)), "south": (np.ones((3, 1)), np.ones(3))}
+    shares = Shares(own)
+    assert shares.clients == 2
+    assert shares.of(1, 2, "iid", 0) is own["south"]
+    with pytest.raises(InputError, match="data of 2 clients, not of 3"):
+        shares.of(1, 3, "iid", 0)
+
+
+def test_other_data_are_refused() -> None:
+    with pytest.raises(InputError, match="data is a str: give a Split"):
+        Shares("mnist")
+    with pytest.raises(InputError, match="no client"):
+        Shares([])

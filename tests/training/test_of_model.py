@@ -1,0 +1,94 @@
+"""Whatever a model is, it learns with what its trainer would have been given."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
+
+import hansa
+from hansa.data import Examples, Split
+from hansa.errors import AppError
+from hansa.training.numpy import NumpyTrainer, softmax_regression
+from hansa.training.sklearn import SklearnTrainer
+from hansa.training.torch import TorchTrainer
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 4)).astype(np.float32), RNG.integers(0, 3, 60)
+DATA = Split(Examples(X, Y), Examples(X[:12], Y[:12]))
+
+
+def net() -> torch.nn.Module:
+    return torch.nn.Linear(4, 3)
+
+
+def hashes(app: hansa.App, **settings: Any) -> str:
+    return hansa.simulate(app, clients=3, rounds=2, progress=False, **settings).model_hash
+
+
+def by_hand(trainer: Any) -> hansa.App:
+    app = hansa.App.of(trainer, DATA)  # a trainer is taken as it is
+    assert app.given_trainer({}) is trainer
+    return app
+
+
+def test_a_torch_module_is_trained_as_its_trainer_would() -> None:
+    trainer = TorchTrainer(
+        net, torch.nn.functional.cross_entropy, lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.5), batch_size=8
+    )
+    made = hansa.App.of(net, DATA, learning_rate=0.3, momentum=0.5, batch_size=8)
+    assert hashes(made) == hashes(by_hand(trainer))
+
+
+def test_a_module_brings_its_own_weights_and_stays_as_it_is() -> None:
+    module = net()
+    before = module.weight.detach().numpy().copy()  # type: ignore[union-attr,operator]
+    app = hansa.App.of(module, DATA)
+    for seed in (1, 2):
+        assert np.array_equal(app.trainer.initial_model(np.random.default_rng(seed))["weight"], before)
+    hashes(app)
+    assert np.array_equal(module.weight.detach().numpy(), before)  # type: ignore[union-attr,operator]
+
+
+def test_an_optimizer_is_named_or_given() -> None:
+    named = hansa.App.of(net, DATA, optimizer="Adam", learning_rate=0.01)
+    given = hansa.App.of(net, DATA, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
+    assert hashes(named) == hashes(given)
+
+
+def test_a_numpy_model_and_an_estimator_are_trained_as_their_trainers_would() -> None:
+    model = softmax_regression(4, 3)
+    assert hashes(hansa.App.of(model, DATA, learning_rate=0.2, epochs=2)) == hashes(
+        by_hand(NumpyTrainer(model, 0.2, batch_size=32, epochs=2))
+    )
+    for estimator, batch in ((SGDClassifier(loss="log_loss"), 32), (LogisticRegression(max_iter=5), None)):
+        trainer = SklearnTrainer(estimator, num_features=4, classes=[0, 1, 2], batch_size=batch)
+        assert hashes(hansa.App.of(estimator, DATA)) == hashes(by_hand(trainer))
+
+
+def test_regression_has_squared_error() -> None:
+    targets = Split(Examples(X, X[:, 0]), Examples(X[:12], X[:12, 0]))
+    app = hansa.App.of(lambda: torch.nn.Linear(4, 1), targets)
+    result = hansa.simulate(app, clients=3, rounds=3, progress=False)
+    assert result.curves["central.loss"][-1] < result.curves["central.loss"][0]
+
+
+@pytest.mark.parametrize(
+    ("model", "learning", "said"),
+    [
+        ("a CNN", {}, "model is 'a CNN': give a torch module"),
+        (lambda: "net", {}, "it must make a torch module"),
+        (net, {"optimizer": "sdg"}, "there is no optimizer 'sdg'; there is: .*sgd"),
+        (net, {"optimizer": "adam", "momentum": 0.9}, "Adam does not take momentum"),
+        (net, {"optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)}, "of a module already"),
+        (net, {"optimizer": lambda p: torch.optim.SGD(p, 0.1), "momentum": 0.5}, "settings of its own"),
+        (softmax_regression(4, 3), {"optimizer": "sgd"}, "optimizer is given, and the model is a numpy model"),
+        (SGDClassifier(), {"learning_rate": 0.1}, "learning_rate is given, and the model is a scikit-learn"),
+        (NumpyTrainer(softmax_regression(4, 3), 0.1), {"epochs": 2}, "epochs is given, and the model is a trainer"),
+        (LinearRegression(), {}, "neither partial_fit nor warm_start"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_at_once(model: Any, learning: dict[str, Any], said: str) -> None:
+    with pytest.raises(AppError, match=said):
+        hansa.App.of(model, DATA, **learning).given_trainer({})
