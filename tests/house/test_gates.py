@@ -23,6 +23,7 @@ VIOLATIONS = {
     "settings": ("run.py", "import hansa.settings"),
     "testing": ("run.py", "import hansa.testing"),
     "torch": ("run.py", "import torch"),
+    "mpi": ("run.py", "import mpi4py"),
     "sql": ("run.py", "import sqlalchemy"),
     "web": ("run.py", "import fastapi"),
 }
