@@ -5,7 +5,7 @@ Each goes on until it waits for what has not arrived; then the next one does, by
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -120,16 +120,17 @@ class Crew:
         for member in self._members.values():
             member.coroutine.close()
 
-    def _sends(self, sender: int) -> Callable[[int, Any], None]:
-        def post(receiver: int, message: Any) -> None:
+    def _sends(self, sender: int) -> Callable[[Sequence[int], Any], None]:
+        def post(receivers: Sequence[int], message: Any) -> None:
             frame = encode(message)
             member = self._members[sender]
-            member.messages += 1
-            member.sent += len(frame)
-            if receiver in self._members:
-                self.deliver(sender, receiver, frame)
-            else:
-                self._post(sender, receiver, frame)
+            member.messages += len(receivers)
+            member.sent += len(receivers) * len(frame)
+            for receiver in receivers:
+                if receiver in self._members:
+                    self.deliver(sender, receiver, frame)
+                else:
+                    self._post(sender, receiver, frame)
 
         return post
 

@@ -3,7 +3,7 @@
 Parties agree on a salt outside of this, send BLAKE2b(id, key = salt) of all their identifiers to party 0, and get back
 those that all have. Its limits, which private set intersection by cryptography (Pinkas et al. 2018) does not have:
 
-- Who knows the salt can guess an identifier and look for its hash; party 0, who gets all hashes, knows it. The parties must
+- Who knows the salt can guess an identifier and look for its hash; party 0, who gets all hashes, knows it. Parties must
   trust each other so far.
 - Party 0 learns how many records each party has, and which of the hashes several parties share.
 - All parties learn the hashes of the common records, and so which of their own are known to all others.

@@ -14,7 +14,7 @@ depends on no timing, wherever its workers run (Kahn, "The semantics of a simple
 1974).
 """
 
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -51,10 +51,10 @@ class Worker:
         self,
         number: int,
         topology: AnyTopology,
-        post: Callable[[int, Any], None],
+        post: Callable[[Sequence[int], Any], None],
         draw: Callable[..., np.random.Generator],
     ) -> None:
-        """post: delivers a message to a worker; draw: random numbers for a purpose and keys, from the run's seed."""
+        """post: delivers a message to workers; draw: random numbers for a purpose and keys, from the run's seed."""
         self.number = number
         """From 0."""
         self.topology = topology
@@ -78,14 +78,15 @@ class Worker:
 
     def send(self, receiver: int, message: Any) -> None:
         """Send a registered message, and go on; raises `InputError` where the receiver is no neighbour."""
-        schema_of(type(message))
-        self._check(receiver, self.receivers, f"worker {self.number} sends to worker {receiver}", "receivers")
-        self._post(receiver, message)
+        self.broadcast(message, (receiver,))
 
     def broadcast(self, message: Any, receivers: Iterable[int] | None = None) -> None:
-        """Send to each receiver; by default to all there are."""
-        for receiver in self.receivers if receivers is None else receivers:
-            self.send(receiver, message)
+        """Send to each receiver; by default to all there are. The same as one `send` for each."""
+        schema_of(type(message))
+        chosen = self.receivers if receivers is None else tuple(receivers)
+        for receiver in chosen:
+            self._check(receiver, self.receivers, f"worker {self.number} sends to worker {receiver}", "receivers")
+        self._post(chosen, message)
 
     @overload
     async def receive(self, sender: int, kind: type[M], /) -> M: ...
