@@ -199,6 +199,11 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
         run(nothing, ring(2), seed=-1)
 
 
+def test_a_program_that_is_no_async_function_is_refused() -> None:
+    with pytest.raises(InputError, match="write async def"):
+        run(lambda _: None, ring(2))  # type: ignore[arg-type, return-value]
+
+
 def test_one_worker_alone_and_many_at_a_hub() -> None:
     async def counts(worker: Worker) -> Token:
         worker.broadcast(Token(worker.number))

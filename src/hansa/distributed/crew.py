@@ -3,6 +3,7 @@
 Each goes on until it waits for what has not arrived; then the next one does, by number. There is no clock in it.
 """
 
+import inspect
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -11,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from hansa.distributed.encoding import decode, encode
-from hansa.errors import DeadlockError, HansaError, RunFailedError, UserCodeError
+from hansa.errors import DeadlockError, HansaError, InputError, RunFailedError, UserCodeError
 from hansa.protocols.message import name_of
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program, Receive, Worker
@@ -60,7 +61,12 @@ class Crew:
         self._members: dict[int, _Member] = {}
         for number in numbers:
             worker = Worker(number, topology, self._sends(number), partial(derive_rng, seed))
-            self._members[number] = _Member(program(worker))
+            coroutine = program(worker)
+            if not inspect.iscoroutine(coroutine):
+                raise InputError(
+                    f"a program is an async function of a worker, and {program!r} is none: write async def"
+                )
+            self._members[number] = _Member(coroutine)
         self._ready = deque(self._members)
 
     @property

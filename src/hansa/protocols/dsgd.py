@@ -14,6 +14,7 @@ from hansa.errors import ConfigError
 from hansa.protocols.gossip import Watch, row, share
 from hansa.protocols.learner import Learner, LocalClient, Trained
 from hansa.protocols.mixing import Mixing, metropolis, mix
+from hansa.protocols.parts import check_count
 from hansa.protocols.worker import Program, Worker
 
 __all__ = ["Order", "dsgd"]
@@ -34,6 +35,7 @@ def dsgd(
     learner: a `hansa.App`; worker i is its client i of n. mixing: doubly stochastic weights of the topology, else it is
     refused with a `ConfigError`. watch: is told each worker's model after each round.
     """
+    check_count("rounds", rounds)
     if order not in ("combine-then-adapt", "adapt-then-combine"):
         raise ConfigError(f"order is {order!r}; there is: combine-then-adapt, adapt-then-combine")
 

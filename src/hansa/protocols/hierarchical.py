@@ -8,7 +8,7 @@ from hansa.arrays import Arrays, apply
 from hansa.errors import ConfigError
 from hansa.protocols.gossip import Model
 from hansa.protocols.learner import Learner, LocalClient, Trained
-from hansa.protocols.parts import Work
+from hansa.protocols.parts import check_count
 from hansa.protocols.splitfed import Weighted, weighted_mean
 from hansa.protocols.worker import Program, Worker
 
@@ -23,15 +23,16 @@ def hierarchical(learner: Learner, *, rounds: int, inner_rounds: int) -> Program
     The members are the clients, in their order, and end with a `Trained`; root and heads with a `Model`. rounds: global
     averages; inner_rounds: K.
     """
-    work = Work(rounds, inner_rounds)
+    check_count("rounds", rounds)
+    check_count("inner_rounds", inner_rounds)
 
     async def program(worker: Worker) -> Trained | Model:
         if worker.number == ROOT:
             start = learner.trainer.initial_model(worker.shared_rng("init"))
             return Model(await _lead(worker, start, worker.receivers, rounds))
         if ROOT in worker.senders:
-            return Model(await _head(worker, work))
-        return await _member(worker, learner, work.rounds * work.epochs)
+            return Model(await _head(worker, rounds, inner_rounds))
+        return await _member(worker, learner, rounds * inner_rounds)
 
     return program
 
@@ -46,12 +47,12 @@ async def _lead(worker: Worker, model: Arrays, below: tuple[int, ...], rounds: i
     return model
 
 
-async def _head(worker: Worker, work: Work) -> Arrays:
+async def _head(worker: Worker, rounds: int, inner_rounds: int) -> Arrays:
     members = [number for number in worker.receivers if number != ROOT]
-    for _ in range(work.rounds):
+    for _ in range(rounds):
         model = (await worker.receive(ROOT, Model)).arrays
         num_examples = 0
-        for _ in range(work.epochs):
+        for _ in range(inner_rounds):
             worker.broadcast(Model(model), members)
             trained = await worker.gather(Weighted, members)
             model = weighted_mean(trained)

@@ -14,7 +14,7 @@ from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import ClientInfo
 
-__all__ = ["Bottom", "Data", "Join", "Parts", "Top", "VerticalParts", "Work", "batches", "examples_of"]
+__all__ = ["Bottom", "Data", "Join", "Parts", "Top", "VerticalParts", "Work", "batches", "check_count", "examples_of"]
 
 Data = Callable[[ClientInfo], Any]
 """A client → its data; `app.load_data` of a `hansa.App` is one."""
@@ -89,8 +89,14 @@ class Work:
         """Refuse what does nothing."""
         for name in ("rounds", "epochs", "batch_size"):
             value = getattr(self, name)
-            if (value is not None or name != "batch_size") and (type(value) is not int or value < 1):
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if value is not None or name != "batch_size":
+                check_count(name, value)
+
+
+def check_count(setting: str, value: object) -> None:
+    """Raise `ConfigError` unless it is a whole number of at least 1."""
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{setting} is {value!r}; it must be a whole number of at least 1")
 
 
 def batches(num_examples: int, batch_size: int | None, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:

@@ -16,6 +16,7 @@ from hansa.arrays import Array, Arrays
 from hansa.protocols.learner import Learner, LocalClient
 from hansa.protocols.message import message
 from hansa.protocols.mixing import Mixing, check_column_stochastic, column_stochastic, mix, rounded
+from hansa.protocols.parts import check_count
 from hansa.protocols.worker import Program, Worker
 
 __all__ = ["Mass", "Pushed", "debias", "push", "pushsum", "received"]
@@ -58,6 +59,7 @@ def pushsum(
     learner: a `hansa.App`; worker i is its client i of n. mixing: column-stochastic weights of the topology, else it is
     refused with a `ConfigError`.
     """
+    check_count("rounds", rounds)
 
     async def program(worker: Worker) -> Pushed:
         client = LocalClient(learner, worker, worker.number, worker.size)
