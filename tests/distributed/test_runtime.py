@@ -144,7 +144,7 @@ def test_a_worker_that_waits_for_one_that_has_ended_is_named() -> None:
         await worker.receive(0, Token, Word)
 
     with pytest.raises(
-        DeadlockError, match="worker 1 waits for test.token or test.word from worker 0, which has ended"
+        DeadlockError, match=r"worker 1 waits for test.token or test.word from worker 0, which has ended"
     ):
         run(program(nothing, waits), ring(2))
 
@@ -157,7 +157,7 @@ def test_a_message_of_another_type_than_awaited_names_both() -> None:
         await worker.receive(0, Token)
 
     with pytest.raises(
-        RunFailedError, match="worker 1 waits for test.token from worker 0, who has sent it a test.word"
+        RunFailedError, match=r"worker 1 waits for test.token from worker 0, who has sent it a test.word"
     ):
         run(program(sends, waits), ring(2))
 
@@ -166,7 +166,7 @@ def test_a_message_that_nobody_reads_names_both() -> None:
     async def sends(worker: Worker) -> None:
         worker.send(1, Word("hello"))
 
-    with pytest.raises(RunFailedError, match="worker 1 ended without reading what worker 0 sent it, test.word first"):
+    with pytest.raises(RunFailedError, match=r"worker 1 ended without reading what worker 0 sent it, test.word first"):
         run(program(sends, nothing), ring(2))
 
 

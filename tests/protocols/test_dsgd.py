@@ -96,7 +96,7 @@ def test_weights_that_are_stochastic_by_rows_alone_are_refused() -> None:
     def by_rows(_: Any) -> Any:
         return np.array([[0.25] * 4, [0.5, 0.5, 0, 0], [0.5, 0, 0.5, 0], [0.5, 0, 0, 0.5]])
 
-    with pytest.raises(ConfigError, match="column 0 .* sums to 1.75"):
+    with pytest.raises(ConfigError, match=r"column 0 .* sums to 1.75"):
         run(dsgd(app, rounds=1, mixing=by_rows), star(4))
     with pytest.raises(ConfigError, match="is directed"):
         run(dsgd(app, rounds=1), exponential(4))

@@ -44,7 +44,7 @@ def test_groups_of_unequal_examples_are_weighted_by_them() -> None:
 
 def test_other_topologies_are_refused() -> None:
     app, _, _ = quadratics(3)
-    with pytest.raises(ConfigError, match="a tree of root, heads and members, not star\\(3\\)"):
+    with pytest.raises(ConfigError, match=r"a tree of root, heads and members, not star\(3\)"):
         run(hierarchical(app, rounds=1, inner_rounds=1), star(3))
     with pytest.raises(ConfigError, match="inner_rounds is 0"):
         hierarchical(app, rounds=1, inner_rounds=0)

@@ -40,7 +40,7 @@ def test_what_can_change_has_other_fields_or_no_proper_name_is_refused() -> None
 
     with pytest.raises(InputError, match="Changing is no frozen dataclass"):
         message("test.changing")(Changing)
-    with pytest.raises(InputError, match="Nested.items is a list"):
+    with pytest.raises(InputError, match=r"Nested.items is a list"):
         message("test.nested")(Nested)
     with pytest.raises(InputError, match="'No Name'"):
         message("No Name")
@@ -64,7 +64,7 @@ def test_two_classes_have_no_name_in_common_but_a_class_may_be_made_anew() -> No
     class Other:
         number: int
 
-    with pytest.raises(InputError, match="is the message 'test.twice' already"):
+    with pytest.raises(InputError, match=r"is the message 'test.twice' already"):
         message("test.twice")(Other)
 
 

@@ -93,7 +93,7 @@ def test_the_server_of_bottoms_never_hears_an_activation_and_the_main_server_no_
 def test_wrong_data_sizes_topologies_and_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size is 0"):
         split_learning(PARTS, share, batch_size=0)
-    with pytest.raises(ConfigError, match="rounds is 1.5"):
+    with pytest.raises(ConfigError, match=r"rounds is 1.5"):
         splitfed(PARTS, share, rounds=1.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="needs a server and a client"):
         run(split_learning(PARTS, share), ring(1))

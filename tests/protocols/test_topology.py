@@ -15,9 +15,9 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 UNDIRECTED = [
-    t.ring(1), t.ring(2), t.ring(7), t.torus(3, 4), t.torus(1, 3), t.torus(2, 2), t.complete(5), t.star(6), t.hubs(2, 5),
-    t.wheel(2), t.wheel(3), t.wheel(6), t.hierarchy([2, 1, 3]), t.random_regular(12, 5, rng()), t.random_regular(40, 8, rng()),
-    t.erdos_renyi(12, 0.4, rng()), t.watts_strogatz(20, 4, 0.3, rng()),
+    t.ring(1), t.ring(2), t.ring(7), t.torus(3, 4), t.torus(1, 3), t.torus(2, 2), t.complete(5), t.star(6),
+    t.hubs(2, 5), t.wheel(2), t.wheel(3), t.wheel(6), t.hierarchy([2, 1, 3]), t.random_regular(12, 5, rng()),
+    t.random_regular(40, 8, rng()), t.erdos_renyi(12, 0.4, rng()), t.watts_strogatz(20, 4, 0.3, rng()),
 ]  # fmt: skip
 DIRECTED = [t.directed_ring(5), t.exponential(6), t.exponential(8)]
 

@@ -38,7 +38,7 @@ def aligned(result: PartyTrained) -> Any:
     return KNOWN[0][result.rows]
 
 
-def centralized(model: Any, params: Any, people: Any, rate: float, epochs: int, batch: int) -> Any:
+def centralized(model: Any, params: Any, people: Any, *, rate: float, epochs: int, batch: int) -> Any:
     for epoch in range(epochs):
         for rows in batches(len(people), batch, derive_rng(3, "train", epoch + 1, 0)):
             _, gradient = model.loss_and_gradient(params, X[people[rows]], LABELS[people[rows]])
@@ -51,7 +51,7 @@ def test_vertical_logistic_regression_is_logistic_regression_on_all_features() -
     results = run(vertical(parts, records, salt=SALT, epochs=4, batch_size=16), star(3), seed=3).results
     people = aligned(results[0])
     model = logistic_regression(sum(FEATURES), np.float64)
-    params = centralized(model, dict(model.init(RNG)), people, 0.3, 4, 16)
+    params = centralized(model, dict(model.init(RNG)), people, rate=0.3, epochs=4, batch=16)
     theta = np.concatenate([result.bottom["weight0"][:, 0] for result in results])
     assert np.allclose(theta, params["weight"], atol=1e-12)
     assert np.allclose(results[0].top["bias"], params["bias"], atol=1e-12)
@@ -80,7 +80,7 @@ def test_vertical_networks_are_one_network_with_blocks_of_zeros() -> None:
             loss, gradient = whole.loss_and_gradient(params, x, y)
             return loss, {**gradient, "weight0": gradient["weight0"] * mask}
 
-    params = centralized(Masked, params, people, rate, 3, 16)
+    params = centralized(Masked, params, people, rate=rate, epochs=3, batch=16)
     for p, columns in enumerate(COLUMNS):
         block = params["weight0"][columns, p * hidden : (p + 1) * hidden]
         assert np.allclose(results[p].bottom["weight0"], block, atol=1e-12)

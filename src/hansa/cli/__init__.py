@@ -22,6 +22,7 @@ from hansa.cli import (
     token,
     user,
 )
+from hansa.cli.decentralize import decentralize
 from hansa.cli.demo import demo
 from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
@@ -49,7 +50,7 @@ _ALONE = "On this machine"
 _NETWORK = "A network"
 _RECORD = "What happens on it"
 
-for _command in (demo, simulate, parity):
+for _command in (demo, simulate, decentralize, parity):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
 app.command(rich_help_panel=_NETWORK)(login)

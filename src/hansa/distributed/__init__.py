@@ -12,6 +12,7 @@ outcome = run(dsgd(app, rounds=50), ring(8), seed=1)
 from hansa.distributed.runtime import Outcome, run
 from hansa.protocols.alignment import align
 from hansa.protocols.dsgd import dsgd
+from hansa.protocols.fedgkt import EdgeTrained, ServerTrained, Teams, fedgkt
 from hansa.protocols.gossip import Model, gossip
 from hansa.protocols.hierarchical import hierarchical
 from hansa.protocols.learner import Trained
@@ -21,6 +22,7 @@ from hansa.protocols.mixing import (
     check_doubly_stochastic,
     column_stochastic,
     mean_distance,
+    mean_model,
     metropolis,
     second_eigenvalue,
     spectral_gap,
@@ -53,6 +55,7 @@ from hansa.protocols.worker import Program, Worker
 
 __all__ = [
     "Bottom",
+    "EdgeTrained",
     "Model",
     "Outcome",
     "Parts",
@@ -60,8 +63,10 @@ __all__ = [
     "Program",
     "Pushed",
     "Records",
+    "ServerTrained",
     "SplitBottom",
     "SplitTop",
+    "Teams",
     "TimeVarying",
     "Top",
     "Topology",
@@ -77,12 +82,14 @@ __all__ = [
     "dsgd",
     "erdos_renyi",
     "exponential",
+    "fedgkt",
     "from_edges",
     "gossip",
     "hierarchical",
     "hierarchy",
     "hubs",
     "mean_distance",
+    "mean_model",
     "message",
     "metropolis",
     "one_peer_exponential",

@@ -13,6 +13,13 @@ A program is an async function of a `Worker`, which sends and receives typed mes
 | `gossip`       | average consensus                                                           |
 | `dsgd`         | decentralized SGD                                                           |
 | `pushsum`      | stochastic gradient push, for directed topologies                           |
+| `hierarchical` | averages within groups, then of groups                                      |
+| `parts`        | a network that is cut                                                       |
+| `split`        | split learning                                                              |
+| `splitfed`     | the same in parallel, with averages                                         |
+| `vertical`     | parties with different features of the same people                          |
+| `alignment`    | which people all parties know                                               |
+| `fedgkt`       | small and large networks that teach each other                              |
 """
 
 __all__: list[str] = []

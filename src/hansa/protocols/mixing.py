@@ -24,6 +24,7 @@ __all__ = [
     "check_doubly_stochastic",
     "column_stochastic",
     "mean_distance",
+    "mean_model",
     "metropolis",
     "mix",
     "rounded",
@@ -68,7 +69,8 @@ def uniform(topology: Topology) -> Matrix:
     degrees = {len(edges) for side in (topology.receivers, topology.senders) for edges in side}
     if len(degrees) != 1:
         raise ConfigError(
-            f"{topology.name} has degrees of {sorted(degrees)}; uniform weights need equal ones: use metropolis"
+            f"{topology.name} has degrees of {sorted(degrees)}, and uniform weights need equal ones: "
+            "use metropolis, or push-sum"
         )
     return _frozen(column_stochastic(topology))
 
@@ -144,6 +146,11 @@ def mix(weights: Mapping[int, float], models: Mapping[int, Arrays], change: Arra
         check_same_structure(first, change, "the change")
         sums = {name: total + change[name] for name, total in sums.items()}
     return Arrays({name: rounded(total, first[name]) for name, total in sums.items()})
+
+
+def mean_model(models: Sequence[Arrays]) -> Arrays:
+    """1/n Σ_i x_i, for what is evaluated or deployed after a run."""
+    return mix(dict.fromkeys(range(len(models)), 1 / len(models)), dict(enumerate(models)))
 
 
 def mean_distance(models: Sequence[Arrays]) -> float:
