@@ -12,7 +12,6 @@ from hansa.errors import ConfigError
 from hansa.simulation.load import load
 from hansa.wire import codec
 
-
 CENTRAL = """
 
 @app.central_evaluate

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-EXTRAS = ("alembic", "argon2", "fastapi", "jwt", "sklearn", "sqlalchemy", "torch", "uvicorn")
+EXTRAS = ("alembic", "argon2", "fastapi", "jwt", "mpi4py", "sklearn", "sqlalchemy", "torch", "uvicorn")
 """Import names of what the extras bring."""
 
 

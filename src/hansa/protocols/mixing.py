@@ -122,10 +122,9 @@ def second_eigenvalue(topology: AnyTopology, mixing: Mixing = metropolis) -> flo
     if topology.size == 1:
         return 0.0
     period = reduce(lambda before, phase: mixing(phase) @ before, topology.phases, np.eye(topology.size))
-    moduli = np.sort(
-        np.abs(np.linalg.eigvalsh(period) if np.array_equal(period, period.T) else np.linalg.eigvals(period))
-    )
-    return float(moduli[-2] ** (1 / len(topology.phases)))
+    symmetric = np.array_equal(period, period.T)
+    second = np.sort(np.abs(np.linalg.eigvalsh(period) if symmetric else np.linalg.eigvals(period)))[-2]
+    return 0.0 if second < _TOLERANCE else float(second ** (1 / len(topology.phases)))
 
 
 def spectral_gap(topology: AnyTopology, mixing: Mixing = metropolis) -> float:
