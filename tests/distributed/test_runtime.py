@@ -1,5 +1,6 @@
 """Programs in one process: the same each time, and errors that name who it was."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from hansa.distributed import Program, Worker, complete, directed_ring, message, ring, run, star
-from hansa.errors import ConfigError, DeadlockError, InputError, RunFailedError, UserCodeError
+from hansa.errors import ConfigError, DeadlockError, InputError, MissingExtraError, RunFailedError, UserCodeError
+from hansa.settings import launched_by_mpi
 
 
 @message("test.token")
@@ -186,8 +188,9 @@ def test_what_is_no_message_is_neither_sent_nor_returned_nor_awaited() -> None:
 
     with pytest.raises(InputError, match="dict is no message"):
         run(program(sends, nothing), ring(2))
-    with pytest.raises(InputError, match="int is no message"):
+    with pytest.raises(InputError, match="int is no message") as raised:
         run(returns, ring(2))
+    assert raised.value.__notes__ == ["in worker 0 of 2"]
     with pytest.raises(UserCodeError, match="it awaits a int; a worker awaits receive"):
         run(awaits, ring(2))
 
@@ -202,6 +205,23 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
 def test_a_program_that_is_no_async_function_is_refused() -> None:
     with pytest.raises(InputError, match="write async def"):
         run(lambda _: None, ring(2))  # type: ignore[arg-type, return-value]
+
+
+def test_mpi_is_used_where_a_launcher_has_started_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert not launched_by_mpi()
+    monkeypatch.setenv("PMI_SIZE", "1")
+    assert not launched_by_mpi()
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    assert launched_by_mpi()
+
+
+def test_mpi_that_is_not_installed_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.delitem(sys.modules, "hansa.distributed.mpi", raising=False)
+    with pytest.raises(MissingExtraError, match=r"hansa\[mpi\]"):
+        run(nothing, ring(2), over="mpi")
 
 
 def test_one_worker_alone_and_many_at_a_hub() -> None:

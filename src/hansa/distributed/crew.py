@@ -6,7 +6,8 @@ Each goes on until it waits for what has not arrived; then the next one does, by
 import inspect
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -69,24 +70,23 @@ class Crew:
             self._members[number] = _Member(coroutine)
         self._ready = deque(self._members)
 
-    @property
-    def done(self) -> bool:
-        """Whether all workers of this process have ended."""
-        return all(number in self.ended for number in self._members)
-
     def deliver(self, sender: int, receiver: int, frame: bytes) -> None:
         """A message has arrived for a worker of this process."""
         member = self._members[receiver]
-        member.mail.setdefault(sender, deque()).append(frame)
-        if member.waits is not None and member.waits.sender == sender and receiver not in self._ready:
+        unread = member.mail.setdefault(sender, deque())
+        unread.append(frame)
+        if member.waits is not None and member.waits.sender == sender and len(unread) == 1:
             self._ready.append(receiver)
 
     def advance(self) -> list[int]:
         """Let all go on as far as they can; who has ended meanwhile. Raises `UserCodeError` where one fails."""
-        before = set(self.ended)
+        ended: list[int] = []
         while self._ready:
-            self._go_on(self._ready.popleft())
-        return [number for number in self._members if number in self.ended and number not in before]
+            number = self._ready.popleft()
+            with self._told(number):
+                self._go_on(number)
+            ended += [number] * (number in self.ended)
+        return ended
 
     def end(self, number: int, ended: Ended) -> None:
         """A worker of another process has ended."""
@@ -141,21 +141,28 @@ class Crew:
         return post
 
     def _go_on(self, number: int) -> None:
+        """Let a worker go on until it waits for what has not arrived, or ends."""
         member = self._members[number]
-        try:
-            value = None
-            if member.waits is not None:
-                value = self._opened(number, member.waits, member.mail[member.waits.sender].popleft())
-            while True:
+        while True:
+            value = None if member.waits is None else self._received(number, member.waits)
+            try:
                 member.waits = member.coroutine.send(value)
-                frames = self._frames(member)
-                if not frames:
-                    return
-                value = self._opened(number, member.waits, frames.popleft())
-        except StopIteration as returned:
-            member.waits = None
-            result = b"" if returned.value is None else encode(returned.value)
-            self.ended[number] = Ended(result, member.messages, member.sent)
+            except StopIteration as returned:
+                member.waits = None
+                result = b"" if returned.value is None else encode(returned.value)
+                self.ended[number] = Ended(result, member.messages, member.sent)
+                return
+            if not isinstance(member.waits, Receive):
+                awaited = type(member.waits).__name__
+                raise TypeError(f"it awaits a {awaited}; a worker awaits receive() and gather() alone")
+            if not member.mail.get(member.waits.sender):
+                return
+
+    @contextmanager
+    def _told(self, number: int) -> Iterator[None]:
+        """Whatever goes wrong inside is told with the worker's number."""
+        try:
+            yield
         except HansaError as error:
             error.add_note(f"in worker {number} of {self._size}")
             raise
@@ -164,13 +171,8 @@ class Crew:
                 f"worker {number} of {self._size} failed: {type(error).__name__}: {error}", traceback.format_exc()
             ) from error
 
-    def _frames(self, member: _Member) -> deque[bytes] | None:
-        if not isinstance(member.waits, Receive):
-            raise TypeError(f"it awaits a {type(member.waits).__name__}; a worker awaits receive() and gather() alone")
-        return member.mail.get(member.waits.sender)
-
-    def _opened(self, number: int, waits: Receive, frame: bytes) -> Any:
-        message = decode(frame)
+    def _received(self, number: int, waits: Receive) -> Any:
+        message = decode(self._members[number].mail[waits.sender].popleft())
         if not isinstance(message, waits.kinds):
             raise RunFailedError(
                 f"worker {number} waits for {waits}, who has sent it a {name_of(type(message))} first: "

@@ -5,6 +5,7 @@ it has ended, with its result. MPI keeps the order between two ranks, so that an
 """
 
 import sys
+import time
 import traceback
 from typing import Any, Final
 
@@ -24,6 +25,9 @@ __all__ = ["run_over_mpi"]
 
 _ENVELOPE: Final = np.dtype([("sender", "<i4"), ("receiver", "<i4"), ("messages", "<i8"), ("sent", "<i8")])
 _ALL: Final = -1
+_SHORTEST_PAUSE: Final = 1e-6
+_LONGEST_PAUSE: Final = 1e-3
+"""Seconds between two looks for a message: a rank that waits leaves its core to others."""
 
 
 def run_over_mpi(program: Program, topology: AnyTopology, seed: int) -> tuple[dict[int, Ended], int]:
@@ -34,7 +38,7 @@ def run_over_mpi(program: Program, topology: AnyTopology, seed: int) -> tuple[di
     communicator = MPI.COMM_WORLD.Dup()
     try:
         ended = _Ranks(communicator, program, topology, seed).run()
-    except Exception as error:  # whatever went wrong here, the other ranks would wait for ever
+    except BaseException as error:  # whatever went wrong here, an exit too, the other ranks would wait for ever
         told = f"{type(error).__name__}: {error}\n" if isinstance(error, HansaError) else ""
         sys.stderr.write("".join(traceback.format_exception(error)) + f"rank {communicator.rank}: {told}")
         sys.stderr.flush()
@@ -88,7 +92,10 @@ class _Ranks:
     def _receive(self) -> None:
         """Wait for one frame, and hand it on."""
         status = MPI.Status()
-        message = self._communicator.Mprobe(status=status)
+        pause = 0.0
+        while (message := self._communicator.Improbe(status=status)) is None:  # Mprobe would use all of a core to wait
+            time.sleep(pause)
+            pause = min(2 * pause + _SHORTEST_PAUSE, _LONGEST_PAUSE)
         buffer = np.empty(status.Get_count(MPI.BYTE), np.uint8)
         message.Recv([buffer, MPI.BYTE])
         envelope = buffer[: _ENVELOPE.itemsize].view(_ENVELOPE)[0]

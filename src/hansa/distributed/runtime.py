@@ -8,7 +8,6 @@ from hansa.distributed.encoding import decode
 from hansa.errors import ConfigError
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program
-from hansa.settings import launched_by_mpi
 
 __all__ = ["Outcome", "Over", "run"]
 
@@ -55,6 +54,8 @@ def run(program: Program, topology: AnyTopology, *, seed: int = 0, over: Over = 
         case "mpi":
             mpi = True
         case "auto":
+            from hansa.settings import launched_by_mpi  # noqa: PLC0415 - pydantic takes longer than many a run
+
             mpi = launched_by_mpi()
         case _:
             raise ConfigError(f"over is {over!r}; there is: auto, process, mpi")
