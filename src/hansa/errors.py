@@ -9,6 +9,7 @@ HansaError
 ├── UpdateRejectedError         an update must not be counted; carries a `Reason`
 ├── UserCodeError               user code raised, exited or hung; carries its traceback
 ├── RunFailedError              a run ended without finishing
+│   ├── DeadlockError           workers wait for each other, or for one that has ended
 │   └── QuorumNotMetError       too few updates arrived before the deadline
 ├── WireError                   bytes from the network are not what they should be
 ├── ConnectionFailedError       a peer cannot be reached
@@ -37,6 +38,7 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "CorruptionError",
+    "DeadlockError",
     "HansaError",
     "InputError",
     "MissingExtraError",
@@ -145,6 +147,10 @@ class UserCodeError(HansaError):
 
 class RunFailedError(HansaError):
     """A run ended without finishing; the message is its cause."""
+
+
+class DeadlockError(RunFailedError):
+    """Workers wait for each other, or for one that has ended; the message names them."""
 
 
 class QuorumNotMetError(RunFailedError):

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from hansa.errors import InputError
 
-__all__ = ["Settings", "environment_for_packages", "environment_for_user_code", "quiet_grpc"]
+__all__ = ["Settings", "environment_for_packages", "environment_for_user_code", "launched_by_mpi", "quiet_grpc"]
 
 _PREFIX = "HANSA_"
 _USUAL = frozenset(
@@ -19,6 +19,9 @@ _USUAL = frozenset(
 )
 _USUAL_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_")
 """Where programs and libraries are, in which language they speak, and which processors they may use; nothing secret."""
+
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""How many processes a launcher has started, in the words of each."""
 
 
 class _Files(PydanticBaseSettingsSource):
@@ -208,6 +211,11 @@ def environment_for_packages(names: Collection[str] = ()) -> dict[str, str]:
         for name, value in environment_for_user_code().items()
         if name in names or name.upper() in _USUAL or name.upper().startswith(_USUAL_PREFIXES)
     }
+
+
+def launched_by_mpi() -> bool:
+    """Whether an MPI launcher (Open MPI, MPICH, Intel MPI, MVAPICH) has started this process, as one of several."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in _MPI_SIZES)  # noqa: TID251 - here
 
 
 def environment_for_user_code() -> dict[str, str]:

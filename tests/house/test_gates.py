@@ -24,6 +24,7 @@ VIOLATIONS = {
     "testing": ("run.py", "import hansa.testing"),
     "torch": ("run.py", "import torch"),
     "formats": ("run.py", "import h5py"),
+    "mpi": ("run.py", "import mpi4py"),
     "sql": ("run.py", "import sqlalchemy"),
     "web": ("run.py", "import fastapi"),
 }

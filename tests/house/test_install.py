@@ -16,6 +16,7 @@ EXTRAS = (
     "h5py",
     "jwt",
     "matplotlib",
+    "mpi4py",
     "pyarrow",
     "sklearn",
     "sqlalchemy",

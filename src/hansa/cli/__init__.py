@@ -24,6 +24,7 @@ from hansa.cli import (
     token,
     user,
 )
+from hansa.cli.decentralize import decentralize
 from hansa.cli.demo import demo
 from hansa.cli.login import login, logout
 from hansa.cli.metrics import metrics
@@ -54,7 +55,7 @@ _ALONE = "On this machine"
 _NETWORK = "A network"
 _RECORD = "What happens on it"
 
-for _command in (demo, simulate, replay, sweep, parity, privacy):
+for _command in (demo, simulate, replay, sweep, decentralize, parity, privacy):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
 app.command(rich_help_panel=_NETWORK)(login)

@@ -12,7 +12,16 @@ from hansa.errors import AppError, ConfigError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.local import LocalWork, count, evaluation_examples, known_distance, training_examples
 
-__all__ = ["LossAndGradient", "NumpyModel", "NumpyTrainer", "logistic_regression", "mlp", "softmax_regression"]
+__all__ = [
+    "LossAndGradient",
+    "NumpyModel",
+    "NumpyTrainer",
+    "binary_loss",
+    "cross_entropy",
+    "logistic_regression",
+    "mlp",
+    "softmax_regression",
+]
 
 Params: TypeAlias = Mapping[str, Array]
 LossAndGradient: TypeAlias = Callable[[Params, Any, Any], tuple[float, Mapping[str, Array]]]
@@ -201,7 +210,7 @@ def softmax_regression(num_features: int, num_classes: int, dtype: npt.DTypeLike
     def loss_and_gradient(params: Params, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
         logits = x @ params["weight"]
         logits += params["bias"]
-        loss, slope = _cross_entropy(logits, y)
+        loss, slope = cross_entropy(logits, y)
         return loss, {"weight": x.T @ slope, "bias": slope.sum(axis=0)}
 
     def evaluate(params: Params, x: Array, y: Array) -> dict[str, float]:
@@ -223,11 +232,11 @@ def logistic_regression(num_features: int, dtype: npt.DTypeLike = np.float32) ->
         z = x @ params["weight"] + params["bias"]
         slope = (0.5 * np.tanh(0.5 * z) + 0.5 - y) / z.dtype.type(len(y))  # the logistic function without overflow
         slope = slope.astype(z.dtype, copy=False)
-        return _binary_loss(z, y), {"weight": x.T @ slope, "bias": slope.sum(keepdims=True)}
+        return binary_loss(z, y), {"weight": x.T @ slope, "bias": slope.sum(keepdims=True)}
 
     def evaluate(params: Params, x: Array, y: Array) -> dict[str, float]:
         z = x @ params["weight"] + params["bias"]
-        return {"loss": _binary_loss(z, y), "accuracy": float(np.mean((z > 0) == (y > 0)))}
+        return {"loss": binary_loss(z, y), "accuracy": float(np.mean((z > 0) == (y > 0)))}
 
     return NumpyModel(init, loss_and_gradient, evaluate)
 
@@ -252,7 +261,7 @@ def mlp(sizes: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> NumpyModel
 
     def loss_and_gradient(params: Params, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
         *inputs, logits = _forward(params, x, layers)
-        loss, slope = _cross_entropy(logits, y)
+        loss, slope = cross_entropy(logits, y)
         gradient: dict[str, Array] = {}
         for layer in reversed(layers):
             gradient[f"weight{layer}"] = inputs[layer].T @ slope
@@ -280,7 +289,7 @@ def _forward(params: Params, x: Array, layers: range) -> list[Array]:
     return values
 
 
-def _cross_entropy(logits: Array, y: Array) -> tuple[float, Array]:
+def cross_entropy(logits: Array, y: Array) -> tuple[float, Array]:
     """The mean of −log softmax(logits)[y], and its slope with respect to the logits, which are overwritten."""
     rows = np.arange(len(y))
     logits -= logits.max(axis=1, keepdims=True)
@@ -296,9 +305,10 @@ def _cross_entropy(logits: Array, y: Array) -> tuple[float, Array]:
 
 def _classified(logits: Array, y: Array) -> dict[str, float]:
     accuracy = float(np.mean(logits.argmax(axis=1) == y))
-    loss, _ = _cross_entropy(logits, y)
+    loss, _ = cross_entropy(logits, y)
     return {"loss": loss, "accuracy": accuracy}
 
 
-def _binary_loss(z: Array, y: Array) -> float:
+def binary_loss(z: Array, y: Array) -> float:
+    """The mean logistic loss of logits z for labels 0 and 1."""
     return float(np.mean(np.logaddexp(0, z) - y * z))

@@ -1,0 +1,157 @@
+"""`hansa decentralize`: an app's clients train together without a server, each with neighbours of its own."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hansa.cli.options import AppPath, Json, app_name
+from hansa.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+
+    from hansa.app import App
+    from hansa.arrays import Arrays
+    from hansa.protocols.topology import AnyTopology
+
+__all__ = ["decentralize", "parse_topology"]
+
+_TOPOLOGIES = (
+    "ring", "torus:ROWS:COLUMNS", "complete", "star", "random-regular:DEGREE", "erdos-renyi:PROBABILITY",
+    "watts-strogatz:NEIGHBOURS:PROBABILITY", "directed-ring", "exponential", "one-peer-exponential",
+)  # fmt: skip
+
+
+def _complete_topology(incomplete: str) -> list[str]:
+    return [name for name in (each.partition(":")[0] for each in _TOPOLOGIES) if name.startswith(incomplete)]
+
+
+def decentralize(
+    app: AppPath,
+    *,
+    topology: Annotated[
+        str,
+        typer.Option(
+            "--topology", autocompletion=_complete_topology, help="Who talks to whom: " + ", ".join(_TOPOLOGIES) + "."
+        ),
+    ] = "ring",
+    workers: Annotated[int, typer.Option("--workers", "-n", min=1, help="Workers, each a client of the app.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of local training and mixing.")] = 10,
+    algorithm: Annotated[
+        Literal["dsgd", "pushsum"],
+        typer.Option("--algorithm", help="dsgd: doubly stochastic weights; pushsum: for directed topologies."),
+    ] = "dsgd",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random number of the run.")] = 0,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="File for the mean model, in the safetensors format.", dir_okay=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an app without a server: every worker has a model, and mixes it with its neighbours'.
+
+    Under mpirun the workers are shared out among its processes, and the result is the same, to the bit.
+    """
+    from hansa.app import load_app
+    from hansa.run import derive_rng
+
+    loaded = load_app(app)
+    loaded.check()
+    graph = parse_topology(topology, workers, derive_rng(seed, "topology"))
+    told, mean = _trained(loaded, graph, algorithm, rounds, seed)
+    if told["rank"]:
+        return
+    told = {"app": app_name(app), **told, "saved": save}
+    if save is not None:
+        from hansa.wire import codec
+
+        codec.save(mean, save)
+    if as_json:
+        print_json(told)
+    else:
+        _show(told)
+
+
+def _trained(
+    app: "App", graph: "AnyTopology", algorithm: str, rounds: int, seed: int
+) -> "tuple[dict[str, Any], Arrays]":
+    """What is told of a run, and the mean model."""
+    from hansa import distributed as d
+    from hansa.run import derive_rng
+    from hansa.wire import codec
+
+    if algorithm == "pushsum":
+        mixing, program = d.column_stochastic, d.pushsum(app, rounds=rounds)
+    else:
+        mixing = d.metropolis if graph.is_symmetric else d.uniform
+        program = d.dsgd(app, rounds=rounds, mixing=mixing)
+    rate = d.second_eigenvalue(graph, mixing)
+    outcome = d.run(program, graph, seed=seed)
+    models = [result.model for result in outcome.results]
+    mean = d.mean_model(models)
+    measured = [
+        dict(app.evaluate_centrally(model, derive_rng(seed, "central", rounds)).values)
+        for model in [mean, *models]
+        if app.can_evaluate_centrally
+    ]
+    told = {
+        "algorithm": algorithm,
+        "topology": graph.name,
+        "workers": graph.size,
+        "rounds": rounds,
+        "second_eigenvalue": rate,
+        "losses": [float(sum(step) / graph.size) for step in zip(*(r.losses for r in outcome.results), strict=True)],
+        "distance": d.mean_distance(models),
+        "messages": sum(outcome.messages),
+        "bytes": sum(outcome.sent),
+        "metrics": measured[0] if measured else {},
+        "worker_metrics": measured[1:],
+        "model_hash": codec.digest(mean),
+        "rank": outcome.rank,
+    }
+    return told, mean
+
+
+def _show(told: "Mapping[str, Any]") -> None:
+    workers, losses = told["workers"], told["losses"]
+    say(f"{told['app']}: {told['algorithm']} on {told['topology']}, {workers} workers, {told['rounds']} rounds")
+    rate = told["second_eigenvalue"]
+    say(f"|λ₂| = {rate:.4f}: what a step of mixing leaves of the distance to the mean, in the long run")
+    if not math.isnan(losses[0]):
+        say(f"training loss {losses[0]:.4f} in the first round, {losses[-1]:.4f} in the last")
+    say(f"the workers' models are {told['distance']:.3g} from their mean")
+    for name, value in told["metrics"].items():
+        values = [each[name] for each in told["worker_metrics"]]
+        say(f"{name} {value:.4f} of the mean model, {min(values):.4f} to {max(values):.4f} of the workers' own")
+    say(f"{told['messages']:,} messages, {told['bytes']:,} bytes")
+    say(f"mean model {told['model_hash']}" + (f"; it is in {told['saved']}" if told["saved"] else ""))
+
+
+def parse_topology(text: str, workers: int, rng: "np.random.Generator") -> "AnyTopology":
+    """`name` or `name:number:number` as a topology; raises `ConfigError` that lists those there are."""
+    from hansa import distributed as d
+    from hansa.errors import ConfigError
+
+    makers: dict[str, Callable[..., AnyTopology]] = {
+        "ring": lambda: d.ring(workers),
+        "torus": lambda rows, columns: d.torus(int(rows), int(columns)),
+        "complete": lambda: d.complete(workers),
+        "star": lambda: d.star(workers),
+        "random-regular": lambda degree: d.random_regular(workers, int(degree), rng),
+        "erdos-renyi": lambda probability: d.erdos_renyi(workers, float(probability), rng),
+        "watts-strogatz": lambda near, probability: d.watts_strogatz(workers, int(near), float(probability), rng),
+        "directed-ring": lambda: d.directed_ring(workers),
+        "exponential": lambda: d.exponential(workers),
+        "one-peer-exponential": lambda: d.one_peer_exponential(workers),
+    }
+    name, *numbers = text.split(":")
+    try:
+        made = makers[name](*numbers)
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"there is no topology {text}; there is: {', '.join(_TOPOLOGIES)}") from None
+    if made.size != workers:
+        raise ConfigError(f"{text} has {made.size} workers, and --workers is {workers}; they must be as many")
+    return made

@@ -1,0 +1,25 @@
+"""Protocols between workers, as pure programs: who says what to whom, and the arithmetic on it; no socket, no clock.
+
+A program is an async function of a `Worker`, which sends and receives typed messages over a `Topology`; the runtimes in
+`hansa.distributed` run it. Import its modules, or what `hansa.distributed` exports; nothing is exported here.
+
+| module         | what it is                                                                  |
+|----------------|-----------------------------------------------------------------------------|
+| `message`      | frozen dataclasses registered as messages                                   |
+| `worker`       | a worker, and how it sends and receives                                     |
+| `topology`     | who may send to whom                                                        |
+| `mixing`       | mixing matrices, their checks, their spectral gap                           |
+| `learner`      | local training of a worker by an app's trainer                              |
+| `gossip`       | average consensus                                                           |
+| `dsgd`         | decentralized SGD                                                           |
+| `pushsum`      | stochastic gradient push, for directed topologies                           |
+| `hierarchical` | averages within groups, then of groups                                      |
+| `parts`        | a network that is cut                                                       |
+| `split`        | split learning                                                              |
+| `splitfed`     | the same in parallel, with averages                                         |
+| `vertical`     | parties with different features of the same people                          |
+| `alignment`    | which people all parties know                                               |
+| `fedgkt`       | small and large networks that teach each other                              |
+"""
+
+__all__: list[str] = []
