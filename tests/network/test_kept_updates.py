@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,18 @@ FOUR = RoundRules(min_clients=4, quorum=4, deadline=60)
 MEDIAN = RunSpec(name="run", aggregator="median")
 
 
+@pytest.mark.parametrize(
+    ("aggregator", "transforms"),
+    [
+        ("geometric-median", ()),
+        ("trimmed-mean", ("clip:norm=1", "gaussian-noise:multiplier=0.1,seeded=true", "quantize:bits=4")),
+    ],
+    ids=["as it is", "clipped, noised and quantized"],
+)
 async def test_a_tree_of_combiners_passes_every_update_up_and_has_the_bits_of_the_simulation(
-    large_app: Path, tmp_path: Path
+    large_app: Path, tmp_path: Path, aggregator: str, transforms: Any
 ) -> None:
-    spec = RunSpec(rounds=2, aggregator="geometric-median", rules=FOUR)
+    spec = RunSpec(rounds=2, aggregator=aggregator, transforms=transforms, rules=FOUR)
     async with federation(tmp_path, ["north", "south"]) as made:
         await made.combiner("n1", parent="north")
         await made.clients(4)

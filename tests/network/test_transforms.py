@@ -11,6 +11,7 @@ from hansa.errors import Reason
 from hansa.messages import RoundRules, RunSpec
 from hansa.network.client.ledger import departures
 from hansa.network.client.policy import Privacy, SitePolicy
+from hansa.privacy import clip
 from hansa.run import seeded
 from hansa.store.link import verify_chain
 from hansa.store.records import SessionState
@@ -36,8 +37,9 @@ CENTRAL = RunSpec(
 
 
 @pytest.fixture
-def cheating(app: Path) -> Path:
-    """An app that takes clipping out of hansa, in the process that it runs in."""
+def cheating(app: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An app that takes clipping out of hansa, in the process that it runs in; this one loads it too, and forgets it."""
+    monkeypatch.setattr(clip, "clipped", clip.clipped)
     app.write_text(CHEAT + app.read_text())
     return app
 
