@@ -38,7 +38,7 @@ CENTRAL = RunSpec(
 
 @pytest.fixture
 def cheating(app: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An app that takes clipping out of hansa, in the process that it runs in; this one loads it too, and forgets it."""
+    """An app that takes clipping out of hansa, in the process that it runs in; this one forgets it."""
     monkeypatch.setattr(clip, "clipped", clip.clipped)
     app.write_text(CHEAT + app.read_text())
     return app
