@@ -55,7 +55,7 @@ def test_a_wrapped_algorithm_keeps_the_laws_of_algorithms(law: Law, inner: Algor
         ({"norm": 0}, "adaptive-clip: norm is 0; it must be a number above 0"),
         ({"norm": math.inf}, "adaptive-clip: norm is infinite"),
         ({"quantile": 1.5}, "adaptive-clip: quantile is 1.5; it must be a number from 0 to 1"),
-        ({"learning_rate": -1}, "adaptive-clip: learning_rate is -1; it must be a number from 0 to inf"),
+        ({"learning_rate": -1}, "adaptive-clip: learning_rate is -1; it must be a number from 0 to 100"),
     ],
 )
 def test_a_wrong_option_is_refused_by_its_name(options: dict[str, float], said: str):

@@ -144,5 +144,7 @@ def test_a_wrong_option_is_refused_by_its_name(options: dict[str, float], said: 
 def test_local_noise_refuses_wrong_options_too():
     with pytest.raises(ConfigError, match="laplace-noise: multiplier is inf; it must be a number"):
         laplace_noise(Bound(1.0, 1), multiplier=math.inf)
+    with pytest.raises(ConfigError, match="laplace-noise: multiplier is 1000"):
+        laplace_noise(Bound(1.0, 1), multiplier=10**400)
     with pytest.raises(ConfigError, match="gaussian-noise: seeded is 'no'; it must be true or false"):
         gaussian_noise(Bound(1.0), multiplier=1, seeded="no")  # type: ignore[arg-type]  # the point

@@ -37,7 +37,7 @@ def adaptive_clip(before: Bound, *, norm: float = 0.1, quantile: float = 0.5, le
     if not math.isfinite(first):
         raise ConfigError("adaptive-clip: norm is infinite; it must be a finite number, from which C is adapted")
     _check("quantile", quantile, 0.0, 1.0)
-    _check("learning_rate", learning_rate, 0.0, math.inf)
+    _check("learning_rate", learning_rate, 0.0, 100.0)
 
     def wrap(algorithm: Algorithm) -> Algorithm:
         return _adapting(algorithm, first, quantile, learning_rate)
@@ -73,8 +73,8 @@ def _adapting(algorithm: Algorithm, first: float, quantile: float, learning_rate
 
 
 def _check(option: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value == math.inf:
-        raise ConfigError(f"adaptive-clip: {option} is {value!r}; it must be a number from {low:g} to {high:g}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"adaptive-clip: {option} is {value!r:.80}; it must be a number from {low:g} to {high:g}")
 
 
 def _prefixed(arrays: Mapping[str, Array]) -> dict[str, Array]:

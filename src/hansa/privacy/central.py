@@ -25,6 +25,8 @@ from hansa.privacy.stream import KEY, Stream
 
 __all__ = ["central_noise"]
 
+_MOST_CLIENTS = 2**40
+
 _MOST = 2.0**56
 """Quanta of σ: ten times as much must not overflow beside a sum of 2^62."""
 
@@ -63,8 +65,8 @@ def central_noise(
 
 
 def _check_count(option: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"central-noise: {option} is {value!r}; it must be a whole number of at least 1")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_CLIENTS:
+        raise ConfigError(f"central-noise: {option} is {value!r:.80}; it must be a whole number of at least 1")
 
 
 def _add_noise(partial: Partial, quanta: Mapping[str, float], norm: float, z: float, stream: Stream) -> None:

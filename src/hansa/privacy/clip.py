@@ -40,7 +40,7 @@ def checked_norm(name: str, value: object) -> float:
     """A number above 0, which may be infinite; raises `ConfigError`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ConfigError(f"{name}: norm is {value!r}; it must be a number above 0")
-    return float(value)
+    return float(min(value, math.inf if isinstance(value, float) else 2**1000))
 
 
 def clipped(arrays: Arrays, limit: Bound) -> Arrays:

@@ -28,6 +28,9 @@ __all__ = ["checked_multiplier", "gaussian_noise", "laplace_noise"]
 _FINER = {"gaussian": 24, "laplace": 34}
 """Powers of two by which the step is finer than the scale: what rounding adds to C grows with √d and with d."""
 
+_MOST = 2**40
+"""Of a multiplier."""
+
 _WHOLE = 48
 """Powers of two of C in steps at most, so that whole numbers of steps are exact in float64."""
 
@@ -47,8 +50,10 @@ def laplace_noise(before: Bound, *, multiplier: float, seeded: bool = False) -> 
 
 def checked_multiplier(name: str, multiplier: object) -> float:
     """z as a number; raises `ConfigError`."""
-    if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not 0 <= multiplier < math.inf:
-        raise ConfigError(f"{name}: multiplier is {multiplier!r}; it must be a number of at least 0, and finite")
+    if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not 0 <= multiplier <= _MOST:
+        raise ConfigError(
+            f"{name}: multiplier is {multiplier!r:.80}; it must be a number of at least 0, and below 2^40"
+        )
     return float(multiplier)
 
 
