@@ -302,9 +302,13 @@ def _registered(points: Mapping[str, str]) -> str:
     return _table(("name", "options", "", "in"), rows)
 
 
+_OF_THE_RUN = frozenset({"max_weight", "range_bits"})
+"""What aggregators are given by the run's own settings."""
+
+
 def _options(factory: Callable[..., Any]) -> str:
     parameters = inspect.signature(factory).parameters.values()
-    return ", ".join(f"`{_option(p)}`" for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return ", ".join(f"`{_option(p)}`" for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _OF_THE_RUN)
 
 
 def _option(parameter: inspect.Parameter) -> str:

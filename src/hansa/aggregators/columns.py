@@ -21,12 +21,15 @@ __all__ = ["median", "middle", "trimmed", "trimmed_mean"]
 
 
 def median(*, max_weight: int = 2**24, range_bits: int = 6) -> Spooled:
-    """The median has no options."""
+    """Median of each coordinate: the mean of the middle two where n is even. It has no options."""
     return spooled("median", "column", by_column(middle), max_weight=max_weight, range_bits=range_bits)
 
 
 def trimmed_mean(*, max_weight: int = 2**24, range_bits: int = 6, beta: float = 0.2) -> Spooled:
-    """beta: β, the share that is dropped at each end, at least that of the malicious clients, 0 ≤ β < 0.5."""
+    """Mean of each coordinate without the largest and the smallest ⌊βn⌋ values.
+
+    beta: β, the share that is dropped at each end, at least that of the malicious clients, 0 ≤ β < 0.5.
+    """
     check_fraction("trimmed-mean", "beta", beta)
     if beta >= 0.5:  # noqa: PLR2004 - at both ends
         raise ConfigError(f"trimmed-mean: beta is {beta!r}; it must be a number of at least 0 and below 0.5")

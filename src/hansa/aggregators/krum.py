@@ -24,13 +24,17 @@ __all__ = ["krum", "multi_krum", "scores"]
 
 
 def krum(*, max_weight: int = 2**24, range_bits: int = 6, f: int) -> Spooled:
-    """f: the most malicious clients in a round, f ≥ 0; more makes it robust against more, and choose among fewer."""
+    """Krum: the one update whose nearest neighbours are the nearest. Needs n > 2f + 2.
+
+    f: the most malicious clients in a round, f ≥ 0; more makes it robust against more, and compare with fewer.
+    """
     return _krum("krum", max_weight, range_bits, f, 1)
 
 
 def multi_krum(*, max_weight: int = 2**24, range_bits: int = 6, f: int, m: int | None = None) -> Spooled:
-    """f: as Krum's; m: how many are averaged, 1 ≤ m; by default n − f − 2, the most for which the paper's proof holds.
+    """Multi-Krum: the mean of the m updates whose nearest neighbours are the nearest. Needs n > 2f + 2.
 
+    f: as Krum's; m: how many are averaged, 1 ≤ m; by default n − f − 2, the most that any proof covers.
     With m above n − f − 2 a round needs more clients: it fails with fewer than m + f + 2.
     """
     if m is not None:
