@@ -102,6 +102,11 @@ def test_an_object_array_and_a_class_that_is_not_registered_do_not_travel() -> N
         encode(object())
 
 
+FIELDS = {
+    "flag": np.bool_(True), "count": np.int64(1), "rate": np.float64(1), "text": np.uint8([65]), "matrix": np.eye(2)
+}  # fmt: skip
+
+
 def framed(name: str, tensors: dict[str, Any]) -> bytes:
     head = bytes([len(name)]) + name.encode()
     return head + b"\0" * (-len(head) % 8) + b"".join(codec.encode(Arrays(tensors)))
@@ -118,6 +123,8 @@ def framed(name: str, tensors: dict[str, Any]) -> bytes:
         (framed("test.number", {"count": np.zeros(1, np.int64)}), "is int64\\[1\\], not int"),
         (framed("test.number", {"count": np.int64(1), "more": np.int64(1)}), "unknown field 'more'"),
         (framed("test.number", {"count": np.int64(1)})[:-1], "cut short"),
+        (framed("test.everything", FIELDS | {"model/": np.zeros(1)}), "has a tensor without a name"),
+        (framed("test.everything", FIELDS | {"text": np.uint8([0xFF])}), "is not UTF-8"),
     ],
 )
 def test_bytes_that_are_no_message_of_the_schema_are_refused(frame: bytes, said: str) -> None:

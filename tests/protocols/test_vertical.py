@@ -11,7 +11,7 @@ from hansa.distributed import PartyTrained, Records, Worker, align, run, star, v
 from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import ClientInfo
 from hansa.protocols.alignment import common, digests, rows_of
-from hansa.protocols.gossip import Model
+from hansa.protocols.models import Model
 from hansa.protocols.parts import batches
 from hansa.run import derive_rng
 from hansa.training.numpy import logistic_regression, mlp

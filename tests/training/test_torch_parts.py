@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hansa.distributed import Records, hubs, run, split_learning, splitfed, star, vertical, wheel
+import hansa
+from hansa.distributed import Records, complete, dsgd, hubs, run, split_learning, splitfed, star, vertical, wheel
 from hansa.messages import ClientInfo
 from hansa.run import derive_rng
 
 torch = pytest.importorskip("torch")
 from hansa.training.tensors import load_into_module  # noqa: E402 - needs torch
+from hansa.training.torch import TorchTrainer  # noqa: E402 - the same
 from hansa.training.torch_parts import torch_parts, vertical_torch_parts  # noqa: E402 - the same
 
 nn = torch.nn
@@ -36,6 +38,26 @@ def adam(parameters: Any) -> Any:
 
 
 PARTS = torch_parts(bottom, top, nn.functional.cross_entropy, adam)
+
+
+def test_decentralized_sgd_of_a_module_is_gradient_descent_on_all_examples_where_all_hear_all() -> None:
+    def sgd(parameters: Any) -> Any:
+        return torch.optim.SGD(parameters, lr=0.2)
+
+    app = hansa.App(trainer=TorchTrainer(lambda: nn.Linear(4, 3), nn.functional.cross_entropy, sgd))
+    app.data(share)
+    outcome = run(dsgd(app, rounds=5, order="adapt-then-combine"), complete(2), seed=6)
+    module = nn.Linear(4, 3)
+    load_into_module(module, app.trainer.initial_model(derive_rng(6, "init")))
+    optimizer = sgd(module.parameters())
+    for _ in range(5):
+        optimizer.zero_grad()
+        x, y = torch.from_numpy(X.reshape(24, 4)), torch.from_numpy(Y.reshape(24))
+        nn.functional.cross_entropy(module(x), y).backward()
+        optimizer.step()
+    for result in outcome.results:
+        for name, tensor in module.state_dict().items():
+            assert np.allclose(result.model[name], tensor.numpy(), atol=1e-6)
 
 
 def test_split_learning_with_one_client_is_the_whole_module_with_one_optimizer() -> None:

@@ -13,7 +13,7 @@ from hansa.distributed.runtime import Outcome, run
 from hansa.protocols.alignment import align
 from hansa.protocols.dsgd import dsgd
 from hansa.protocols.fedgkt import EdgeTrained, ServerTrained, Teams, fedgkt
-from hansa.protocols.gossip import Model, gossip
+from hansa.protocols.gossip import gossip
 from hansa.protocols.hierarchical import hierarchical
 from hansa.protocols.learner import Trained
 from hansa.protocols.message import message
@@ -28,6 +28,7 @@ from hansa.protocols.mixing import (
     spectral_gap,
     uniform,
 )
+from hansa.protocols.models import Model
 from hansa.protocols.parts import Bottom, Parts, Top, VerticalParts
 from hansa.protocols.pushsum import Pushed, pushsum
 from hansa.protocols.split import SplitBottom, SplitTop, split_learning

@@ -87,6 +87,8 @@ def _read(schema: Schema, field: str, kind: type[Any], rest: dict[str, Array]) -
     """The value of one field, whose tensors are taken from `rest`."""
     if kind is Arrays:
         prefix = f"{field}/"
+        if prefix in rest:
+            raise WireError(f"the field {field!r} of a message {schema.name!r} has a tensor without a name")
         return Arrays({name.removeprefix(prefix): rest.pop(name) for name in list(rest) if name.startswith(prefix)})
     array = rest.pop(field, None)
     if array is None:

@@ -9,6 +9,7 @@ A program is an async function of a `Worker`, which sends and receives typed mes
 | `worker`       | a worker, and how it sends and receives                                     |
 | `topology`     | who may send to whom                                                        |
 | `mixing`       | mixing matrices, their checks, their spectral gap                           |
+| `models`       | a model as a message                                                        |
 | `learner`      | local training of a worker by an app's trainer                              |
 | `gossip`       | average consensus                                                           |
 | `dsgd`         | decentralized SGD                                                           |

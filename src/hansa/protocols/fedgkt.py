@@ -141,8 +141,8 @@ class _Pace:
         return [rows for _ in range(self.epochs) for rows in batches(num_examples, self.batch_size, rng)]
 
 
-async def _learn(worker: Worker, edge: Edge, examples: tuple[Any, Any], rounds: int, pace: _Pace) -> EdgeTrained:
-    x, y = (np.asarray(each) for each in examples)
+async def _learn(worker: Worker, edge: Edge, examples: tuple[Array, Array], rounds: int, pace: _Pace) -> EdgeTrained:
+    x, y = examples
     teacher: Array | None = None
     losses = []
     for number in range(1, rounds + 1):

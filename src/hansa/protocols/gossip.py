@@ -4,26 +4,17 @@ Xiao and Boyd, "Fast linear iterations for distributed averaging", Systems & Con
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hansa.arrays import Arrays
-from hansa.protocols.message import message
 from hansa.protocols.mixing import Matrix, Mixing, check_doubly_stochastic, metropolis, mix
+from hansa.protocols.models import Model
 from hansa.protocols.worker import Program, Worker
 
-__all__ = ["Model", "Watch", "gossip", "row", "share"]
+__all__ = ["Watch", "gossip", "row", "share"]
 
 Watch = Callable[[int, int, Arrays], None]
 """(worker, step, model): called after each step, for the workers of this process."""
-
-
-@message("model")
-@dataclass(frozen=True, slots=True)
-class Model:
-    """The tensors that a worker tells its neighbours."""
-
-    arrays: Arrays
 
 
 def gossip(

@@ -6,10 +6,9 @@ it is FedAvg. Liu et al. 2020, arXiv:1905.06641.
 
 from hansa.arrays import Arrays, apply
 from hansa.errors import ConfigError
-from hansa.protocols.gossip import Model
 from hansa.protocols.learner import Learner, LocalClient, Trained
+from hansa.protocols.models import Model, Weighted, weighted_mean
 from hansa.protocols.parts import check_count
-from hansa.protocols.splitfed import Weighted, weighted_mean
 from hansa.protocols.worker import Program, Worker
 
 __all__ = ["hierarchical"]

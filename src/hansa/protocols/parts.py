@@ -109,7 +109,7 @@ def batches(num_examples: int, batch_size: int | None, rng: np.random.Generator)
         yield order[start : start + batch_size]
 
 
-def examples_of(data: Any, name: str) -> tuple[Any, Any]:
+def examples_of(data: Any, name: str) -> tuple[Array, Array]:
     """The training examples (x, y) of a client's data, of which it has some: a pair, or what has a pair as `train`."""
     pair = getattr(data, "train", data)
     if not isinstance(pair, tuple) or len(pair) != 2 or not all(getattr(a, "shape", ()) for a in pair):  # noqa: PLR2004
@@ -117,4 +117,4 @@ def examples_of(data: Any, name: str) -> tuple[Any, Any]:
     x, y = pair
     if len(x) != len(y) or not len(x):
         raise InputError(f"{name} has {len(x)} inputs and {len(y)} labels; it must have as many of both, and some")
-    return x, y
+    return np.asarray(x), np.asarray(y)

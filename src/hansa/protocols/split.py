@@ -15,8 +15,8 @@ import numpy as np
 from hansa.arrays import Array, Arrays
 from hansa.errors import ConfigError
 from hansa.messages import ClientInfo
-from hansa.protocols.gossip import Model
 from hansa.protocols.message import message
+from hansa.protocols.models import Model
 from hansa.protocols.parts import Bottom, Data, Parts, Top, Work, batches, examples_of
 from hansa.protocols.worker import Program, Worker
 
@@ -83,7 +83,7 @@ def split_learning(parts: Parts, data: Data, *, rounds: int = 1, batch_size: int
     """A program for `wheel(1 + clients)`: worker 0 is the server, worker i the client i − 1.
 
     Worker 0 ends with a `SplitTop`, the clients with the same `SplitBottom`. data: a client → its examples (x, y). In
-    a round, every client has one turn, a pass over its examples. The optimizer of a bottom starts anew with each turn.
+    a round, every client has one turn, a pass over its examples. A bottom's optimizer starts anew when it is handed on.
     """
     work = Work(rounds=rounds, batch_size=batch_size)
 

@@ -7,32 +7,19 @@ are two workers, because who has a bottom and its activations can compute much o
 Thapa et al. 2022, arXiv:2004.12088.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError
 from hansa.messages import ClientInfo
-from hansa.protocols.gossip import Model
-from hansa.protocols.message import message
-from hansa.protocols.mixing import mix
+from hansa.protocols.models import Model, Weighted, weighted_mean
 from hansa.protocols.parts import Data, Parts, Top, Work, batches, examples_of
 from hansa.protocols.split import Activations, SplitBottom, SplitTop, TurnOver, serve_batch, train_bottom
 from hansa.protocols.worker import Program, Worker
 
-__all__ = ["Weighted", "splitfed", "weighted_mean"]
+__all__ = ["splitfed"]
 
 MAIN, FED = 0, 1
-
-
-@message("weighted-model")
-@dataclass(frozen=True, slots=True)
-class Weighted:
-    """A model and the number of examples that it was trained on."""
-
-    arrays: Arrays
-    num_examples: int
 
 
 def splitfed(parts: Parts, data: Data, *, rounds: int = 1, epochs: int = 1, batch_size: int | None = None) -> Program:
@@ -55,13 +42,6 @@ def splitfed(parts: Parts, data: Data, *, rounds: int = 1, epochs: int = 1, batc
     return program
 
 
-def weighted_mean(models: dict[int, Weighted]) -> Arrays:
-    """Σ_i n_i x_i / Σ_i n_i."""
-    total = sum(model.num_examples for model in models.values())
-    weights = {i: model.num_examples / total for i, model in models.items()}
-    return mix(weights, {i: model.arrays for i, model in models.items()})
-
-
 async def _serve(worker: Worker, parts: Parts, rounds: int) -> SplitTop:
     clients = _clients(worker)
     tops: dict[int, Top] = {client: parts.top(worker.shared_rng("init", "top")) for client in clients}
@@ -71,7 +51,7 @@ async def _serve(worker: Worker, parts: Parts, rounds: int) -> SplitTop:
         for top in tops.values():
             top.load(model)
         examples: dict[int, int] = {}
-        steps = 0
+        seen = 0
         while len(examples) < len(clients):
             for client in clients:
                 if client in examples:
@@ -83,8 +63,8 @@ async def _serve(worker: Worker, parts: Parts, rounds: int) -> SplitTop:
                 total, slope = serve_batch(tops[client], said)
                 worker.send(client, slope)
                 losses[number] += total
-                steps += len(said.labels)
-        losses[number] /= steps
+                seen += len(said.labels)
+        losses[number] /= seen
         model = weighted_mean({client: Weighted(tops[client].arrays(), examples[client]) for client in clients})
     return SplitTop(model, losses)
 
