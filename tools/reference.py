@@ -338,9 +338,11 @@ def _public(name: str, value: Any) -> str:
 
 def _methods(kind: type) -> str:
     rows = []
-    for name, member in vars(kind).items():
-        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
-            called = _signature(member) if inspect.isfunction(member) else ""
+    for name, found in vars(kind).items():
+        member = getattr(kind, name) if isinstance(found, classmethod) else found
+        bound = inspect.ismethod(member)
+        if not name.startswith("_") and (bound or inspect.isfunction(member) or isinstance(member, property)):
+            called = "" if isinstance(member, property) else _signature(member)
             text = _first_paragraph(inspect.getdoc(member))
             rows.append((f"`{name}{called.replace('(self, ', '(').replace('(self)', '()')}`", text))
     return _table(("", ""), rows) if rows else ""

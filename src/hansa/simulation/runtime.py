@@ -74,8 +74,12 @@ def simulate(
     result = hansa.simulate("app.py", clients=100, rounds=20, seed=1)
     print(result.rounds[-1].evaluation, result.model_hash)
 
-    result = hansa.simulate("scaffold", model=Net, data=split, partition="dirichlet:0.5", clients=100, rounds=100)
-    result.plot("central.accuracy").savefig("scaffold.svg")
+    from hansa.data import digits
+    from hansa.training.numpy import softmax_regression
+
+    model, data = softmax_regression(64, 10), digits.read()
+    result = hansa.simulate("scaffold", model=model, data=data, partition="dirichlet:0.5", clients=10, rounds=5)
+    print(result.curves["central.accuracy"])
     ```
 
     Args:
