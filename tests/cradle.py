@@ -5,9 +5,12 @@ of its own, the test's child, with its own environment, folder and standard stre
 line. Where that matters, or another interpreter is wanted, a test starts one with `subprocess` itself.
 """
 
+import asyncio
+import asyncio.unix_events
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import io
@@ -22,6 +25,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,29 +35,55 @@ _SUBREAPER = 36
 _ROOMS = ("api", "cli", "evidence", "network", "packages", "simulation", "wire")
 _STORES = ("hansa.store.opening", "hansa.store.sqlite", "hansa.store.files")
 """Only these: drivers of other stores may have threads, which a fork does not copy."""
-_REQUEST = 1 << 20
+_WORKER = "hansa.network.client.worker"
+_REQUEST, _STREAMS = 1 << 20, 8
+"""Bytes, and open files, of a request."""
+_ABOVE = 256
+"""A number above those of any file that a process is given."""
 
 
 class Popen(subprocess.Popen[Any]):
-    """As `subprocess.Popen` of [sys.executable, "-m", MODULE, …] or [sys.executable, "-P", FILE, …]."""
+    """As `subprocess.Popen` of [sys.executable, "-m", MODULE, …], with "-u" before it or not, or ["-P", FILE, …]."""
 
     def _execute_child(self, args: Any, *given: Any) -> None:
         """What `subprocess` calls with its pipes made, as in Python 3.11 to 3.13."""
         if not sys.platform.startswith("linux"):
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
-        cwd, environment, pipes, starts_session = given[4], given[5], given[9:15], given[20]
+        kept, cwd, environment, pipes, starts_session = given[3], given[4], given[5], given[9:15], given[20]
         streams = (pipes[0], pipes[3], pipes[5])
+        numbers = {number: stream for number, stream in enumerate(streams) if stream != -1} | {n: n for n in kept}
         request = {
             "arguments": list(map(str, args[1:])),
             "folder": os.fspath(cwd if cwd is not None else Path.cwd()),
             "environment": dict(os.environ if environment is None else environment),  # noqa: TID251 - to hand it on
             "session": bool(starts_session),
-            "streams": [stream != -1 for stream in streams],
+            "numbers": list(numbers),
         }
-        self.pid = _cradle().begin(request, [stream for stream in streams if stream != -1])
+        self.pid = _cradle().begin(request, list(numbers.values()))
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def workers() -> Iterator[None]:
+    """Meanwhile, workers of clients in this process are forked too, but for those that are confined."""
+    transport = asyncio.unix_events._UnixSubprocessTransport
+    start = transport._start
+
+    def _start(  # noqa: PLR0917 - as asyncio's
+        self: Any, args: Any, shell: Any, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **given: Any
+    ) -> None:
+        if args[:4] == (sys.executable, "-u", "-m", _WORKER):
+            self._proc = Popen(args, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, **given)
+        else:
+            start(self, args, shell, stdin, stdout, stderr, bufsize, **given)
+
+    transport._start = _start
+    try:
+        yield
+    finally:
+        transport._start = start
 
 
 class _Cradle:
@@ -115,7 +145,7 @@ def _modules() -> Iterator[str]:
 def _wait(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Fork for every request; returns, in each child, what it was asked for."""
     while True:
-        message, streams, _, _ = socket.recv_fds(requests, _REQUEST, 3)
+        message, streams, _, _ = socket.recv_fds(requests, _REQUEST, _STREAMS)
         if not message:
             raise SystemExit(0)
         read, write = os.pipe()
@@ -134,18 +164,18 @@ def _wait(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
     """Its streams, folder and environment instead of the cradle's; then run what was asked for."""
-    given = iter(streams)
-    for number, is_given in enumerate(request["streams"]):
-        if is_given:
-            os.dup2(next(given), number)
-    os.closerange(3, 256)
+    above = [fcntl.fcntl(stream, fcntl.F_DUPFD, _ABOVE) for stream in streams]
+    os.closerange(3, _ABOVE)
+    for number, stream in zip(request["numbers"], above, strict=True):
+        os.dup2(stream, number)
+        os.close(stream)
     if request["session"]:
         os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()  # noqa: TID251 - to become it
     os.environ.update(request["environment"])  # noqa: TID251
     sys.stdin = _text(0, "rb")
-    sys.stdout = _text(1, "wb", line_buffering=os.isatty(1))
+    sys.stdout = _text(1, "wb", line_buffering=os.isatty(1), write_through=request["arguments"][0] == "-u")
     sys.stderr = _text(2, "wb", line_buffering=True, errors="backslashreplace")
     status = 0
     try:
@@ -184,7 +214,7 @@ def _text(number: int, mode: str, **how: Any) -> io.TextIOWrapper:
 
 def _run(arguments: list[str]) -> None:
     match arguments:
-        case ["-m", module, *rest]:
+        case ["-u", "-m", module, *rest] | ["-m", module, *rest]:
             sys.argv = [module, *rest]
             sys.path.insert(0, str(Path.cwd()))
             runpy.run_module(module, run_name="__main__", alter_sys=True)
