@@ -77,11 +77,20 @@ def _with_file(path: Path, use: Callable[[Any], T]) -> T:
 
 
 def _clients(file: Any) -> list[str]:
-    return list(_member(file, "examples"))
+    return _names(_member(file, "examples"))
 
 
 def _fields(file: Any, name: str) -> list[str]:
-    return list(_member(_member(file, "examples"), name))
+    return _names(_member(_member(file, "examples"), name))
+
+
+def _names(group: Any) -> list[str]:
+    if not hasattr(group, "keys"):
+        raise InputError(f"{group.file.filename}: {group.name} is no group; expected examples/CLIENT/FIELD")
+    names = list(group)
+    if broken := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"{group.file.filename} has the name {broken[0]!r} in {group.name}, which is no text")
+    return names
 
 
 def _member(group: Any, name: str) -> Any:
