@@ -129,8 +129,8 @@ def _examples(file: Any, name: str, x: str, y: str) -> Examples | None:
 def _array(client: Any, field: str) -> Array:
     data = _member(client, field)
     where = f"{client.file.filename}: {data.name}"
-    if not hasattr(data, "dtype"):
-        raise InputError(f"{where} is a group; expected the values of a field")
+    if not hasattr(data, "is_virtual"):
+        raise InputError(f"{where} is a group or a type; expected the values of a field")
     if data.is_virtual or data.external:
         raise InputError(f"{where} has its values in another file, which is not read")
     stored = int(data.id.get_storage_size())
