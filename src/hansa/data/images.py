@@ -4,7 +4,7 @@
     FOLDER/train/CLASS/*.png, test/…    read(FOLDER)
     FOLDER/OWNER/CLASS/*.png            read_clients(FOLDER)
 
-PNG, JPEG, BMP, WebP, TIFF, PPM and GIF (the first frame) are read, by their content. The size that an image claims is
+PNG, JPEG, BMP, WebP, PPM and GIF (the first frame) are read, by their content. The size that an image claims is
 checked before it is decoded. Needs the extra `images`.
 """
 
@@ -22,8 +22,8 @@ from hansa.errors import InputError, MissingExtraError
 
 __all__ = ["read", "read_clients"]
 
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "GIF")
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif"})
 _CHANNELS = frozenset({"L", "RGB", "RGBA"})
 _MAX_PIXELS = 1 << 26
 """An image that claims more is not decoded: 67 million pixels, 200 MB."""

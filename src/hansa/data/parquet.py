@@ -107,7 +107,7 @@ def _with_file(file: Path, use: Callable[[Any], T]) -> T:
     try:
         with parquet.ParquetFile(file) as table:
             return use(table)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}; is it a Parquet file, and complete?") from error
 
 

@@ -77,11 +77,20 @@ def _with_file(path: Path, use: Callable[[Any], T]) -> T:
 
 
 def _clients(file: Any) -> list[str]:
-    return list(_member(file, "examples"))
+    return _names(_member(file, "examples"))
 
 
 def _fields(file: Any, name: str) -> list[str]:
-    return list(_member(_member(file, "examples"), name))
+    return _names(_member(_member(file, "examples"), name))
+
+
+def _names(group: Any) -> list[str]:
+    if not hasattr(group, "keys"):
+        raise InputError(f"{group.file.filename}: {group.name} is no group; expected examples/CLIENT/FIELD")
+    names = list(group)
+    if broken := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"{group.file.filename} has the name {broken[0]!r} in {group.name}, which is no text")
+    return names
 
 
 def _member(group: Any, name: str) -> Any:
@@ -120,8 +129,8 @@ def _examples(file: Any, name: str, x: str, y: str) -> Examples | None:
 def _array(client: Any, field: str) -> Array:
     data = _member(client, field)
     where = f"{client.file.filename}: {data.name}"
-    if not hasattr(data, "dtype"):
-        raise InputError(f"{where} is a group; expected the values of a field")
+    if not hasattr(data, "is_virtual"):
+        raise InputError(f"{where} is a group or a type; expected the values of a field")
     if data.is_virtual or data.external:
         raise InputError(f"{where} has its values in another file, which is not read")
     stored = int(data.id.get_storage_size())
