@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/federation.py is a module of the tests
 
@@ -15,6 +16,11 @@ from servers import PostgresServer, S3Server, postgres_server, s3_server  # foun
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("hansa", deadline=None)
+settings.load_profile("hansa")
 
 
 def pytest_collection_finish() -> None:
