@@ -302,7 +302,7 @@ def test_too_few_updates_name_n_and_f_and_what_is_needed(rule: Aggregator, needs
         partial(norm_bound, bound=1.0, uniform="yes"),
         partial(fltrust, trusted=""),
     ],
-    ids=str,
+    ids=lambda make: f"{make.func.__name__} {make.keywords}",
 )
 def test_options_have_a_range(make: partial[Aggregator]):
     with pytest.raises(ConfigError, match=f"{list(make.keywords)[-1]} is"):
