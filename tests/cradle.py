@@ -175,8 +175,9 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     os.environ.clear()  # noqa: TID251 - to become it
     os.environ.update(request["environment"])  # noqa: TID251
     sys.stdin = _text(0, "rb")
-    sys.stdout = _text(1, "wb", line_buffering=os.isatty(1), write_through=request["arguments"][0] == "-u")
-    sys.stderr = _text(2, "wb", line_buffering=True, errors="backslashreplace")
+    unbuffered = request["arguments"][0] == "-u"
+    sys.stdout = _text(1, "wb", line_buffering=os.isatty(1), unbuffered=unbuffered)
+    sys.stderr = _text(2, "wb", line_buffering=True, unbuffered=unbuffered, errors="backslashreplace")
     status = 0
     try:
         _run(request["arguments"])
@@ -208,8 +209,10 @@ def _end(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _text(number: int, mode: str, **how: Any) -> io.TextIOWrapper:
-    return io.TextIOWrapper(open(number, mode, closefd=False), encoding="utf-8", **how)
+def _text(number: int, mode: str, *, unbuffered: bool = False, **how: Any) -> io.TextIOWrapper:
+    """As the interpreter opens a standard stream."""
+    file = open(number, mode, buffering=0 if unbuffered else -1, closefd=False)
+    return io.TextIOWrapper(file, encoding="utf-8", write_through=unbuffered, **how)
 
 
 def _run(arguments: list[str]) -> None:
@@ -217,6 +220,8 @@ def _run(arguments: list[str]) -> None:
         case ["-u", "-m", module, *rest] | ["-m", module, *rest]:
             sys.argv = [module, *rest]
             sys.path.insert(0, str(Path.cwd()))
+            if not hasattr(sys.modules.get(module), "__path__"):
+                sys.modules.pop(module, None)  # it runs as __main__, as if nobody had imported it
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case ["-P", file, *rest]:
             sys.argv = [file, *rest]

@@ -13,7 +13,7 @@ import hansa
 from dst.schedule import ENDED
 from hansa.arrays import Arrays
 from hansa.errors import UserCodeError
-from hansa.messages import ClientInfo, Kind
+from hansa.messages import ClientInfo, Kind, Update
 from hansa.network.client.agent import Agent
 from hansa.network.client.memory import Memory
 from hansa.network.client.outbox import update_file
@@ -143,4 +143,5 @@ class Bench:
             return Offer(offer.key, offer.sender, offer.blob, (heavy,))
         data = offer.blob.inline or update_file(self._worker._objects, offer.key).read_bytes()
         arrays = {name: np.full_like(array, np.nan) for name, array in codec.decode(memoryview(data)).items()}
-        return Offer(offer.key, offer.sender, self._worker._left(offer.key, Arrays(arrays)), offer.contributions)
+        update = Update(Arrays(arrays), part.num_examples)
+        return Offer(offer.key, offer.sender, self._worker._left(offer.key, update), offer.contributions)

@@ -205,7 +205,7 @@ async def _other_best(original: Any, self: Retention, session: Any, best: Best) 
 PLANTS: dict[str, Plant] = {
     "fold-twice": Plant(
         "an update that is offered again is folded again",
-        ((Intake, "offer", _admit_again), (mean, "_check_new", _check_new)),
+        ((Intake, "offer", _admit_again), (mean, "check_new", _check_new)),
         within=600,
     ),
     "settle-unfolded": Plant("an update is accepted and not folded", ((Offers, "_fold", _verdict_before_fold),)),

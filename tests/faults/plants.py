@@ -206,7 +206,7 @@ PLANTS = {
         (CONTROLLER, COMBINER),
         all_of(
             around(f"{INTAKE}.offer", admit_a_repeat),
-            around(f"{MEAN}:_check_new", nothing),
+            around(f"{MEAN}:check_new", nothing),
             around(f"{MEAN}:WeightedMean._check_partial", nothing),
         ),
         (("combiner-1", Fault("hub.offered", "before", 2, "late")),),
@@ -215,7 +215,7 @@ PLANTS = {
     "sums-a-sum-twice": Plant(
         "a combiner's sum is merged as often as it comes",
         (CONTROLLER,),
-        around(f"{MEAN}:_check_new", nothing),
+        around(f"{MEAN}:check_new", nothing),
         ((CONTROLLER, Fault("phase.merge", "before", 3, "again")),),
     ),
     "weighs-more-than-it-sums": Plant(

@@ -20,7 +20,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from typing import Any, Final
 
 from hansa.algorithm import Noise
@@ -105,24 +104,27 @@ def _epsilon(noise: Noise, rounds: int, delta: float) -> float:
     apart = 2 if noise.local else 1
     if noise.distribution == "gaussian":
         return gaussian_epsilon(apart * math.sqrt(rounds) / noise.multiplier, delta)
-    dp = _library("dp_accounting")
-    accountant = _library("dp_accounting.pld").PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    dp, pld, _ = _library()
+    accountant = pld.PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE)
     accountant.compose(dp.LaplaceDpEvent(noise.multiplier / apart), rounds)
     return float(accountant.get_epsilon(delta))
 
 
 def _sampled(noise: Noise, rounds: int, delta: float) -> float:
     """Clients of a round are drawn without replacement, by Rényi divergences; never worse than without the secret."""
-    dp = _library("dp_accounting")
-    accountant = _library("dp_accounting.rdp").RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
+    dp, _, rdp = _library()
+    accountant = rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
     event = dp.GaussianDpEvent(noise.multiplier / 2)
     accountant.compose(dp.SampledWithoutReplacementDpEvent(noise.population, noise.clients, event), rounds)
     return min(float(accountant.get_epsilon(delta)), gaussian_epsilon(2 * math.sqrt(rounds) / noise.multiplier, delta))
 
 
-def _library(module: str) -> Any:
+def _library() -> tuple[Any, Any, Any]:
+    """dp_accounting, and its accountants of privacy losses and of Rényi divergences."""
     try:
-        return import_module(module)
+        import dp_accounting  # noqa: PLC0415 - an extra
+        from dp_accounting import pld, rdp  # noqa: PLC0415 - the same
     except ImportError as error:
         feature = "accounting for Laplace noise, and for rounds whose clients are a secret sample,"
         raise MissingExtraError(feature, "privacy") from error
+    return dp_accounting, pld, rdp

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ class TensorBoard:
     def __init__(self, target: str) -> None:
         """target: the folder; `runs` where it is empty."""
         try:
-            self._make = import_module("tensorboardX").SummaryWriter
+            from tensorboardX import SummaryWriter  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise MissingExtraError("the tracker tensorboard", "tensorboard") from error
+        self._make = SummaryWriter
         self._folder = target or "runs"
         self._writer: Any = None
 
@@ -54,9 +54,10 @@ class MLflow:
     def __init__(self, target: str) -> None:
         """target: a tracking URI, for example `http://127.0.0.1:5000` or `sqlite:///mlflow.db`; empty: MLflow's own."""
         try:
-            self._client = import_module("mlflow.tracking").MlflowClient(tracking_uri=target or None)
+            from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise MissingExtraError("the tracker mlflow", "mlflow") from error
+        self._client: Any = MlflowClient(tracking_uri=target or None)
         self._run = ""
 
     def begin(self, spec: RunSpec, clients: int) -> None:
@@ -84,9 +85,10 @@ class WeightsAndBiases:
     def __init__(self, target: str) -> None:
         """target: the project; where it is empty, that of the run."""
         try:
-            self._init = import_module("wandb").init
+            import wandb  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise MissingExtraError("the tracker wandb", "wandb") from error
+        self._init: Any = wandb.init
         self._project = target
         self._run: Any = None
 
