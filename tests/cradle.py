@@ -211,8 +211,10 @@ def _end(status: int) -> NoReturn:
 
 def _text(number: int, mode: str, *, unbuffered: bool = False, **how: Any) -> io.TextIOWrapper:
     """As the interpreter opens a standard stream."""
-    file = open(number, mode, buffering=0 if unbuffered else -1, closefd=False)
-    return io.TextIOWrapper(file, encoding="utf-8", write_through=unbuffered, **how)
+    buffering = 0 if unbuffered else -1
+    return io.TextIOWrapper(
+        open(number, mode, buffering=buffering, closefd=False), encoding="utf-8", write_through=unbuffered, **how
+    )
 
 
 def _run(arguments: list[str]) -> None:
