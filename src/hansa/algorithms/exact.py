@@ -1,12 +1,12 @@
 """Sums over all examples of all clients without any rounding: how the examples are shared out cannot change a bit.
 
-A number is cut into digits of 16 bits, x = Σ_p d_p · 2^(16p), which are summed each for itself; what is more than a digit
-is carried to the next. A client sends the digits of its sum; the exact sum of the aggregator adds them up, and its mean
-times the number of clients is the digit of the total, which is a whole number. So the total is that of the joined
-examples, and not of any order or grouping of them: what `math.fsum` computes.
+A number is cut into digits of 16 bits, x = Σ_p d_p · 2^(16p), which are summed each for itself; what is more than a
+digit is carried to the next. A client sends the digits of its sum; the exact sum of the aggregator adds them up, and
+its mean times the number of clients is the digit of the total, which is a whole number. So the total is that of the
+joined examples, and not of any order or grouping of them: what `math.fsum` computes.
 
-Kulisch: "Computer Arithmetic and Validity", 2nd edition, 2013, chapter 8, keeps a sum of floating-point numbers like this;
-Dekker: "A Floating-Point Technique for Extending the Available Precision", 1971, splits a product into two numbers.
+Kulisch: "Computer Arithmetic and Validity", 2nd edition, 2013, chapter 8, keeps a sum of floating-point numbers like
+this; Dekker: "A Floating-Point Technique for Extending the Available Precision", 1971, splits a product into two.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ class Places:
         return digits
 
     def totals(self, mean: Floats, clients: int) -> Totals:
-        """What the clients sent, together, in units of 2^(16·lowest); mean: of their digits, each client counting as one."""
+        """What the clients sent, together, in units of 2^(16·lowest); mean: of their digits, clients counting alike."""
         whole = np.rint(mean * clients).astype(np.int64).astype(object)
         values = np.array([1 << (_BITS * place) for place in range(self.digits)], dtype=object)
         return np.asarray((whole * values).sum(axis=-1), dtype=object)

@@ -28,7 +28,9 @@ def labelled(
     x, y = evaluation_examples(task) if evaluation else training_examples(task)
     targets = np.asarray(y, np.float64)
     if targets.ndim != 1 or not np.isfinite(targets).all():
-        raise AppError(f"{task.client.name} has targets of the shape {targets.shape}: give one finite number per example")
+        raise AppError(
+            f"{task.client.name} has targets of the shape {targets.shape}: give one finite number per example"
+        )
     return _checked(x, num_features, task), targets
 
 

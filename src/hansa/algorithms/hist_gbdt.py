@@ -1,19 +1,19 @@
-"""Histogram gradient boosting: trees on rows that are spread over clients, equal to those on the joined rows, to the bit.
+"""Histogram gradient boosting: trees on rows spread over clients, equal to those on the joined rows, to the bit.
 
 A round grows one level of one tree (of K trees, one per class, where there are more than two).
 
-    client i:   g = ∂ℓ/∂f, h = ∂²ℓ/∂f² of each row at the scores f of the trees so far; sends Σg and Σh of the rows in each
-                (node, feature, bin)
+    client i:   g = ∂ℓ/∂f, h = ∂²ℓ/∂f² of each row at the scores f of the trees so far; sends Σg and Σh of the rows in
+                each (node, feature, bin)
     server:     G, H their totals; each node is split where (feature, bin) has the largest
                 gain = G_L²/(H_L + λ) + G_R²/(H_R + λ) − G²/(H + λ);  a leaf's value is −η G/(H + λ)
 
-Chen, Guestrin: "XGBoost", KDD 2016, arXiv:1603.02754, equations 5 to 7, for fixed bins as in Ke et al., "LightGBM", NeurIPS
-2017. That sums of histograms are all that a server needs of clients with rows of their own is, for example, in Ong et al.,
-"Adaptive Histogram-Based Gradient Boosted Trees for Federated Learning", 2020, arXiv:2012.06670, whose bins differ from ours.
+Chen, Guestrin: "XGBoost", KDD 2016, arXiv:1603.02754, equations 5 to 7, for fixed bins as in Ke et al.: "LightGBM",
+NeurIPS 2017. That histograms are all that a server needs of clients with rows of their own is, for example, in Ong et
+al.: "Adaptive Histogram-Based Gradient Boosted Trees for Federated Learning", 2020, arXiv:2012.06670, with other bins.
 
-g and h are rounded to multiples of 2^-32 and summed without any further rounding (`algorithms.exact`): trees depend on the
-joined rows and on nothing else. Loss by `classes`: 0, squared error, ½(f − y)²; 2, logistic, y of 0 and 1; more, the cross
-entropy of the softmax, whose h is p(1 − p). Scores start at 0.
+g and h are rounded to multiples of 2^-32 and summed without any further rounding (`algorithms.exact`): trees depend on
+the joined rows and on nothing else. Loss by `classes`: 0, squared error, ½(f − y)²; 2, logistic, y of 0 and 1; more,
+the cross entropy of the softmax, whose h is p(1 − p). Scores start at 0.
 """
 
 from functools import partial
@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.algorithm import Aggregate, Aggregator, Algorithm, State, Trainer
-from hansa.algorithms.examples import labelled
 from hansa.algorithms.exact import STEPS, Floats, Totals, summing
+from hansa.algorithms.examples import labelled
 from hansa.algorithms.options import check_not_negative, check_positive
 from hansa.algorithms.parts import joined, part
 from hansa.arrays import Array, Arrays, zeros_like
@@ -46,7 +46,7 @@ def hist_gbdt(
     min_hessian: float = 1.0,
     min_gain: float = 0.0,
 ) -> Algorithm:
-    """learning_rate: η > 0; l2: λ ≥ 0; min_hessian: of each child, > 0; min_gain: what a split must gain more than, ≥ 0."""
+    """learning_rate: η > 0; l2: λ ≥ 0; min_hessian: of each child, > 0; min_gain: a split gains more, ≥ 0."""
     check_positive("hist-gbdt", "learning_rate", learning_rate)
     check_not_negative("hist-gbdt", "l2", l2)
     check_positive("hist-gbdt", "min_hessian", min_hessian)
@@ -68,8 +68,8 @@ def empty(edges: Array, trees: int, depth: int, classes: int) -> Arrays:
     """The model before the first round, T trees of K outputs that are leaves of value 0.
 
     `edges`, shape (features, bins − 1), ascending: bin b holds edges[b − 1] < x ≤ edges[b]. Nodes are in the order of a
-    heap, the children of n are 2n + 1 and 2n + 2: `feature` and `threshold` of shape (T, K, 2^depth − 1), a row goes left
-    where x ≤ threshold, and feature −1 is a leaf; `value` of shape (T, K, 2^(depth + 1) − 1).
+    heap, the children of n are 2n + 1 and 2n + 2: `feature` and `threshold` of shape (T, K, 2^depth − 1), a row goes
+    left where x ≤ threshold, and feature −1 is a leaf; `value` of shape (T, K, 2^(depth + 1) − 1).
     """
     outputs = classes if classes > 2 else 1  # noqa: PLR2004 - two classes have one score
     inner = (trees, outputs, 2**depth - 1)
@@ -84,11 +84,11 @@ def empty(edges: Array, trees: int, depth: int, classes: int) -> Arrays:
     )
 
 
-def scores(params: Arrays, x: Floats) -> Floats:
-    """The sum over all trees, shape (n, K)."""
-    trees, outputs, _ = params["feature"].shape
+def scores(params: Arrays, x: Floats, trees: int | None = None) -> Floats:
+    """The sum over the first trees, by default all, shape (n, K)."""
+    there, outputs, _ = params["feature"].shape
     total = np.zeros((len(x), outputs))
-    for tree, output in np.ndindex(trees, outputs):
+    for tree, output in np.ndindex(there if trees is None else min(trees, there), outputs):
         if params["feature"][tree, output, 0] >= 0 or params["value"][tree, output, 0]:
             nodes = _reached(params, x, tree, output, _depth(params))
             total[:, output] += params["value"][tree, output][nodes]
@@ -107,7 +107,9 @@ def losses(classes: int, score: Floats, y: Floats) -> Floats:
 
 def _init(params: Arrays) -> State:
     if tuple(params) != _NAMES:
-        raise ConfigError("hist-gbdt has trees for a model: give the app hansa.training.trees.BoostedTreesTrainer(…)")
+        raise ConfigError(
+            "hist-gbdt has trees for a model: give hansa.App a BoostedTreesTrainer (hansa.training.trees)"
+        )
     return State(params)
 
 
@@ -122,7 +124,7 @@ def broadcast(state: State) -> Arrays:
 
 
 def client_update(trainer: Trainer, model: Arrays, task: Task) -> Update:
-    """Σg and Σh of this client's rows; `loss`: of the trees so far."""
+    """Σg and Σh of this client's rows; `loss`: of the trees that are whole."""
     del trainer
     params, room = part(model, "params"), part(model, "sums")["gh"]
     tree, level = (int(number) for number in part(model, "where")["now"])
@@ -130,7 +132,7 @@ def client_update(trainer: Trainer, model: Arrays, task: Task) -> Update:
     x, y = labelled(task, len(edges))
     if classes and not np.isin(y, np.arange(classes)).all():
         raise AppError(f"{task.client.name} has targets that are no whole numbers from 0 to {classes - 1}")
-    score = scores(params, x)
+    score = scores(params, x, tree)
     told = np.zeros_like(room)
     if tree < len(params["feature"]):
         bins = np.stack([np.searchsorted(edge, x[:, f]) for f, edge in enumerate(edges)], axis=1)
@@ -211,7 +213,7 @@ def _derivatives(classes: int, score: Floats, y: Floats) -> tuple[Floats, Floats
 
 
 def _histogram(values: Floats, nodes: Nodes, bins: Nodes, shape: tuple[int, ...]) -> Floats:
-    """Digits of the sums of `values` by node, feature and bin. A row in no node of the level (it ended before) counts nowhere."""
+    """Digits of the sums of `values` by node, feature and bin; a row that ended before this level counts nowhere."""
     width, features, height = shape
     there = nodes >= 0
     index = (nodes[there, None] * features + np.arange(features)) * height + bins[there]

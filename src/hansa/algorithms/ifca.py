@@ -1,18 +1,19 @@
 """IFCA: k models, each for a cluster of clients; a client takes part in the one that fits its examples best.
 
     client i:   ĵ = argmin_j F_i(w_j);  Δ_i = w_i − w_ĵ after local training from w_ĵ
-    server:     w_j ← w_j + Σ_{i ∈ S_j} n_i Δ_i / Σ_{i ∈ S_j} n_i,  S_j the clients that chose j;  without any, w_j stays
+    server:     w_j ← w_j + Σ_{i ∈ S_j} n_i Δ_i / Σ_{i ∈ S_j} n_i,  S_j who chose j;  without any, w_j stays
 
-Ghosh, Chung, Yin, Ramchandran: "An Efficient Framework for Clustered Federated Learning", NeurIPS 2020, arXiv:2006.04088,
-Algorithm 1 with option II, model averaging; clients count by their examples, as in FedAvg, which it is with one cluster.
+Ghosh, Chung, Yin, Ramchandran: "An Efficient Framework for Clustered Federated Learning", NeurIPS 2020,
+arXiv:2006.04088, Algorithm 1 with option II, model averaging; clients count by their examples, as in FedAvg, which it
+is with one cluster.
 
 A client sends zeros for the other models, and which one it chose, so that sum and weight of each model travel together.
-The k models begin at the initial model, all but the first moved by a normal vector, which is drawn once from `seed`: models
-that begin alike stay alike. F_i is the loss that comes with the trainer's gradient over all local examples.
+The k models begin at the initial model, all but the first moved by a normal vector, which is drawn once from `seed`:
+models that begin alike stay alike. F_i is the loss that comes with the trainer's gradient over all local examples.
 
-A client keeps the model that it chose, as it received it, and evaluates that: until it takes part again, its cluster's
-model as of the last round that it was in. `result.model` is the model of the cluster with the most examples in the last
-round; all of them are in the state's slot `clusters` (`models`). Tensors of integers move by the rounded quotient.
+A client keeps the model that it chose, as it received it, and evaluates that: its cluster's model as it was before the
+last round in which it took part. The global model is that of the cluster with the most examples in the last round; all
+of them are in the state's slot `clusters` (`models`). Tensors of integers move by the rounded quotient.
 """
 
 from dataclasses import replace
@@ -115,7 +116,9 @@ def _divided(mean: Arrays, share: float) -> Arrays:
         return subtract(mean, mean)
     return Arrays(
         {
-            name: np.asarray(array / array.dtype.type(share) if is_floating(array) else np.rint(array / share), array.dtype)
+            name: np.asarray(
+                array / array.dtype.type(share) if is_floating(array) else np.rint(array / share), array.dtype
+            )
             for name, array in mean.items()
         }
     )

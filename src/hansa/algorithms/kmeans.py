@@ -8,9 +8,9 @@ joined points, to the bit, however they are spread over clients.
 
 The first round finds where to begin, with `start="k-fed"`: the first clients by their share cluster their own points
 (k-means++ and Lloyd's steps) and send centres with the number of points at each; the server goes from the heaviest to
-the one that is farthest from those chosen, k times, and takes Lloyd's steps on what was sent. This is Dennis, Li, Smith:
-"Heterogeneity for the Win: One-Shot Federated Clustering", ICML 2021, arXiv:2103.00697, Algorithm 2, but that clients all
-look for k centres, and that the distances count by the root of the points. k-means++: Arthur, Vassilvitskii, SODA 2007.
+the one that is farthest from those chosen, k times, and takes Lloyd's steps on what was sent. This is the one-shot
+clustering of Dennis, Li, Smith: "Heterogeneity for the Win", ICML 2021, arXiv:2103.00697, but that every client looks
+for k centres, and that squared distances count by the root of the points. k-means++: Arthur, Vassilvitskii, SODA 2007.
 """
 
 from dataclasses import replace
@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.algorithm import Aggregate, Aggregator, Algorithm, State, Trainer
-from hansa.algorithms.examples import points
 from hansa.algorithms.exact import COUNTS, NUMBERS, Floats, summing
+from hansa.algorithms.examples import points
 from hansa.algorithms.options import check_count
 from hansa.algorithms.parts import joined, part
 from hansa.arrays import Array, Arrays
@@ -57,7 +57,7 @@ def kmeans(aggregator: Aggregator, *, start: str = "k-fed", proposers: int = 8) 
 def _init(params: Arrays) -> State:
     """`centers` of shape (k, d), and how many points each had, `sizes` of shape (k,)."""
     if list(params) != ["centers", "sizes"] or params["centers"].shape[:1] != params["sizes"].shape:
-        raise ConfigError("kmeans has centres for a model: give the app hansa.training.clusters.KMeansTrainer(k, features)")
+        raise ConfigError("kmeans has centres for a model: give hansa.App a KMeansTrainer (hansa.training.clusters)")
     return State(params)
 
 
@@ -73,7 +73,7 @@ def broadcast(state: State, *, proposers: int) -> Arrays:
 
 
 def client_update(trainer: Trainer, model: Arrays, task: Task) -> Update:
-    """The sums of its points at each centre; in the first round its own centres, if it proposes any. `loss`: ‖x − c‖²."""
+    """The sums of its points at each centre; in the first round its own centres, if it proposes. `loss`: ‖x − c‖²."""
     del trainer
     centers, asked = part(model, "centers")["now"], part(model, "proposed")
     k, d = centers.shape

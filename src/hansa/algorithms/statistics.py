@@ -10,13 +10,12 @@ Each round is a pass over the rows. Every pass computes, of each column,
 and over the rows that lack nothing the covariance of all columns, if it is asked for.
 
 A quantile is found by bisection of the range of all float64 into 256 parts per pass: numbers in their order are whole
-numbers in their order (the bits of the number, mirrored below 0), of which each pass counts those with the digits that are
-known and each next one. After r passes the interval that holds the quantile has a width of 2^(64 − 8r) numbers: a
-quantile is known to a factor of 2^(2^(12 − 8r)) up to the second pass, to a relative error of 2^(12 − 8r) from then on (2^-12
-after three, 2^-20 after four), and after eight it is exact. No range is asked for, and how finely the least and the largest
-value are told is a choice: they are somebody's. That the parts are counted, not compared with a guess, is the search of
-
-Blum, Floyd, Pratt, Rivest, Tarjan: "Time Bounds for Selection", 1973, done by radix; the sums are those of Kulisch (2013).
+numbers in their order (the bits of the number, mirrored below 0), of which each pass counts those with the digits that
+are known and each next one. After r passes the quantile is in an interval of 2^(64 − 8r) numbers: from the second pass
+on it is known to a relative error of 2^(12 − 8r) (2^-4, 2^-12, 2^-20 …), and after eight it is exact. No range is
+asked for, and how finely the least and the largest value are told is a choice: they are somebody's. It is selection by
+radix (Knuth: "The Art of Computer Programming", volume 3, section 5.2.5), which needs counts of its digits and nothing
+else.
 
 Rows without a value (NaN) are counted as missing. Each pass is complete in itself: statistics are of the clients of the
 last round; that quantiles get finer needs no more than that their rows are about the same in each.
@@ -66,10 +65,12 @@ def statistics(aggregator: Aggregator) -> Algorithm:
 def empty(
     columns: Sequence[str], quantiles: Sequence[float] = (), bins: int = 0, *, covariance: bool = False
 ) -> Arrays:
-    """The model before the first round: all 0. Of each column, under its name:
+    """The model before the first round, all 0.
 
-    `count` and `missing`, `mean`, `variance`; `quantiles` of shape (Q, 3): q, and the bounds between which the quantile is;
-    `edges` of shape (bins + 1,) and `histogram` of shape (bins,). Of all: `covariance` of shape (C, C), `complete` rows.
+    Of each column, under its name:
+    `count` and `missing`, `mean`, `variance`; `quantiles` of shape (Q, 3): q, and the bounds between which the
+    quantile is; `edges` of shape (bins + 1,) and `histogram` of shape (bins,). Of all: `covariance` of shape (C, C),
+    `complete` rows.
     """
     levels = np.array(quantiles, np.float64).reshape(-1)
     tensors: dict[str, Array] = {}
@@ -87,9 +88,7 @@ def columns_of(params: Arrays) -> tuple[str, ...]:
     """The columns of a model of `empty`, in their order; a `ConfigError` where it is another model."""
     columns = tuple(name.removesuffix("/count") for name in params if name.endswith("/count"))
     if not columns or any(f"{name}/quantiles" not in params for name in columns):
-        raise ConfigError(
-            "statistics has a table of numbers for a model: give the app hansa.training.tables.TableTrainer([…columns…])"
-        )
+        raise ConfigError("statistics needs a table for a model: give hansa.App a TableTrainer (hansa.training.tables)")
     return columns
 
 
@@ -213,7 +212,8 @@ def _sum(values: Floats, axis: int) -> Floats:
 def _exact(places: Places, mean: Floats, clients: int) -> list[Any]:
     """Fractions, in nested lists of the shape of the sums."""
     unit = Fraction(2) ** (16 * places.lowest)
-    return np.asarray(places.totals(mean, clients) * unit, dtype=object).tolist()  # type: ignore[no-any-return]  # of objects
+    return np.asarray(places.totals(mean, clients) * unit, dtype=object).tolist()  # type: ignore[no-any-return]  # of
+    objects
 
 
 def _moments(count: int, total: Fraction, squares: Fraction) -> tuple[float, float]:
@@ -241,7 +241,7 @@ def _covariance(sums: Arrays, clients: int) -> dict[str, Array]:
 
 def _range(quantiles: Floats) -> Floats:
     """Bounds of the least and the largest value, from those of the quantiles 0 and 1."""
-    return np.array([quantiles[:, 1].min(initial=0.0), quantiles[:, 2].max(initial=0.0)]) if len(quantiles) else np.zeros(2)
+    return np.array([quantiles[:, 1].min(), quantiles[:, 2].max()]) if len(quantiles) else np.zeros(2)
 
 
 def _edges(grid: Keys, bins: int) -> Floats:
@@ -295,7 +295,9 @@ def _parts(keys: Keys, search: Keys, known: int) -> Floats:
 def _narrowed(parts: Array, search: Keys, levels: Floats, count: int, known: int) -> tuple[Keys, Keys]:
     """The first and the last key of the part that each quantile is in."""
     ranks = np.clip(np.ceil(levels * max(count, 0)), 1, None)
-    reached = np.cumsum(parts.astype(np.float64), axis=1)[:, 1:] >= ranks[:, None] if len(parts) else np.zeros((0, 1), bool)
+    reached = (
+        np.cumsum(parts.astype(np.float64), axis=1)[:, 1:] >= ranks[:, None] if len(parts) else np.zeros((0, 1), bool)
+    )
     chosen = np.where(reached.any(axis=1), reached.argmax(axis=1), _PARTS - 1).astype(np.int64)
     rest = np.int64(56 - 8 * known)
     lowest = _started(search, known) + (chosen << rest)

@@ -35,7 +35,7 @@ class Case:
 def cases(
     max_clients: int = 4, max_rounds: int = 3, *, local: tuple[Trainer, Mapping[str, Any]] | None = None
 ) -> st.SearchStrategy[Case]:
-    """Models of every dtype, after a few rounds of random updates; or of one trainer, where an algorithm needs its own."""
+    """Models of every dtype, or that of a trainer where an algorithm needs its own, after rounds of random updates."""
     params = models() if local is None else st.just(local[0].initial_model(np.random.default_rng(0)))
     counts = st.integers(1, max_clients), st.integers(0, max_rounds), st.integers(0, 2**32 - 1)
     return st.builds(Case, params, *counts, st.just(local))

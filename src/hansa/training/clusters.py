@@ -16,7 +16,7 @@ __all__ = ["KMeansTrainer"]
 
 @dataclass(frozen=True, slots=True)
 class KMeansTrainer:
-    """For the algorithm `kmeans`. `task.data` is what `hansa.training.local` says, or inputs alone, shape (n, features)."""
+    """For the algorithm `kmeans`. `task.data`: as `hansa.training.local` says, or inputs alone, (n, features)."""
 
     clusters: int
     """k."""
@@ -34,10 +34,12 @@ class KMeansTrainer:
 
     def fit(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`."""
+        del model, task
         raise only_by(self, "kmeans")
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`."""
+        del model, task
         raise only_by(self, "kmeans")
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:

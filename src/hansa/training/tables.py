@@ -39,7 +39,9 @@ class TableTrainer:
         if not all(0 <= q <= 1 for q in self.quantiles):
             raise ConfigError(f"quantiles is {self.quantiles!r}; each must be at least 0 and at most 1")
         if self.bins < 0 or (self.bins and not {0, 1} <= set(self.quantiles)):
-            raise ConfigError(f"bins is {self.bins}: give a whole number, and the quantiles 0 and 1, between which they are")
+            raise ConfigError(
+                f"bins is {self.bins}: give a whole number, and the quantiles 0 and 1, between which they are"
+            )
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
         """All 0."""
@@ -48,22 +50,25 @@ class TableTrainer:
 
     def fit(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`."""
+        del model, task
         raise only_by(self, "statistics")
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`."""
+        del model, task
         raise only_by(self, "statistics")
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
         """Always an `AppError`."""
+        del model, task
         raise only_by(self, "statistics")
 
 
 def summary(model: Arrays) -> list[dict[str, Any]]:
     """One row per column, which `hansa.simulation.Table` and `pandas.DataFrame` show.
 
-    `min`, `max` and the quantiles (`q0.5`) are the middle of their bounds, and `uncertain` is the largest half distance of
-    bounds: 0 after eight rounds. `std` is the root of the variance, NaN for fewer than two rows.
+    `min`, `max` and the quantiles (`q0.5`) are the middle of their bounds, and `uncertain` is the largest half
+    distance of bounds: 0 after eight rounds. `std` is the root of the variance, NaN for fewer than two rows.
     """
     return [_row(name, model) for name in columns_of(model)]
 

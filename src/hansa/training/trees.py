@@ -22,10 +22,10 @@ _DEEPEST = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoostedTreesTrainer:
-    """For the algorithm `hist-gbdt`. `task.data` is what `hansa.training.local` says, x of shape (n, features)."""
+    """For the algorithm `hist-gbdt`. `task.data`: as `hansa.training.local` says, x of shape (n, features)."""
 
     edges: Sequence[Sequence[float]] | npt.NDArray[np.float64]
-    """Shape (features, bins − 1), each row ascending: where a node may be split, for example `tables.bin_edges(model)`."""
+    """Shape (features, bins − 1), each row ascending: where a node may be split, as from `tables.bin_edges`."""
     trees: int = 50
     depth: int = 4
     """Splits from the root to a leaf at most, 1 to 12."""
@@ -41,7 +41,9 @@ class BoostedTreesTrainer:
         if self.depth > _DEEPEST or self.classes == 1:
             raise ConfigError(f"depth is {self.depth} and classes {self.classes}: at most {_DEEPEST}, and not 1")
         if table.ndim != 2 or not table.size or not np.isfinite(table).all() or (np.diff(table) < 0).any():  # noqa: PLR2004 - a table
-            raise ConfigError(f"edges has the shape {table.shape}; give each feature a row of ascending, finite numbers")
+            raise ConfigError(
+                f"edges has the shape {table.shape}; give each feature a row of ascending, finite numbers"
+            )
 
     @property
     def rounds(self) -> int:
@@ -55,10 +57,12 @@ class BoostedTreesTrainer:
 
     def fit(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`."""
+        del model, task
         raise only_by(self, "hist-gbdt")
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """Always an `AppError`."""
+        del model, task
         raise only_by(self, "hist-gbdt")
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:

@@ -1,4 +1,4 @@
-"""What trainers say whose models are no average of local ones: an algorithm of their own looks at the examples itself."""
+"""What trainers say whose models are no average of local ones: their algorithm looks at the examples itself."""
 
 from hansa.errors import AppError
 
