@@ -40,12 +40,12 @@ NEEDED: dict[str, dict[str, Any]] = {
 
 OF_THEIR_OWN: dict[str, Any] = {
     "statistics": (
-        TableTrainer(["a", "b/c"], quantiles=(0, 0.5, 1), bins=3, covariance=True),
-        {"client-1": {"a": [0.5, -2.0, 7.25], "b/c": [1, float("nan"), 3]}},
+        TableTrainer(["b/c"], quantiles=(0, 1), bins=1, covariance=True),
+        {"client-1": {"b/c": [1, float("nan"), 3]}},
     ),
     "kmeans": (KMeansTrainer(2, 2), {"client-1": np.array([[0.0, 1.0], [2.0, 2.5], [2.0, 3.0]])}),
     "hist-gbdt": (
-        BoostedTreesTrainer([[0.0, 1.0], [0.5, 0.5]], trees=2, depth=2, classes=3),
+        BoostedTreesTrainer([[0.0, 1.0], [0.5, 0.5]], trees=1, depth=2, classes=3),
         {"client-1": (np.array([[0.0, 1.0], [2.0, 0.5], [1.0, 0.0]]), np.array([0, 2, 1]))},
     ),
 }

@@ -212,8 +212,8 @@ def _sum(values: Floats, axis: int) -> Floats:
 def _exact(places: Places, mean: Floats, clients: int) -> list[Any]:
     """Fractions, in nested lists of the shape of the sums."""
     unit = Fraction(2) ** (16 * places.lowest)
-    return np.asarray(places.totals(mean, clients) * unit, dtype=object).tolist()  # type: ignore[no-any-return]  # of
-    objects
+    exact: list[Any] = np.asarray(places.totals(mean, clients) * unit, dtype=object).tolist()
+    return exact
 
 
 def _moments(count: int, total: Fraction, squares: Fraction) -> tuple[float, float]:
