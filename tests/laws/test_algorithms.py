@@ -21,6 +21,9 @@ from hansa.algorithms.scaffold import scaffold
 from hansa.testing.algorithms import LAWS, Case, Law, cases
 from hansa.testing.equalities import follows_centralized_descent, same_trajectory
 from hansa.testing.linear import LinearTrainer, make_examples
+from hansa.training.clusters import KMeansTrainer
+from hansa.training.tables import TableTrainer
+from hansa.training.trees import BoostedTreesTrainer
 
 REGISTERED = sorted(entry_points(group="hansa.algorithms"), key=lambda point: point.name)
 
@@ -34,6 +37,19 @@ NEEDED: dict[str, dict[str, Any]] = {
     "fedbn": {"personal": "b*"},
 }
 """Options without a default: as many clients as the cases have at most, or shares in what is trained on."""
+
+OF_THEIR_OWN: dict[str, Any] = {
+    "statistics": (
+        TableTrainer(["b/c"], quantiles=(0, 1), bins=1, covariance=True),
+        {"client-1": {"b/c": [1, float("nan"), 3]}},
+    ),
+    "kmeans": (KMeansTrainer(2, 2), {"client-1": np.array([[0.0, 1.0], [2.0, 2.5], [2.0, 3.0]])}),
+    "hist-gbdt": (
+        BoostedTreesTrainer([[0.0, 1.0], [0.5, 0.5]], trees=1, depth=2, classes=3),
+        {"client-1": (np.array([[0.0, 1.0], [2.0, 0.5], [1.0, 0.0]]), np.array([0, 2, 1]))},
+    ),
+}
+"""Algorithms with models of one kind: who has them, and the data of a client."""
 
 MEAN = WeightedMean()
 
@@ -55,11 +71,19 @@ def test_there_is_something_to_hold_to_the_laws():
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("point", REGISTERED, ids=lambda point: point.name)
+@pytest.mark.parametrize("point", [p for p in REGISTERED if p.name not in OF_THEIR_OWN], ids=lambda point: point.name)
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(case=cases())
 def test_holds(point: EntryPoint, law: Law, case: Case):
     law(point.load()(MEAN, **NEEDED.get(point.name, {})), case)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("point", [p for p in REGISTERED if p.name in OF_THEIR_OWN], ids=lambda point: point.name)
+@settings(derandomize=True, deadline=None, max_examples=6)
+@given(drawn=st.data())
+def test_holds_of_a_model_of_its_own_kind(point: EntryPoint, law: Law, drawn: st.DataObject):
+    law(point.load()(MEAN), drawn.draw(cases(local=OF_THEIR_OWN[point.name])))
 
 
 @pytest.mark.parametrize("point", REGISTERED, ids=lambda point: point.name)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from hansa.algorithm import Aggregate, Algorithm, State
+from hansa.algorithm import Aggregate, Algorithm, State, Trainer
 from hansa.arrays import Arrays
 from hansa.errors import UpdateRejectedError
 from hansa.messages import Contribution, Update
@@ -27,11 +28,17 @@ class Case:
     rounds: int
     """Rounds that were played before the law looks."""
     seed: int
+    local: tuple[Trainer, Mapping[str, Any]] | None = None
+    """Who trains, and the data of `client-1`; None: logistic regression on examples that are drawn."""
 
 
-def cases(max_clients: int = 4, max_rounds: int = 3) -> st.SearchStrategy[Case]:
-    """Models of every dtype, after a few rounds of random updates."""
-    return st.builds(Case, models(), st.integers(1, max_clients), st.integers(0, max_rounds), st.integers(0, 2**32 - 1))
+def cases(
+    max_clients: int = 4, max_rounds: int = 3, *, local: tuple[Trainer, Mapping[str, Any]] | None = None
+) -> st.SearchStrategy[Case]:
+    """Models of every dtype, or that of a trainer where an algorithm needs its own, after rounds of random updates."""
+    params = models() if local is None else st.just(local[0].initial_model(np.random.default_rng(0)))
+    counts = st.integers(1, max_clients), st.integers(0, max_rounds), st.integers(0, 2**32 - 1)
+    return st.builds(Case, params, *counts, st.just(local))
 
 
 def starts_at_round_zero_with_the_given_model(algorithm: Algorithm, case: Case) -> None:
@@ -116,8 +123,11 @@ def both_halves_fit(algorithm: Algorithm, case: Case) -> None:
     model of the same structure.
     """
     rng = np.random.default_rng(case.seed)
-    data = make_examples(rng, (5, 3), 2, logistic=True)
-    trainer = LinearTrainer(2, logistic=True, epochs=2, batch_size=2, dtype=(np.float32, np.float64)[case.seed % 2])
+    dtype = (np.float32, np.float64)[case.seed % 2]
+    trainer, data = case.local or (
+        LinearTrainer(2, logistic=True, epochs=2, batch_size=2, dtype=dtype),
+        make_examples(rng, (5, 3), 2, logistic=True),
+    )
     params = trainer.initial_model(rng)
     broadcast = algorithm.broadcast(algorithm.init(params))
     before = _copy(broadcast)

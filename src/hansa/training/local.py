@@ -12,12 +12,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hansa.errors import AppError, ConfigError, InputError
+from hansa.algorithms.examples import evaluation_examples, training_examples
+from hansa.errors import ConfigError
 from hansa.messages import Task
 
 __all__ = ["Batch", "LocalWork", "count", "evaluation_examples", "known_distance", "training_examples"]
@@ -93,48 +94,3 @@ def count(batch: Batch) -> int:
 def known_distance(step_sum: float) -> float:
     """`Update.step_sum`, or 0, unknown, where a proximal pull with ημ > 2 has made the steps swing ever further."""
     return step_sum if 0 < step_sum < math.inf else 0.0
-
-
-def training_examples(task: Task) -> tuple[Any, Any]:
-    """`(x, y)` to train on; raises `InputError` when there are none, `AppError` when `task.data` is something else."""
-    return _examples(task, "train")
-
-
-def evaluation_examples(task: Task) -> tuple[Any, Any]:
-    """`(x, y)` to evaluate on: the test examples where `task.data` has some of its own, else the training examples."""
-    return _examples(task, "test")
-
-
-def _examples(task: Task, part: str) -> tuple[Any, Any]:
-    who, data = task.client.name, task.data
-    if hasattr(data, "train") and hasattr(data, "test"):
-        pair = getattr(data, part)
-    elif _is_pair(data) and isinstance(data[0], tuple):
-        pair = data[("train", "test").index(part)]
-    else:
-        pair = data
-    if not _is_pair(pair) or not all(getattr(array, "shape", ()) for array in pair):
-        raise AppError(
-            f"{who} has {_described(data)} as its data: let @app.data return a tuple of two arrays, (x, y), "
-            "or a tuple of two such tuples, (train, test)"
-        )
-    x, y = pair
-    if len(x) != len(y):
-        raise AppError(f"{who} has {len(x)} inputs and {len(y)} targets in its {part} data: there must be as many")
-    if not len(x):
-        verb = "train" if part == "train" else "evaluate"
-        raise InputError(
-            f"{who} has no examples to {verb} on: its {part} data are empty; leave this client out, or give it data"
-        )
-    return x, y
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2  # noqa: PLR2004 - that is what a pair is
-
-
-def _described(data: Any) -> str:
-    if data is None:
-        return "nothing"
-    inner = f" of {len(data)}" if isinstance(data, tuple | list) else ""
-    return f"a {type(data).__name__}{inner}"
