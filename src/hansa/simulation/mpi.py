@@ -37,6 +37,9 @@ __all__ = ["OverRanks", "Together", "rank"]
 _GRACE = 1.0
 """Seconds that a rank stays when all are ended, so that rank 0 can see who was lost before that."""
 
+_FAIL = b'{"do": "fail"'
+"""How the last message of a simulation that failed begins; no arrays do."""
+
 
 class Together:
     """All ranks in one simulation: a `with` block that they enter together, and leave together."""
@@ -78,16 +81,19 @@ class Together:
     def serve(self, serving: Serving) -> SimulationResult:
         """Train what rank 0 hands out, until it has the result; raises `RunFailedError` where there is none."""
         while True:
-            job, body = self.receive(0)
+            job, body = self._job()
             match job["do"]:
                 case "end":
                     return _result_from(job, body, self.ranks.rank)
                 case "fail":
                     self._told = True
+                    self.send(0, {"do": "bye"})
                     raise RunFailedError(job["error"])
             for answer in serving.answers(job, body):
                 self.send(0, *answer)
                 self.ranks.flush()  # what is on its way moves only while this rank looks after it, and training does not
+                if self._is_over():
+                    break
 
     def place(self, serving: Serving, workers: int | None) -> "OverRanks":
         """The ranks, with what works in this one."""
@@ -97,6 +103,19 @@ class Together:
         """All ranks return this; rank 0 says it."""
         for other in self.ranks.others:
             self.send(other, *_result_to(result))
+
+    def _job(self) -> tuple[Message, Arrays]:
+        """The next thing to do; the last one, where rank 0 has given up."""
+        if self._is_over():
+            while len(self._mail[0]) > 1:
+                self._mail[0].popleft()
+        return self.receive(0)
+
+    def _is_over(self) -> bool:
+        """Whether rank 0 has given up, so that what it has asked for is not needed."""
+        while self.look():
+            pass
+        return bool(self._mail[0]) and self._mail[0][-1].startswith(_FAIL)
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,6 +174,9 @@ class Together:
         elif self.leads and not self._told:
             for other in self.ranks.others:
                 self.send(other, {"do": "fail", "error": f"rank 0 has ended the simulation: {said}"})
+            for other in self.ranks.others:
+                while self.receive(other)[0].get("do") != "bye":  # it may be sending what nobody needs any more
+                    pass
         elif not self._told:  # something in this rank that is not user code: nobody waits for its answers in vain
             self.ranks.abort(error)
 
@@ -256,6 +278,7 @@ class _Here:
     def __init__(self, serving: Serving) -> None:
         self._jobs: queue.SimpleQueue[tuple[Message, bytes | None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        self._dismissed = False
         self._thread = threading.Thread(target=self._work, args=(serving,), name="hansa-rank-0", daemon=True)
 
     @property
@@ -275,6 +298,7 @@ class _Here:
         return {**message, "body": body is not None}, Arrays() if body is None else codec.decode(body)
 
     def dismiss(self) -> None:
+        self._dismissed = True
         self._jobs.put(None)
 
     def end(self) -> str:
@@ -288,6 +312,8 @@ class _Here:
                 message, body = job
                 for answer in serving.answers(message, Arrays() if body is None else codec.decode(body)):
                     self._answers.put(answer)
+                    if self._dismissed:
+                        return
         except BaseException as error:  # noqa: BLE001 - whatever ends this thread ends the simulation, in its own thread
             self._answers.put(error)
 
