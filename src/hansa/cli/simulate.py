@@ -25,6 +25,7 @@ _ENGINES = (
     "inline: one client after another, breakpoints work; processes: on all cores; "
     "vectorized: many clients in one computation; auto: the fastest in a trial"
 )
+_ELSEWHERE = "mpi: in all ranks of mpirun; ray: in a Ray cluster, or one here"
 
 Engine = Annotated[
     Literal["inline", "processes", "vectorized", "auto"], typer.Option("--engine", help=f"{_ENGINES}.")
@@ -56,7 +57,7 @@ def simulate(
     ] = None,
     engine: Annotated[
         Literal["inline", "processes", "vectorized", "auto", "mpi", "ray"],
-        typer.Option("--engine", help=f"{_ENGINES}; mpi: in all ranks of mpirun; ray: in a Ray cluster, or one here."),
+        typer.Option("--engine", help=f"{_ENGINES}; {_ELSEWHERE}."),
     ] = "inline",
     workers: Annotated[
         int | None,
