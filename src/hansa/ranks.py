@@ -1,7 +1,7 @@
-"""The processes that `mpirun` started, its ranks: frames of bytes from one to another, in the order in which they were sent.
+"""The processes that `mpirun` started, its ranks: frames of bytes from one to another, in the order in which they come.
 
-A frame is one message of MPI, or several where it is larger than `_PIECE`, since MPI counts bytes in 32 bits: all but the
-last have the tag 1. Nothing is pickled.
+A frame is one message of MPI, or several where it is larger than `_PIECE`, since MPI counts bytes in 32 bits: all but
+the last have the tag 1. Nothing is pickled.
 """
 
 import os

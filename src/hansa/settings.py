@@ -11,7 +11,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from hansa.errors import InputError
 
-__all__ = ["Settings", "environment_for_packages", "environment_for_user_code", "launched_by_mpi", "quiet_grpc", "quiet_ray"]
+__all__ = [
+    "Settings",
+    "environment_for_packages",
+    "environment_for_user_code",
+    "launched_by_mpi",
+    "quiet_grpc",
+    "quiet_ray",
+]
 
 _PREFIX = "HANSA_"
 _USUAL = frozenset(

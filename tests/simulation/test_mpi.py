@@ -1,11 +1,13 @@
 """Simulations in all ranks of mpirun: the bits of one process, one result or one error in every rank."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,30 +22,27 @@ pytestmark = [
     pytest.mark.timeout(300),  # several processes, each of which loads numpy, on the cores that there are
 ]
 
-RUNS = """
-RUNS = {
+RUNS: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "client memory": {"algorithm": "scaffold"},
     "kept updates": {"aggregator": "median"},
     "a transform": {"transforms": ["quantize:bits=4"]},
     "an overflow": {"max_weight": 40},
 }
-"""
 
-EVERY = f"""
+EVERY = """
+import json
 import sys
 import hansa
-{RUNS}
-results = {{
-    name: hansa.simulate("app.py", clients=7, rounds=2, engine="mpi", on_round=lambda record: told.append(record), **run)
-    for told in [[]]
-    for name, run in RUNS.items()
-}}
-lines = [f"{{name}}: {{result.engine}} {{result.model_hash}} {{result.rounds[-1].evaluation}}" for name, result in results.items()]
-first = next(iter(results.values()))
-first.save("model.safetensors")
-first.save_record("record")
-sys.stdout.write(f"rank {{first.rank}}: " + "|".join(lines) + "\\n")
+
+told, results = [], []
+for run in json.loads(sys.argv[1]).values():
+    results.append(hansa.simulate("app.py", clients=7, rounds=2, engine="mpi", on_round=told.append, **run))
+results[0].save("model.safetensors")
+results[0].save_record("record")
+rank, hashes = results[0].rank, [result.model_hash for result in results]
+metrics = [dict(result.rounds[-1].evaluation) for result in results]
+sys.stdout.write(json.dumps([rank, len(told), hashes, metrics]) + "\n")
 """
 
 APP = """
@@ -85,15 +84,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_rank_has_the_bits_of_one_process_and_the_first_alone_writes(folder: Path, processes: int) -> None:
-    done = launched(processes, folder, "-c", EVERY)
+    done = launched(processes, folder, "-c", EVERY, json.dumps(RUNS))
     assert done.returncode == 0, done.stderr
-    runs: dict[str, dict[str, dict[str, object]]] = {}
-    exec(RUNS, runs)  # noqa: S102 - the very runs of the script
-    alone = {name: simulate(folder / "app.py", clients=7, rounds=2, **run) for name, run in runs["RUNS"].items()}
-    expected = "|".join(
-        f"{name}: mpi {result.model_hash} {dict(result.rounds[-1].evaluation)}" for name, result in alone.items()
-    )
-    assert sorted(done.stdout.splitlines()) == [f"rank {rank}: {expected}" for rank in range(processes)]
+    alone = [simulate(folder / "app.py", clients=7, rounds=2, **run) for run in RUNS.values()]
+    hashes = [result.model_hash for result in alone]
+    metrics = [dict(result.rounds[-1].evaluation) for result in alone]
+    rounds = 2 * len(RUNS)
+    told = sorted(json.loads(line) for line in done.stdout.splitlines())
+    assert told == [[rank, 0 if rank else rounds, hashes, metrics] for rank in range(processes)]
     assert (folder / "model.safetensors").exists()
     again = replay(folder / "record", progress=False)
     assert again.record.manifest["engine"] == "mpi"
@@ -102,10 +100,14 @@ def test_every_rank_has_the_bits_of_one_process_and_the_first_alone_writes(folde
 
 
 def test_a_process_alone_is_rank_0(folder: Path) -> None:
-    def run(**options: object) -> SimulationResult:
-        return simulate(folder / "app.py", clients=5, rounds=1, progress=False, **options)  # type: ignore[arg-type]
+    def run(**options: Any) -> SimulationResult:
+        return simulate(folder / "app.py", clients=5, rounds=1, progress=False, **options)
 
-    script = 'import hansa, sys; r = hansa.simulate("app.py", clients=5, rounds=1, engine="mpi"); sys.stdout.write(r.model_hash)'
+    script = """
+import sys
+import hansa
+sys.stdout.write(hansa.simulate("app.py", clients=5, rounds=1, engine="mpi").model_hash)
+"""
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=240, check=True
     )
@@ -124,10 +126,10 @@ options = {
     "app": {},
     "seed": {"seed": rank},
     "quorum": {"rules": hansa.RoundRules(min_clients=20, quorum=20, deadline=2.0)},
-    "client": {"algorithm": "fedsgd", "config": {"learning_rate": 0.1}, "max_weight": 1, "rules": hansa.RoundRules(deadline=9.0)},
 }[what]
+app = "nowhere.py" if what == "app" and rank == 1 else "app.py"
 try:
-    hansa.simulate("nowhere.py" if what == "app" and rank == 1 else "app.py", clients=5, rounds=1, engine="mpi", **options)
+    hansa.simulate(app, clients=5, rounds=1, engine="mpi", **options)
 except hansa.HansaError as error:
     sys.stdout.write(f"{rank} {type(error).__name__} {error}\\n")
 """

@@ -37,8 +37,8 @@ def replay(
         Literal["inline", "processes", "vectorized"] | None,
         typer.Option(
             "--engine", show_default=False,
-            help="In place of the recorded one, which all but vectorized repeat to the bit; by default processes for what "
-            "ran over MPI or Ray.",
+            help="In place of the recorded one, which all but vectorized repeat to the bit; by default processes for "
+            "what ran over MPI or Ray.",
         ),
     ] = None,
     as_json: Json = False,

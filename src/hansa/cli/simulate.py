@@ -27,9 +27,7 @@ _ENGINES = (
 )
 _ELSEWHERE = "mpi: in all ranks of mpirun; ray: in a Ray cluster, or one here"
 
-Engine = Annotated[
-    Literal["inline", "processes", "vectorized", "auto"], typer.Option("--engine", help=f"{_ENGINES}.")
-]
+Engine = Annotated[Literal["inline", "processes", "vectorized", "auto"], typer.Option("--engine", help=f"{_ENGINES}.")]
 """Of a command that simulates on this machine."""
 
 

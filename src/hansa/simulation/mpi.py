@@ -1,8 +1,8 @@
-"""A simulation over MPI: `mpirun -n 4 hansa simulate app.py --engine mpi`, or a script in which every rank calls `simulate`.
+"""A simulation over MPI: `mpirun -n 4 hansa simulate app.py --engine mpi`, or a script in which each rank calls it.
 
-Rank 0 plays the rounds and hands out tasks; every rank trains, rank 0 in a thread of its own, so that nobody waits for an
-answer while it does. All begin together, and end together: with one result, or with one error. MPI does not survive the
-loss of a rank: it ends the others, and rank 0 says whom it misses.
+Rank 0 plays the rounds and hands out tasks; every rank trains, rank 0 in a thread of its own, so that nobody waits for
+an answer while it does. All begin together, and end together: with one result, or with one error. MPI does not survive
+the loss of a rank: it ends the others, and rank 0 says whom it misses.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ class Together:
                     raise RunFailedError(job["error"])
             for answer in serving.answers(job, body):
                 self.send(0, *answer)
-                self.ranks.flush()  # what is on its way moves only while this rank looks after it, and training does not
+                self.ranks.flush()  # what is on its way moves only while this rank looks after it
                 if self._is_over():
                     break
 
@@ -314,7 +314,7 @@ class _Here:
                     self._answers.put(answer)
                     if self._dismissed:
                         return
-        except BaseException as error:  # noqa: BLE001 - whatever ends this thread ends the simulation, in its own thread
+        except BaseException as error:  # noqa: BLE001 - whatever ends this thread ends the simulation
             self._answers.put(error)
 
 

@@ -1,4 +1,4 @@
-"""Where the workers of a simulation are, and how one talks to each of them: what `Workers` needs of pipes, MPI and Ray."""
+"""Where the workers of a simulation are, and how one talks to each: what `Workers` needs of pipes, MPI and Ray."""
 
 from collections.abc import Sequence
 from typing import Protocol

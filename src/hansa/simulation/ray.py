@@ -1,8 +1,8 @@
 """A simulation in a Ray cluster: each worker is an actor that trains, folds and answers as a stream of values.
 
-The cluster is the one that this process is connected to, that RAY_ADDRESS names or that runs on this machine; where there
-is none, one is started here and ended with the simulation. A worker that is lost, by a signal or with its machine, is
-replaced, and its clients are trained again. Nothing but bytes and strings goes through Ray.
+The cluster is the one that this process is connected to, that RAY_ADDRESS names or that runs on this machine; where
+there is none, one is started here and ended with the simulation. A worker that is lost, by a signal or with its
+machine, is replaced, and its clients are trained again. Nothing but bytes and strings goes through Ray.
 """
 
 import json

@@ -64,8 +64,8 @@ def replay(
 
     It runs the code in the record: replay only what you would run. app: in place of the recorded one, or where there is
     none. devices: where they are of a class of one's own. config: settings in place of recorded ones, such as where the
-    data are on this machine. engine: in place of the recorded one; all but "vectorized" give the same bits, and what ran in
-    a cluster is by default repeated on the cores of this machine. Raises `InputError` for what is no record.
+    data are on this machine. engine: in place of the recorded; all but "vectorized" give the same bits, and what ran
+    in a cluster is by default repeated on the cores of this machine. Raises `InputError` for what is no record.
     """
     record = open_record(folder)
     last = len(record.rounds)

@@ -122,9 +122,7 @@ def _handed_over(summed: Partial) -> Iterator[Answer]:
         yield {"weight": summed.weight, "rows": None}, to_bytes(Arrays(summed.sums))
 
 
-def _results(
-    alone: Mapping[str, Callable[[], R]], together: Callable[[], Mapping[str, R]] | None
-) -> Iterator[Answer]:
+def _results(alone: Mapping[str, Callable[[], R]], together: Callable[[], Mapping[str, R]] | None) -> Iterator[Answer]:
     """Do the work of each client and tell what came of it; together: of all of them at once."""
     if together is not None:
         for client, result in together().items():

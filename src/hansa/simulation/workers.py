@@ -1,8 +1,8 @@
 """A simulation on many workers: each trains chunks of the cohort and folds into its own sum, sums merge.
 
-The sums are exact, so which worker trained whom cannot change a bit, and whoever is free takes the next. A worker that is
-lost takes its sum with it: those whom it had folded are trained again elsewhere; the client that it was training too,
-where workers are lost for other reasons than user code (`Place.second_chances`), and else it has failed.
+The sums are exact, so which worker trained whom cannot change a bit, and whoever is free takes the next. A worker that
+is lost takes its sum with it: those whom it had folded are trained again elsewhere; the client that it was training
+too, where workers are lost for other reasons than user code (`Place.second_chances`), and else it has failed.
 """
 
 import contextlib
