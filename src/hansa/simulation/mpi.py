@@ -205,8 +205,8 @@ def _verdict(told: Sequence[Message]) -> str:
     for number, each in enumerate(told):
         if each["given"] != told[0]["given"]:
             return (
-                f"rank {number} was given another simulation than rank 0: every rank must call `simulate` with the same "
-                "app, settings, number of clients and attack"
+                f"rank {number} was given another simulation than rank 0: every rank must call `simulate` with the "
+                "same app, settings, number of clients and attack"
             )
     return ""
 
