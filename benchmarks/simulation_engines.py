@@ -1,8 +1,8 @@
 """The engines of a simulation, side by side with a tight PyTorch loop: seconds per round, start-up and memory.
 
 `python benchmarks/simulation_engines.py` measures every workload in every way, each in a fresh process, in turns, and
-prints medians; `--device cuda` (or `cpu cuda`) trains on a GPU. `mpi` has as many ranks as there are cores, where
-mpirun is. The last column is the training loss of the last round, which must be that of the loop. On a machine where hansa
+prints medians; `--device cuda` (or `cpu cuda`) trains on a GPU. `mpi` has as many ranks as there are cores, and needs
+mpirun. The last column is the training loss of the last round, which must be that of the loop. On a machine where hansa
 is not installed, put `src` on PYTHONPATH, and beside numpy and torch the packages blake3 and ml_dtypes.
 """
 

@@ -89,11 +89,8 @@ class Together:
                     self._told = True
                     self.send(0, {"do": "bye"})
                     raise RunFailedError(job["error"])
-            for answer in serving.answers(job, body):
-                self.send(0, *answer)
-                self.ranks.flush()  # what is on its way moves only while this rank looks after it
-                if self._is_over():
-                    break
+                case _:
+                    self._do(serving, job, body)
 
     def place(self, serving: Serving, workers: int | None) -> "OverRanks":
         """The ranks, with what works in this one."""
@@ -103,6 +100,13 @@ class Together:
         """All ranks return this; rank 0 says it."""
         for other in self.ranks.others:
             self.send(other, *_result_to(result))
+
+    def _do(self, serving: Serving, job: Message, body: Arrays) -> None:
+        for answer in serving.answers(job, body):
+            self.send(0, *answer)
+            self.ranks.flush()  # what is on its way moves only while this rank looks after it
+            if self._is_over():
+                break
 
     def _job(self) -> tuple[Message, Arrays]:
         """The next thing to do; the last one, where rank 0 has given up."""
