@@ -27,7 +27,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "client memory": {"algorithm": "scaffold"},
     "kept updates": {"aggregator": "median"},
     "a transform": {"transforms": ["quantize:bits=4"]},
-    "an overflow": {"max_weight": 40},
+    "an overflow": {"max_weight": 64},
 }
 
 EVERY = """
@@ -42,7 +42,7 @@ results[0].save("model.safetensors")
 results[0].save_record("record")
 rank, hashes = results[0].rank, [result.model_hash for result in results]
 metrics = [dict(result.rounds[-1].evaluation) for result in results]
-sys.stdout.write(json.dumps([rank, len(told), hashes, metrics]) + "\n")
+sys.stdout.write(json.dumps([rank, len(told), hashes, metrics]) + "\\n")
 """
 
 APP = """
