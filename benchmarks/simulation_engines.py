@@ -1,15 +1,17 @@
 """The engines of a simulation, side by side with a tight PyTorch loop: seconds per round, start-up and memory.
 
 `python benchmarks/simulation_engines.py` measures every workload in every way, each in a fresh process, in turns, and
-prints medians; `--device cuda` (or `cpu cuda`) trains on a GPU. The last column is the training loss of the last round,
-which must be that of the loop. On a machine where hansa is not installed, put `src` on PYTHONPATH, and beside numpy and
-torch the packages blake3 and ml_dtypes.
+prints medians; `--device cuda` (or `cpu cuda`) trains on a GPU. `mpi` has as many ranks as there are cores, and needs
+mpirun. The last column is the training loss of the last round, which must be that of the loop. On a machine where hansa
+is not installed, put `src` on PYTHONPATH, and beside numpy and torch the packages blake3 and ml_dtypes.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,7 +50,7 @@ from simulation_workloads import WORKLOADS, app, examples, write_app  # noqa: E4
 
 import hansa  # noqa: E402
 
-WAYS = ("loop", "inline", "processes", "vectorized", "vectorized on all cores", "auto")
+WAYS = ("loop", "inline", "processes", "mpi", "vectorized", "vectorized on all cores", "auto")
 
 
 def loop(name: str, device: str, rounds: int) -> tuple[list[float], list[float]]:
@@ -125,6 +127,7 @@ def measure(name: str, device: str, way: str, rounds: int) -> dict[str, object]:
         "memory": used / 1024,
         "loss": losses[-1],
         "chosen": chosen,
+        "rank": 0 if way == "loop" else result.rank,
     }
 
 
@@ -135,6 +138,15 @@ def cpus() -> int:
     return cores()
 
 
+def launcher(way: str) -> list[str]:
+    """What starts a way: for mpi as many ranks as there are cores, where mpirun is."""
+    if way != "mpi":
+        return []
+    mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}") or "mpirun"
+    said = subprocess.run([mpirun, "--version"], check=True, capture_output=True, text=True).stdout  # noqa: S603 - a tool
+    return [mpirun, *(["--allow-run-as-root"] if "Open MPI" in said else []), "-n", str(cpus())]
+
+
 def table(
     workloads: list[str], devices: list[str], ways: list[str], rounds: int, repeats: int
 ) -> list[dict[str, object]]:
@@ -143,7 +155,17 @@ def table(
     found: dict[tuple[str, str, str], list[dict[str, object]]] = {cell: [] for cell in cells}
     for _ in range(repeats):
         for workload, device, way in cells:
-            command = [sys.executable, __file__, "--one", workload, device, way, "--rounds", str(rounds)]
+            command = [
+                *launcher(way),
+                sys.executable,
+                __file__,
+                "--one",
+                workload,
+                device,
+                way,
+                "--rounds",
+                str(rounds),
+            ]
             done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - this very file
             if done.returncode:
                 print(f"{workload} {device} {way}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
@@ -201,7 +223,9 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("WORKLOAD", "DEVICE", "WAY"), help="measure one, and print JSON")
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(*given.one, given.rounds)))
+        measured = measure(*given.one, given.rounds)
+        if measured["rank"] == 0:
+            print(json.dumps(measured))
         return
     print(f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}, {cpus()} cores")
     if torch.cuda.is_available():

@@ -16,7 +16,7 @@ from enum import EnumType
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs" / "reference"
@@ -90,12 +90,17 @@ def _usage(argument: Any) -> str:
     return name if argument.required else f"[{name}]"
 
 
+def _values(kind: Any) -> Iterable[Any]:
+    """What an option of this type takes: one of several values, or any of the type."""
+    return get_args(kind) if get_origin(kind) is Literal else kind if isinstance(kind, EnumType) else [kind]
+
+
 def _spelling(option: Any, annotation: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     if option.is_flag:
         return names
     kinds = [kind for kind in get_args(annotation) or [annotation] if kind is not type(None)]
-    choices = [value for kind in kinds for value in (kind if isinstance(kind, EnumType) else [kind])]
+    choices = [value for kind in kinds for value in _values(kind)]
     words = [_kind(c) if isinstance(c, type) else str(getattr(c, "value", c)) for c in choices]
     return f"{names} {option.metavar or ' | '.join(words).lower()}"
 

@@ -11,7 +11,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from hansa.errors import InputError
 
-__all__ = ["Settings", "environment_for_packages", "environment_for_user_code", "launched_by_mpi", "quiet_grpc"]
+__all__ = [
+    "Settings",
+    "environment_for_packages",
+    "environment_for_user_code",
+    "launched_by_mpi",
+    "quiet_grpc",
+    "quiet_ray",
+]
 
 _PREFIX = "HANSA_"
 _USUAL = frozenset(
@@ -202,6 +209,11 @@ class Settings(BaseSettings):
 def quiet_grpc() -> None:
     """Have gRPC's own log lines left out, which say less than hansa's errors; before gRPC is loaded."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # noqa: TID251 - here
+
+
+def quiet_ray() -> None:
+    """Have Ray tell nobody of how it is used, unless somebody wants that; before it starts a cluster."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # noqa: TID251 - here
 
 
 def environment_for_packages(names: Collection[str] = ()) -> dict[str, str]:

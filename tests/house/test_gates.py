@@ -25,6 +25,7 @@ VIOLATIONS = {
     "torch": ("run.py", "import torch"),
     "formats": ("run.py", "import h5py"),
     "mpi": ("run.py", "import mpi4py"),
+    "ray": ("run.py", "import ray"),
     "sql": ("run.py", "import sqlalchemy"),
     "web": ("run.py", "import fastapi"),
 }

@@ -1,7 +1,7 @@
 """`hansa replay`: a recorded simulation once more, compared bit by bit."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -33,6 +33,14 @@ def replay(
             help="A setting in place of the recorded one, such as where the data are on this machine; may be repeated.",
         ),
     ] = None,
+    engine: Annotated[
+        Literal["inline", "processes", "vectorized"] | None,
+        typer.Option(
+            "--engine", show_default=False,
+            help="In place of the recorded one, which all but vectorized repeat to the bit; by default processes for "
+            "what ran over MPI or Ray.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Repeat a recorded simulation and compare it: every hash and every number, or where they differ first.
@@ -50,6 +58,7 @@ def replay(
             record,
             app=app,
             config=values(set_config or (), "--set"),
+            engine=engine,
             on_round=lambda now: board.row(row_of(now)),
             progress=False,
         )
@@ -60,6 +69,8 @@ def replay(
                 "model_hash": done.result.model_hash,
                 "recorded": opened.manifest["model_hash"],
                 "differences": done.differences,
+                "engine": done.result.engine,
+                "recorded_engine": opened.manifest["engine"],
                 "surroundings": done.surroundings,
             }
         )
@@ -71,6 +82,9 @@ def replay(
 
 def _say(done: "Replay") -> None:
     say("")
+    was, now = done.record.manifest["engine"], done.result.engine
+    if was != now:
+        say(f"It was recorded with the engine {was}, and repeated with {now}")
     if done.same:
         say(f"The same to the last bit: {done.result.model_hash}")
         return

@@ -1,7 +1,8 @@
-"""`hansa simulate`: a run in this process, or on all cores of this machine."""
+"""`hansa simulate`: a run in this process, on all cores of this machine, or on many machines."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,14 +21,14 @@ __all__ = ["Engine", "simulate"]
 
 _CLIENTS = 10
 
-Engine = Annotated[
-    Literal["inline", "processes", "vectorized", "auto"],
-    typer.Option(
-        "--engine",
-        help="inline: one client after another, breakpoints work; processes: on all cores; "
-        "vectorized: many clients in one computation; auto: the fastest in a trial.",
-    ),
-]
+_ENGINES = (
+    "inline: one client after another, breakpoints work; processes: on all cores; "
+    "vectorized: many clients in one computation; auto: the fastest in a trial"
+)
+_ELSEWHERE = "mpi: in all ranks of mpirun; ray: in a Ray cluster, or one here"
+
+Engine = Annotated[Literal["inline", "processes", "vectorized", "auto"], typer.Option("--engine", help=f"{_ENGINES}.")]
+"""Of a command that simulates on this machine."""
 
 
 def _complete_devices(incomplete: str) -> list[str]:
@@ -52,12 +53,16 @@ def simulate(
             help="Virtual clients, from client-0; by default as many as the app's data say, else 10.",
         ),
     ] = None,
-    engine: Engine = "inline",
+    engine: Annotated[
+        Literal["inline", "processes", "vectorized", "auto", "mpi", "ray"],
+        typer.Option("--engine", help=f"{_ENGINES}; {_ELSEWHERE}."),
+    ] = "inline",
     workers: Annotated[
         int | None,
         typer.Option(
             "--workers", min=1, show_default=False,
-            help="Worker processes; else one per core, and none for vectorized.",
+            help="Worker processes; else one per core, of the cluster for ray, and none for vectorized; "
+            "for mpi, mpirun says it.",
         ),
     ] = None,
     devices: Annotated[
@@ -108,6 +113,20 @@ def simulate(
     clients = clients or loaded.clients or _CLIENTS
     began = time.perf_counter()
     title = f"{given.name}: {given.algorithm} on {clients:,} virtual clients, {given.rounds} rounds"
+    simulated = partial(
+        run,
+        loaded,
+        given,
+        clients=clients,
+        engine=engine,
+        workers=workers,
+        devices=devices_of(devices),
+        attack=attack,
+        progress=False,
+        tracker=track or (),
+    )
+    if engine == "mpi" and _serves(simulated):
+        return
     with open_board(title, given.rounds, as_json=as_json) as board:
 
         def shown(done: "RoundRecord") -> None:
@@ -115,18 +134,7 @@ def simulate(
             if as_json:
                 print_json(done)
 
-        result = run(
-            loaded,
-            given,
-            clients=clients,
-            engine=engine,
-            workers=workers,
-            devices=devices_of(devices),
-            attack=attack,
-            on_round=shown,
-            progress=False,
-            tracker=track or (),
-        )
+        result = simulated(on_round=shown)
     seconds = time.perf_counter() - began
     if save is not None:
         result.save(save)
@@ -152,6 +160,20 @@ def simulate(
     say(f"Next: the same file on a network, {same}:")
     say(f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3")
     say(f"  hansa up            and then   hansa session start {app}")
+
+
+def _serves(simulated: "Callable[[], SimulationResult]") -> bool:
+    """In another rank than 0: train for that one, which alone prints, writes files and tells what goes wrong."""
+    from hansa.errors import HansaError
+    from hansa.simulation.mpi import rank
+
+    if rank() == 0:
+        return False
+    try:
+        simulated()
+    except HansaError as error:
+        raise typer.Exit(1) from error
+    return True
 
 
 def _summary(result: "SimulationResult") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from multiprocessing import Pipe
 
 from hansa.simulation.pipes import Channel
 
-__all__ = ["start"]
+__all__ = ["ONE_THREAD", "start"]
 
 _START = """
 import json, sys
@@ -17,7 +17,7 @@ import_module(sys.argv[2]).main(*map(int, sys.argv[3:]))
 """
 """A program of its own, not a fork or a copy of the caller's: a script needs no `if __name__ == "__main__"` for it."""
 
-_ONE_THREAD = dict.fromkeys(
+ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
 """Read by BLAS and torch when they are loaded: the workers share the cores, none takes them all, and which bits come
@@ -40,7 +40,7 @@ def start(module: str, *, stdout: int | None = None) -> tuple[subprocess.Popen[b
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             pass_fds=descriptors,
-            env=environment_for_user_code() | _ONE_THREAD,
+            env=environment_for_user_code() | ONE_THREAD,
             start_new_session=True,
         )
     finally:

@@ -25,8 +25,9 @@ _START = 6.0
 class Choice:
     """An engine, its workers, and what was measured."""
 
-    engine: Literal["inline", "processes", "vectorized"]
+    engine: Literal["inline", "processes", "vectorized", "mpi", "ray"]
     workers: int
+    """0: as many as where the engine runs has places for."""
     because: str = ""
     """For a person."""
 

@@ -1,329 +1,69 @@
-"""A simulation on many cores: worker processes train chunks of the cohort, each folds into its own sum, sums merge.
+"""Workers as processes of this machine, each with one thread for arithmetic, behind a pair of pipes."""
 
-The sums are exact, so which worker trained whom cannot change a bit. A worker that dies takes its sum with it: the
-client that it was training has failed, the others whom it had folded are trained again elsewhere.
-"""
-
-import contextlib
-import math
 import os
 import signal
 import subprocess
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from multiprocessing.connection import wait
-from pathlib import Path
-from typing import TypeAlias, cast
+from typing import cast
 
-from hansa.algorithm import Partial
 from hansa.arrays import Arrays
-from hansa.errors import ConfigError, RunFailedError, UserCodeError
-from hansa.messages import Contribution, Metrics, RunSpec
-from hansa.run import slots_to_arrays
 from hansa.simulation import child
-from hansa.simulation.choice import cores
-from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
-from hansa.simulation.pipes import Channel, Message, receive, result_from, send, spec_to, to_bytes
-from hansa.simulation.vectorized import Vectorization
+from hansa.simulation.pipes import Channel, Message, receive, send
+from hansa.simulation.places import Link
 
 __all__ = ["Processes"]
-
-_CHUNKS = 4
-"""Chunks of a cohort per worker: fewer waste time at the end of a round, more cost messages."""
-
-_LARGEST_CHUNK = 64
-"""Clients in one message."""
-
-_MOST_VAIN_DEATHS = 5
-"""Processes that may end in a row without having begun a task, before the simulation gives up."""
 
 _PATIENCE = 5.0
 """Seconds that a worker has to end after its pipe was closed, before it is killed."""
 
-Results: TypeAlias = dict[str, Outcome | Metrics]
-
-
-@dataclass(slots=True)
-class _Worker:
-    """One process, with what it was given."""
-
-    process: subprocess.Popen[bytes]
-    jobs: Channel
-    answers: Channel
-    outstanding: deque[Assignment] = field(default_factory=deque)
-    """Given and not answered, in order."""
-    busy: bool = False
-    """Whether the first of them has begun."""
-    folded: dict[str, Assignment] = field(default_factory=dict)
-    """Clients in its sum."""
-
-    def dismiss(self) -> None:
-        """Close its pipes, which ends it."""
-        self.jobs.close()
-        self.answers.close()
-
-    def end(self) -> None:
-        """Dismiss it, and wait until it has gone; kill it where it does not go."""
-        self.dismiss()
-        try:
-            self.process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
 
 class Processes:
-    """An `Engine` of worker processes, each with one thread for arithmetic. They live until `close`."""
+    """A `Place` of worker processes."""
 
-    def __init__(
-        self,
-        app: Path,
-        spec: RunSpec,
-        folding: Folding,
-        *,
-        clients: int,
-        workers: int | None,
-        tolerate: bool,
-        vectorization: Vectorization | None = None,
-        attack: str = "",
-    ) -> None:
-        """app: the file or folder that each worker loads; folding: of this process, which merges.
+    second_chances = 0
 
-        clients: registered in all; workers: None for one per core; tolerate: failures of user code; vectorization: of
-        this process, where each worker is to train many clients at once; attack: as `Attack.parse` reads it.
-        """
-        self._count = cores() if workers is None else workers
-        if self._count < 1:
-            raise ConfigError(f"workers is {workers}; it must be at least 1")
-        self._start: Message = {
-            "app": str(app),
-            "spec": spec_to(spec),
-            "clients": clients,
-            "vectorized": vectorization is not None,
-            "attack": attack,
-        }
-        self._vectorization = vectorization
-        self._spec = spec
-        self._folding = folding
-        self._tolerate = tolerate
-        self._workers: list[_Worker] = []
-        self._opening: tuple[Message, bytes] | None = None
-        self._assigned: dict[str, Assignment] = {}
-        self._outcomes: dict[str, Outcome] = {}
-        self._in_order = False
-        self._vain_deaths = 0
+    def __init__(self, count: int) -> None:
+        """count: how many, at least 1."""
+        self.count = count
 
-    def begin(self, number: int, broadcast: Arrays) -> None:
-        """See `Engine`."""
-        self._folding.begin(number, broadcast)
-        self._in_order = False
-        self._assigned = {}
-        self._outcomes = {}
-        self._open({"do": "begin", "round": number}, broadcast)
+    def start(self) -> Link:
+        """See `Place`."""
+        return _Process(*child.start("hansa.simulation.worker"))
 
-    def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
-        """See `Engine`."""
-        if self._vectorization is not None:
-            self._vectorization.prepare(assignments)
-        before = self._outcomes
-        self._assigned |= {assignment.client: assignment for assignment in assignments}
-        self._outcomes = before | self._outcomes_of(assignments)
-        if not self._in_order and self._overflows():
-            self._fold_in_order()
-        return {client: outcome for client, outcome in self._outcomes.items() if before.get(client) != outcome}
-
-    def collect(self) -> Partial:
-        """See `Engine`; the workers hand their sums over."""
-        total = self._folding.partial
-        while holders := [worker for worker in self._workers if worker.folded]:
-            for worker in holders:
-                partial = self._sum_of(worker)
-                if partial is not None:
-                    self._folding.merge(total, partial)
-        return total
-
-    def remember(self, memories: Mapping[str, Arrays]) -> None:
-        """See `Engine`; the memories stay in this process, and travel with the tasks."""
-        self._folding.memories.update(memories)
-
-    def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
-        """See `Engine`."""
-        self._in_order = False
-        self._open({"do": "show", "round": number}, model)
-        results = self._spread("evaluate", [Assignment(client) for client in clients])
-        return {client: result for client, result in results.items() if isinstance(result, Metrics | Failed)}
+    def wait(self, links: Sequence[Link]) -> Sequence[Link]:
+        """See `Place`."""
+        pipes = {link.answers: link for link in cast("Sequence[_Process]", links)}
+        return [pipes[cast("Channel", pipe)] for pipe in wait(list(pipes))]
 
     def close(self) -> None:
-        """See `Engine`."""
-        for worker in self._workers:
-            worker.dismiss()
-        while self._workers:
-            self._workers.pop().end()
+        """See `Place`."""
 
-    # ── jobs out, answers in ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, message: Message, arrays: Arrays) -> None:
-        """Tell every worker of another model, and start those that are missing."""
-        self._opening = (message, to_bytes(arrays))
-        for worker in list(self._workers):
-            worker.folded.clear()
-            try:
-                send(worker.jobs, *self._opening)
-            except OSError:  # it died idle; nothing of it is needed
-                self._remove(worker)
-        self._fill()
+class _Process:
+    """One of them."""
 
-    def _fill(self) -> None:
-        """Start the missing workers; all load the app at the same time."""
-        first = len(self._workers)
-        while len(self._workers) < self._count:
-            self._workers.append(self._started())
-        for worker in self._workers[first:]:
-            try:
-                answer, _ = receive(worker.answers)
-            except (EOFError, OSError):
-                status = self._remove(worker)
-                raise RunFailedError(f"a worker process ended while it loaded the app, with {status}") from None
-            if answer["broken"] is not None:
-                error = UserCodeError(f"a worker cannot load the app: {answer['broken']}", answer["traceback"])
-                error.add_note(answer["traceback"])
-                raise error
-            if self._opening is not None:
-                send(worker.jobs, *self._opening)
+    def __init__(self, process: subprocess.Popen[bytes], jobs: Channel, answers: Channel) -> None:
+        self._process = process
+        self._jobs = jobs
+        self.answers = answers
 
-    def _started(self) -> _Worker:
-        process, jobs, answers = child.start("hansa.simulation.worker")
-        worker = _Worker(process, jobs, answers)
-        with contextlib.suppress(OSError):  # it died at once: whoever waits for its answer finds out
-            send(jobs, self._start)
-        return worker
+    def send(self, message: Message, body: bytes | None = None) -> None:
+        send(self._jobs, message, body)
 
-    def _outcomes_of(self, assignments: Iterable[Assignment]) -> dict[str, Outcome]:
-        results = self._spread("train", assignments)
-        return {client: result for client, result in results.items() if not isinstance(result, Metrics)}
+    def receive(self) -> tuple[Message, Arrays]:
+        return receive(self.answers)
 
-    def _spread(self, what: str, assignments: Iterable[Assignment]) -> Results:
-        """Give the assignments to the workers as they get free, and wait for every answer."""
-        with self._folding.profile.measure("workers"):
-            return self._work(what, deque(assignments))
+    def dismiss(self) -> None:
+        self._jobs.close()
+        self.answers.close()
 
-    def _work(self, what: str, left: deque[Assignment]) -> Results:
-        results: Results = {}
-        size = self._chunk(len(left))
-        while left or any(worker.outstanding for worker in self._workers):
-            for worker in self._workers[: 1 if self._in_order else None]:
-                if left and len(worker.outstanding) <= 1:
-                    self._give(worker, what, [left.popleft() for _ in range(min(size, len(left)))])
-            busy = {worker.answers: worker for worker in self._workers if worker.outstanding}
-            for pipe in wait(list(busy)):
-                worker = busy[cast("Channel", pipe)]
-                try:
-                    answer, kept = receive(worker.answers)
-                except (EOFError, OSError):
-                    left.extendleft(reversed(self._bury(worker, results)))
-                else:
-                    self._take(worker, answer, kept, results)
-        return results
-
-    def _chunk(self, clients: int) -> int:
-        """How many clients are in one message."""
-        if self._in_order:
-            return clients
-        if self._vectorization is not None:
-            return max(1, math.ceil(clients / self._count))
-        return max(1, min(_LARGEST_CHUNK, clients // (_CHUNKS * self._count)))
-
-    def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
-        worker.outstanding.extend(chunk)
-        tasks = [(assignment.client, assignment.work) for assignment in chunk]
-        names = {assignment.client for assignment in chunk}.union(self._folding.colluders if what == "train" else ())
-        memories = {name: kept for name in sorted(names) if (kept := self._folding.memories.get(name)) is not None}
-        with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again
-            send(worker.jobs, {"do": what, "tasks": tasks}, to_bytes(slots_to_arrays(memories)) if memories else None)
-
-    def _take(self, worker: _Worker, answer: Message, kept: Arrays, results: Results) -> None:
-        """Note one answer; without tolerance, a failure of user code is raised here."""
-        self._vain_deaths = 0
-        worker.busy = "began" in answer
-        if worker.busy:
-            return
-        assignment = worker.outstanding.popleft()
-        result = result_from(answer, kept)
-        if isinstance(result, Failed) and not self._tolerate:
-            error = UserCodeError(f"{assignment.client}: {result.message}", result.traceback)
-            error.add_note(result.traceback)
-            raise error
-        if isinstance(result, Folded):
-            worker.folded[assignment.client] = assignment
-        results[assignment.client] = result
-
-    def _bury(self, worker: _Worker, results: Results) -> list[Assignment]:
-        """Replace a dead worker: the client that it was at has failed; returns who must be given to others."""
-        lost = list(worker.folded.values())
-        status = self._remove(worker)
-        unfinished = list(worker.outstanding)
-        if worker.busy:
-            client = unfinished.pop(0).client
-            results[client] = Failed(f"the process that worked for {client} ended, with {status}")
-        else:
-            self._vain_deaths += 1
-            if self._vain_deaths > _MOST_VAIN_DEATHS:
-                raise RunFailedError(
-                    f"{self._vain_deaths} worker processes ended in a row before they began a task, the last with "
-                    f"{status}; does the machine have the memory for {self._count} workers?"
-                )
-        self._fill()
-        return [*lost, *unfinished]
-
-    def _remove(self, worker: _Worker) -> str:
-        """End a worker that died; returns how, for a sentence."""
-        self._workers.remove(worker)
-        worker.end()
-        code = worker.process.returncode
-        return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-
-    # ── sums ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _overflows(self) -> bool:
-        """Whether the sums of all workers may be more than one sum can hold."""
-        weight = sum(outcome.weight for outcome in self._outcomes.values() if isinstance(outcome, Folded))
-        full = any(isinstance(outcome, Refused) and outcome.full for outcome in self._outcomes.values())
-        return full or weight > self._spec.max_weight
-
-    def _fold_in_order(self) -> None:
-        """Who is refused for the lack of room depends on the order: fold all into the sum of one worker."""
-        assert self._opening is not None  # noqa: S101 - `begin` comes before `train`
-        self._in_order = True
-        for worker in list(self._workers):
-            worker.folded.clear()
-            with contextlib.suppress(OSError):
-                send(worker.jobs, *self._opening)
-        self._outcomes = self._outcomes_of(self._assigned.values())
-
-    def _sum_of(self, worker: _Worker) -> Partial | None:
-        """What a worker has summed; None when it died, and its clients were trained again elsewhere."""
+    def end(self) -> str:
+        self.dismiss()
         try:
-            send(worker.jobs, {"do": "collect"})
-            summed = self._folding.zero()
-            answer, sums = receive(worker.answers)
-            summed.sums.update(sums)
-            for _ in range(answer["rows"] or 0):
-                summed.sums.update(receive(worker.answers)[1])
-        except (EOFError, OSError):
-            again = self._spread("train", self._bury(worker, {}))
-            for client, result in again.items():
-                if result != self._outcomes[client]:
-                    raise RunFailedError(
-                        f"{client} was trained again, because a worker process had ended, with another result: {result}"
-                    ) from None
-            return None
-        summed.weight = answer["weight"]
-        summed.contributions.update({client: self._contribution(client) for client in worker.folded})
-        worker.folded.clear()
-        return summed
-
-    def _contribution(self, client: str) -> Contribution:
-        outcome = self._outcomes[client]
-        assert isinstance(outcome, Folded)  # noqa: S101 - it is in a sum
-        return Contribution(client, outcome.num_examples, outcome.metrics)
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        code = self._process.returncode
+        return f"exit status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"

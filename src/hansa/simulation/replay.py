@@ -13,7 +13,7 @@ from hansa.simulation.devices import Devices
 from hansa.simulation.load import load
 from hansa.simulation.record import Record, here, open_record, plain
 from hansa.simulation.result import RoundRecord, SimulationResult
-from hansa.simulation.runtime import simulate
+from hansa.simulation.runtime import EngineName, simulate
 
 __all__ = ["Difference", "Replay", "replay"]
 
@@ -56,6 +56,7 @@ def replay(
     app: App | str | Path | None = None,
     devices: Devices | None = None,
     config: Mapping[str, Value] | None = None,
+    engine: EngineName | None = None,
     on_round: Callable[[RoundRecord], None] | None = None,
     progress: bool | None = None,
 ) -> Replay:
@@ -63,19 +64,22 @@ def replay(
 
     It runs the code in the record: replay only what you would run. app: in place of the recorded one, or where there is
     none. devices: where they are of a class of one's own. config: settings in place of recorded ones, such as where the
-    data are on this machine. Raises `InputError` for what is no record.
+    data are on this machine. engine: in place of the recorded; all but "vectorized" give the same bits, and what ran
+    in a cluster is by default repeated on the cores of this machine. Raises `InputError` for what is no record.
     """
     record = open_record(folder)
     last = len(record.rounds)
     with tempfile.TemporaryDirectory(prefix="hansa-replay-") as place:
         source = app if app is not None else record.unpack_app(Path(place))
-        engine = record.manifest["engine"]
+        recorded: EngineName = record.manifest["engine"]
+        elsewhere = recorded in {"mpi", "ray"}
+        chosen = engine or ("processes" if elsewhere else recorded)
         result = simulate(
             load(source) if isinstance(source, str | Path) else source,
             replace(record.spec, config={**record.spec.config, **(config or {})}),
             clients=record.manifest["clients"],
-            engine=engine,
-            workers=record.manifest["workers"],
+            engine=chosen,
+            workers=record.manifest["workers"] if chosen == recorded else None,
             devices=record.devices if devices is None else devices,
             attack=record.manifest["attack"] or None,
             tolerate_failures=record.manifest["tolerate_failures"],

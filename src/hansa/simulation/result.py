@@ -76,6 +76,8 @@ class SimulationResult:
     """Seconds by part, as in `hansa.simulation.profile.PARTS`; together those of all rounds."""
     given: Given | None = field(default=None, repr=False)
     """What it was given beside the spec."""
+    rank: int = 0
+    """Of this process among those of `mpirun`; rank 0 alone writes files, the others have the same result."""
 
     @property
     def model(self) -> Arrays:
@@ -124,20 +126,23 @@ class SimulationResult:
         return plot(self.curves, metrics, f"{self.spec.name}: {self.spec.algorithm}, seed {self.spec.seed}")
 
     def save(self, path: str | Path) -> None:
-        """Write the model as a safetensors file."""
-        codec.save(self.model, path)
+        """Write the model as a safetensors file; only rank 0 does."""
+        if self.rank == 0:
+            codec.save(self.model, path)
 
     def save_record(self, folder: str | Path, *, with_model: bool = True) -> Path:
         """Write what repeats this simulation, to the bit, and what came out, into a new folder.
 
         `hansa replay FOLDER` or `hansa.simulation.replay(folder)` repeats it and compares. See
         `hansa.simulation.record` for what is in the folder. Raises `ConflictError` where it is not empty, `AppError`
-        where the app's file has changed since.
+        where the app's file has changed since. Only rank 0 writes.
         """
         from hansa.simulation.record import write_record  # noqa: PLC0415 - it loads what packages need
 
         if self.given is None:
             raise InputError("this result was put together by hand: only what `simulate` returns can be recorded")
+        if self.rank:
+            return Path(folder)
         return write_record(
             folder,
             self.given,

@@ -3,11 +3,12 @@
 import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
 
@@ -30,18 +31,27 @@ from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, I
 from hansa.simulation.given import Given
 from hansa.simulation.keywords import Keywords, parted
 from hansa.simulation.load import check_not_loading, load
+from hansa.simulation.places import Place
 from hansa.simulation.processes import Processes
 from hansa.simulation.profile import Profile
 from hansa.simulation.progress import progress_bar
 from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.tracked import tracked
 from hansa.simulation.vectorized import Stacked, Vectorization
+from hansa.simulation.worker import Serving
+from hansa.simulation.workers import Workers
 from hansa.tracking import Tracker
 from hansa.wire import codec
 
+if TYPE_CHECKING:
+    from hansa.simulation.mpi import Together
+
 __all__ = ["EngineName", "Simulation", "simulate"]
 
-EngineName = Literal["inline", "processes", "vectorized", "auto"]
+EngineName = Literal["inline", "processes", "vectorized", "auto", "mpi", "ray"]
+
+_SPREAD = frozenset({"processes", "mpi", "ray"})
+"""What trains in other processes, so that a client's failure is its own by default."""
 
 _ALL_CONNECTED = 4096
 """Up to so many clients a round knows all of them, as on a network; of more, the cohort, its reserve and …"""
@@ -94,11 +104,15 @@ def simulate(
             "processes" trains on all cores; the result is the same, to the bit. "vectorized" trains many clients in one
             computation, where the app has a trainer that can: it is the same but for rounding, and depends neither on
             who is trained with whom nor on `workers`. "auto" tries some clients, and takes what was the fastest.
-        workers: worker processes; by default as many as there are cores, and none for "vectorized".
+            "mpi" trains in all processes that `mpirun` started, to the bits of "inline": each of them calls `simulate`,
+            alike, and gets the result; callbacks, trackers and files are those of rank 0. "ray" trains in a Ray
+            cluster, else in one on this machine, to the same bits, and goes on where workers are lost.
+        workers: worker processes; by default as many as there are cores, for "ray" in its cluster, and none for
+            "vectorized". For "mpi", `mpirun` says it.
         devices: how devices behave on the virtual clock (`hansa.simulation.devices`); by default they answer at once.
         tolerate_failures: whether an exception in a client's code makes that client fail and be replaced, as on a
-            network. By default it does with engine="processes", and ends the simulation with its own traceback with
-            engine="inline". A worker process that dies only ever fails its client.
+            network. By default it does with engine="processes", "mpi" and "ray", and ends the simulation with its own
+            traceback with engine="inline". A worker process that dies only ever fails its client.
         attack: what malicious clients do, for example "sign-flip:0.2" (`hansa.simulation.attacks`); who they are is
             drawn by the seed, and told by the result.
         initial_model: the model of round 0, in place of the app's.
@@ -112,63 +126,102 @@ def simulate(
     Raises:
         QuorumNotMetError: too few updates counted in a round; it names who was missing.
         UserCodeError: user code raised in a worker process, or its file cannot be loaded there.
+        RunFailedError: with engine="mpi", another rank cannot go on; it says which.
         ConfigError: a setting cannot be used.
+        MissingExtraError: `hansa[mpi]` or `hansa[ray]` is not installed, and was asked for.
 
     """
     check_not_loading()
     began = time.time()
-    loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
-    registered = clients if clients is not None else loaded.clients
-    if registered is None:
-        raise ConfigError("clients is not given: say how many there are")
-    run = resolve(suit(_counted(given_spec, registered), loaded))
-    clients_named = VirtualClients(registered)
-    attack = Attack.parse(attack) if isinstance(attack, str) else attack
-    attackers = None if attack is None else Attackers(attack, run, clients_named)
-    tolerate = engine == "processes" if tolerate_failures is None else tolerate_failures
-    start = None if initial_model is None else Arrays(initial_model)
-    folding = Folding(loaded, run, clients_named, tolerate_failures=tolerate, attackers=attackers)
-    vectorization = Vectorization(loaded, folding)
+    with _together(engine) as together:
+        loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
+        registered = clients if clients is not None else loaded.clients
+        if registered is None:
+            raise ConfigError("clients is not given: say how many there are")
+        run = resolve(suit(_counted(given_spec, registered), loaded))
+        clients_named = VirtualClients(registered)
+        attack = Attack.parse(attack) if isinstance(attack, str) else attack
+        attackers = None if attack is None else Attackers(attack, run, clients_named)
+        attacked = "" if attack is None else str(attack)
+        tolerate = engine in _SPREAD if tolerate_failures is None else tolerate_failures
+        start = None if initial_model is None else Arrays(initial_model)
+        folding = Folding(loaded, run, clients_named, tolerate_failures=tolerate, attackers=attackers)
+        vectorization = Vectorization(loaded, folding)
 
-    def trial() -> Choice:
-        folding.begin(1, run.algorithm.broadcast(run.start(run.initial_model(loaded) if start is None else start)))
-        most = 1 if loaded.path is None else workers or cores()
-        return choose(folding, vectorization, run.cohort(clients_named, 1).invited, run.spec.rounds, most)
+        def trial() -> Choice:
+            folding.begin(1, run.algorithm.broadcast(run.start(run.initial_model(loaded) if start is None else start)))
+            most = 1 if loaded.path is None else workers or cores()
+            return choose(folding, vectorization, run.cohort(clients_named, 1).invited, run.spec.rounds, most)
 
-    chosen = _chosen(engine, workers, trial)
-    match chosen.engine:
-        case "inline":
-            made: Engine = Inline(folding)
-        case "vectorized" if chosen.workers == 1:
-            made = Stacked(folding, vectorization)
-        case _:
-            made = Processes(
-                _file_of(loaded),
+        chosen = _chosen(engine, workers, trial)
+        behaving = devices or Instant()
+        given = Given(loaded, registered, engine, workers, behaving, attacked, tolerate_failures, start, began)
+        if together is not None:
+            together.agree(loaded, run.spec, registered, attacked)
+            worker = Serving(Folding(loaded, run, clients_named, tolerate_failures=True, attackers=attackers))
+            if not together.leads:
+                return replace(together.serve(worker), given=given)
+            place: Place | None = together.place(worker, workers)
+        else:
+            place = _place(chosen, loaded)
+        made: Engine
+        if place is not None:
+            made = Workers(
+                place,
+                loaded.path,
                 run.spec,
                 folding,
                 clients=registered,
-                workers=chosen.workers,
                 tolerate=tolerate,
                 vectorization=vectorization if chosen.engine == "vectorized" else None,
-                attack="" if attack is None else str(attack),
+                attack=attacked,
             )
-    simulation = Simulation(run, loaded, clients_named, made, devices or Instant(), folding.profile)
-    title = f"{run.spec.name}: {run.spec.algorithm}"
-    try:
-        with (
-            progress_bar(progress, title, run.spec.rounds) as shown,
-            tracked(tracker, run.spec, registered) as told,
-        ):
-            listeners = [listener for listener in (shown, told) if listener is not None]
-            result = simulation.run(start, _telling(listeners, on_round), stop)
-    finally:
-        made.close()
-    if chosen.engine == "vectorized" and vectorization.obstacle is not None:
-        chosen = Choice("inline" if chosen.workers == 1 else "processes", chosen.workers, vectorization.obstacle)
-    malicious = () if attackers is None else tuple(sorted(attackers.names))
-    attacked = "" if attack is None else str(attack)
-    given = Given(loaded, registered, engine, workers, simulation.devices, attacked, tolerate_failures, start, began)
-    return replace(result, engine=chosen.engine, because=chosen.because, malicious=malicious, given=given)
+        else:
+            made = Inline(folding) if chosen.engine == "inline" else Stacked(folding, vectorization)
+        simulation = Simulation(run, loaded, clients_named, made, behaving, folding.profile)
+        title = f"{run.spec.name}: {run.spec.algorithm}"
+        try:
+            with (
+                progress_bar(progress, title, run.spec.rounds) as shown,
+                tracked(tracker, run.spec, registered) as told,
+            ):
+                listeners = [listener for listener in (shown, told) if listener is not None]
+                result = simulation.run(start, _telling(listeners, on_round), stop)
+        finally:
+            made.close()
+        if chosen.engine == "vectorized" and vectorization.obstacle is not None:
+            chosen = Choice("inline" if chosen.workers == 1 else "processes", chosen.workers, vectorization.obstacle)
+        malicious = () if attackers is None else tuple(sorted(attackers.names))
+        result = replace(result, engine=chosen.engine, because=chosen.because, malicious=malicious, given=given)
+        if together is not None:
+            together.end(result)
+        return result
+
+
+def _together(engine: str) -> "AbstractContextManager[Together | None]":
+    """The ranks, where they train."""
+    if engine != "mpi":
+        return nullcontext()
+    from hansa.simulation.mpi import Together  # noqa: PLC0415 - loading it starts MPI
+
+    return Together()
+
+
+def _place(chosen: Choice, app: App) -> Place | None:
+    """Where the workers of an engine are; None: it has none."""
+    if chosen.engine in _SPREAD or chosen.workers > 1:
+        _check_file(app)
+    match chosen.engine:
+        case "ray":
+            from hansa.simulation.ray import Cluster  # noqa: PLC0415 - it takes seconds to load
+
+            return Cluster(chosen.workers or None)
+        case "processes":
+            return Processes(chosen.workers)
+        case "vectorized" if chosen.workers > 1:
+            return Processes(chosen.workers)
+        case _:
+            return None
 
 
 def _app_and_spec(
@@ -229,19 +282,20 @@ def _chosen(engine: EngineName, workers: int | None, trial: Callable[[], Choice]
             return Choice("vectorized", workers or 1)
         case "processes":
             return Choice("processes", workers or cores())
+        case "mpi" | "ray":
+            return Choice(engine, workers or 0)
         case "auto":
             return trial()
         case _:
-            raise ConfigError(f"engine is {engine!r}; there is: inline, processes, vectorized, auto")
+            raise ConfigError(f"engine is {engine!r}; there is: inline, processes, vectorized, auto, mpi, ray")
 
 
-def _file_of(app: App) -> Path:
+def _check_file(app: App) -> None:
     if app.path is None:
         raise AppError(
             "worker processes load the app from its file, and this one was made in memory: "
             'save it as app.py and call hansa.simulate("app.py", …), or use engine="inline"'
         )
-    return app.path
 
 
 @dataclass(slots=True)

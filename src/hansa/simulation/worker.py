@@ -1,7 +1,7 @@
-"""What runs in each process of a simulation: take jobs from a pipe, train, fold, answer on another pipe.
+"""What runs in each worker of a simulation: take jobs, train, fold, answer. `main` does it between two pipes.
 
-The process lives as long as its pipe of jobs: when the simulation closes it, or is killed, the worker and whatever
-user code started in it end at once.
+A process of `main` lives as long as its pipe of jobs: when the simulation closes it, or is killed, the worker and
+whatever user code started in it end at once.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeAlias, TypeVar
@@ -27,11 +27,14 @@ from hansa.simulation.pipes import Channel, Message, receive, result_to, send, s
 from hansa.simulation.vectorized import Vectorization
 from hansa.store.spool import Spool
 
-__all__ = ["main"]
+__all__ = ["Answer", "Serving", "main"]
 
 R = TypeVar("R", bound=Outcome | Metrics)
 
 Jobs: TypeAlias = "queue.SimpleQueue[tuple[Message, Arrays]]"
+
+Answer: TypeAlias = tuple[Message, bytes | None]
+"""A message, and the arrays that are its body."""
 
 
 def main(jobs_fd: int, answers_fd: int) -> None:
@@ -42,16 +45,10 @@ def main(jobs_fd: int, answers_fd: int) -> None:
     jobs: Jobs = queue.SimpleQueue()
     threading.Thread(target=_take, args=(Connection(jobs_fd, writable=False), jobs), daemon=True).start()
     answers: Channel = Connection(answers_fd, readable=False)
-    start, _ = jobs.get()
-    trainees = attempt(lambda: _trainees(start))
-    if isinstance(trainees, Raised):
-        told = failure(trainees.error)
-        send(answers, {"broken": told.message, "traceback": told.traceback})
-        return
-    send(answers, {"broken": None})
+    serving = Serving()
     while True:
-        job, body = jobs.get()
-        _do(job, body, *trainees, answers)
+        for answer in serving.answers(*jobs.get()):
+            send(answers, *answer)
 
 
 def _take(pipe: Channel, jobs: Jobs) -> None:
@@ -62,6 +59,52 @@ def _take(pipe: Channel, jobs: Jobs) -> None:
     os.killpg(0, signal.SIGKILL)  # this process leads a group of its own: what user code started ends with it
 
 
+class Serving:
+    """One worker: it trains and folds what it is told to."""
+
+    def __init__(self, folding: Folding | None = None, vectorization: Vectorization | None = None) -> None:
+        """folding: with what it works, where it is in the process that was given the app; else it loads that itself."""
+        self._folding = folding
+        self._vectorization = vectorization
+
+    def answers(self, job: Message, body: Arrays) -> Iterator[Answer]:
+        """Do a job; it is done when the last answer was taken, of each client one when it begins and one at the end."""
+        if job["do"] == "start":
+            yield self._started(job)
+            return
+        folding, vectorization = self._folding, self._vectorization
+        assert folding is not None  # noqa: S101 - it was started
+        match job["do"]:
+            case "begin":
+                folding.begin(job["round"], body)
+            case "show":
+                folding.show(job["round"], body)
+            case "train":
+                folding.memories = slots_from_arrays(body)
+                tasks = [Assignment(client, work) for client, work in job["tasks"]]
+                training = None if vectorization is None else partial(vectorization.train, tasks)
+                yield from _results({each.client: partial(folding.train, each) for each in tasks}, training)
+            case "evaluate":
+                folding.memories = slots_from_arrays(body)
+                clients = [client for client, _ in job["tasks"]]
+                together = None if vectorization is None else partial(vectorization.evaluate, clients)
+                yield from _results({client: partial(folding.evaluate, client) for client in clients}, together)
+            case "collect":
+                summed, folding.partial = folding.partial, folding.zero()
+                yield from _handed_over(summed)
+            case unknown:
+                raise AssertionError(unknown)
+
+    def _started(self, start: Message) -> Answer:
+        if self._folding is None:
+            trainees = attempt(lambda: _trainees(start))
+            if isinstance(trainees, Raised):
+                told = failure(trainees.error)
+                return {"broken": told.message, "traceback": told.traceback}, None
+            self._folding, self._vectorization = trainees
+        return {"broken": None}, None
+
+
 def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
     app, run, clients = load(start["app"]), resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
     attackers = Attackers(Attack.parse(start["attack"]), run, clients) if start["attack"] else None
@@ -69,52 +112,27 @@ def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
     return folding, Vectorization(app, folding) if start["vectorized"] else None
 
 
-def _do(job: Message, body: Arrays, folding: Folding, vectorization: Vectorization | None, answers: Channel) -> None:
-    match job["do"]:
-        case "begin":
-            folding.begin(job["round"], body)
-        case "show":
-            folding.show(job["round"], body)
-        case "train":
-            folding.memories = slots_from_arrays(body)
-            assignments = [Assignment(client, work) for client, work in job["tasks"]]
-            training = None if vectorization is None else partial(vectorization.train, assignments)
-            _answer(answers, {each.client: partial(folding.train, each) for each in assignments}, training)
-        case "evaluate":
-            folding.memories = slots_from_arrays(body)
-            clients = [client for client, _ in job["tasks"]]
-            together = None if vectorization is None else partial(vectorization.evaluate, clients)
-            _answer(answers, {client: partial(folding.evaluate, client) for client in clients}, together)
-        case "collect":
-            summed, folding.partial = folding.partial, folding.zero()
-            _hand_over(answers, summed)
-        case unknown:
-            raise AssertionError(unknown)
-
-
-def _hand_over(answers: Channel, summed: Partial) -> None:
+def _handed_over(summed: Partial) -> Iterator[Answer]:
     """A sum in one message; of rows, which together may be more than memory holds, each in one of its own."""
     if isinstance(summed.sums, Spool):
-        send(answers, {"weight": summed.weight, "rows": len(summed.sums)})
+        yield {"weight": summed.weight, "rows": len(summed.sums)}, None
         for client in summed.sums:
-            send(answers, {}, to_bytes(Arrays({client: summed.sums[client]})))
+            yield {}, to_bytes(Arrays({client: summed.sums[client]}))
     else:
-        send(answers, {"weight": summed.weight, "rows": None}, to_bytes(Arrays(summed.sums)))
+        yield {"weight": summed.weight, "rows": None}, to_bytes(Arrays(summed.sums))
 
 
-def _answer(
-    answers: Channel, alone: Mapping[str, Callable[[], R]], together: Callable[[], Mapping[str, R]] | None
-) -> None:
+def _results(alone: Mapping[str, Callable[[], R]], together: Callable[[], Mapping[str, R]] | None) -> Iterator[Answer]:
     """Do the work of each client and tell what came of it; together: of all of them at once."""
     if together is not None:
         for client, result in together().items():
-            _tell(answers, client, result)
+            yield _told(client, result)
         return
     for client, work in alone.items():
-        send(answers, {"began": client})
-        _tell(answers, client, work())
+        yield {"began": client}, None
+        yield _told(client, work())
 
 
-def _tell(answers: Channel, client: str, result: Outcome | Metrics) -> None:
+def _told(client: str, result: Outcome | Metrics) -> Answer:
     kept = result.memory if isinstance(result, Folded) else None
-    send(answers, {"client": client, **result_to(result)}, None if kept is None else to_bytes(kept))
+    return {"client": client, **result_to(result)}, None if kept is None else to_bytes(kept)
