@@ -64,6 +64,8 @@ class Reason(StrEnum):
 
     LATE = "late"
     """The round had closed."""
+    STALE = "stale"
+    """It was trained on a model that is older than `max_staleness` allows."""
     DUPLICATE = "duplicate"
     """The client had already been counted in this round."""
     NOT_INVITED = "not-invited"

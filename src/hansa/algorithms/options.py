@@ -1,10 +1,10 @@
 """What an algorithm's options may be: a wrong one is refused when the algorithm is made, by its name and its range."""
 
-from hansa.aggregators.options import check_count, check_fraction, check_not_negative, check_positive
+from hansa.aggregators.options import check_count, check_fraction, check_not_negative, check_positive, check_whole
 from hansa.algorithm import Aggregate
 from hansa.errors import ConfigError
 
-__all__ = ["check_count", "check_fraction", "check_not_negative", "check_positive", "check_taking_part"]
+__all__ = ["check_count", "check_fraction", "check_not_negative", "check_positive", "check_taking_part", "check_whole"]
 
 
 def check_taking_part(algorithm: str, aggregate: Aggregate, num_clients: int) -> float:

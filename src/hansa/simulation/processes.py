@@ -109,18 +109,23 @@ class Processes:
         self._tolerate = tolerate
         self._workers: list[_Worker] = []
         self._opening: tuple[Message, bytes] | None = None
+        self._begun: list[tuple[Message, bytes]] = []
+        """Of the round that was begun, after those of earlier ones whose models are kept."""
         self._assigned: dict[str, Assignment] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._in_order = False
         self._vain_deaths = 0
 
-    def begin(self, number: int, broadcast: Arrays) -> None:
+    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
         """See `Engine`."""
-        self._folding.begin(number, broadcast)
+        self._folding.begin(number, broadcast, keep)
+        self._begun = [opening for opening in self._begun if opening[0]["round"] in keep]
         self._in_order = False
         self._assigned = {}
         self._outcomes = {}
-        self._open({"do": "begin", "round": number}, broadcast)
+        message = {"do": "begin", "round": number, "keep": sorted(keep)}
+        self._begun.append((message, to_bytes(broadcast)))
+        self._open(self._begun[-1])
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
         """See `Engine`."""
@@ -150,7 +155,7 @@ class Processes:
     def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
         """See `Engine`."""
         self._in_order = False
-        self._open({"do": "show", "round": number}, model)
+        self._open(({"do": "show", "round": number}, to_bytes(model)))
         results = self._spread("evaluate", [Assignment(client) for client in clients])
         return {client: result for client, result in results.items() if isinstance(result, Metrics | Failed)}
 
@@ -163,13 +168,13 @@ class Processes:
 
     # ── jobs out, answers in ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, message: Message, arrays: Arrays) -> None:
-        """Tell every worker of another model, and start those that are missing."""
-        self._opening = (message, to_bytes(arrays))
+    def _open(self, opening: tuple[Message, bytes]) -> None:
+        """Tell every worker of another model, and start those that are missing, with the earlier ones too."""
+        self._opening = opening
         for worker in list(self._workers):
             worker.folded.clear()
             try:
-                send(worker.jobs, *self._opening)
+                send(worker.jobs, *opening)
             except OSError:  # it died idle; nothing of it is needed
                 self._remove(worker)
         self._fill()
@@ -189,7 +194,9 @@ class Processes:
                 error = UserCodeError(f"a worker cannot load the app: {answer['broken']}", answer["traceback"])
                 error.add_note(answer["traceback"])
                 raise error
-            if self._opening is not None:
+            for message, body in self._begun:
+                send(worker.jobs, message, body)
+            if self._opening is not None and self._opening not in self._begun:
                 send(worker.jobs, *self._opening)
 
     def _started(self) -> _Worker:
@@ -236,7 +243,7 @@ class Processes:
 
     def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
         worker.outstanding.extend(chunk)
-        tasks = [(assignment.client, assignment.work) for assignment in chunk]
+        tasks = [(assignment.client, assignment.work, assignment.round) for assignment in chunk]
         names = {assignment.client for assignment in chunk}.union(self._folding.colluders if what == "train" else ())
         memories = {name: kept for name in sorted(names) if (kept := self._folding.memories.get(name)) is not None}
         with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again

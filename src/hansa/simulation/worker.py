@@ -72,17 +72,17 @@ def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
 def _do(job: Message, body: Arrays, folding: Folding, vectorization: Vectorization | None, answers: Channel) -> None:
     match job["do"]:
         case "begin":
-            folding.begin(job["round"], body)
+            folding.begin(job["round"], body, frozenset(job["keep"]))
         case "show":
             folding.show(job["round"], body)
         case "train":
             folding.memories = slots_from_arrays(body)
-            assignments = [Assignment(client, work) for client, work in job["tasks"]]
+            assignments = [Assignment(*task) for task in job["tasks"]]
             training = None if vectorization is None else partial(vectorization.train, assignments)
             _answer(answers, {each.client: partial(folding.train, each) for each in assignments}, training)
         case "evaluate":
             folding.memories = slots_from_arrays(body)
-            clients = [client for client, _ in job["tasks"]]
+            clients = [client for client, *_ in job["tasks"]]
             together = None if vectorization is None else partial(vectorization.evaluate, clients)
             _answer(answers, {client: partial(folding.evaluate, client) for client in clients}, together)
         case "collect":

@@ -346,7 +346,7 @@ class Controller:
         keep: the policy by which its models are kept; None: the server's default.
         """
         spec = replace(spec, project=project)
-        resolve(spec)
+        check_synchronous(resolve(spec))
         await self.store.get(ProjectRecord, project, project)
         if package is not None:
             await self.store.get(PackageRecord, project, package)
