@@ -17,12 +17,15 @@ from hansa.errors import ConfigError
 
 __all__ = ["check_max_staleness", "discount", "discounted", "moved"]
 
-_STEPS = 2**16
-"""s is a whole number of these parts of 1, so that mathematical libraries that differ in the last bit agree."""
+_STEPS = 2**24
+"""s is a whole number of these parts of 1, so that mathematical libraries that differ in the last bit agree.
+
+The product with a float32 is exact in float64, before it is rounded to float32 again.
+"""
 
 
 def discount(owner: str, staleness: str, a: float, b: int) -> Callable[[int], float]:
-    """τ → s(τ), 0 ≤ s ≤ 1, a whole number of 2^-16. owner: the algorithm, for the error of a wrong option."""
+    """τ → s(τ), 0 ≤ s ≤ 1, a whole number of 2^-24. owner: the algorithm, for the error of a wrong option."""
     check_whole(owner, "b", b)
     match staleness:
         case "polynomial":

@@ -1,7 +1,7 @@
 """Rounds in which nobody waits for the others: a round is over with the K-th update, and whoever works goes on.
 
-`Buffered` is the machine of all rounds of a run, one after another: `Due` opens the next one. A client that is
-invited trains on the model of the round that is open then (`base`), and its update counts in the round that is open when it
+`Buffered` is the machine of all rounds of a run, one after another: `Due` opens the next one. A client that is invited
+trains on the model of the round that is open then (`base`), and its update counts in the round that is open when it
 arrives; their difference is its staleness. As many clients work at once as the selection invites. A free place goes to
 a client that has not been given this round's model yet, has no other task, and has no update in this round's sum: so
 nobody is in a sum twice, nor is anybody's task given twice. Places are filled by a `Tick`, after all that happens at
@@ -73,7 +73,8 @@ class Buffered:
     """Whose updates are in this round's sum → staleness."""
     _connected: frozenset[str] = frozenset()
     _places: int = 0
-    _queue: tuple[str, ...] = ()
+    _queue: dict[str, None] = field(default_factory=dict)
+    """In this order; who comes later is at the end."""
     _given: set[str] = field(default_factory=set)
     """Who was given this round's model."""
     _missing: set[str] = field(default_factory=set)
@@ -88,6 +89,7 @@ class Buffered:
         return replace(
             self,
             at_work=dict(self.at_work),
+            _queue=dict(self._queue),
             counted=dict(self.counted),
             _given=set(self._given),
             _missing=set(self._missing),
@@ -122,6 +124,7 @@ class Buffered:
                 return []  # the earlier alarm stands: it finds nothing to do, and sets the next
             case Connected(_, client):
                 self._connected |= {client}
+                self._queue.setdefault(client)
                 again = [Invite((client,))] if self._renew(client) else []  # what it was doing may be lost
                 return [*again, *self._go_on()]
             case Disconnected(_, client):
@@ -162,8 +165,7 @@ class Buffered:
         self.counted, self._given, self._missing, self._rejected, self._failed = {}, set(), set(), {}, {}
         cohort = self.choose(sorted(connected), self.number)
         self._places = len(cohort.invited)
-        named = dict.fromkeys((*cohort.invited, *cohort.substitutes))
-        self._queue = (*named, *(client for client in sorted(connected) if client not in named))
+        self._queue = dict.fromkeys((*cohort.invited, *cohort.substitutes, *sorted(connected)))
         return list(self._go_on(fill=True))
 
     def _go_on(self, *, fill: bool = False) -> Iterator[Command]:

@@ -55,7 +55,7 @@ def check_asynchronous(run: Run, clients: int, attackers: Attackers | None) -> N
         return
     if buffering.size > clients:
         raise ConfigError(
-            f"buffer is {buffering.size}, and there are {clients} clients, each of whom counts once in a round: lower it"
+            f"buffer is {buffering.size}, and there are {clients} clients, who count once in a round each: lower it"
         )
     if attackers is not None and attackers.collude:
         raise ConfigError(

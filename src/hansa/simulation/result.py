@@ -119,13 +119,15 @@ class SimulationResult:
         return curves_of(self.history)
 
     def table(self) -> Table:
-        """One row per round: its metrics as in `curves`, how many clients, the hash of the model."""
+        """One row per round: its metrics as in `curves`, how many clients, how stale where that can be, the hash of the model."""
+        stale = any(record.staleness for record in self.rounds)
         return Table(
             {"round": record["round"]}
             | numbers_of(record)
             | {name: len(record[name]) for name in ("accepted", "rejected", "failed", "missing")}
+            | ({"mean_staleness": each.mean_staleness, "max_staleness": each.max_staleness} if stale else {})
             | {name: record[name] for name in ("num_examples", "virtual_seconds", "seconds", "model_hash")}
-            for record in self.history
+            for each, record in zip(self.rounds, self.history, strict=True)
         )
 
     def plot(self, *metrics: str) -> "Figure":

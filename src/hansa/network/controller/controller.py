@@ -40,7 +40,7 @@ from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
 from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
-from hansa.run import plugin, resolve
+from hansa.run import check_synchronous, plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
