@@ -1,9 +1,13 @@
 """FedBuff, FedAsync, and what an old update counts."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
 from hansa.aggregators.mean import WeightedMean
+from hansa.algorithm import Algorithm
 from hansa.algorithms.fedasync import fedasync
 from hansa.algorithms.fedbuff import fedbuff
 from hansa.algorithms.staleness import discount, discounted, moved
@@ -71,6 +75,6 @@ def test_fedasync_mixes_models():
         (fedasync, {"b": 0.5}, "fedasync: b is 0.5"),
     ],
 )
-def test_a_wrong_option_is_refused_by_its_name(make, options, said):
+def test_a_wrong_option_is_refused_by_its_name(make: Callable[..., Algorithm], options: dict[str, Any], said: str):
     with pytest.raises(ConfigError, match=said):
         make(MEAN, **options)

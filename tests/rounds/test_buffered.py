@@ -35,9 +35,7 @@ ALL = frozenset("abcd")
 RULES = RoundRules(lease=60.0, deadline=1000.0)
 
 
-def opened(
-    size: int = 2, at_once: int = 3, rules: RoundRules = RULES, max_staleness: int | None = None
-) -> Buffered:
+def opened(size: int = 2, at_once: int = 3, rules: RoundRules = RULES, max_staleness: int | None = None) -> Buffered:
     """The first round, due at 0 with a, b, c and d; so many of the first by name work at once."""
     machine = Buffered(rules, size, max_staleness, lambda here, _: Cohort(tuple(here[:at_once]), tuple(here[at_once:])))
     machine.handle(Due(0.0, ALL))
