@@ -119,7 +119,7 @@ class SimulationResult:
         return curves_of(self.history)
 
     def table(self) -> Table:
-        """One row per round: its metrics as in `curves`, how many clients, how stale if at all, the hash of the model."""
+        """One row per round: its metrics as in `curves`, how many clients, how stale if at all, its model's hash."""
         stale = any(record.staleness for record in self.rounds)
         return Table(
             {"round": record["round"]}
