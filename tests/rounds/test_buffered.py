@@ -95,8 +95,8 @@ def test_an_update_that_is_too_stale_is_refused_and_its_client_gets_the_new_mode
     machine.handle(Accepted(1.0, "a", 5))
     sealed(machine, 1.0, "a")
     machine.handle(Due(1.0, ALL))
-    assert machine.refusal("b") == (Reason.STALE, "its model is 1 rounds old, and max_staleness is 0")
-    machine.handle(Rejected(2.0, "b", Reason.STALE, "old"))
+    assert machine.refusal("b") == (Reason.LATE, "its model is 1 rounds old, and max_staleness is 0")
+    machine.handle(Rejected(2.0, "b", Reason.LATE, "old"))
     assert invited(machine.handle(Tick(2.0))) == ("b",)
     assert machine.at_work["b"].base == 2
     assert machine.refusal("b") is None

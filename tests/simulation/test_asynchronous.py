@@ -236,7 +236,7 @@ def test_who_is_too_stale_is_rejected_without_training() -> None:
         algorithm_options={"buffer": 2, "max_staleness": 2},
     )
     rejected = {record.round: dict(record.rejected) for record in result.rounds if record.rejected}
-    assert rejected == {5: {"client-2": "stale: its model is 4 rounds old, and max_staleness is 2"}}
+    assert rejected == {5: {"client-2": "late: its model is 4 rounds old, and max_staleness is 2"}}
     assert all(client != "client-2" for client, _ in trained)
     assert len(trained) == len(set(trained)), "nobody trains twice on one model"
 

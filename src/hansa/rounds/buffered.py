@@ -106,7 +106,7 @@ class Buffered:
             return Reason.NOT_INVITED, f"{client} has no task; it takes part when it gets one"
         stale = self.number - place.base
         if self.max_staleness is not None and stale > self.max_staleness:
-            return Reason.STALE, f"its model is {stale} rounds old, and max_staleness is {self.max_staleness}"
+            return Reason.LATE, f"its model is {stale} rounds old, and max_staleness is {self.max_staleness}"
         return None
 
     def handle(self, event: Event) -> list[Command]:
