@@ -16,6 +16,7 @@ __all__ = [
     "Aggregator",
     "Algorithm",
     "Bound",
+    "Buffering",
     "Cohort",
     "Keeping",
     "Noise",
@@ -173,6 +174,21 @@ def _everybodys(model: Arrays, memory: Arrays | None) -> Arrays:
 
 
 @dataclass(frozen=True, slots=True)
+class Buffering:
+    """How a run goes on whose clients do not wait for each other: a round is over with a number of updates."""
+
+    size: int
+    """K: updates in a round, each of another client, trained on the model of this round or of an earlier one."""
+    counted: Callable[[Arrays, int, Arrays, Arrays], Arrays]
+    """(change, its staleness, what was broadcast when its client began, what is now) → the change as it is summed.
+
+    Pure, and of one update alone: then the sum depends on who is counted, with what staleness, and on no order.
+    """
+    max_staleness: int | None = None
+    """In rounds committed since its client began; an update with more is rejected. None: any counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Algorithm:
     """Both halves of one paper; each field is a pure function."""
 
@@ -189,6 +205,9 @@ class Algorithm:
     """Whether the work of a straggler counts as far as it got (FedProx), instead of being late."""
     personal: Callable[[Arrays, Arrays | None], Arrays] = _everybodys
     """(global model, the client's memory) → the model that this client evaluates, its own where it has one (Ditto)."""
+
+    buffering: Buffering | None = None
+    """Of an asynchronous algorithm (FedBuff, FedAsync); None: all clients of a round train on the same model."""
 
     sends: str = ""
     """What an update holds beside a change of the model that must arrive as it is, in a weighted mean.

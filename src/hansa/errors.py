@@ -63,7 +63,7 @@ class Reason(StrEnum):
     """Why an update was not counted."""
 
     LATE = "late"
-    """The round had closed."""
+    """The round had closed, or the update's model is older than `max_staleness` allows."""
     DUPLICATE = "duplicate"
     """The client had already been counted in this round."""
     NOT_INVITED = "not-invited"

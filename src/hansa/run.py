@@ -16,6 +16,7 @@ from hansa.algorithm import (
     Aggregator,
     Algorithm,
     Bound,
+    Buffering,
     Cohort,
     Partial,
     Plan,
@@ -41,6 +42,7 @@ from hansa.rounds.rules import validate
 
 __all__ = [
     "Run",
+    "check_synchronous",
     "derive_rng",
     "names",
     "plugin",
@@ -81,6 +83,15 @@ class Run:
     def cohort(self, available: Sequence[str], number: int) -> Cohort:
         """Who is invited to a round; available: the connected clients, sorted by name."""
         return self.policy(available, number, derive_rng(self.spec.seed, "selection", number))
+
+    def queue(self, available: Sequence[str], number: int) -> Cohort:
+        """Of an asynchronous run: as many as are to work at once, and who follows, in the order of free places.
+
+        The cohort of the round, in random order: who is at work still is passed over, whatever its name.
+        """
+        cohort = self.cohort(available, number)
+        order = derive_rng(self.spec.seed, "queue", number).permutation(len(cohort.invited)).tolist()
+        return replace(cohort, invited=tuple(cohort.invited[k] for k in order))
 
     def task(
         self,
@@ -193,6 +204,8 @@ def resolve(spec: RunSpec) -> Run:
         )
     _check_least(spec, algorithm.aggregator)
     check_algorithm(pipeline.transforms, algorithm)
+    if algorithm.buffering is not None:
+        _check_buffering(spec, algorithm.buffering, algorithm.aggregator, pipeline)
     for each in pipeline.transforms:
         algorithm = each.wrap(algorithm) if each.wrap is not None else algorithm
     return Run(spec, algorithm, policy, pipeline)
@@ -230,6 +243,33 @@ def _check_least(spec: RunSpec, aggregator: Aggregator) -> None:
                 f"{spec.aggregator} with {dict(spec.aggregator_options)} needs at least {aggregator.least} updates in "
                 f"a round, and {name} is {value}: raise it"
             )
+
+
+def _check_buffering(spec: RunSpec, buffering: Buffering, aggregator: Aggregator, pipeline: Pipeline) -> None:
+    """Refuse what has no meaning where clients do not wait for each other."""
+    named = f"{spec.algorithm} is asynchronous: a round is over with {buffering.size} updates"
+    if spec.rules.enough is not None:
+        raise ConfigError(f"{named}; leave `enough` out")
+    if not spec.rules.replace_failed:
+        raise ConfigError(f"{named}, and each free place is filled; leave `replace_failed` on")
+    if spec.rules.quorum > buffering.size:
+        raise ConfigError(f"{named}, fewer than the quorum of {spec.rules.quorum}; lower `quorum`")
+    if buffering.size < aggregator.least:
+        raise ConfigError(f"{named}, and {spec.aggregator} needs at least {aggregator.least}")
+    if pipeline.noises:
+        raise ConfigError(
+            f"{named}, of whoever is first, and privacy is accounted for clients that are drawn; choose another "
+            "algorithm, or no noise"
+        )
+
+
+def check_synchronous(run: Run) -> None:
+    """Raise `ConfigError` for an asynchronous algorithm, where all clients of a round train on the same model."""
+    if run.algorithm.buffering is not None:
+        raise ConfigError(
+            f"{run.algorithm.name} is asynchronous, which only simulations are yet (`hansa simulate`); on a network, "
+            "choose another algorithm, with `enough` and `deadline` for clients that are slow"
+        )
 
 
 def _check_whole(setting: str, value: object, least: int, most: int) -> None:

@@ -19,6 +19,14 @@ def test_it_prints_a_line_per_round_the_hash_and_what_to_do_next(hansa: Callable
     assert f"hansa parity {tiny}" in done.stdout
 
 
+def test_an_asynchronous_run_says_how_stale_updates_were(hansa: Callable[..., Result], tiny: Path) -> None:
+    options = ("--algorithm", "fedbuff", "--set-algorithm", "buffer=2", "--rounds", 3)
+    done = hansa("simulate", tiny, "--clients", 3, *options, "--devices", "lognormal:0.5")
+    assert done.exit_code == 0, done.output
+    assert "on the virtual clock; staleness 0.333 on average, at most 1" in done.stdout
+    assert "hansa parity" not in done.stdout
+
+
 def test_json_is_an_object_per_round_and_one_that_sums_up(hansa: Callable[..., Result], tiny: Path) -> None:
     done = hansa("simulate", tiny, "--clients", 3, "--rounds", 2, "--json")
     *rounds, last = json_lines(done.stdout)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Algorithm
+from hansa.algorithms.fedasync import fedasync
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.fedavgm import fedavgm
+from hansa.algorithms.fedbuff import fedbuff
 from hansa.algorithms.fednova import fednova
 from hansa.algorithms.fedprox import fedprox
 from hansa.algorithms.fedsgd import fedsgd
@@ -117,8 +119,10 @@ def test_fedsgd_is_fedavg_with_one_full_batch_step(sizes: tuple[int, ...], seed:
     [
         fedprox(MEAN, mu=0.0),
         fedavgm(MEAN, momentum=0.0, learning_rate=1.0),
+        fedbuff(MEAN),
+        fedasync(MEAN, alpha=1.0),
     ],
-    ids=["fedprox with mu 0", "fedavgm without momentum"],
+    ids=["fedprox with mu 0", "fedavgm without momentum", "fedbuff of fresh updates", "fedasync with alpha 1"],
 )
 @some_clients
 @given(sizes=SIZES, seed=SEEDS)

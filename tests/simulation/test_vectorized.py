@@ -64,6 +64,7 @@ TOLERANCE = 1e-5
 OPTIONS: dict[str, dict[str, Any]] = {
     "afl": {"num_clients": 5},
     "feddyn": {"num_clients": 5},
+    "fedbuff": {"buffer": 3},
     "fedper": {"personal": "2.*"},
     "fedprox": {"mu": 0.5},
     "fedrep": {"personal": "2.*"},

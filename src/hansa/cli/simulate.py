@@ -154,6 +154,8 @@ def simulate(
         say(f"hansa replay {record}   repeats it, and compares")
     for line in _profile(result) if profile else ():
         say(line)
+    if any(each.staleness for each in result.rounds):  # a network refuses it
+        return
     say("")
     same = "the same but for rounding" if result.engine == "vectorized" else "to the same bits"
     same = "with noise of its own" if spent is not None else same
@@ -195,6 +197,11 @@ def _asked_for(result: "SimulationResult", spent: "Spent | str | None", *, profi
 
 def _remarks(result: "SimulationResult", clients: int, spent: "Spent | str | None") -> Iterator[str]:
     """What is worth a line where it is so."""
+    if any(each.staleness for each in result.rounds):
+        stale = [each for record in result.rounds for each in record.staleness.values()]
+        virtual = span(sum(each.virtual_seconds for each in result.rounds))
+        mean = sum(stale) / len(stale)
+        yield f"{virtual} on the virtual clock; staleness {mean:.3g} on average, at most {max(stale)}"
     if result.spec.transforms:
         yield f"updates of {size(_sent(result))}, through {', '.join(map(str, result.spec.transforms))}"
     if spent is not None:

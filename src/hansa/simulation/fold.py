@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 from hansa.algorithm import Partial, Plan, Trainer
@@ -41,6 +41,8 @@ class Assignment:
     client: str
     work: float = 1.0
     """As `Task.work`."""
+    round: int = 0
+    """Whose model it is trained on, of an asynchronous run; 0: of the round that was begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,11 @@ Outcome: TypeAlias = Folded | Refused | Failed
 class Engine(Protocol):
     """Where the clients of a round train and their updates are summed."""
 
-    def begin(self, number: int, broadcast: Arrays) -> None:
-        """Forget every sum; tasks are of this round and this model from now on."""
+    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
+        """Forget every sum; tasks are of this round and this model from now on.
+
+        keep: earlier rounds whose models are still trained on, of an asynchronous run.
+        """
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
         """Train and fold each; the sum is as if they had come in this order.
@@ -126,7 +131,8 @@ class Folding:
         self._attackers = attackers
         self._collusion: Collusion | None = None
         self._number = 0
-        self._broadcast = Arrays()
+        self._broadcasts: dict[int, Arrays] = {}
+        """Of the round that was begun, and of earlier ones that are kept."""
         self.shown = Arrays()
         """What is evaluated."""
         self._plan: Plan = None
@@ -137,10 +143,11 @@ class Folding:
         self.memories: dict[str, Arrays] = {}
         """What each client kept with its last committed update; without an entry, nothing."""
 
-    def begin(self, number: int, broadcast: Arrays) -> None:
-        """Start a sum of zero."""
+    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
+        """Start a sum of zero. keep: as of `Engine.begin`."""
         self._number = number
-        self._broadcast = broadcast
+        self._broadcasts = {base: model for base, model in self._broadcasts.items() if base in keep}
+        self._broadcasts[number] = broadcast
         self._collusion = None
         self._plan = self._run.algorithm.aggregator.plan(broadcast)
         self._plain_bytes = 0
@@ -157,28 +164,29 @@ class Folding:
 
         half: does the client's half of the algorithm, in place of the app's trainer.
         """
-        client = assignment.client
+        client, base = assignment.client, assignment.round or self._number
         partial = self.partial if into is None else into
 
         def local_work() -> Outcome:
             update = self.client_half(self._app.trainer, self.task(assignment)) if half is None else half()
             if self._attackers is not None:
-                update = self._attackers.sent(client, self._number, update, self._colluded)
-            return self.offer(client, update, partial)
+                update = self._attackers.sent(client, base, update, self._colluded)
+            return self.offer(client, update, partial, base)
 
         return self._guarded(local_work, client, "trained")
 
     def task(self, assignment: Assignment) -> Task:
-        """A new task of this round."""
+        """A new task of this round, or of the earlier one whose model it is trained on."""
         with self.profile.measure("data"):
             share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
-            task = self._run.task(self._app, share, self._number, Kind.TRAIN, work=assignment.work, memory=memory)
+            base = assignment.round or self._number
+            task = self._run.task(self._app, share, base, Kind.TRAIN, work=assignment.work, memory=memory)
             return task if self._attackers is None else self._attackers.poisoned(task)
 
     def client_half(self, trainer: Trainer, task: Task) -> Update:
         """The client's half of the algorithm."""
         with self.profile.measure("training"):
-            return self._run.client_half(trainer, self._broadcast, task)
+            return self._run.client_half(trainer, self._broadcasts[task.round], task)
 
     @property
     def colluders(self) -> tuple[str, ...]:
@@ -200,19 +208,30 @@ class Folding:
         for assignment in assignments:
             self.client_half(self._app.trainer, self.task(assignment))
 
-    def offer(self, client: str, update: Update, partial: Partial) -> Folded | Refused:
-        """Fold one update into a sum of this round, unless it may not be counted."""
+    def offer(self, client: str, update: Update, partial: Partial, base: int) -> Folded | Refused:
+        """Fold one update into a sum of this round, unless it may not be counted. base: the round of its model."""
         aggregator = self._run.algorithm.aggregator
         before = partial.weight
         contribution = Contribution(client, update.num_examples, update.metrics)
         try:
             with self.profile.measure("folding"):
                 self._run.check(update)
-                aggregator.accumulate(self._plan, partial, update, contribution)
+                counted = self._counted(update, base)
+                aggregator.accumulate(self._plan, partial, counted, contribution)
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
         weight = partial.weight - before
         return Folded(update.num_examples, weight, update.metrics, update.memory, self._upload_bytes(update))
+
+    def _counted(self, update: Update, base: int) -> Update:
+        """What is summed of an update; raises `UpdateRejectedError` for one that has not the model's structure."""
+        buffering = self._run.algorithm.buffering
+        if buffering is None:
+            return update
+        aggregator = self._run.algorithm.aggregator
+        aggregator.check(self._plan, update)
+        theirs, ours = self._broadcasts[base], self._broadcasts[self._number]
+        return replace(update, arrays=buffering.counted(update.arrays, self._number - base, theirs, ours))
 
     def _upload_bytes(self, update: Update) -> int:
         if update.packing:
@@ -271,9 +290,9 @@ class Inline:
         """folding: of the run."""
         self._folding = folding
 
-    def begin(self, number: int, broadcast: Arrays) -> None:
+    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
         """See `Engine`."""
-        self._folding.begin(number, broadcast)
+        self._folding.begin(number, broadcast, keep)
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
         """See `Engine`."""

@@ -15,7 +15,7 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays, first_difference
 from hansa.errors import Reason, RunFailedError
 from hansa.messages import Metrics, RunSpec
-from hansa.run import derive_rng, resolve, seeded, suit
+from hansa.run import check_synchronous, derive_rng, resolve, seeded, suit
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation, RandomFor
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome, Refused
@@ -50,6 +50,7 @@ def check_parity(app: str | Path, spec: RunSpec, clients: int, ways: Sequence[Wa
     `enough` is ignored: it lets the order of arrival choose who counts, and then the models differ by right. Noise that
     would be secret on a network follows from the seed.
     """
+    check_synchronous(resolve(spec))
     path = Path(app)
     same = replace(seeded(spec), rules=replace(spec.rules, enough=None), evaluation=replace(spec.evaluation, every=0))
     variants = []
@@ -95,9 +96,9 @@ class Tree:
         self._root = next(parent for parent in parents.values() if parent not in parents)
         self._partials: dict[str, Partial] = {}
 
-    def begin(self, number: int, broadcast: Arrays) -> None:
+    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
         """See `Engine`."""
-        self._folding.begin(number, broadcast)
+        self._folding.begin(number, broadcast, keep)
         self._partials = {name: self._folding.zero() for name in (*self._parents, self._root)}
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:

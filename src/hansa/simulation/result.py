@@ -51,12 +51,24 @@ class RoundRecord:
     """Client → what its code raised while it trained, where."""
     missing: tuple[str, ...] = ()
     """Invited clients of whom nothing counts: they dropped out, or were late or no longer needed."""
+    staleness: Mapping[str, int] = field(default_factory=dict)
+    """Of an asynchronous run: accepted client → rounds committed while it trained; else empty."""
     failed_evaluations: Mapping[str, str] = field(default_factory=dict)
     """Client → what its code raised while it evaluated."""
     virtual_seconds: float = 0.0
     """How long the round took on the virtual clock."""
     seconds: float = 0.0
     """How long it took in reality, evaluation included."""
+
+    @property
+    def mean_staleness(self) -> float:
+        """Of the accepted, each counting alike; 0 where all train on the same model."""
+        return sum(self.staleness.values()) / len(self.staleness) if self.staleness else 0.0
+
+    @property
+    def max_staleness(self) -> int:
+        """The largest of the accepted; 0 where all train on the same model."""
+        return max(self.staleness.values(), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +121,15 @@ class SimulationResult:
         return curves_of(self.history)
 
     def table(self) -> Table:
-        """One row per round: its metrics as in `curves`, how many clients, the hash of the model."""
+        """One row per round: its metrics as in `curves`, how many clients, how stale if at all, its model's hash."""
+        stale = any(record.staleness for record in self.rounds)
         return Table(
             {"round": record["round"]}
             | numbers_of(record)
             | {name: len(record[name]) for name in ("accepted", "rejected", "failed", "missing")}
+            | ({"mean_staleness": each.mean_staleness, "max_staleness": each.max_staleness} if stale else {})
             | {name: record[name] for name in ("num_examples", "virtual_seconds", "seconds", "model_hash")}
-            for record in self.history
+            for each, record in zip(self.rounds, self.history, strict=True)
         )
 
     def plot(self, *metrics: str) -> "Figure":

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
 
-from hansa.algorithm import Cohort, State
+from hansa.algorithm import Buffering, Cohort, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
 from hansa.messages import EvaluationRules, Kind, RunSpec, merge_metrics
 from hansa.rounds import Round
+from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import Completed, NotMet
+from hansa.rounds.events import Outcome as Ended
 from hansa.run import Run, derive_rng, names, plugin, resolve, suit
+from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, Attackers
 from hansa.simulation.attendance import attendance
 from hansa.simulation.choice import Choice, choose, cores
@@ -142,6 +145,7 @@ def simulate(
         clients_named = VirtualClients(registered)
         attack = Attack.parse(attack) if isinstance(attack, str) else attack
         attackers = None if attack is None else Attackers(attack, run, clients_named)
+        check_asynchronous(run, registered, attackers)
         attacked = "" if attack is None else str(attack)
         tolerate = engine in _SPREAD if tolerate_failures is None else tolerate_failures
         start = None if initial_model is None else Arrays(initial_model)
@@ -322,10 +326,11 @@ class Simulation:
         model = self.setup.initial_model(self.app) if initial_model is None else Arrays(initial_model)
         state = self.setup.start(model)
         records: list[RoundRecord] = []
+        play = self._play if self.setup.algorithm.buffering is None else self._flow(self.setup.algorithm.buffering).play
         self.profile.restart()
         for number in range(1, self.setup.spec.rounds + 1):
             began = time.perf_counter()
-            state, record = self._round(state, number)
+            state, record = self._round(state, number, play)
             self.now += record.virtual_seconds
             with self.profile.measure("evaluation"):
                 record = self._evaluated(state, record)
@@ -340,10 +345,12 @@ class Simulation:
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _round(self, state: State, number: int) -> tuple[State, RoundRecord]:
+    def _round(self, state: State, number: int, play: Callable[[int, Arrays], Played]) -> tuple[State, RoundRecord]:
         algorithm = self.setup.algorithm
         broadcast = algorithm.broadcast(state)
-        completed, outcomes, seconds = self._play(number, broadcast)
+        played = play(number, broadcast)
+        completed = _completed(played.ended, played.outcomes)
+        outcomes = {task: played.outcomes[task] for task in played.accepted}
         with self.profile.measure("folding"):
             plan = algorithm.aggregator.plan(broadcast)
             aggregate = self.setup.report(plan, self.engine.collect(), number)
@@ -359,15 +366,32 @@ class Simulation:
             rejected={name: f"{reason}: {detail}" for name, (reason, detail) in completed.rejected.items()},
             failed=dict(completed.failed),
             missing=completed.missing,
-            virtual_seconds=seconds,
+            staleness=played.staleness,
+            virtual_seconds=played.seconds,
             upload_bytes=sum(outcome.upload_bytes for outcome in counted),
         )
 
-    def _play(self, number: int, broadcast: Arrays) -> tuple[Completed, Mapping[Assignment, Outcome], float]:
+    def _flow(self, buffering: Buffering) -> Flow:
+        """Of an asynchronous run, in which rounds are not played one by one."""
+
+        def connected(number: int) -> frozenset[str]:
+            return self._connected(self.setup.cohort(self.clients, number), self.clients)
+
+        def choose(there: Sequence[str], number: int) -> Cohort:
+            return self.setup.queue(there if self._knows_all or here is not None else self.clients, number)
+
+        def behave(number: int, size: int, clients: Sequence[str], at: float) -> Sequence[Behaviour]:
+            return self.devices.behave(clients, Invitation(number, at, size, size, self._examples), self._random_for)
+
+        here = attendance(self.devices, self.clients, 0.0)
+        keeps = self.setup.algorithm.keeps_partial_work
+        machine = Buffered(self.setup.spec.rules, buffering.size, buffering.max_staleness, choose)
+        return Flow(machine, self.engine, behave, connected, (self.clients, here), keeps_partial_work=keeps)
+
+    def _play(self, number: int, broadcast: Arrays) -> Played:
         """Rehearse, train whom that needs, rehearse with what came of it: until nothing is unknown.
 
-        Afterwards the engine's sum is exactly of those who are accepted. Returns how the round ended, what became of
-        its tasks, and its virtual seconds.
+        Afterwards the engine's sum is exactly of those who are accepted.
         """
         here = attendance(self.devices, self.clients, self.now)
         rules = self.setup.spec.rules
@@ -398,10 +422,10 @@ class Simulation:
             trained |= {assignment.client: assignment for assignment in played.unknown}
             results = self.engine.train(played.unknown)
             outcomes |= {trained[client]: outcome for client, outcome in results.items()}
-        completed = _completed(played, outcomes)
+        _completed(played.ended, outcomes)
         if {task for task in trained.values() if isinstance(outcomes[task], Folded)} != set(played.accepted):
             self._fold_again(number, broadcast, played, outcomes)
-        return completed, {task: outcomes[task] for task in played.accepted}, played.seconds
+        return Played(played.ended, outcomes, played.accepted, {}, played.seconds)
 
     def _fold_again(
         self, number: int, broadcast: Arrays, played: Rehearsal, outcomes: Mapping[Assignment, Outcome]
@@ -472,11 +496,11 @@ def _means(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, floa
     return {name: merged.values[name] for name, merged in merge_metrics(reports).items()}
 
 
-def _completed(played: Rehearsal, outcomes: Mapping[Assignment, Outcome]) -> Completed:
+def _completed(ended: Ended, outcomes: Mapping[Assignment, Outcome]) -> Completed:
     """How the round ended; raises where it failed, with the first traceback of user code as a note."""
-    match played.ended:
+    match ended:
         case Completed():
-            return played.ended
+            return ended
         case NotMet(cause):
             error = QuorumNotMetError(cause)
             tracebacks = [o.traceback for o in outcomes.values() if isinstance(o, Failed) and o.traceback]
@@ -484,7 +508,7 @@ def _completed(played: Rehearsal, outcomes: Mapping[Assignment, Outcome]) -> Com
                 error.add_note(f"the first failure:\n{tracebacks[0]}")
             raise error
         case _:
-            raise RunFailedError(played.ended.cause)
+            raise RunFailedError(ended.cause)
 
 
 def _remembered(

@@ -76,17 +76,17 @@ class Serving:
         assert folding is not None  # noqa: S101 - it was started
         match job["do"]:
             case "begin":
-                folding.begin(job["round"], body)
+                folding.begin(job["round"], body, frozenset(job["keep"]))
             case "show":
                 folding.show(job["round"], body)
             case "train":
                 folding.memories = slots_from_arrays(body)
-                tasks = [Assignment(client, work) for client, work in job["tasks"]]
+                tasks = [Assignment(*task) for task in job["tasks"]]
                 training = None if vectorization is None else partial(vectorization.train, tasks)
                 yield from _results({each.client: partial(folding.train, each) for each in tasks}, training)
             case "evaluate":
                 folding.memories = slots_from_arrays(body)
-                clients = [client for client, _ in job["tasks"]]
+                clients = [client for client, *_ in job["tasks"]]
                 together = None if vectorization is None else partial(vectorization.evaluate, clients)
                 yield from _results({client: partial(folding.evaluate, client) for client in clients}, together)
             case "collect":

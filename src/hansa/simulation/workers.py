@@ -88,20 +88,25 @@ class Workers:
         self._tolerate = tolerate
         self._workers: list[_Worker] = []
         self._opening: tuple[Message, bytes] | None = None
+        self._begun: list[tuple[Message, bytes]] = []
+        """Of the round that was begun, after those of earlier ones whose models are kept."""
         self._assigned: dict[str, Assignment] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._in_order = False
         self._vain_losses = 0
         self._lost_with: Counter[str] = Counter()
 
-    def begin(self, number: int, broadcast: Arrays) -> None:
+    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
         """See `Engine`."""
-        self._folding.begin(number, broadcast)
+        self._folding.begin(number, broadcast, keep)
+        self._begun = [opening for opening in self._begun if opening[0]["round"] in keep]
         self._in_order = False
         self._assigned = {}
         self._outcomes = {}
         self._lost_with.clear()
-        self._open({"do": "begin", "round": number}, broadcast)
+        message = {"do": "begin", "round": number, "keep": sorted(keep)}
+        self._begun.append((message, to_bytes(broadcast)))
+        self._open(self._begun[-1])
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
         """See `Engine`."""
@@ -131,7 +136,7 @@ class Workers:
     def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
         """See `Engine`."""
         self._in_order = False
-        self._open({"do": "show", "round": number}, model)
+        self._open(({"do": "show", "round": number}, to_bytes(model)))
         results = self._spread("evaluate", [Assignment(client) for client in clients])
         return {client: result for client, result in results.items() if isinstance(result, Metrics | Failed)}
 
@@ -145,13 +150,13 @@ class Workers:
 
     # ── jobs out, answers in ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, message: Message, arrays: Arrays) -> None:
-        """Tell every worker of another model, and start those that are missing."""
-        self._opening = (message, to_bytes(arrays))
+    def _open(self, opening: tuple[Message, bytes]) -> None:
+        """Tell every worker of another model, and start those that are missing, with the earlier ones too."""
+        self._opening = opening
         for worker in list(self._workers):
             worker.folded.clear()
             try:
-                worker.link.send(*self._opening)
+                worker.link.send(*opening)
             except OSError:  # it died idle; nothing of it is needed
                 self._remove(worker)
         self._fill()
@@ -163,7 +168,9 @@ class Workers:
             self._workers.append(worker)
             with contextlib.suppress(OSError):  # it died at once: whoever waits for its answer finds out
                 worker.link.send(self._start)
-                if self._opening is not None:
+                for begun in self._begun:
+                    worker.link.send(*begun)
+                if self._opening is not None and self._opening not in self._begun:
                     worker.link.send(*self._opening)
 
     def _outcomes_of(self, assignments: Iterable[Assignment]) -> dict[str, Outcome]:
@@ -203,7 +210,7 @@ class Workers:
 
     def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
         worker.outstanding.extend(chunk)
-        tasks = [(assignment.client, assignment.work) for assignment in chunk]
+        tasks = [(assignment.client, assignment.work, assignment.round) for assignment in chunk]
         names = {assignment.client for assignment in chunk}.union(self._folding.colluders if what == "train" else ())
         memories = {name: kept for name in sorted(names) if (kept := self._folding.memories.get(name)) is not None}
         with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again

@@ -1,0 +1,243 @@
+"""Rounds that end with their K-th update, whoever sends it."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hansa.algorithm import Cohort
+from hansa.errors import Reason
+from hansa.messages import RoundRules
+from hansa.rounds.buffered import Buffered
+from hansa.rounds.events import (
+    Abandoned,
+    Accepted,
+    Cancelled,
+    Command,
+    Completed,
+    Connected,
+    Disconnected,
+    Due,
+    Event,
+    Failed,
+    Finish,
+    Invite,
+    NotMet,
+    Progressed,
+    Rejected,
+    Seal,
+    Sealed,
+    Tick,
+    WakeAt,
+    Withdraw,
+)
+
+ALL = frozenset("abcd")
+RULES = RoundRules(lease=60.0, deadline=1000.0)
+
+
+def opened(size: int = 2, at_once: int = 3, rules: RoundRules = RULES, max_staleness: int | None = None) -> Buffered:
+    """The first round, due at 0 with a, b, c and d; so many of the first by name work at once."""
+    machine = Buffered(rules, size, max_staleness, lambda here, _: Cohort(tuple(here[:at_once]), tuple(here[at_once:])))
+    machine.handle(Due(0.0, ALL))
+    return machine
+
+
+def sealed(machine: Buffered, now: float, contributors: str) -> Completed:
+    (finish,) = machine.handle(Sealed(now, frozenset(contributors)))
+    assert isinstance(finish, Finish)
+    assert isinstance(finish.outcome, Completed)
+    return finish.outcome
+
+
+def invited(commands: list[Command]) -> tuple[str, ...]:
+    return tuple(client for command in commands if isinstance(command, Invite) for client in command.clients)
+
+
+def test_a_round_is_over_with_its_kth_update_and_whoever_works_goes_on():
+    machine = opened()
+    assert sorted(machine.at_work) == ["a", "b", "c"]
+    assert machine.handle(Accepted(1.0, "a", 5)) == [WakeAt(1.0)]
+    assert invited(machine.handle(Tick(1.0))) == ("d",)
+    assert machine.handle(Accepted(2.0, "c", 5)) == [Seal()]
+    assert sealed(machine, 2.0, "ac") == Completed(("a", "c"))
+    assert invited(machine.handle(Due(2.0, ALL))) == ("a",)
+    assert {client: place.base for client, place in machine.at_work.items()} == {"b": 1, "d": 1, "a": 2}
+    machine.handle(Accepted(3.0, "b", 5))
+    machine.handle(Accepted(3.0, "a", 5))
+    assert machine.counted == {"b": 1, "a": 0}
+
+
+def test_what_happens_at_one_time_is_taken_before_places_are_filled():
+    machine = opened(size=3)
+    for client in "ab":
+        assert machine.handle(Accepted(1.0, client, 5)) == [WakeAt(1.0)]
+    assert machine.handle(Accepted(1.0, "c", 5)) == [Seal()]
+    assert sealed(machine, 1.0, "abc").contributors == ("a", "b", "c")
+    assert invited(machine.handle(Due(1.0, ALL))) == ("a", "b", "c")
+
+
+def test_an_update_counts_once():
+    machine = opened(size=3)
+    assert machine.refusal("a") is None
+    machine.handle(Accepted(1.0, "a", 5))
+    machine.handle(Accepted(1.0, "a", 5))
+    assert machine.counted == {"a": 0}
+    assert machine.refusal("a") == (Reason.DUPLICATE, "a is counted in round 1 already")
+    reason, detail = machine.refusal("d") or ("", "")
+    assert reason is Reason.NOT_INVITED
+    assert "gets one" in detail
+    machine.handle(Accepted(1.0, "d", 5))
+    assert machine.counted == {"a": 0}
+
+
+def test_an_update_that_is_too_stale_is_refused_and_its_client_gets_the_new_model():
+    machine = opened(size=1, max_staleness=0)
+    machine.handle(Accepted(1.0, "a", 5))
+    sealed(machine, 1.0, "a")
+    machine.handle(Due(1.0, ALL))
+    assert machine.refusal("b") == (Reason.LATE, "its model is 1 rounds old, and max_staleness is 0")
+    machine.handle(Rejected(2.0, "b", Reason.LATE, "old"))
+    assert invited(machine.handle(Tick(2.0))) == ("b",)
+    assert machine.at_work["b"].base == 2
+    assert machine.refusal("b") is None
+
+
+def test_who_fails_is_not_given_the_same_model_again():
+    machine = opened(size=2, at_once=1)
+    machine.handle(Failed(1.0, "a", "the sensor is off"))
+    assert invited(machine.handle(Tick(1.0))) == ("b",)
+    machine.handle(Accepted(2.0, "b", 5))
+    assert invited(machine.handle(Tick(2.0))) == ("c",)
+    machine.handle(Accepted(3.0, "c", 5))
+    assert sealed(machine, 3.0, "bc").failed == {"a": "the sensor is off"}
+    assert invited(machine.handle(Due(3.0, ALL))) == ("a",)
+
+
+def test_silence_costs_a_place_and_progress_keeps_it():
+    machine = opened(size=2, at_once=2)
+    machine.handle(Progressed(50.0, "b", "train", 1.0, 2.0))
+    commands = machine.handle(Tick(60.0))
+    assert Withdraw("a", "no progress for 60 s, its lease") in commands
+    assert invited(commands) == ("c",)
+    assert commands[-1] == WakeAt(110.0)
+    assert machine.refusal("a") is not None
+    for client in "bc":
+        machine.handle(Accepted(70.0, client, 5))
+    assert sealed(machine, 70.0, "bc").missing == ("a",)
+
+
+def test_a_client_that_comes_back_while_its_task_is_open_gets_it_again():
+    machine = opened()
+    machine.handle(Disconnected(1.0, "a"))
+    assert invited(machine.handle(Connected(2.0, "a"))) == ("a",)
+    assert machine.at_work["a"].since == 2.0
+    machine.handle(Disconnected(3.0, "d"))
+    machine.handle(Accepted(3.0, "b", 5))
+    assert invited(machine.handle(Tick(3.0))) == ()
+    assert machine.handle(Connected(4.0, "d"))[-1] == WakeAt(4.0)
+    assert invited(machine.handle(Tick(4.0))) == ("d",)
+
+
+def test_the_deadline_takes_what_there_is_or_ends_the_run():
+    machine = opened(size=3)
+    machine.handle(Accepted(1.0, "a", 5))
+    assert Seal() in machine.handle(Tick(1000.0))
+    assert sealed(machine, 1000.0, "a").contributors == ("a",)
+    machine = opened(size=3, rules=RoundRules(quorum=2, min_clients=2, deadline=1000.0, lease=2000.0))
+    machine.handle(Accepted(1.0, "a", 5))
+    (finish,) = machine.handle(Tick(1000.0))
+    assert isinstance(finish, Finish)
+    assert isinstance(finish.outcome, NotMet)
+    assert "1 of 3 updates are in its buffer, the quorum is 2, and its deadline has passed" in finish.outcome.cause
+    assert "still at work: b, c" in finish.outcome.cause
+
+
+def test_where_everyone_has_failed_the_run_ends_at_once():
+    machine = opened(at_once=4)
+    for client in "abc":
+        machine.handle(Failed(1.0, client, "no data"))
+    (finish,) = machine.handle(Failed(1.0, "d", "no data"))
+    assert isinstance(finish, Finish)
+    assert isinstance(finish.outcome, NotMet)
+    assert "nobody is left to train; failed: a (no data), b (no data)" in finish.outcome.cause
+
+
+def test_a_lost_sum_leaves_the_round_open():
+    machine = opened()
+    machine.handle(Accepted(1.0, "a", 5))
+    machine.handle(Accepted(1.0, "b", 5))
+    machine.handle(Sealed(1.0, frozenset("a")))
+    assert machine.is_open
+    assert machine.counted == {"a": 0}
+    assert machine.handle(Accepted(2.0, "c", 5)) == [Seal()]
+    assert sealed(machine, 2.0, "ac").missing == ("b",)
+
+
+def test_a_stopped_run_is_abandoned():
+    machine = opened()
+    assert machine.handle(Cancelled(1.0, "by ann")) == [Finish(Abandoned("by ann"))]
+    assert machine.handle(Accepted(2.0, "a", 5)) == []
+
+
+def test_a_copy_goes_its_own_way():
+    machine = opened()
+    other = machine.copy()
+    other.handle(Accepted(1.0, "a", 5))
+    other.handle(Failed(1.0, "b", "no data"))
+    assert sorted(machine.at_work) == ["a", "b", "c"]
+    assert not machine.counted
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["accepted", "failed", "rejected", "progressed", "tick", "gone", "back"]),
+        st.sampled_from("abcd"),
+        st.floats(0.0, 40.0),
+    ),
+    max_size=60,
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(events=EVENTS, size=st.integers(1, 4), at_once=st.integers(1, 4))
+def test_whatever_happens_nobody_has_two_tasks_nor_counts_twice(
+    events: list[tuple[str, str, float]], size: int, at_once: int
+):
+    machine = opened(size, at_once)
+    now, given_out = 0.0, {(client, 1) for client in machine.at_work}
+    for kind, client, after in events:
+        now += after
+        made: dict[str, Event] = {
+            "accepted": Accepted(now, client, 1),
+            "failed": Failed(now, client, "no data"),
+            "rejected": Rejected(now, client, Reason.NOT_FINITE, "NaN"),
+            "progressed": Progressed(now, client, "train", 0.0, 0.0),
+            "tick": Tick(now),
+            "gone": Disconnected(now, client),
+            "back": Connected(now, client),
+        }
+        pending, at_work = list(machine.handle(made[kind])), set(machine.at_work)
+        while pending:
+            match pending.pop(0):
+                case Invite(clients):
+                    for each in clients:
+                        task = (each, machine.at_work[each].base)
+                        assert task not in given_out or (kind == "back" and each == client)
+                        given_out.add(task)
+                case Seal():
+                    pending += machine.handle(Sealed(now, frozenset(machine.counted)))
+                case Finish(Completed(contributors)):
+                    assert len(set(contributors)) == len(contributors) <= size
+                    pending += machine.handle(Due(now, ALL))
+                case Finish():
+                    return
+                case _:
+                    pass
+        assert len(at_work) <= at_once
+        assert not machine.at_work.keys() & machine.counted.keys()
+
+
+@pytest.mark.parametrize("places", [1, 4])
+def test_the_queue_decides_who_gets_a_place(places: int):
+    machine = Buffered(RULES, 4, None, lambda here, _: Cohort(tuple(reversed(here))[:places], tuple(here)))
+    assert invited(machine.handle(Due(0.0, ALL))) == (("d",) if places == 1 else ("a", "b", "c", "d"))
