@@ -148,20 +148,12 @@ def simulate(
     say("")
     say(f"model {result.model_hash}")
     say(f"{len(result.rounds)} rounds in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
-    for line in _remarks(result, clients, spent):
+    for line in _remarks(result, clients, spent, record):
         say(line)
-    if record is not None:
-        say(f"hansa replay {record}   repeats it, and compares")
     for line in _profile(result) if profile else ():
         say(line)
-    if any(each.staleness for each in result.rounds):  # a network refuses it
-        return
-    say("")
-    same = "the same but for rounding" if result.engine == "vectorized" else "to the same bits"
-    same = "with noise of its own" if spent is not None else same
-    say(f"Next: the same file on a network, {same}:")
-    say(f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3")
-    say(f"  hansa up            and then   hansa session start {app}")
+    for line in _next(app, result, clients, spent):
+        say(line)
 
 
 def _serves(simulated: "Callable[[], SimulationResult]") -> bool:
@@ -195,7 +187,9 @@ def _asked_for(result: "SimulationResult", spent: "Spent | str | None", *, profi
     return ({} if spent is None else {"privacy": spent}) | ({"profile": result.profile} if profile else {})
 
 
-def _remarks(result: "SimulationResult", clients: int, spent: "Spent | str | None") -> Iterator[str]:
+def _remarks(
+    result: "SimulationResult", clients: int, spent: "Spent | str | None", record: Path | None
+) -> Iterator[str]:
     """What is worth a line where it is so."""
     if any(each.staleness for each in result.rounds):
         stale = [each for record in result.rounds for each in record.staleness.values()]
@@ -211,6 +205,20 @@ def _remarks(result: "SimulationResult", clients: int, spent: "Spent | str | Non
         yield f"{len(result.malicious)} of {clients:,} clients attacked{attack}"
     if result.because:
         yield f"engine {result.engine}: {result.because}"
+    if record is not None:
+        yield f"hansa replay {record}   repeats it, and compares"
+
+
+def _next(app: Path, result: "SimulationResult", clients: int, spent: "Spent | str | None") -> Iterator[str]:
+    """How to go on on a network, where that takes such a run."""
+    if any(each.staleness for each in result.rounds):
+        return
+    same = "the same but for rounding" if result.engine == "vectorized" else "to the same bits"
+    same = "with noise of its own" if spent is not None else same
+    yield ""
+    yield f"Next: the same file on a network, {same}:"
+    yield f"  hansa parity {app} --clients {min(clients, 10)} --rounds 3"
+    yield f"  hansa up            and then   hansa session start {app}"
 
 
 def _sent(result: "SimulationResult") -> int:

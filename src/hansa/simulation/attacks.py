@@ -45,7 +45,7 @@ from hansa.errors import AppError, ConfigError
 from hansa.messages import Task, Update
 from hansa.run import Run, derive_rng
 
-__all__ = ["ATTACKS", "Attack", "Attackers", "Collusion", "flipped", "moments", "triggered"]
+__all__ = ["ATTACKS", "Attack", "Attackers", "Collusion", "attackers_of", "flipped", "moments", "triggered"]
 
 _MOST_CERTAIN = 0.999
 """The share of a normal distribution that ALIE hides behind at most, where it has the majority anyway."""
@@ -131,12 +131,17 @@ class Attack:
         return f"{'+'.join(self.kinds)}:{self.share!r}{options}"
 
 
+def attackers_of(attack: Attack | str | None, run: Run, clients: Sequence[str]) -> "Attackers | None":
+    """The malicious clients of a run that is attacked; attack: also as `Attack.parse` reads it, or empty."""
+    return Attackers(Attack.parse(attack) if isinstance(attack, str) else attack, run, clients) if attack else None
+
+
 class Attackers:
     """The malicious clients of one run."""
 
     def __init__(self, attack: Attack, run: Run, clients: Sequence[str]) -> None:
         """clients: all that are registered."""
-        self._attack = attack
+        self.attack = attack
         self._run = run
         self._clients = clients
         trusted = run.spec.aggregator_options.get("trusted")
@@ -180,7 +185,7 @@ class Attackers:
         return replace(update, arrays=arrays)
 
     def _options(self, kind: _Kind) -> Options:
-        return {name: self._attack.options.get(name, default) for name, default in kind.options.items()}
+        return {name: self.attack.options.get(name, default) for name, default in kind.options.items()}
 
 
 def moments(updates: Iterable[Update], invited: int) -> Collusion:

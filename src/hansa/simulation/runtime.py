@@ -23,7 +23,7 @@ from hansa.rounds.events import Completed, NotMet
 from hansa.rounds.events import Outcome as Ended
 from hansa.run import Run, derive_rng, names, plugin, resolve, suit
 from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
-from hansa.simulation.attacks import Attack, Attackers
+from hansa.simulation.attacks import Attack, attackers_of
 from hansa.simulation.attendance import attendance
 from hansa.simulation.choice import Choice, choose, cores
 from hansa.simulation.clients import VirtualClients
@@ -143,10 +143,9 @@ def simulate(
             raise ConfigError("clients is not given: say how many there are")
         run = resolve(suit(_counted(given_spec, registered), loaded))
         clients_named = VirtualClients(registered)
-        attack = Attack.parse(attack) if isinstance(attack, str) else attack
-        attackers = None if attack is None else Attackers(attack, run, clients_named)
+        attackers = attackers_of(attack, run, clients_named)
         check_asynchronous(run, registered, attackers)
-        attacked = "" if attack is None else str(attack)
+        attacked = "" if attackers is None else str(attackers.attack)
         tolerate = engine in _SPREAD if tolerate_failures is None else tolerate_failures
         start = None if initial_model is None else Arrays(initial_model)
         folding = Folding(loaded, run, clients_named, tolerate_failures=tolerate, attackers=attackers)

@@ -19,7 +19,7 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.messages import Metrics
 from hansa.run import resolve, slots_from_arrays
-from hansa.simulation.attacks import Attack, Attackers
+from hansa.simulation.attacks import attackers_of
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.fold import Assignment, Folded, Folding, Outcome, Raised, attempt, failure
 from hansa.simulation.load import load
@@ -107,7 +107,7 @@ class Serving:
 
 def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
     app, run, clients = load(start["app"]), resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
-    attackers = Attackers(Attack.parse(start["attack"]), run, clients) if start["attack"] else None
+    attackers = attackers_of(start["attack"], run, clients)
     folding = Folding(app, run, clients, tolerate_failures=True, attackers=attackers)
     return folding, Vectorization(app, folding) if start["vectorized"] else None
 
