@@ -304,8 +304,10 @@ def _check_options(
         raise ConfigError(f"{name} has no option {unknown[0]!r}; {there_is}")
     missing = [p.name for p in parameters if p.default is p.empty and p.name in known and p.name not in options]
     if missing:
-        where = f"write {name}:{missing[0]}=…" if setting == "transforms" else f"give it in {setting}_options"
-        raise ConfigError(f"{name} needs the option {missing[0]!r}; {where}")
+        option = missing[0]
+        where = f"{setting}_options={{{option!r}: …}}, or --set-{setting} {option}=…"
+        where = f"write {name}:{option}=…" if setting == "transforms" else f"give it with {where}"
+        raise ConfigError(f"{name} needs the option {option!r}; {where}")
 
 
 def suit(spec: RunSpec, app: App) -> RunSpec:

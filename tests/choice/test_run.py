@@ -188,7 +188,7 @@ def test_a_plugged_in_aggregator_is_given_the_limits_of_the_run_and_its_own_opti
     installed: Callable[..., None], here: str
 ) -> None:
     installed("cautious", f"{here}:cautious", "hansa.aggregators")
-    with pytest.raises(ConfigError, match="cautious needs the option 'most'; give it in aggregator_options"):
+    with pytest.raises(ConfigError, match="cautious needs the option 'most'; give it with aggregator_options"):
         resolve(RunSpec(aggregator="cautious"))
     given = RunSpec(aggregator="cautious", aggregator_options={"most": 4}, algorithm="fedprox")
     assert resolve(given).algorithm.aggregator == WeightedMean(max_weight=4)
@@ -365,7 +365,7 @@ def test_rules_that_never_bring_enough_updates_for_f_are_refused(rules: RoundRul
 
 
 def test_a_robust_aggregator_without_its_number_says_which_is_missing():
-    with pytest.raises(ConfigError, match="krum needs the option 'f'; give it in aggregator_options"):
+    with pytest.raises(ConfigError, match=r"krum needs the option 'f'; .*--set-aggregator f=…"):
         resolve(RunSpec(aggregator="krum"))
 
 

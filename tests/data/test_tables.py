@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hansa.data import FederatedData, Split, csv_table, parquet
+from hansa.data import Columns, FederatedData, Split, csv_table, parquet
 from hansa.errors import InputError, MissingExtraError
 
 few = settings(derandomize=True, deadline=None, max_examples=40)
@@ -61,20 +61,20 @@ def read_clients(name: str, *args: Any, **settings: Any) -> FederatedData:
 @pytest.mark.parametrize("name", FORMATS)
 def test_columns_become_inputs_and_targets(name: str, tmp_path: Path) -> None:
     file = FORMATS[name](tmp_path / "t", TABLE)
-    split = read(name, file, "ill", features=["age", "sex"], categories=SEX, test_fraction=0)
+    split = read(name, file, Columns("ill", features=["age", "sex"], categories=SEX), test_fraction=0)
     assert split.train.x.tolist() == [[61, 1, 0], [40, 0, 1], [35, 0, 1], [70, 1, 0], [52, 0, 1], [44, 1, 0]]
     assert (split.train.x.dtype, split.train.y.dtype) == (np.dtype(np.float32), np.dtype(np.int64))
     assert split.train.y.tolist() == TABLE["ill"]
-    other = read(name, file, "sex", features=["age"], classes=["M", "F"], test_fraction=0.5)
+    other = read(name, file, Columns("sex", features=["age"], classes=["M", "F"]), test_fraction=0.5)
     assert (len(other.train.y), len(other.test.y)) == (3, 3)
-    ages = read(name, file, "age", features=["ill"], regression=True, test_fraction=0)
+    ages = read(name, file, Columns("age", features=["ill"], regression=True), test_fraction=0)
     assert (ages.train.y.dtype, ages.train.y.tolist()) == (np.dtype(np.float32), TABLE["age"])
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_column_names_the_owners(name: str, tmp_path: Path) -> None:
     file = FORMATS[name](tmp_path / "t", TABLE)
-    owners = read_clients(name, file, "hospital", "ill", categories=SEX, test_fraction=0)
+    owners = read_clients(name, file, "hospital", Columns("ill", categories=SEX), test_fraction=0)
     assert list(owners) == ["east, upper", "north", "south"]
     assert owners["north"].train.x.tolist() == [[61, 1, 0], [35, 0, 1], [44, 1, 0]]
     assert owners["south"].train.y.tolist() == [0, 1]
@@ -98,14 +98,14 @@ def test_nothing_is_guessed(name: str, case: str, tmp_path: Path) -> None:
     table, given, match = WRONG[case]
     file = FORMATS[name](tmp_path / "file", table)
     with pytest.raises(InputError, match=match) as caught:
-        list(read_clients(name, file, "hospital", "ill", test_fraction=0, **given).values())
+        list(read_clients(name, file, "hospital", Columns("ill", **given), test_fraction=0).values())
     assert "file" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_empty_cell_may_be_filled(name: str, tmp_path: Path) -> None:
     file = FORMATS[name](tmp_path / "t", TABLE | {"age": [1, None, 2, 3, None, 5]})
-    split = read(name, file, "ill", features=["age"], missing=-1.0, test_fraction=0)
+    split = read(name, file, Columns("ill", features=["age"], missing=-1.0), test_fraction=0)
     assert split.train.x.ravel().tolist() == [1, -1, 2, 3, -1, 5]
 
 
@@ -158,7 +158,7 @@ def test_a_hostile_csv_is_refused_by_name(case: str, tmp_path: Path) -> None:
 
 def test_a_csv_that_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "t.csv", TABLE)
-    owners = csv_table.read_clients(file, "hospital", "ill", categories=SEX)
+    owners = csv_table.read_clients(file, "hospital", Columns("ill", categories=SEX))
     write_csv(file, {name: cells[::-1] for name, cells in TABLE.items()})
     with pytest.raises(InputError, match="has changed since"):
         list(owners.values())
@@ -170,7 +170,7 @@ def test_a_parquet_file_that_is_cut_off_or_none_is_refused_by_name(tmp_path: Pat
     for content in (b"", b"PAR1", whole[:-1], whole[: len(whole) // 2], b"\x80\x04" + whole[2:-4] + b"nope"):
         file.write_bytes(content)
         with pytest.raises(InputError, match=r"t\.parquet"):
-            parquet.read(file, "ill", features=["age"])
+            parquet.read(file, Columns("ill", features=["age"]))
     with pytest.raises(InputError, match="there is no"):
         parquet.read(tmp_path / "none", "ill")
 
@@ -189,7 +189,7 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_breast_cancer_tables_are_read(shared_data: Path) -> None:
     folder = shared_data / "fate_vertical"
-    guest = csv_table.read(folder / "breast_homo_guest.csv", "y", features=[f"x{k}" for k in range(30)])
+    guest = csv_table.read(folder / "breast_homo_guest.csv", Columns("y", features=[f"x{k}" for k in range(30)]))
     assert guest.train.x.shape == (182, 30)
     assert guest.test.x.shape == (45, 30)
     assert set(guest.train.y.tolist()) == {0, 1}
@@ -199,10 +199,12 @@ def test_the_census_is_a_federation_by_employer(shared_data: Path) -> None:
     owners = csv_table.read_clients(
         shared_data / "adult" / "adult_complete_cases.csv.gz",
         "type_employer",
-        "income",
-        features=["age", "hr_per_week", "sex"],
-        categories={"sex": ["Female", "Male"]},
-        classes=["<=50K", ">50K"],
+        Columns(
+            "income",
+            features=["age", "hr_per_week", "sex"],
+            categories={"sex": ["Female", "Male"]},
+            classes=["<=50K", ">50K"],
+        ),
     )
     assert len(owners) == 7
     government = owners["Federal-gov"]

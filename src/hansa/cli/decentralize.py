@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hansa.cli.options import AppPath, Json, app_name
-from hansa.cli.output import print_json, say
+from hansa.cli.output import counted, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -117,7 +117,8 @@ def _trained(
 
 def _show(told: "Mapping[str, Any]") -> None:
     workers, losses = told["workers"], told["losses"]
-    say(f"{told['app']}: {told['algorithm']} on {told['topology']}, {workers} workers, {told['rounds']} rounds")
+    size = f"{counted(workers, 'worker')}, {counted(told['rounds'], 'round')}"
+    say(f"{told['app']}: {told['algorithm']} on {told['topology']}, {size}")
     rate = told["second_eigenvalue"]
     say(f"|λ₂| = {rate:.4f}: what a step of mixing leaves of the distance to the mean, in the long run")
     if not math.isnan(losses[0]):

@@ -18,7 +18,7 @@ import typer
 
 from hansa.cli.board import Board, Row, open_board
 from hansa.cli.options import Json, app_name
-from hansa.cli.output import print_json, relative, say, span
+from hansa.cli.output import counted, print_json, relative, say, span
 
 if TYPE_CHECKING:
     from hansa.api.client import Client
@@ -330,7 +330,7 @@ def _farewell(result: dict[str, Any]) -> None:
     folder, digest = relative(result["data"]), result["model_hash"]
     accuracy = f"accuracy {result['accuracy']:.4f} after " if result["accuracy"] is not None else ""
     say("")
-    say(f"{accuracy}{result['rounds']} rounds in {span(result['seconds'])}; every process has ended.")
+    say(f"{accuracy}{counted(result['rounds'], 'round')} in {span(result['seconds'])}; every process has ended.")
     if "killed" in result:
         say(f"{len(result['killed'])} times a process was killed; the model is that of a run without, to the bit:")
         say("  hansa demo                             trains it again, with the same hash")

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 __all__ = [
+    "counted",
     "in_terminal",
     "labels_of",
     "print_json",
@@ -39,6 +40,11 @@ def in_terminal() -> bool:
 def say(text: str, *, as_json: bool = False) -> None:
     """A line for a person: on standard output, which is a program's with `--json`."""
     typer.echo(text, err=as_json)
+
+
+def counted(number: int, what: str) -> str:
+    """`1 round`, `1,000 rounds`; what: one of them."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand
-from hansa.cli.output import in_terminal, print_json, say, span
+from hansa.cli.output import counted, in_terminal, print_json, say, span
 from hansa.cli.running import log_to
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def parity(
 
     given = spec.spec(app_name(app))
     if not as_json:
-        say(f"{given.name}: {given.algorithm}, {clients} clients, {given.rounds} rounds, seed {given.seed}\n")
+        size = f"{counted(clients, 'client')}, {counted(given.rounds, 'round')}"
+        say(f"{given.name}: {given.algorithm}, {size}, seed {given.seed}\n")
     variants: list[Variant] = []
     for way in _ways(network=network):
         began = time.perf_counter()

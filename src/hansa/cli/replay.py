@@ -7,7 +7,7 @@ import typer
 
 from hansa.cli.board import open_board
 from hansa.cli.options import Json, values
-from hansa.cli.output import print_json, say
+from hansa.cli.output import counted, print_json, say
 from hansa.cli.simulate import row_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def replay(
 
     opened = open_record(record)
     spec, total = opened.spec, len(opened.rounds)
-    title = f"{spec.name}: {spec.algorithm} on {opened.manifest['clients']:,} virtual clients, {total} rounds, again"
+    size = f"{counted(opened.manifest['clients'], 'virtual client')}, {counted(total, 'round')}"
+    title = f"{spec.name}: {spec.algorithm} on {size}, again"
     with open_board(title, total, as_json=as_json) as board:
         done = run(
             record,

@@ -10,7 +10,7 @@ import typer
 
 from hansa.cli.board import Row, open_board
 from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, names_of
-from hansa.cli.output import print_json, say, size, span
+from hansa.cli.output import counted, print_json, say, size, span
 from hansa.cli.privacy import sentence
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def simulate(
     given, loaded = spec.spec(name or app_name(app)), load(app)
     clients = clients or loaded.clients or _CLIENTS
     began = time.perf_counter()
-    title = f"{given.name}: {given.algorithm} on {clients:,} virtual clients, {given.rounds} rounds"
+    title = f"{given.name}: {given.algorithm} on {counted(clients, 'virtual client')}, {counted(given.rounds, 'round')}"
     simulated = partial(
         run,
         loaded,
@@ -147,7 +147,7 @@ def simulate(
         return
     say("")
     say(f"model {result.model_hash}")
-    say(f"{len(result.rounds)} rounds in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
+    say(f"{counted(len(result.rounds), 'round')} in {span(seconds)}" + (f"; the model is in {save}" if save else ""))
     for line in _remarks(result, clients, spent, record):
         say(line)
     for line in _profile(result) if profile else ():

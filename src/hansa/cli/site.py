@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hansa.cli.options import Json, expand
-from hansa.cli.output import print_json, say, size
+from hansa.cli.output import counted, print_json, say, size
 from hansa.cli.package import described, print_package
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) 
         else:
             print_package(package, as_json=False)
     for request in waiting:
-        say(f"\nwaits      session {request.session} ({request.name}): {request.rounds} rounds of {request.algorithm}")
+        what = f"{counted(request.rounds, 'round')} of {request.algorithm}"
+        say(f"\nwaits      session {request.session} ({request.name}): {what}")
         say(f"           package {request.package or 'none'}; hansa client approve {request.session}")
     say(f"\nleft       {len(left)} times, {size(sum(each.bytes for each in left))} in all")
     for each in left[-_SHOWN:]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hansa.cli.board import Board, Row, open_board
-from hansa.cli.output import print_json
+from hansa.cli.output import counted, print_json
 
 if TYPE_CHECKING:
     from hansa.api.client import Client
@@ -75,7 +75,7 @@ def watch(
 def title_of(session: "SessionRecord") -> str:
     """One line on a session."""
     spec = session.spec
-    return f"session {session.name} ({session.id}): {spec.algorithm}, {spec.rounds} rounds"
+    return f"session {session.name} ({session.id}): {spec.algorithm}, {counted(spec.rounds, 'round')}"
 
 
 def ended(session: "SessionRecord") -> str:

@@ -4,7 +4,8 @@ Nothing here is downloaded. A reader's `read` returns a `Split` (one owner), its
 to `Split` (many): `FederatedData`, which reads an owner's examples when they are asked for.
 """
 
+from hansa.data.columns import Columns
 from hansa.data.examples import Examples, Split
 from hansa.data.federated import FederatedData, Partitioned
 
-__all__ = ["Examples", "FederatedData", "Partitioned", "Split"]
+__all__ = ["Columns", "Examples", "FederatedData", "Partitioned", "Split"]

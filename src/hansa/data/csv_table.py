@@ -9,7 +9,7 @@ import gzip
 import io
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,39 +32,29 @@ _MAX_LINE = 1 << 20
 
 def read(
     path: str | Path,
-    target: str,
+    columns: Columns | str,
     *,
-    features: Sequence[str] | None = None,
-    categories: Mapping[str, Sequence[str]] | None = None,
-    classes: Sequence[str] | None = None,
-    regression: bool = False,
-    missing: float | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     delimiter: str = ",",
 ) -> Split:
     """A table as one owner's examples: inputs float32 of shape (n, columns), targets int64 or float32 of shape (n,).
 
-    target, features, categories, classes, regression, missing: as the fields of `Columns`; test_fraction: 0 ≤ f < 1 of
+    columns: what they mean, or only the name of the target's, where all others are numbers; test_fraction: 0 ≤ f < 1 of
     the rows, drawn with `seed`, are for testing. Raises `InputError`, naming the file, the column and the cell.
     """
-    columns = Columns(target, features, categories or {}, classes, regression, missing)
+    meant = columns if isinstance(columns, Columns) else Columns(columns)
     file = Path(path)
     header, rows = _parsed(file, delimiter)
-    inputs = columns.inputs(header, str(file))
-    return hold_out(_examples(columns, header, inputs, rows, file), test_fraction, np.random.default_rng(seed))
+    inputs = meant.inputs(header, str(file))
+    return hold_out(_examples(meant, header, inputs, rows, file), test_fraction, np.random.default_rng(seed))
 
 
 def read_clients(
     path: str | Path,
     client: str,
-    target: str,
+    columns: Columns | str,
     *,
-    features: Sequence[str] | None = None,
-    categories: Mapping[str, Sequence[str]] | None = None,
-    classes: Sequence[str] | None = None,
-    regression: bool = False,
-    missing: float | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     delimiter: str = ",",
@@ -73,10 +63,10 @@ def read_clients(
 
     A gzipped file is unpacked whenever an owner is read: unpack it yourself where there are many.
     """
-    columns = Columns(target, features, categories or {}, classes, regression, missing)
+    meant = columns if isinstance(columns, Columns) else Columns(columns)
     file = Path(path)
     known, owners, begins, header = _index(file, client, delimiter)
-    inputs = columns.inputs(header, str(file), [client])
+    inputs = meant.inputs(header, str(file), [client])
     names = Names(known)
     places = np.array([names.index(name) for name in known], np.int64)
     rows_of = Partition(places[owners], len(names))
@@ -90,19 +80,19 @@ def read_clients(
         if len(rows) != len(mine) or any(row[header.index(client)].strip() != name for row in rows):
             raise InputError(f"{file} has changed since it was opened; open it again")
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        return hold_out(_examples(columns, header, inputs, rows, file), test_fraction, rng)
+        return hold_out(_examples(meant, header, inputs, rows, file), test_fraction, rng)
 
     return FederatedData(names, one, what="owner")
 
 
 def _examples(
-    columns: Columns, header: Sequence[str], inputs: Sequence[str], rows: Sequence[Sequence[str]], file: Path
+    meant: Columns, header: Sequence[str], inputs: Sequence[str], rows: Sequence[Sequence[str]], file: Path
 ) -> Examples:
-    wanted = {*inputs, columns.target}
+    wanted = {*inputs, meant.target}
     table = {
         name: np.array([row[place] for row in rows], object) for place, name in enumerate(header) if name in wanted
     }
-    return columns.examples(table, inputs, str(file))
+    return meant.examples(table, inputs, str(file))
 
 
 def _parsed(file: Path, delimiter: str) -> tuple[list[str], list[list[str]]]:

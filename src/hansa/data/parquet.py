@@ -31,13 +31,8 @@ _MAX_GROUP = 1 << 31
 
 def read(
     path: str | Path,
-    target: str,
+    columns: Columns | str,
     *,
-    features: Sequence[str] | None = None,
-    categories: Mapping[str, Sequence[str]] | None = None,
-    classes: Sequence[str] | None = None,
-    regression: bool = False,
-    missing: float | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Split:
@@ -45,13 +40,13 @@ def read(
 
     The parameters are those of `hansa.data.csv_table.read`. Raises `InputError`, naming the file and the column.
     """
-    columns = Columns(target, features, categories or {}, classes, regression, missing)
+    meant = columns if isinstance(columns, Columns) else Columns(columns)
     file = Path(path)
 
     def whole(table: Any) -> Examples:
-        inputs = columns.inputs(table.schema_arrow.names, str(file))
+        inputs = meant.inputs(table.schema_arrow.names, str(file))
         groups = range(table.num_row_groups)
-        return _examples(table, columns, inputs, dict.fromkeys(groups), file)
+        return _examples(table, meant, inputs, dict.fromkeys(groups), file)
 
     return hold_out(_with_file(file, whole), test_fraction, np.random.default_rng(seed))
 
@@ -59,22 +54,17 @@ def read(
 def read_clients(
     path: str | Path,
     client: str,
-    target: str,
+    columns: Columns | str,
     *,
-    features: Sequence[str] | None = None,
-    categories: Mapping[str, Sequence[str]] | None = None,
-    classes: Sequence[str] | None = None,
-    regression: bool = False,
-    missing: float | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> FederatedData:
     """One owner for each value of the column `client`, which is no input; each keeps some of its rows for testing."""
-    columns = Columns(target, features, categories or {}, classes, regression, missing)
+    meant = columns if isinstance(columns, Columns) else Columns(columns)
     file = Path(path)
 
     def indexed(table: Any) -> tuple[list[str], Names, Partition, Indices]:
-        inputs = columns.inputs(table.schema_arrow.names, str(file), [client])
+        inputs = meant.inputs(table.schema_arrow.names, str(file), [client])
         pieces = [_column(table, group, [client], file)[client] for group in range(table.num_row_groups)]
         owners = np.concatenate([np.array([_name(cell) for cell in piece.tolist()], object) for piece in pieces])
         if not len(owners) or "" in set(owners.tolist()):
@@ -90,7 +80,7 @@ def read_clients(
         mine = rows_of[names.index(name)]
         groups = np.searchsorted(ends, mine, side="right")
         wanted = {int(group): mine[groups == group] - (ends[group - 1] if group else 0) for group in np.unique(groups)}
-        examples = _with_file(file, lambda table: _examples(table, columns, inputs, wanted, file))
+        examples = _with_file(file, lambda table: _examples(table, meant, inputs, wanted, file))
         return hold_out(examples, test_fraction, np.random.default_rng([seed, zlib.crc32(name.encode())]))
 
     return FederatedData(names, one, what="owner")
@@ -112,17 +102,17 @@ def _with_file(file: Path, use: Callable[[Any], T]) -> T:
 
 
 def _examples(
-    table: Any, columns: Columns, inputs: Sequence[str], wanted: Mapping[int, Indices | None], file: Path
+    table: Any, meant: Columns, inputs: Sequence[str], wanted: Mapping[int, Indices | None], file: Path
 ) -> Examples:
     """wanted: row group → which of its rows, None: all."""
-    names = [*inputs, columns.target]
+    names = [*inputs, meant.target]
     pieces: dict[str, list[Array]] = {name: [] for name in names}
     for group, rows in wanted.items():
         for name, cells in _column(table, group, names, file).items():
             pieces[name].append(cells if rows is None else cells[rows])
     if not wanted:
         raise InputError(f"{file} has no rows")
-    return columns.examples({name: np.concatenate(cells) for name, cells in pieces.items()}, inputs, str(file))
+    return meant.examples({name: np.concatenate(cells) for name, cells in pieces.items()}, inputs, str(file))
 
 
 def _column(table: Any, group: int, names: Sequence[str], file: Path) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hansa.data.examples import Examples
-from hansa.data.partition import Partition, partition
+from hansa.data.federated import Partitioned
 from hansa.errors import InputError
 
 __all__ = ["Shares"]
@@ -30,7 +30,7 @@ class Shares:
                 raise InputError("data has no client: give a list or a mapping with the examples of each")
         else:
             self._whole, self.test = _parts(data)
-        self._partitions: dict[tuple[int, str, int], Partition] = {}
+        self._partitioned: dict[tuple[str, int], Partitioned] = {}
 
     @property
     def clients(self) -> int | None:
@@ -51,10 +51,9 @@ class Shares:
             if total != len(self._own):
                 raise InputError(f"there are data of {len(self._own)} clients, not of {total}: leave `clients` out")
             return self._own[index]
-        key = (total, scheme, seed)
-        if key not in self._partitions:
-            self._partitions[key] = partition(scheme, self._whole.y, total, np.random.default_rng(seed))
-        return self._whole.take(self._partitions[key][index])
+        if (scheme, seed) not in self._partitioned:
+            self._partitioned[scheme, seed] = Partitioned(self._whole, scheme, seed=seed)
+        return self._whole.take(self._partitioned[scheme, seed].parts(total)[index])
 
 
 def _parts(data: Any) -> tuple[Examples, Examples | None]:

@@ -196,7 +196,8 @@ def _check(axes: Sequence[Axis], start: Cell, app: App) -> None:
                 raise ConfigError(f"no algorithm of {', '.join(algorithms)} has the option {option!r}")
         elif not (dot and group == "aggregator") and axis.name not in {*_KNOWN, *app.settings} and not app.reads_config:
             raise ConfigError(
-                f"the app has no setting {axis.name!r}; its own are: {', '.join(app.settings) or 'none'}; others: "
+                f"the app has no setting {axis.name!r}; its own are: {', '.join(app.settings) or 'none'} (of "
+                "a function that makes the trainer, given to `hansa.App`, the parameters are settings); others: "
                 f"{', '.join(_KNOWN)}, algorithm.OPTION, aggregator.OPTION"
             )
 
