@@ -1,19 +1,25 @@
 """Adaptive clipping: C follows a quantile of the norms, and is part of the server's state."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hansa.aggregators.mean import WeightedMean
-from hansa.algorithm import Algorithm, Bound
+from hansa.algorithm import Algorithm, Bound, Partial, Trainer
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.scaffold import scaffold
-from hansa.arrays import Arrays
+from hansa.arrays import Arrays, norm
 from hansa.errors import ConfigError
+from hansa.messages import RunSpec, Task, Update
+from hansa.privacy.accounting import spent
 from hansa.privacy.adaptive import adaptive_clip
+from hansa.privacy.central import central_noise
+from hansa.privacy.clip import clipped
+from hansa.run import resolve
 from hansa.testing.algorithms import LAWS, Case, Law
-from hansa.testing.federation import play
+from hansa.testing.federation import play, task_of
 from hansa.testing.linear import LinearTrainer, make_examples
 
 MEAN = WeightedMean(uniform=True)
@@ -42,6 +48,65 @@ def test_c_shrinks_while_too_few_are_and_settles_at_the_quantile():
     assert large[-1] < 1.0
 
 
+def test_what_is_sent_is_within_the_bound_and_counts_as_what_was_clipped_to_c():
+    transform = adaptive_clip(Bound(), norm=0.3, indicator=0.25)
+    algorithm = transform.wrap(fedavg(MEAN))  # type: ignore[misc]  # it wraps
+    state = algorithm.init(TRAINER.initial_model(np.random.default_rng(0)))
+    for limit in (1e-9, 0.02, 0.3, 7.0, 1e9):
+        there = replace(state, slots={"adaptive-clip": Arrays({"norm": np.array(limit)})})
+        model = algorithm.broadcast(there)
+        task = task_of(next(iter(DATA)), DATA)
+        sent = algorithm.client_update(TRAINER, model, task).arrays
+        assert norm(sent) <= transform.bound.norm * (1 + 1e-12)
+        plain = fedavg(MEAN).client_update(TRAINER, there.params, task_of(next(iter(DATA)), DATA)).arrays
+        expected = clipped(plain, Bound(limit))
+        for name, array in expected.items():
+            np.testing.assert_allclose(sent[f"model/{name}"] * limit, array, rtol=1e-6)
+        assert sent["clip/within"] == (0.5 if norm(plain) <= limit else -0.5)  # √β
+
+
+def test_with_c_as_it_is_it_is_clipping():
+    still = list(play(adapting(norm=0.02, learning_rate=0.0), TRAINER, DATA, rounds=3))
+    algorithm = fedavg(MEAN)
+
+    def clipping(trainer: Trainer, model: Arrays, task: Task) -> Update:
+        update = algorithm.client_update(trainer, model, task)
+        return replace(update, arrays=clipped(update.arrays, Bound(0.02)))
+
+    fixed = list(play(replace(algorithm, client_update=clipping), TRAINER, DATA, rounds=3))
+    for one, other in zip(still, fixed, strict=True):
+        for name, array in one.params.items():
+            np.testing.assert_allclose(array, other.params[name], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("beta", "z", "clients"), [(0.01, 1.0, 100), (0.25, 0.4, 10)])
+def test_the_noise_is_that_of_the_paper(beta: float, z: float, clients: int):
+    clip = adaptive_clip(Bound(), norm=3.0, indicator=beta)
+    noise = central_noise(clip.bound, multiplier=z, clients=clients)
+    drawn = []
+    for seed in range(2000):
+        zero = Partial({"model/w": np.zeros(1, np.int64), "clip/within": np.zeros((), np.int64)})
+        quanta = {"model/w": 2.0**-40, "clip/within": 2.0**-40}
+        sums = noise.release(zero, quanta, np.random.default_rng(seed)).sums  # type: ignore[misc]  # it releases
+        drawn.append([sums["model/w"][0] * 2.0**-40, sums["clip/within"] * 2.0**-40])
+    of_update, of_bits = np.std(drawn, axis=0)
+    on_update = of_update  # z_Δ
+    on_bits = of_bits / (2 * math.sqrt(beta))  # σ_b
+    assert 1 / z**2 == pytest.approx(1 / on_update**2 + 1 / (2 * on_bits) ** 2, rel=0.1)  # theorem 1
+    assert on_bits == pytest.approx(z * math.sqrt(1 + 1 / beta) / 2, rel=0.08)
+    if beta == 0.01:
+        assert on_bits == pytest.approx(clients / 20, rel=0.1)  # the paper's default
+
+
+def test_noise_of_an_adaptive_norm_costs_what_noise_of_a_fixed_one_does():
+    fixed = central_noise(Bound(3.0), multiplier=2.0, clients=5).noise
+    assert fixed is not None
+    uniform = RunSpec(aggregator_options={"uniform": True})
+    for first in ("clip:norm=3", "adaptive-clip:norm=3"):
+        spec = replace(uniform, transforms=(first, "central-noise:multiplier=2,clients=5"))  # type: ignore[arg-type]
+        assert spent(resolve(spec).pipeline.noises, 7).epsilon == spent([fixed], 7).epsilon
+
+
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("inner", [fedavg(MEAN), scaffold(MEAN, num_clients=4)], ids=lambda inner: inner.name)
 def test_a_wrapped_algorithm_keeps_the_laws_of_algorithms(law: Law, inner: Algorithm):
@@ -55,6 +120,7 @@ def test_a_wrapped_algorithm_keeps_the_laws_of_algorithms(law: Law, inner: Algor
         ({"norm": 0}, "adaptive-clip: norm is 0; it must be a number above 0"),
         ({"norm": math.inf}, "adaptive-clip: norm is infinite"),
         ({"quantile": 1.5}, "adaptive-clip: quantile is 1.5; it must be a number from 0 to 1"),
+        ({"indicator": 0}, "adaptive-clip: indicator is 0; it must be above 0"),
         ({"learning_rate": -1}, "adaptive-clip: learning_rate is -1; it must be a number from 0 to 100"),
     ],
 )

@@ -19,10 +19,11 @@ SOME_WAYS = [way for way in WAYS if way.name not in {"three processes", "random 
 CHAINS = [
     ["clip:norm=0.5", "gaussian-noise:multiplier=0.1", "top-k:share=0.5", "quantize:bits=4"],
     ["clip:norm=0.5", "random-mask:share=0.5", "quantize:keep_norm=true", "central-noise:multiplier=0.1,clients=4"],
+    ["adaptive-clip:norm=0.5", "central-noise:multiplier=0.1,clients=4"],
 ]
 
 
-@pytest.mark.parametrize("transforms", CHAINS, ids=["local", "central"])
+@pytest.mark.parametrize("transforms", CHAINS, ids=["local", "central", "adaptive"])
 def test_a_run_with_transforms_has_the_same_bits_in_every_way(tmp_path: Path, transforms: Sequence[str]):
     spec = RunSpec(
         algorithm="scaffold",

@@ -21,10 +21,14 @@ from typing import TypeAlias
 import numpy as np
 from hypothesis import strategies as st
 
+from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Bound, Transform
+from hansa.algorithms.fedavg import fedavg
 from hansa.arrays import DTYPES, Arrays, delta_dtype, is_floating, map_floating, norm
 from hansa.messages import Update
 from hansa.testing.broken import require, require_same
+from hansa.testing.federation import task_of
+from hansa.testing.linear import LinearTrainer
 from hansa.testing.values import models, random_change
 from hansa.wire import codec, packing
 
@@ -114,7 +118,7 @@ def nothing_that_was_given_is_changed(make: Make, case: Case) -> None:
 def the_norm_is_within_the_bound(make: Make, case: Case) -> None:
     """Of what comes out, in every round, where the transform says that there is a bound."""
     transform = make(case.before)
-    for out in _applied(transform, case):
+    for out in _wrapped(transform, case) if transform.wrap is not None else _applied(transform, case):
         length = norm(out.arrays, transform.bound.order)
         require(length <= transform.bound.norm * (1 + 1e-9), f"the norm {length} is at most {transform.bound.norm}")
 
@@ -179,6 +183,18 @@ def _applied(transform: Transform, case: Case) -> list[Update]:
     first, second = case.updates
     out = transform.apply(first, np.random.default_rng([case.seed, 1]))
     return [out, transform.apply(replace(second, memory=out.memory), np.random.default_rng([case.seed, 2]))]
+
+
+def _wrapped(transform: Transform, case: Case) -> list[Update]:
+    """What leaves a client of a wrapped algorithm whose client half has made these updates."""
+    assert transform.wrap is not None  # noqa: S101 - who calls has looked
+    sent = []
+    for update in case.updates:
+        plain = replace(fedavg(WeightedMean()), client_update=lambda *_, made=update: made)
+        algorithm = transform.wrap(plain)
+        model = algorithm.broadcast(algorithm.init(case.template))
+        sent.append(algorithm.client_update(LinearTrainer(1), model, task_of("client-0", {"client-0": None})))
+    return sent
 
 
 def _copy(arrays: Arrays) -> Arrays:
