@@ -219,7 +219,8 @@ def test_mpi_is_used_where_a_launcher_has_started_several_processes(monkeypatch:
 
 def test_mpi_that_is_not_installed_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
-    monkeypatch.delitem(sys.modules, "hansa.distributed.mpi", raising=False)
+    for loaded in ("hansa.ranks", "hansa.distributed.mpi"):
+        monkeypatch.delitem(sys.modules, loaded, raising=False)
     with pytest.raises(MissingExtraError, match=r"hansa\[mpi\]"):
         run(nothing, ring(2), over="mpi")
 
