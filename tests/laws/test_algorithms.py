@@ -24,6 +24,7 @@ from hansa.testing.algorithms import LAWS, Case, Law, cases
 from hansa.testing.equalities import follows_centralized_descent, same_trajectory
 from hansa.testing.linear import LinearTrainer, make_examples
 from hansa.training.clusters import KMeansTrainer
+from hansa.training.items import ItemsTrainer
 from hansa.training.tables import TableTrainer
 from hansa.training.trees import BoostedTreesTrainer
 
@@ -50,6 +51,7 @@ OF_THEIR_OWN: dict[str, Any] = {
         BoostedTreesTrainer([[0.0, 1.0], [0.5, 0.5]], trees=1, depth=2, classes=3),
         {"client-1": (np.array([[0.0, 1.0], [2.0, 0.5], [1.0, 0.0]]), np.array([0, 2, 1]))},
     ),
+    "heavy-hitters": (ItemsTrainer(3, 2), {"client-1": ["a", "ab", "ab", "b"]}),
 }
 """Algorithms with models of one kind: who has them, and the data of a client."""
 
