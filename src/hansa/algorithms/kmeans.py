@@ -8,9 +8,11 @@ joined points, to the bit, however they are spread over clients.
 
 The first round finds where to begin, with `start="k-fed"`: the first clients by their share cluster their own points
 (k-means++ and Lloyd's steps) and send centres with the number of points at each; the server goes from the heaviest to
-the one that is farthest from those chosen, k times, and takes Lloyd's steps on what was sent. This is the one-shot
-clustering of Dennis, Li, Smith: "Heterogeneity for the Win", ICML 2021, arXiv:2103.00697, but that every client looks
-for k centres, and that squared distances count by the root of the points. k-means++: Arthur, Vassilvitskii, SODA 2007.
+the one that is farthest from those chosen, k times, and takes Lloyd's steps on what was sent. This is k-FED, but that
+every client looks for k centres, and that squared distances count by the root of the points.
+
+Dennis, Li, Smith: "Heterogeneity for the Win: One-Shot Federated Clustering", ICML 2021, arXiv:2103.00697. k-means++:
+Arthur, Vassilvitskii, SODA 2007.
 """
 
 from dataclasses import replace

@@ -15,8 +15,8 @@ __all__ = ["commands", "version"]
 
 commands = typer.Typer(no_args_is_help=True, help="Algorithms: what --algorithm can name here.")
 
-_CITED = re.compile(r".*arXiv:\d+\.\d+")
-"""A paragraph that names a paper, up to its number."""
+_CITED = re.compile(r".*?arXiv:\d+\.\d+")
+"""A paragraph that names a paper, up to the number of the first."""
 
 
 @commands.command("list")
