@@ -12,7 +12,8 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests/federation.py is a module of the tests
 
-from servers import PostgresServer, S3Server, postgres_server, s3_server  # found from here on
+import cradle  # found from here on
+from servers import PostgresServer, S3Server, postgres_server, s3_server
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -34,6 +35,13 @@ def _log_as_before() -> Iterator[None]:
     """A command that a test ran in this process has its log lines go to a stream that is closed by now."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_workers() -> Iterator[None]:
+    """Workers of simulations begin where another process has imported hansa already."""
+    with cradle.simulations():
+        yield
 
 
 @pytest.fixture(scope="session")

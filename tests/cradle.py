@@ -28,7 +28,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Any, ClassVar, NoReturn
+
+from hansa.simulation import child
 
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of Linux's prctl."""
@@ -45,7 +48,7 @@ _ABOVE = 256
 
 
 class Popen(subprocess.Popen[Any]):
-    """As `subprocess.Popen` of [sys.executable, "-m", MODULE, …], with "-u" before it or not, or ["-P", FILE, …]."""
+    """As `subprocess.Popen` of [sys.executable, "-m", MODULE, …], also with "-u" before it, ["-P", FILE, …], ["-c", …]."""
 
     def _execute_child(self, args: Any, *given: Any) -> None:
         """What `subprocess` calls with its pipes made, as in Python 3.11 to 3.13."""
@@ -62,7 +65,8 @@ class Popen(subprocess.Popen[Any]):
             "session": bool(starts_session),
             "numbers": list(numbers),
         }
-        self.pid = _cradle().begin(request, list(numbers.values()))
+        alone = request["environment"].get("OMP_NUM_THREADS") == "1"
+        self.pid = _cradle(alone=alone).begin(request, list(numbers.values()))
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
@@ -88,16 +92,42 @@ def workers() -> Iterator[None]:
         transport._start = start
 
 
+@contextmanager
+def simulations() -> Iterator[None]:
+    """Meanwhile, worker processes of simulations in this process are forked too."""
+
+    def popen(args: Any, *, stdout: int | None, **given: Any) -> Popen:
+        return Popen(args, stdout=1 if stdout is None else stdout, stderr=2, **given)
+
+    child.subprocess = SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        child.subprocess = subprocess  # type: ignore[assignment]
+
+
+def processes() -> set[int]:
+    """Those that tests of this process fork from."""
+    return {each.pid for each in _Cradle.all}
+
+
 class _Cradle:
     """The test's side of one."""
 
-    def __init__(self) -> None:
+    all: ClassVar[list["_Cradle"]] = []
+
+    def __init__(self, environment: dict[str, str]) -> None:
         self._lock = threading.Lock()
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [sys.executable, __file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=dict(os.environ) | environment,  # noqa: TID251 - to hand it on
             )
+        self.pid = self._process.pid
+        self.all.append(self)
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -121,9 +151,9 @@ class _Cradle:
 
 
 @cache
-def _cradle() -> _Cradle:
-    """That of this process; it ends with it, when its socket closes."""
-    return _Cradle()
+def _cradle(*, alone: bool) -> _Cradle:
+    """One of this process; it ends with it, when its socket closes. alone: its libraries compute with one thread."""
+    return _Cradle(child.ONE_THREAD if alone else {})
 
 
 def _adopt(yes: bool) -> None:  # noqa: FBT001 - as prctl has it
@@ -227,11 +257,14 @@ def _run(arguments: list[str]) -> None:
             if not hasattr(sys.modules.get(module), "__path__"):
                 sys.modules.pop(module, None)  # it runs as __main__, as if nobody had imported it
             runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-c", program, *rest]:
+            sys.argv = ["-c", *rest]
+            exec(program, {"__name__": "__main__"})  # noqa: S102 - as the interpreter does
         case ["-P", file, *rest]:
             sys.argv = [file, *rest]
             runpy.run_path(file, run_name="__main__")
         case _:
-            raise SystemExit(f"a cradle runs -m MODULE or -P FILE, not {arguments}")
+            raise SystemExit(f"a cradle runs -m MODULE, -P FILE or -c PROGRAM, not {arguments}")
 
 
 if __name__ == "__main__":

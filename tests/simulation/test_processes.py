@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cradle
 import pytest
 
 from hansa.errors import ConfigError, QuorumNotMetError, UserCodeError
@@ -21,8 +22,9 @@ def without_seconds(result: SimulationResult) -> list[dict[str, object]]:
 
 
 def children() -> set[int]:
-    """Processes that this one has started and that are still there."""
-    return {int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()}
+    """Processes that this one has started and that are still there, but for those that tests fork from."""
+    started = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return {int(pid) for pid in started} - cradle.processes()
 
 
 def test_the_history_is_that_of_one_process_to_the_bit(app: Path) -> None:

@@ -108,7 +108,11 @@ def assert_same_history(mine: SimulationResult, theirs: SimulationResult) -> Non
     assert_alike(mine.model, theirs.model)
 
 
-@pytest.mark.parametrize("algorithm", sorted({*names("hansa.algorithms")} - {"fedbn"}))  # which needs BatchNorm
+OTHER_MODELS = {"statistics", "kmeans", "hist-gbdt", "heavy-hitters", "fedbn"}
+"""What has a model of its own kind, or needs BatchNorm."""
+
+
+@pytest.mark.parametrize("algorithm", sorted({*names("hansa.algorithms")} - OTHER_MODELS))
 def test_every_algorithm_runs_as_with_one_client_after_another(app: Path, algorithm: str) -> None:
     def run(engine: Any) -> SimulationResult:
         options = OPTIONS.get(algorithm, {})
