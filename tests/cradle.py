@@ -48,7 +48,7 @@ _ABOVE = 256
 
 
 class Popen(subprocess.Popen[Any]):
-    """As `subprocess.Popen` of [sys.executable, "-m", MODULE, …], also with "-u" before it, ["-P", FILE, …], ["-c", …]."""
+    """As `subprocess.Popen` of [sys.executable, "-m", MODULE, …], "-u" before it or not, ["-P", FILE, …], ["-c", …]."""
 
     def _execute_child(self, args: Any, *given: Any) -> None:
         """What `subprocess` calls with its pipes made, as in Python 3.11 to 3.13."""
