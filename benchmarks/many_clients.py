@@ -29,6 +29,7 @@ import structlog
 import hansa
 from hansa.arrays import Arrays
 from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.network.client.signing import signed_offer
 from hansa.network.combiner.node import CombinerNode
 from hansa.network.controller.server import ControllerServer
 from hansa.network.entrance import Entrance
@@ -52,6 +53,7 @@ class Light:
     """A client that answers each task at once with the same update."""
 
     link: Link
+    entrance: Entrance
 
     def __init__(self, name: str, here: asyncio.Semaphore) -> None:
         """here: released when it is attached."""
@@ -74,7 +76,9 @@ class Light:
     def receive(self, frame: ToNode) -> None:
         """Take part."""
         if isinstance(frame, OpenRound) and frame.key.kind is Kind.TRAIN:
-            self.link.send(Offer(frame.key, self._name, self._update, (Contribution(self._name, 10),)))
+            made = (Contribution(self._name, 10),)
+            offer = Offer(frame.key, self._name, self._update, made, base=frame.model.digest)
+            self.link.send(signed_offer(offer, self.entrance.identity))
 
 
 def clients(join: str, trust: Trust, tokens: list[tuple[str, str]]) -> None:
@@ -88,6 +92,7 @@ def clients(join: str, trust: Trust, tokens: list[tuple[str, str]]) -> None:
             light = Light(name, here)
             entrance = Entrance(join, token, keys / name, trust, GRPC)
             hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__)
+            light.entrance = entrance
             light.link = Link(light, entrance=entrance, hello=hello, preferred="combiner")
             running.append(asyncio.create_task(light.link.run()))
         await asyncio.gather(*running)

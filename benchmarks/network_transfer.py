@@ -26,6 +26,7 @@ import structlog
 import hansa
 from hansa.arrays import Arrays
 from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.network.client.signing import signed_offer
 from hansa.network.combiner.node import CombinerNode
 from hansa.network.controller.server import ControllerServer
 from hansa.network.entrance import Entrance
@@ -84,12 +85,15 @@ class Measured:
     started: float = 0.0
     downloaded: float = 0.0
     accepted: float = 0.0
+    refused: str = ""
+    """Why the update does not count."""
 
 
 class Mover:
     """Downloads the broadcast model into nothing, and offers the update that it was given."""
 
     link: Link
+    entrance: Entrance
 
     def __init__(self, name: str, update: bytes, digest: str, done: "asyncio.Queue[Measured]", *, fetch: bool) -> None:
         self.name, self.update, self.digest, self.done, self.fetch = name, update, digest, done, fetch
@@ -109,9 +113,8 @@ class Mover:
             case Admission():
                 self.upload = asyncio.create_task(self.send(frame))
             case Verdict():
-                if not frame.accepted:
-                    raise RuntimeError(frame.detail)
                 self.times.accepted = time.monotonic()
+                self.times.refused = "" if frame.accepted else frame.detail
                 self.done.put_nowait(self.times)
             case _:
                 pass
@@ -124,7 +127,8 @@ class Mover:
                 await self.link.download(opened.model, Path(folder) / "model")
         self.times.downloaded = time.monotonic()
         blob = Blob(self.digest, len(self.update))
-        self.link.send(Offer(opened.key, self.name, blob, (Contribution(self.name, 1),)))
+        offer = Offer(opened.key, self.name, blob, (Contribution(self.name, 1),), base=opened.model.digest)
+        self.link.send(signed_offer(offer, self.entrance.identity))
 
     async def send(self, admission: Admission) -> None:
         """Upload what was offered."""
@@ -151,7 +155,7 @@ def clients(
             mover = Mover(name, update, digest, done, fetch=fetch)
             entrance = Entrance(join, token, keys / name, trust, GRPC)
             hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__)
-            mover.link = Link(mover, entrance=entrance, hello=hello)
+            mover.entrance, mover.link = entrance, Link(mover, entrance=entrance, hello=hello)
             running.append(asyncio.create_task(mover.link.run()))
         results.send([vars(await done.get()) for _ in tokens])
 
@@ -238,6 +242,8 @@ async def measure(count: int, megabytes: int, slots: int, *, fetch: bool, tls: s
         moving.join()
         branch.join()
         await server.aclose()
+    if refused := [entry["refused"] for entry in times if entry["refused"]]:
+        raise RuntimeError(f"an update was refused: {refused[0]}")
     total = count * megabytes * MEGABYTE / 1e9
     began = min(entry["started"] for entry in times)
     fetched = max(entry["downloaded"] for entry in times)
