@@ -36,7 +36,7 @@ class Place(Protocol):
     def second_chances(self) -> int:
         """How often a client is trained again whose worker was lost while it trained; then it has failed.
 
-        0: only user code ends a worker here, and what has loaded no app will not. More: machines come and go.
+        0: only user code ends a worker here. More: machines come and go.
         """
 
     def start(self) -> Link:

@@ -254,8 +254,6 @@ class Workers:
             if self._lost_with[client] > self._place.second_chances:
                 unfinished.pop(0)
                 results[client] = Failed(f"the process that worked for {client} ended, with {status}")
-        elif worker.loading and not self._place.second_chances:
-            raise RunFailedError(f"a worker process ended while it loaded the app, with {status}")
         else:
             self._vain_losses += 1
             if self._vain_losses > _MOST_VAIN_LOSSES:
