@@ -33,6 +33,8 @@ from typing import Any, NoReturn
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of Linux's prctl."""
 _ROOMS = ("api", "cli", "evidence", "network", "packages", "simulation", "wire")
+_NOT_COMMON = ("__main__", ".digits", "simulation.mpi", "simulation.ray")
+"""Commands import these alone, or, of engines with a library of their own, where they are asked for."""
 _STORES = ("hansa.store.opening", "hansa.store.sqlite", "hansa.store.files")
 """Only these: drivers of other stores may have threads, which a fork does not copy."""
 _WORKER = "hansa.network.client.worker"
@@ -137,7 +139,7 @@ def _modules() -> Iterator[str]:
     for room in _ROOMS:
         package = importlib.import_module(f"hansa.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith(("__main__", ".digits")):
+            if not module.name.endswith(_NOT_COMMON):
                 yield module.name
     yield from _STORES
 

@@ -42,6 +42,7 @@ from hansa.rounds.rules import validate
 
 __all__ = [
     "Run",
+    "check_program",
     "check_synchronous",
     "derive_rng",
     "names",
@@ -261,6 +262,18 @@ def _check_buffering(spec: RunSpec, buffering: Buffering, aggregator: Aggregator
             f"{named}, of whoever is first, and privacy is accounted for clients that are drawn; choose another "
             "algorithm, or no noise"
         )
+
+
+def check_program(spec: RunSpec) -> None:
+    """Raise `ConfigError` for a run of parties that cannot be."""
+    if len(set(spec.parties)) < len(spec.parties) or not all(spec.parties):
+        raise ConfigError(f"parties are {', '.join(spec.parties)}: each must have a name, and be there once")
+    if spec.transforms:
+        raise ConfigError(
+            f"parties send each other messages, and no updates that {spec.transforms[0]} could change: leave it out"
+        )
+    _check_whole("seed", spec.seed, 0, 2**63 - 1)
+    validate(spec.rules)
 
 
 def check_synchronous(run: Run) -> None:
