@@ -312,7 +312,7 @@ class RunSpec:
     transforms: tuple[TransformSpec, ...] = ()
     """What each update goes through before it leaves the client, in this order: "clip:norm=1.0", "quantize:bits=4"."""
     parties: tuple[str, ...] = ()
-    """Clients by name that run the app's program in place of rounds, its worker 0 first; `central` is beside the server."""
+    """Clients that run the app's program in place of rounds, its worker 0 first; `central` is beside the server."""
 
     def __post_init__(self) -> None:
         """Take transforms as text, as mappings of name and options, or as what they are."""

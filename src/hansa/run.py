@@ -322,7 +322,15 @@ def _check_options(
 
 
 def suit(spec: RunSpec, app: App) -> RunSpec:
-    """The spec without the evaluations that the app has no functions for; `AppError` where it cannot train at all."""
+    """The spec without the evaluations that the app has no functions for; `AppError` where it cannot train at all.
+
+    Raises `ConfigError` where the run has parties, and no rounds.
+    """
+    if spec.parties:
+        raise ConfigError(
+            f"parties are {', '.join(spec.parties)}: they run a program on a network; in one process it is run by "
+            f"hansa.distributed.run(*app.program_of({len(spec.parties)}))"
+        )
     app.check()
     evaluation = replace(
         spec.evaluation,

@@ -54,7 +54,9 @@ def start(
     parties: Annotated[
         str | None,
         typer.Option(
-            "--parties", metavar="CLIENT,…", show_default=False,
+            "--parties",
+            metavar="CLIENT,…",
+            show_default=False,
             help="Run the app's program in place of rounds, with these clients as its workers 0, 1, …; `central` runs "
             "beside the server.",
         ),

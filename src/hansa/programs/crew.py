@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hansa.programs.encoding import decode, encode
 from hansa.errors import DeadlockError, HansaError, InputError, RunFailedError, UserCodeError
+from hansa.programs.encoding import decode, encode
 from hansa.protocols.message import name_of
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program, Receive, Worker
@@ -60,6 +60,7 @@ class Crew:
         topology: AnyTopology,
         seed: int,
         post: Post,
+        *,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         """numbers: the workers that are run here; post: for messages to the others; settings: see `Worker`."""

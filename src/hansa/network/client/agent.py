@@ -355,21 +355,23 @@ class Agent:
 
     async def _converse(self, opened: OpenRound, code: Code, relay: Relay) -> None:
         """One run of the program. A worker process of its own: a program waits for others, and nobody waits for it."""
-        key, name = opened.key, self.client.name
+        key = opened.key
         outgoing, printed = Outgoing(self._site, opened), Counter[str]()
-        correspondence = Correspondence(
-            relay, key, opened.spec, name, self._objects,
-            lambda size: self._patiently(opened, lambda: outgoing.leave(size)),
-        )  # fmt: skip
+        leaving = lambda size: self._patiently(opened, lambda: outgoing.leave(size))  # noqa: E731 - as long as its name
+        correspondence = Correspondence(relay, opened, self._objects, leaving)
         workshop = self._open_workshop(code, self.client, self._objects, partial(self._printed_by, key, printed))
         result = update_file(self._objects, key)
         try:
-            done = await workshop.work(opened, self._pass_on, correspondence)
-            await self._patiently(opened, lambda: asyncio.to_thread(keep_result, result, self._work / RESULTS / key.run))
+            try:
+                done = await workshop.work(opened, self._pass_on, correspondence)
+            finally:
+                await workshop.aclose()
+            await self._patiently(
+                opened, lambda: asyncio.to_thread(keep_result, result, self._work / RESULTS / key.run)
+            )
             answer = await self._outbound(opened, done)
             await correspondence.end(answer.metrics if isinstance(answer, Evaluated) else {})
         finally:
-            await workshop.aclose()
             await correspondence.aclose()
             result.unlink(missing_ok=True)
             if printed:

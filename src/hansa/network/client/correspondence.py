@@ -22,7 +22,6 @@ from hansa.errors import (
     StorageUnavailableError,
     UserCodeError,
 )
-from hansa.messages import RunSpec
 from hansa.network.client.outbox import letter_file
 from hansa.network.entrance import Entrance
 from hansa.network.files import opened
@@ -33,7 +32,7 @@ from hansa.programs.ending import End
 from hansa.store.disk import explained
 from hansa.wire import channel, chunks
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Awaited, Blob, Letter, RoundKey
+from hansa.wire.frames import Awaited, Blob, Letter, OpenRound
 
 __all__ = ["Correspondence", "Post", "Relay"]
 
@@ -102,21 +101,19 @@ class Correspondence:
     def __init__(
         self,
         post: Post,
-        key: RoundKey,
-        spec: RunSpec,
-        party: str,
+        opened: OpenRound,
         objects: Path,
         leaving: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """objects: where large letters lie on their way from and to the worker; leaving: told of their bytes before."""
-        self.key = key
+        self.key = opened.key
         self._post = post
-        self._parties = spec.parties
-        self._number = spec.parties.index(party)
+        self._parties = opened.spec.parties
+        self._number = self._parties.index(opened.invited[0])
         self._objects = objects
         self._leaving = leaving
         self._sent: defaultdict[int, int] = defaultdict(int)
-        self._read = np.zeros(len(spec.parties), np.int64)
+        self._read = np.zeros(len(self._parties), np.int64)
         self._kept = 0
         self._on_the_way = 0
         self._progress = asyncio.Event()
@@ -196,9 +193,7 @@ class Correspondence:
 
     async def _fetched(self, awaited: Awaited) -> Letter:
         async def ask() -> Blob | None:
-            now = Awaited(
-                self.key, awaited.sender, self._number, awaited.number, sum(self._sent.values()), self._kept
-            )
+            now = Awaited(self.key, awaited.sender, self._number, awaited.number, sum(self._sent.values()), self._kept)
             return await self._received(now)
 
         blob = None

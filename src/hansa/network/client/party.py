@@ -55,7 +55,7 @@ class Party:
                 f"the session has {len(spec.parties)} parties, and the app's program is for {topology.name} with "
                 f"{topology.size} workers; make them as many"
             )
-        crew = Crew((number,), program, topology, spec.seed, self._post, self._info.settings)
+        crew = Crew((number,), program, topology, spec.seed, self._post, settings=self._info.settings)
         try:
             while not crew.advance():
                 waits = crew.waits(number)
@@ -68,9 +68,7 @@ class Party:
         if result:
             file = update_file(self._objects, self._opened.key)
             self._write(lambda: _written(file, result))
-        return Evaluated(
-            self._opened.key, self._opened.invited[0], 1, numbers(decode(result)) if result else {}
-        )
+        return Evaluated(self._opened.key, self._opened.invited[0], 1, numbers(decode(result)) if result else {})
 
     def _post(self, sender: int, receiver: int, frame: bytes) -> None:
         blob = Blob(blake3(frame).hexdigest(), len(frame), frame if len(frame) <= INLINE_LIMIT else b"")

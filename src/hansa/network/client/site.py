@@ -104,7 +104,7 @@ class Site:
             self._write(opened, "evaluation", 8 * len(answer.metrics), "", tuple(answer.metrics))
 
     def says(self, opened: OpenRound, kind: str, size: int) -> None:
-        """Write down what was told in words, or is told other parties. kind: failure, prints or letters; size: bytes."""
+        """Write down what is told in words, or to other parties. kind: failure, prints or letters; size: bytes."""
         self._write(opened, kind, size, "", ())
 
     def _write(self, opened: OpenRound, kind: str, size: int, digest: str, metrics: tuple[str, ...]) -> None:

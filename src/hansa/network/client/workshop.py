@@ -228,16 +228,17 @@ class Workshop:
                 case Progress():
                     shown = frame
                     on_frame(frame)
-                case Letter() if correspondence is not None:
-                    await correspondence.take(frame)
-                case Awaited() if correspondence is not None:
-                    await self._bring(frame, correspondence)
+                case Letter() | Awaited() if correspondence is not None:
+                    await self._relay(frame, correspondence)
                 case _:
                     on_frame(frame)
 
-    async def _bring(self, awaited: Awaited, correspondence: Correspondence) -> None:
-        """Give the process the letter that it awaits, however long that takes; one that ends meanwhile is told at once."""
-        bringing = asyncio.ensure_future(correspondence.bring(awaited))
+    async def _relay(self, frame: Letter | Awaited, correspondence: Correspondence) -> None:
+        """Take a letter, or give the process the one that it awaits, however long that takes; unless it ends."""
+        if isinstance(frame, Letter):
+            await correspondence.take(frame)
+            return
+        bringing = asyncio.ensure_future(correspondence.bring(frame))
         process = self._process
         ended = asyncio.ensure_future(process.wait()) if process is not None else bringing
         try:

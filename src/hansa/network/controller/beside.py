@@ -33,7 +33,9 @@ _log = structlog.get_logger(__name__)
 class BesideServer:
     """Runs the party `central` of sessions; what it leaves is a model of their project."""
 
-    def __init__(self, central: CentralEvaluation, store: MetadataStore, retention: Retention, journal: Journal) -> None:
+    def __init__(
+        self, central: CentralEvaluation, store: MetadataStore, retention: Retention, journal: Journal
+    ) -> None:
         """central: has the packages, and says how they are confined."""
         self._central = central
         self._store = store
@@ -59,14 +61,16 @@ class BesideServer:
     ) -> None:
         code = await self._central.code(package)
         objects = place / "objects"
-        correspondence = Correspondence(_Here(conversation), opened.key, opened.spec, CENTRAL, objects)
+        correspondence = Correspondence(_Here(conversation), opened, objects)
         workshop = Workshop(code, ClientInfo(CENTRAL), objects, self._print, self._central.confinement)
         try:
-            done = await workshop.work(opened, lambda _frame: None, correspondence)
+            try:
+                done = await workshop.work(opened, lambda _frame: None, correspondence)
+            finally:
+                await workshop.aclose()
             await self._keep(session, update_file(objects, opened.key))
             await correspondence.end(done.metrics if isinstance(done, Evaluated) else {})
         finally:
-            await workshop.aclose()
             await correspondence.aclose()
 
     async def _keep(self, session: SessionRecord, left: Path) -> None:

@@ -60,7 +60,9 @@ _NOTHING: Final = Blob(blake3(b"").hexdigest(), 0)
 class Beside(Protocol):
     """How a party runs beside the server."""
 
-    def __call__(self, session: SessionRecord, opened: OpenRound, conversation: Conversation) -> Coroutine[Any, Any, None]:
+    def __call__(
+        self, session: SessionRecord, opened: OpenRound, conversation: Conversation
+    ) -> Coroutine[Any, Any, None]:
         """Run it to its end, and keep what it leaves. Raises `HansaError`."""
 
 

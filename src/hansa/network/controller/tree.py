@@ -15,8 +15,8 @@ from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.commit import Sign
-from hansa.network.controller.directory import Directory
 from hansa.network.controller.conversation import Conversation
+from hansa.network.controller.directory import Directory
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurroundings
 from hansa.network.controller.quotas import Quotas
