@@ -54,7 +54,7 @@ from hansa.wire.limits import MAX_LETTER
 KEY = RoundKey("session", 1, Kind.PROGRAM)
 
 
-@message("test.number")
+@message("said.number")
 @dataclass(frozen=True)
 class Number:
     value: float
@@ -291,7 +291,7 @@ async def test_a_letter_that_is_not_read_is_an_error_that_names_both(tmp_path: P
 
     async with table(tmp_path, 2) as at:
         said = await failure(at, program, complete(2))
-    assert said.startswith("party 1 (p1) ended without reading what party 0 (p0) sent it, test.number first")
+    assert said.startswith("party 1 (p1) ended without reading what party 0 (p0) sent it, said.number first")
 
 
 async def test_a_program_that_computes_something_else_when_it_is_run_again_ends(tmp_path: Path) -> None:

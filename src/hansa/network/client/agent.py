@@ -330,7 +330,7 @@ class Agent:
             await self._patiently(opened, lambda: self._site.check_code(opened, code, lambda: self._asked(opened)))
         return code
 
-    async def _outbound(self, opened: OpenRound, done: T) -> T:
+    async def _outbound(self, opened: OpenRound, done: Offer | Evaluated) -> Offer | Evaluated:
         """What may leave of an answer, once it is written down."""
         answer, kept_back = self._site.outbound(done)
         if kept_back:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, TypeVar
+from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 import numpy as np
 import structlog
@@ -237,7 +237,8 @@ class Correspondence:
         """What is awaited, unless a letter could not be carried meanwhile: then its error."""
         task = asyncio.ensure_future(wanted)
         try:
-            await asyncio.wait({task, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {task, self._broken}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if self._broken.done():
                 self._broken.result()
             return task.result()

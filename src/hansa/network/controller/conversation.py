@@ -116,7 +116,7 @@ class Conversation:
             await self._check_repeated(pair, letter)
             return have
         self._check_new(pair, letter, have)
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=self.letters.folder) as whole:
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self.letters.folder)) as whole:
             try:
                 await self.room.need(self.letters.size + letter.blob.size)
                 await _received(letter, pieces, cast("BinaryIO", whole))
