@@ -77,6 +77,8 @@ def test_a_program_outlives_kill_9_of_a_client_and_of_the_server(hansa: Hansa, s
     ]
     assert [each.total for each in found] == [each.total for each in expected]
     assert "0 north, 1 south" in hansa.call("session", "show", session["id"]).stdout
-    assert hansa.call("session", "why", session["id"]).stdout.startswith("session app waits for nothing")
+    assert "waits for nothing: it is finished" in hansa.call("session", "why", session["id"]).stdout
     assert hansa.call("verify", session["id"]).exit_code == 0
+    bundle = hansa.json("session", "export", session["id"])["path"]
+    assert hansa.call("verify", "--bundle", bundle).exit_code == 0
     again.process.send_signal(signal.SIGTERM)

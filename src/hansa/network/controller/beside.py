@@ -2,8 +2,7 @@
 
 import asyncio
 import shutil
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,14 +17,14 @@ from hansa.network.client.workshop import Workshop
 from hansa.network.controller.central import CentralEvaluation
 from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.journal import Journal, event
-from hansa.network.controller.retention import Retention
-from hansa.network.patience import patiently
-from hansa.store.ports import MetadataStore
 from hansa.store.records import ModelRecord, SessionRecord
 from hansa.wire.chunks import CHUNK
 from hansa.wire.frames import CENTRAL, Awaited, Evaluated, Letter, OpenRound
 
-__all__ = ["BesideServer"]
+__all__ = ["BesideServer", "Keep"]
+
+Keep = Callable[[str, memoryview, str], Awaitable[ModelRecord]]
+"""(project, safetensors file, name) → its record; raises `WireError` for another file, and where there is no room."""
 
 _log = structlog.get_logger(__name__)
 
@@ -33,13 +32,10 @@ _log = structlog.get_logger(__name__)
 class BesideServer:
     """Runs the party `central` of sessions; what it leaves is a model of their project."""
 
-    def __init__(
-        self, central: CentralEvaluation, store: MetadataStore, retention: Retention, journal: Journal
-    ) -> None:
-        """central: has the packages, and says how they are confined."""
+    def __init__(self, central: CentralEvaluation, keep: Keep, journal: Journal) -> None:
+        """central: has the packages, and says how they are confined; keep: adds a model to a project."""
         self._central = central
-        self._store = store
-        self._retention = retention
+        self._keep_model = keep
         self._journal = journal
 
     async def __call__(self, session: SessionRecord, opened: OpenRound, conversation: Conversation) -> None:
@@ -76,19 +72,10 @@ class BesideServer:
     async def _keep(self, session: SessionRecord, left: Path) -> None:
         """Its result as a model that people download by its digest, or start another session from."""
         found = await asyncio.to_thread(result_in, left)
-        if found is None:
-            return
-        _, tensors = found
-        digest = await patiently(lambda: self._retention.put([tensors]), who=f"session {session.id}")
-        try:
-            name = f"{session.name}-{session.id}"
-            record = ModelRecord(digest, session.project, "", 0, None, len(tensors), time.time(), name)
-            said = f"what {CENTRAL} has left is the model {digest}"
-            told = event(session.project, session.id, "party.model", said, model=digest)
-            await patiently(lambda: self._store.put(record, told), who=f"session {session.id}")
-        finally:
-            self._retention.holds.release(digest)
-        self._journal.notify()
+        if found is not None:
+            model = await self._keep_model(session.project, found[1], f"{session.name}-{session.id}")
+            said = f"what {CENTRAL} has left is the model {model.id}"
+            await self._journal.record(event(session.project, session.id, "party.model", said, model=model.id))
 
     def _print(self, line: str) -> None:
         _log.info("the app printed", client=CENTRAL, line=line)

@@ -126,7 +126,7 @@ class Controller:
         )
         self._sign_on = sign_on(self.people) if sign_on is not None else None
         self._central = CentralEvaluation(objects, confinement)
-        self._beside = BesideServer(self._central, store, self.retention, self.journal)
+        self._beside = BesideServer(self._central, self.add_model, self.journal)
         self._letters = (spool if spool is not None else Path(tempfile.gettempdir())) / "letters"
         self._opened = asyncio.Event()
         """Set once the sessions are taken up that were running."""

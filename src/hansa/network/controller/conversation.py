@@ -26,6 +26,7 @@ from hansa.errors import (
     StorageUnavailableError,
     WireError,
 )
+from hansa.network.combiner.phase import LONGEST_METRIC
 from hansa.network.controller.letters import Letters, Pair
 from hansa.network.controller.quotas import Quotas
 from hansa.programs.encoding import decode, named
@@ -40,6 +41,7 @@ _PATIENCE: Final = 20.0
 """Seconds after which who waits for a letter is to ask again; a proxy on the way would end a call that is silent."""
 _IN_MEMORY: Final = 1 << 18
 """Bytes of a letter under way; of a larger one, the rest is in a file."""
+_MOST_METRICS: Final = 1000
 _LONGEST_END: Final = 1 << 20
 _STEP: Final = 16 << 20
 """Bytes that are asked of the project's quota at a time."""
@@ -324,4 +326,7 @@ def _end(frame: bytes, size: int) -> End:
     numbers = list(end.metrics.values())
     if any(each.shape != () or each.dtype != np.float64 for each in numbers):
         raise WireError("the metrics in a party's last letter are no numbers")
+    odd = [name for name in end.metrics if len(name) > LONGEST_METRIC or not name.isprintable()]
+    if odd or len(numbers) > _MOST_METRICS:
+        raise WireError(f"a party's last letter has {len(numbers)} metrics, or one called {''.join(odd[:1])[:20]!r}…")
     return end

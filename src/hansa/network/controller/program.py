@@ -296,7 +296,9 @@ class ProgramRunner:
     async def _end(self, state: SessionState, cause: str) -> SessionRecord:
         self.conversation.close()
         await self._jobs.aclose()
-        await asyncio.gather(*self._noting, return_exceptions=True)
+        for flaw in await asyncio.gather(*self._noting, return_exceptions=True):
+            if flaw is not None:
+                _log.error("what a party came to could not be stored", session=self.session.id, exc_info=flaw)
         if state is SessionState.FINISHED:
             await asyncio.to_thread(self._letters.remove)
         seal = await self._patiently(lambda: sealed(self.session, state, cause, self._around.store, self._around.sign))
