@@ -52,8 +52,8 @@ def test_a_program_outlives_kill_9_of_a_client_and_of_the_server(hansa: Hansa, s
     first = hansa.client(server, *client("north", 1))
     hansa.client(server, *client("south", 2))
     settings = ("--no-package", "--set", f"gate={gate}")  # confined code of a package could not write the file
-    watching = hansa.start("session", "start", app, "--parties", "north,south", *settings)
-    while not gate.with_suffix(".reached").exists() and watching.poll() is None:
+    session = hansa.json("session", "start", app, "--parties", "north,south", "--detach", *settings)
+    while not gate.with_suffix(".reached").exists():
         time.sleep(0.02)
     first.kill()
     server.process.kill()
@@ -65,9 +65,9 @@ def test_a_program_outlives_kill_9_of_a_client_and_of_the_server(hansa: Hansa, s
     line_with(again.process, "{")
     hansa.client(again, *client("north", 1))
     gate.touch()
-    said = watching.communicate(timeout=100)[0]
-    assert watching.returncode == 0, said
-    assert "south has ended: total" in said
+    shown = hansa.run("session", "watch", session["id"])
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "south has ended: total" in shown.stdout
     session = json.loads(hansa.run("session", "list", "--json").stdout)
     assert session["state"] == "finished"
     program, _ = load_app(app).program_of(2, {"gate": str(gate)})
@@ -80,5 +80,5 @@ def test_a_program_outlives_kill_9_of_a_client_and_of_the_server(hansa: Hansa, s
     assert "waits for nothing: it is finished" in hansa.call("session", "why", session["id"]).stdout
     assert hansa.call("verify", session["id"]).exit_code == 0
     bundle = hansa.json("session", "export", session["id"])["path"]
-    assert hansa.call("verify", "--bundle", bundle).exit_code == 0
+    assert hansa.call("verify", "--bundle", hansa.folder / bundle).exit_code == 0
     again.process.send_signal(signal.SIGTERM)
