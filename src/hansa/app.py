@@ -22,6 +22,8 @@ from hansa.data.examples import Split
 from hansa.data.sharing import Shares
 from hansa.errors import AppError, ArraysMismatchError
 from hansa.messages import ClientInfo, Metrics, Task, Update
+from hansa.protocols.topology import AnyTopology, TimeVarying, Topology
+from hansa.protocols.worker import Program
 from hansa.training import as_arrays, command
 from hansa.training.learning import Learning
 from hansa.training.of_model import trainer_of
@@ -141,6 +143,22 @@ class App:
     def central_evaluate(self, function: F) -> F:
         """Register `central_evaluate(model, rng)` → `hansa.Metrics`, run beside the server after a round."""
         return self._register("central_evaluate", function)
+
+    def program(self, function: F) -> F:
+        """Register `program(parties)` → a program and its topology, for example `vertical(…), star(parties)`.
+
+        A session with parties runs it (`hansa session start APP --parties a,b,c`), each party one worker of it.
+        """
+        return self._register("program", function)
+
+    def program_of(self, parties: int, config: Mapping[str, Any] | None = None) -> tuple[Program, AnyTopology]:
+        """What so many parties run, and who of them may speak to whom; raises `AppError`."""
+        given = self.function("program", config)(parties)
+        match given:
+            case (program, Topology() | TimeVarying() as topology) if callable(program):
+                return program, topology
+            case _:
+                raise AppError(f"program() returned {_kind(given)}; return a program and its topology")
 
     @property
     def trainer(self) -> Trainer:

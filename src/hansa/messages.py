@@ -41,6 +41,8 @@ class Kind(StrEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"
+    PROGRAM = "program"
+    """To be one party of the app's program (`hansa.protocols`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,10 +311,13 @@ class RunSpec:
     """Handed to user code as `task.config`."""
     transforms: tuple[TransformSpec, ...] = ()
     """What each update goes through before it leaves the client, in this order: "clip:norm=1.0", "quantize:bits=4"."""
+    parties: tuple[str, ...] = ()
+    """Clients that run the app's program in place of rounds, its worker 0 first; `central` is beside the server."""
 
     def __post_init__(self) -> None:
         """Take transforms as text, as mappings of name and options, or as what they are."""
         object.__setattr__(self, "transforms", _transforms(self.transforms))
+        object.__setattr__(self, "parties", _names(self.parties))
 
 
 def merge_metrics(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, Metrics]:
@@ -339,6 +344,12 @@ def _weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
         return math.fsum(products) / total
     except OverflowError:
         return math.nan
+
+
+def _names(given: object) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
+        raise ConfigError(f'parties is {given!r}; it must be a list of names, for example ["bank", "insurer"]')
+    return tuple(given)
 
 
 def _transforms(given: object) -> tuple[TransformSpec, ...]:

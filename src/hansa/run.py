@@ -42,6 +42,7 @@ from hansa.rounds.rules import validate
 
 __all__ = [
     "Run",
+    "check_program",
     "check_synchronous",
     "derive_rng",
     "names",
@@ -263,6 +264,18 @@ def _check_buffering(spec: RunSpec, buffering: Buffering, aggregator: Aggregator
         )
 
 
+def check_program(spec: RunSpec) -> None:
+    """Raise `ConfigError` for a run of parties that cannot be."""
+    if len(set(spec.parties)) < len(spec.parties) or not all(spec.parties):
+        raise ConfigError(f"parties are {', '.join(spec.parties)}: each must have a name, and be there once")
+    if spec.transforms:
+        raise ConfigError(
+            f"parties send each other messages, and no updates that {spec.transforms[0]} could change: leave it out"
+        )
+    _check_whole("seed", spec.seed, 0, 2**63 - 1)
+    validate(spec.rules)
+
+
 def check_synchronous(run: Run) -> None:
     """Raise `ConfigError` for an asynchronous algorithm, where all clients of a round train on the same model."""
     if run.algorithm.buffering is not None:
@@ -311,7 +324,15 @@ def _check_options(
 
 
 def suit(spec: RunSpec, app: App) -> RunSpec:
-    """The spec without the evaluations that the app has no functions for; `AppError` where it cannot train at all."""
+    """The spec without the evaluations that the app has no functions for; `AppError` where it cannot train at all.
+
+    Raises `ConfigError` where the run has parties, and no rounds.
+    """
+    if spec.parties:
+        raise ConfigError(
+            f"parties are {', '.join(spec.parties)}: they run a program on a network; in one process it is run by "
+            f"hansa.distributed.run(*app.program_of({len(spec.parties)}))"
+        )
     app.check()
     evaluation = replace(
         spec.evaluation,

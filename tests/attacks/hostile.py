@@ -5,9 +5,9 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import strategies as st
 
-from hansa.wire._generated import calls_pb2, control_pb2
+from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
 
-__all__ = ["RPCS", "messages"]
+__all__ = ["LETTER", "RPCS", "messages"]
 
 RPCS = {
     "Control/Attach": ("stream_stream", control_pb2.FromNode),
@@ -17,10 +17,16 @@ RPCS = {
     "Directory/Certify": ("unary_unary", calls_pb2.CertificateRequest),
     "Transfer/Download": ("unary_stream", calls_pb2.DownloadRequest),
     "Transfer/Upload": ("stream_unary", calls_pb2.Chunk),
+    "Relay/Send": ("stream_unary", calls_pb2.Chunk),
+    "Relay/Receive": ("unary_stream", control_pb2.Awaited),
 }
 """Method → (its kind, the class of what it is sent)."""
 
 DIGEST = "0" * 64
+LETTER = control_pb2.Letter(
+    key=values_pb2.RoundKey(run="x", round=1, kind=3), sender=2**62, number=2**62, blob=values_pb2.Blob(digest=DIGEST)
+).SerializeToString()
+"""Which letter is sent."""
 TEXTS = [
     "", "ward", "villain", "root", "central", "default", DIGEST, DIGEST.upper(), "../../etc/passwd", "/dev/zero",
     "\0", "a\nb", "%s%n", "é" * 2000, "x" * 4096, "x" * 70_000, "http://127.0.0.1:1/", "\u202e", "$(id)",

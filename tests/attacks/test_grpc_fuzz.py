@@ -23,7 +23,7 @@ import grpc.aio
 import psutil
 import pytest
 from commandline import TINY, written
-from hostile import RPCS, messages
+from hostile import LETTER, RPCS, messages
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import Hansa, Server
@@ -104,8 +104,8 @@ class Attacked:
         return self.hansa.folder / "hansa-data"
 
     def serves(self, method: str) -> bool:
-        """A combiner has no directory: nodes ask the controller."""
-        return not self.relay or not method.startswith("Directory/")
+        """A combiner has no directory and no relay: nodes ask the controller."""
+        return not self.relay or not method.startswith(("Directory/", "Relay/"))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -260,7 +260,9 @@ def test_bytes_that_are_no_grpc_inside_tls_do_so_too(attacked: Attacked) -> None
 # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def outcome(attacked: Attacked, method: str, sent: list[bytes], *metadata: tuple[str, str]) -> tuple[Code, str]:
+async def outcome(
+    attacked: Attacked, method: str, sent: list[bytes], *metadata: tuple[str, str | bytes]
+) -> tuple[Code, str]:
     """(status, what it says) of a call that is sent these messages and then no more; for CANCELLED see UNHEARD."""
     kind = RPCS[method][0]
     is_stream = kind != "unary_unary"
@@ -316,7 +318,7 @@ def test_no_call_without_a_token_is_read(attacked: Attacked, method: str) -> Non
 @pytest.mark.parametrize("method", RPCS)
 def test_random_bytes_of_a_member_are_refused(attacked: Attacked, method: str, role: str) -> None:
     rng = random.Random(method + role)  # noqa: S311 - the same in every run
-    metadata = bearer(attacked.tokens[role]), ("hansa-upload", "../../x")
+    metadata = bearer(attacked.tokens[role]), ("hansa-upload", "../../x"), ("hansa-letter-bin", LETTER)
     for size in (0, 1, 3, 10, 100, 5000, 1_000_000):
         code, said = attacked.run(outcome(attacked, method, [rng.randbytes(size)], *metadata))
         allowed = REFUSALS | ({Code.OK} if method in {"Directory/Assign", "Directory/Access"} else set())
@@ -329,7 +331,7 @@ def test_random_bytes_of_a_member_are_refused(attacked: Attacked, method: str, r
 @pytest.mark.parametrize("method", [method for method in RPCS if method != "Control/Attach"])
 def test_valid_messages_that_mean_harm_are_answered(attacked: Attacked, method: str, role: str) -> None:
     made = RPCS[method][1]
-    metadata = bearer(attacked.tokens[role]), ("hansa-upload", "x")
+    metadata = bearer(attacked.tokens[role]), ("hansa-upload", "x"), ("hansa-letter-bin", LETTER)
 
     @settings(bounded, max_examples=25)
     @given(messages(made.DESCRIPTOR).map(lambda fields: Said([fields])))

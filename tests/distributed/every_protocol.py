@@ -32,8 +32,8 @@ from hansa.distributed import (
     vertical,
     wheel,
 )
-from hansa.distributed.encoding import encode
 from hansa.messages import ClientInfo
+from hansa.programs.encoding import encode
 from hansa.training.numpy import NumpyTrainer, mlp
 from hansa.training.numpy_parts import mlp_parts, vertical_mlp_parts
 

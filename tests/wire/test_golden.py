@@ -41,10 +41,12 @@ from hansa.wire.calls import (
     DownloadRequest,
     Enrolled,
     EnrollRequest,
+    Kept,
     UploadReply,
 )
 from hansa.wire.frames import (
     Admission,
+    Awaited,
     Blob,
     Closed,
     Counted,
@@ -53,6 +55,7 @@ from hansa.wire.frames import (
     FromNode,
     Heartbeat,
     Hello,
+    Letter,
     LogLine,
     Offer,
     OpenRound,
@@ -97,6 +100,7 @@ def call(value: Any) -> Capture:
 SIGNATURE = Signature("ed25519:" + "3a" * 32, "9c" * 64)
 ROUND = RoundKey("run-7f3a", 3, Kind.TRAIN)
 EVALUATION = RoundKey("run-7f3a", 3, Kind.EVALUATE)
+PROGRAM = RoundKey("run-7f3a", 1, Kind.PROGRAM)
 ALICE = Contribution("alice", 120, {"accuracy": 0.75, "loss": math.inf}, "a1" * 32)
 BOB = Contribution("bob", 2**40, {}, "")
 MODEL = Arrays(
@@ -173,12 +177,18 @@ NEWEST: dict[str, Capture] = {
     "offer_partial": up(Offer(ROUND, "combiner-1", Blob("b2" * 32, 2**33), (ALICE, BOB), True, 2**40 + 120)),
     "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
     "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
+    "letter": up(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 4, b"\0\1\2\3"))),
+    "awaited": up(Awaited(PROGRAM, 2, 0, 7, 12, 11)),
     "welcome": down(Welcome("root", 5.0, "-----BEGIN PUBLIC KEY-----\n")),
     "open_round": down(OpenRound(ROUND, SPEC, Blob("c3" * 32, 3, b"abc"), ("alice", "bob"), Blob("d4" * 32, 9))),
     "open_round_counted": down(
         OpenRound(ROUND, SPEC, Blob("c3" * 32, 3, b"abc"), ("alice",), None, (Counted("alice", 6, "e5" * 32),))
     ),
     "open_round_defaults": down(OpenRound(ROUND, RunSpec(), Blob("c3" * 32, 0), ())),
+    "open_round_program": down(
+        OpenRound(PROGRAM, RunSpec(parties=("bank", "central")), Blob("c3" * 32, 0), ("bank",), Blob("d4" * 32, 9))
+    ),
+    "letter_down": down(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 2**30))),
     "withdraw": down(Withdraw(ROUND, "alice", "the session was stopped")),
     "admission": down(Admission(ROUND, "alice", "u-1", 2**21)),
     "verdict": down(Verdict(ROUND, "alice", False, Reason.LATE, "the round had closed")),
@@ -196,6 +206,9 @@ NEWEST: dict[str, Capture] = {
     "assign_request": call(AssignRequest("combiner-2", {"region": "north"})),
     "assignment": call(Assignment("combiner-2", "c2.example.org:7433")),
     "download_request": call(DownloadRequest("c3" * 32, 2**20)),
+    "letter_call": call(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 2**30))),
+    "awaited_call": call(Awaited(PROGRAM, 2, 0, 7, 12, 11)),
+    "kept": call(Kept(8)),
     "upload_reply": call(UploadReply(2**21)),
     "model": Capture(MODEL, lambda value: b"".join(codec.encode(value)), codec.decode),
     "partial": Capture(

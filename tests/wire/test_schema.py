@@ -24,6 +24,7 @@ from hansa.wire.calls import (
     DownloadRequest,
     Enrolled,
     EnrollRequest,
+    Kept,
     SignedCertificate,
     UploadReply,
 )
@@ -41,6 +42,7 @@ CALLS = (
     SignedCertificate,
     DownloadRequest,
     UploadReply,
+    Kept,
 )
 PARTS = (
     Blob, RoundKey, Present, Contribution, Counted, Receipt, RoundRules, EvaluationRules, RunSpec, Signature,

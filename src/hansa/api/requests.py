@@ -127,14 +127,16 @@ class Spec(Strict):
     """Handed to user code as `task.config`."""
     transforms: list[Transform] = Field(default=[], max_length=16)
     """What each update goes through before it leaves the client, in this order."""
+    parties: list[str] = Field(default=[], max_length=1000, examples=[[]])
+    """Clients that run the app's program in place of rounds, its worker 0 first; `central`: beside the server."""
 
 
 class NewSession(Strict):
     """A session to create."""
 
     spec: Spec
-    seed_model: str = Field(examples=[DIGEST])
-    """Digest of the model that it starts from; upload it first."""
+    seed_model: str | None = Field(default=None, examples=[DIGEST])
+    """Digest of the model that it starts from; upload it first. Only a program of parties has none."""
     package: str | None = Field(default=None, examples=[DIGEST])
     """Digest of the user code that travels to the clients; null: they bring their own."""
     keep: str | None = Field(default=None, max_length=1000, examples=["last 5, best accuracy max"])

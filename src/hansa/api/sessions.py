@@ -9,12 +9,12 @@ from hansa.api.documents import from_document
 from hansa.api.nouns import Events, Listed, Models, Packages, only
 from hansa.api.results import Waiting
 from hansa.api.transport import Transport
-from hansa.app import load_app
+from hansa.app import App, load_app
 from hansa.errors import InputError, NotFoundError
 from hansa.evidence.findings import Verification
 from hansa.messages import RunSpec
 from hansa.network.controller.journal import Live
-from hansa.run import check_synchronous, resolve, suit
+from hansa.run import check_program, check_synchronous, resolve, suit
 from hansa.store.disk import whole_file
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
@@ -84,19 +84,30 @@ class Sessions(Listed[SessionRecord]):
         """What `start` does, without starting."""
         loaded = load_app(app)
         given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms as text
-        wanted = suit(given, loaded)
-        run = resolve(wanted)
-        check_synchronous(run)
+        wanted = given if given.parties else suit(given, loaded)
         if keep is not None:
             Policy.parse(keep)
+        if wanted.parties:
+            return self._prepare_program(wanted, loaded, app if package else None, keep)
+        run = resolve(wanted)
+        check_synchronous(run)
         seed = self._models.digest(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
         code = self._packages.upload(app).id if package else None
         return self.create(wanted, seed_model=seed, package=code, keep=keep)
 
+    def _prepare_program(self, spec: RunSpec, loaded: App, app: str | Path | None, keep: str | None) -> SessionRecord:
+        check_program(spec)
+        if app is not None:
+            loaded.function("program")
+        return self.create(spec, package=self._packages.upload(app).id if app is not None else None, keep=keep)
+
     def create(
-        self, spec: RunSpec, *, seed_model: str, package: str | None = None, keep: str | None = None
+        self, spec: RunSpec, *, seed_model: str | None = None, package: str | None = None, keep: str | None = None
     ) -> SessionRecord:
-        """A session, not started. seed_model, package: digests of what was uploaded; keep: as of `start`."""
+        """A session, not started. seed_model, package: digests of what was uploaded; keep: as of `start`.
+
+        seed_model: None where the spec has parties.
+        """
         document = {name: value for name, value in spec_to_json(spec).items() if name != "project"}
         body = {"spec": document, "seed_model": seed_model, "package": package, "keep": keep}
         return from_document(SessionRecord, self._transport.json("POST", f"{self._path}/sessions", body=body))

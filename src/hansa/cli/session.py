@@ -1,5 +1,6 @@
 """`hansa session`: runs on the network."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hansa.api.client import Client
-    from hansa.messages import Value
+    from hansa.messages import RunSpec, Value
     from hansa.store.records import SessionRecord
 
 __all__ = ["commands"]
@@ -50,6 +51,16 @@ def start(
             "it takes to compute each anew; by default the server's policy.",
         ),
     ] = None,
+    parties: Annotated[
+        str | None,
+        typer.Option(
+            "--parties",
+            metavar="CLIENT,…",
+            show_default=False,
+            help="Run the app's program in place of rounds, with these clients as its workers 0, 1, …; `central` runs "
+            "beside the server.",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it and return at once.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -58,9 +69,8 @@ def start(
     With --json every round is one JSON object on a line, and the last line is the session.
     """
     with server.connect() as api:
-        session = api.sessions.start(
-            app, spec.spec(name or app_name(app)), package=package, seed_model=seed_model, keep=keep
-        )
+        wanted = replace(spec.spec(name or app_name(app)), parties=tuple(parties.split(",")) if parties else ())
+        session = api.sessions.start(app, wanted, package=package, seed_model=seed_model, keep=keep)
         if detach:
             _detached(session, as_json=as_json)
             return
@@ -111,8 +121,8 @@ def list_sessions(server: ConnectionOptions, *, limit: Limit = 20, as_json: Json
         "id": lambda s: s.id,
         "name": lambda s: s.name,
         "state": lambda s: s.state.value,
-        "round": lambda s: f"{s.round}/{s.spec.rounds}",
-        "algorithm": lambda s: s.spec.algorithm,
+        "round": lambda s: "" if s.spec.parties else f"{s.round}/{s.spec.rounds}",
+        "algorithm": lambda s: "program" if s.spec.parties else s.spec.algorithm,
         "created": lambda s: when(s.created_at),
         "model": lambda s: (s.model or "")[:12],
     }
@@ -129,12 +139,8 @@ def show(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fal
     lines = {
         "session": f"{found.name} ({found.id})",
         "state": f"{found.state.value}  {found.cause}",
-        "round": f"{found.round} of {spec.rounds}",
-        "algorithm": _with_options(spec.algorithm, spec.algorithm_options),
-        "aggregator": _with_options(spec.aggregator, spec.aggregator_options),
-        "transforms": ", ".join(map(str, spec.transforms)) or "none",
+        **(_of_program(spec) if spec.parties else _of_rounds(found)),
         "seed": str(spec.seed),
-        "clients": f"{spec.rules.selection}, quorum {spec.rules.quorum}, deadline {spec.rules.deadline:g} s",
         "seed model": found.seed_model or "",
         "model": found.model or "",
         "package": found.package or "none: clients bring their own code",
@@ -172,8 +178,9 @@ def stop(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fal
     """Stop a running session; what is committed stays, and it can be resumed."""
     with server.connect() as api:
         stopped = api.sessions.stop(session)
-    _said(stopped, f"Session {stopped.name} stopped after round {stopped.round}; `hansa session resume {stopped.id}` "
-          "goes on from there.", as_json=as_json)  # fmt: skip
+    where = "" if stopped.spec.parties else f" after round {stopped.round}"
+    _said(stopped, f"Session {stopped.name} stopped{where}; `hansa session resume {stopped.id}` goes on from there.",
+          as_json=as_json)  # fmt: skip
 
 
 @commands.command()
@@ -267,6 +274,24 @@ def keep(
           as_json=as_json)  # fmt: skip
 
 
+def _of_rounds(session: "SessionRecord") -> "dict[str, str]":
+    spec = session.spec
+    return {
+        "round": f"{session.round} of {spec.rounds}",
+        "algorithm": _with_options(spec.algorithm, spec.algorithm_options),
+        "aggregator": _with_options(spec.aggregator, spec.aggregator_options),
+        "transforms": ", ".join(map(str, spec.transforms)) or "none",
+        "clients": f"{spec.rules.selection}, quorum {spec.rules.quorum}, deadline {spec.rules.deadline:g} s",
+    }
+
+
+def _of_program(spec: "RunSpec") -> "dict[str, str]":
+    return {
+        "parties": ", ".join(f"{number} {name}" for number, name in enumerate(spec.parties)),
+        "patience": f"{spec.rules.deadline:g} s for a party that is silent",
+    }
+
+
 def _with_options(name: str, options: "Mapping[str, Value]") -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
@@ -286,7 +311,8 @@ def _watch(api: "Client", session: "SessionRecord", *, as_json: bool, after: int
     if as_json:
         print_json(last)
     if last.state is SessionState.FAILED:
-        raise RunFailedError(f"{ended(last)}\n`hansa session resume {last.id}` goes on after round {last.round}.")
+        where = "with what its parties have said" if last.spec.parties else f"after round {last.round}"
+        raise RunFailedError(f"{ended(last)}\n`hansa session resume {last.id}` goes on {where}.")
     if not as_json:
         say("")
         say(ended(last))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hansa.cli.board import Board, Row, open_board
-from hansa.cli.output import counted, print_json
+from hansa.cli.output import counted, print_json, say
 
 if TYPE_CHECKING:
     from hansa.api.client import Client
@@ -64,12 +64,28 @@ def watch(
     api: "Client", session: "SessionRecord", *, as_json: bool, after: int = 0, title: str = ""
 ) -> tuple["SessionRecord", list[Row]]:
     """Show a session until it ends; returns it as it is then, and its rounds. Ctrl-C passes through."""
+    if session.spec.parties:
+        return _watch_program(api, session, as_json=as_json, after=after), []
     with open_board(title or title_of(session), session.spec.rounds, as_json=as_json) as board:
         rounds = Rounds(_shower(board, as_json=as_json), evaluations(session))
         for happened in api.sessions.watch(session.id, after):
             tell(board, rounds, happened)
         rounds.end()
     return api.sessions.get(session.id), rounds.shown
+
+
+def _watch_program(api: "Client", session: "SessionRecord", *, as_json: bool, after: int) -> "SessionRecord":
+    """Say what its parties come to, one after another."""
+    from hansa.store.records import EventRecord
+
+    say(f"session {session.name} ({session.id}): {', '.join(session.spec.parties)}", as_json=as_json)
+    for happened in api.sessions.watch(session.id, after):
+        if isinstance(happened, EventRecord) and happened.kind.partition(".")[0] in {"party", "task"}:
+            if as_json:
+                print_json(happened)
+            else:
+                say(happened.message)
+    return api.sessions.get(session.id)
 
 
 def title_of(session: "SessionRecord") -> str:

@@ -10,6 +10,7 @@ outcome = run(dsgd(app, rounds=50), ring(8), seed=1)
 """
 
 from hansa.distributed.runtime import Outcome, run
+from hansa.programs.ending import load
 from hansa.protocols.alignment import align
 from hansa.protocols.dsgd import dsgd
 from hansa.protocols.fedgkt import EdgeTrained, ServerTrained, Teams, fedgkt
@@ -89,6 +90,7 @@ __all__ = [
     "hierarchical",
     "hierarchy",
     "hubs",
+    "load",
     "mean_distance",
     "mean_model",
     "message",

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from hansa.distributed.crew import Crew, Ended
+from hansa.programs.crew import Crew, Ended
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program
 from hansa.ranks import Ranks

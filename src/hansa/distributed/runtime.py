@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hansa.distributed.crew import Crew, Ended
-from hansa.distributed.encoding import decode
 from hansa.errors import ConfigError
+from hansa.programs.crew import Crew, Ended
+from hansa.programs.encoding import decode
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program
 

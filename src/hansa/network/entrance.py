@@ -48,9 +48,13 @@ class Entrance:
         """A connection, made when it is first used."""
         return self._transport.dial(place.address, place.trust)
 
+    async def dial_controller(self) -> channel.Channel:
+        """A connection to the controller."""
+        return self.dial(await self._controller())
+
     async def access(self) -> str:
         """The token that every call carries."""
-        return await self.identity.access(self._dial_controller)
+        return await self.identity.access(self.dial_controller)
 
     async def assigned(self, preferred: str, labels: Mapping[str, str]) -> Place:
         """Where the controller sends this node."""
@@ -64,14 +68,11 @@ class Entrance:
 
     async def certified(self, request: str) -> str:
         """The chain that the network's authority signs for a combiner. request: PKCS #10, PEM."""
-        token, controller = await self.access(), await self._dial_controller()
+        token, controller = await self.access(), await self.dial_controller()
         try:
             return await channel.certify(controller, token, request)
         finally:
             await controller.close()
-
-    async def _dial_controller(self) -> channel.Channel:
-        return self.dial(await self._controller())
 
     async def _controller(self) -> Place:
         if self._own is None and self.scheme is not Scheme.PLAIN:

@@ -176,9 +176,11 @@ class LocalNetwork:
     async def create(self, app: Path, spec: RunSpec, *, package: bool = True) -> SessionRecord:
         """A session of this app, not started."""
         loaded = load_app(app)
+        digest = (await self.controller.add_package(PROJECT, build(app))).id if package else None
+        if spec.parties:
+            return await self.controller.create_session(PROJECT, spec, seed_model=None, package=digest)
         spec = suit(spec, loaded)
         model = await self.controller.add_model(PROJECT, b"".join(codec.encode(resolve(spec).initial_model(loaded))))
-        digest = (await self.controller.add_package(PROJECT, build(app))).id if package else None
         return await self.controller.create_session(PROJECT, spec, seed_model=model.id, package=digest)
 
     async def start(self, app: Path, spec: RunSpec, *, package: bool = True) -> SessionRecord:

@@ -1,7 +1,7 @@
 """Protocols between workers, as pure programs: who says what to whom, and the arithmetic on it; no socket, no clock.
 
-A program is an async function of a `Worker`, which sends and receives typed messages over a `Topology`; the runtimes in
-`hansa.distributed` run it. Import its modules, or what `hansa.distributed` exports; nothing is exported here.
+A program is an async function of a `Worker`, which sends and receives typed messages over a `Topology`; runtimes
+run it: `hansa.distributed` and the network. Import its modules, or what `hansa.distributed` exports.
 
 | module         | what it is                                                                  |
 |----------------|-----------------------------------------------------------------------------|

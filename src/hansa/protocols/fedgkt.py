@@ -117,7 +117,7 @@ def fedgkt(
         if worker.number == SERVER:
             server = teams.server(worker.shared_rng("init", "server"))
             return await _serve(worker, server, rounds, _Pace(server_epochs, batch_size))
-        info = ClientInfo(f"client-{worker.number - 1}", worker.number - 1, worker.size - 1)
+        info = ClientInfo(f"client-{worker.number - 1}", worker.number - 1, worker.size - 1, worker.settings)
         edge = teams.edge(worker.shared_rng("init", "edge"))
         return await _learn(worker, edge, examples_of(data(info), info.name), rounds, _Pace(epochs, batch_size))
 

@@ -46,7 +46,7 @@ class LocalClient:
         """index, total: which share of a split data set is its own, and of how many."""
         self._learner = learner
         self._worker = worker
-        self._info = ClientInfo(f"client-{index}", index, total)
+        self._info = ClientInfo(f"client-{index}", index, total, worker.settings)
         self._data = learner.load_data(self._info)
         self._losses: list[float] = []
 

@@ -9,7 +9,7 @@ class Greeting:
 ```
 
 The schema is closed: a field is a `bool`, `int`, `float`, `str`, an ndarray or `Arrays`, and nothing else travels. How
-a message becomes bytes is the runtimes' affair (`hansa.distributed.encoding`); the name, not the class, is sent.
+a message becomes bytes is the runtimes' affair (`hansa.programs.encoding`); the name, not the class, is sent.
 """
 
 import dataclasses
@@ -24,11 +24,12 @@ import numpy as np
 from hansa.arrays import Arrays
 from hansa.errors import InputError
 
-__all__ = ["Schema", "message", "name_of", "schema_named", "schema_of"]
+__all__ = ["NAME", "Schema", "message", "name_of", "schema_named", "schema_of"]
 
 T = TypeVar("T")
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9.-]{0,63}")
+NAME: Final = re.compile(r"[a-z][a-z0-9.-]{0,63}")
+"""What a message may be called."""
 _KINDS: Final = (bool, int, float, str, np.ndarray, Arrays)
 
 
@@ -51,7 +52,7 @@ def message(name: str) -> Callable[[type[T]], type[T]]:
 
     Raises `InputError` for a name that another class has, a class that is no frozen dataclass, a field of another type.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InputError(f"a message's name is {name!r}; it must be lower-case letters, digits, dots and dashes")
 
     def register(kind: type[T]) -> type[T]:

@@ -126,7 +126,7 @@ async def _serve(worker: Worker, top: Top, rounds: int) -> SplitTop:
 async def _take_turns(worker: Worker, bottom: Bottom, data: Data, work: Work) -> SplitBottom:
     index, clients = worker.number - 1, worker.size - 1
     before, after = (index - 1) % clients + 1, (index + 1) % clients + 1
-    info = ClientInfo(f"client-{index}", index, clients)
+    info = ClientInfo(f"client-{index}", index, clients, worker.settings)
     x, y = examples_of(data(info), info.name)
     for number in range(1, work.rounds + 1):
         if clients > 1 and (number, index) != (1, 0):

@@ -79,7 +79,7 @@ async def _average(worker: Worker, model: Arrays, rounds: int) -> SplitBottom:
 
 
 async def _train(worker: Worker, parts: Parts, data: Data, work: Work) -> SplitBottom:
-    info = ClientInfo(f"client-{worker.number - 2}", worker.number - 2, worker.size - 2)
+    info = ClientInfo(f"client-{worker.number - 2}", worker.number - 2, worker.size - 2, worker.settings)
     x, y = examples_of(data(info), info.name)
     bottom = parts.bottom(worker.shared_rng("init", "bottom"))
     for number in range(1, work.rounds + 1):

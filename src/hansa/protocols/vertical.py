@@ -85,7 +85,7 @@ def vertical(
     work = Work(epochs=epochs, batch_size=batch_size)
 
     async def program(worker: Worker) -> PartyTrained:
-        info = ClientInfo(f"party-{worker.number}", worker.number, worker.size)
+        info = ClientInfo(f"party-{worker.number}", worker.number, worker.size, worker.settings)
         records = data(info)
         if not isinstance(records, Records):
             raise AppError(f"the data of {info.name} are a {type(records).__name__}; give hansa.distributed.Records")

@@ -14,7 +14,7 @@ depends on no timing, wherever its workers run (Kahn, "The semantics of a simple
 1974).
 """
 
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -53,11 +53,17 @@ class Worker:
         topology: AnyTopology,
         post: Callable[[Sequence[int], Any], None],
         draw: Callable[..., np.random.Generator],
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """post: delivers a message to workers; draw: random numbers for a purpose and keys, from the run's seed."""
+        """post: delivers a message to workers; draw: random numbers for a purpose and keys, from the run's seed.
+
+        settings: what the owner of the machine has set there; None: nothing.
+        """
         self.number = number
         """From 0."""
         self.topology = topology
+        self.settings: Mapping[str, str] = dict(settings or {})
+        """What the owner of its data has set on the network, for example their path; empty in one process."""
         self._post = post
         self._draw = draw
 

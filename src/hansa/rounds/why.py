@@ -79,6 +79,9 @@ class Why:
 
     def __str__(self) -> str:
         """One sentence for a person."""
+        if self.kind is Kind.PROGRAM:
+            waited = listed(str(party) for party in self.outstanding)
+            return f"the program runs: {self.accepted} of {self.invited} parties have ended; it waits for {waited}"
         if self.deadline is None and self.state is RoundState.WAITING:
             return f"round {self.round} is not due yet"
         left = "" if self.deadline is None else f"; {_seconds(self.deadline - self.now)} s to its deadline"

@@ -26,6 +26,7 @@ class Settings(TypedDict, total=False):
     range_bits: int
     config: Mapping[str, Value]
     transforms: Sequence[str | TransformSpec]
+    parties: Sequence[str]
 
 
 class OneLine(Learning, total=False):

@@ -58,7 +58,7 @@ def make_directory(path: Path) -> None:
         sync_directory(directory.parent)
 
 
-def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
     """Write a file that is there whole or not at all, also after a power cut; by default its owner alone reads it."""
     part = path.with_name(f"{path.name}.part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:

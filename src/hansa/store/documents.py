@@ -23,6 +23,8 @@ __all__ = ["checked_text", "decode_value", "encode_value", "spec_from_json", "sp
 
 _NESTED: Final[Mapping[str, type]] = {"rules": RoundRules, "evaluation": EvaluationRules}
 _LISTED: Final[Mapping[str, type]] = {"transforms": TransformSpec}
+_NAMES: Final = frozenset({"parties"})
+"""Tuples of text, which are plain lists in JSON."""
 
 
 def checked_text(value: str, where: str) -> str:
@@ -109,6 +111,8 @@ def _field_to_json(name: str, value: Any, where: str) -> Any:
         return _fields_to_json(value, place)
     if name in _LISTED:
         return [_fields_to_json(item, f"{place}[{i}]") for i, item in enumerate(value)]
+    if name in _NAMES:
+        return encode_value(list(value), place)
     return encode_value(value, place)
 
 
@@ -141,4 +145,6 @@ def _field_from_json(name: str, value: Any, place: str) -> Any:
         if not isinstance(value, list):
             raise StorageError(f"{place} should be a JSON array, but is {value!r}")
         return tuple(_fields_from_json(_LISTED[name], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if name in _NAMES:
+        return tuple(value)
     return decode_value(value)

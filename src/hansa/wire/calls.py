@@ -12,6 +12,7 @@ __all__ = [
     "DownloadRequest",
     "EnrollRequest",
     "Enrolled",
+    "Kept",
     "SignedCertificate",
     "UploadReply",
 ]
@@ -99,3 +100,11 @@ class UploadReply:
 
     received: int
     """Bytes of the whole that the server has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the relay has of a pair of parties."""
+
+    letters: int
+    """How many of the sender to the receiver."""

@@ -7,6 +7,7 @@ class; a server that cannot be reached, or is lost, is a `ConnectionFailedError`
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar, cast
 from weakref import WeakSet
 
@@ -33,11 +34,12 @@ from hansa.wire.calls import (
     DownloadRequest,
     Enrolled,
     EnrollRequest,
+    Kept,
     SignedCertificate,
     UploadReply,
 )
 from hansa.wire.chunks import MAX_CHUNK, unframe
-from hansa.wire.frames import FromNode, ToNode
+from hansa.wire.frames import Awaited, FromNode, Letter, ToNode
 from hansa.wire.framing import (
     decode_call,
     decode_to_node,
@@ -51,6 +53,7 @@ __all__ = [
     "AUTHORIZATION",
     "BEARER",
     "KEEPALIVE",
+    "LETTER",
     "MAX_DETAIL",
     "OPTIONS",
     "UPLOAD",
@@ -64,6 +67,8 @@ __all__ = [
     "download",
     "enroll",
     "open_channel",
+    "receive_letter",
+    "send_letter",
     "split_address",
     "upload",
 ]
@@ -75,6 +80,8 @@ AUTHORIZATION: Final = "authorization"
 """The metadata that carries the token, after `BEARER`."""
 UPLOAD: Final = "hansa-upload"
 """The metadata that names an upload."""
+LETTER: Final = "hansa-letter-bin"
+"""The metadata that says which letter is sent: the bytes of a `Letter` without those of its message."""
 BEARER: Final = "Bearer "
 MAX_DETAIL: Final = 1000
 """Characters of an error message that travel in a status."""
@@ -358,6 +365,31 @@ async def upload(
             await _connected(call)
             await _send_all(call, frames)
             return decode_call(UploadReply, await call)
+    finally:
+        call.cancel()
+
+
+async def send_letter(channel: Channel, token: str, letter: Letter, frames: Iterable[bytes]) -> Kept:
+    """Send a letter between two parties as chunk frames (`chunks.split`); returns how many are kept of this pair."""
+    named = encode_call(replace(letter, blob=replace(letter.blob, inline=b"")))
+    call = channel.start("Relay/Send", "stream_unary", metadata=((LETTER, named), *_metadata(token)))
+    try:
+        async with _Translated(call, channel.address):
+            await _connected(call)
+            await _send_all(call, frames)
+            return decode_call(Kept, await call)
+    finally:
+        call.cancel()
+
+
+async def receive_letter(
+    channel: Channel, token: str, awaited: Awaited
+) -> AsyncGenerator[tuple[int, memoryview], None]:
+    """The bytes of a letter as chunks (offset, data); none where it has not come in the meantime."""
+    call = channel.start("Relay/Receive", "unary_stream", encode_call(awaited), metadata=_metadata(token))
+    try:
+        async for chunk in chunks_of(call, channel.address):
+            yield chunk
     finally:
         call.cancel()
 

@@ -17,6 +17,7 @@ __all__ = [
     "CENTRAL",
     "ROOT",
     "Admission",
+    "Awaited",
     "Blob",
     "Closed",
     "Counted",
@@ -25,6 +26,7 @@ __all__ = [
     "FromNode",
     "Heartbeat",
     "Hello",
+    "Letter",
     "LogLine",
     "Offer",
     "OpenRound",
@@ -47,7 +49,7 @@ __all__ = [
 
 
 CENTRAL = "central"
-"""The name under which the app's own evaluation beside the server reports; no client may have it."""
+"""The name under which the app's own code beside the server reports; no client may have it."""
 
 ROOT = "root"
 """The name of the controller's own aggregation server; no combiner may have it."""
@@ -210,6 +212,37 @@ class LogLine:
     level: str = "info"
 
 
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What one party of a program sends to another: between an agent and its worker process, and by the relay."""
+
+    key: RoundKey
+    sender: int
+    """Its place among the run's parties, from 0."""
+    receiver: int
+    """Likewise; the sender itself: its last letter, which says that it has ended."""
+    number: int
+    """Of the letters from this sender to this receiver, from 0."""
+    blob: Blob
+    """The encoded message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A party goes on once it has this letter."""
+
+    key: RoundKey
+    sender: int
+    receiver: int
+    """Who waits."""
+    number: int
+    """As of the letter."""
+    sent: int = 0
+    """Letters that the receiver has sent by now, to all."""
+    kept: int = 0
+    """How many of these the controller has said that it keeps."""
+
+
 # ── from a parent to a node ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -334,6 +367,17 @@ class Redirect:
 
 
 FromNode: TypeAlias = (
-    Hello | Heartbeat | Presence | TaskStarted | Progress | TaskFailed | Evaluated | Offer | Settled | LogLine
+    Hello
+    | Heartbeat
+    | Presence
+    | TaskStarted
+    | Progress
+    | TaskFailed
+    | Evaluated
+    | Offer
+    | Settled
+    | LogLine
+    | Letter
+    | Awaited
 )
-ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect | Dismiss
+ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect | Dismiss | Letter

@@ -23,10 +23,11 @@ from hansa.wire.calls import (
     DownloadRequest,
     Enrolled,
     EnrollRequest,
+    Kept,
     SignedCertificate,
     UploadReply,
 )
-from hansa.wire.frames import FromNode, ToNode
+from hansa.wire.frames import Awaited, FromNode, Letter, ToNode
 from hansa.wire.limits import MAX_FRAME, check_length
 from hansa.wire.record import Record, message_class, record_of
 
@@ -52,6 +53,9 @@ _Call: TypeAlias = (
     | SignedCertificate
     | DownloadRequest
     | UploadReply
+    | Kept
+    | Letter
+    | Awaited
 )
 
 _UNIONS: Final[Mapping[str, UnionType]] = {"FromNode": FromNode, "ToNode": ToNode}

@@ -4,10 +4,21 @@ from typing import Final
 
 from hansa.errors import WireError
 
-__all__ = ["MAX_DEPTH", "MAX_ENTRIES", "MAX_FRAME", "MAX_ITEMS", "MAX_NAME", "MAX_TEXT", "check_length"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_ENTRIES",
+    "MAX_FRAME",
+    "MAX_ITEMS",
+    "MAX_LETTER",
+    "MAX_NAME",
+    "MAX_TEXT",
+    "check_length",
+]
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Bytes of a frame: a partial sum's offer with some 50,000 contributions, each of them signed."""
+MAX_LETTER: Final = 1 << 30
+"""Bytes of a letter between two parties of a program."""
 MAX_ITEMS: Final = 100_000
 """Members of a list."""
 MAX_ENTRIES: Final = 1_000

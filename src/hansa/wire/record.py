@@ -20,7 +20,7 @@ from hansa.messages import Contribution, Value
 from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
 from hansa.wire.calls import DownloadRequest
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Blob, Counted
+from hansa.wire.frames import Awaited, Blob, Counted, Letter
 from hansa.wire.limits import MAX_ENTRIES, MAX_ITEMS, MAX_NAME, MAX_TEXT, check_length
 from hansa.wire.values import read_values, write_values
 
@@ -291,6 +291,12 @@ def _check_download(request: DownloadRequest) -> None:
     _check_digest("DownloadRequest", request.digest)
 
 
+def _check_letter(letter: Letter | Awaited) -> None:
+    numbers = (letter.sender, letter.receiver, letter.number)
+    if min(numbers) < 0:
+        raise WireError(f"{type(letter).__name__} has the sender, receiver and number {numbers}: none is below 0")
+
+
 def _check_digest(where: str, digest: str) -> None:
     if not _DIGEST.fullmatch(digest):
         raise WireError(f"{where}.digest is {digest[:80]!r}, not 64 lower-case hexadecimal digits")
@@ -301,6 +307,8 @@ _CHECKS: Final[Mapping[type[Any], Callable[[Any], None]]] = {
     Contribution: _check_contribution,
     Counted: _check_counted,
     DownloadRequest: _check_download,
+    Letter: _check_letter,
+    Awaited: _check_letter,
 }
 """A digest becomes a file's name: it is looked at before anyone can use it."""
 

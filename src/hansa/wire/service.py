@@ -35,6 +35,7 @@ from hansa.wire.calls import (
     DownloadRequest,
     Enrolled,
     EnrollRequest,
+    Kept,
     SignedCertificate,
     UploadReply,
 )
@@ -42,6 +43,7 @@ from hansa.wire.channel import (
     AUTHORIZATION,
     BEARER,
     KEEPALIVE,
+    LETTER,
     MAX_DETAIL,
     OPTIONS,
     UPLOAD,
@@ -49,7 +51,7 @@ from hansa.wire.channel import (
     chunks_of,
     split_address,
 )
-from hansa.wire.frames import FromNode, ToNode
+from hansa.wire.frames import Awaited, FromNode, Letter, ToNode
 from hansa.wire.framing import decode_call, decode_from_node, encode_call, encode_to_node
 from hansa.wire.tls import Certificate
 from hansa.wire.tokens import Identity
@@ -66,12 +68,15 @@ __all__ = [
     "Certify",
     "Download",
     "Enroll",
+    "ReceiveLetter",
+    "SendLetter",
     "Shown",
     "Upload",
     "bind",
     "control_handler",
     "create_server",
     "directory_handler",
+    "relay_handler",
     "transfer_handler",
 ]
 
@@ -121,6 +126,11 @@ Download: TypeAlias = Callable[[Identity, DownloadRequest], AsyncGenerator[bytes
 """Yields chunk frames (`chunks.split`) from the request's offset to the end."""
 Upload: TypeAlias = Callable[[Identity, str, AsyncIterator[tuple[int, memoryview]]], Awaitable[int]]
 """(identity, name of the upload, its chunks as (offset, data)) → bytes of the whole that are here now."""
+
+SendLetter: TypeAlias = Callable[[Identity, Letter, AsyncIterator[tuple[int, memoryview]]], Awaitable[int]]
+"""(identity, letter without its bytes, its chunks as (offset, data)) → letters of this pair that are kept."""
+ReceiveLetter: TypeAlias = Callable[[Identity, Awaited], AsyncGenerator[bytes, None]]
+"""Yields chunk frames of the letter; none where it has not come in the meantime."""
 
 
 def create_server(*handlers: Any, patience: float = _PATIENCE) -> Any:
@@ -258,6 +268,38 @@ def transfer_handler(download: Download, upload: Upload, authenticate: Authentic
             "Upload": grpc.stream_unary_rpc_method_handler(receive),
         },
     )
+
+
+def relay_handler(send: SendLetter, receive: ReceiveLetter, authenticate: Authenticate) -> Any:
+    """The service `hansa.v1.Relay`."""
+
+    async def take(_requests: Any, context: Any) -> bytes:
+        async with _Answering(context, authenticate) as identity:
+            letter = decode_call(Letter, _named_letter(context))
+            return encode_call(Kept(await send(identity, letter, chunks_of(context, None))))
+
+    async def give(request: bytes, context: Any) -> None:
+        async with (
+            _Answering(context, authenticate) as identity,
+            aclosing(receive(identity, decode_call(Awaited, request))) as frames,
+        ):
+            async for frame in frames:
+                await context.write(frame)
+
+    return _service(
+        "Relay",
+        {
+            "Send": grpc.stream_unary_rpc_method_handler(take),
+            "Receive": grpc.unary_stream_rpc_method_handler(give),
+        },
+    )
+
+
+def _named_letter(context: Any) -> bytes:
+    values = [value for name, value in context.invocation_metadata() or () if name == LETTER]
+    if len(values) == 1 and isinstance(values[0], bytes):
+        return values[0]
+    raise WireError(f"the metadata {LETTER!r} came {'more than once' if values else 'not'} with the call")
 
 
 async def _as_it_is(token: str) -> str:

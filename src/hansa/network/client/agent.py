@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import structlog
 
 import hansa
 from hansa.errors import (
+    ConflictError,
     ConnectionFailedError,
     HansaError,
     NotFoundError,
@@ -26,12 +28,14 @@ from hansa.errors import (
     WireError,
 )
 from hansa.evidence.receipts import RECEIPTS, Receipt, keep_receipt
-from hansa.messages import ClientInfo
+from hansa.messages import ClientInfo, Kind
 from hansa.network.client.code import Code
+from hansa.network.client.correspondence import Correspondence, Relay
 from hansa.network.client.library import Library
 from hansa.network.client.outbox import Outbox, update_file
+from hansa.network.client.results import RESULTS, keep_result
 from hansa.network.client.signing import signed_offer, signed_report
-from hansa.network.client.site import Site
+from hansa.network.client.site import Outgoing, Site
 from hansa.network.client.workshop import SCRATCH, Workshop
 from hansa.network.entrance import Entrance
 from hansa.network.files import mapped
@@ -104,6 +108,7 @@ class Agent:
         """
         self.client = client
         entrance = Entrance(join, token, work, trust, transport)
+        self._entrance = entrance
         self._identity = entrance.identity
         hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__, labels=dict(labels or {}))
         self._link = Link(self, entrance=entrance, hello=hello, preferred=preferred)
@@ -274,8 +279,9 @@ class Agent:
         """Do a task, and hand in the result or the failure; False when it was dropped."""
         key, name = opened.key, self.client.name
         self._needed[opened.model.digest] += 1
+        answer: FromNode | None
         try:
-            answer: FromNode = await self._answer(opened)
+            answer = await (self._attend(opened) if key.kind is Kind.PROGRAM else self._answer(opened))
         except PermissionDeniedError as error:
             answer = TaskFailed(key, name, f"{name} refuses this session: {error}")
             _log.warning("session refused", client=name, session=key.run, round=key.round, why=str(error))
@@ -293,7 +299,8 @@ class Agent:
             self._needed -= Counter((opened.model.digest,))
         if isinstance(answer, Evaluated):
             answer = signed_report(answer, opened.model.digest, self._identity)
-        self._hand_in(answer)
+        if answer is not None:
+            self._hand_in(answer)
         return True
 
     def _hand_in(self, answer: FromNode) -> None:
@@ -301,26 +308,74 @@ class Agent:
 
     async def _answer(self, opened: OpenRound) -> Offer | Evaluated:
         """What is handed in: fetch what the task needs, have it done as far as the site lets it, and keep it."""
-        self._site.check_run(opened)
-        async with self._meanwhile(opened, "prepare"):
-            code = await self._patiently(opened, lambda: self._code_of(opened))
-        async with self._meanwhile(opened, "approval"):
-            await self._patiently(opened, lambda: self._site.check_code(opened, code, lambda: self._asked(opened)))
+        code = await self._approved(opened)
         await self._patiently(opened, lambda: self._model_of(opened))
         async with self._turn(code, opened):
             done = await self._worked(opened, code)
         if isinstance(done, Offer) and self._site.measures(opened.spec):
             await asyncio.to_thread(self._measured, opened, done)
-        answer, kept_back = self._site.outbound(done)
-        if kept_back:
-            line = f"this site keeps back the metrics {', '.join(sorted(kept_back))}"
-            self._link.send(LogLine(opened.key, self.client.name, line, "warning"))
-        await self._patiently(opened, lambda: asyncio.to_thread(self._site.leaves, opened, answer))
+        answer = await self._outbound(opened, done)
         if not isinstance(answer, Offer):
             return answer
         offer = replace(answer, base=opened.model.digest)
         await self._patiently(opened, lambda: self._kept(offer))
         return offer
+
+    async def _approved(self, opened: OpenRound) -> Code:
+        """The code of a task, which may run here."""
+        self._site.check_run(opened)
+        async with self._meanwhile(opened, "prepare"):
+            code = await self._patiently(opened, lambda: self._code_of(opened))
+        async with self._meanwhile(opened, "approval"):
+            await self._patiently(opened, lambda: self._site.check_code(opened, code, lambda: self._asked(opened)))
+        return code
+
+    async def _outbound(self, opened: OpenRound, done: Offer | Evaluated) -> Offer | Evaluated:
+        """What may leave of an answer, once it is written down."""
+        answer, kept_back = self._site.outbound(done)
+        if kept_back:
+            line = f"this site keeps back the metrics {', '.join(sorted(kept_back))}"
+            self._link.send(LogLine(opened.key, self.client.name, line, "warning"))
+        await self._patiently(opened, lambda: asyncio.to_thread(self._site.leaves, opened, answer))
+        return answer
+
+    # ── a program ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _attend(self, opened: OpenRound) -> None:
+        """Be a party, from the beginning: what was said before is there, and nobody waits for it."""
+        code, relay = await self._approved(opened), Relay(self._entrance)
+        try:
+            while True:
+                try:
+                    return await self._converse(opened, code, relay)
+                except ConflictError as error:
+                    _log.warning("begins anew", client=self.client.name, session=opened.key.run, why=str(error))
+        finally:
+            await relay.aclose()
+
+    async def _converse(self, opened: OpenRound, code: Code, relay: Relay) -> None:
+        """One run of the program. A worker process of its own: a program waits for others, and nobody waits for it."""
+        key = opened.key
+        outgoing, printed = Outgoing(self._site, opened), Counter[str]()
+        leaving = lambda size: self._patiently(opened, lambda: outgoing.leave(size))  # noqa: E731 - as long as its name
+        correspondence = Correspondence(relay, opened, self._objects, leaving)
+        workshop = self._open_workshop(code, self.client, self._objects, partial(self._printed_by, key, printed))
+        result = update_file(self._objects, key)
+        try:
+            try:
+                done = await workshop.work(opened, self._pass_on, correspondence)
+            finally:
+                await workshop.aclose()
+            await self._patiently(
+                opened, lambda: asyncio.to_thread(keep_result, result, self._work / RESULTS / key.run)
+            )
+            answer = await self._outbound(opened, done)
+            await correspondence.end(answer.metrics if isinstance(answer, Evaluated) else {})
+        finally:
+            await correspondence.aclose()
+            result.unlink(missing_ok=True)
+            if printed:
+                await self._noted(opened, "prints", printed.total())
 
     def _measured(self, opened: OpenRound, offer: Offer) -> None:
         """Raise `PermissionDeniedError` for an update that is longer than the site lets leave."""
@@ -477,10 +532,16 @@ class Agent:
 
     def _printed(self, line: str) -> None:
         """A line that user code printed: shown here, and told to the session."""
+        printed: Counter[str] = Counter()
+        self._printed_by(self._at_work, printed, line)
+        self._printed_bytes += printed.total()
+
+    def _printed_by(self, key: RoundKey | None, printed: Counter[str], line: str) -> None:
+        """The same of a task. printed: counts what is told."""
         print(f"[{self.client.name}] {line}", flush=True)  # noqa: T201 - the owner's terminal shows the owner's code
-        if self._at_work is not None and self._site.policy.outbound.prints:
-            self._printed_bytes += len(line)
-            self._link.send(LogLine(self._at_work, self.client.name, line))
+        if key is not None and self._site.policy.outbound.prints:
+            printed["bytes"] += len(line)
+            self._link.send(LogLine(key, self.client.name, line))
 
     def _start(self, job: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         def failed(error: BaseException) -> None:

@@ -30,8 +30,9 @@ class Departure:
     session: str
     round: int
     kind: str
-    """update, evaluation, failure or prints."""
+    """update, evaluation, failure, prints or letters."""
     bytes: int
+    """Of letters to other parties of a program: the most that have left."""
     digest: str
     """BLAKE3 of an update's bytes; else empty."""
     metrics: Sequence[str]

@@ -11,9 +11,9 @@ from pathlib import Path
 from hansa.errors import WireError
 from hansa.store.disk import explained, sync_directory
 from hansa.wire import framing
-from hansa.wire.frames import Offer, RoundKey
+from hansa.wire.frames import Awaited, Letter, Offer, RoundKey
 
-__all__ = ["Outbox", "update_file"]
+__all__ = ["Outbox", "letter_file", "update_file"]
 
 _KEPT = 16
 """Offers that stay; with more, the oldest are those of runs that ended while this client was away."""
@@ -87,6 +87,11 @@ class Outbox:
 def update_file(objects: Path, key: RoundKey) -> Path:
     """Where the worker leaves the large update of a phase, in the folder of objects."""
     return objects / f"update-{_name(key)}"
+
+
+def letter_file(objects: Path, letter: Letter | Awaited) -> Path:
+    """Where a large letter lies on its way between the agent and the worker, in the folder of objects."""
+    return objects / f"letter-{_name(letter.key)}-{letter.sender}-{letter.receiver}-{letter.number}"
 
 
 def _name(key: RoundKey) -> str:

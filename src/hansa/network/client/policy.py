@@ -98,6 +98,8 @@ class Outbound(_Table):
     """Metrics by name; others are kept back. Absent: all leave."""
     prints: bool = True
     """Whether what code prints, and the words of its errors, are told to the session."""
+    letters: bool = True
+    """Whether code may send messages of its own to other parties, in sessions that run a program."""
 
 
 class Privacy(_Table):
@@ -160,7 +162,17 @@ class SitePolicy(_Table):
             return f"sessions of the project {spec.project!r} do not run here, only of {_listed(self.projects)}"
         if not self.hours.hold(now):
             return f"tasks begin here on {self.hours} only, and it is {now:%a %H:%M}".lower()
+        if spec.parties:
+            return self._refusal_of_program()
         return self.privacy.refusal(spec)
+
+    def _refusal_of_program(self) -> str:
+        """Its messages are whatever its code makes them: nothing here can see that they are clipped, or noisy."""
+        if not self.outbound.letters:
+            return "code sends no letters to other parties here (outbound.letters)"
+        if self.privacy != Privacy():
+            return "updates are protected here (privacy), and what a program sends are none: it cannot be"
+        return ""
 
     @property
     def names_code(self) -> bool:

@@ -19,10 +19,13 @@ from hansa.wire import codec, packing
 from hansa.wire.codec import Buffer
 from hansa.wire.frames import Evaluated, Offer, OpenRound
 
-__all__ = ["Site"]
+__all__ = ["Outgoing", "Site"]
 
 _SLACK: Final = 1 + 1e-9
 """Of a norm, for rounding."""
+
+_FIRST_STEP: Final = 1 << 16
+"""Bytes of letters that are written down at first."""
 
 _LOOK: Final = 0.5
 """Seconds between two looks whether a person has answered."""
@@ -101,7 +104,7 @@ class Site:
             self._write(opened, "evaluation", 8 * len(answer.metrics), "", tuple(answer.metrics))
 
     def says(self, opened: OpenRound, kind: str, size: int) -> None:
-        """Write down what was told in words. kind: failure or prints; size: bytes."""
+        """Write down what is told in words, or to other parties. kind: failure, prints or letters; size: bytes."""
         self._write(opened, kind, size, "", ())
 
     def _write(self, opened: OpenRound, kind: str, size: int, digest: str, metrics: tuple[str, ...]) -> None:
@@ -109,6 +112,28 @@ class Site:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         key = opened.key
         ledger.append(self._ledger, Departure(now, key.run, key.round, kind, size, digest, sorted(metrics), package))
+
+
+class Outgoing:
+    """The letters of one party, written down before they leave: in steps, each as large as all before it.
+
+    So there are few lines, however many letters, and they never say less than what has left.
+    """
+
+    def __init__(self, site: Site, opened: OpenRound) -> None:
+        """opened: the party's task."""
+        self._site = site
+        self._opened = opened
+        self._left = 0
+        self._noted = 0
+
+    async def leave(self, size: int) -> None:
+        """A letter of so many bytes is about to leave; raises `StorageError`."""
+        if self._left + size > self._noted:
+            step = max(self._left + size - self._noted, self._noted, _FIRST_STEP)
+            await asyncio.to_thread(self._site.says, self._opened, "letters", step)
+            self._noted += step
+        self._left += size
 
 
 def refuse(why: str) -> None:

@@ -24,6 +24,7 @@ from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task, Update
 from hansa.network.client.limits import NO_LIMITS, Limits
 from hansa.network.client.memory import Memory
 from hansa.network.client.outbox import update_file
+from hansa.network.client.party import Party
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
 from hansa.store.disk import explained
@@ -35,6 +36,7 @@ from hansa.wire.frames import (
     Evaluated,
     FromNode,
     Heartbeat,
+    Letter,
     LogLine,
     Offer,
     OpenRound,
@@ -113,6 +115,8 @@ class Worker:
 
     def _answer(self, opened: OpenRound, client: str) -> FromNode:
         app = self._loaded()
+        if opened.key.kind is Kind.PROGRAM:
+            return self._party(opened).run(app)
         run = self._resolved(opened.spec)
         model = self._model(opened.model)
         number = opened.key.round
@@ -128,6 +132,24 @@ class Worker:
             if opened.key.kind is Kind.TRAIN
             else _evaluated(opened.key, run, app, model, task)
         )
+
+    def _party(self, opened: OpenRound) -> Party:
+        return Party(
+            opened,
+            self._info,
+            self._objects,
+            send=self._send,
+            receive=self._letter,
+            write=lambda write: self._patiently(opened.key, write),
+        )
+
+    def _letter(self) -> Letter:
+        """What the agent says next; it says nothing else while a party awaits a letter."""
+        raw = self._pipe.read()
+        frame = framing.decode_to_node(raw) if raw is not None else None
+        if not isinstance(frame, Letter):
+            raise SystemExit("the agent is gone")
+        return frame
 
     def _resolved(self, spec: RunSpec) -> Run:
         """The run of the task in hand; most tasks are of the same one."""

@@ -19,11 +19,23 @@ from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo
 from hansa.network.client.code import Code
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
+from hansa.network.client.correspondence import Correspondence
 from hansa.network.client.pipe import read_frame, write_frame
 from hansa.settings import environment_for_user_code
 from hansa.store.disk import explained
 from hansa.wire import framing
-from hansa.wire.frames import Evaluated, FromNode, Heartbeat, LogLine, Offer, OpenRound, Progress, TaskFailed
+from hansa.wire.frames import (
+    Awaited,
+    Evaluated,
+    FromNode,
+    Heartbeat,
+    Letter,
+    LogLine,
+    Offer,
+    OpenRound,
+    Progress,
+    TaskFailed,
+)
 
 __all__ = ["SCRATCH", "Workshop"]
 
@@ -92,8 +104,15 @@ class Workshop:
         async with self._lock:
             await self._started()
 
-    async def work(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
+    async def work(
+        self,
+        opened: OpenRound,
+        on_frame: Callable[[FromNode], None],
+        correspondence: Correspondence | None = None,
+    ) -> Offer | Evaluated:
         """Do one task, one at a time; on_frame gets what happens on the way (started, progress).
+
+        correspondence: of the task of a party, which may send and await letters.
 
         Raises `UserCodeError` when the code raised, ended its process, or showed no progress for the lease.
         A cancelled task ends the process.
@@ -102,7 +121,7 @@ class Workshop:
             await self._started()
             watching = asyncio.create_task(self._watch_limits())
             try:
-                return await self._answer(opened, on_frame)
+                return await self._answer(opened, on_frame, correspondence)
             finally:
                 watching.cancel()
                 if self._failed_hard:
@@ -177,7 +196,9 @@ class Workshop:
                 self._beyond = f"it wrote {holds:,} bytes, and a task may hold {limits.disk:,} here: it was ended"
         self._kill()
 
-    async def _answer(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer | Evaluated:
+    async def _answer(
+        self, opened: OpenRound, on_frame: Callable[[FromNode], None], correspondence: Correspondence | None
+    ) -> Offer | Evaluated:
         self._failed_hard = True
         reader, writer = self._reader, self._writer
         if reader is None or writer is None:
@@ -190,7 +211,7 @@ class Workshop:
             if raw is None:
                 raise UserCodeError(self._beyond or f"the app ended its process ({await self._ending()})")
             frame = framing.decode_from_node(raw)
-            if not self._is_about(opened, frame):
+            if not self._is_about(opened, frame, correspondence):
                 raise UserCodeError(
                     "the app's process spoke of what is not its task, in hansa's own words: it was ended"
                 )
@@ -207,10 +228,28 @@ class Workshop:
                 case Progress():
                     shown = frame
                     on_frame(frame)
+                case Letter() | Awaited() if correspondence is not None:
+                    await self._relay(frame, correspondence)
                 case _:
                     on_frame(frame)
 
-    def _is_about(self, opened: OpenRound, frame: FromNode) -> bool:
+    async def _relay(self, frame: Letter | Awaited, correspondence: Correspondence) -> None:
+        """Take a letter, or give the process the one that it awaits, however long that takes; unless it ends."""
+        if isinstance(frame, Letter):
+            await correspondence.take(frame)
+            return
+        bringing = asyncio.ensure_future(correspondence.bring(frame))
+        process = self._process
+        ended = asyncio.ensure_future(process.wait()) if process is not None else bringing
+        try:
+            await asyncio.wait({bringing, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if bringing.done() and self._writer is not None:
+                write_frame(self._writer, framing.encode_to_node(bringing.result()))
+        finally:
+            bringing.cancel()
+            ended.cancel()
+
+    def _is_about(self, opened: OpenRound, frame: FromNode, correspondence: Correspondence | None) -> bool:
         """Whether a frame may come from the worker of this task: its code can write to the connection, too."""
         match frame:
             case Heartbeat():
@@ -218,6 +257,8 @@ class Workshop:
             case Offer():
                 own = len(frame.contributions) == 1 and frame.contributions[0].client == frame.sender
                 return own and not frame.partial and (frame.key, frame.sender) == (opened.key, opened.invited[0])
+            case Letter() | Awaited():
+                return correspondence is not None and correspondence.may(frame)
             case TaskFailed() | Evaluated() | Progress() | LogLine():
                 return (frame.key, frame.client) == (opened.key, opened.invited[0])
             case _:

@@ -24,6 +24,7 @@ from hansa.network.combiner.signatures import KeyOf
 from hansa.network.combiner.uploads import Uploads
 from hansa.network.jobs import Jobs
 from hansa.wire.frames import (
+    Awaited,
     Blob,
     Closed,
     Dismiss,
@@ -31,6 +32,7 @@ from hansa.wire.frames import (
     FromNode,
     Heartbeat,
     Hello,
+    Letter,
     LogLine,
     Offer,
     OpenRound,
@@ -147,6 +149,8 @@ class Hub:
             case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine():
                 if self._speaks_for(child, frame.client):
                     self._upstream.send(frame)
+            case Letter() | Awaited():
+                raise PermissionDeniedError(f"{child.name} gives its server a letter: letters go to the relay")
 
     # ── phases, driven from above ────────────────────────────────────────────────────────────────────────────────
 

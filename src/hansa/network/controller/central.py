@@ -16,6 +16,7 @@ from hansa.network.client.code import Code
 from hansa.network.client.confinement import Confinement
 from hansa.network.client.workshop import Workshop
 from hansa.packages.package import SUFFIX
+from hansa.store.disk import write_whole
 from hansa.store.ports import ObjectStore
 from hansa.store.records import SessionRecord
 from hansa.wire.frames import CENTRAL, Blob, Evaluated, OpenRound, RoundKey
@@ -34,7 +35,7 @@ class CentralEvaluation:
     def __init__(self, objects: ObjectStore, confinement: Confinement) -> None:
         """objects: where packages and models are; confinement: of the apps."""
         self._objects = objects
-        self._confinement = confinement
+        self.confinement = confinement
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -66,17 +67,29 @@ class CentralEvaluation:
             await workshop.aclose()
         self._scratch.cleanup()
 
-    async def _workshop(self, package: str) -> Workshop:
+    async def code(self, package: str) -> Code:
+        """A package, here."""
         async with self._unpacking:
-            if package not in self._workshops:
+            place = self._place(package)
+            code = Code(place / f"app{SUFFIX}", package)
+            if not code.path.exists():
                 chunks = [chunk async for chunk in self._objects.read(package)]
-                place = self._place(package)
                 (place / "objects").mkdir(parents=True, exist_ok=True)
-                code = Code(place / f"app{SUFFIX}", package)
-                await asyncio.to_thread(code.path.write_bytes, b"".join(chunks))
-                here, objects = ClientInfo(CENTRAL), place / "objects"
-                self._workshops[package] = Workshop(code, here, objects, _print_line, self._confinement)
-            return self._workshops[package]
+                await asyncio.to_thread(write_whole, code.path, b"".join(chunks))
+            return code
+
+    def folder(self, name: str) -> Path:
+        """A new folder of this name, with one of objects in it."""
+        place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._scratch.name))
+        (place / "objects").mkdir()
+        return place
+
+    async def _workshop(self, package: str) -> Workshop:
+        code = await self.code(package)
+        if package not in self._workshops:
+            here, objects = ClientInfo(CENTRAL), self._place(package) / "objects"
+            self._workshops[package] = Workshop(code, here, objects, _print_line, self.confinement)
+        return self._workshops[package]
 
     def _place(self, package: str) -> Path:
         """The folder in which a package is at work."""

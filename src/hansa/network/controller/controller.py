@@ -1,6 +1,8 @@
 """The control plane as one object: what the REST API, and nothing else, drives."""
 
 import asyncio
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,8 +26,10 @@ from hansa.messages import RunSpec
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import SERVER, audit_line
+from hansa.network.controller.beside import BesideServer
 from hansa.network.controller.central import CentralEvaluation
 from hansa.network.controller.commit import sealed
+from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.export import Models, export
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
@@ -40,7 +44,7 @@ from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
 from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
-from hansa.run import check_synchronous, plugin, resolve
+from hansa.run import check_program, check_synchronous, plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
@@ -122,6 +126,10 @@ class Controller:
         )
         self._sign_on = sign_on(self.people) if sign_on is not None else None
         self._central = CentralEvaluation(objects, confinement)
+        self._beside = BesideServer(self._central, self.add_model, self.journal)
+        self._letters = (spool if spool is not None else Path(tempfile.gettempdir())) / "letters"
+        self._opened = asyncio.Event()
+        """Set once the sessions are taken up that were running."""
         self._changing = asyncio.Lock()
         """Held from reading a session that does not run to starting, storing or deleting it."""
         self._finishing: asyncio.Task[None] | None = None
@@ -141,6 +149,7 @@ class Controller:
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
                 await self._take_up(project.id, session)
+        self._opened.set()
 
     async def _mark_absent(self, project: str) -> None:
         """Nobody is connected before they have come (again), whatever the rows said when the controller ended."""
@@ -212,6 +221,8 @@ class Controller:
                 refusal=self.nodes.refusal,
                 key_of=self.nodes.key_of,
                 sign=self._signer.sign,
+                beside=self._beside,
+                letters=self._letters,
                 spool=self._spool,
             )
         return self._trees[project]
@@ -219,6 +230,11 @@ class Controller:
     def hub(self, identity: Identity) -> Hub:
         """The root that a node of this identity attaches to."""
         return self.tree(identity.project).hub
+
+    async def conversation(self, identity: Identity, session: str) -> Conversation:
+        """What is said in a session of the node's project; raises `NotFoundError`. Who may say what, it knows."""
+        await self._opened.wait()
+        return self.tree(identity.project).conversation(session)
 
     async def assign(self, identity: Identity, preferred: str, labels: Mapping[str, str]) -> tuple[str, str]:
         """(name, address) of the server for a node; raises `QuotaExceededError` for a client too many."""
@@ -336,17 +352,18 @@ class Controller:
         project: str,
         spec: RunSpec,
         *,
-        seed_model: str,
+        seed_model: str | None,
         package: str | None = None,
         keep: str | None = None,
         by: str = SERVER,
     ) -> SessionRecord:
         """A session, not started. Raises `ConfigError`, and `NotFoundError` for a foreign model or package.
 
-        keep: the policy by which its models are kept; None: the server's default.
+        seed_model: None for a session of parties, which has none; keep: the policy by which its models are kept; None:
+        the server's default.
         """
         spec = replace(spec, project=project)
-        check_synchronous(resolve(spec))
+        _check_spec(spec, seed_model, package)
         await self.store.get(ProjectRecord, project, project)
         if package is not None:
             await self.store.get(PackageRecord, project, package)
@@ -361,10 +378,13 @@ class Controller:
             seed_model=seed_model,
             keep=_policy(keep),
         )
-        async with self.retention.holds.holding(seed_model):
-            await self._need_model(project, seed_model)
-            told = audit_line(project, by, "session.create", session.id, detail=session.name)
+        told = audit_line(project, by, "session.create", session.id, detail=session.name)
+        if seed_model is None:
             await self.store.create(session, told)
+        else:
+            async with self.retention.holds.holding(seed_model):
+                await self._need_model(project, seed_model)
+                await self.store.create(session, told)
         await self.journal.record(event(project, session.id, "session.created", f"session {session.name} was created"))
         return session
 
@@ -400,6 +420,7 @@ class Controller:
                 raise ConflictError(f"session {session.name} is running; stop it before you delete it")
             told = audit_line(project, by, "session.delete", session_id, detail=session.name)
             await self.store.delete_session(project, session_id, told)
+            await asyncio.to_thread(shutil.rmtree, self._letters / session_id, ignore_errors=True)
         await self.journal.record(event(project, "", "session.deleted", f"session {session.name} was deleted"))
         try:
             await self.retention.finish()
@@ -476,6 +497,20 @@ class Controller:
             raise
         except NotFoundError as error:
             raise NotFoundError(f"project {project} has no model {digest[:12]}…; upload it first") from error
+
+
+def _check_spec(spec: RunSpec, seed_model: str | None, package: str | None) -> None:
+    """Raise `ConfigError` unless a session can be of this spec."""
+    if not spec.parties:
+        check_synchronous(resolve(spec))
+        if seed_model is None:
+            raise ConfigError("seed_model is missing: give the model that the session starts from")
+        return
+    check_program(spec)
+    if seed_model is not None:
+        raise ConfigError("seed_model is given, and parties are: their program brings the models that it starts from")
+    if CENTRAL in spec.parties and package is None:
+        raise ConfigError(f"{CENTRAL} is a party, which runs the session's package, and there is none")
 
 
 def _policy(keep: str | None) -> str | None:

@@ -22,6 +22,7 @@ from hansa.network.controller.groups import Groups
 from hansa.network.controller.openid import Provider, Registration
 from hansa.network.controller.people import People
 from hansa.network.controller.quotas import Quota
+from hansa.network.controller.relay import RelayService
 from hansa.network.controller.sign_on import SignOn, SignOnRules
 from hansa.network.controller.signing_keys import SigningKeys
 from hansa.settings import Settings
@@ -103,7 +104,8 @@ class ControllerServer:
             directory = service.directory_handler(
                 nodes.enroll, nodes.access, self._assign, self._certify, self._authenticate
             )
-            server.add_generic_rpc_handlers((*face.handlers(), directory))
+            relay = RelayService(controller.conversation, self._authenticate)
+            server.add_generic_rpc_handlers((*face.handlers(), directory, relay.handler()))
             undo.push_async_callback(self._stop)
             try:
                 await controller.create_project(settings.project)

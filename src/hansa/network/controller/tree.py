@@ -15,8 +15,10 @@ from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.commit import Sign
+from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.directory import Directory
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurroundings
 from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
@@ -52,13 +54,15 @@ class ProjectTree:
         refusal: Callable[[str, str, str], str],
         key_of: Callable[[str, str], str],
         sign: Sign,
+        beside: Beside,
+        letters: Path,
         spool: Path | None = None,
     ) -> None:
         """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`.
 
         refusal: (project, name, grant) → why a node that has come is none of the network; empty: it is.
         key_of: (project, name) → the public key that a node signs with, empty: none; sign: with the server's own key;
-        spool: see `Hub`.
+        beside, letters: see `ProgramSurroundings`; spool: see `Hub`.
         """
         self.project = project
         self.directory = Directory(address, balancer)
@@ -79,7 +83,9 @@ class ProjectTree:
         self._central = central
         self._refusal = refusal
         self._quotas = quotas
-        self._runners: dict[str, SessionRunner] = {}
+        self._beside = beside
+        self._letters = letters
+        self._runners: dict[str, SessionRunner | ProgramRunner] = {}
         self._tasks: dict[str, asyncio.Task[SessionRecord]] = {}
         self._writes: asyncio.Queue[Presence] = asyncio.Queue()
         self._jobs = [asyncio.create_task(self.hub.watch()), asyncio.create_task(self._write_presence())]
@@ -90,7 +96,27 @@ class ProjectTree:
         """Run a session in the background; raises `ConflictError` when it runs already, `ConfigError` for its spec."""
         if session.id in self._tasks:
             raise ConflictError(f"session {session.name} is running already")
+        runner = self._runner(session)
+        task = asyncio.create_task(runner.run(), name=f"session {session.name}")
+        self._runners[session.id], self._tasks[session.id] = runner, task
+        task.add_done_callback(lambda done: self._ended(session.id, done))
+        return task
+
+    def _runner(self, session: SessionRecord) -> SessionRunner | ProgramRunner:
         connected = lambda: frozenset(self.directory.clients)  # noqa: E731 - a view of the directory
+        if session.spec.parties:
+            program = ProgramSurroundings(
+                self._store,
+                self._objects,
+                self._journal,
+                self.hub,
+                connected,
+                self._quotas,
+                self._sign,
+                self._beside,
+                self._letters,
+            )
+            return ProgramRunner(session, program)
         around = Surroundings(
             self._store,
             self._objects,
@@ -102,11 +128,14 @@ class ProjectTree:
             self._quotas,
             self._sign,
         )
-        runner = SessionRunner(session, around)
-        task = asyncio.create_task(runner.run(), name=f"session {session.name}")
-        self._runners[session.id], self._tasks[session.id] = runner, task
-        task.add_done_callback(lambda done: self._ended(session.id, done))
-        return task
+        return SessionRunner(session, around)
+
+    def conversation(self, session: str) -> Conversation:
+        """Of a session of parties that runs; raises `NotFoundError`."""
+        runner = self._runners.get(session)
+        if not isinstance(runner, ProgramRunner):
+            raise NotFoundError(f"project {self.project} has no session {session!r} of parties that runs")
+        return runner.conversation
 
     async def under_way(self, session: str) -> None:
         """Wait until a session that was started is stored as running, or has ended."""
@@ -146,6 +175,8 @@ class ProjectTree:
     def away(self, session: str) -> str:
         """Which store a running session waits for; empty while there is none."""
         runner = self._runners.get(session)
+        if isinstance(runner, ProgramRunner):
+            return runner.away or runner.conversation.away
         return runner.away if runner is not None else ""
 
     async def aclose(self) -> None:

@@ -21,7 +21,7 @@ from hansa.errors import InputError, WireError
 from hansa.protocols.message import Schema, schema_named, schema_of
 from hansa.wire import codec
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "head", "named"]
 
 _ALIGNMENT: Final = 8
 _SCALARS: Final = {bool: DTYPES["BOOL"], int: DTYPES["I64"], float: DTYPES["F64"]}
@@ -33,24 +33,34 @@ def encode(message: Any) -> bytes:
     tensors: dict[str, Array] = {}
     for field, kind in schema.fields.items():
         tensors |= _written(schema, field, kind, getattr(message, field))
-    name = schema.name.encode()
-    head = bytes([len(name)]) + name
-    return b"".join([head.ljust(_aligned(len(head)), b"\0"), *codec.encode(Arrays(tensors))])
+    return b"".join([head(schema.name), *codec.encode(Arrays(tensors))])
 
 
-def decode(frame: bytes) -> Any:
+def decode(frame: bytes | memoryview) -> Any:
     """The message of these bytes; raises `WireError` unless it is registered here and has the fields of its schema."""
-    length = frame[0] if frame else 0
-    name = frame[1 : 1 + length].decode("ascii", errors="replace")
+    name, tensors = named(frame)
     schema = schema_named(name)
     if schema is None:
         raise WireError(f"a message {name!r} has arrived, for which no class is registered here: import its module")
-    arrays = codec.decode(memoryview(frame)[_aligned(1 + length) :])
+    arrays = codec.decode(tensors)
     rest = dict(arrays)
     values = {field: _read(schema, field, kind, rest) for field, kind in schema.fields.items()}
     if rest:
         raise WireError(f"a message {name!r} has arrived with the unknown field {next(iter(rest))!r}")
     return schema.kind(**values)
+
+
+def head(name: str) -> bytes:
+    """What precedes the tensors of a message of this name."""
+    written = bytes([len(name)]) + name.encode()
+    return written.ljust(_aligned(len(written)), b"\0")
+
+
+def named(frame: bytes | memoryview) -> tuple[str, memoryview]:
+    """The name of a message and the safetensors file of its fields, neither of them checked."""
+    length = frame[0] if frame else 0
+    name = bytes(frame[1 : 1 + length]).decode("ascii", errors="replace")
+    return name, memoryview(frame)[_aligned(1 + length) :]
 
 
 def _written(schema: Schema, field: str, kind: type[Any], value: Any) -> dict[str, Array]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hansa.arrays import DTYPES, Arrays
-from hansa.distributed.encoding import decode, encode
 from hansa.errors import InputError, WireError
+from hansa.programs.encoding import decode, encode
 from hansa.protocols.message import message
 from hansa.wire import codec
 

@@ -6,14 +6,14 @@ Each goes on until it waits for what has not arrived; then the next one does, by
 import inspect
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hansa.distributed.encoding import decode, encode
 from hansa.errors import DeadlockError, HansaError, InputError, RunFailedError, UserCodeError
+from hansa.programs.encoding import decode, encode
 from hansa.protocols.message import name_of
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program, Receive, Worker
@@ -53,15 +53,24 @@ class _Member:
 class Crew:
     """Some workers of a run, in one process."""
 
-    def __init__(self, numbers: Iterable[int], program: Program, topology: AnyTopology, seed: int, post: Post) -> None:
-        """numbers: the workers that are run here; post: for messages to the others."""
+    def __init__(
+        self,
+        numbers: Iterable[int],
+        program: Program,
+        topology: AnyTopology,
+        seed: int,
+        post: Post,
+        *,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """numbers: the workers that are run here; post: for messages to the others; settings: see `Worker`."""
         self.ended: dict[int, Ended] = {}
         """By worker, of this process and of others, as these are told by `end`."""
         self._size = topology.size
         self._post = post
         self._members: dict[int, _Member] = {}
         for number in numbers:
-            worker = Worker(number, topology, self._sends(number), partial(derive_rng, seed))
+            worker = Worker(number, topology, self._sends(number), partial(derive_rng, seed), settings)
             coroutine = program(worker)
             if not inspect.iscoroutine(coroutine):
                 raise InputError(
@@ -87,6 +96,10 @@ class Crew:
                 self._go_on(number)
             ended += [number] * (number in self.ended)
         return ended
+
+    def waits(self, number: int) -> Receive | None:
+        """What a worker of this process waits for; None where it has ended, or has not begun."""
+        return self._members[number].waits
 
     def end(self, number: int, ended: Ended) -> None:
         """A worker of another process has ended."""

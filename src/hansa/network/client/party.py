@@ -1,0 +1,97 @@
+"""A party of a program, in a worker process: it runs the program's worker, and pulls each letter when it is awaited.
+
+So nothing waits in this process, and what is sent goes on before the next step: a pipe that is full holds the worker.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from blake3 import blake3
+
+from hansa.app import App
+from hansa.errors import AppError, WireError
+from hansa.messages import ClientInfo
+from hansa.network.client.outbox import letter_file, update_file
+from hansa.programs.crew import Crew
+from hansa.programs.encoding import decode
+from hansa.programs.ending import numbers
+from hansa.wire.chunks import INLINE_LIMIT
+from hansa.wire.frames import Awaited, Blob, Evaluated, FromNode, Letter, OpenRound
+
+__all__ = ["Party"]
+
+
+class Party:
+    """One run of one party."""
+
+    def __init__(
+        self,
+        opened: OpenRound,
+        info: ClientInfo,
+        objects: Path,
+        *,
+        send: Callable[[FromNode], None],
+        receive: Callable[[], Letter],
+        write: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """send, receive: to and from the agent; write: calls what writes a file, until the disk has taken it."""
+        self._opened = opened
+        self._info = info
+        self._objects = objects
+        self._send = send
+        self._receive = receive
+        self._write = write
+        self._number = opened.spec.parties.index(opened.invited[0])
+        self._sent: defaultdict[int, int] = defaultdict(int)
+        self._read: defaultdict[int, int] = defaultdict(int)
+
+    def run(self, app: App) -> Evaluated:
+        """The numbers of its result, which is left as a file (`update_file`), encoded."""
+        spec, number = self._opened.spec, self._number
+        program, topology = app.program_of(len(spec.parties), spec.config)
+        if topology.size != len(spec.parties):
+            raise AppError(
+                f"the session has {len(spec.parties)} parties, and the app's program is for {topology.name} with "
+                f"{topology.size} workers; make them as many"
+            )
+        crew = Crew((number,), program, topology, spec.seed, self._post, settings=self._info.settings)
+        try:
+            while not crew.advance():
+                waits = crew.waits(number)
+                if waits is None:
+                    raise AssertionError("a worker neither waits nor has ended")
+                crew.deliver(waits.sender, number, self._bring(waits.sender))
+        finally:
+            crew.close()
+        result = crew.ended[number].result
+        if result:
+            file = update_file(self._objects, self._opened.key)
+            self._write(lambda: _written(file, result))
+        return Evaluated(self._opened.key, self._opened.invited[0], 1, numbers(decode(result)) if result else {})
+
+    def _post(self, sender: int, receiver: int, frame: bytes) -> None:
+        blob = Blob(blake3(frame).hexdigest(), len(frame), frame if len(frame) <= INLINE_LIMIT else b"")
+        letter = Letter(self._opened.key, sender, receiver, self._sent[receiver], blob)
+        if not blob.inline:
+            self._write(lambda: _written(letter_file(self._objects, letter), frame))
+        self._sent[receiver] += 1
+        self._send(letter)
+
+    def _bring(self, sender: int) -> bytes:
+        """The next letter of a sender, once it is there."""
+        self._send(Awaited(self._opened.key, sender, self._number, self._read[sender]))
+        letter = self._receive()
+        if (letter.sender, letter.receiver, letter.number) != (sender, self._number, self._read[sender]):
+            raise WireError(f"letter {letter.number} of party {letter.sender} has come, and it is not the one awaited")
+        self._read[sender] += 1
+        if letter.blob.inline:
+            return letter.blob.inline
+        file = letter_file(self._objects, letter)
+        frame = file.read_bytes()
+        file.unlink()
+        return frame
+
+
+def _written(file: Path, data: bytes) -> None:
+    file.write_bytes(data)

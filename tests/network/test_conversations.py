@@ -1,0 +1,348 @@
+"""Programs over the relay of the controller: the results of one process, whoever begins anew, and whatever was lost."""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from blake3 import blake3
+
+from hansa.distributed import (
+    Records,
+    complete,
+    gossip,
+    hubs,
+    message,
+    ring,
+    run,
+    split_learning,
+    splitfed,
+    star,
+    vertical,
+    wheel,
+)
+from hansa.errors import (
+    ConflictError,
+    ConnectionFailedError,
+    NotFoundError,
+    PermissionDeniedError,
+    RunFailedError,
+    WireError,
+)
+from hansa.messages import ClientInfo, Kind, RunSpec
+from hansa.network.client.correspondence import Correspondence
+from hansa.network.client.outbox import letter_file
+from hansa.network.controller.conversation import Conversation, Room
+from hansa.network.controller.letters import Letters
+from hansa.network.controller.quotas import Quota, Quotas
+from hansa.programs.crew import Crew
+from hansa.programs.encoding import encode
+from hansa.protocols.topology import AnyTopology
+from hansa.protocols.worker import Program, Worker
+from hansa.store.opening import open_store
+from hansa.training.numpy_parts import logistic_parts, mlp_parts
+from hansa.wire.chunks import INLINE_LIMIT
+from hansa.wire.frames import Awaited, Blob, Letter, OpenRound, RoundKey
+from hansa.wire.limits import MAX_LETTER
+
+KEY = RoundKey("session", 1, Kind.PROGRAM)
+
+
+@message("said.number")
+@dataclass(frozen=True)
+class Number:
+    value: float
+    padding: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass
+class Table:
+    """What parties sit at: a conversation that may be closed and opened again, as by a controller that is restarted."""
+
+    folder: Path
+    size: int
+    quotas: Quotas
+    failures: list[RunFailedError] = field(default_factory=list)
+    conversation: Conversation = field(init=False)
+
+    async def open(self) -> None:
+        self.conversation = Conversation(
+            KEY,
+            [f"p{number}" for number in range(self.size)],
+            Letters(self.folder / "letters"),
+            Room(self.quotas, "default"),
+            lambda _number, _end, _new: None,
+            self.failures.append,
+        )
+        await self.conversation.open()
+
+    async def send(self, letter: Letter, data: memoryview) -> None:
+        """The way of every party; see `Post`."""
+        await self._asked(self.conversation.send(f"p{letter.sender}", letter, pieces(data)))
+
+    async def receive(self, awaited: Awaited) -> AsyncGenerator[memoryview, None]:
+        got = self.conversation.receive(f"p{awaited.receiver}", awaited)
+        while (piece := await self._asked(anext(got, b""))) != b"":
+            yield memoryview(piece)
+
+    async def _asked(self, call: Any) -> Any:
+        try:
+            return await call
+        except NotFoundError as error:  # as of a server that is gone
+            raise ConnectionFailedError(str(error)) from error
+
+
+@asynccontextmanager
+async def table(folder: Path, size: int) -> AsyncIterator[Table]:
+    store = open_store(f"sqlite:///{folder / 'hansa.db'}")
+    await store.open()
+    made = Table(folder, size, Quotas(store))
+    try:
+        await made.open()
+        yield made
+        made.conversation.close()
+    finally:
+        await store.close()
+
+
+async def pieces(data: memoryview | bytes, size: int = 1 << 16) -> AsyncIterator[tuple[int, memoryview]]:
+    for offset in range(0, len(data), size):
+        yield offset, memoryview(data)[offset : offset + size]
+
+
+def letter(sender: int, receiver: int, number: int, data: bytes) -> Letter:
+    return Letter(KEY, sender, receiver, number, Blob(blake3(data).hexdigest(), len(data)))
+
+
+async def attend(at: Table, number: int, program: Program, topology: AnyTopology, dies: set[int]) -> bytes:
+    """Be a party to the end; returns its encoded result. dies: awaited letters, counted, at which it begins anew."""
+    objects = at.folder / f"objects-{number}"
+    objects.mkdir(exist_ok=True)
+    opened = OpenRound(KEY, RunSpec(parties=tuple(at.conversation.parties)), Blob("0" * 64, 0), (f"p{number}",))
+    awaited = 0
+    while True:
+        correspondence = Correspondence(at, opened, objects)
+        sent: list[Letter] = []
+        counts: Counter[int] = Counter()
+        read: Counter[int] = Counter()
+
+        def post(sender: int, receiver: int, frame: bytes) -> None:
+            made = letter(sender, receiver, counts[receiver], frame)  # noqa: B023 - called before the next run
+            counts[receiver] += 1  # noqa: B023 - the same
+            if len(frame) <= INLINE_LIMIT:
+                made = replace(made, blob=replace(made.blob, inline=frame))
+            else:
+                letter_file(objects, made).write_bytes(frame)
+            sent.append(made)  # noqa: B023 - the same
+
+        crew = Crew((number,), program, topology, 0, post)
+        try:
+            while not (ended := crew.advance()) or sent:
+                while sent:
+                    assert correspondence.may(sent[0])
+                    await correspondence.take(sent.pop(0))
+                if ended:
+                    break
+                waits = crew.waits(number)
+                assert waits is not None
+                awaited += 1
+                if awaited in dies:
+                    raise ConflictError("it was killed")  # noqa: TRY301 - as the relay would
+                got = await correspondence.bring(Awaited(KEY, waits.sender, number, read[waits.sender]))
+                read[waits.sender] += 1
+                data = got.blob.inline or letter_file(objects, got).read_bytes()
+                crew.deliver(waits.sender, number, data)
+            await correspondence.end({})
+            return crew.ended[number].result
+        except ConflictError:
+            pass
+        finally:
+            crew.close()
+            await correspondence.aclose()
+
+
+def program_of_sums(large: int = 0) -> Program:
+    async def program(worker: Worker) -> Number:
+        total = float(worker.number)
+        for _ in range(4):
+            worker.broadcast(Number(total, np.full(large, total)))
+            total += sum(said.value for said in (await worker.gather(Number)).values()) / 7
+        return Number(total)
+
+    return program
+
+
+PARTS = mlp_parts((6, 8, 3), 1, learning_rate=0.1)
+X = np.random.default_rng(0).normal(size=(3, 12, 6)).astype(np.float32)
+Y = np.random.default_rng(1).integers(0, 3, (3, 12))
+
+
+def share(client: ClientInfo) -> tuple[Any, Any]:
+    return X[client.index], Y[client.index]
+
+
+def records(party: ClientInfo) -> Records:
+    known = np.random.default_rng(party.index).permutation(12)[:10]
+    x = X[0][known][:, 2 * party.index : 2 * party.index + 2]
+    return Records(known, x, Y[0][known] % 2 if party.index == 0 else None)
+
+
+PROGRAMS: dict[str, tuple[Program, AnyTopology]] = {
+    "sums": (program_of_sums(), complete(3)),
+    "large sums": (program_of_sums(20_000), complete(3)),
+    "gossip": (gossip(lambda i: {"w": X[i % 3]}, steps=3), ring(4)),
+    "split": (split_learning(PARTS, share, rounds=2, batch_size=6), wheel(4)),
+    "splitfed": (splitfed(PARTS, share, rounds=1, batch_size=6), hubs(2, 5)),
+    "vertical": (
+        vertical(
+            logistic_parts([2, 2, 2], learning_rate=0.3),
+            records,
+            salt=b"agreed among the parties",
+            epochs=2,
+            batch_size=4,
+        ),
+        star(3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+async def test_parties_that_begin_anew_come_to_the_bits_of_one_process(name: str, tmp_path: Path) -> None:
+    program, topology = PROGRAMS[name]
+    rng = np.random.default_rng(len(name))
+    deaths = [set(rng.integers(1, 12, 2).tolist()) for _ in range(topology.size)]
+    async with table(tmp_path, topology.size) as at:
+        results = await asyncio.gather(*(attend(at, n, program, topology, deaths[n]) for n in range(topology.size)))
+        assert not at.failures
+        assert len(at.conversation.ended) == topology.size
+    assert results == [encode(each) for each in run(program, topology, over="process").results]
+
+
+@pytest.mark.parametrize("damage", ["nothing", "a torn letter", "a changed letter", "everything"])
+async def test_a_relay_that_is_restarted_and_has_lost_letters_is_told_them_again(damage: str, tmp_path: Path) -> None:
+    program, topology = PROGRAMS["large sums"]
+    async with table(tmp_path, 3) as at:
+        tasks = [asyncio.create_task(attend(at, n, program, topology, {5} if n == 1 else set())) for n in range(3)]
+        while at.conversation.letters.sent(0) < 4:  # noqa: ASYNC110 - one step of the others at a time
+            await asyncio.sleep(0)
+        at.conversation.close()
+        _damage(tmp_path / "letters", damage)
+        await at.open()
+        results = await asyncio.gather(*tasks)
+        assert not at.failures
+    assert results == [encode(each) for each in run(program, topology, over="process").results]
+
+
+def _damage(folder: Path, how: str) -> None:
+    (first, *_) = sorted(folder.glob("0-*.letters"))
+    data = bytearray(first.read_bytes())
+    match how:
+        case "a torn letter":
+            first.write_bytes(data[:-5])
+        case "a changed letter":
+            data[-5] ^= 1
+            first.write_bytes(data)
+        case "everything":
+            shutil.rmtree(folder)
+        case _:
+            pass
+
+
+async def failure(at: Table, program: Program, topology: AnyTopology) -> str:
+    tasks = [asyncio.create_task(attend(at, n, program, topology, set())) for n in range(topology.size)]
+    while not at.failures:  # noqa: ASYNC110 - the same
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return str(at.failures[0])
+
+
+async def test_parties_that_all_wait_are_found_and_named(tmp_path: Path) -> None:
+    async def program(worker: Worker) -> None:
+        worker.send((worker.number + 1) % 3, Number(1.0))
+        await worker.gather(Number)
+
+    async with table(tmp_path, 3) as at:
+        said = await failure(at, program, complete(3))
+    assert said.startswith("a deadlock, in which all parties wait and nothing is on its way: party 0 (p0) waits for")
+
+
+async def test_a_party_that_waits_for_one_that_has_ended_is_named(tmp_path: Path) -> None:
+    async def program(worker: Worker) -> None:
+        if worker.number == 1:
+            await worker.receive(0, Number)
+
+    async with table(tmp_path, 3) as at:
+        said = await failure(at, program, complete(3))
+    assert said == "party 1 (p1) waits for letter 0 of party 0 (p0), which has ended; send it what it waits for"
+
+
+async def test_a_letter_that_is_not_read_is_an_error_that_names_both(tmp_path: Path) -> None:
+    async def program(worker: Worker) -> None:
+        if worker.number == 0:
+            worker.send(1, Number(1.0))
+
+    async with table(tmp_path, 2) as at:
+        said = await failure(at, program, complete(2))
+    assert said.startswith("party 1 (p1) ended without reading what party 0 (p0) sent it, said.number first")
+
+
+async def test_a_program_that_computes_something_else_when_it_is_run_again_ends(tmp_path: Path) -> None:
+    async with table(tmp_path, 2) as at:
+        said = encode(Number(1.0))
+        assert await at.conversation.send("p0", letter(0, 1, 0, said), pieces(said)) == 1
+        assert await at.conversation.send("p0", letter(0, 1, 0, said), pieces(b"")) == 1  # not even looked at
+        other = encode(Number(2.0))
+        with pytest.raises(WireError, match="run again and sent party 1"):
+            await at.conversation.send("p0", letter(0, 1, 0, other), pieces(other))
+    assert "must compute the same whenever it is run" in str(at.failures[0])
+
+
+REFUSED: list[tuple[str, Letter, bytes, type[Exception], str]] = [
+    ("stranger", letter(0, 1, 0, b"abc"), b"abc", PermissionDeniedError, "stranger is not party 0"),
+    ("p1", letter(0, 1, 0, b"abc"), b"abc", PermissionDeniedError, "p1 is not party 0"),
+    ("p0", letter(0, 7, 0, b"abc"), b"abc", WireError, "has 2 parties"),
+    ("p0", letter(0, 1, 1, b"abc"), b"abc", ConflictError, "from the beginning"),
+    ("p0", letter(0, 1, 0, b"abc"), b"abcd", WireError, "a letter of 3 bytes"),
+    ("p0", letter(0, 1, 0, b"abc"), b"ab", WireError, "2 have come"),
+    ("p0", letter(0, 1, 0, b"abc"), b"abd", WireError, "or they are others"),
+    ("p0", Letter(KEY, 0, 1, 0, Blob("0" * 64, MAX_LETTER + 1)), b"abc", WireError, "it may have 1 to"),
+    ("p0", letter(0, 0, 0, b"abc"), b"abc", WireError, "no class is registered"),
+    ("p0", letter(0, 0, 0, encode(Number(1.0))), encode(Number(1.0)), WireError, "says something else"),
+]
+
+
+async def test_what_is_no_letter_of_its_sender_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    async with table(tmp_path, 2) as at:
+        for party, sent, data, error, match in REFUSED:
+            with pytest.raises(error, match=match):
+                await at.conversation.send(party, sent, pieces(data))
+        assert at.conversation.letters.pairs() == ()
+        assert at.conversation.ended == {}
+
+
+async def test_nobody_hears_what_is_for_another(tmp_path: Path) -> None:
+    async with table(tmp_path, 3) as at:
+        await at.conversation.send("p0", letter(0, 1, 0, b"abc"), pieces(b"abc"))
+        for party in ("p2", "stranger"):
+            with pytest.raises(PermissionDeniedError, match="is not party 1"):
+                await anext(at.conversation.receive(party, Awaited(KEY, 0, 1, 0)))
+        assert await anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 0))) == b"abc"
+
+
+async def test_letters_take_room_of_their_projects_quota_and_wait_for_it(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'hansa.db'}")
+    await store.open()
+    at = Table(tmp_path, 2, Quotas(store, Quota(storage=1000)))
+    await at.open()
+    with pytest.raises(ConnectionFailedError, match="quota of storage"):
+        await at.conversation.send("p0", letter(0, 1, 0, b"abc"), pieces(b"abc"))
+    assert "quota of storage" in at.conversation.away
+    await store.close()

@@ -1,0 +1,333 @@
+"""Programs of parties over a real network: the bits of one process, whoever dies, and nobody else's letters."""
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from blake3 import blake3
+from federation import PROJECT, Federation, federation
+
+from hansa.app import load_app
+from hansa.arrays import Arrays
+from hansa.distributed import Model, run
+from hansa.errors import ConfigError, NotFoundError, PermissionDeniedError, WireError
+from hansa.messages import Kind, RoundRules, RunSpec
+from hansa.network.client.ledger import LEDGER, departures
+from hansa.network.client.policy import Outbound, Privacy, SitePolicy
+from hansa.network.entrance import Entrance
+from hansa.programs.encoding import encode
+from hansa.programs.ending import load, numbers
+from hansa.run import check_program
+from hansa.store.ports import Query
+from hansa.store.records import ModelRecord, SessionRecord, SessionState
+from hansa.wire import channel, chunks
+from hansa.wire.frames import Awaited, Blob, Letter, Role, RoundKey
+from hansa.wire.limits import MAX_LETTER
+from hansa.wire.transport import GRPC
+
+RULES = RoundRules(deadline=600)
+BANKS = ("bank", "insurer", "clinic")
+
+VERTICAL = """
+import numpy as np
+import hansa
+from hansa.distributed import Records, star, vertical
+from hansa.training.numpy_parts import logistic_parts
+
+app = hansa.App()
+X = np.random.default_rng(5).normal(size=(60, 6))
+Y = (X.sum(axis=1) > 0).astype(np.int64)
+
+
+def records(party):
+    known = np.random.default_rng(party.index).permutation(60)[:50]
+    x = X[known][:, 2 * party.index : 2 * party.index + 2]
+    return Records(ids=known, x=x, y=Y[known] if party.index == 0 else None)
+
+
+@app.program
+def program(parties, *, epochs=2):
+    parts = logistic_parts([2] * parties, learning_rate=0.3)
+    return vertical(parts, records, salt=b"agreed among the parties", epochs=epochs, batch_size=20), star(parties)
+"""
+
+SPLIT = """
+import numpy as np
+import hansa
+from hansa.distributed import split_learning, wheel
+from hansa.training.numpy_parts import mlp_parts
+
+app = hansa.App()
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(3, 24, 6)).astype(np.float32), RNG.integers(0, 3, (3, 24))
+
+
+@app.program
+def program(parties):
+    parts = mlp_parts((6, 8, 3), 1, learning_rate=0.1)
+    data = lambda client: (X[client.index], Y[client.index])
+    return split_learning(parts, data, rounds=2, batch_size=12), wheel(parties)
+"""
+
+TALK = """
+import os
+import pathlib
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import hansa
+from hansa.distributed import complete, message
+
+app = hansa.App()
+
+
+@message("talk.word")
+@dataclass(frozen=True)
+class Word:
+    text: str
+    values: np.ndarray
+
+
+@message("talk.sum")
+@dataclass(frozen=True)
+class Sum:
+    total: float
+
+
+def word(number, size):
+    return Word(f"from {number}", np.full(size, number, np.float64))
+
+
+@app.program
+def program(parties, *, mode="large", gate="", rounds=6):
+    async def large(worker):
+        worker.broadcast(word(worker.number, 300_000))
+        return Sum(float(sum(said.values.sum() for said in (await worker.gather(Word)).values())))
+
+    async def slow(worker):
+        total = 0.0
+        for number in range(rounds):
+            worker.broadcast(word(worker.number + number, 3))
+            total += sum(said.values[0] for said in (await worker.gather(Word)).values())
+            if number == rounds // 2 and worker.number == 1:
+                pathlib.Path(gate + ".pid").write_text(str(os.getpid()))
+                pathlib.Path(gate + ".reached").touch()
+                while not pathlib.Path(gate).exists():
+                    time.sleep(0.01)
+        return Sum(total)
+
+    async def fails(worker):
+        if worker.number == 1:
+            raise ValueError("no data here")
+        await worker.receive(1, Word)
+
+    return locals()[mode], complete(parties)
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "app.py").write_text(text)
+    return folder / "app.py"
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file for all tests of this process: a message's name is of one class."""
+    return written(tmp_path_factory.mktemp("talk"), TALK)
+
+
+def in_process(app: Path, spec: RunSpec) -> tuple[Any, ...]:
+    program, topology = load_app(app).program_of(len(spec.parties), spec.config)
+    return run(program, topology, seed=spec.seed, over="process").results
+
+
+def left(network: Federation, session: SessionRecord, party: str) -> Any:
+    (file,) = (network.folder / party / "results" / session.id).iterdir()
+    return load(file)
+
+
+async def joined(network: Federation, names: tuple[str, ...], below: str = "") -> None:
+    await asyncio.gather(*(network.client(name, preferred=below) for name in names))
+
+
+async def test_vertical_learning_has_the_bits_of_one_process_and_each_party_keeps_its_own_part(tmp_path: Path) -> None:
+    app = written(tmp_path / "app", VERTICAL)
+    spec = RunSpec(seed=3, parties=BANKS, rules=RULES, config={"epochs": 3})
+    async with federation(tmp_path, ["north"]) as made:
+        await joined(made, BANKS[:2], "north")
+        await joined(made, BANKS[2:])
+        session = await made.run(app, spec)
+        metrics = await made.metrics(session, kind="program")
+        assert session.state is SessionState.FINISHED, session.cause
+        expected = in_process(app, spec)
+        assert [encode(left(made, session, name)) for name in BANKS] == list(map(encode, expected))
+        told = {(row.client, row.name): row.value for row in metrics}
+        assert told == {("bank", name): value for name, value in numbers(expected[0]).items()}
+        assert next(line.kind for line in departures(made.folder / "clinic" / LEDGER)) == "letters"
+        assert not (tmp_path / "controller" / "letters" / session.id).exists()
+
+
+async def test_split_learning_with_its_server_beside_the_controller_leaves_the_top_as_a_model(tmp_path: Path) -> None:
+    app = written(tmp_path / "app", SPLIT)
+    spec = RunSpec(name="split", seed=1, parties=("central", "a", "b", "c"), rules=RULES)
+    async with federation(tmp_path) as made:
+        await joined(made, ("a", "b", "c"))
+        session = await made.run(app, spec)
+        assert session.state is SessionState.FINISHED, session.cause
+        top, *bottoms = in_process(app, spec)
+        assert [encode(left(made, session, name)) for name in "abc"] == list(map(encode, bottoms))
+        query = Query(PROJECT, where={"name": f"split-{session.id}"})
+        (model,) = (await made.controller.store.list(ModelRecord, query)).items
+        file = b"".join([piece async for piece in made.controller.objects.read(model.id)])
+        assert file == encode(top)[-len(file) :]
+
+
+async def test_large_letters_arrive_whole(talk: Path, tmp_path: Path) -> None:
+    spec = RunSpec(parties=("a", "b", "c"), rules=RULES)
+    async with federation(tmp_path) as made:
+        await joined(made, spec.parties)
+        session = await made.run(talk, spec)
+        assert session.state is SessionState.FINISHED, session.cause
+        assert [left(made, session, name).total for name in "abc"] == [r.total for r in in_process(talk, spec)]
+        leftover = [file for name in "abc" for file in (made.folder / name / "objects").iterdir()]
+        assert leftover == []
+
+
+async def appears(path: Path) -> None:
+    while not path.exists():  # noqa: ASYNC110, ASYNC240 - another process makes it
+        await asyncio.sleep(0.01)
+
+
+async def test_parties_that_are_killed_begin_anew_and_come_to_the_same_bits(talk: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    spec = RunSpec(parties=("a", "b", "c"), rules=RULES, config={"mode": "slow", "gate": str(gate)})
+    async with federation(tmp_path) as made:
+        await joined(made, spec.parties)
+        session = await made.start(talk, spec)
+        await appears(gate.with_suffix(".reached"))
+        await made.leave("a")  # its worker process is killed with it
+        await made.gone("a")
+        assert "a (away" in str(made.tree.why(session.id))
+        await made.client("a")
+        os.kill(int(gate.with_suffix(".pid").read_text()), signal.SIGKILL)
+        failed = await made.end(session)
+        assert failed.state is SessionState.FAILED
+        assert failed.cause == "party 1 (b) failed: the app ended its process (killed by SIGKILL)"
+        gate.touch()
+        await made.controller.start_session(PROJECT, session.id)
+        await made.until_event(session, "session.finished")
+        assert [left(made, session, name).total for name in "abc"] == [r.total for r in in_process(talk, spec)]
+
+
+async def test_a_controller_that_comes_back_goes_on_with_what_was_said(talk: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    spec = RunSpec(parties=("a", "b", "central"), rules=RULES, config={"mode": "slow", "gate": str(gate)})
+    async with federation(tmp_path) as made:
+        await joined(made, spec.parties[:2])
+        session = await made.start(talk, spec)
+        await appears(gate.with_suffix(".reached"))
+    kept = sum(file.stat().st_size for file in (tmp_path / "controller" / "letters" / session.id).iterdir())
+    assert kept > 0
+    async with federation(tmp_path) as made:
+        gate.touch()
+        await joined(made, spec.parties[:2])
+        session = await made.end(session)
+        assert session.state is SessionState.FINISHED, session.cause
+        assert [left(made, session, name).total for name in "ab"] == [r.total for r in in_process(talk, spec)[:2]]
+
+
+async def test_a_party_that_fails_and_a_site_that_refuses_end_the_session_with_a_cause_that_names_them(
+    talk: Path, tmp_path: Path
+) -> None:
+    fails = RunSpec(parties=("a", "b"), rules=RULES, config={"mode": "fails"})
+    async with federation(tmp_path) as made:
+        await joined(made, ("a", "b"))
+        await made.client("careful", policy=SitePolicy(privacy=Privacy(max_norm=1.0)))
+        await made.client("silent", policy=SitePolicy(outbound=Outbound(letters=False)))
+        failed = await made.run(talk, fails)
+        assert failed.cause.startswith("party 1 (b) failed: worker 1 of 2 failed: ValueError: no data here\n")
+        refused = await made.run(talk, replace(fails, parties=("a", "careful")))
+        assert "party 1 (careful) failed: careful refuses this session: this site's policy" in refused.cause
+        refused = await made.run(talk, replace(fails, parties=("a", "silent")))
+        assert "code sends no letters to other parties here" in refused.cause
+
+
+async def test_only_a_sessions_own_parties_send_and_hear_its_letters(talk: Path, tmp_path: Path) -> None:
+    data = encode(numbers_of(1.0))
+    async with federation(tmp_path) as made:
+        spec = RunSpec(parties=("mallory", "b"), rules=RULES)
+        session = await made.start(talk, spec)
+        key = RoundKey(session.id, 1, Kind.PROGRAM)
+        await made.controller.create_project("elsewhere")
+        callers = {
+            name: await caller(made, name, project, role)
+            for name, project, role in (
+                ("mallory", PROJECT, Role.CLIENT),
+                ("eve", PROJECT, Role.CLIENT),
+                ("b", "elsewhere", Role.CLIENT),
+                ("west", PROJECT, Role.COMBINER),
+            )
+        }
+
+        async def send(name: str, letter: Letter) -> int:
+            there, token = callers[name]
+            return (await channel.send_letter(there, token, letter, chunks.split([data]))).letters
+
+        def said(sender: int, receiver: int, size: int = len(data)) -> Letter:
+            return Letter(key, sender, receiver, 0, Blob(blake3(data).hexdigest(), size))
+
+        assert await send("mallory", said(0, 1)) == 1
+        for name, letter, error in (
+            ("mallory", said(1, 0), PermissionDeniedError),
+            ("eve", said(0, 1), PermissionDeniedError),
+            ("eve", said(1, 0), PermissionDeniedError),
+            ("west", said(0, 1), PermissionDeniedError),
+            ("b", said(1, 0), NotFoundError),
+            ("mallory", replace(said(0, 1, MAX_LETTER + 1), number=1), WireError),
+        ):
+            with pytest.raises(error):
+                await send(name, letter)
+        for name, error in (("eve", PermissionDeniedError), ("b", NotFoundError), ("mallory", PermissionDeniedError)):
+            there, token = callers[name]
+            with pytest.raises(error):
+                await anext(channel.receive_letter(there, token, Awaited(key, 0, 1, 0)))
+        assert made.tree.conversation(session.id).letters.pairs() == ((0, 1),)
+        await made.controller.stop_session(PROJECT, session.id, "a test")
+        with pytest.raises(NotFoundError):
+            await send("mallory", replace(said(0, 1), number=1))
+        await made.controller.delete_session(PROJECT, session.id)
+        assert not (tmp_path / "controller" / "letters" / session.id).exists()
+        for there, _ in callers.values():
+            await there.close()
+
+
+def numbers_of(value: float) -> Any:
+    return Model(Arrays({"w": np.float64(value)}))
+
+
+async def caller(network: Federation, name: str, project: str, role: Role) -> tuple[channel.Channel, str]:
+    token, _ = await network.controller.issue_token(project, name, role)
+    keys = network.folder / f"{project}-{name}"
+    keys.mkdir()
+    entrance = Entrance(network.server.address, token, keys, network.trust, GRPC)
+    return await entrance.dial_controller(), await entrance.access()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"parties": ("a", "a")}, "there once"),
+        ({"parties": ("a", "")}, "must have a name"),
+        ({"parties": ("a", "b"), "transforms": ("clip:norm=1",)}, "no updates that clip"),
+    ],
+)
+def test_a_run_of_parties_that_cannot_be_is_refused(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        check_program(RunSpec(**changes))
