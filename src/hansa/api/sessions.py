@@ -14,7 +14,7 @@ from hansa.errors import InputError, NotFoundError
 from hansa.evidence.findings import Verification
 from hansa.messages import RunSpec
 from hansa.network.controller.journal import Live
-from hansa.run import check_synchronous, resolve, suit
+from hansa.run import check_networked, resolve, suit
 from hansa.store.disk import whole_file
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
@@ -86,7 +86,7 @@ class Sessions(Listed[SessionRecord]):
         given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms as text
         wanted = suit(given, loaded)
         run = resolve(wanted)
-        check_synchronous(run)
+        check_networked(run)
         if keep is not None:
             Policy.parse(keep)
         seed = self._models.digest(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id

@@ -98,6 +98,8 @@ def why(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fals
         "lease ends in": lambda c: span(max(c.lease_ends - phase.now, 0)),
         "connected": lambda c: "yes" if c.connected else "no",
     }
+    if phase.staleness is not None:
+        columns["model"] = lambda c: f"{c.staleness} rounds old" if c.staleness else "newest"
     print_table(phase.outstanding, columns, as_json=False, nothing="")
 
 

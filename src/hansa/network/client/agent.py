@@ -26,7 +26,7 @@ from hansa.errors import (
     WireError,
 )
 from hansa.evidence.receipts import RECEIPTS, Receipt, keep_receipt
-from hansa.messages import ClientInfo
+from hansa.messages import ClientInfo, Kind
 from hansa.network.client.code import Code
 from hansa.network.client.library import Library
 from hansa.network.client.outbox import Outbox, update_file
@@ -189,6 +189,9 @@ class Agent:
         """A task; one that is in hand or done is not begun again, unless the one in hand comes to nothing."""
         key = opened.key
         self._outbox.forget_before(key)
+        for older in [each for each in self._tasks if (each.run, each.kind) == (key.run, Kind.TRAIN)]:
+            if key.kind is Kind.TRAIN and older.round < key.round:
+                self._cancel(older)
         offer = self._outbox.get(key)
         if offer is not None:
             self._hand_in(offer)
@@ -255,7 +258,7 @@ class Agent:
         receipt = Receipt(
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             session=offer.key.run,
-            round=offer.key.round,
+            round=told.round or offer.key.round,
             client=part.client,
             num_examples=part.num_examples,
             update=offer.blob.digest,

@@ -40,7 +40,7 @@ from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
 from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
-from hansa.run import check_synchronous, plugin, resolve
+from hansa.run import check_networked, plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
@@ -346,7 +346,7 @@ class Controller:
         keep: the policy by which its models are kept; None: the server's default.
         """
         spec = replace(spec, project=project)
-        check_synchronous(resolve(spec))
+        check_networked(resolve(spec))
         await self.store.get(ProjectRecord, project, project)
         if package is not None:
             await self.store.get(PackageRecord, project, package)
