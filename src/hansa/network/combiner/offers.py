@@ -220,25 +220,39 @@ class Offers:
         def announce(upload: Upload) -> None:
             self._answer(offer.sender, Admission(offer.key, offer.sender, upload.name, upload.received))
 
-        async with self._vouched(taking), self._uploads.slot():
-            if taking.gone or taking.successor is not None:
-                return False
-            if offer.partial or phase.flows:
-                phase.check_alive()
-            else:
-                phase.check_open()
-            if phase.flows and not offer.partial:
-                data = await self._uploads.receive(offer, announce)
+        if phase.flows and not offer.partial:
+            async with self._vouched(taking):
+                data = await self._received(taking, announce)
                 if data is not None:
                     async with self._adding(taking):
                         await self._folded(offer, fold, data)
                 return data is not None
+        async with self._vouched(taking), self._uploads.slot():
+            if taking.gone or taking.successor is not None:
+                return False
+            if offer.partial:
+                phase.check_alive()
+            else:
+                phase.check_open()
             with phase.busy():
                 room = partial(phase.room, offer) if phase.holds_updates(offer) else None
                 data = await self._uploads.receive(offer, announce, room)
                 if data is not None:
                     await self._folded(offer, fold, data)
         return data is not None
+
+    async def _received(self, taking: _Taking, announce: Callable[[Upload], None]) -> memoryview | None:
+        """The bytes of an update for an asynchronous round; None when its sender fell silent.
+
+        They are not in a slot while they wait for their turn: they may wait for a sum that needs one. So none is
+        admitted before the round takes updates, and of those that wait there are no more than there are slots.
+        """
+        await taking.phase.ready()
+        async with self._uploads.slot():
+            if taking.gone or taking.successor is not None:
+                return None
+            taking.phase.check_alive()
+            return await self._uploads.receive(taking.offer, announce)
 
     @asynccontextmanager
     async def _adding(self, taking: _Taking) -> AsyncIterator[None]:

@@ -152,7 +152,7 @@ class Phase:
         base = offer.key.round if self.flows else None
         answer = self.intake.offer(contribution.client, contribution.num_examples, offer.blob.digest, base)
         if isinstance(answer, Admit):
-            self.check_open()
+            (self.check_alive if self.flows else self.check_open)()
             self._check_announced(offer)
         return answer
 
@@ -192,13 +192,17 @@ class Phase:
         if base is not None and base[0] not in self._arrays:
             self._arrays[base[0]] = codec.decode(base[1])
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait until an update may be added to the sum of an asynchronous round, of which K are; then it is `busy`."""
+    async def ready(self) -> None:
+        """Wait until an asynchronous round takes an update; raises `UpdateRejectedError` (late) when it is all over."""
         while not self.closed and (self.sealing or self._is_full):
             self._changed.clear()
             await self._changed.wait()
         self.check_alive()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until an update may be added to the sum of an asynchronous round, of which K are; then it is `busy`."""
+        await self.ready()
         self._turns += 1
         try:
             with self.busy():
