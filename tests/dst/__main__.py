@@ -84,7 +84,7 @@ def _many(seeds: str, jobs: int, seconds: float, plant: str) -> int:
 def _plants(jobs: int) -> int:
     missed = 0
     for name, plant in PLANTS.items():
-        figures = sweep(range(plant.within), jobs, plant=name, enough=1, batch=4)
+        figures = sweep(range(plant.first, plant.first + plant.within), jobs, plant=name, enough=1, batch=4)
         found = min(figures.failing, key=lambda each: each.seed, default=None)
         missed += found is None
         said = f"seed {found.seed}: {found.wrong[0]}" if found else f"not found within {plant.within} seeds"

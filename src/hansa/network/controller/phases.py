@@ -97,8 +97,8 @@ class Flow:
 
     async def aclose(self) -> None:
         """Let go of all."""
-        for held in self._held.values():
-            await held.aclose()
+        while self._held:
+            await self._held.popitem()[1].aclose()
 
 
 @dataclass(slots=True)

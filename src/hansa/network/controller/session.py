@@ -135,6 +135,8 @@ class SessionRunner:
                 self._evaluating.cancel()
             beside = filter(None, (self._afterwards, self._pruning, self._evaluating))
             await asyncio.gather(*beside, *self._noting, return_exceptions=True)
+            if self._flow is not None:
+                await self._flow.aclose()
             raise
         except RunFailedError as error:
             return await self._end(SessionState.FAILED, str(error))
