@@ -172,7 +172,9 @@ NEWEST: dict[str, Capture] = {
     "offer": up(Offer(ROUND, "alice", Blob("a1" * 32, 4, b"\0\1\2\3"), (ALICE,))),
     "offer_partial": up(Offer(ROUND, "combiner-1", Blob("b2" * 32, 2**33), (ALICE, BOB), True, 2**40 + 120)),
     "offer_partial_bases": up(
-        Offer(ROUND, "combiner-1", Blob("b2" * 32, 9), (replace(ALICE, base=1), replace(BOB, base=3)), True, 2**40 + 120)
+        Offer(
+            ROUND, "combiner-1", Blob("b2" * 32, 9), (replace(ALICE, base=1), replace(BOB, base=3)), True, 2**40 + 120
+        )
     ),
     "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
     "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
