@@ -32,6 +32,7 @@ def test_an_asynchronous_session_outlives_kill_9_of_its_controller_and_of_a_clie
     session = hansa.json("session", "show", "tide")
     assert session["state"] == "finished"
     assert session["round"] == 40
+    assert "; staleness " in hansa.run("session", "show", "tide").stdout
     whole = hansa.run("verify", "tide")
     assert whole.returncode == 0, whole.stderr
     monkeypatch.setenv("HANSA_CREDENTIALS", hansa.environment["HANSA_CREDENTIALS"])

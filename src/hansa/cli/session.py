@@ -11,11 +11,11 @@ from hansa.cli.output import print_json, print_record, print_table, say, size, s
 from hansa.cli.root import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hansa.api.client import Client
     from hansa.messages import Value
-    from hansa.store.records import SessionRecord
+    from hansa.store.records import EventRecord, SessionRecord
 
 __all__ = ["commands"]
 
@@ -127,11 +127,12 @@ def show(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fal
     """Show one session: its state and cause, its models, and the settings that decide its result."""
     with server.connect() as api:
         found = api.sessions.get(session)
+        last = api.events.list(session=found.id, kind="round.committed", sort="-id", limit=1).items
     spec = found.spec
     lines = {
         "session": f"{found.name} ({found.id})",
         "state": f"{found.state.value}  {found.cause}",
-        "round": f"{found.round} of {spec.rounds}",
+        "round": f"{found.round} of {spec.rounds}{_staleness(last)}",
         "algorithm": _with_options(spec.algorithm, spec.algorithm_options),
         "aggregator": _with_options(spec.aggregator, spec.aggregator_options),
         "transforms": ", ".join(map(str, spec.transforms)) or "none",
@@ -267,6 +268,12 @@ def keep(
         kept = api.sessions.keep(session, None if policy == "default" else policy)
     _said(kept, f"Session {kept.name} keeps the models of: {kept.keep or 'the default of the server'}.",
           as_json=as_json)  # fmt: skip
+
+
+def _staleness(committed: "Sequence[EventRecord]") -> str:
+    """Of an asynchronous session, as the event of its last round tells it."""
+    _, found, told = committed[0].message.partition("; staleness ") if committed else ("", "", "")
+    return f"; staleness {told}" if found else ""
 
 
 def _with_options(name: str, options: "Mapping[str, Value]") -> str:
