@@ -8,8 +8,9 @@ task, and has no update in this round's sum: so nobody is in a sum twice, nor is
 filled by a `Tick`, after all that happens at the same time: where all clients take equally long, and K of them work at
 once, a round is one of `Round`.
 
-Whoever falls silent loses its place, and until the round is over nothing else: if it delivers, that counts, and if
-nobody else wants the place, it has it again. Whose update was lost with a server has its place again, too.
+Whoever falls silent loses its place: if it delivers before the round is over, that counts. If nobody else wants the
+place, it has it again, or, where silence is final, a new one with the newest model. Whose update was lost with a server
+has its place again, too.
 """
 
 import math
@@ -94,6 +95,8 @@ class Buffered:
     max_staleness: int | None
     choose: Callable[[Sequence[str], int], Cohort]
     """(connected clients, sorted; round) → as many as are to work at once, and who follows, in this order."""
+    silence_is_final: bool = False
+    """Whether nothing comes any more of who has lost its lease, so that it may have the newest model at once."""
     number: int = 0
     """The round that is open, or was last."""
     is_open: bool = False
@@ -108,6 +111,8 @@ class Buffered:
     _given: set[str] = field(default_factory=set)
     """Who was given this round's model."""
     _lapsed: dict[str, _Lapsed] = field(default_factory=dict)
+    _gone: dict[str, int] = field(default_factory=dict)
+    """Who was given this round's model after it had lapsed with an older one → that one's round."""
     _refused: dict[str, _Refused] = field(default_factory=dict)
     _returned: dict[str, None] = field(default_factory=dict)
     """Who came back while no updates were taken, and is to have its task again."""
@@ -125,6 +130,7 @@ class Buffered:
             _queue=dict(self._queue),
             _given=set(self._given),
             _lapsed=dict(self._lapsed),
+            _gone=dict(self._gone),
             _refused=dict(self._refused),
             _returned=dict(self._returned),
         )
@@ -209,13 +215,15 @@ class Buffered:
 
     def _answered(self, event: Accepted | Rejected | Failed) -> None:
         """What became of a task; nothing for a client that has none, so that nothing counts twice."""
-        client = event.client
-        if client in self.counted or self.base_of(client) is None:
-            return
+        client, base = event.client, self.base_of(event.client)
         match event:
-            case Accepted(_, _, num_examples):
-                self.counted[client] = self.number - self._end_task(client)
+            case Accepted(_, _, num_examples, summed) if client not in self.counted and (summed or base):
+                self.counted[client] = self.number - (summed or base or 0)
                 self._examples += num_examples
+                if base is not None and summed in (0, base):  # else it has a newer task by now
+                    self._end_task(client)
+            case Accepted():
+                pass
             case _ if client not in self.at_work and client not in self._lapsed:
                 pass  # the first word of a client stands
             case Rejected(_, _, reason, detail):
@@ -243,7 +251,7 @@ class Buffered:
         self.is_open, self._sealing = True, False
         self._over_at = self._now + self.rules.deadline
         self._connected = due.connected
-        self.counted, self._examples, self._lapsed, self._places = {}, 0, {}, None
+        self.counted, self._examples, self._lapsed, self._gone, self._places = {}, 0, {}, {}, None
         self._queue, self._given = dict.fromkeys(sorted(due.connected)), set(due.invited)
         self.at_work |= {client: Place(self.number, Working(self._now)) for client in due.invited}
         returned, self._returned = {**self._returned, **dict.fromkeys(due.invited)}, {}
@@ -282,8 +290,13 @@ class Buffered:
         if free <= 0:
             return ()
         new = (client for client in self._queue if client in self._connected and self._may_begin(client))
-        again = (client for client, each in self._lapsed.items() if each.alive and client in self._connected)
-        return tuple(sorted(islice(chain(new, again), free)))
+        silent = {client: each for client, each in self._lapsed.items() if client in self._connected}
+        again = (client for client, each in silent.items() if each.alive)
+        anew = (client for client, each in silent.items() if self._may_begin_anew(each))
+        return tuple(sorted(islice(chain(new, again, anew), free)))
+
+    def _may_begin_anew(self, lapsed: _Lapsed) -> bool:
+        return self.silence_is_final and not lapsed.alive and lapsed.base < self.number
 
     def _may_begin(self, client: str) -> bool:
         return not any(client in each for each in (self._given, self.at_work, self.counted, self._lapsed))
@@ -291,10 +304,13 @@ class Buffered:
     def _invite(self, clients: Iterable[str]) -> Iterator[Command]:
         for client in clients:
             lapsed = self._lapsed.pop(client, None)
-            base = self.number if lapsed is None else lapsed.base
+            has_its_model = lapsed is not None and lapsed.alive
+            base = lapsed.base if lapsed is not None and has_its_model else self.number
             self.at_work[client] = Place(base, Working(self._now))
-            if lapsed is None:
+            if not has_its_model:
                 self._given.add(client)
+            if lapsed is not None and not has_its_model:
+                self._gone[client] = lapsed.base
         yield from self._invitations(clients)
 
     def _invitations(self, clients: Iterable[str]) -> Iterator[Command]:
@@ -367,12 +383,13 @@ class Buffered:
     def _done(self) -> Command:
         """Everyone who is done with in this round is in one list, or was counted after its earlier task was refused."""
         bases = {client: each.base for client, each in self._refused.items()}
-        bases |= {client: each.base for client, each in self._lapsed.items()}
-        counted, missing = tuple(sorted(self.counted)), tuple(sorted(self._lapsed))
+        bases |= self._gone | {client: each.base for client, each in self._lapsed.items()}
+        counted, missing = tuple(sorted(self.counted)), tuple(sorted(self._lapsed | self._gone))
         return self._finish(Completed(counted, missing, *self._rejected_and_failed(), bases))
 
     def _rejected_and_failed(self) -> tuple[Mapping[str, tuple[Reason, str]], Mapping[str, str]]:
-        refused = {client: each for client, each in sorted(self._refused.items()) if client not in self._lapsed}
+        missing = self._lapsed.keys() | self._gone.keys()
+        refused = {client: each for client, each in sorted(self._refused.items()) if client not in missing}
         rejected = {name: (each.reason, each.message) for name, each in refused.items() if each.reason is not None}
         return rejected, {name: each.message for name, each in refused.items() if each.reason is None}
 

@@ -90,6 +90,8 @@ class Accepted:
     now: float
     client: str
     num_examples: int
+    base: int = 0
+    """Of an asynchronous run, the round whose model it was made from; 0: that of the task that it has."""
 
 
 @dataclass(frozen=True, slots=True)

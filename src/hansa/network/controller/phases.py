@@ -161,12 +161,12 @@ class Phase:
                 self.on_event(event)
         self.hub.receive_from_parent(self._task(self.plan.key.round, ()))
 
-    def takes(self, key: RoundKey, client: str) -> bool:
-        """Whether what is said of a task is about one of this phase."""
+    def takes(self, key: RoundKey, client: str, *, summed: bool = False) -> bool:
+        """Whether what is said of a task is about one of this phase. summed: that its update is in a sum."""
         if self.flow is None:
             return key == self.plan.key
         mine = (key.run, key.kind) == (self.plan.key.run, self.plan.key.kind)
-        return mine and self.flow.machine.base_of(client) == key.round
+        return mine and (summed or self.flow.machine.base_of(client) == key.round)
 
     def task_of(self, client: str) -> RoundKey:
         """The key of what a client does here."""
@@ -200,7 +200,8 @@ class Phase:
                 self._failed.add(frame.client)
                 self._tell(Failed(now, frame.client, frame.message))
             case Settled(accepted=True):
-                self._tell(Accepted(now, frame.client, frame.num_examples))
+                base = frame.key.round if self.flow is not None else 0
+                self._tell(Accepted(now, frame.client, frame.num_examples, base))
             case Settled():
                 self._tell(Rejected(now, frame.client, frame.reason or Reason.MALFORMED, frame.detail))
             case Evaluated():

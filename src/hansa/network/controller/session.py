@@ -46,7 +46,18 @@ from hansa.store.records import MetricRecord, SessionRecord, SessionState
 from hansa.store.spool import empty_partial
 from hansa.wire import codec
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Blob, Closed, Counted, Evaluated, FromNode, Presence, Receipt, RoundKey, TaskFailed
+from hansa.wire.frames import (
+    Blob,
+    Closed,
+    Counted,
+    Evaluated,
+    FromNode,
+    Presence,
+    Receipt,
+    RoundKey,
+    Settled,
+    TaskFailed,
+)
 
 __all__ = ["Central", "SessionRunner", "Surroundings"]
 
@@ -153,8 +164,9 @@ class SessionRunner:
     def receive(self, frame: FromNode) -> None:
         """A report about a phase of this session."""
         key, client = getattr(frame, "key", None), getattr(frame, "client", "")
+        summed = isinstance(frame, Settled) and frame.accepted
         for phase in self._phases:
-            if isinstance(key, RoundKey) and phase.takes(key, client):
+            if isinstance(key, RoundKey) and phase.takes(key, client, summed=summed):
                 if isinstance(frame, TaskFailed) and phase.expects(client):
                     self._telling.failed(frame)
                 phase.receive(frame)
