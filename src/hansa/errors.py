@@ -63,7 +63,7 @@ class Reason(StrEnum):
     """Why an update was not counted."""
 
     LATE = "late"
-    """The round had closed, or the update's model is older than `max_staleness` allows."""
+    """The round had closed."""
     DUPLICATE = "duplicate"
     """The client had already been counted in this round."""
     NOT_INVITED = "not-invited"
@@ -86,6 +86,8 @@ class Reason(StrEnum):
     """The bytes are not a valid safetensors file."""
     UNSIGNED = "unsigned"
     """The client's signature is missing, or does not hold."""
+    STALE = "stale"
+    """The update was made from a model that is older than the algorithm's `max_staleness` allows."""
 
 
 class HansaError(Exception):

@@ -230,6 +230,8 @@ class Contribution:
     """The content address of the update's bytes where they travelled, else empty."""
     signature: Signature | None = None
     """The client's own, where it travelled."""
+    base: int = 0
+    """In a sum of an asynchronous run, the round whose model it was made from; 0: that of the round that sums it."""
 
 
 @dataclass(frozen=True, slots=True)

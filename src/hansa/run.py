@@ -42,6 +42,7 @@ from hansa.rounds.rules import validate
 
 __all__ = [
     "Run",
+    "check_networked",
     "check_program",
     "check_synchronous",
     "derive_rng",
@@ -135,6 +136,17 @@ class Run:
     def check(self, update: Update) -> None:
         """At a server: raise `UpdateRejectedError` for an update that no client of this run sends."""
         self.pipeline.check(update.arrays)
+
+    def counted(self, plan: Plan, update: Update, staleness: int, base: Arrays, current: Arrays) -> Update:
+        """At a server of an asynchronous run: what is summed of an update. base: what its client was given.
+
+        staleness: rounds between that and `current`, what is broadcast now. Raises `UpdateRejectedError` for an update
+        that may not be counted, or has not the model's structure. Of another run an update is summed as it is.
+        """
+        if self.algorithm.buffering is None:
+            return update
+        self.algorithm.aggregator.check(plan, update)
+        return replace(update, arrays=self.algorithm.buffering.counted(update.arrays, staleness, base, current))
 
     def report(self, plan: Plan, partial: Partial, number: int, *, private: bool = False) -> Aggregate:
         """What all that was summed in a round comes to, with the noise that it is published with. Uses `partial` up."""
@@ -277,11 +289,21 @@ def check_program(spec: RunSpec) -> None:
 
 
 def check_synchronous(run: Run) -> None:
-    """Raise `ConfigError` for an asynchronous algorithm, where all clients of a round train on the same model."""
+    """Raise `ConfigError` for an asynchronous algorithm, where two runs are to come to the same."""
     if run.algorithm.buffering is not None:
         raise ConfigError(
-            f"{run.algorithm.name} is asynchronous, which only simulations are yet (`hansa simulate`); on a network, "
-            "choose another algorithm, with `enough` and `deadline` for clients that are slow"
+            f"{run.algorithm.name} is asynchronous: who is counted when depends on the order of arrival, so that there "
+            "is nothing to compare; choose another algorithm"
+        )
+
+
+def check_networked(run: Run) -> None:
+    """Raise `ConfigError` for what only simulations can do."""
+    aggregator = run.algorithm.aggregator
+    if run.algorithm.buffering is not None and aggregator.shape != "sum":
+        raise ConfigError(
+            f"{run.algorithm.name} scales updates by their staleness, and on a network servers hold each update that "
+            f"{run.spec.aggregator} keeps against what its client has signed: use the aggregator mean"
         )
 
 

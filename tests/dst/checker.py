@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeAlias, cast
 
 from dst.clients import app_of
-from dst.schedule import ENDED
+from dst.schedule import ENDED, is_asynchronous
 from dst.world import World
 from hansa.algorithm import State
 from hansa.arrays import Arrays
@@ -24,6 +25,7 @@ from hansa.store.records import (
     SessionState,
 )
 from hansa.wire import codec
+from hansa.wire.frames import RoundKey
 
 __all__ = ["CHECKS", "check"]
 
@@ -45,7 +47,10 @@ def acknowledged_updates_count_or_are_refused(world: World) -> Iterator[str]:
     for (client, key), digest in world.history.acknowledged.items():
         if key.kind is not Kind.TRAIN or _rounds(world, key.run) < key.round:
             continue
-        outcome, counted, _ = world.counted(key.run, key.round).get(client, ("", "", 0))
+        session = world.session(key.run)
+        if is_asynchronous(session.spec) and session.state is not SessionState.FINISHED:
+            continue  # it counted in a round that was not committed, whatever that of its model was
+        outcome, counted = world.fate(key, client)
         if outcome == ACCEPTED and counted != digest:
             yield f"{client} is counted in {key} with {counted[:8]}, acknowledged was {digest[:8]}"
         elif outcome != ACCEPTED and not lossy:
@@ -59,6 +64,9 @@ def acknowledged_updates_count_or_are_refused(world: World) -> Iterator[str]:
 def no_update_counts_twice(world: World) -> Iterator[str]:
     """I2: one row for each client and round; the same bytes count once in a session."""
     parts = [part for part in world.left(ContributionRecord) if part.outcome == ACCEPTED]
+    for what, number in Counter((part.session, part.base, part.client) for part in parts).items():
+        if number > 1 and what[1] is not None:
+            yield f"{what} is counted {number} times"
     for what, number in Counter((part.session, part.round, part.client) for part in parts).items():
         if number > 1:
             yield f"{what} is counted {number} times"
@@ -130,7 +138,8 @@ def updates_stay_in_their_run(world: World) -> Iterator[str]:
     """I7: whoever is counted has learned these bytes in this very phase."""
     learned = {(n.node, n.key.run, n.key.round, n.digest) for n in world.history.notes if n.what == "kept" and n.key}
     for part in world.left(ContributionRecord):
-        if part.outcome == ACCEPTED and (part.client, part.session, part.round, part.digest) not in learned:
+        where = part.client, part.session, part.base or part.round, part.digest
+        if part.outcome == ACCEPTED and where not in learned:
             yield f"{part.client} is counted in round {part.round} of {part.session} with what it has not learned there"
 
 
@@ -176,11 +185,17 @@ def _without_a_row(world: World) -> Iterator[str]:
     """Who had a place in a round that is committed, and is not told of in it."""
     if any(kind.startswith("stop") for kind in world.history.faults):
         return  # a round that was given up begins anew, with others perhaps
+    working: dict[str, set[str]] = {}
+    for event in world.left(EventRecord):
+        if "working" in event.data:
+            working[event.session] = set(cast("dict[str, int]", event.data["working"]))
     for opened in world.left(EventRecord):
         if opened.kind == OPENED and (number := int(str(opened.data["round"]))) <= _rounds(world, opened.session):
-            rows = world.counted(opened.session, number)
+            key, session = RoundKey(opened.session, number, Kind.TRAIN), world.session(opened.session)
+            if is_asynchronous(session.spec) and session.keep is not None:
+                continue  # a model that was given up while nobody held it takes its tasks with it
             for client in cast("list[str]", opened.data["invited"]):
-                if client not in rows:
+                if not world.fate(key, client)[0] and client not in working.get(opened.session, ()):
                     yield f"{client} was invited to round {number} of {opened.session}, and has no row there"
 
 
@@ -218,23 +233,29 @@ def _not_recomputed(world: World, session: SessionRecord) -> Iterator[str]:
     aggregator = run.algorithm.aggregator
     state: State = run.start(run.initial_model(app))
     memories: dict[str, Arrays] = {}
+    broadcasts: dict[int, Arrays] = {}
     rounds = {each.number: each for each in world.left(RoundRecord) if each.session == session.id}
     for number in range(1, session.round + 1):
         if number not in rounds:
             yield f"round {number} of {session.name} is nowhere"
             return
         record = rounds[number]
-        broadcast = run.algorithm.broadcast(state)
+        broadcast = broadcasts[number] = run.algorithm.broadcast(state)
         plan = aggregator.plan(broadcast)
         total, kept = aggregator.zero(plan), {}
-        for client, (outcome, digest, _) in sorted(world.counted(session.id, number).items()):
-            if outcome != ACCEPTED:
+        parts = [part for part in world.left(ContributionRecord) if (part.session, part.round) == (session.id, number)]
+        for part in sorted(parts, key=lambda part: part.client):
+            if part.outcome != ACCEPTED:
                 continue
+            client, base = part.client, part.base or number
             info = ClientInfo(client, int(client.partition("-")[2]), clients)
-            task = run.task(app, info, number, Kind.TRAIN, memory=memories.get(client))
-            update: Update = run.train(app, broadcast, task)
-            if codec.digest(update.arrays) != digest:
+            task = run.task(app, info, base, Kind.TRAIN, memory=memories.get(client))
+            update: Update = run.train(app, broadcasts[base], task)
+            if codec.digest(update.arrays) != part.digest:
                 yield f"round {number} of {session.name} holds other bytes of {client} than it would have computed"
+            if run.algorithm.buffering is not None:
+                counted = run.algorithm.buffering.counted
+                update = replace(update, arrays=counted(update.arrays, number - base, broadcasts[base], broadcast))
             total = aggregator.accumulate(plan, total, update, Contribution(client, update.num_examples))
             if update.memory is not None:
                 kept[client] = update.memory

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import hansa
-from dst.schedule import ENDED
+from dst.schedule import ENDED, HARMLESS, is_asynchronous
 from hansa.arrays import Arrays
 from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo, Kind, Update
@@ -73,7 +73,7 @@ class WatchedAgent(Agent):
             ):  # it may be late: the session goes on by now
                 world.history.refused[name, frame.key, world.history.held.get((name, frame.key), "")] = frame.cause
             if isinstance(frame, Closed) and name in frame.committed:
-                outcome, digest, _ = world.counted(frame.key.run, frame.key.round).get(name, ("", "", 0))
+                outcome, digest = world.fate(frame.key, name)
                 mine = world.history.held.get((name, frame.key), digest)
                 if (outcome, digest) != ("accepted", mine):
                     said = (
@@ -91,7 +91,10 @@ class WatchedAgent(Agent):
         if key.kind is not Kind.TRAIN:
             return
         session = world.session(key.run)
-        if session.round < key.round and session.state not in ENDED and (name, key, digest) not in history.refused:
+        is_open = session.round < key.round
+        if is_asynchronous(session.spec) and not set(history.faults) - HARMLESS:
+            is_open = session.round < session.spec.rounds and not world.fate(key, name)[0]
+        if is_open and session.state not in ENDED and (name, key, digest) not in history.refused:
             history.violated(now, "I1", f"{name} forgets its update of {key}, of which nobody has said anything")
 
 

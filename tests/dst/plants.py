@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dst.schedule import ASYNCHRONOUS
 from hansa.aggregators import mean
 from hansa.network.client.agent import Agent
 from hansa.network.combiner.children import Children
@@ -18,6 +19,7 @@ from hansa.network.controller.retention import Removed, Retention
 from hansa.network.controller.session import SessionRunner
 from hansa.rounds.intake import Admit, Intake
 from hansa.rounds.round import Round
+from hansa.run import Run
 from hansa.store.retention import Best, Direction
 
 __all__ = ["PLANTS", "Plant"]
@@ -34,6 +36,8 @@ class Plant:
     """(owner, name, bug): `bug(original, *arguments)` is called in place of what has that name."""
     within: int = 200
     """Seeds within which it must be found."""
+    first: int = 0
+    """Of these seeds."""
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -202,6 +206,11 @@ async def _other_best(original: Any, self: Retention, session: Any, best: Best) 
     return await original(self, session, replace(best, direction=other))
 
 
+def _as_new(original: Any, self: Run, plan: Any, update: Any, _staleness: int, base: Any, current: Any) -> Any:
+    """Whatever the age of its model, an update counts in full."""
+    return original(self, plan, update, 0, base, current)
+
+
 PLANTS: dict[str, Plant] = {
     "fold-twice": Plant(
         "an update that is offered again is folded again",
@@ -236,6 +245,9 @@ PLANTS: dict[str, Plant] = {
     "impatient-root": Plant("the root asks a store that is away once", ((tree_module, "patiently", _impatient),)),
     "no-memory": Plant("who was counted is forgotten", ((session_module, "last_counted", _no_memory),)),
     "remove-all": Plant("objects are removed that a row needs", ((Retention, "_remove", _remove_all),)),
+    "stale-as-new": Plant(
+        "an update counts as if its model were the newest", ((Run, "counted", _as_new),), first=ASYNCHRONOUS
+    ),
     "other-best": Plant("the worst round is kept, not the best", ((Retention, "_best", _other_best),)),
 }
 """By name."""

@@ -5,14 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dst.net import Profile
-from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.messages import EvaluationRules, RoundRules, RunSpec, Value
 from hansa.store.records import SessionState
 
-__all__ = ["KINDS", "Fault", "Plan", "draw"]
+__all__ = ["ASYNCHRONOUS", "KINDS", "Fault", "Plan", "draw", "is_asynchronous"]
 
 CONTROLLER, STANDBY = "controller", "standby"
 LEASE, DEADLINE = 10.0, 480.0
 ENDED = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
+
+HARMLESS = frozenset({"raise", "hang", "nan", "heavy", "prune"})
+"""Kinds of faults by which no server loses what it has been told."""
+
+ASYNCHRONOUS = 10**9
+"""The first of the seeds whose sessions are asynchronous."""
 
 _KEEPS = (None, "all, aggregates", "last 1", "last 2, aggregates", "best train loss min", "last 1, best train loss max")
 _SMALL = 0.75
@@ -104,7 +110,15 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """The plan of a seed."""
+    """The plan of a seed; from `ASYNCHRONOUS` on its sessions are."""
+    if seed < ASYNCHRONOUS:
+        return _drawn(seed)
+    plan = _drawn(seed - ASYNCHRONOUS)
+    rng = random.Random(f"asynchronous {seed}")  # noqa: S311 - a simulation
+    return replace(plan, seed=seed, specs=tuple(_asynchronous(rng, spec, plan.clients) for spec in plan.specs))
+
+
+def _drawn(seed: int) -> Plan:
     rng = random.Random(f"plan {seed}")  # noqa: S311 - a simulation
     shape = rng.choice(["flat", "flat", "deep", "root"])
     small = rng.random() < _SMALL
@@ -133,6 +147,24 @@ def draw(seed: int) -> Plan:
     keeping = random.Random(f"keep {seed}")  # noqa: S311 - a simulation
     keeps = tuple(keeping.choice(_KEEPS) for _ in plan.specs)
     return replace(plan, faults=tuple(faults), step=step, keeps=keeps)
+
+
+def is_asynchronous(spec: RunSpec) -> bool:
+    """Whether its clients do not wait for each other."""
+    return spec.algorithm in ("fedbuff", "fedasync")
+
+
+def _asynchronous(rng: random.Random, spec: RunSpec, clients: int) -> RunSpec:
+    size = rng.randint(1, clients)
+    most = rng.choice([None, None, 0, 1, 3])
+    shared: dict[str, Value] = {} if most is None else {"max_staleness": most}
+    algorithm, options = rng.choice([("fedbuff", {"buffer": size}), ("fedbuff", {"buffer": size}), ("fedasync", {})])
+    size = size if algorithm == "fedbuff" else 1
+    quorum = min(spec.rules.quorum, size)
+    rules = replace(spec.rules, quorum=quorum, enough=None, replace_failed=True)
+    return replace(
+        spec, algorithm=algorithm, algorithm_options=options | shared, rounds=2 * spec.rounds + 1, rules=rules
+    )
 
 
 def _spec(rng: random.Random, number: int, clients: int, *, small: bool) -> RunSpec:

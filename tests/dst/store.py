@@ -19,6 +19,7 @@ from hansa.store.link import linked, round_link
 from hansa.store.ports import Leadership, ObjectStore, Page, Pruned, Query, Release, RoundCommit, StoredObject
 from hansa.store.records import (
     AuditRecord,
+    ContributionRecord,
     EventRecord,
     ModelRecord,
     PackageRecord,
@@ -113,6 +114,9 @@ class Database:
                 f"there is no session {commit.session.id!r} in project {project!r} (any more), "
                 f"so its round {number} cannot be committed"
             )
+        tasks = [(project, part.id) for part in commit.contributions if part.base is not None]
+        if twice := [task for task in tasks if task in self.rows[ContributionRecord]]:
+            raise ConflictError(f"round {number} cannot be committed: {twice[0]} has ended in an earlier round already")
         self.write([(SessionRecord, session), (RoundRecord, record | {"link": link}), *others])
         self.on_commit(commit)
 

@@ -9,7 +9,7 @@ import pytest
 
 from dst.net import Profile
 from dst.plants import PLANTS
-from dst.schedule import DEADLINE, KINDS, LEASE, Fault, Plan, draw
+from dst.schedule import ASYNCHRONOUS, DEADLINE, KINDS, LEASE, Fault, Plan, draw
 from dst.sweep import verdict_on
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 
@@ -32,6 +32,10 @@ FOUND = (5346, 26073, 57931, 53468, 177493, 181460, 192791)
 took the other's file; a model that a combiner had asked for too early, and asked for no more; a node that was killed
 while its key was stored, which the controller then did not know; a key that was stored while the store went away, which
 the controller then took for another's; a model that was removed before its file was read."""
+
+FLOWED = (ASYNCHRONOUS + 38, ASYNCHRONOUS + 58)
+"""The same of asynchronous sessions: a sum that waited for a slot, which updates held that waited for the next round;
+an evaluation of one round that made a client forget its update of a model before."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,25 @@ def test_schedules_from_seeds_violate_no_invariant(pool: Pool) -> None:
     struck = {kind for each in verdicts for kind in each.faults}
     assert len(set(KINDS) - struck) <= 3
     assert sum(each.rounds for each in verdicts) > 2 * SCHEDULES
+
+
+def test_asynchronous_schedules_violate_no_invariant(pool: Pool) -> None:
+    seeds = range(ASYNCHRONOUS, ASYNCHRONOUS + SCHEDULES // 5)
+    verdicts = pool.map(verdict_on, [(draw(seed), "") for seed in seeds], chunksize=3)
+
+    assert [(each.seed, each.wrong) for each in verdicts if each.wrong] == []
+    assert sum(each.rounds for each in verdicts) > 4 * len(seeds)
+
+
+@pytest.mark.parametrize("seed", FLOWED)
+def test_an_asynchronous_schedule_that_once_violated_an_invariant_does_so_no_more(pool: Pool, seed: int) -> None:
+    assert pool.apply(verdict_on, ((draw(seed), ""),)).wrong == ()
+
+
+def test_an_update_that_is_summed_as_if_it_were_new_is_found(pool: Pool) -> None:
+    found = pool.imap_unordered(verdict_on, [(draw(ASYNCHRONOUS + seed), "stale-as-new") for seed in range(6)])
+
+    assert any(each.wrong for each in found)
 
 
 def test_the_same_seed_has_the_same_history_in_any_process(pool: Pool) -> None:

@@ -26,11 +26,12 @@ from hansa.network.controller.server import _lead
 from hansa.network.controller.signing_keys import SigningKeys
 from hansa.run import resolve
 from hansa.store.files import DirectoryObjects
+from hansa.store.link import ACCEPTED
 from hansa.store.records import ClientRecord, ContributionRecord, SessionRecord, SessionState, TokenRecord
 from hansa.store.rows import from_row, to_row
 from hansa.wire import codec, service, tokens
 from hansa.wire.calls import Assignment, AssignRequest
-from hansa.wire.frames import ROOT, Role
+from hansa.wire.frames import ROOT, Role, RoundKey
 from hansa.wire.tokens import Identity
 
 __all__ = ["PROJECT", "World"]
@@ -459,12 +460,18 @@ class World:
 
     def counted(self, session: str, number: int) -> Mapping[str, tuple[str, str, int]]:
         """Of a committed round, by client: outcome, digest, examples."""
-        rows = self.database.rows
-        return {
-            row["client"]: (row["outcome"], row["digest"], row["num_examples"])
-            for row in rows[ContributionRecord].values()
+        rows = [
+            row
+            for row in self.database.rows[ContributionRecord].values()
             if (row["session"], row["round"]) == (session, number)
-        }
+        ]
+        rows.sort(key=lambda row: row["outcome"] == ACCEPTED)  # counted, after an earlier task was refused
+        return {row["client"]: (row["outcome"], row["digest"], row["num_examples"]) for row in rows}
+
+    def fate(self, key: RoundKey, client: str) -> tuple[str, str]:
+        """(outcome, digest) of a client's task as it is stored; empty: it is not done with."""
+        row = self.database.rows[ContributionRecord].get((PROJECT, f"{key.run}/{key.round}/{client}"))
+        return (row["outcome"], row["digest"]) if row is not None else ("", "")
 
     def _committed(self, commit: Any) -> None:
         record = commit.round

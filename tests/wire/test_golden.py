@@ -175,6 +175,11 @@ NEWEST: dict[str, Capture] = {
     ),
     "offer": up(Offer(ROUND, "alice", Blob("a1" * 32, 4, b"\0\1\2\3"), (ALICE,))),
     "offer_partial": up(Offer(ROUND, "combiner-1", Blob("b2" * 32, 2**33), (ALICE, BOB), True, 2**40 + 120)),
+    "offer_partial_bases": up(
+        Offer(
+            ROUND, "combiner-1", Blob("b2" * 32, 9), (replace(ALICE, base=1), replace(BOB, base=3)), True, 2**40 + 120
+        )
+    ),
     "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
     "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
     "letter": up(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 4, b"\0\1\2\3"))),
@@ -189,14 +194,19 @@ NEWEST: dict[str, Capture] = {
         OpenRound(PROGRAM, RunSpec(parties=("bank", "central")), Blob("c3" * 32, 0), ("bank",), Blob("d4" * 32, 9))
     ),
     "letter_down": down(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 2**30))),
+    "open_round_open": down(
+        OpenRound(ROUND, RunSpec(), Blob("c3" * 32, 9), ("alice",), None, (), 5, Blob("d4" * 32, 3, b"abc"))
+    ),
     "withdraw": down(Withdraw(ROUND, "alice", "the session was stopped")),
     "admission": down(Admission(ROUND, "alice", "u-1", 2**21)),
     "verdict": down(Verdict(ROUND, "alice", False, Reason.LATE, "the round had closed")),
+    "verdict_stale": down(Verdict(ROUND, "alice", False, Reason.STALE, "its model is 9 rounds old")),
     "verdict_sum": down(Verdict(ROUND, "west", False, Reason.LATE, "it fell silent", "a1" * 32)),
     "verdict_accepted": down(Verdict(ROUND, "alice", True)),
     "seal": down(Seal(ROUND)),
     "closed": down(Closed(ROUND, ("alice", "bob"), "")),
     "closed_receipt": down(Closed(ROUND, ("alice",), "", Receipt("d4" * 32, SIGNATURE))),
+    "closed_receipt_round": down(Closed(ROUND, ("alice",), "", Receipt("d4" * 32, SIGNATURE, 7))),
     "redirect": down(Redirect("the server is stopping", True)),
     "dismiss": down(Dismiss("alice", "9f" * 16, "alice was revoked")),
     "enroll_request": call(EnrollRequest("ed25519:" + "a1" * 32, "b2" * 64)),

@@ -14,7 +14,7 @@ from hansa.errors import InputError, NotFoundError
 from hansa.evidence.findings import Verification
 from hansa.messages import RunSpec
 from hansa.network.controller.journal import Live
-from hansa.run import check_program, check_synchronous, resolve, suit
+from hansa.run import check_networked, check_program, resolve, suit
 from hansa.store.disk import whole_file
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
@@ -90,7 +90,7 @@ class Sessions(Listed[SessionRecord]):
         if wanted.parties:
             return self._prepare_program(wanted, loaded, app if package else None, keep)
         run = resolve(wanted)
-        check_synchronous(run)
+        check_networked(run)
         seed = self._models.digest(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
         code = self._packages.upload(app).id if package else None
         return self.create(wanted, seed_model=seed, package=code, keep=keep)

@@ -207,6 +207,9 @@ class ContributionShape(Shape):
     """The client's public key; null: it handed in nothing."""
     signature: str | None
     """The client's, over its update."""
+    base: int | None
+    """Of an asynchronous session: the round whose model it was given; `round` counts it, and the difference is its
+    staleness."""
 
 
 class ModelShape(Shape):
@@ -438,6 +441,8 @@ class OutstandingShape(Shape):
     """Seconds since it was invited or last heard."""
     lease_ends: float | None
     connected: bool
+    staleness: int | None
+    """Rounds committed since it was given its model; null: of no asynchronous session."""
 
 
 class PhaseShape(Shape):
@@ -459,6 +464,8 @@ class PhaseShape(Shape):
     withdrawn: list[str]
     rejected: int
     failed: int
+    staleness: int | None
+    """Of an asynchronous session: the largest of the accepted updates, of which `enough` close the round."""
 
 
 class VerificationShape(Shape):

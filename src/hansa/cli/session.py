@@ -12,11 +12,11 @@ from hansa.cli.output import print_json, print_record, print_table, say, size, s
 from hansa.cli.root import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hansa.api.client import Client
     from hansa.messages import RunSpec, Value
-    from hansa.store.records import SessionRecord
+    from hansa.store.records import EventRecord, SessionRecord
 
 __all__ = ["commands"]
 
@@ -108,6 +108,8 @@ def why(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fals
         "lease ends in": lambda c: span(max(c.lease_ends - phase.now, 0)),
         "connected": lambda c: "yes" if c.connected else "no",
     }
+    if phase.staleness is not None:
+        columns["model"] = lambda c: f"{c.staleness} rounds old" if c.staleness else "newest"
     print_table(phase.outstanding, columns, as_json=False, nothing="")
 
 
@@ -135,11 +137,12 @@ def show(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fal
     """Show one session: its state and cause, its models, and the settings that decide its result."""
     with server.connect() as api:
         found = api.sessions.get(session)
+        last = api.events.list(session=found.id, kind="round.committed", sort="-id", limit=1).items
     spec = found.spec
     lines = {
         "session": f"{found.name} ({found.id})",
         "state": f"{found.state.value}  {found.cause}",
-        **(_of_program(spec) if spec.parties else _of_rounds(found)),
+        **(_of_program(spec) if spec.parties else _of_rounds(found, last)),
         "seed": str(spec.seed),
         "seed model": found.seed_model or "",
         "model": found.model or "",
@@ -274,10 +277,10 @@ def keep(
           as_json=as_json)  # fmt: skip
 
 
-def _of_rounds(session: "SessionRecord") -> "dict[str, str]":
+def _of_rounds(session: "SessionRecord", last: "Sequence[EventRecord]") -> "dict[str, str]":
     spec = session.spec
     return {
-        "round": f"{session.round} of {spec.rounds}",
+        "round": f"{session.round} of {spec.rounds}{_staleness(last)}",
         "algorithm": _with_options(spec.algorithm, spec.algorithm_options),
         "aggregator": _with_options(spec.aggregator, spec.aggregator_options),
         "transforms": ", ".join(map(str, spec.transforms)) or "none",
@@ -290,6 +293,12 @@ def _of_program(spec: "RunSpec") -> "dict[str, str]":
         "parties": ", ".join(f"{number} {name}" for number, name in enumerate(spec.parties)),
         "patience": f"{spec.rules.deadline:g} s for a party that is silent",
     }
+
+
+def _staleness(committed: "Sequence[EventRecord]") -> str:
+    """Of an asynchronous session, as the event of its last round tells it."""
+    _, found, told = committed[0].message.partition("; staleness ") if committed else ("", "", "")
+    return f"; staleness {told}" if found else ""
 
 
 def _with_options(name: str, options: "Mapping[str, Value]") -> str:

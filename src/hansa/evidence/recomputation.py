@@ -98,4 +98,4 @@ def _made(run: Run, step: Step, load: Callable[[str], Arrays]) -> tuple[Arrays, 
 
 def _contribution(part: ContributionRecord) -> Contribution:
     signature = Signature(part.signer, part.signature or "") if part.signer is not None else None
-    return Contribution(part.client, part.num_examples, part.metrics, part.digest, signature)
+    return Contribution(part.client, part.num_examples, part.metrics, part.digest, signature, part.base or 0)

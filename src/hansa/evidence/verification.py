@@ -4,7 +4,8 @@ The same checks for the server that keeps the record and for a third party that 
 
 - the rounds form one chain, whose links cover every model, contribution and number; the server has signed each link;
 - the session's events form one chain, which the links of the rounds and the end of the session name;
-- each client has signed the update that is counted as its own, and the evaluation that is shown as its own;
+- each client has signed the update that is counted as its own, with the model that it was made from, and the
+  evaluation that is shown as its own; nothing that was made from one model is counted twice;
 - merged numbers are what the reports of the clients come to;
 - the model trail says what the rounds say, and every model, state and aggregate that is there has the bytes of its
   digest;
@@ -60,7 +61,7 @@ def verify_record(evidence: Evidence, known: Known | None = None) -> Verificatio
         _check_round(evidence, row, accepted, journal)
         servers.setdefault(row.signer or "")
         for part in accepted:
-            clients.setdefault(part.client, {}).setdefault(_checked_update(row, part))
+            clients.setdefault(part.client, {}).setdefault(_checked_update(evidence, row, part))
             updates += 1
     reports = 0
     signed = {row.number for row in evidence.rounds if row.broadcast is not None}
@@ -154,9 +155,10 @@ def _check_round(
         raise CorruptionError(f"the metrics of {where} are not what those of its contributors come to")
 
 
-def _checked_update(row: RoundRecord, part: ContributionRecord) -> str:
-    """The signer."""
-    where = Part(row.project, row.session, row.number, part.client, row.broadcast or "")
+def _checked_update(evidence: Evidence, row: RoundRecord, part: ContributionRecord) -> str:
+    """The signer. Of an asynchronous run, what it has signed is of the round whose model it was given."""
+    given = row if part.base is None else evidence.rounds[part.base - 1]
+    where = Part(row.project, row.session, given.number, part.client, given.broadcast or "")
     said = update_statement(where, part.digest, part.num_examples, part.metrics)
     if not holds(Signature(part.signer or "", part.signature or ""), said):
         raise CorruptionError(f"round {row.number} counts an update of {part.client} that {part.client} has not signed")

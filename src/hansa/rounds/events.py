@@ -90,6 +90,8 @@ class Accepted:
     now: float
     client: str
     num_examples: int
+    base: int = 0
+    """Of an asynchronous run, the round whose model it was made from; 0: that of the task that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ class Sealed:
 
     now: float
     contributors: frozenset[str]
+    bases: Mapping[str, int] = field(default_factory=dict)
+    """Of an asynchronous run, by contributor: the round whose model its update was made from, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,11 @@ class Completed:
     rejected: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     """Client → message."""
+    bases: Mapping[str, int] = field(default_factory=dict)
+    """Of an asynchronous round: whoever is missing, rejected or failed → the round whose model it had.
+
+    There a client may be counted, too, whose earlier task was refused in the same round.
+    """
 
 
 @dataclass(frozen=True, slots=True)

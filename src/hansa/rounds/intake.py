@@ -11,7 +11,7 @@ from typing import TypeAlias
 from hansa.errors import ConflictError, Reason, UpdateRejectedError
 from hansa.messages import Kind
 
-__all__ = ["Admit", "Answer", "Intake", "Repeat"]
+__all__ = ["Admit", "Answer", "Intake", "Repeat", "check_staleness"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,31 @@ Answer: TypeAlias = Admit | Repeat
 class Intake:
     """Admits each invited client's update once, until it is sealed."""
 
-    def __init__(self, run: str, number: int, kind: Kind, max_weight: int) -> None:
-        """run, number (of the round), kind: the phase; max_weight: the most examples of an update, from the plan."""
+    def __init__(
+        self,
+        run: str,
+        number: int,
+        kind: Kind,
+        max_weight: int,
+        *,
+        flows: bool = False,
+        max_staleness: int | None = None,
+    ) -> None:
+        """run, number (of the round), kind: the phase; max_weight: the most examples of an update, from the plan.
+
+        flows: of an asynchronous run, whose clients go on from round to round, and where what is received when one is
+        sealed is for the next; max_staleness: of its updates, in rounds; None: any.
+        """
         self.run = run
         self.number = number
         self.kind = kind
         self.max_weight = max_weight
+        self.max_staleness = max_staleness
+        self.flows = flows
         self.sealed = False
-        self._invited: set[str] = set()
+        self._invited: dict[str, int] = {}
+        """Client → the round whose model it has."""
+        self._withdrawn: set[str] = set()
         self._receiving: dict[str, str] = {}
         self._accepted: dict[str, str] = {}
 
@@ -66,19 +83,42 @@ class Intake:
         """Clients that may offer."""
         return frozenset(self._invited)
 
-    def invite(self, clients: Iterable[str]) -> None:
-        """These may offer, as well as those before them."""
-        self._invited.update(clients)
+    def base_of(self, client: str) -> int:
+        """The round whose model an invited client has."""
+        return self._invited[client]
 
-    def offer(self, client: str, num_examples: int, digest: str) -> Answer:
-        """What to do with an offer; raises `UpdateRejectedError` where the update must not be received.
+    def invite(self, clients: Iterable[str], base: int | None = None) -> None:
+        """These may offer, as well as those before them. base: the round of their model; None: this one."""
+        clients = tuple(clients)
+        self._invited.update(dict.fromkeys(clients, self.number if base is None else base))
+        self._withdrawn.difference_update(clients)
 
-        A repetition of what was accepted is recognised after the seal too. A client that was rejected may offer again.
-        """
-        if client not in self._invited:
+    def withdraw(self, client: str) -> None:
+        """Of an asynchronous run: if it delivers in this round, that counts, and later it does not."""
+        self._withdrawn.add(client)
+
+    def advance(self, number: int) -> None:
+        """Of an asynchronous run: the next round. Who is at work goes on; who was counted or withdrawn is done."""
+        for client in (*self._accepted, *self._withdrawn):
+            self._invited.pop(client, None)
+        self.number, self.sealed = number, False
+        self._accepted, self._withdrawn = {}, set()
+
+    def check_task(self, client: str, base: int) -> None:
+        """Raise `UpdateRejectedError` unless a client may be counted in this round with an update of this task."""
+        if self._invited.get(client) != base:
             raise UpdateRejectedError(
                 Reason.NOT_INVITED, f"{client} is not invited to {self._phase}; it takes part when it gets a task"
             )
+        check_staleness(self.number - base, self.max_staleness)
+
+    def offer(self, client: str, num_examples: int, digest: str, base: int | None = None) -> Answer:
+        """What to do with an offer; raises `UpdateRejectedError` where the update must not be received.
+
+        A repetition of what was accepted is recognised after the seal too. A client that was rejected may offer again.
+        base: the round whose model the update was made from; None: this one.
+        """
+        self.check_task(client, self.number if base is None else base)
         counted = self._accepted.get(client)
         if counted == digest:
             return Repeat(client, digest, accepted=True)
@@ -88,7 +128,7 @@ class Intake:
                 f"{client} is counted in {self._phase} already, with the update {counted[:12]}; "
                 f"{digest[:12]} is another one, drop it",
             )
-        if self.sealed:
+        if self.sealed and not self.flows:
             raise UpdateRejectedError(Reason.LATE, f"{self._phase} was sealed before {client} offered its update")
         if not 1 <= num_examples <= self.max_weight:
             raise UpdateRejectedError(
@@ -123,7 +163,8 @@ class Intake:
     def seal(self) -> frozenset[str]:
         """Admit no more, forget what is half received, and return whose updates the sum holds."""
         self.sealed = True
-        self._receiving.clear()
+        if not self.flows:
+            self._receiving.clear()
         return self.accepted
 
     def reopen(self) -> None:
@@ -133,3 +174,10 @@ class Intake:
     @property
     def _phase(self) -> str:
         return f"round {self.number} ({self.kind}) of run {self.run}"
+
+
+def check_staleness(staleness: int, most: int | None) -> None:
+    """Raise `UpdateRejectedError` (stale) for an update that is too old. most: None: none is."""
+    if most is not None and staleness > most:
+        age = f"{staleness} round{'s' if staleness > 1 else ''}"
+        raise UpdateRejectedError(Reason.STALE, f"its model is {age} old, and max_staleness is {most}")

@@ -41,12 +41,15 @@ class Outstanding:
     lease_ends: float
     """The time at which it loses its place unless it is heard before."""
     connected: bool
+    staleness: int | None = None
+    """Rounds that were committed since it was given its model; None: the round is no asynchronous one."""
 
     def __str__(self) -> str:
         """For example "b (train 40/100, silent for 3 s, not connected)"."""
         measured = f" {self.done:g}/{self.total:g}" if self.total > 0 else ""
         away = "" if self.connected else ", not connected"
-        return f"{self.name} ({self.activity}{measured}, silent for {_seconds(self.silent)} s{away})"
+        stale = f", its model is {self.staleness} rounds old" if self.staleness else ""
+        return f"{self.name} ({self.activity}{measured}, silent for {_seconds(self.silent)} s{stale}{away})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Why:
     """Who lost its lease, by name."""
     rejected: int
     failed: int
+    staleness: int | None = None
+    """Of an asynchronous round: the largest of the accepted updates; None: it is none, and `enough` no buffer."""
 
     def __str__(self) -> str:
         """One sentence for a person."""
@@ -105,6 +110,9 @@ class Why:
 
     def counts(self) -> str:
         """For example "2 of 4 invited clients delivered, 3 are needed"."""
+        if self.staleness is not None:
+            oldest = f", the oldest made from a model of {self.staleness} rounds ago" if self.staleness else ""
+            return f"{self.accepted} of {self.enough} updates are in its buffer{oldest}"
         return f"{self.accepted} of {self.invited} invited clients delivered, {self.quorum} are needed"
 
 

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
 from hansa.algorithm import Partial, Plan, Trainer
@@ -216,22 +216,13 @@ class Folding:
         try:
             with self.profile.measure("folding"):
                 self._run.check(update)
-                counted = self._counted(update, base)
+                stale, theirs, ours = self._number - base, self._broadcasts[base], self._broadcasts[self._number]
+                counted = self._run.counted(self._plan, update, stale, theirs, ours)
                 aggregator.accumulate(self._plan, partial, counted, contribution)
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
         weight = partial.weight - before
         return Folded(update.num_examples, weight, update.metrics, update.memory, self._upload_bytes(update))
-
-    def _counted(self, update: Update, base: int) -> Update:
-        """What is summed of an update; raises `UpdateRejectedError` for one that has not the model's structure."""
-        buffering = self._run.algorithm.buffering
-        if buffering is None:
-            return update
-        aggregator = self._run.algorithm.aggregator
-        aggregator.check(self._plan, update)
-        theirs, ours = self._broadcasts[base], self._broadcasts[self._number]
-        return replace(update, arrays=buffering.counted(update.arrays, self._number - base, theirs, ours))
 
     def _upload_bytes(self, update: Update) -> int:
         if update.packing:

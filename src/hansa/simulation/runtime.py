@@ -384,7 +384,9 @@ class Simulation:
 
         here = attendance(self.devices, self.clients, 0.0)
         keeps = self.setup.algorithm.keeps_partial_work
-        machine = Buffered(self.setup.spec.rules, buffering.size, buffering.max_staleness, choose)
+        machine = Buffered(
+            self.setup.spec.rules, buffering.size, buffering.max_staleness, choose, silence_is_final=True
+        )
         return Flow(machine, self.engine, behave, connected, (self.clients, here), keeps_partial_work=keeps)
 
     def _play(self, number: int, broadcast: Arrays) -> Played:

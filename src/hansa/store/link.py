@@ -17,6 +17,10 @@ A round's link ties it to its models, to what became of everybody who was invite
 Of a round that has kept what it added to the model, the first line is `text("hansa round link 3")`, and the encoding
 ends with `text(aggregate)  number(aggregate_weight)`.
 
+Of a round of an asynchronous run, whose contributions have a `base`, the first line is `text("hansa round link 4")`;
+each of them ends with `number(base)`, and they are in the order of their names and then of their bases; the encoding
+ends with `text(aggregate, "" for none)  number(aggregate_weight, 0 for none)`.
+
 `run` is the blake3 of what the session runs: `json({"package", "seed_model", "spec"})`, where the specification is
 without the fields that have their default. `journal` is the link of the session's newest event. An event's link is the
 blake3 of
@@ -61,7 +65,7 @@ def round_link(previous: str, record: RoundRecord, contributions: Iterable[Contr
     previous: the link of the round before, empty for the first; contributions: the round's, in any order. Raise
     `InputError` when a client is in it twice.
     """
-    parts = sorted(contributions, key=lambda part: part.client.encode())
+    parts = sorted(contributions, key=lambda part: (part.client.encode(), part.base or 0))
     for left, right in pairwise([part for part in parts if part.outcome == ACCEPTED]):
         if left.client == right.client:
             raise InputError(f"round {record.number} of session {record.session} counts {left.client!r} twice")
@@ -118,13 +122,24 @@ def verify_chain(
     elsewhere; with it a restored backup that lacks the last rounds is recognised too.
     """
     by_round: dict[int, list[ContributionRecord]] = {}
-    for contribution in contributions:
+    every = list(contributions)
+    for contribution in every:
         by_round.setdefault(contribution.round, []).append(contribution)
     chain = sorted(rounds, key=lambda record: record.number)
     previous: RoundRecord | None = None
     for expected, record in enumerate(chain, start=1):
         _verify(record, expected, previous, by_round.pop(record.number, []))
         previous = record
+    seen: set[tuple[str, int]] = set()
+    for part in every:
+        if part.base is not None and part.outcome == ACCEPTED:
+            task = part.client, part.base
+            if task in seen or not 1 <= part.base <= part.round:
+                raise CorruptionError(
+                    f"round {part.round} counts an update of {part.client} that was made from the model of round "
+                    f"{part.base}, {'as another round does' if task in seen else 'which was not there'}"
+                )
+            seen.add(task)
     if by_round:
         lost = min(by_round)
         raise CorruptionError(f"round {lost} is lost: {len(by_round[lost])} contributions to it are recorded")
@@ -168,7 +183,9 @@ def _verify(
 
 
 def _encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRecord]) -> Iterator[bytes]:
-    yield text("hansa round link 2" if record.aggregate is None else "hansa round link 3") + text(previous)
+    flows = any(part.base is not None for part in parts)
+    kept = "hansa round link 2" if record.aggregate is None else "hansa round link 3"
+    yield text("hansa round link 4" if flows else kept) + text(previous)
     yield text(record.project) + text(record.session) + _number(record.number) + text(record.run or "")
     yield from map(text, (record.parent_model, record.model, record.state, record.broadcast or ""))
     yield real(record.opened_at) + real(record.closed_at) + reals(record.metrics) + text(record.journal or "")
@@ -177,8 +194,10 @@ def _encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRe
         yield text(part.client) + text(part.outcome) + _number(part.num_examples)
         yield text(part.digest) + text(part.reason) + reals(part.metrics)
         yield text(part.signer or "") + text(part.signature or "")
-    if record.aggregate is not None:
-        yield text(record.aggregate) + _number(record.aggregate_weight or 0)
+        if flows:
+            yield _number(part.base or 0)
+    if flows or record.aggregate is not None:
+        yield text(record.aggregate or "") + _number(record.aggregate_weight or 0)
 
 
 def _former_encoding(previous: str, record: RoundRecord, parts: Sequence[ContributionRecord]) -> Iterator[bytes]:

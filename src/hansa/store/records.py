@@ -147,10 +147,11 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class ContributionRecord:
-    """What became of one invited client in one round."""
+    """What became of one invited client in one round; of an asynchronous run, of one task that ended in it."""
 
     id: str
-    """session/number/client"""
+    """session/number/client; of an asynchronous run with the number of the round whose model it was given, so that
+    nothing that was made from one model is counted twice."""
     project: str
     session: str
     round: int
@@ -166,6 +167,8 @@ class ContributionRecord:
     """The client's public key: `ed25519:` and 64 hexadecimal digits; None: it handed in nothing, or did not sign."""
     signature: str | None = None
     """The client's, over its update; 128 hexadecimal digits."""
+    base: int | None = None
+    """Of an asynchronous run: the round whose model it was given. `round` is that in which it counts, or ended."""
 
 
 @dataclass(frozen=True, slots=True)

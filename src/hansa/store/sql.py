@@ -19,7 +19,15 @@ from hansa.store.audit import chained
 from hansa.store.lanes import Lane
 from hansa.store.link import linked, round_link
 from hansa.store.ports import Leadership, Page, Pruned, Query, Release, RoundCommit
-from hansa.store.records import AuditRecord, EventRecord, ModelRecord, Record, RoundRecord, SessionRecord
+from hansa.store.records import (
+    AuditRecord,
+    ContributionRecord,
+    EventRecord,
+    ModelRecord,
+    Record,
+    RoundRecord,
+    SessionRecord,
+)
 from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import KEYS, REMOVALS, TABLES, RecordType, order_column, project_column
@@ -29,7 +37,10 @@ __all__ = ["Lanes", "SqlStore"]
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 _ROUNDS: Final = TABLES[RoundRecord]
+_CONTRIBUTIONS: Final = TABLES[ContributionRecord]
 _SESSIONS: Final = TABLES[SessionRecord]
+_AT_ONCE: Final = 500
+"""Values in one statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +231,24 @@ class SqlStore(ABC):
                     f"there is no session {session.id!r} in project {session.project!r} (any more), "
                     f"so its round {record.number} cannot be committed"
                 )
+            self._check_uncounted(connection, commit)
             connection.execute(insert(_ROUNDS), to_row(replace(record, link=link)))
             self._insert_all(connection, rows)
 
         await self._write(insert_round)
+
+    def _check_uncounted(self, connection: Connection, commit: RoundCommit) -> None:
+        """Raise `ConflictError` where an earlier round of an asynchronous run has a row of one of these tasks."""
+        tasks = [part.id for part in commit.contributions if part.base is not None]
+        table, project = _CONTRIBUTIONS, commit.round.project
+        for i in range(0, len(tasks), _AT_ONCE):
+            among = table.c.id.in_(tasks[i : i + _AT_ONCE])
+            known = select(table.c.id).where(table.c.project == project, among).limit(1)
+            if (twice := connection.execute(known).scalar()) is not None:
+                raise ConflictError(
+                    f"round {commit.round.number} of session {commit.session.id} cannot be committed: "
+                    f"the task {twice!r} has ended in an earlier round already"
+                )
 
     async def ancestors(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """The trail from this model, which is not in it, back to its seed, nearest first."""

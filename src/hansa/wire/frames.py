@@ -282,6 +282,10 @@ class OpenRound:
     """The user's code; None when clients bring their own."""
     counted: tuple[Counted, ...] = ()
     """Of those who are invited, who was counted before; only committed rounds."""
+    open: int = 0
+    """Of an asynchronous run: the round that is open now, in which the update counts if it comes; 0: `key`'s round."""
+    current: Blob | None = None
+    """Of an asynchronous run: what is broadcast in that round; None: `model`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,11 +337,17 @@ class Receipt:
     """Of the round: it covers all that is in it, and every round before (`hansa.store.link`)."""
     signature: Signature
     """The server's, over the link."""
+    round: int = 0
+    """The round that was committed; 0: that of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The phase is over. `committed` names the clients whose update is in the committed model."""
+    """The phase is over. `committed` names the clients whose update is in the committed model.
+
+    Of an asynchronous run: to a combiner that this round is committed, and with a `cause` that the run is over; to a
+    client that its task of this key is.
+    """
 
     key: RoundKey
     committed: tuple[str, ...] = ()

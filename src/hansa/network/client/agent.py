@@ -193,7 +193,11 @@ class Agent:
     def _open(self, opened: OpenRound) -> None:
         """A task; one that is in hand or done is not begun again, unless the one in hand comes to nothing."""
         key = opened.key
-        self._outbox.forget_before(key)
+        if key.kind is Kind.TRAIN:
+            self._outbox.forget_before(key)
+            for older in [each for each in self._tasks if (each.run, each.kind) == (key.run, key.kind)]:
+                if older.round < key.round:
+                    self._cancel(older)
         offer = self._outbox.get(key)
         if offer is not None:
             self._hand_in(offer)
@@ -260,7 +264,7 @@ class Agent:
         receipt = Receipt(
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             session=offer.key.run,
-            round=offer.key.round,
+            round=told.round or offer.key.round,
             client=part.client,
             num_examples=part.num_examples,
             update=offer.blob.digest,

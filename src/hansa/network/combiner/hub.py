@@ -5,7 +5,7 @@ event loop, and knows who is below and which phases are open; what is offered is
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from hansa.network.combiner.phase import Phase, Phases
 from hansa.network.combiner.signatures import KeyOf
 from hansa.network.combiner.uploads import Uploads
 from hansa.network.jobs import Jobs
+from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.wire.frames import (
     Awaited,
     Blob,
@@ -143,14 +144,21 @@ class Hub:
                 self._offers.take(frame)
             case Settled():
                 self._need_combiner(child)
-                phase = self._phases.open.get(frame.key)
+                phase = self._phases.find(frame.key)
                 if phase is not None and frame.client in phase.combiners.get(child.name, ()):
+                    if not frame.accepted and frame.reason not in ABOUT_THE_ROUND:
+                        phase.withdraw(frame.client, frame.key)
                     self._upstream.send(frame)
             case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine():
                 if self._speaks_for(child, frame.client):
-                    self._upstream.send(frame)
+                    self._pass_on(frame)
             case Letter() | Awaited():
                 raise PermissionDeniedError(f"{child.name} gives its server a letter: letters go to the relay")
+
+    def _pass_on(self, frame: TaskStarted | Progress | TaskFailed | Evaluated | LogLine) -> None:
+        if isinstance(frame, TaskFailed) and (phase := self._phases.find(frame.key)) is not None:
+            phase.withdraw(frame.client, frame.key)
+        self._upstream.send(frame)
 
     # ── phases, driven from above ────────────────────────────────────────────────────────────────────────────────
 
@@ -160,6 +168,8 @@ class Hub:
             case OpenRound():
                 self._open(frame)
             case Withdraw():
+                if (phase := self._phases.find(frame.key)) is not None:
+                    phase.withdraw(frame.client, frame.key)
                 self._forward(frame, (frame.client,))
             case Seal():
                 self._start_seal(frame.key)
@@ -170,7 +180,7 @@ class Hub:
 
     def drop(self, key: RoundKey, why: str) -> None:
         """Forget a phase whose sum goes nowhere, here and in the combiners below; clients keep what they learned."""
-        phase = self._phases.open.get(key)
+        phase = self._phases.find(key)
         if phase is None:
             return
         self._close(Closed(key, (), why), tell=False)
@@ -226,29 +236,41 @@ class Hub:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _open(self, frame: OpenRound) -> None:
-        phase = self._phases.open.get(frame.key)
+        phase = self._phases.find(frame.key)
         if phase is None:
             phase = self._phases.begin(frame)
-            for blob in (frame.model, frame.package):
+            for blob in (None if phase.flows else frame.model, frame.package):
                 if blob is not None:
                     self._blobs.want(blob)
-        routes = self.children.route(frame.invited)
+        routes = dict(self.children.route(frame.invited))
+        if phase.flows:
+            needed, unneeded = phase.advance(frame)
+            for blob in needed:
+                self._blobs.want(blob)
+            for blob in unneeded:
+                self._blobs.release(blob)
+            if not frame.invited:  # a round begins: it is news to whoever has clients at work, too
+                streams = (self.children.streams.get(name) for name in phase.combiners)
+                routes = {child: () for child in streams if child is not None}
         phase.invite(
             clients=[child.name for child in routes if child.role is Role.CLIENT],
             combiners={child.name: names for child, names in routes.items() if child.role is Role.COMBINER},
+            base=frame.key.round,
         )
         before = {each.client: each for each in frame.counted}
+        task = replace(frame, open=0, current=None)
         for child, names in routes.items():
             counted = tuple(before[name] for name in names if name in before)
-            child.send(OpenRound(frame.key, frame.spec, frame.model, names, frame.package, counted))
+            child.send(replace(task if child.role is Role.CLIENT else frame, invited=names, counted=counted))
 
     async def _seal(self, key: RoundKey) -> None:
-        phase = self._phases.open.get(key)
-        if phase is None:
+        phase = self._phases.find(key)
+        if phase is None or phase.key != key:
             await self._upstream.deliver(key, None)
             return
         phase.sealing = True
-        self._uploads.cancel(key, f"round {key.round} closed while the update was on its way")
+        if not phase.flows:  # else what is on its way is for the next round
+            self._uploads.cancel(key, f"round {key.round} closed while the update was on its way")
         combiners = [name for name in phase.combiners if name in self.children.streams]
         owed = phase.owe(combiners)
         for name in combiners:
@@ -261,23 +283,37 @@ class Hub:
             await self._upstream.deliver(key, phase.take_partial())
 
     def _close(self, frame: Closed, *, tell: bool = True) -> None:
-        phase = self._phases.end(frame)
+        phase = self._phases.find(frame.key)
         if phase is None:
+            self._phases.end(frame)
             return
+        told = phase.commit(frame) if phase.flows else {}
+        if tell:
+            self._tell_closed(phase, frame, told)
+        if phase.flows and not frame.cause:  # that round is over, and the run goes on
+            return
+        self._phases.end(frame)
         phase.close(frame.cause or "it is committed")
-        self._uploads.cancel(frame.key, f"round {frame.key.round} is over")
-        for blob in (phase.opened.model, phase.opened.package):
+        for key in dict.fromkeys((frame.key, *phase.tasks().values())):
+            self._uploads.cancel(key, f"round {key.round} is over")
+        for blob in (*(phase.models.values() if phase.flows else (phase.opened.model,)), phase.opened.package):
             if blob is not None:
                 self._blobs.release(blob)
-        if tell:
-            self._tell_closed(phase, frame)
 
-    def _tell_closed(self, phase: Phase, frame: Closed) -> None:
-        """Each child learns of those below it: a frame with everybody, for everybody, would be quadratic."""
-        committed = frozenset(frame.committed)
+    def _tell_closed(self, phase: Phase, frame: Closed, told: Mapping[str, Closed]) -> None:
+        """Each child learns of those below it: a frame with everybody, for everybody, would be quadratic.
+
+        told: clients of an asynchronous run that are counted, and what they learn; others do when the run is over.
+        """
+        committed, tasks = frozenset(frame.committed), phase.tasks() if phase.flows else {}
         for name in phase.participants:
-            below = phase.combiners.get(name, (name,))
-            self._answer(name, replace(frame, committed=tuple(sorted(committed.intersection(below)))))
+            if not phase.flows or name in phase.combiners:
+                below = phase.combiners.get(name, (name,))
+                self._answer(name, replace(frame, committed=tuple(sorted(committed.intersection(below)))))
+            elif name in told:
+                self._answer(name, told[name])
+            elif frame.cause and name in tasks:
+                self._answer(name, Closed(tasks[name], (), frame.cause))
 
     def _answer(self, name: str, frame: ToNode) -> None:
         """To a child's own stream, the newest; one that is gone is told when it is back and asks."""
@@ -341,7 +377,7 @@ class Hub:
     def _not_sealed(self, key: RoundKey, error: BaseException) -> None:
         """Whoever waits for the sum gets one, even if it is empty."""
         _log.error("a sum could not be handed up", server=self.name, round=key.round, exc_info=error)
-        if key in self._phases.open:
+        if self._phases.find(key) is not None:
             line = f"{self.name} could not hand up its sum: {type(error).__name__}: {error}"
             self._upstream.send(LogLine(key, self.name, line, "warning"))
             self.drop(key, "its sum could not be handed up")

@@ -22,6 +22,7 @@ from hansa.network.combiner.signatures import KeyOf
 from hansa.network.combiner.uploads import Upload, Uploads
 from hansa.network.jobs import Jobs
 from hansa.rounds.intake import Repeat
+from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.wire.frames import (
     Admission,
     FromNode,
@@ -89,7 +90,7 @@ class Offers:
     def take(self, offer: Offer) -> None:
         """Take an offer, go on with one that is being taken, or let it wait for an older one of the same sender."""
         place = offer.key, offer.sender
-        taking, phase = self._taking.get(place), self._phases.open.get(offer.key)
+        taking, phase = self._taking.get(place), self._phases.find(offer.key)
         if phase is None:
             self._answer_unknown(offer)
         elif taking is None:
@@ -126,8 +127,8 @@ class Offers:
 
     def _answer_unknown(self, offer: Offer) -> None:
         """An offer for a phase that is over, or that this server has never heard of."""
-        closed = self._phases.closed.get(offer.key)
-        if closed is not None and offer.sender in closed.committed:
+        closed = self._phases.ended(offer.key)
+        if closed is not None and closed.key == offer.key and offer.sender in closed.committed:
             self._answer(offer.sender, replace(closed, committed=(offer.sender,)))
             return
         reason = Reason.LATE if closed is not None else Reason.UNKNOWN_ROUND
@@ -141,7 +142,7 @@ class Offers:
         """An offer from its announcement to its verdict."""
         offer, phase = taking.offer, taking.phase
         try:
-            if self._phases.open.get(offer.key) is not phase:
+            if self._phases.find(offer.key) is not phase:
                 self._answer_unknown(offer)
             elif offer.partial:
                 await self._take_partial(taking)
@@ -158,9 +159,16 @@ class Offers:
         offer, phase = taking.offer, taking.phase
         key, client = offer.key, offer.sender
         folded = False
+        before = phase.settled.get(client)
+        if before is not None and before.key == key:
+            self._answer(client, before)
+            return
         try:
             phase.check_signed(offer, self._key_of)
-            await phase.prepare(await self._blobs.get(phase.opened.model.digest))
+            if phase.flows:
+                await phase.measure(await self._blobs.get(phase.base(offer).digest))
+            else:
+                await phase.prepare(await self._blobs.get(phase.broadcast.digest))
             answer = phase.admit(offer)
             if isinstance(answer, Repeat):
                 self._answer(client, Verdict(key, client, accepted=answer.accepted))
@@ -168,6 +176,8 @@ class Offers:
             folded = await self._fold(taking, phase.accumulate)
             phase.check_alive()
         except UpdateRejectedError as error:
+            if error.reason not in ABOUT_THE_ROUND:
+                phase.withdraw(client, key)
             self._answer(client, Verdict(key, client, accepted=False, reason=error.reason, detail=error.detail))
             self._report(Settled(key, client, accepted=False, reason=error.reason, detail=error.detail))
             return
@@ -183,7 +193,7 @@ class Offers:
         offer, phase = taking.offer, taking.phase
         digest = offer.blob.digest
         try:
-            await phase.prepare(await self._blobs.get(phase.opened.model.digest))
+            await phase.prepare(await self._blobs.get(phase.broadcast.digest))
             phase.admit_sum(offer)
             await asyncio.to_thread(phase.check_signed, offer, self._key_of)
             phase.check_arrived(offer, not offer.contributions or await self._fold(taking, phase.merge))
@@ -203,13 +213,20 @@ class Offers:
         if offer.blob.inline:
             if blake3(offer.blob.inline).hexdigest() != offer.blob.digest:
                 raise UpdateRejectedError(Reason.DIGEST, "the bytes are not those of the digest; send them again")
-            with phase.busy():
+            async with self._adding(taking):
                 await self._folded(offer, fold, memoryview(offer.blob.inline))
             return True
 
         def announce(upload: Upload) -> None:
             self._answer(offer.sender, Admission(offer.key, offer.sender, upload.name, upload.received))
 
+        if phase.flows and not offer.partial:
+            async with self._vouched(taking):
+                data = await self._received(taking, announce)
+                if data is not None:
+                    async with self._adding(taking):
+                        await self._folded(offer, fold, data)
+                return data is not None
         async with self._vouched(taking), self._uploads.slot():
             if taking.gone or taking.successor is not None:
                 return False
@@ -223,6 +240,33 @@ class Offers:
                 if data is not None:
                     await self._folded(offer, fold, data)
         return data is not None
+
+    async def _received(self, taking: _Taking, announce: Callable[[Upload], None]) -> memoryview | None:
+        """The bytes of an update for an asynchronous round; None when its sender fell silent.
+
+        They are not in a slot while they wait for their turn: they may wait for a sum that needs one. So none is
+        admitted before the round takes updates, and of those that wait there are no more than there are slots.
+        """
+        await taking.phase.ready()
+        async with self._uploads.slot():
+            if taking.gone or taking.successor is not None:
+                return None
+            taking.phase.check_alive()
+            return await self._uploads.receive(taking.offer, announce)
+
+    @asynccontextmanager
+    async def _adding(self, taking: _Taking) -> AsyncIterator[None]:
+        """A seal waits meanwhile. Of an asynchronous run it is the sum of the round that takes updates next."""
+        offer, phase = taking.offer, taking.phase
+        if not phase.flows or offer.partial:
+            with phase.busy():
+                yield
+            return
+        async with phase.turn():
+            base = phase.base(offer)
+            theirs = await self._blobs.get(base.digest)
+            await phase.prepare(await self._blobs.get(phase.broadcast.digest), (offer.key.round, theirs))
+            yield
 
     async def _folded(self, offer: Offer, fold: Callable[[Offer, memoryview], None], data: memoryview) -> None:
         """On the folding thread, which also frees the bytes: whoever waits for the slot finds the memory free."""

@@ -4,7 +4,7 @@ A server knows the keys of its own children by their access tokens, the controll
 is checked by its contributors' signatures: a combiner can neither invent one nor change what one has reported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from hansa.errors import Reason, UpdateRejectedError
@@ -19,22 +19,29 @@ KeyOf: TypeAlias = Callable[[str], str | None]
 """Client → the public key that it must sign with; None: it is not known here, and is checked above; empty: none."""
 
 
-def check_offer(offer: Offer, project: str, base: str, key_of: KeyOf) -> None:
+def check_offer(offer: Offer, project: str, base: str, key_of: KeyOf, earlier: Mapping[int, str] | None = None) -> None:
     """Raise `UpdateRejectedError` unless each contributor has signed its part, and began from this round's model.
 
-    base: that model's digest.
+    base: that model's digest; earlier: of an asynchronous run in its place, the digests by the rounds that they are of.
     """
     for part in offer.contributions:
         key = key_of(part.client)
         if key is None:
             continue
+        number = offer.key.round
+        if earlier is not None:
+            number = part.base if offer.partial else offer.key.round
+            if number not in earlier:
+                detail = f"the update of {part.client} was made from the model of round {number}, which nobody has now"
+                raise UpdateRejectedError(Reason.NOT_INVITED, detail)
+            base = earlier[number]
         if not offer.partial and offer.base != base:
             raise UpdateRejectedError(
                 Reason.UNSIGNED,
                 f"the update of {part.client} was made from the model {offer.base[:12]!r}, but this round's is "
                 f"{base[:12]!r}; drop it, and train again",
             )
-        where = Part(project, offer.key.run, offer.key.round, part.client, base)
+        where = Part(project, offer.key.run, number, part.client, base)
         digest = part.digest if offer.partial else offer.blob.digest
         said = update_statement(where, digest, part.num_examples, part.metrics)
         _check(part.client, "update", part.signature, said, key)

@@ -31,11 +31,13 @@ __all__ = [
     "OPENED",
     "Outcomes",
     "Sign",
+    "broadcast_of",
     "evaluation_records",
     "last_counted",
     "last_event",
     "last_invited",
     "last_link",
+    "last_working",
     "receipt_of",
     "round_commit",
     "sealed",
@@ -44,6 +46,8 @@ __all__ = [
 
 OPENED: Final = "round.opened"
 """The kind of the events that say who has a place in a round: in the beginning, and in place of others later."""
+
+COMMITTED: Final = "round.committed"
 
 
 Sign = Callable[[bytes], Signature]
@@ -72,6 +76,8 @@ class Outcomes:
     opened_at: float
     broadcast: str
     """Digest of what the clients were given."""
+    working: Mapping[str, int] | None = None
+    """Of an asynchronous run, who is at work when the round is over, on which round's model; None: it is none."""
 
 
 async def state_of(session: SessionRecord, run: Run, store: MetadataStore, objects: ObjectStore) -> State:
@@ -89,6 +95,11 @@ async def last_link(session: SessionRecord, store: MetadataStore) -> str:
     """The link of the session's newest committed round, empty before the first."""
     last = await _last_round(session, store)
     return last.link if last is not None else ""
+
+
+async def broadcast_of(session: SessionRecord, number: int, store: MetadataStore) -> str:
+    """Digest of what the clients were given in a committed round."""
+    return (await store.get(RoundRecord, session.project, f"{session.id}/{number}")).broadcast or ""
 
 
 async def _last_round(session: SessionRecord, store: MetadataStore) -> RoundRecord | None:
@@ -123,7 +134,7 @@ async def last_counted(session: SessionRecord, store: MetadataStore) -> dict[str
         page = await store.list(
             ContributionRecord, Query(session.project, where, sort="round", limit=1000, offset=offset)
         )
-        found |= {row.client: Counted(row.client, row.round, row.digest) for row in page.items}
+        found |= {row.client: Counted(row.client, row.base or row.round, row.digest) for row in page.items}
         offset, total = offset + len(page.items), page.total
     return found
 
@@ -145,6 +156,14 @@ async def last_invited(session: SessionRecord, store: MetadataStore) -> Sequence
             invitations.append([str(name) for name in cast("Sequence[Value]", told.data["invited"])])
         offset, total = offset + len(page.items), page.total
     return invitations[::-1]
+
+
+async def last_working(session: SessionRecord, store: MetadataStore) -> Mapping[str, int]:
+    """Of an asynchronous run, who was at work when the last committed round was over → the round of its model."""
+    where = {"session": session.id, "kind": COMMITTED}
+    events = (await store.list(EventRecord, Query(session.project, where, sort="-id", limit=1))).items
+    told = events[0].data.get("working") if events else None
+    return {name: base for name, base in told.items() if isinstance(base, int)} if isinstance(told, Mapping) else {}
 
 
 def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, journal: str, sign: Sign) -> RoundCommit:
@@ -186,11 +205,12 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
     link = round_link(previous, record, contributions)
     signature = sign(round_statement(link))
     record = replace(record, link=link, signer=signature.signer, signature=signature.value)
-    summary = _summary(record)
+    summary = _summary(record, contributions)
+    working = {"working": dict(outcomes.working)} if outcomes.working is not None else {}
     committed = event(
-        session.project, session.id, "round.committed", summary, round=number, model=model, metrics=metrics,
+        session.project, session.id, COMMITTED, summary, round=number, model=model, metrics=metrics,
         accepted=record.accepted, rejected=record.rejected, failed=record.failed, missing=list(completed.missing),
-        seconds=now - opened_at,
+        seconds=now - opened_at, **working,
     )  # fmt: skip
     return RoundCommit(
         session=replace(session, round=number, model=model),
@@ -208,9 +228,12 @@ def receipt_of(record: RoundRecord) -> Receipt:
 
 
 def evaluation_records(
-    session: SessionRecord, number: int, reports: Mapping[str, Evaluated], central: Metrics | None
+    session: SessionRecord, number: int, model: str, reports: Mapping[str, Evaluated], central: Metrics | None
 ) -> tuple[Sequence[MetricRecord | EvaluationRecord], Mapping[str, float]]:
-    """(records of an evaluation, what is shown of it): merged over the clients, by client, and beside the server."""
+    """(records of an evaluation, what is shown of it): merged over the clients, by client, and beside the server.
+
+    model: digest of what was evaluated.
+    """
     merged = merge_metrics((report.metrics, report.num_examples) for report in reports.values())
     told = [("", metrics, name) for name, metrics in merged.items()]
     told += [
@@ -226,12 +249,12 @@ def evaluation_records(
         value, examples = metrics.values[name], metrics.num_examples
         return MetricRecord(key, session.project, session.id, number, Kind.EVALUATE, name, value, examples, client, now)
 
-    signed = [_evaluation(session, number, report, now) for report in reports.values()]
+    signed = [_evaluation(session, number, model, report, now) for report in reports.values()]
     shown = {name: metrics.values[name] for name, metrics in merged.items()}
     return [*signed, *(record(*each) for each in told)], shown | (dict(central.values) if central is not None else {})
 
 
-def _evaluation(session: SessionRecord, number: int, report: Evaluated, at: float) -> EvaluationRecord:
+def _evaluation(session: SessionRecord, number: int, model: str, report: Evaluated, at: float) -> EvaluationRecord:
     signature = report.signature
     return EvaluationRecord(
         f"{session.id}/{number}/{report.client}",
@@ -240,7 +263,7 @@ def _evaluation(session: SessionRecord, number: int, report: Evaluated, at: floa
         number,
         report.client,
         report.num_examples,
-        session.model or "",
+        model,
         at,
         dict(report.metrics),
         signature.signer if signature is not None else None,
@@ -248,22 +271,25 @@ def _evaluation(session: SessionRecord, number: int, report: Evaluated, at: floa
     )
 
 
-def _summary(record: RoundRecord) -> str:
+def _summary(record: RoundRecord, contributions: Sequence[ContributionRecord]) -> str:
     counts = f"{record.accepted} accepted, {record.rejected} rejected, {record.failed} failed, {record.missing} missing"
-    return f"round {record.number}: {counts}"
+    stale = [part.round - part.base for part in contributions if part.outcome == ACCEPTED and part.base is not None]
+    said = f"; staleness {sum(stale) / len(stale):.3g} on average, {max(stale)} at most" if stale else ""
+    return f"round {record.number}: {counts}{said}"
 
 
 def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> Iterator[ContributionRecord]:
-    """One row for each invited client."""
-    completed = outcomes.completed
+    """One row for each task that is done with."""
+    completed, flows = outcomes.completed, outcomes.working is not None
 
-    def row(client: str, outcome: str, reason: str = "") -> ContributionRecord:
-        key = f"{session.id}/{number}/{client}"
-        return ContributionRecord(key, session.project, session.id, number, client, outcome, reason=reason)
+    def row(client: str, outcome: str, reason: str = "", base: int = 0) -> ContributionRecord:
+        key = f"{session.id}/{base or number}/{client}"
+        of = (base or number) if flows else None
+        return ContributionRecord(key, session.project, session.id, number, client, outcome, reason=reason, base=of)
 
     for client, part in outcomes.aggregate.contributions.items():
         yield replace(
-            row(client, ACCEPTED),
+            row(client, ACCEPTED, base=part.base if flows else 0),
             num_examples=part.num_examples,
             digest=part.digest,
             metrics=dict(part.metrics),
@@ -271,11 +297,13 @@ def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> I
             signature=part.signature.value if part.signature is not None else None,
         )
     for client, (reason, detail) in completed.rejected.items():
-        yield row(client, "rejected", f"{reason}: {detail}")
+        yield row(client, "rejected", f"{reason}: {detail}", completed.bases.get(client, 0))
     for client, message in completed.failed.items():
-        yield row(client, "failed", message)
+        yield row(client, "failed", message, completed.bases.get(client, 0))
     for client in completed.missing:
-        yield row(client, "missing", "nothing arrived before the round closed")
+        lost = "its lease ended, and nothing arrived before the round closed"
+        why = lost if flows else "nothing arrived before the round closed"
+        yield row(client, "missing", why, completed.bases.get(client, 0))
 
 
 def _metrics(session: SessionRecord, record: RoundRecord) -> Iterator[MetricRecord]:

@@ -44,7 +44,7 @@ from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
 from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
-from hansa.run import check_program, check_synchronous, plugin, resolve
+from hansa.run import check_networked, check_program, plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
@@ -502,7 +502,7 @@ class Controller:
 def _check_spec(spec: RunSpec, seed_model: str | None, package: str | None) -> None:
     """Raise `ConfigError` unless a session can be of this spec."""
     if not spec.parties:
-        check_synchronous(resolve(spec))
+        check_networked(resolve(spec))
         if seed_model is None:
             raise ConfigError("seed_model is missing: give the model that the session starts from")
         return

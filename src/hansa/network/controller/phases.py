@@ -1,8 +1,9 @@
 """The driver of one phase on the network: it carries out what a `Round` asks for, and tells it what happened."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -12,6 +13,7 @@ from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.phase import LONGEST_METRIC
 from hansa.network.combiner.signatures import check_report
+from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import (
     Accepted,
     Cancelled,
@@ -49,7 +51,7 @@ from hansa.wire.frames import (
     TaskStarted,
 )
 
-__all__ = ["Phase", "PhasePlan"]
+__all__ = ["Flow", "Phase", "PhasePlan"]
 
 _log = structlog.get_logger(__name__)
 
@@ -74,8 +76,34 @@ class PhasePlan:
 
 
 @dataclass(slots=True)
+class Flow:
+    """What outlives the rounds of an asynchronous session: who is at work, and on which models."""
+
+    machine: Buffered
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    models: dict[int, Blob] = field(default_factory=dict)
+    """By round: what is broadcast in this one, and what those who are at work were given in theirs."""
+    _held: dict[int, AsyncExitStack] = field(default_factory=dict)
+
+    def hold(self, number: int, model: Blob, held: AsyncExitStack) -> None:
+        """A model of a round. held: keeps its object from being removed."""
+        self.models[number], self._held[number] = model, held
+
+    async def give_up(self) -> None:
+        """Let go of models that nobody works on any more."""
+        for number in self.models.keys() - set(self.machine.bases.values()):
+            del self.models[number]
+            await self._held.pop(number).aclose()
+
+    async def aclose(self) -> None:
+        """Let go of all."""
+        while self._held:
+            await self._held.popitem()[1].aclose()
+
+
+@dataclass(slots=True)
 class Phase:
-    """One training or evaluation phase from its opening to its outcome."""
+    """One training or evaluation phase from its opening to its outcome; of an asynchronous session, one round."""
 
     plan: PhasePlan
     hub: Hub
@@ -85,33 +113,65 @@ class Phase:
     """Told of everything that happens, for the live view."""
     on_invited: Callable[[tuple[str, ...]], None]
     """Told of those who are invited for the first time, before they are."""
+    flow: Flow | None = None
+    """Of an asynchronous session's training."""
     partials: list[Partial] = field(default_factory=list)
     """What the tree delivered; more than one when the round had to open again."""
     reports: dict[str, Evaluated] = field(default_factory=dict)
     """By client: evaluation results, each signed by its client."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    _round: Round | None = None
+    _round: Round | Buffered | None = None
     _wake_at: float | None = None
     _awaited: bool = False
     """Whether a seal has not been answered yet."""
     _failed: set[str] = field(default_factory=set)
     _invited: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        """What an asynchronous session hears between two rounds is for the next."""
+        if self.flow is not None:
+            self._round, self._events = self.flow.machine, self.flow.events
+
     async def run(self) -> Outcome:
         """Drive the phase to its end."""
         loop = asyncio.get_running_loop()
         plan = self.plan
-        self._round = Round(plan.key.round, plan.key.kind, plan.rules, plan.choose)
+        machine = self._round = self._round or Round(plan.key.round, plan.key.kind, plan.rules, plan.choose)
+        if self.flow is not None:
+            self._begin(self.flow)
         before = tuple(name for invitation in plan.before for name in invitation)
         event: Event = Due(loop.time(), self.connected(), before, len(plan.before[0]) if plan.before else 0)
         self._invited.update(before)
         while True:
-            for command in self._round.handle(event):
+            for command in machine.handle(event):
                 outcome = self._carry_out(command)
                 if outcome is not None:
                     return outcome
             event = await self._next(loop)
             self.on_event(event)
+
+    def _begin(self, flow: Flow) -> None:
+        """Take in what has come since the round before, and say everywhere that the next is open."""
+        came = [flow.events.get_nowait() for _ in range(flow.events.qsize())]
+        for event in came:
+            if isinstance(event, Cancelled):
+                self._tell(event)
+            else:
+                flow.machine.handle(event)
+                self.on_event(event)
+        self.hub.receive_from_parent(self._task(self.plan.key.round, ()))
+
+    def takes(self, key: RoundKey, client: str, *, summed: bool = False) -> bool:
+        """Whether what is said of a task is about one of this phase. summed: that its update is in a sum."""
+        if self.flow is None:
+            return key == self.plan.key
+        mine = (key.run, key.kind) == (self.plan.key.run, self.plan.key.kind)
+        return mine and (summed or self.flow.machine.base_of(client) == key.round)
+
+    def task_of(self, client: str) -> RoundKey:
+        """The key of what a client does here."""
+        base = self.flow.machine.base_of(client) if self.flow is not None else None
+        return self.plan.key if base is None else replace(self.plan.key, round=base)
 
     def why(self) -> Why | None:
         """What it waits for; None before it runs."""
@@ -140,7 +200,8 @@ class Phase:
                 self._failed.add(frame.client)
                 self._tell(Failed(now, frame.client, frame.message))
             case Settled(accepted=True):
-                self._tell(Accepted(now, frame.client, frame.num_examples))
+                base = frame.key.round if self.flow is not None else 0
+                self._tell(Accepted(now, frame.client, frame.num_examples, base))
             case Settled():
                 self._tell(Rejected(now, frame.client, frame.reason or Reason.MALFORMED, frame.detail))
             case Evaluated():
@@ -150,7 +211,13 @@ class Phase:
 
     def expects(self, client: str) -> bool:
         """Whether a failure of this client would be news: it is invited, and has not failed before."""
-        return self._round is not None and client in self._round.invited and client not in self._failed
+        match self._round:
+            case Buffered() as flow:
+                return client in flow.at_work
+            case Round() as phase:
+                return client in phase.invited and client not in self._failed
+            case None:
+                return False
 
     def delivered(self, partial: Partial | None) -> None:
         """The tree has handed in its sum: the one answer to a seal.
@@ -165,17 +232,25 @@ class Phase:
         counted = {name for part in self.partials for name in part.contributions}
         if partial is not None:
             names = partial.contributions.keys()
-            invited = self._round.invited if self._round is not None else frozenset()
-            odd = sorted((names & counted) | (names - invited))
+            odd = sorted((names & counted) | self._strangers(names))
             if odd:
                 _log.error("a sum was dropped", round=self.plan.key.round, counted_or_uninvited=odd[:3])
             else:
                 self.partials.append(partial)
                 counted |= names
-        self._tell(Sealed(_now(), frozenset(counted)))
+        bases = {name: each.base for part in self.partials for name, each in part.contributions.items()}
+        self._tell(Sealed(_now(), frozenset(counted), bases if self.flow is not None else {}))
+
+    def _strangers(self, names: Collection[str]) -> frozenset[str]:
+        """Those who were never invited; in an asynchronous session nobody, whatever has become of the task since.
+
+        A server takes the updates of tasks that it was told of, and of no other.
+        """
+        return frozenset(names) - self._round.invited if isinstance(self._round, Round) else frozenset()
 
     def _take_report(self, now: float, frame: Evaluated) -> None:
-        if self._round is None or frame.client not in self._round.invited or frame.client in self.reports:
+        known = self._round.invited if isinstance(self._round, Round) else frozenset()
+        if frame.client not in known or frame.client in self.reports:
             return
         try:
             check_report(frame, self.plan.spec.project, self.plan.model.digest, self.hub.key_of)
@@ -198,14 +273,13 @@ class Phase:
         match command:
             case Invite():
                 new = tuple(name for name in command.clients if name not in self._invited)
-                if new:
+                if new and self.task_of(new[0]) == plan.key:
                     self._invited.update(new)
                     self.on_invited(new)
-                counted = tuple(plan.counted[name] for name in command.clients if name in plan.counted)
-                opened = OpenRound(plan.key, plan.spec, plan.model, command.clients, plan.package, counted)
-                self.hub.receive_from_parent(opened)
+                self.hub.receive_from_parent(self._task(self.task_of(command.clients[0]).round, command.clients))
             case Withdraw():
-                self.hub.receive_from_parent(frames.Withdraw(plan.key, command.client, command.why))
+                key = self.task_of(command.client)
+                self.hub.receive_from_parent(frames.Withdraw(key, command.client, command.why))
             case Seal():
                 if plan.key.kind is Kind.TRAIN:
                     self._awaited = True
@@ -217,6 +291,16 @@ class Phase:
             case Finish():
                 return command.outcome
         return None
+
+    def _task(self, base: int, clients: tuple[str, ...]) -> OpenRound:
+        """An invitation of clients that have the model of one round; of nobody: an asynchronous round begins."""
+        plan, flow = self.plan, self.flow
+        counted = tuple(plan.counted[name] for name in clients if name in plan.counted)
+        if flow is None:
+            return OpenRound(plan.key, plan.spec, plan.model, clients, plan.package, counted)
+        number, key = plan.key.round, replace(plan.key, round=base)
+        current = plan.model if base != number else None
+        return OpenRound(key, plan.spec, flow.models[base], clients, plan.package, counted, number, current)
 
     async def _next(self, loop: asyncio.AbstractEventLoop) -> Event:
         try:

@@ -13,28 +13,31 @@ import structlog
 
 from hansa.algorithm import Aggregate, Partial, Plan, State
 from hansa.arrays import Arrays
-from hansa.errors import HansaError, QuorumNotMetError, RunFailedError, StorageUnavailableError
+from hansa.errors import HansaError, NotFoundError, QuorumNotMetError, RunFailedError, StorageUnavailableError
 from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.commit import (
     Outcomes,
     Sign,
+    broadcast_of,
     evaluation_records,
     last_counted,
     last_event,
     last_invited,
     last_link,
+    last_working,
     receipt_of,
     round_commit,
     sealed,
     state_of,
 )
 from hansa.network.controller.journal import Journal
-from hansa.network.controller.phases import Phase, PhasePlan
+from hansa.network.controller.phases import Flow, Phase, PhasePlan
 from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.telling import Telling
 from hansa.network.patience import patiently
+from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import Abandoned, Completed, NotMet
 from hansa.rounds.why import Why
 from hansa.run import Run, resolve, slots_to_arrays
@@ -43,7 +46,18 @@ from hansa.store.records import MetricRecord, SessionRecord, SessionState
 from hansa.store.spool import empty_partial
 from hansa.wire import codec
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Blob, Closed, Counted, Evaluated, FromNode, Presence, Receipt, RoundKey, TaskFailed
+from hansa.wire.frames import (
+    Blob,
+    Closed,
+    Counted,
+    Evaluated,
+    FromNode,
+    Presence,
+    Receipt,
+    RoundKey,
+    Settled,
+    TaskFailed,
+)
 
 __all__ = ["Central", "SessionRunner", "Surroundings"]
 
@@ -102,6 +116,9 @@ class SessionRunner:
         self._noting: list[asyncio.Task[None]] = []
         """Invitations that are being stored."""
         self._phase: Phase | None = None
+        self._evaluation: Phase | None = None
+        """Of an asynchronous run, beside the rounds after the one that is evaluated."""
+        self._flow = self._new_flow()
         self._stopped = ""
         self._leaving = asyncio.Event()
         self.away = ""
@@ -109,6 +126,7 @@ class SessionRunner:
         self._telling = Telling(session.project, session.id, around.journal)
         self._central: asyncio.Task[Metrics | None] | None = None
         self._afterwards: asyncio.Task[None] | None = None
+        self._evaluating: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         """Held from reading `session` to storing what follows from it."""
         self._pruning: asyncio.Task[None] | None = None
@@ -124,9 +142,12 @@ class SessionRunner:
             self._leaving.set()
             if self._pruning is not None:
                 self._pruning.cancel()
-            await asyncio.gather(
-                *filter(None, (self._afterwards, self._pruning)), *self._noting, return_exceptions=True
-            )
+            if self._evaluating is not None:
+                self._evaluating.cancel()
+            beside = filter(None, (self._afterwards, self._pruning, self._evaluating))
+            await asyncio.gather(*beside, *self._noting, return_exceptions=True)
+            if self._flow is not None:
+                await self._flow.aclose()
             raise
         except RunFailedError as error:
             return await self._end(SessionState.FAILED, str(error))
@@ -142,22 +163,28 @@ class SessionRunner:
 
     def receive(self, frame: FromNode) -> None:
         """A report about a phase of this session."""
-        phase = self._phase
-        if phase is None or getattr(frame, "key", None) != phase.plan.key:
-            return
-        if isinstance(frame, TaskFailed) and phase.expects(frame.client):
-            self._telling.failed(frame)
-        phase.receive(frame)
+        key, client = getattr(frame, "key", None), getattr(frame, "client", "")
+        summed = isinstance(frame, Settled) and frame.accepted
+        for phase in self._phases:
+            if isinstance(key, RoundKey) and phase.takes(key, client, summed=summed):
+                if isinstance(frame, TaskFailed) and phase.expects(client):
+                    self._telling.failed(frame)
+                phase.receive(frame)
 
     def presence(self, presence: Presence) -> None:
         """Clients came or went."""
-        if self._phase is not None:
-            self._phase.presence(presence)
+        for phase in self._phases:
+            phase.presence(presence)
 
     def dismissed(self, client: str, why: str) -> None:
         """A client is a member of the network no more."""
-        if self._phase is not None:
-            self.receive(TaskFailed(self._phase.plan.key, client, why))
+        for phase in self._phases:
+            self.receive(TaskFailed(phase.task_of(client), client, why))
+
+    @property
+    def _phases(self) -> Sequence[Phase]:
+        """Those that are under way, the training first."""
+        return [phase for phase in (self._phase, self._evaluation) if phase is not None]
 
     def delivered(self, key: RoundKey, partial: Partial | None) -> None:
         """The tree's sum."""
@@ -169,8 +196,8 @@ class SessionRunner:
         self._stopped = cause
         if self._central is not None:
             self._central.cancel()
-        if self._phase is not None:
-            self._phase.stop(cause)
+        for phase in self._phases:
+            phase.stop(cause)
 
     async def keep(self, policy: str | None) -> None:
         """Keep models by another policy from now on."""
@@ -181,7 +208,7 @@ class SessionRunner:
 
     def why(self) -> Why | None:
         """What the session waits for; None between phases."""
-        return self._phase.why() if self._phase is not None else None
+        return next((phase.why() for phase in self._phases), None)
 
     # ── rounds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -201,8 +228,9 @@ class SessionRunner:
         self._counted = await self._patiently(lambda: last_counted(self.session, store))
         if self._is_resumed:
             self._invited = await self._patiently(lambda: last_invited(self.session, store))
+            await self._take_up()
         if await self._owes_an_evaluation():
-            await self._evaluate(state, self.session.round)
+            await self._evaluate_in_turn(state, self.session.round)
         for number in range(self.session.round + 1, self.session.spec.rounds + 1):
             if self._stopped:
                 break
@@ -215,15 +243,19 @@ class SessionRunner:
                 break
             state = advanced
             self._prune_soon()
-            if self._run.evaluates(number) and not self._stopped:
-                await self._evaluate(state, number)
+            await self._evaluate_in_turn(state, number)
+        if self._evaluating is not None:
+            await self._evaluating
         if self._afterwards is not None:
             await self._afterwards
 
     async def _train(self, state: State, number: int) -> _Trained | None:
         """The training phase; None when the session was stopped meanwhile."""
         broadcast = self._run.algorithm.broadcast(state)
-        async with self._broadcast(broadcast, state) as blob:
+        async with AsyncExitStack() as held:
+            blob = await held.enter_async_context(self._broadcast(broadcast, state))
+            if self._flow is not None:
+                self._flow.hold(number, blob, held.pop_all())
             planning = asyncio.create_task(asyncio.to_thread(self._run.algorithm.aggregator.plan, broadcast))
             phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules, self._invited)
             self._invited = ()
@@ -263,6 +295,7 @@ class SessionRunner:
                 size=size,
                 state=await self._stored(codec.encode(slots), held) if slots else "",
                 state_size=state_size,
+                working=self._flow.machine.bases if self._flow is not None else None,
                 kept=await self._stored(codec.encode(aggregate.mean), held) if keeps else None,
                 kept_size=kept_size,
                 opened_at=opened_at,
@@ -274,10 +307,14 @@ class SessionRunner:
                 await self._patiently(lambda: self._around.store.commit_round(commit))
                 self.session, self._link = commit.session, commit.round.link
         for client, part in aggregate.contributions.items():
-            self._counted[client] = Counted(client, number, part.digest)
+            self._counted[client] = Counted(client, part.base or number, part.digest)
         self._around.journal.notify()
         if self._phase is not None:
-            self._close(self._phase, tuple(aggregate.contributions), "", receipt_of(commit.round))
+            over = self._flow is not None and number == self.session.spec.rounds
+            cause = f"all {number} rounds are committed" if over else ""  # whoever is at work may stop
+            self._close(self._phase, tuple(aggregate.contributions), cause, receipt_of(commit.round))
+        if self._flow is not None:
+            await self._flow.give_up()
         return advanced
 
     async def _has_room(self, size: int, held: AsyncExitStack) -> bool:
@@ -302,6 +339,48 @@ class SessionRunner:
                 total = aggregator.merge(trained.plan, total, part)
         aggregate = self._run.report(trained.plan, total, state.round + 1, private=True)
         return aggregate, self._run.finish(state, aggregate)
+
+    # ── asynchronous rounds ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _new_flow(self) -> Flow | None:
+        buffering = self._run.algorithm.buffering
+        if buffering is None:
+            return None
+        rules = self.session.spec.rules
+        machine = Buffered(rules, buffering.size, buffering.max_staleness, self._run.queue)
+        machine.number = self.session.round
+        return Flow(machine)
+
+    async def _take_up(self) -> None:
+        """Go on with those who were at work when a controller died, as far as their models are there."""
+        flow, session, objects = self._flow, self.session, self._around.objects
+        if flow is None or not self._is_resumed:
+            return
+        bases = dict(await self._patiently(lambda: last_working(session, self._around.store)))
+        for number in sorted(set(bases.values())):
+            digest = await self._patiently(partial(broadcast_of, session, number, self._around.store))
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(self._around.retention.holds.holding(digest))
+                try:
+                    size = await self._patiently(partial(objects.size, digest))
+                except NotFoundError:
+                    _log.warning("clients begin anew: their model is gone", session=session.id, round=number)
+                    continue
+                flow.hold(number, Blob(digest, size), held.pop_all())
+        there = {client: base for client, base in bases.items() if base in flow.models}
+        flow.machine.take_up(session.round, there, asyncio.get_running_loop().time())
+
+    async def _evaluate_in_turn(self, state: State, number: int) -> None:
+        """Where it is due; of an asynchronous run beside the rounds that follow, since nobody waits for who trains."""
+        if self._stopped or not self._run.evaluates(number):
+            return
+        if self._flow is None:
+            await self._evaluate(state, number)
+            return
+        if self._evaluating is not None:
+            await self._evaluating
+        self._evaluating = asyncio.create_task(self._evaluate(state, number))
+        await asyncio.sleep(0)  # it begins with the model that is the newest now
 
     # ── evaluation ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -329,10 +408,13 @@ class SessionRunner:
         if self._afterwards is not None:
             await self._afterwards
         beside = None if central.cancelled() else central.result()
-        self._afterwards = asyncio.create_task(self._record_metrics(number, reports, beside))
+        self._afterwards = asyncio.create_task(self._record_metrics(key, blob.digest, reports, beside))
 
-    async def _record_metrics(self, number: int, reports: Mapping[str, Evaluated], central: Metrics | None) -> None:
-        records, shown = evaluation_records(self.session, number, reports, central)
+    async def _record_metrics(
+        self, key: RoundKey, model: str, reports: Mapping[str, Evaluated], central: Metrics | None
+    ) -> None:
+        number = key.round
+        records, shown = evaluation_records(self.session, number, model, reports, central)
         if records:
             said = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
             evaluated = self._telling.event("round.evaluated", f"round {number}: {said}", round=number, metrics=shown)
@@ -394,17 +476,29 @@ class SessionRunner:
                 invited = self._telling.invited(number, clients)
                 self._noting.append(asyncio.create_task(self._patiently(lambda: self._around.journal.record(invited))))
 
-        self._phase = Phase(
-            plan, self._around.hub, self._around.connected, partial(self._telling.happened, plan.key), note_invited
+        phase = Phase(
+            plan,
+            self._around.hub,
+            self._around.connected,
+            partial(self._telling.happened, plan.key),
+            note_invited,
+            self._flow if kind is Kind.TRAIN else None,
         )
+        if self._flow is not None and kind is Kind.EVALUATE:
+            self._evaluation = phase
+        else:
+            self._phase = phase
         if self._stopped:
-            self._phase.stop(self._stopped)
+            phase.stop(self._stopped)
         self._telling.opened(plan.key)
-        return self._phase
+        return phase
 
     def _close(self, phase: Phase, committed: tuple[str, ...], cause: str, receipt: Receipt | None = None) -> None:
         self._around.hub.receive_from_parent(Closed(phase.plan.key, committed, cause, receipt))
-        self._phase = None
+        if phase is self._evaluation:
+            self._evaluation = None
+        elif self._flow is None or cause:  # else the round is over, and whoever is at work goes on
+            self._phase = None
 
     def _key(self, kind: Kind, number: int) -> RoundKey:
         return RoundKey(self.session.id, number, kind)
@@ -417,6 +511,7 @@ class SessionRunner:
         async with AsyncExitStack() as held:
             if arrays is state.params and self.session.model is not None:
                 digest = self.session.model
+                await held.enter_async_context(self._around.retention.holds.holding(digest))
             else:
                 digest = await self._stored(parts, held)
                 self._broadcasts |= {digest}
@@ -467,12 +562,18 @@ class SessionRunner:
         self._around.journal.notify()
 
     async def _end(self, state: SessionState, cause: str) -> SessionRecord:
+        if self._evaluating is not None:
+            if self._evaluation is not None and state is not SessionState.FINISHED:
+                self._evaluation.stop(cause)
+            await asyncio.gather(self._evaluating, return_exceptions=True)
         if self._afterwards is not None:
             await asyncio.wait([self._afterwards])
             if self._afterwards.exception() is not None and state is SessionState.FINISHED:
                 state, cause = SessionState.FAILED, f"metrics could not be stored: {self._afterwards.exception()}"
         self._afterwards = None
         await asyncio.gather(*self._noting, return_exceptions=True)
+        if self._flow is not None:
+            await self._flow.aclose()
         if self._pruning is not None:
             await asyncio.wait([self._pruning])
         await self._prune()
