@@ -144,16 +144,20 @@ class Hub:
                 self._offers.take(frame)
             case Settled():
                 self._need_combiner(child)
-                phase = self._phases.find(frame.key)
-                if phase is not None and frame.client in phase.combiners.get(child.name, ()):
-                    if not frame.accepted and frame.reason not in ABOUT_THE_ROUND:
-                        phase.withdraw(frame.client, frame.key)
-                    self._upstream.send(frame)
+                self._pass_on_settled(child, frame)
             case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine():
                 if self._speaks_for(child, frame.client):
                     self._pass_on(frame)
             case Letter() | Awaited():
                 raise PermissionDeniedError(f"{child.name} gives its server a letter: letters go to the relay")
+
+    def _pass_on_settled(self, child: Child, frame: Settled) -> None:
+        phase = self._phases.find(frame.key)
+        if phase is None or frame.client not in phase.combiners.get(child.name, ()):
+            return
+        if not frame.accepted and frame.reason not in ABOUT_THE_ROUND:
+            phase.withdraw(frame.client, frame.key)
+        self._upstream.send(frame)
 
     def _pass_on(self, frame: TaskStarted | Progress | TaskFailed | Evaluated | LogLine) -> None:
         if isinstance(frame, TaskFailed) and (phase := self._phases.find(frame.key)) is not None:
