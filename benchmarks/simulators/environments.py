@@ -18,9 +18,10 @@ PACKAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "fedml": (
         (
             _TORCH, _VISION, "numpy<2", "setuptools<81", "networkx<3", "paho-mqtt<2", "requests<2.32", "aiohttp",
-            "attrs", "boto3", "cachetools", "chardet", "click", "dill", "docker", "fastapi", "gputil", "httpx",
-            "multiprocess", "ntplib", "prettytable", "psutil", "py-machineid", "python-dotenv", "pyyaml", "redis",
-            "scikit-learn", "sqlalchemy", "toposort", "tqdm", "tzlocal", "uvicorn", "wandb", "wget",
+            "attrs", "boto3", "cachetools", "chardet", "click", "dill", "docker", "fastapi", "gputil", "h5py",
+            "httpx", "multiprocess", "ntplib", "pandas<3", "prettytable", "psutil", "py-machineid", "python-dotenv",
+            "pyyaml", "redis", "scikit-learn", "sqlalchemy", "toposort", "tqdm", "tzlocal", "uvicorn", "wandb==0.13.2",
+            "wget",
         ),
         ("--no-deps", "fedml==0.9.6"),
     ),

@@ -1,6 +1,7 @@
 """FedLab: `SGDSerialClientTrainer` and `SyncServerHandler`, joined by `StandalonePipeline`, as in its own examples.
 
-Its loaders read one example after the other, which is how its data sets are made.
+Its loaders read one example after the other, which is how its data sets are made. Its serialization refuses
+models that are channels_last.
 """
 
 import torchvision_operators  # noqa: F401 - before what imports torchvision
@@ -46,12 +47,9 @@ def main() -> None:
     """Play the rounds."""
     run = Run()
     job, shape = run.job, run.job.shape
-    images = len(shape.inputs) > 1
-    torch.set_num_threads(run.cores if images else 1)
+    torch.set_num_threads(run.cores if len(shape.inputs) > 1 else 1)
     net = module(job.workload)
     net.load_state_dict({name: torch.from_numpy(array) for name, array in job.initial.items()})
-    if images:
-        net = net.to(memory_format=torch.channels_last)
     trainer = SGDSerialClientTrainer(net, shape.clients)
     trainer.setup_dataset(Data(run))
     trainer.setup_optim(shape.epochs, shape.batch_size, shape.learning_rate)

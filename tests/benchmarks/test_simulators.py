@@ -82,10 +82,10 @@ def test_a_row_has_the_median_of_all_rounds_and_a_start_up_without_the_first_rou
 
 
 def test_a_loss_agrees_within_a_share_of_what_the_loop_has_achieved():
-    assert table.agrees(0.64 + 0.019 * 2, reference=0.64, initial=2.64)
-    assert not table.agrees(0.64 + 0.021 * 2, reference=0.64, initial=2.64)
-    assert not table.agrees(0.64 - 0.021 * 2, reference=0.64, initial=2.64)
-    assert not table.agrees(float("nan"), reference=0.64, initial=2.64)
+    assert table.agrees("L", 0.64 + 0.019 * 2, reference=0.64, initial=2.64)
+    assert not table.agrees("L", 0.64 + 0.021 * 2, reference=0.64, initial=2.64)
+    assert not table.agrees("L", 0.64 - 0.021 * 2, reference=0.64, initial=2.64)
+    assert not table.agrees("L", float("nan"), reference=0.64, initial=2.64)
 
 
 def test_a_table_has_ratios_beside_targets():
