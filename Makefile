@@ -8,11 +8,12 @@
 #   make dst     real nodes on a virtual clock and network, by seeds (ARGS="--seeds 0:10000", "--seed 42", "--plants")
 #   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
 #   make bench   the benchmarks, beside this machine's own limits
+#   make bench-simulators   hansa's simulation beside other simulators, which it installs in environments of their own
 #   make docs    reference pages from the code, and the site in site/
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check audit sbom faults dst fuzz bench docs
+.PHONY: demo test check audit sbom faults dst fuzz bench bench-simulators docs
 
 demo:
 	@tools/install server,sklearn
@@ -55,6 +56,10 @@ fuzz:
 bench:
 	@tools/install dev
 	@for script in benchmarks/*.py; do $(VENV)/bin/python "$$script" $(ARGS) || exit 1; done
+
+bench-simulators:
+	@tools/install dev
+	@$(VENV)/bin/python benchmarks/simulators/compare.py $(ARGS)
 
 docs:
 	@tools/install dev

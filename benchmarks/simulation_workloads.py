@@ -6,10 +6,12 @@ The data are random, and the same wherever they are made; only how long a round 
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from simulation_modules import module
 
 import hansa
 from hansa.training.torch import TorchTrainer
@@ -36,33 +38,11 @@ class Workload:
     learning_rate: float = 0.05
 
 
-def mlp() -> nn.Module:
-    """4,554 parameters."""
-    return nn.Sequential(nn.Linear(60, 64), nn.ReLU(), nn.Linear(64, 10))
-
-
-def femnist_cnn() -> nn.Module:
-    """The CNN of McMahan et al. 2017 for 62 classes: 1.7 million parameters."""
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 62),
-    )  # fmt: skip
-
-
-def cifar_cnn() -> nn.Module:
-    """As in the benchmarks of pfl-research, but without dropout: 1.6 million parameters."""
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(12544, 128), nn.ReLU(), nn.Linear(128, 10),
-    )  # fmt: skip
-
-
 WORKLOADS = {
-    "L": Workload("logistic regression 60-10", lambda: nn.Linear(60, 10), (60,), 10, 100, 50, 10, 5),
-    "S": Workload("MLP 60-64-10", mlp, (60,), 10, 100, 50, 10, 5),
-    "F": Workload("FEMNIST CNN", femnist_cnn, (1, 28, 28), 62, 10, 100, 20, 1),
-    "C": Workload("CIFAR-10 CNN", cifar_cnn, (3, 32, 32), 10, 50, 50, 10, 1),
+    "L": Workload("logistic regression 60-10", partial(module, "L"), (60,), 10, 100, 50, 10, 5),
+    "S": Workload("MLP 60-64-10", partial(module, "S"), (60,), 10, 100, 50, 10, 5),
+    "F": Workload("FEMNIST CNN", partial(module, "F"), (1, 28, 28), 62, 10, 100, 20, 1),
+    "C": Workload("CIFAR-10 CNN", partial(module, "C"), (3, 32, 32), 10, 50, 50, 10, 1),
 }
 
 
