@@ -11,7 +11,7 @@ from hansa.algorithm import Algorithm, Bound, Partial, Trainer
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays, norm
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, UpdateRejectedError
 from hansa.messages import RunSpec, Task, Update
 from hansa.privacy.accounting import spent
 from hansa.privacy.adaptive import adaptive_clip
@@ -19,7 +19,7 @@ from hansa.privacy.central import central_noise
 from hansa.privacy.clip import clipped
 from hansa.run import resolve
 from hansa.testing.algorithms import LAWS, Case, Law
-from hansa.testing.federation import play, task_of
+from hansa.testing.federation import aggregate, play, task_of
 from hansa.testing.linear import LinearTrainer, make_examples
 
 MEAN = WeightedMean(uniform=True)
@@ -63,6 +63,45 @@ def test_what_is_sent_is_within_the_bound_and_counts_as_what_was_clipped_to_c():
         for name, array in expected.items():
             np.testing.assert_allclose(sent[f"model/{name}"] * limit, array, rtol=1e-6)
         assert sent["clip/within"] == (0.5 if norm(plain) <= limit else -0.5)  # √β
+
+
+def test_c_does_not_vanish_where_nobody_learns_any_more():
+    sent = Update(Arrays({"w": np.zeros(3, np.float32)}), 1)
+    algorithm = adaptive_clip(Bound(), norm=1e-6, learning_rate=100.0).wrap(  # type: ignore[misc]  # it wraps
+        replace(fedavg(MEAN), client_update=lambda *_: sent)
+    )
+    state = algorithm.init(sent.arrays)
+    for _ in range(9):
+        broadcast = algorithm.broadcast(state)
+        made = algorithm.client_update(TRAINER, broadcast, task_of("c", {"c": None}))
+        state = algorithm.server_update(state, aggregate(algorithm, broadcast, {"c": made}))
+    assert state.slots["adaptive-clip"]["norm"] == 2.0**-64
+    assert np.isfinite(made.arrays["model/w"]).all()
+
+
+@pytest.mark.parametrize("limit", [2.0**-64, 1e-9, 1.0, 2.0**64])
+@pytest.mark.parametrize("size", [0.0, 1e-20, 1e-3, 60.0, 1e30])
+def test_an_update_of_any_size_is_sent_within_the_bound(limit: float, size: float):
+    given = Update(Arrays({"w": np.full(5, size, np.float32)}), 1)
+    transform = adaptive_clip(Bound())
+    algorithm = transform.wrap(replace(fedavg(MEAN), client_update=lambda *_: given))  # type: ignore[misc]  # it wraps
+    state = replace(algorithm.init(given.arrays), slots={"adaptive-clip": Arrays({"norm": np.array(limit)})})
+    made = algorithm.client_update(TRAINER, algorithm.broadcast(state), task_of("c", {"c": None}))
+    assert norm(made.arrays) <= transform.bound.norm * (1 + 1e-12)
+    length = size * math.sqrt(5)
+    np.testing.assert_allclose(made.arrays["model/w"], size / max(limit, length), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
+def test_an_update_that_no_server_counts_stays_one(value: float):
+    given = Update(Arrays({"w": np.full(2, value)}), 1)
+    algorithm = adaptive_clip(Bound()).wrap(  # type: ignore[misc]  # it wraps
+        replace(fedavg(MEAN), client_update=lambda *_: given)
+    )
+    broadcast = algorithm.broadcast(algorithm.init(Arrays({"w": np.zeros(2)})))
+    made = algorithm.client_update(TRAINER, broadcast, task_of("c", {"c": None}))
+    with pytest.raises(UpdateRejectedError):
+        aggregate(algorithm, broadcast, {"c": made})
 
 
 def test_with_c_as_it_is_it_is_clipping():
@@ -118,7 +157,8 @@ def test_a_wrapped_algorithm_keeps_the_laws_of_algorithms(law: Law, inner: Algor
     ("options", "said"),
     [
         ({"norm": 0}, "adaptive-clip: norm is 0; it must be a number above 0"),
-        ({"norm": math.inf}, "adaptive-clip: norm is infinite"),
+        ({"norm": math.inf}, "adaptive-clip: norm is inf; C is adapted from it, between"),
+        ({"norm": 1e-30}, "adaptive-clip: norm is 1e-30; C is adapted from it, between"),
         ({"quantile": 1.5}, "adaptive-clip: quantile is 1.5; it must be a number from 0 to 1"),
         ({"indicator": 0}, "adaptive-clip: indicator is 0; it must be above 0"),
         ({"learning_rate": -1}, "adaptive-clip: learning_rate is -1; it must be a number from 0 to 100"),

@@ -1,7 +1,7 @@
 """Clipping to a norm that follows the clients: a quantile γ of the norms of their updates, tracked over the rounds.
 
     client i:   b_i = 1 where ‖Δ_i‖ ≤ C, else 0
-                sends u_i = Δ_i/C · min(1, C/‖Δ_i‖)  and  (b_i − ½) · 2√β
+                sends u_i = Δ_i / max(C, ‖Δ_i‖)  and  (b_i − ½) · 2√β
     server:     Δ = C ū;  C ← C · exp(−η (b̄ − γ))
 
 Andrew, Thakkar, McMahan, Ramaswamy: "Differentially Private Learning with Adaptive Clipping", NeurIPS 2021,
@@ -33,19 +33,22 @@ _NORM = "clip/norm"
 _WITHIN = "clip/within"
 _SLOT = "adaptive-clip"
 
+_LEAST, _MOST = 2.0**-64, 2.0**64
+"""Of C: where all updates are 0 for a thousand rounds, it must not vanish."""
+
 
 def adaptive_clip(
     before: Bound, *, norm: float = 0.1, quantile: float = 0.5, learning_rate: float = 0.2, indicator: float = 0.01
 ) -> Transform:
-    """norm: C of the first round, above 0, in the paper 0.1; quantile: γ, from 0 to 1; learning_rate: η > 0.
+    """norm: C of the first round, from 2^-64 to 2^64, in the paper 0.1; quantile: γ, from 0 to 1; learning_rate: η > 0.
 
     indicator: β, above 0 and at most 1, what b_i takes of the squared norm: more tells C better where there is noise,
     and takes more of the noise for it.
     """
     del before
     first = checked_norm("adaptive-clip", norm)
-    if not math.isfinite(first):
-        raise ConfigError("adaptive-clip: norm is infinite; it must be a finite number, from which C is adapted")
+    if not _LEAST <= first <= _MOST:
+        raise ConfigError(f"adaptive-clip: norm is {first:g}; C is adapted from it, between 2^-64 and 2^64")
     _check("quantile", quantile, 0.0, 1.0)
     _check("learning_rate", learning_rate, 0.0, 100.0)
     _check("indicator", indicator, 0.0, 1.0)
@@ -73,8 +76,11 @@ def _adapting(algorithm: Algorithm, first: float, half: float, quantile: float, 
     def client_update(trainer: Trainer, model: Arrays, task: Task) -> Update:
         update = algorithm.client_update(trainer, _own(model), task)
         limit = float(model[_NORM])
-        told = half if norm(update.arrays) <= limit else -half
-        sent = clipped(_scaled(update.arrays, 1 / limit), Bound(1.0))
+        length = norm(update.arrays)
+        told = half if length <= limit else -half
+        if not math.isfinite(length):  # no server counts it, and its values say why
+            length = limit
+        sent = clipped(_scaled(update.arrays, 1 / max(limit, length)), Bound(1.0))
         return replace(update, arrays=Arrays(_prefixed(sent) | {_NORM: np.zeros(()), _WITHIN: np.array(told)}))
 
     def server_update(state: State, aggregate: Aggregate) -> State:
@@ -82,7 +88,7 @@ def _adapting(algorithm: Algorithm, first: float, half: float, quantile: float, 
         mean = _scaled(_own(aggregate.mean), limit)
         after = algorithm.server_update(_without(state), replace(aggregate, mean=mean))
         within = min(max(float(aggregate.mean[_WITHIN]) / (2 * half) + 0.5, 0.0), 1.0)
-        adapted = limit * math.exp(-learning_rate * (within - quantile))
+        adapted = min(max(limit * math.exp(-learning_rate * (within - quantile)), _LEAST), _MOST)
         return replace(after, slots={**after.slots, _SLOT: Arrays({"norm": np.array(adapted)})})
 
     return replace(algorithm, init=init, broadcast=broadcast, client_update=client_update, server_update=server_update)
@@ -94,8 +100,8 @@ def _check(option: str, value: object, low: float, high: float) -> None:
 
 
 def _scaled(arrays: Arrays, factor: float) -> Arrays:
-    """The floating tensors times a number."""
-    return map_floating(lambda array: array * array.dtype.type(factor), arrays)
+    """The floating tensors times a number, rounded once."""
+    return map_floating(lambda array: (array.astype(np.float64) * factor).astype(array.dtype), arrays)
 
 
 def _prefixed(arrays: Mapping[str, Array]) -> dict[str, Array]:
