@@ -21,7 +21,7 @@ demo:
 
 test:
 	@tools/install dev
-	@$(RUN) pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(RUN) pytest -q -n 3 --dist loadfile $(ARGS)
 
 check:
 	@tools/install dev

@@ -183,14 +183,19 @@ def _wait(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
         read, write = os.pipe()
         between = os.fork()
         if between == 0:
-            child = os.fork()
-            if child == 0:
-                return json.loads(message), streams
-            os.write(write, str(child).encode())
-            os._exit(0)  # and whoever adopts has a child more
+            if os.fork():
+                os._exit(0)  # and whoever adopts has a child more
+            request = json.loads(message)
+            if request["session"]:
+                os.setsid()  # before anybody knows of it: whoever does may kill the group that it leads
+            os.write(write, str(os.getpid()).encode())
+            os.close(read)
+            os.close(write)
+            return request, streams
+        os.close(write)
         os.waitpid(between, 0)
         requests.send(os.read(read, 64))
-        for number in (read, write, *streams):
+        for number in (read, *streams):
             os.close(number)
 
 
@@ -201,8 +206,6 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     for number, stream in zip(request["numbers"], above, strict=True):
         os.dup2(stream, number)
         os.close(stream)
-    if request["session"]:
-        os.setsid()
     os.chdir(request["folder"])
     os.environ.clear()  # noqa: TID251 - to become it
     os.environ.update(request["environment"])  # noqa: TID251

@@ -144,6 +144,7 @@ def _captures() -> Iterator[bytes]:
         names = ("".join(map(str.capitalize, words[:count])) for count in range(len(words), 0, -1))
         for name in names:
             envelope = "FromNode" if name in upwards else "ToNode" if name in downwards else name
+            envelope = {"down": "ToNode", "call": name}.get(words[-1], envelope)  # of what travels in several ways
             if envelope in numbers:
                 yield bytes([numbers[envelope]]) + path.read_bytes()
                 break

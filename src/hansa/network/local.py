@@ -5,7 +5,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from hansa.app import load_app
 from hansa.arrays import Arrays
+from hansa.errors import RunFailedError
 from hansa.messages import ClientInfo, RunSpec
 from hansa.network.client.agent import Agent
 from hansa.network.client.policy import ANYTHING, SitePolicy
@@ -164,8 +165,9 @@ class LocalNetwork:
         """Stop a node, as Ctrl-C does."""
         task = self.nodes.pop(name)
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])  # not the task itself: whoever is cancelled meanwhile hears of it
+        if not task.cancelled():
+            task.result()
 
     async def gone(self, name: str) -> None:
         """Wait until the controller knows that a node has left."""
@@ -204,16 +206,12 @@ class LocalNetwork:
         return await self.controller.store.get(SessionRecord, PROJECT, session.id)
 
     async def until_round(self, session: SessionRecord, number: int) -> None:
-        """Wait until a round of a session is committed."""
-        async for happened in self.controller.journal.follow(PROJECT, 0, session.id):
-            if happened.kind == "round.committed" and happened.data["round"] == number:
-                return
+        """Wait until a round of a session is committed; raises `RunFailedError` when the session ends without it."""
+        await self._until(session, "round.committed", {"round": number})
 
     async def until_event(self, session: SessionRecord, kind: str) -> None:
-        """Wait for a stored or live event of a session."""
-        async for happened in self.controller.journal.follow(PROJECT, 0, session.id):
-            if happened.kind == kind:
-                return
+        """Wait for a stored or live event of a session; raises `RunFailedError` when the session ends without it."""
+        await self._until(session, kind, {})
 
     async def model(self, session: SessionRecord) -> Arrays:
         """The newest model of a session, or its seed."""
@@ -221,6 +219,15 @@ class LocalNetwork:
         return codec.decode(b"".join([chunk async for chunk in self.controller.objects.read(digest)]))
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _until(self, session: SessionRecord, kind: str, data: Mapping[str, object]) -> None:
+        async for happened in self.controller.journal.follow(PROJECT, 0, session.id):
+            if happened.kind == kind and data.items() <= happened.data.items():
+                return
+            if happened.kind in _ENDS and isinstance(happened, EventRecord):
+                now = await self.session(session)
+                if f"session.{now.state}" in _ENDS:  # else somebody has resumed it
+                    raise RunFailedError(f"session {session.id} is {now.state} without {kind}: {now.cause}")
 
     async def _joined(self, name: str, running: Coroutine[Any, Any, None], kind: str) -> None:
         newest = await self.controller.store.list(EventRecord, Query(PROJECT, sort="-id", limit=1))
