@@ -187,7 +187,7 @@ class ProgramRunner:
             here, silent = name == CENTRAL or name in connected, said.silence(number, now)
             shown = self._activities.get(name, Progress(self._key, name, "work", 0, 0))
             doing = said.said(number)
-            activity = doing if doing != "work" else shown.activity if here else "away"
+            activity = "away" if not here else doing if doing != "work" else shown.activity
             outstanding.append(
                 Outstanding(name, activity, shown.done, shown.total, None, silent, now - silent + rules.deadline, here)
             )
