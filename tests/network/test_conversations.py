@@ -1,7 +1,10 @@
 """Programs over the relay of the controller: the results of one process, whoever begins anew, and whatever was lost."""
 
 import asyncio
+import io
 import shutil
+import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -252,6 +255,31 @@ def _damage(folder: Path, how: str) -> None:
             shutil.rmtree(folder)
         case _:
             pass
+
+
+def test_letters_are_counted_while_others_are_written(tmp_path: Path) -> None:
+    """A thread writes the first letters of ever more pairs, and whoever counts meanwhile is not disturbed."""
+    letters = Letters(tmp_path / "letters")
+    letters.open()
+    pairs, turn = 300, sys.getswitchinterval()
+    text = b"hello"
+
+    def write() -> None:
+        for other in range(1, pairs + 1):
+            letters.append((0, other), len(text), blake3(text).hexdigest(), io.BytesIO(text))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        writer = threading.Thread(target=write)
+        writer.start()
+        counts = []
+        while writer.is_alive():
+            counts.append(letters.sent(0))
+        writer.join()
+    finally:
+        sys.setswitchinterval(turn)
+    assert counts == sorted(counts)
+    assert letters.sent(0) == pairs
 
 
 async def failure(at: Table, program: Program, topology: AnyTopology) -> str:

@@ -35,7 +35,7 @@ _SUFFIX: Final = ".letters"
 
 
 class Letters:
-    """Blocking: called in threads, one writer at a time."""
+    """Blocking: called in threads, one writer at a time; `count`, `sent` and `pairs` at any time."""
 
     def __init__(self, folder: Path) -> None:
         """folder: of this program alone; it is made by `open`."""
@@ -65,10 +65,10 @@ class Letters:
 
     def sent(self, sender: int) -> int:
         """How many there are of one sender to the others."""
-        return sum(len(ends) for pair, ends in self._ends.items() if pair[0] == sender != pair[1])
+        return sum(self.count(pair) for pair in self.pairs() if pair[0] == sender != pair[1])
 
     def pairs(self) -> tuple[Pair, ...]:
-        """Those who have written to each other."""
+        """Those who have written to each other, as of now: another thread may be writing a first letter."""
         return tuple(self._ends)
 
     def digest(self, pair: Pair, number: int) -> str:
