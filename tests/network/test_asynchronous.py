@@ -37,6 +37,14 @@ def slow_first(app: Path) -> Path:
     return app
 
 
+@pytest.fixture
+def gated(app: Path) -> Path:
+    """The app that trains on the models of rounds 3 and 4 once a first gate is open, on later ones once another is."""
+    text = app.read_text().replace('task.round == 3 and "gate"', 'task.round >= 3 and "first"')
+    app.write_text(text.replace('task.config["gate"]', 'task.config["first" if task.round < 5 else "then"]'))
+    return app
+
+
 async def checked(made: Federation, app: Path, session: SessionRecord) -> list[ContributionRecord]:
     """The record of a session that has finished: whole, signed, and what its models were made from."""
     assert session.state is SessionState.FINISHED, session.cause
@@ -81,22 +89,25 @@ async def test_combiners_take_updates_of_several_rounds(large_app: Path, tmp_pat
     assert all(record.accepted >= 1 for record in rounds)
 
 
-async def test_a_controller_that_comes_back_goes_on_with_who_was_at_work(app: Path, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    spec = buffered(8, config={"gate": str(gate)})  # whoever has the model of round 3 waits
+async def test_a_controller_that_comes_back_goes_on_with_who_was_at_work(gated: Path, tmp_path: Path) -> None:
+    first, then = tmp_path / "first", tmp_path / "then"
+    spec = buffered(8, config={"first": str(first), "then": str(then)})
     async with federation(tmp_path) as made:
         await made.clients(4)
-        session = await made.start(app, spec)
-        await made.until_round(session, 3)
+        session = await made.start(gated, spec)
+        await made.until_round(session, 3)  # by the two that have older models: the others wait with that of round 3
         before = await made.session(session)
     async with federation(tmp_path) as made:
         working = (await made.events(session, "round.committed"))[-1].data["working"]
-        gate.touch()
+        first.touch()
         await made.clients(4)
+        await made.until_round(session, 5)  # by all four, none of whom goes on before
+        then.touch()
         session = await made.end(session)
-        parts = await checked(made, app, session)
+        parts = await checked(made, gated, session)
     assert isinstance(working, dict)
-    assert before.round >= 3
+    assert before.round == 3
+    assert list(working.values()).count(3) == 2
     tasks = {(part.client, part.base) for part in parts if part.outcome == "accepted"}
     assert tasks >= set(working.items())
     assert any(part.base == 3 and part.round > 3 for part in parts)
