@@ -21,7 +21,7 @@ demo:
 
 test:
 	@tools/install dev
-	@$(RUN) pytest -q -n 3 --dist loadfile $(ARGS)
+	@$(RUN) pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check:
 	@tools/install dev

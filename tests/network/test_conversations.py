@@ -109,7 +109,7 @@ async def table(folder: Path, size: int) -> AsyncIterator[Table]:
     try:
         await made.open()
         yield made
-        made.conversation.close()
+        await made.conversation.aclose()
     finally:
         await store.close()
 
@@ -234,7 +234,7 @@ async def test_a_relay_that_is_restarted_and_has_lost_letters_is_told_them_again
         tasks = [asyncio.create_task(attend(at, n, program, topology, {5} if n == 1 else set())) for n in range(3)]
         while at.conversation.letters.sent(0) < 4:  # noqa: ASYNC110 - one step of the others at a time
             await asyncio.sleep(0)
-        at.conversation.close()
+        await at.conversation.aclose()
         _damage(tmp_path / "letters", damage)
         await at.open()
         results = await asyncio.gather(*tasks)
@@ -255,6 +255,35 @@ def _damage(folder: Path, how: str) -> None:
             shutil.rmtree(folder)
         case _:
             pass
+
+
+async def test_a_letter_whose_sender_is_gone_meanwhile_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is cancelled while a thread writes, and the sender, back again, sends the letter anew."""
+    data, begun, gate = b"hello" * 1000, threading.Event(), threading.Event()
+    async with table(tmp_path, 2) as at:
+        copy = shutil.copyfileobj
+
+        def slow(*given: Any) -> None:
+            copy(*given)
+            begun.set()
+            gate.wait()
+
+        monkeypatch.setattr(shutil, "copyfileobj", slow)
+        first = asyncio.create_task(at.conversation.send("p0", letter(0, 1, 0, data), pieces(data)))
+        await asyncio.to_thread(begun.wait)
+        first.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        waits = not first.done()
+        gate.set()
+        assert waits, "the next letter would be written into the same file"
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data)) == 1
+        kept = at.conversation.letters
+        assert (kept.count((0, 1)), b"".join(kept.read((0, 1), 0))) == (1, data)
 
 
 def test_letters_are_counted_while_others_are_written(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from hansa.rounds.events import (
 )
 from hansa.rounds.intake import check_staleness
 from hansa.rounds.seats import ABOUT_THE_ROUND, Working
-from hansa.rounds.why import Outstanding, RoundState, Why, listed
+from hansa.rounds.why import RoundState, Why, listed
 
 __all__ = ["Buffered", "Place"]
 
@@ -419,25 +419,20 @@ class Buffered:
             quorum=self.rules.quorum,
             enough=self.size,
             deadline=self._over_at if self.is_open else None,
-            outstanding=tuple(self._outstanding(client, place, now) for client, place in sorted(self.at_work.items())),
+            outstanding=tuple(
+                place.seat.outstanding(
+                    client,
+                    now,
+                    lease=self.rules.lease,
+                    connected=client in self._connected,
+                    staleness=self.number - place.base,
+                )
+                for client, place in sorted(self.at_work.items())
+            ),
             withdrawn=tuple(sorted(self._lapsed)),
             rejected=rejected,
             failed=len(self._refused) - rejected,
             staleness=max(self.counted.values(), default=0),
-        )
-
-    def _outstanding(self, client: str, place: Place, now: float) -> Outstanding:
-        seat = place.seat
-        return Outstanding(
-            name=client,
-            activity=seat.activity,
-            done=seat.done,
-            total=seat.total,
-            rate=seat.rate,
-            silent=now - seat.since,
-            lease_ends=seat.since + self.rules.lease,
-            connected=client in self._connected,
-            staleness=self.number - place.base,
         )
 
     def _not_met(self, why: str) -> NotMet:

@@ -45,7 +45,7 @@ from hansa.rounds.events import (
     Withdraw,
 )
 from hansa.rounds.seats import ABOUT_THE_ROUND, Broken, Counted, Lapsed, Refused, Seats, Working
-from hansa.rounds.why import Outstanding, RoundState, Why, listed
+from hansa.rounds.why import RoundState, Why, listed
 
 __all__ = ["Round"]
 
@@ -104,7 +104,10 @@ class Round:
             quorum=self.rules.quorum,
             enough=self.rules.enough,
             deadline=self._deadline,
-            outstanding=tuple(self._outstanding(client, seat, now) for client, seat in self._seats.at_work()),
+            outstanding=tuple(
+                seat.outstanding(client, now, lease=self.rules.lease, connected=client in self._connected)
+                for client, seat in self._seats.at_work()
+            ),
             withdrawn=tuple(client for client, seat in self._seats if isinstance(seat, Lapsed)),
             rejected=len(lists.rejected),
             failed=len(lists.failed),
@@ -351,18 +354,6 @@ class Round:
         if said:
             raise ConfigError(f"the policy {self.rules.selection!r} invited {said} to round {self.number}; correct it")
         return cohort
-
-    def _outstanding(self, client: str, seat: Working, now: float) -> Outstanding:
-        return Outstanding(
-            name=client,
-            activity=seat.activity,
-            done=seat.done,
-            total=seat.total,
-            rate=seat.rate,
-            silent=now - seat.since,
-            lease_ends=seat.since + self.rules.lease,
-            connected=client in self._connected,
-        )
 
     def _too_few_came(self) -> NotMet:
         here = f" ({listed(sorted(self._connected))})" if self._connected else ""

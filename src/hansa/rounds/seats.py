@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from hansa.errors import Reason
 from hansa.rounds.events import Completed, Progressed
+from hansa.rounds.why import Outstanding
 
 __all__ = ["ABOUT_THE_ROUND", "Broken", "Counted", "Lapsed", "Refused", "Seat", "Seats", "Working"]
 
@@ -38,6 +39,22 @@ class Working:
             return None
         start, before = self.began
         return (self.done - before) / (self.since - start) if self.since > start and self.done > before else None
+
+    def outstanding(
+        self, name: str, now: float, *, lease: float, connected: bool, staleness: int | None = None
+    ) -> Outstanding:
+        """What is waited for here. lease: seconds; staleness: as of `Outstanding`."""
+        return Outstanding(
+            name=name,
+            activity=self.activity,
+            done=self.done,
+            total=self.total,
+            rate=self.rate,
+            silent=now - self.since,
+            lease_ends=self.since + lease,
+            connected=connected,
+            staleness=staleness,
+        )
 
 
 @dataclass(frozen=True, slots=True)

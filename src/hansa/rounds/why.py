@@ -48,7 +48,7 @@ class Outstanding:
         """For example "b (train 40/100, silent for 3 s, not connected)"."""
         measured = f" {self.done:g}/{self.total:g}" if self.total > 0 else ""
         away = "" if self.connected else ", not connected"
-        stale = f", its model is {self.staleness} rounds old" if self.staleness else ""
+        stale = f", its model is {self.staleness} round{'s' * (self.staleness > 1)} old" if self.staleness else ""
         return f"{self.name} ({self.activity}{measured}, silent for {_seconds(self.silent)} s{stale}{away})"
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from hansa.errors import ConfigError, ConflictError, HansaError, NotFoundError, StorageError
 from hansa.store import leases, pruning, queries
 from hansa.store.audit import chained
+from hansa.store.completion import completed
 from hansa.store.lanes import Lane
 from hansa.store.link import linked, round_link
 from hansa.store.ports import Leadership, Page, Pruned, Query, Release, RoundCommit
@@ -367,12 +368,7 @@ class SqlStore(ABC):
         Whoever is cancelled meanwhile hears of it when it is over.
         """
         async with self._shared.turn:
-            writing = asyncio.create_task(self._transact(work, self._fence if fence else None))
-            try:
-                return await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await asyncio.gather(writing, return_exceptions=True)
-                raise
+            return await completed(self._transact(work, self._fence if fence else None))
 
     async def _transact(self, work: Callable[[Connection], T], fence: _Fence | None) -> T:
         def fenced(connection: Connection) -> T:

@@ -343,53 +343,56 @@ async def certify(channel: Channel, token: str, request: str, timeout: float = 3
         return decode_call(SignedCertificate, await call).chain
 
 
-async def download(
-    channel: Channel, token: str, request: DownloadRequest
-) -> AsyncGenerator[tuple[int, memoryview], None]:
+def download(channel: Channel, token: str, request: DownloadRequest) -> AsyncGenerator[tuple[int, memoryview], None]:
     """Chunks as (offset, data), from the request's offset to the end; resume by a new request."""
-    call = channel.start("Transfer/Download", "unary_stream", encode_call(request), metadata=_metadata(token))
-    try:
-        async for chunk in chunks_of(call, channel.address):
-            yield chunk
-    finally:
-        call.cancel()
+    return _taken(channel, "Transfer/Download", token, encode_call(request))
 
 
 async def upload(
     channel: Channel, token: str, name: str, frames: Iterable[bytes] | AsyncIterable[bytes]
 ) -> UploadReply:
     """Send chunk frames (`chunks.split`) of an admitted upload; returns how far the server has come."""
-    call = channel.start("Transfer/Upload", "stream_unary", metadata=((UPLOAD, name), *_metadata(token)))
-    try:
-        async with _Translated(call, channel.address):
-            await _connected(call)
-            await _send_all(call, frames)
-            return decode_call(UploadReply, await call)
-    finally:
-        call.cancel()
+    return decode_call(UploadReply, await _given(channel, "Transfer/Upload", token, (UPLOAD, name), frames))
 
 
 async def send_letter(channel: Channel, token: str, letter: Letter, frames: Iterable[bytes]) -> Kept:
     """Send a letter between two parties as chunk frames (`chunks.split`); returns how many are kept of this pair."""
     named = encode_call(replace(letter, blob=replace(letter.blob, inline=b"")))
-    call = channel.start("Relay/Send", "stream_unary", metadata=((LETTER, named), *_metadata(token)))
+    return decode_call(Kept, await _given(channel, "Relay/Send", token, (LETTER, named), frames))
+
+
+def receive_letter(channel: Channel, token: str, awaited: Awaited) -> AsyncGenerator[tuple[int, memoryview], None]:
+    """The bytes of a letter as chunks (offset, data); none where it has not come in the meantime."""
+    return _taken(channel, "Relay/Receive", token, encode_call(awaited))
+
+
+async def _taken(
+    channel: Channel, method: str, token: str, request: bytes
+) -> AsyncGenerator[tuple[int, memoryview], None]:
+    """Chunks that a server sends, as (offset, data)."""
+    call = channel.start(method, "unary_stream", request, metadata=_metadata(token))
     try:
-        async with _Translated(call, channel.address):
-            await _connected(call)
-            await _send_all(call, frames)
-            return decode_call(Kept, await call)
+        async for chunk in chunks_of(call, channel.address):
+            yield chunk
     finally:
         call.cancel()
 
 
-async def receive_letter(
-    channel: Channel, token: str, awaited: Awaited
-) -> AsyncGenerator[tuple[int, memoryview], None]:
-    """The bytes of a letter as chunks (offset, data); none where it has not come in the meantime."""
-    call = channel.start("Relay/Receive", "unary_stream", encode_call(awaited), metadata=_metadata(token))
+async def _given(
+    channel: Channel,
+    method: str,
+    token: str,
+    named: tuple[str, str | bytes],
+    frames: Iterable[bytes] | AsyncIterable[bytes],
+) -> bytes:
+    """Send chunk frames; returns the server's answer. named: the metadatum that says what they are of."""
+    call = channel.start(method, "stream_unary", metadata=(named, *_metadata(token)))
     try:
-        async for chunk in chunks_of(call, channel.address):
-            yield chunk
+        async with _Translated(call, channel.address):
+            await _connected(call)
+            await _send_all(call, frames)
+            answer: bytes = await call
+            return answer
     finally:
         call.cancel()
 

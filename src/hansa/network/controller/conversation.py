@@ -32,6 +32,7 @@ from hansa.network.controller.quotas import Quotas
 from hansa.programs.encoding import decode, named
 from hansa.programs.ending import End
 from hansa.rounds.why import listed
+from hansa.store.completion import completed
 from hansa.wire.frames import Awaited, Letter, RoundKey
 from hansa.wire.limits import MAX_LETTER
 
@@ -160,12 +161,14 @@ class Conversation:
             return "work"
         return f"wait for {self.parties[waits.sender]}"
 
-    def close(self) -> None:
-        """The program is over: nothing is said any more."""
+    async def aclose(self) -> None:
+        """The program is over: nothing is said any more, and nothing is being written."""
         self._over = True
         self.room.release()
         for number in self._news:
             self._wake(number)
+        async with self._writing:
+            pass
 
     def silence(self, number: int, now: float) -> float:
         """Seconds since anything was heard of a party; 0 while it listens."""
@@ -216,9 +219,10 @@ class Conversation:
             whole.seek(0)
             end = _end(whole.read(), len(self.parties))
         async with self._writing:
+            self._need_open()
             if self.letters.count(pair) == letter.number:
                 keep = partial(self.letters.append, pair, letter.blob.size, letter.blob.digest, whole)
-                await asyncio.to_thread(keep)
+                await completed(asyncio.to_thread(keep))  # a party that is gone leaves no letter half written
             else:  # the same letter has come by two calls
                 await self._check_repeated(pair, letter)
         self._need_open()

@@ -17,6 +17,7 @@ import structlog
 from hansa.errors import AuthenticationError, ConflictError, HansaError, NotFoundError
 from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.signing_keys import SigningKeys
+from hansa.store.completion import completed
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import NodeRecord, TokenRecord
 from hansa.wire import tokens
@@ -196,12 +197,7 @@ class Nodes:
 
     async def _keep(self, node: NodeRecord, *more: object) -> None:
         """Store, and go by what is stored, also when whoever asked is gone meanwhile."""
-        keeping = asyncio.create_task(self._kept(node, *more))
-        try:
-            await asyncio.shield(keeping)
-        except asyncio.CancelledError:
-            await asyncio.gather(keeping, return_exceptions=True)
-            raise
+        await completed(self._kept(node, *more))
 
     async def _kept(self, node: NodeRecord, *more: object) -> None:
         """After a write that failed, whether it was done is asked."""

@@ -121,7 +121,7 @@ class ProgramRunner:
             cause = await self._over()
         except asyncio.CancelledError:  # the controller leaves: the program goes on when it is back
             self._leaving.set()
-            self.conversation.close()
+            await self.conversation.aclose()
             await self._jobs.aclose()
             await asyncio.gather(*self._noting, return_exceptions=True)
             raise
@@ -294,7 +294,7 @@ class ProgramRunner:
         self._outcome.set_exception(error)
 
     async def _end(self, state: SessionState, cause: str) -> SessionRecord:
-        self.conversation.close()
+        await self.conversation.aclose()
         await self._jobs.aclose()
         for flaw in await asyncio.gather(*self._noting, return_exceptions=True):
             if flaw is not None:

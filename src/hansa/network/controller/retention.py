@@ -4,7 +4,6 @@ A crash between the two leaves the list, and whoever leads next goes on with it.
 project needs it and nobody in this process holds it; a leader that leads no more removes nothing.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +14,7 @@ import structlog
 
 from hansa.errors import ConflictError, NotFoundError
 from hansa.network.controller.holds import Holds
+from hansa.store.completion import completed
 from hansa.store.ports import MetadataStore, ObjectStore, Pruned, Query, Release
 from hansa.store.records import MetricRecord, SessionRecord
 from hansa.store.retention import Best, Direction, Policy
@@ -237,12 +237,7 @@ class Retention:
         removed = Removed()
         free = claimed - await self._store.needed(claimed) if claimed else claimed
         for digest in sorted(free):
-            removing = asyncio.create_task(self._remove_one(digest))
-            try:
-                removed += await asyncio.shield(removing)
-            except asyncio.CancelledError:
-                await asyncio.gather(removing, return_exceptions=True)
-                raise
+            removed += await completed(self._remove_one(digest))
         return removed
 
     async def _remove_one(self, digest: str) -> Removed:
