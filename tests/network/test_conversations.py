@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
+from hansa.arrays import Arrays
 from hansa.distributed import (
     Records,
     complete,
@@ -41,11 +42,13 @@ from hansa.errors import (
 from hansa.messages import ClientInfo, Kind, RunSpec
 from hansa.network.client.correspondence import Correspondence
 from hansa.network.client.outbox import letter_file
+from hansa.network.controller import conversation
 from hansa.network.controller.conversation import Conversation, Room
 from hansa.network.controller.letters import Letters
 from hansa.network.controller.quotas import Quota, Quotas
 from hansa.programs.crew import Crew
 from hansa.programs.encoding import encode
+from hansa.programs.ending import End
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program, Worker
 from hansa.store.opening import open_store
@@ -257,33 +260,57 @@ def _damage(folder: Path, how: str) -> None:
             pass
 
 
-async def test_a_letter_whose_sender_is_gone_meanwhile_is_kept_once(
+class SlowWriting:
+    """Letters of the relay are written by a thread that stands still before it is done."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.begun, self.gate = threading.Event(), threading.Event()
+        self._copy = shutil.copyfileobj
+        patch.setattr(shutil, "copyfileobj", self)
+
+    def __call__(self, *given: Any) -> None:
+        self._copy(*given)
+        self.begun.set()
+        self.gate.wait()
+
+    async def cancel(self, sending: asyncio.Task[int]) -> bool:
+        """The sender is gone in the midst of it; returns whether its call waits for what it has begun."""
+        await asyncio.to_thread(self.begun.wait)
+        sending.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        waits = not sending.done()
+        self.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        return waits
+
+
+async def test_a_letter_whose_sender_is_gone_meanwhile_is_kept_once_and_handed_on_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call is cancelled while a thread writes, and the sender, back again, sends the letter anew."""
-    data, begun, gate = b"hello" * 1000, threading.Event(), threading.Event()
+    monkeypatch.setattr(conversation, "_PATIENCE", 1e6)  # who is not woken waits for ever
+    slow, data = SlowWriting(monkeypatch), b"hello" * 1000
     async with table(tmp_path, 2) as at:
-        copy = shutil.copyfileobj
-
-        def slow(*given: Any) -> None:
-            copy(*given)
-            begun.set()
-            gate.wait()
-
-        monkeypatch.setattr(shutil, "copyfileobj", slow)
-        first = asyncio.create_task(at.conversation.send("p0", letter(0, 1, 0, data), pieces(data)))
-        await asyncio.to_thread(begun.wait)
-        first.cancel()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        waits = not first.done()
-        gate.set()
+        listening = asyncio.create_task(anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 0))))
+        waits = await slow.cancel(asyncio.create_task(at.conversation.send("p0", letter(0, 1, 0, data), pieces(data))))
         assert waits, "the next letter would be written into the same file"
-        with pytest.raises(asyncio.CancelledError):
-            await first
+        async with asyncio.timeout(20):
+            assert await listening == data
         assert await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data)) == 1
         kept = at.conversation.letters
         assert (kept.count((0, 1)), b"".join(kept.read((0, 1), 0))) == (1, data)
+
+
+async def test_a_last_word_whose_party_is_gone_meanwhile_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says it again in a way that is heard: the relay has it already."""
+    slow, data = SlowWriting(monkeypatch), encode(End(np.zeros(2, np.int64), Arrays()))
+    async with table(tmp_path, 2) as at:
+        await slow.cancel(asyncio.create_task(at.conversation.send("p0", letter(0, 0, 0, data), pieces(data))))
+        assert set(at.conversation.ended) == {0}
 
 
 def test_letters_are_counted_while_others_are_written(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -221,11 +220,16 @@ class Conversation:
         async with self._writing:
             self._need_open()
             if self.letters.count(pair) == letter.number:
-                keep = partial(self.letters.append, pair, letter.blob.size, letter.blob.digest, whole)
-                await completed(asyncio.to_thread(keep))  # a party that is gone leaves no letter half written
+                await completed(self._kept(pair, letter, whole, end))  # also where its sender is gone meanwhile
             else:  # the same letter has come by two calls
                 await self._check_repeated(pair, letter)
         self._need_open()
+
+    async def _kept(self, pair: Pair, letter: Letter, whole: BinaryIO, end: End | None) -> None:
+        """Write, and tell whom it concerns: who sends the letter again is told only that it is there."""
+        await asyncio.to_thread(self.letters.append, pair, letter.blob.size, letter.blob.digest, whole)
+        if self._over:
+            return
         self._wake(pair[1])
         if end is not None and letter.sender not in self.ended:
             self._note_end(letter.sender, end, new=True)
