@@ -217,3 +217,25 @@ async def test_a_crowd_that_says_nothing_leaves_room_for_somebody(tmp_path: Path
     finally:
         await server.aclose()
     assert server.doors.open == 0
+
+
+async def test_a_stopping_server_waits_for_no_farewell_of_a_connection_that_has_nothing_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client keeps its connection after its answer and never reads again; answers under way have hours."""
+    monkeypatch.setattr("hansa.api.server._GRACE", 3600)
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 3600)
+    server = await ApiServer.open(Settings(data=tmp_path, port=0, grpc_port=0))
+    server._server.config.timeout_keep_alive = 3600  # seconds, like those above: none of them may end the wait
+    host, _, port = server.url.removeprefix("https://").rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), 20) as plain,
+        client_context(server.trust).wrap_socket(
+            plain, server_hostname=server.trust.name or host, do_handshake_on_connect=False
+        ) as silent,
+    ):
+        await asyncio.to_thread(silent.do_handshake)
+        silent.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await asyncio.to_thread(silent.recv, 4096)
+        await server.aclose()
+    assert server.doors.open == 0

@@ -95,10 +95,22 @@ class _Patient(H11Protocol):
     def on_response_complete(self) -> None:
         self._answered += 1
         super().on_response_complete()
+        self._bid_farewell()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nobody has asked for more: TLS waits for a farewell that may never come, we do not."""
+        """Nobody has asked for more."""
         super().timeout_keep_alive_handler()
+        self._bid_farewell()
+
+    def shutdown(self) -> None:
+        """The server ends: now, where no answer is under way."""
+        super().shutdown()
+        self._bid_farewell()
+
+    def _bid_farewell(self) -> None:
+        """Of a connection that is being closed: TLS waits for the other side's farewell, which may never come."""
+        if self._address is None or not self.transport.is_closing():
+            return
         if self._look is not None:
             self._look.cancel()
         self._look = self.loop.call_later(_FAREWELL, self.transport.abort)
