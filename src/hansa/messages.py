@@ -256,6 +256,15 @@ class RoundRules:
     """Seconds without any progress after which a client's place is offered to another."""
     replace_failed: bool = True
     """Whether a client that fails is replaced by one that was not invited."""
+    only: tuple[str, ...] = ()
+    """Names of the clients that may be invited; empty: any."""
+    labels: tuple[str, ...] = ()
+    """Labels that an invited client has, as "region=eu": of one key any of its values, of several keys all."""
+
+    def __post_init__(self) -> None:
+        """Take names and labels as any sequence of texts."""
+        object.__setattr__(self, "only", _names("only", self.only, '["north", "south"]'))
+        object.__setattr__(self, "labels", _names("labels", self.labels, '["region=eu"]'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +328,7 @@ class RunSpec:
     def __post_init__(self) -> None:
         """Take transforms as text, as mappings of name and options, or as what they are."""
         object.__setattr__(self, "transforms", _transforms(self.transforms))
-        object.__setattr__(self, "parties", _names(self.parties))
+        object.__setattr__(self, "parties", _names("parties", self.parties, '["bank", "insurer"]'))
 
 
 def merge_metrics(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, Metrics]:
@@ -348,9 +357,9 @@ def _weighted_mean(pairs: Sequence[tuple[float, int]]) -> float:
         return math.nan
 
 
-def _names(given: object) -> tuple[str, ...]:
+def _names(setting: str, given: object, example: str) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
-        raise ConfigError(f'parties is {given!r}; it must be a list of names, for example ["bank", "insurer"]')
+        raise ConfigError(f"{setting} is {given!r}; it must be a list of texts, for example {example}")
     return tuple(given)
 
 

@@ -284,6 +284,8 @@ def check_program(spec: RunSpec) -> None:
         raise ConfigError(
             f"parties send each other messages, and no updates that {spec.transforms[0]} could change: leave it out"
         )
+    if spec.rules.only or spec.rules.labels:
+        raise ConfigError("parties are named one by one, and nobody is chosen: leave `only` and `labels` out")
     _check_whole("seed", spec.seed, 0, 2**63 - 1)
     validate(spec.rules)
 

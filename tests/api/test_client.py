@@ -241,3 +241,16 @@ def test_a_key_signs_what_is_packed_here_and_a_packages_file_travels_as_it_is(se
     assert as_it_is.id == read(plain.read_bytes()).id
     assert signed.name == as_it_is.name == "ward"
     assert signed.id == read(build(tmp_path / "app.py", name="ward", key=read_key(tmp_path / "key.pem"))).id
+
+
+def test_operators_label_clients_by_which_they_are_listed(fresh: Served) -> None:
+    fresh.run(fresh.nodes.client("north", labels={"region": "eu"}))
+    fresh.run(fresh.nodes.client("south"))
+    with fresh.client() as client:
+        labelled = client.clients.label("south", {"region": "eu", "tier": "1"})
+        assert (labelled.labels, labelled.assigned) == ({}, {"region": "eu", "tier": "1"})
+        assert [each.name for each in client.clients.list(label=["region=eu"], sort="name")] == ["north", "south"]
+        assert [each.name for each in client.clients.list(label=["region=eu", "tier=1"])] == ["south"]
+        assert client.clients.label("south", {"tier": None}).assigned == {"region": "eu"}
+        with pytest.raises(NotFoundError):
+            client.clients.label("west", {"region": "eu"})

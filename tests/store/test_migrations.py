@@ -38,6 +38,7 @@ YOUNGER = {
     "aggregate_pruned_at",
     "aggregate_size",
     "aggregate_weight",
+    "assigned",
     "broadcast",
     "journal",
     "keep",

@@ -265,6 +265,11 @@ class Clients(Listed[ClientRecord]):
         """A client, by its name."""
         return self._get(f"/clients/{name}")
 
+    def label(self, name: str, labels: Mapping[str, str | None]) -> ClientRecord:
+        """Give a client labels beside its own, by which sessions choose; None takes one away that was given so."""
+        path = f"{self._path}/clients/{name}/labels"
+        return from_document(ClientRecord, self._transport.json("PATCH", path, body={"labels": dict(labels)}))
+
 
 class Combiners(Listed[CombinerRecord]):
     """Aggregation servers, connected or not."""

@@ -36,6 +36,7 @@ class Permission(StrEnum):
     DELETE = "delete sessions, and prune"
     READ_TOKENS = "see every token of the project"
     ADMIT_NODES = "make tokens for clients and combiners, and revoke tokens and nodes"
+    LABEL_NODES = "label clients"
     OWN_TOKENS = "make API tokens for oneself"
     AUDIT = "read the project's audit record"
     MANAGE_MEMBERS = "add and remove members, and change their roles"
@@ -55,6 +56,7 @@ ROLES: Final[Mapping[Permission, frozenset[Holder]]] = MappingProxyType(
         Permission.DELETE: _KEEPERS,
         Permission.READ_TOKENS: _KEEPERS | {ProjectRole.AUDITOR},
         Permission.ADMIT_NODES: _KEEPERS,
+        Permission.LABEL_NODES: _KEEPERS,
         Permission.OWN_TOKENS: _MEMBERS,
         Permission.AUDIT: frozenset({ProjectRole.OWNER, ProjectRole.AUDITOR}),
         Permission.MANAGE_MEMBERS: frozenset({ProjectRole.OWNER}),

@@ -12,6 +12,7 @@ __all__ = [
     "Keep",
     "Login",
     "NewApiToken",
+    "NewLabels",
     "NewMember",
     "NewPassword",
     "NewProject",
@@ -29,6 +30,8 @@ __all__ = [
 
 Password = Annotated[SecretStr, Field(max_length=1000)]
 SubjectText = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-~]+$", examples=["248289761001"])]
+
+Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00=]+$")]
 
 DIGEST = "3f0c7a1e9d52b8846bd1e0a5c97f24e3a8d6410b7c5f92e8d3a1b0496e7c8d25"
 """An example."""
@@ -70,6 +73,10 @@ class Rules(Strict):
     """Seconds without any progress after which a client's place is offered to another."""
     replace_failed: bool = True
     """Whether a client that fails is replaced by one that was not invited."""
+    only: list[str] = Field(default=[], max_length=10_000, examples=[[]])
+    """Names of the clients that may be invited; none: any."""
+    labels: list[str] = Field(default=[], max_length=100, examples=[["region=eu"]])
+    """Labels that an invited client has: of one key any of its values, of several keys all."""
 
 
 class Evaluation(Strict):
@@ -169,6 +176,13 @@ class NewToken(Strict):
     role: Literal["client", "combiner"]
     expires_in: float | None = Field(default=None, gt=0, le=1e9, examples=[86400])
     """Seconds in which the node has to join; null: 7 days."""
+
+
+class NewLabels(Strict):
+    """Labels that operators give a client."""
+
+    labels: dict[Label, Label | None] = Field(max_length=64, examples=[{"region": "eu", "tier": None}])
+    """Key → value; null takes the operators' own away. Keys that are left out stay as they are."""
 
 
 class NewProject(Strict):

@@ -279,7 +279,10 @@ class ClientShape(Shape):
     first_seen: float
     last_seen: float
     labels: dict[str, str]
+    """What it says of itself when it connects."""
     version: str
+    assigned: dict[str, str] | None
+    """Labels that operators gave it, in the place of its own of the same key; null: none."""
 
 
 class CombinerShape(Shape):

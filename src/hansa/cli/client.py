@@ -87,7 +87,7 @@ def start(
             work=work,
             app=found,
             preferred=combiner,
-            labels=node.labels,
+            labels={**policy.labels, **node.labels},
             trust=trust,
             workshop=partial(Workshop, confinement=walls),
             site=Site(work, policy),
@@ -105,18 +105,27 @@ def list_clients(
     server: ConnectionOptions,
     *,
     connected: Annotated[bool, typer.Option("--connected", help="Only those that are connected now.")] = False,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            "-l",
+            metavar="KEY=VALUE",
+            help="Only those with this label; may be repeated: of one key any of its values, of several keys all.",
+        ),
+    ] = None,
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
     """List the clients that have ever connected, by name."""
     with server.connect() as api:
-        page = api.clients.list(limit=limit, sort="name", connected=True if connected else None)
+        page = api.clients.list(limit=limit, sort="name", connected=True if connected else None, label=label)
     columns = {
         "name": lambda c: c.name,
         "connected": lambda c: "yes" if c.connected else "no",
         "combiner": lambda c: c.combiner,
         "last seen": lambda c: when(c.last_seen),
-        "labels": lambda c: labels_of(c.labels),
+        "labels": lambda c: labels_of(c.all_labels),
         "version": lambda c: c.version,
     }
     print_table(
@@ -142,9 +151,35 @@ def show(
         "first seen": when(client.first_seen),
         "last seen": when(client.last_seen),
         "labels": labels_of(client.labels),
+        "given": labels_of(client.assigned or {}),
         "version": client.version,
     }
     print_record(client, lines, as_json=as_json)
+
+
+@commands.command()
+@expand
+def label(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
+    server: ConnectionOptions,
+    *,
+    labels: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", show_default=False, help="Labels to give it.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", metavar="KEY", help="Take a given label away; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a client labels beside its own, in the place of those of the same key; sessions choose clients by them."""
+    from hansa.errors import InputError
+
+    wanted: dict[str, str | None] = {**pairs(labels or (), "label"), **dict.fromkeys(remove or ())}
+    if not wanted:
+        raise InputError(f"say which labels: hansa client label {name} region=eu, or --remove region")
+    with server.connect() as api:
+        client = api.clients.label(name, wanted)
+    print_record(client, {"name": client.name, "labels": labels_of(client.all_labels)}, as_json=as_json)
 
 
 def _policy(site: Path | None, node: JoinOptions, project: str) -> "SitePolicy":

@@ -51,7 +51,12 @@ class JoinOptions:
     ] = None
     label: Annotated[
         list[str],
-        typer.Option("--label", "-l", metavar="KEY=VALUE", help="A label that balancers see; may be repeated."),
+        typer.Option(
+            "--label",
+            "-l",
+            metavar="KEY=VALUE",
+            help="A label by which sessions choose clients, and balancers servers; may be repeated.",
+        ),
     ] = field(default_factory=list)
     work: Annotated[
         Path | None,

@@ -195,6 +195,17 @@ class SpecOptions:
             "--replace-failed/--no-replace-failed", help="Invite another client in the place of one that fails."
         ),
     ] = True
+    only: Annotated[
+        list[str],
+        typer.Option("--only", metavar="CLIENT", help="Invite no other clients than those named; may be repeated."),
+    ] = field(default_factory=list)
+    label: Annotated[
+        list[str],
+        typer.Option(
+            "--label", "-l", metavar="KEY=VALUE",
+            help="Invite only clients with this label; may be repeated: of one key any of its values, of several all.",
+        ),
+    ] = field(default_factory=list)  # fmt: skip
     evaluate_every: Annotated[
         int, typer.Option("--evaluate-every", min=0, help="Evaluate after every n-th round and the last; 0: never.")
     ] = 1
@@ -227,6 +238,8 @@ class SpecOptions:
             deadline=self.deadline,
             lease=self.lease,
             replace_failed=self.replace_failed,
+            only=tuple(self.only),
+            labels=tuple(self.label),
         )
         return RunSpec(
             name=name,

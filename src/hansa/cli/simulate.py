@@ -81,6 +81,13 @@ def simulate(
             "backdoor+scaling:0.1.",
         ),
     ] = None,
+    client_labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--client-labels", exists=True, dir_okay=False,
+            help='TOML file with the labels of clients, by which --label chooses: [client-0], then region = "eu".',
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the app's.")] = None,
     save: Annotated[
         Path | None, typer.Option("--save", help="File for the last model, in the safetensors format.", dir_okay=False)
@@ -106,6 +113,7 @@ def simulate(
     With --json every round is one JSON object on a line, and the last line sums up.
     """
     from hansa.simulation import simulate as run
+    from hansa.simulation.chosen import read_labels
     from hansa.simulation.load import load
     from hansa.simulation.named_devices import devices_of
 
@@ -124,6 +132,7 @@ def simulate(
         attack=attack,
         progress=False,
         tracker=track or (),
+        labels=None if client_labels is None else read_labels(client_labels),
     )
     if engine == "mpi" and _serves(simulated):
         return

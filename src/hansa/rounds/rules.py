@@ -4,6 +4,7 @@ import math
 
 from hansa.errors import ConfigError
 from hansa.messages import RoundRules
+from hansa.rounds.eligible import check_chosen
 
 __all__ = ["validate"]
 
@@ -29,6 +30,7 @@ def validate(rules: RoundRules) -> None:
             f"enough is {rules.enough}, which closes a round before the quorum of {rules.quorum} is met; "
             f"raise enough to {rules.quorum} or lower quorum"
         )
+    check_chosen(rules)
 
 
 def _check_whole(name: str, value: object, *, may_be_none: bool) -> None:

@@ -81,6 +81,10 @@ class Why:
     failed: int
     staleness: int | None = None
     """Of an asynchronous round: the largest of the accepted updates; None: it is none, and `enough` no buffer."""
+    chosen: str = ""
+    """Whom the run chooses, in words; empty: anybody. `connected` counts these alone."""
+    present: int | None = None
+    """Clients that are connected, chosen or not; None: it is not known here."""
 
     def __str__(self) -> str:
         """One sentence for a person."""
@@ -92,7 +96,7 @@ class Why:
         left = "" if self.deadline is None else f"; {_seconds(self.deadline - self.now)} s to its deadline"
         match self.state:
             case RoundState.WAITING:
-                return f"round {self.round} waits for clients: {self.connected} connected, {self.needed} needed{left}"
+                return f"round {self.round} waits for clients: {self._matching()}, {self.needed} needed{left}"
             case RoundState.OPEN:
                 waited = listed(str(client) for client in self.outstanding) or self._newcomers()
                 return f"round {self.round} is open: {self.counts()}; it waits for {waited}{left}"
@@ -100,6 +104,12 @@ class Why:
                 return f"round {self.round} waits for the servers' sums: {self.counts()}"
             case RoundState.CLOSED:
                 return f"round {self.round} is closed: {self.counts()}"
+
+    def _matching(self) -> str:
+        if not self.chosen:
+            return f"{self.connected} connected"
+        some = self.connected if self.present is None else f"{self.connected} of {self.present}"
+        return f"{some} connected are {self.chosen}"
 
     def _newcomers(self) -> str:
         gone = [f"{count} that {what}" for count, what in self._gone() if count]

@@ -12,28 +12,40 @@ from hansa.simulation.devices import ComingAndGoing, Devices
 __all__ = ["RoundAttendance", "WatchedClients", "attendance"]
 
 
-def attendance(devices: Devices, clients: VirtualClients, since: float) -> "RoundAttendance | None":
-    """For a round that is due at this virtual time; None where the devices are always there."""
-    return RoundAttendance(devices, clients, since) if isinstance(devices, ComingAndGoing) else None
+def attendance(
+    devices: Devices, clients: VirtualClients, since: float, chosen: npt.NDArray[np.int64] | None = None
+) -> "RoundAttendance | None":
+    """For a round that is due at this virtual time; None where the devices are always there.
+
+    chosen: the numbers of the clients that it may invite, in the order of their names; None: all.
+    """
+    return RoundAttendance(devices, clients, since, chosen) if isinstance(devices, ComingAndGoing) else None
 
 
 class RoundAttendance:
     """Times are seconds since the round was due."""
 
-    def __init__(self, devices: ComingAndGoing, clients: VirtualClients, since: float) -> None:
-        """since: virtual seconds from the beginning of the run."""
+    def __init__(
+        self,
+        devices: ComingAndGoing,
+        clients: VirtualClients,
+        since: float,
+        chosen: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """since: virtual seconds from the beginning of the run; chosen: as of `attendance`."""
         self._devices = devices
         self._clients = clients
         self._since = since
+        self._chosen = chosen
 
     def present(self, at: float) -> Sequence[str]:
         """The names of those who are there, sorted."""
-        numbers = self._clients.numbers()
+        numbers = self._clients.numbers() if self._chosen is None else self._chosen
         return SomeClients(numbers[self._there(numbers, at)])
 
     def wait(self, needed: int, most: float) -> float:
         """When so many are there for the first time; 0 where that is not in less than `most` seconds."""
-        numbers = np.arange(len(self._clients))
+        numbers = np.arange(len(self._clients)) if self._chosen is None else np.sort(self._chosen)
         there = self._there(numbers, 0.0)
         if there.sum() >= needed:
             return 0.0

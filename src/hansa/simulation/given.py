@@ -1,6 +1,7 @@
 """What a simulation was given beside its spec: with it, its result can be recorded and repeated."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hansa.app import App
 from hansa.arrays import Arrays
@@ -25,3 +26,5 @@ class Given:
     initial_model: Arrays | None
     since: float
     """POSIX seconds before the app was loaded, or when it was handed over."""
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of those that the run has chosen by their labels."""

@@ -16,6 +16,7 @@ from hansa.arrays import Arrays, first_difference
 from hansa.errors import Reason, RunFailedError
 from hansa.messages import Metrics, RunSpec
 from hansa.run import check_synchronous, derive_rng, resolve, seeded, suit
+from hansa.simulation.chosen import chosen_clients
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation, RandomFor
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome, Refused
@@ -169,7 +170,8 @@ def _with_engine(make: Callable[[Folding], Engine], app: Path, spec: RunSpec, cl
     loaded = load(app)
     run, names = resolve(suit(spec, loaded)), VirtualClients(clients)
     engine = make(Folding(loaded, run, names, tolerate_failures=False))
-    return Simulation(run, loaded, names, engine, Instant()).run(None, None, None).model
+    chosen, _ = chosen_clients(run.spec.rules, names, None)
+    return Simulation(run, loaded, names, engine, Instant(), chosen=chosen).run(None, None, None).model
 
 
 def _tree(parents: Mapping[str, str], app: Path, spec: RunSpec, clients: int) -> Arrays:

@@ -144,6 +144,7 @@ def write_record(
         "spec": spec_to(spec),
         "clients": given.clients,
         "devices": _described(given.devices),
+        "labels": given.labels,
         "attack": given.attack,
         "engine": engine,
         "workers": given.workers,

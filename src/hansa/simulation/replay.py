@@ -82,6 +82,7 @@ def replay(
             workers=record.manifest["workers"] if chosen == recorded else None,
             devices=record.devices if devices is None else devices,
             attack=record.manifest["attack"] or None,
+            labels=record.manifest.get("labels") or None,
             tolerate_failures=record.manifest["tolerate_failures"],
             initial_model=record.initial_model,
             on_round=on_round,

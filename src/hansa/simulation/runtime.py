@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from hansa.algorithm import Buffering, Cohort, State
 from hansa.app import App
@@ -26,7 +27,8 @@ from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
 from hansa.simulation.attendance import attendance
 from hansa.simulation.choice import Choice, choose, cores
-from hansa.simulation.clients import VirtualClients
+from hansa.simulation.chosen import Labels, chosen_clients
+from hansa.simulation.clients import SomeClients, VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
 from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation
 from hansa.simulation.examples import count_examples
@@ -79,6 +81,7 @@ def simulate(
     stop: Callable[[RoundRecord], bool] | None = None,
     progress: bool | None = None,
     tracker: Tracker | str | Sequence[Tracker | str] = (),
+    labels: Labels | None = None,
     **settings: Unpack[Keywords],
 ) -> SimulationResult:
     """Run an app on virtual clients, `client-0` … `client-{n−1}`: the same rounds, and the same bits, as on a network.
@@ -123,6 +126,7 @@ def simulate(
         stop: called after each round; True ends the run.
         progress: whether a bar shows how far it is; by default where standard error is a terminal, and in notebooks.
         tracker: who is told of each round (`hansa.tracking`): for example "csv:out.csv", or several.
+        labels: of the clients, by which `rules` may choose them: name → labels, or a function of a `ClientInfo`.
         **settings: fields of `RunSpec`, and with `model` those of `hansa.App.of`. An algorithm that asks for
             `num_clients` gets `clients`, where its options do not say it.
 
@@ -143,6 +147,7 @@ def simulate(
             raise ConfigError("clients is not given: say how many there are")
         run = resolve(suit(_counted(given_spec, registered), loaded))
         clients_named = VirtualClients(registered)
+        chosen, labelled = chosen_clients(run.spec.rules, clients_named, labels)
         attackers = attackers_of(attack, run, clients_named)
         check_asynchronous(run, registered, attackers)
         attacked = "" if attackers is None else str(attackers.attack)
@@ -154,11 +159,14 @@ def simulate(
         def trial() -> Choice:
             folding.begin(1, run.algorithm.broadcast(run.start(run.initial_model(loaded) if start is None else start)))
             most = 1 if loaded.path is None else workers or cores()
-            return choose(folding, vectorization, run.cohort(clients_named, 1).invited, run.spec.rounds, most)
+            invited = run.cohort(clients_named if chosen is None else SomeClients(chosen), 1).invited
+            return choose(folding, vectorization, invited, run.spec.rounds, most)
 
-        chosen = _chosen(engine, workers, trial)
+        picked = _chosen(engine, workers, trial)
         behaving = devices or Instant()
-        given = Given(loaded, registered, engine, workers, behaving, attacked, tolerate_failures, start, began)
+        given = Given(
+            loaded, registered, engine, workers, behaving, attacked, tolerate_failures, start, began, labelled
+        )
         if together is not None:
             together.agree(loaded, run.spec, registered, attacked)
             worker = Serving(Folding(loaded, run, clients_named, tolerate_failures=True, attackers=attackers))
@@ -166,7 +174,7 @@ def simulate(
                 return replace(together.serve(worker), given=given)
             place: Place | None = together.place(worker, workers)
         else:
-            place = _place(chosen, loaded)
+            place = _place(picked, loaded)
         made: Engine
         if place is not None:
             made = Workers(
@@ -176,26 +184,30 @@ def simulate(
                 folding,
                 clients=registered,
                 tolerate=tolerate,
-                vectorization=vectorization if chosen.engine == "vectorized" else None,
+                vectorization=vectorization if picked.engine == "vectorized" else None,
                 attack=attacked,
             )
         else:
-            made = Inline(folding) if chosen.engine == "inline" else Stacked(folding, vectorization)
-        simulation = Simulation(run, loaded, clients_named, made, behaving, folding.profile)
-        title = f"{run.spec.name}: {run.spec.algorithm}"
+            made = Inline(folding) if picked.engine == "inline" else Stacked(folding, vectorization)
+        simulation = Simulation(run, loaded, clients_named, made, behaving, folding.profile, chosen=chosen)
         try:
             with (
-                progress_bar(progress, title, run.spec.rounds) as shown,
+                progress_bar(progress, f"{run.spec.name}: {run.spec.algorithm}", run.spec.rounds) as shown,
                 tracked(tracker, run.spec, registered) as told,
             ):
                 listeners = [listener for listener in (shown, told) if listener is not None]
                 result = simulation.run(start, _telling(listeners, on_round), stop)
         finally:
             made.close()
-        if chosen.engine == "vectorized" and vectorization.obstacle is not None:
-            chosen = Choice("inline" if chosen.workers == 1 else "processes", chosen.workers, vectorization.obstacle)
-        malicious = () if attackers is None else tuple(sorted(attackers.names))
-        result = replace(result, engine=chosen.engine, because=chosen.because, malicious=malicious, given=given)
+        if picked.engine == "vectorized" and vectorization.obstacle is not None:
+            picked = Choice("inline" if picked.workers == 1 else "processes", picked.workers, vectorization.obstacle)
+        result = replace(
+            result,
+            engine=picked.engine,
+            because=picked.because,
+            malicious=() if attackers is None else tuple(sorted(attackers.names)),
+            given=given,
+        )
         if together is not None:
             together.end(result)
         return result
@@ -314,6 +326,8 @@ class Simulation:
     """Of this process."""
     now: float = 0.0
     """Virtual seconds since the run began, when the round that is played was due."""
+    chosen: npt.NDArray[np.int64] | None = None
+    """Numbers of the clients that the run may invite, in the order of their names; None: all."""
 
     def run(
         self,
@@ -374,35 +388,35 @@ class Simulation:
         """Of an asynchronous run, in which rounds are not played one by one."""
 
         def connected(number: int) -> frozenset[str]:
-            return self._connected(self.setup.cohort(self.clients, number), self.clients)
+            return self._connected(self.setup.cohort(self._may, number), self._may)
 
         def choose(there: Sequence[str], number: int) -> Cohort:
-            return self.setup.queue(there if self._knows_all or here is not None else self.clients, number)
+            return self.setup.queue(there if self._knows_all or here is not None else self._may, number)
 
         def behave(number: int, size: int, clients: Sequence[str], at: float) -> Sequence[Behaviour]:
             return self.devices.behave(clients, Invitation(number, at, size, size, self._examples), self._random_for)
 
-        here = attendance(self.devices, self.clients, 0.0)
+        here = attendance(self.devices, self.clients, 0.0, self.chosen)
         keeps = self.setup.algorithm.keeps_partial_work
         machine = Buffered(
             self.setup.spec.rules, buffering.size, buffering.max_staleness, choose, silence_is_final=True
         )
-        return Flow(machine, self.engine, behave, connected, (self.clients, here), keeps_partial_work=keeps)
+        return Flow(machine, self.engine, behave, connected, (self._may, here), keeps_partial_work=keeps)
 
     def _play(self, number: int, broadcast: Arrays) -> Played:
         """Rehearse, train whom that needs, rehearse with what came of it: until nothing is unknown.
 
         Afterwards the engine's sum is exactly of those who are accepted.
         """
-        here = attendance(self.devices, self.clients, self.now)
+        here = attendance(self.devices, self.clients, self.now, self.chosen)
         rules = self.setup.spec.rules
         needed = max(rules.min_clients, rules.quorum)
         begins = 0.0 if here is None else here.wait(needed, rules.deadline)
-        there: Sequence[str] = self.clients if here is None else here.present(begins)
+        there: Sequence[str] = self._may if here is None else here.present(begins)
         will_open = here is None or len(there) >= needed
         cohort = self.setup.cohort(there, number) if will_open else Cohort(())
         connected = self._connected(cohort, there)
-        watched = None if here is None else here.watch(self.clients if self._knows_all else connected)
+        watched = None if here is None else here.watch(self._may if self._knows_all else connected)
         behave = _remembered(partial(self._behave, number, broadcast.nbytes), comes_and_goes=here is not None)
         rules = replace(rules, deadline=rules.deadline - begins)
         keeps = self.setup.algorithm.keeps_partial_work
@@ -443,8 +457,13 @@ class Simulation:
                 )
 
     @property
+    def _may(self) -> Sequence[str]:
+        """The names of the clients that the run may invite."""
+        return self.clients if self.chosen is None else SomeClients(self.chosen)
+
+    @property
     def _knows_all(self) -> bool:
-        return len(self.clients) <= _ALL_CONNECTED
+        return len(self._may) <= _ALL_CONNECTED
 
     def _connected(self, cohort: Cohort, there: Sequence[str]) -> frozenset[str]:
         """Whom the round may invite: all who are there, of very many the cohort, its reserve and the first by name."""
@@ -473,8 +492,8 @@ class Simulation:
         if not self.setup.evaluates(record.round):
             return record
         rules = self.setup.spec.evaluation
-        here = attendance(self.devices, self.clients, self.now)
-        there = self.clients if here is None else here.present(0.0)
+        here = attendance(self.devices, self.clients, self.now, self.chosen)
+        there = self._may if here is None else here.present(0.0)
         if rules.clients and len(there):
             cohort = self.setup.evaluation_cohort(there, record.round).invited
             results = self.engine.evaluate(record.round, state.params, cohort)

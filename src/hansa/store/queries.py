@@ -1,6 +1,7 @@
 """From a `Query` to SQL: every column, value and number that a caller gives is checked against the table first."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from typing import Any, Final
@@ -8,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy import JSON, ColumnElement, Select, Table, Text, collate, func, literal, select, union_all
 
 from hansa.errors import ConfigError
+from hansa.rounds.eligible import label_pairs
 from hansa.store.ports import Query
 from hansa.store.records import EventRecord, ModelRecord, PackageRecord, ProjectRecord, RoundRecord
 from hansa.store.schema import TABLES, RecordType, field_types, order_column, project_column
@@ -17,6 +19,7 @@ __all__ = ["page", "stored_bytes", "trail_down", "trail_up"]
 MAX_LIMIT: Final = 1000
 _TRUTH: Final[Mapping[str, bool]] = {"true": True, "false": False, "1": True, "0": False}
 _LARGEST: Final = 2**63
+_KEY: Final = re.compile(r"[A-Za-z0-9._/-]{1,200}")
 
 
 def page(kind: RecordType, query: Query, collation: str) -> tuple[Select[Any], Select[Any]]:
@@ -29,7 +32,7 @@ def page(kind: RecordType, query: Query, collation: str) -> tuple[Select[Any], S
         raise ConfigError(f"limit = {query.limit}: a page has 1 to {MAX_LIMIT} rows")
     if not 0 <= query.offset < _LARGEST:
         raise ConfigError(f"offset = {query.offset}: it must be 0 or more")
-    conditions = [_condition(kind, name, wanted) for name, wanted in query.where.items()]
+    conditions = [each for name, wanted in query.where.items() for each in _conditions(kind, name, wanted)]
     if kind is not ProjectRecord or query.project:
         conditions.append(project_column(table) == query.project)
     if query.after is not None:
@@ -66,6 +69,22 @@ def _searchable(kind: RecordType, name: str, verb: str) -> ColumnElement[Any]:
     if name not in names:
         raise ConfigError(f"cannot {verb} {name!r}: the columns of {table.name} are {', '.join(names)}")
     return table.c[name]
+
+
+def _conditions(kind: RecordType, name: str, wanted: object) -> Iterator[ColumnElement[bool]]:
+    if name != "label" or "labels" not in field_types(kind):
+        yield _condition(kind, name, wanted)
+        return
+    table = TABLES[kind]
+    texts = (wanted,) if isinstance(wanted, str) else wanted
+    if not isinstance(texts, Sequence):
+        raise ConfigError(f"{table.name}.label cannot be {wanted!r}: it is a text, as region=eu")
+    for key, values in label_pairs(tuple(map(str, texts))).items():
+        if not _KEY.fullmatch(key):
+            raise ConfigError(f"{table.name} cannot be searched by the label {key!r}: use A-Z a-z 0-9 . _ / -")
+        own = table.c.labels[key].as_string()
+        given = func.coalesce(table.c.assigned[key].as_string(), own) if "assigned" in table.c else own
+        yield given.in_(sorted(values))
 
 
 def _condition(kind: RecordType, name: str, wanted: object) -> ColumnElement[bool]:

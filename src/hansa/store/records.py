@@ -264,7 +264,15 @@ class ClientRecord:
     first_seen: float
     last_seen: float
     labels: Mapping[str, str] = field(default_factory=dict)
+    """What it says of itself when it connects."""
     version: str = ""
+    assigned: Mapping[str, str] | None = None
+    """Labels that operators gave it, in the place of its own of the same key; None: none."""
+
+    @property
+    def all_labels(self) -> Mapping[str, str]:
+        """Its own labels, and those that operators gave it."""
+        return {**self.labels, **(self.assigned or {})}
 
 
 @dataclass(frozen=True, slots=True)

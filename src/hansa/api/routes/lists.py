@@ -109,6 +109,11 @@ def _filters(kind: Any, fixed: frozenset[str]) -> type[Paging]:
             several | None,
             Field(None, description=f"Only those with this {field.name}."),
         )
+    if any(field.name == "labels" for field in fields(kind)):
+        columns["label"] = (
+            list[str] | None,
+            Field(None, description="Only those with this label, as region=eu: of one key any value, of several all."),
+        )
     if kind is EventRecord:
         columns["after"] = (
             Annotated[int | None, Field(ge=-1, le=_LARGEST)],

@@ -10,7 +10,7 @@ import hansa
 from hansa.api.documents import record_document
 from hansa.api.guard import Routes, caller
 from hansa.api.permissions import Permission, covered
-from hansa.api.requests import NewApiToken, NewProject, NewQuota, NewToken, Prune
+from hansa.api.requests import NewApiToken, NewLabels, NewProject, NewQuota, NewToken, Prune
 from hansa.api.results import IssuedToken, Me, ProjectQuota, ServerInfo
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import (
@@ -62,6 +62,8 @@ class NetworkRoutes:
             store, cursors = self._controller.store, self._cursors
             add_list(routes, path, kind, shape, about, needs=needed, store=store, cursors=cursors)
         add(read, "/clients/{name}", self.get_client, response_model=ClientShape)
+        label = Permission.LABEL_NODES
+        add(label, "/clients/{name}/labels", self.label_client, methods=["PATCH"], response_model=ClientShape)
         add(read, "/combiners/{name}", self.get_combiner, response_model=CombinerShape)
         add(admit, "/nodes/{name}", self.revoke_node, methods=["DELETE"], response_model=NodeShape)
         add(admit, "/tokens", self.create_token, **issued)
@@ -77,6 +79,10 @@ class NetworkRoutes:
     async def get_client(self, project: str, name: str) -> dict[str, Any]:
         """A client, by its name."""
         return record_document(await self._controller.store.get(ClientRecord, project, f"{project}/{name}"))
+
+    async def label_client(self, project: str, name: str, me: Caller, body: NewLabels) -> dict[str, Any]:
+        """Give a client labels beside its own, or take them away; sessions choose clients by them."""
+        return record_document(await self._controller.label_client(project, name, body.labels, me.name))
 
     async def get_combiner(self, project: str, name: str) -> dict[str, Any]:
         """A combiner, by its name."""

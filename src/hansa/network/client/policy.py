@@ -145,6 +145,8 @@ class SitePolicy(_Table):
     """Projects whose sessions may run here; absent: any that the client's token is for."""
     approval: bool = False
     """Whether a person must approve each session, with `hansa client approve`."""
+    labels: dict[str, str] = {}
+    """What the client says of itself, by which sessions choose clients."""
     code: CodeRules = CodeRules()
     hours: Hours = Hours()
     resources: Resources = Resources()

@@ -140,6 +140,7 @@ class Controller:
         for project in await self._projects():
             await self.people.recall(project.id)
             await self.nodes.recall(project.id)
+            await self.tree(project.id).recall()
 
     async def open(self) -> None:
         """Take up every session that was running when the controller last ended, and what was to be removed."""
@@ -271,6 +272,12 @@ class Controller:
         async with self.quotas.admitting(project, name, by) if role is Role.CLIENT else nullcontext():
             await self.store.create(record, told)
         return token, record
+
+    async def label_client(
+        self, project: str, client: str, labels: Mapping[str, str | None], by: str = SERVER
+    ) -> ClientRecord:
+        """Give a client labels, or take away those that operators gave it (None); raises `NotFoundError`."""
+        return await self.tree(project).label(client, labels, by)
 
     async def revoke_token(self, project: str, token_id: str, by: str = SERVER) -> TokenRecord:
         """A token, a node's or a person's, that is refused from now on; with it the node that has joined by it."""

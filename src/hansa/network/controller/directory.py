@@ -22,6 +22,8 @@ class Directory:
     balancer: Balancer
     clients: dict[str, Present] = field(default_factory=dict)
     combiners: dict[str, Present] = field(default_factory=dict)
+    assigned: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """Client → the labels that operators gave it, whether it is connected or not."""
     _placed: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Client that is on its way → the server that it was sent to, and when: a crowd that asks at once is spread."""
 
@@ -35,6 +37,12 @@ class Directory:
         for present in presence.joined:
             self.clients[present.client] = present
             self._placed.pop(present.client, None)
+
+    def labels(self, client: str) -> Mapping[str, str]:
+        """Of a client that is connected, its own and those that operators gave it."""
+        own = self.clients[client].labels if client in self.clients else {}
+        given = self.assigned.get(client)
+        return own if given is None else {**own, **given}
 
     def present(self, now: float) -> frozenset[str]:
         """Clients that are connected or on their way. now: seconds of a monotonic clock."""
@@ -56,7 +64,7 @@ class Directory:
         if server is None:
             leaves = [found for found in servers.values() if found.name != ROOT] or [servers[ROOT]]
             lowest = [found for found in leaves if not self._has_combiners(found.name)] or leaves
-            server = self.balancer(lowest, Asker(name, labels))
+            server = self.balancer(lowest, Asker(name, {**labels, **self.assigned.get(name, {})}))
         self._placed[name] = server.name, now
         return server
 

@@ -109,6 +109,8 @@ class Phase:
     hub: Hub
     connected: Callable[[], frozenset[str]]
     """Every client that is connected now."""
+    may: Callable[[str], bool]
+    """Whether a client may be invited at all."""
     on_event: Callable[[Event], None]
     """Told of everything that happens, for the live view."""
     on_invited: Callable[[tuple[str, ...]], None]
@@ -140,7 +142,8 @@ class Phase:
         if self.flow is not None:
             self._begin(self.flow)
         before = tuple(name for invitation in plan.before for name in invitation)
-        event: Event = Due(loop.time(), self.connected(), before, len(plan.before[0]) if plan.before else 0)
+        here = frozenset(filter(self.may, self.connected()))
+        event: Event = Due(loop.time(), here, before, len(plan.before[0]) if plan.before else 0)
         self._invited.update(before)
         while True:
             for command in machine.handle(event):
@@ -186,7 +189,8 @@ class Phase:
         for name in presence.left:
             self._tell(Disconnected(_now(), name))
         for present in presence.joined:
-            self._tell(Connected(_now(), present.client))
+            if self.may(present.client):
+                self._tell(Connected(_now(), present.client))
 
     def receive(self, frame: FromNode) -> None:
         """A report from below."""

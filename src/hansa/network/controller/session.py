@@ -38,6 +38,7 @@ from hansa.network.controller.retention import Retention
 from hansa.network.controller.telling import Telling
 from hansa.network.patience import patiently
 from hansa.rounds.buffered import Buffered
+from hansa.rounds.eligible import chosen
 from hansa.rounds.events import Abandoned, Completed, NotMet
 from hansa.rounds.why import Why
 from hansa.run import Run, resolve, slots_to_arrays
@@ -80,6 +81,8 @@ class Surroundings:
     hub: Hub
     connected: Callable[[], frozenset[str]]
     """Every client that is connected now."""
+    may: Callable[[str], bool]
+    """Whether the session may invite a client, by its name and its labels as they are now."""
     central: Central
     quotas: Quotas
     sign: Sign
@@ -208,7 +211,9 @@ class SessionRunner:
 
     def why(self) -> Why | None:
         """What the session waits for; None between phases."""
-        return next((phase.why() for phase in self._phases), None)
+        found = next((phase.why() for phase in self._phases), None)
+        whom = chosen(self.session.spec.rules)
+        return found if found is None else replace(found, chosen=whom, present=len(self._around.connected()))
 
     # ── rounds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -480,6 +485,7 @@ class SessionRunner:
             plan,
             self._around.hub,
             self._around.connected,
+            self._around.may,
             partial(self._telling.happened, plan.key),
             note_invited,
             self._flow if kind is Kind.TRAIN else None,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from hansa.algorithm import Partial
-from hansa.errors import ConflictError, HansaError, NotFoundError
+from hansa.errors import ConflictError, HansaError, InputError, NotFoundError
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.balancers import Balancer
@@ -24,14 +24,18 @@ from hansa.network.controller.retention import Retention
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
 from hansa.network.files import mapped
 from hansa.network.patience import patiently
+from hansa.rounds.eligible import eligible
 from hansa.rounds.why import Why
-from hansa.store.ports import MetadataStore, ObjectStore
+from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, SessionRecord
 from hansa.wire.frames import ROOT, Blob, Dismiss, FromNode, LogLine, Presence, Present, RoundKey
 
 __all__ = ["ProjectTree"]
 
 _log = structlog.get_logger(__name__)
+
+_MOST_LABELS = 64
+"""Labels that operators may give one client."""
 
 
 class ProjectTree:
@@ -88,6 +92,8 @@ class ProjectTree:
         self._runners: dict[str, SessionRunner | ProgramRunner] = {}
         self._tasks: dict[str, asyncio.Task[SessionRecord]] = {}
         self._writes: asyncio.Queue[Presence] = asyncio.Queue()
+        self._rows = asyncio.Lock()
+        """Held from reading rows of nodes to writing them."""
         self._jobs = [asyncio.create_task(self.hub.watch()), asyncio.create_task(self._write_presence())]
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -117,6 +123,7 @@ class ProjectTree:
                 self._letters,
             )
             return ProgramRunner(session, program)
+        may = eligible(session.spec.rules)
         around = Surroundings(
             self._store,
             self._objects,
@@ -124,6 +131,7 @@ class ProjectTree:
             self._journal,
             self.hub,
             connected,
+            lambda client: may(client, self.directory.labels(client)),
             self._central,
             self._quotas,
             self._sign,
@@ -215,6 +223,37 @@ class ProjectTree:
         except FileNotFoundError as error:  # given up and removed since the store has named its file
             raise NotFoundError(f"the object {blob.digest[:12]}… was removed: no round needs it any more") from error
 
+    # ── labels ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def recall(self) -> None:
+        """Remember the labels that operators gave: before anybody is invited."""
+        offset, total = 0, 1
+        while offset < total:
+            page = await self._store.list(ClientRecord, Query(self.project, limit=1000, offset=offset))
+            self.directory.assigned |= {row.name: row.assigned for row in page.items if row.assigned}
+            offset, total = offset + 1000, page.total
+
+    async def label(self, client: str, labels: Mapping[str, str | None], by: str) -> ClientRecord:
+        """Give a client labels, or take them away (None); raises `NotFoundError` for one that has never connected.
+
+        A session that waits for clients hears of one that it may invite now; what it was invited to before it ends.
+        """
+        async with self._rows:
+            known = await self._store.get(ClientRecord, self.project, f"{self.project}/{client}")
+            assigned = {key: value for key, value in {**(known.assigned or {}), **labels}.items() if value is not None}
+            if len(assigned) > _MOST_LABELS:
+                raise InputError(f"{client} would have {len(assigned)} labels; operators may give it {_MOST_LABELS}")
+            labelled = replace(known, assigned=assigned or None)
+            said = " ".join(f"{key}={value}" if value is not None else f"-{key}" for key, value in labels.items())
+            await self._store.put(labelled, audit_line(self.project, by, "client.label", client, detail=said))
+        self.directory.assigned[client] = assigned
+        await self._journal.record(event(self.project, "", "client.labelled", f"{client}: {said}", name=client))
+        present = self.directory.clients.get(client)
+        if present is not None:
+            for runner in self._runners.values():
+                runner.presence(Presence((present,)))
+        return labelled
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def is_here(self, name: str, grant: str) -> bool:
@@ -264,6 +303,10 @@ class ProjectTree:
                 _log.error("who is connected could not be stored", project=self.project, why=str(error))
 
     async def _write(self, presence: Presence, now: float) -> None:
+        async with self._rows:
+            await self._write_rows(presence, now)
+
+    async def _write_rows(self, presence: Presence, now: float) -> None:
         records = [await self._client(present, now) for present in presence.joined]
         combiners = [await self._combiner(present, now) for present in presence.combiners]
         gone = [record for name in presence.left for record in await self._gone(name, now)]
