@@ -40,6 +40,7 @@ YOUNGER = {
     "aggregate_weight",
     "assigned",
     "broadcast",
+    "engine",
     "journal",
     "keep",
     "max_clients",

@@ -138,6 +138,8 @@ class SessionShape(Shape):
     ended_at: float | None
     keep: str | None = Field(examples=["last 5, best accuracy max"])
     """The policy by which its old models are pruned; null: the server's default."""
+    engine: str | None
+    """Of a simulation: what trains its clients; it can be seen, but not started or stopped. null: the network."""
 
 
 class RoundShape(Shape):

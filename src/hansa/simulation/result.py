@@ -43,6 +43,8 @@ class RoundRecord:
     """The weight of the round: the sum over the accepted."""
     accepted: tuple[str, ...] = ()
     """Clients in the sum, by name."""
+    examples: Mapping[str, int] = field(default_factory=dict)
+    """Accepted client → its examples."""
     upload_bytes: int = 0
     """Bytes of the accepted updates, as they would travel."""
     rejected: Mapping[str, str] = field(default_factory=dict)

@@ -376,6 +376,7 @@ class Simulation:
             metrics=_means((each.metrics, each.num_examples) for each in aggregate.contributions.values()),
             num_examples=sum(each.num_examples for each in aggregate.contributions.values()),
             accepted=completed.contributors,
+            examples={name: each.num_examples for name, each in sorted(aggregate.contributions.items())},
             rejected={name: f"{reason}: {detail}" for name, (reason, detail) in completed.rejected.items()},
             failed=dict(completed.failed),
             missing=completed.missing,

@@ -94,6 +94,8 @@ class SessionRecord:
     ended_at: float | None = None
     keep: str | None = None
     """The policy by which old models are pruned, as `hansa.store.retention` reads it; None: the server's default."""
+    engine: str | None = None
+    """Of a simulation: what trains its clients; it can be seen, but not started or stopped. None: the network."""
 
 
 @dataclass(frozen=True, slots=True)

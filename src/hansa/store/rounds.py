@@ -19,7 +19,7 @@ def check_commit(commit: RoundCommit) -> None:
         "session.round": (session.round, record.number),
         "session.model": (session.model, record.model),
         "model.id": (model.id, record.model),
-        "model.parent": (model.parent, record.parent_model),
+        "model.parent": (model.parent or "", record.parent_model),
         "model.session and .round": ((model.session, model.round), (record.session, record.number)),
         "the number of accepted contributions": (len(accepted), record.accepted),
         "their examples": (sum(c.num_examples for c in accepted), record.weight),

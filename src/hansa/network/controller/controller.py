@@ -169,6 +169,7 @@ class Controller:
 
     async def _take_up(self, project: str, session: SessionRecord) -> None:
         try:
+            _check_not_simulated(session)
             self.tree(project).start(session)
             _log.info("session goes on", session=session.id, round=session.round)
         except HansaError as error:  # for example a plug-in that is not installed any more
@@ -400,6 +401,7 @@ class Controller:
         tree = self.tree(project)
         async with self._changing:
             session = await self.store.get(SessionRecord, project, session_id)
+            _check_not_simulated(session)
             if session.state is SessionState.FINISHED:
                 raise ConflictError(
                     f"session {session.name} has finished its {session.spec.rounds} rounds; "
@@ -414,7 +416,7 @@ class Controller:
 
     async def stop_session(self, project: str, session_id: str, who: str) -> SessionRecord:
         """Stop a running session; what is committed stays, and it can be resumed."""
-        await self.store.get(SessionRecord, project, session_id)
+        _check_not_simulated(await self.store.get(SessionRecord, project, session_id))
         await self.people.note(audit_line(project, who, "session.stop", session_id))
         await self.tree(project).stop(session_id, f"stopped by {who}")
         return await self.store.get(SessionRecord, project, session_id)
@@ -423,7 +425,8 @@ class Controller:
         """Delete a session that does not run, with its records, and the objects that nobody else needs."""
         async with self._changing:
             session = await self.store.get(SessionRecord, project, session_id)
-            if self.tree(project).is_running(session_id):
+            simulating = session.engine is not None and session.state is SessionState.RUNNING
+            if simulating or self.tree(project).is_running(session_id):
                 raise ConflictError(f"session {session.name} is running; stop it before you delete it")
             told = audit_line(project, by, "session.delete", session_id, detail=session.name)
             await self.store.delete_session(project, session_id, told)
@@ -504,6 +507,14 @@ class Controller:
             raise
         except NotFoundError as error:
             raise NotFoundError(f"project {project} has no model {digest[:12]}…; upload it first") from error
+
+
+def _check_not_simulated(session: SessionRecord) -> None:
+    if session.engine is not None:
+        raise ConflictError(
+            f"session {session.name} is a simulation, which is driven by its own process: start its app as a session, "
+            "or simulate it again"
+        )
 
 
 def _check_spec(spec: RunSpec, seed_model: str | None, package: str | None) -> None:
