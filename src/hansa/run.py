@@ -41,6 +41,7 @@ from hansa.rounds import policies
 from hansa.rounds.rules import validate
 
 __all__ = [
+    "MAX_ROUNDS",
     "Run",
     "check_networked",
     "check_program",
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 MAX_ROUNDS = 10**6
+"""Of one run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +177,10 @@ class Run:
         """The server's half of a round."""
         return self.algorithm.server_update(state, aggregate)
 
-    def evaluates(self, number: int) -> bool:
-        """Whether the model of this round is evaluated."""
+    def evaluates(self, number: int, last: int | None = None) -> bool:
+        """Whether the model of this round is evaluated. last: the last round; None: that of the specification."""
         every = self.spec.evaluation.every
-        return every > 0 and (number % every == 0 or number == self.spec.rounds)
+        return every > 0 and (number % every == 0 or number == (self.spec.rounds if last is None else last))
 
     def evaluation_cohort(self, available: Sequence[str], number: int) -> Cohort:
         """Who evaluates the model of a round."""

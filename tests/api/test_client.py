@@ -243,6 +243,26 @@ def test_a_key_signs_what_is_packed_here_and_a_packages_file_travels_as_it_is(se
     assert signed.id == read(build(tmp_path / "app.py", name="ward", key=read_key(tmp_path / "key.pem"))).id
 
 
+def test_a_session_goes_on_beyond_its_rounds_and_starts_from_a_file(fresh: Served, app: Path, tmp_path: Path) -> None:
+    fresh.run(fresh.nodes.clients(2))
+    with fresh.client() as client:
+        first = client.sessions.start(app, name="short", rounds=1, rules=TWO)
+        assert client.sessions.wait(first.id).round == 1
+        assert client.sessions.resume(first.id, rounds=1).rounds == 2
+        ended = client.sessions.wait(first.id)
+        assert (ended.state, ended.round) == (SessionState.FINISHED, 2)
+        file = client.models.download(ended.model or "", tmp_path / "model.safetensors")
+        second = client.sessions.start(
+            app, name="from-a-file", rounds=1, rules=TWO, seed_model=file, model_prefix="ward"
+        )
+        assert second.seed_model == ended.model
+        last = client.sessions.wait(second.id)
+        assert client.models.list(session=second.id)[0].name == "ward-1"
+        assert (
+            last.model == hansa.simulate(app, clients=2, rounds=1, rules=TWO, initial_model=codec.load(file)).model_hash
+        )
+
+
 def test_operators_label_clients_by_which_they_are_listed(fresh: Served) -> None:
     fresh.run(fresh.nodes.client("north", labels={"region": "eu"}))
     fresh.run(fresh.nodes.client("south"))

@@ -23,6 +23,7 @@ __all__ = [
     "OpenIdAnswer",
     "OpenIdLogin",
     "Prune",
+    "Resume",
     "Spec",
     "Strict",
     "Subject",
@@ -150,6 +151,15 @@ class NewSession(Strict):
     """Which rounds keep their models: `all`, or `last N`, `best METRIC max`, `best METRIC min` and a comma between
     several; `best central METRIC …` and `best train METRIC …` name where it is measured. With `, aggregates` at the end
     they keep what they have added to the model too, so that it can be computed anew. null: the server's default."""
+    model_prefix: str | None = Field(default=None, max_length=100, examples=["heart"])
+    """What its models are called, before "-" and their round's number; null: they have no names."""
+
+
+class Resume(Strict):
+    """How to go on."""
+
+    rounds: int = Field(default=0, ge=0, le=1_000_000, examples=[10])
+    """Rounds beyond those that it was to commit; a session that has finished needs some."""
 
 
 class Keep(Strict):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hansa.api.documents import from_document
 from hansa.api.nouns import Events, Listed, Models, Packages, only
@@ -52,8 +52,9 @@ class Sessions(Listed[SessionRecord]):
         spec: RunSpec | None = None,
         *,
         package: bool = True,
-        seed_model: str | None = None,
+        seed_model: str | Path | None = None,
         keep: str | None = None,
+        model_prefix: str | None = None,
         **settings: "Unpack[SpecFields]",
     ) -> SessionRecord:
         """Create a session of an app and start it.
@@ -62,13 +63,17 @@ class Sessions(Listed[SessionRecord]):
             app: the path of an app. Its initial model is drawn here, with the run's seed.
             spec: the run; or give its fields as keywords (`rounds=20, algorithm="fedprox"`), which replace those of it.
             package: whether the app travels to the clients; else they bring their own code.
-            seed_model: a model of the project to start from, in place of the app's initial model.
+            seed_model: a model to start from in place of the app's initial one: the digest of one of the project, or
+                the path of a safetensors file, which is uploaded.
             keep: which rounds keep their models, for example "last 5, best accuracy max" or "all, aggregates"; None:
                 the server's default.
+            model_prefix: what its models are called, before "-" and their round's number.
             **settings: fields of `RunSpec`.
 
         """
-        created = self.prepare(app, spec, package=package, seed_model=seed_model, keep=keep, **settings)
+        created = self.prepare(
+            app, spec, package=package, seed_model=seed_model, keep=keep, model_prefix=model_prefix, **settings
+        )
         return self._act(created.id, "start")
 
     def prepare(
@@ -77,8 +82,9 @@ class Sessions(Listed[SessionRecord]):
         spec: RunSpec | None = None,
         *,
         package: bool = True,
-        seed_model: str | None = None,
+        seed_model: str | Path | None = None,
         keep: str | None = None,
+        model_prefix: str | None = None,
         **settings: "Unpack[SpecFields]",
     ) -> SessionRecord:
         """What `start` does, without starting."""
@@ -91,9 +97,15 @@ class Sessions(Listed[SessionRecord]):
             return self._prepare_program(wanted, loaded, app if package else None, keep)
         run = resolve(wanted)
         check_networked(run)
-        seed = self._models.digest(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
+        seed = self._seed(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
         code = self._packages.upload(app).id if package else None
-        return self.create(wanted, seed_model=seed, package=code, keep=keep)
+        return self.create(wanted, seed_model=seed, package=code, keep=keep, model_prefix=model_prefix)
+
+    def _seed(self, model: str | Path) -> str:
+        """The digest of a model that is named by a path, or by the beginning of its digest."""
+        if isinstance(model, Path) or Path(model).is_file():
+            return self._models.upload(model).id
+        return self._models.digest(model)
 
     def _prepare_program(self, spec: RunSpec, loaded: App, app: str | Path | None, keep: str | None) -> SessionRecord:
         check_program(spec)
@@ -102,14 +114,21 @@ class Sessions(Listed[SessionRecord]):
         return self.create(spec, package=self._packages.upload(app).id if app is not None else None, keep=keep)
 
     def create(
-        self, spec: RunSpec, *, seed_model: str | None = None, package: str | None = None, keep: str | None = None
+        self,
+        spec: RunSpec,
+        *,
+        seed_model: str | None = None,
+        package: str | None = None,
+        keep: str | None = None,
+        model_prefix: str | None = None,
     ) -> SessionRecord:
-        """A session, not started. seed_model, package: digests of what was uploaded; keep: as of `start`.
+        """A session, not started. seed_model, package: digests of what was uploaded; the others: as of `start`.
 
         seed_model: None where the spec has parties.
         """
         document = {name: value for name, value in spec_to_json(spec).items() if name != "project"}
-        body = {"spec": document, "seed_model": seed_model, "package": package, "keep": keep}
+        body: dict[str, Any] = {"spec": document, "seed_model": seed_model, "package": package, "keep": keep}
+        body |= {} if model_prefix is None else {"model_prefix": model_prefix}
         return from_document(SessionRecord, self._transport.json("POST", f"{self._path}/sessions", body=body))
 
     def get(self, session: str) -> SessionRecord:
@@ -120,9 +139,12 @@ class Sessions(Listed[SessionRecord]):
         """Stop a running session; what is committed stays."""
         return self._act(session, "stop")
 
-    def resume(self, session: str) -> SessionRecord:
-        """Run a session that was created, or goes on after its last committed round."""
-        return self._act(session, "resume")
+    def resume(self, session: str, rounds: int = 0) -> SessionRecord:
+        """Run a session that was created, or go on with one that has ended after its last committed round.
+
+        rounds: how many further ones it shall commit than it was to; one that has finished needs some.
+        """
+        return self._act(session, "resume", {"rounds": rounds} if rounds else None)
 
     def delete(self, session: str) -> SessionRecord:
         """Delete a session that does not run, with its records and objects; returns what it was."""
@@ -187,9 +209,9 @@ class Sessions(Listed[SessionRecord]):
             pass
         return self._find(found.id)
 
-    def _act(self, session: str, verb: str) -> SessionRecord:
+    def _act(self, session: str, verb: str, body: Any = None) -> SessionRecord:
         path = f"{self._path}/sessions/{self._find(session).id}/{verb}"
-        return from_document(SessionRecord, self._transport.json("POST", path))
+        return from_document(SessionRecord, self._transport.json("POST", path, body=body))
 
     def _find(self, session: str) -> SessionRecord:
         """By id; else by name, else by the beginning of an id."""

@@ -140,6 +140,10 @@ class SessionShape(Shape):
     """The policy by which its old models are pruned; null: the server's default."""
     engine: str | None
     """Of a simulation: what trains its clients; it can be seen, but not started or stopped. null: the network."""
+    further: int | None
+    """Rounds beyond those of its specification, with which it was continued; null: it was not."""
+    model_prefix: str | None = Field(examples=["heart"])
+    """What its models are called, before their round's number; null: they have no names."""
 
 
 class RoundShape(Shape):

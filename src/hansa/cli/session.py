@@ -40,7 +40,10 @@ def start(
     ] = True,
     seed_model: Annotated[
         str | None,
-        typer.Option("--seed-model", help="Digest of a model to start from; by default the app's initial one."),
+        typer.Option(
+            "--seed-model",
+            help="Model to start from: its digest, or a safetensors file; by default the app's initial one.",
+        ),
     ] = None,
     keep: Annotated[
         str | None,
@@ -50,6 +53,10 @@ def start(
             help="Rounds that keep their models, for example 'last 5, best loss min', or 'all, aggregates' with what "
             "it takes to compute each anew; by default the server's policy.",
         ),
+    ] = None,
+    model_prefix: Annotated[
+        str | None,
+        typer.Option("--model-prefix", help="What its models are called, before their round's number: PREFIX-1, …"),
     ] = None,
     parties: Annotated[
         str | None,
@@ -70,7 +77,9 @@ def start(
     """
     with server.connect() as api:
         wanted = replace(spec.spec(name or app_name(app)), parties=tuple(parties.split(",")) if parties else ())
-        session = api.sessions.start(app, wanted, package=package, seed_model=seed_model, keep=keep)
+        session = api.sessions.start(
+            app, wanted, package=package, seed_model=seed_model, keep=keep, model_prefix=model_prefix
+        )
         if detach:
             _detached(session, as_json=as_json)
             return
@@ -123,7 +132,7 @@ def list_sessions(server: ConnectionOptions, *, limit: Limit = 20, as_json: Json
         "id": lambda s: s.id,
         "name": lambda s: s.name,
         "state": lambda s: s.state.value,
-        "round": lambda s: "" if s.spec.parties else f"{s.round}/{s.spec.rounds}",
+        "round": lambda s: "" if s.spec.parties else f"{s.round}/{s.rounds}",
         "algorithm": lambda s: "program" if s.spec.parties else s.spec.algorithm,
         "created": lambda s: when(s.created_at),
         "model": lambda s: (s.model or "")[:12],
@@ -192,13 +201,20 @@ def resume(
     session: SessionName,
     server: ConnectionOptions,
     *,
+    rounds: Annotated[
+        int, typer.Option("--rounds", "-r", min=0, help="Rounds beyond those that it was to commit.")
+    ] = 0,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return at once.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a session that was stopped or has failed, after its last committed round, and watch it."""
+    """Go on with a session after its last committed round, and watch it: one that was stopped, or has failed.
+
+    With --rounds it commits that many more than it was to, also where it has finished; the algorithm goes on with the
+    state that it had.
+    """
     with server.connect() as api:
         before = api.events.list(limit=1).cursor
-        resumed = api.sessions.resume(session)
+        resumed = api.sessions.resume(session, rounds)
         if detach:
             _detached(resumed, as_json=as_json)
             return
@@ -280,7 +296,7 @@ def keep(
 def _of_rounds(session: "SessionRecord", last: "Sequence[EventRecord]") -> "dict[str, str]":
     spec = session.spec
     return {
-        "round": f"{session.round} of {spec.rounds}{_staleness(last)}",
+        "round": f"{session.round} of {session.rounds}{_staleness(last)}",
         "algorithm": _with_options(spec.algorithm, spec.algorithm_options),
         "aggregator": _with_options(spec.aggregator, spec.aggregator_options),
         "transforms": ", ".join(map(str, spec.transforms)) or "none",

@@ -66,7 +66,7 @@ def watch(
     """Show a session until it ends; returns it as it is then, and its rounds. Ctrl-C passes through."""
     if session.spec.parties:
         return _watch_program(api, session, as_json=as_json, after=after), []
-    with open_board(title or title_of(session), session.spec.rounds, as_json=as_json) as board:
+    with open_board(title or title_of(session), session.rounds, as_json=as_json) as board:
         rounds = Rounds(_shower(board, as_json=as_json), evaluations(session))
         for happened in api.sessions.watch(session.id, after):
             tell(board, rounds, happened)
@@ -91,7 +91,7 @@ def _watch_program(api: "Client", session: "SessionRecord", *, as_json: bool, af
 def title_of(session: "SessionRecord") -> str:
     """One line on a session."""
     spec = session.spec
-    return f"session {session.name} ({session.id}): {spec.algorithm}, {counted(spec.rounds, 'round')}"
+    return f"session {session.name} ({session.id}): {spec.algorithm}, {counted(session.rounds, 'round')}"
 
 
 def ended(session: "SessionRecord") -> str:
@@ -133,7 +133,7 @@ def _shower(board: Board, *, as_json: bool) -> Callable[[Row], None]:
 
 def evaluations(session: "SessionRecord") -> Callable[[int], bool]:
     """Whether a round is followed by an evaluation, by the rules of the session."""
-    rules, rounds = session.spec.evaluation, session.spec.rounds
+    rules, rounds = session.spec.evaluation, session.rounds
     central = rules.central and session.package is not None
     return lambda number: (
         rules.every > 0 and (rules.clients or central) and (number % rules.every == 0 or number == rounds)

@@ -15,7 +15,9 @@ from sqlalchemy import (
     Insert,
     Select,
     Table,
+    Text,
     and_,
+    cast,
     delete,
     exists,
     not_,
@@ -154,8 +156,18 @@ def _given_up(table: FromClause, holding: _Holding, release: Release) -> ColumnE
         table.c[holding.mark].is_(None),
         number < newest.scalar_subquery(),
         *(() if every else (number < release.before, number.not_in(sorted(release.kept)))),
-        table.c.name == "" if "name" in table.c else table.c[holding.digest] != "",
+        _unnamed(table, number, release) if "name" in table.c else table.c[holding.digest] != "",
     )
+
+
+def _unnamed(table: FromClause, number: ColumnElement[int], release: Release) -> ColumnElement[bool]:
+    """Whether nobody gave a model a name of its own: all of a session have those that begin with its prefix."""
+    prefix = (
+        select(_SESSIONS.c.model_prefix)
+        .where(_SESSIONS.c.project == release.project, _SESSIONS.c.id == release.session)
+        .scalar_subquery()
+    )
+    return or_(table.c.name == "", table.c.name == prefix + "-" + cast(number, Text))
 
 
 def _held(holding: _Holding, release: Release) -> ColumnElement[bool]:

@@ -96,6 +96,15 @@ class SessionRecord:
     """The policy by which old models are pruned, as `hansa.store.retention` reads it; None: the server's default."""
     engine: str | None = None
     """Of a simulation: what trains its clients; it can be seen, but not started or stopped. None: the network."""
+    further: int | None = None
+    """Rounds beyond those of its specification, with which it was continued; None: it was not."""
+    model_prefix: str | None = None
+    """What its models are called before "-" and their round's number; None: they have no names."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that it is to commit in all."""
+        return self.spec.rounds + (self.further or 0)
 
 
 @dataclass(frozen=True, slots=True)

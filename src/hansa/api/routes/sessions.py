@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from hansa.api.documents import record_document
 from hansa.api.guard import Limits, Routes, caller
 from hansa.api.permissions import Permission
-from hansa.api.requests import Keep, NewSession
+from hansa.api.requests import Keep, NewSession, Resume
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import (
@@ -118,7 +118,13 @@ class SessionRoutes:
     async def create_session(self, project: str, me: Caller, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
         created = await self._controller.create_session(
-            project, _spec(body, project), seed_model=body.seed_model, package=body.package, keep=body.keep, by=me.name
+            project,
+            _spec(body, project),
+            seed_model=body.seed_model,
+            package=body.package,
+            keep=body.keep,
+            model_prefix=body.model_prefix,
+            by=me.name,
         )
         return record_document(created)
 
@@ -135,9 +141,12 @@ class SessionRoutes:
         """Run a session that was created, failed or was stopped."""
         return record_document(await self._controller.start_session(project, session, me.name))
 
-    async def resume_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
-        """Go on after the last committed round: the same as to start a session that has run before."""
-        return record_document(await self._controller.start_session(project, session, me.name))
+    async def resume_session(
+        self, project: str, session: str, me: Caller, body: Resume | None = None
+    ) -> dict[str, Any]:
+        """Go on after the last committed round; with `rounds`, that many further than it was to commit."""
+        further = body.rounds if body is not None else 0
+        return record_document(await self._controller.start_session(project, session, me.name, further=further))
 
     async def stop_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Stop a running session; what is committed stays, and it can be resumed."""

@@ -215,7 +215,16 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
     return RoundCommit(
         session=replace(session, round=number, model=model),
         round=record,
-        model=ModelRecord(model, session.project, session.id, number, parent or None, outcomes.size, now),
+        model=ModelRecord(
+            model,
+            session.project,
+            session.id,
+            number,
+            parent or None,
+            outcomes.size,
+            now,
+            "" if session.model_prefix is None else f"{session.model_prefix}-{number}",
+        ),
         contributions=contributions,
         metrics=tuple(_metrics(session, record)),
         events=(committed,),

@@ -44,7 +44,7 @@ from hansa.network.controller.tree import ProjectTree
 from hansa.network.patience import patiently
 from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
-from hansa.run import check_networked, check_program, plugin, resolve
+from hansa.run import MAX_ROUNDS, check_networked, check_program, plugin, resolve
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
@@ -363,12 +363,13 @@ class Controller:
         seed_model: str | None,
         package: str | None = None,
         keep: str | None = None,
+        model_prefix: str | None = None,
         by: str = SERVER,
     ) -> SessionRecord:
         """A session, not started. Raises `ConfigError`, and `NotFoundError` for a foreign model or package.
 
         seed_model: None for a session of parties, which has none; keep: the policy by which its models are kept; None:
-        the server's default.
+        the server's default; model_prefix: what its models are called, before their round's number; None: nothing.
         """
         spec = replace(spec, project=project)
         _check_spec(spec, seed_model, package)
@@ -385,6 +386,7 @@ class Controller:
             package=package,
             seed_model=seed_model,
             keep=_policy(keep),
+            model_prefix=None if model_prefix is None else checked_name(model_prefix, "model prefix"),
         )
         told = audit_line(project, by, "session.create", session.id, detail=session.name)
         if seed_model is None:
@@ -396,23 +398,45 @@ class Controller:
         await self.journal.record(event(project, session.id, "session.created", f"session {session.name} was created"))
         return session
 
-    async def start_session(self, project: str, session_id: str, by: str = SERVER) -> SessionRecord:
-        """Run a created session, or resume one that failed or was stopped, after its last committed round."""
+    async def start_session(
+        self, project: str, session_id: str, by: str = SERVER, *, further: int = 0
+    ) -> SessionRecord:
+        """Run a created session, or go on with one that has ended after its last committed round.
+
+        further: rounds beyond those that it was to commit, which one that has finished needs; its algorithm goes on
+        with its state.
+        """
         tree = self.tree(project)
         async with self._changing:
             session = await self.store.get(SessionRecord, project, session_id)
             _check_not_simulated(session)
-            if session.state is SessionState.FINISHED:
-                raise ConflictError(
-                    f"session {session.name} has finished its {session.spec.rounds} rounds; "
-                    "start a new one from its model"
-                )
             if not tree.is_running(session_id):
                 await self.quotas.need_session(project, tree.running, by)
+                session = await self._continued(session, further)
             tree.start(session)
         await self.people.note(audit_line(project, by, "session.start", session_id, detail=session.name))
         await tree.under_way(session_id)
         return await self.store.get(SessionRecord, project, session_id)
+
+    async def _continued(self, session: SessionRecord, further: int) -> SessionRecord:
+        """The session with further rounds, which are stored before the first of them can be."""
+        if not further and session.state is SessionState.FINISHED and session.round >= session.rounds:
+            raise ConflictError(
+                f"session {session.name} has finished its {session.rounds} rounds; say how many further ones it shall "
+                f"have (hansa session resume {session.id} --rounds N), or start a new one from its model"
+            )
+        if not further:
+            return session
+        if session.spec.parties:
+            raise ConfigError(f"session {session.name} runs a program, which has no rounds: resume it without any")
+        if further < 1 or session.rounds + further > MAX_ROUNDS:
+            raise ConfigError(f"{further} further rounds: there must be 1 or more, and {MAX_ROUNDS} in all at most")
+        continued = replace(session, further=(session.further or 0) + further)
+        said = f"session {session.name} is to commit {further} further rounds, {continued.rounds} in all"
+        told = event(session.project, session.id, "session.continued", said, rounds=continued.rounds)
+        await self.store.put(continued, told)
+        self.journal.notify()
+        return continued
 
     async def stop_session(self, project: str, session_id: str, who: str) -> SessionRecord:
         """Stop a running session; what is committed stays, and it can be resumed."""

@@ -162,7 +162,7 @@ class SessionRunner:
             return await self._end(SessionState.FAILED, f"{type(error).__name__}: {error}\n{said}")
         if self._stopped:
             return await self._end(SessionState.STOPPED, self._stopped)
-        return await self._end(SessionState.FINISHED, f"all {self.session.spec.rounds} rounds are committed")
+        return await self._end(SessionState.FINISHED, f"all {self.session.rounds} rounds are committed")
 
     def receive(self, frame: FromNode) -> None:
         """A report about a phase of this session."""
@@ -236,7 +236,7 @@ class SessionRunner:
             await self._take_up()
         if await self._owes_an_evaluation():
             await self._evaluate_in_turn(state, self.session.round)
-        for number in range(self.session.round + 1, self.session.spec.rounds + 1):
+        for number in range(self.session.round + 1, self.session.rounds + 1):
             if self._stopped:
                 break
             opened_at = time.time()
@@ -315,7 +315,7 @@ class SessionRunner:
             self._counted[client] = Counted(client, part.base or number, part.digest)
         self._around.journal.notify()
         if self._phase is not None:
-            over = self._flow is not None and number == self.session.spec.rounds
+            over = self._flow is not None and number == self.session.rounds
             cause = f"all {number} rounds are committed" if over else ""  # whoever is at work may stop
             self._close(self._phase, tuple(aggregate.contributions), cause, receipt_of(commit.round))
         if self._flow is not None:
@@ -377,7 +377,7 @@ class SessionRunner:
 
     async def _evaluate_in_turn(self, state: State, number: int) -> None:
         """Where it is due; of an asynchronous run beside the rounds that follow, since nobody waits for who trains."""
-        if self._stopped or not self._run.evaluates(number):
+        if self._stopped or not self._evaluates(number):
             return
         if self._flow is None:
             await self._evaluate(state, number)
@@ -392,12 +392,15 @@ class SessionRunner:
     async def _owes_an_evaluation(self) -> bool:
         """Whether the session ended, or its controller died, between the last commit and what follows it."""
         number = self.session.round
-        if not number or not self._run.evaluates(number):
+        if not number or not self._evaluates(number):
             return False
         session = self.session
         query = Query(session.project, {"session": session.id, "round": number, "kind": Kind.EVALUATE.value}, limit=1)
         page = await self._patiently(lambda: self._around.store.list(MetricRecord, query))
         return not page.items
+
+    def _evaluates(self, number: int) -> bool:
+        return self._run.evaluates(number, last=self.session.rounds)
 
     async def _evaluate(self, state: State, number: int) -> None:
         """On clients and beside the server, at once. A failed evaluation is reported and does not end the session."""

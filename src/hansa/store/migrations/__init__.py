@@ -14,7 +14,21 @@ from hansa.errors import StorageError
 
 __all__ = ["HEAD", "REVISIONS", "current_revision", "downgrade", "upgrade"]
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
+REVISIONS: Final = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+    "0012",
+    "0013",
+)
 """Every schema that this version knows, oldest first; kept here so that opening a current store loads no Alembic."""
 HEAD: Final = REVISIONS[-1]
 
