@@ -196,7 +196,7 @@ class Algorithm:
     init: Callable[[Arrays], State]
     """The initial model → the server's state."""
     broadcast: Callable[[State], Arrays]
-    """State → what every client of the round receives, and the template of what it returns."""
+    """State → what every client of the round receives, and, but for transforms, the template of what it returns."""
     client_update: Callable[[Trainer, Arrays, Task], Update]
     """Local work on what was broadcast → an update whose arrays have the broadcast's structure."""
     aggregator: Aggregator
@@ -270,6 +270,10 @@ def _unchanged(update: Update, rng: np.random.Generator) -> Update:
     return update
 
 
+def _the_same(model: Arrays) -> Arrays:
+    return model
+
+
 @dataclass(frozen=True, slots=True)
 class Transform:
     """One update into one update, applied on the client after its half of the algorithm (clipping, quantization …)."""
@@ -290,7 +294,14 @@ class Transform:
     release: Callable[[Partial, Mapping[str, float], np.random.Generator], Partial] | None = None
     """(the sum of all, the quanta of its floating tensors, rng) → the sum that is reported. Changes its argument."""
     wrap: Callable[[Algorithm], Algorithm] | None = None
-    """Where it needs a state of its own at the server: the algorithm with that, in place of `apply`."""
+    """Where it needs a state of its own at the server: the algorithm with that."""
+    structure: Callable[[Arrays], Arrays] = _the_same
+    """Tensors of what is broadcast → those of what comes out, as large as they may become: quanta are made of them."""
+
+    @property
+    def keeps_structure(self) -> bool:
+        """Whether what comes out has the tensors of what went in."""
+        return self.structure is _the_same
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,17 @@ class Pipeline:
                 kept_by[each.name] = update.memory
         return replace(update, memory=slots_to_arrays(kept_by) if kept_by else None)
 
+    def structure(self, broadcast: Arrays) -> Arrays:
+        """What updates look like that leave clients which were given this: the template of which they are summed."""
+        for each in self.transforms:
+            broadcast = each.structure(broadcast)
+        return broadcast
+
+    @property
+    def keeps_structure(self) -> bool:
+        """Whether updates have the tensors of what is broadcast."""
+        return all(each.keeps_structure for each in self.transforms)
+
     def of_the_algorithm(self, memory: Arrays | None) -> Arrays | None:
         """What of a client's memory the algorithm has kept."""
         if memory is None or not self._remembers:
@@ -145,6 +156,17 @@ def check_algorithm(transforms: Sequence[Transform], algorithm: Algorithm) -> No
         raise ConfigError(
             f"transforms: {algorithm.name} sends {algorithm.sends} beside a change of the model, which "
             f"{transforms[0].name} would spoil; choose another algorithm, or no transforms"
+        )
+    reshaped = next((each for each in transforms if not each.keeps_structure), None)
+    if reshaped is not None and algorithm.aggregator.shape != "sum":
+        raise ConfigError(
+            f"transforms: {reshaped.name} sends sums of values, of which something can be read when all are added, and "
+            "the aggregator of this run compares single updates; choose the mean or norm-bound, or top-k"
+        )
+    if reshaped is not None and algorithm.buffering is not None:
+        raise ConfigError(
+            f"transforms: {algorithm.name} is asynchronous and scales changes of the model by their staleness, which "
+            f"{reshaped.name} does not send; choose another algorithm, or top-k"
         )
     released = next((each for each in transforms if each.release is not None), None)
     if released is None:

@@ -135,6 +135,10 @@ class Run:
         update = self.pipeline.apply(update, before, self._random(private, task.round, task.client.name))
         return update if self.algorithm.aggregator.shape == "sum" else replace(update, packing={})
 
+    def template(self, broadcast: Arrays) -> Arrays:
+        """What updates look like of clients that were given this: of it the sum of a round is planned."""
+        return self.pipeline.structure(broadcast)
+
     def check(self, update: Update) -> None:
         """At a server: raise `UpdateRejectedError` for an update that no client of this run sends."""
         self.pipeline.check(update.arrays)

@@ -42,6 +42,7 @@ SPECS = {
         aggregator_options={"uniform": True},
         transforms=("clip:norm=1", "central-noise:multiplier=0.1,clients=3"),  # type: ignore[arg-type]
     ),
+    "sketched": replace(ADAM, transforms=("count-sketch:momentum=0.5",)),  # type: ignore[arg-type]  # as a user writes it
     "median": replace(ADAM, algorithm="fedavg", aggregator="median"),
 }
 
@@ -77,7 +78,9 @@ class Kept:
 @pytest.fixture(scope="module")
 def made(app: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kept]:
     folder = tmp_path_factory.mktemp("kept")
-    apps = {"adam": app, "scaffold": written(folder, DRIFTING), "uniform": app, "noised": app, "median": app}
+    larger = folder / "larger.py"
+    larger.write_text(app.read_text().replace("50", "500"))
+    apps = dict.fromkeys(SPECS, app) | {"scaffold": written(folder, DRIFTING), "sketched": larger}
 
     places = {name: folder / name for name in SPECS}
     for place in places.values():
@@ -131,7 +134,7 @@ def test_every_model_follows_from_what_was_added_here_and_there(made: dict[str, 
         assert (
             codec.size(kept.arrays(row.aggregate)) == row.aggregate_size == kept.objects[row.aggregate].stat().st_size
         )
-        assert row.aggregate_weight == (row.weight if name == "adam" else row.accepted)
+        assert row.aggregate_weight == (row.weight if name in {"adam", "sketched"} else row.accepted)
 
 
 def test_the_first_round_is_computed_from_the_seed_alone(adam: Kept, tmp_path: Path):

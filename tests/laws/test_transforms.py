@@ -38,6 +38,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "laplace-noise": [{"multiplier": 0.5}],
     "central-noise": [{"multiplier": 0.5, "clients": 4}],
     "top-k": [{"share": 0.1}, {"share": 0.1, "feedback": False}],
+    "count-sketch": [{"share": 0.25, "momentum": 0.5}],
     "random-mask": [{"share": 0.25}, {"share": 0.25, "rescale": False}],
     "quantize": [{"bits": 8}, {"bits": 4}, {"bits": 4, "keep_norm": True}],
 }

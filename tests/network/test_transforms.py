@@ -35,6 +35,8 @@ CENTRAL = RunSpec(
     ),  # type: ignore[arg-type]
 )
 
+SKETCHED = RunSpec(rounds=3, rules=FOUR, transforms=("clip:norm=2", "count-sketch:momentum=0.5", "quantize"))  # type: ignore[arg-type]
+
 
 @pytest.fixture
 def cheating(app: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -74,6 +76,16 @@ async def test_a_network_makes_the_bits_of_the_simulation_of_fewer_bytes_and_noi
             secret = await made.run(app, replace(spec, rounds=1))
             assert secret.state is SessionState.FINISHED, secret.cause
             assert secret.model != simulated.rounds[0].model_hash, "the seed must not tell the noise"
+
+
+async def test_combiners_add_tables_and_no_model_is_as_large(app: Path, tmp_path: Path) -> None:
+    async with federation(tmp_path, ["north", "south"]) as made:
+        await made.clients(4)
+        simulated = hansa.simulate(app, SKETCHED, clients=4)
+        session = await made.run(app, SKETCHED)
+        assert session.state is SessionState.FINISHED, session.cause
+        assert session.model == simulated.model_hash
+        assert max(record.upload_bytes for record in simulated.rounds) < 4 * 160_000 / 15
 
 
 CHEAT = """

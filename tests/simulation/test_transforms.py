@@ -16,14 +16,18 @@ UNIFORM = {"uniform": True}
 
 SOME_WAYS = [way for way in WAYS if way.name not in {"three processes", "random groups", "arrival order shuffled"}]
 
+LARGER = DRIFTING.replace("(6, 3)", "(60, 3)").replace(", 6))", ", 60))")
+"""With a tensor that is large enough to be sketched."""
+
 CHAINS = [
     ["clip:norm=0.5", "gaussian-noise:multiplier=0.1", "top-k:share=0.5", "quantize:bits=4"],
     ["clip:norm=0.5", "random-mask:share=0.5", "quantize:keep_norm=true", "central-noise:multiplier=0.1,clients=4"],
+    ["clip:norm=0.5", "gaussian-noise:multiplier=0.1", "count-sketch:rows=1,momentum=0.5", "quantize"],
     ["adaptive-clip:norm=0.5", "central-noise:multiplier=0.1,clients=4"],
 ]
 
 
-@pytest.mark.parametrize("transforms", CHAINS, ids=["local", "central", "adaptive"])
+@pytest.mark.parametrize("transforms", CHAINS, ids=["local", "central", "sketch", "adaptive"])
 def test_a_run_with_transforms_has_the_same_bits_in_every_way(tmp_path: Path, transforms: Sequence[str]):
     spec = RunSpec(
         algorithm="scaffold",
@@ -32,9 +36,9 @@ def test_a_run_with_transforms_has_the_same_bits_in_every_way(tmp_path: Path, tr
         rules=HALF,
         transforms=transforms,  # type: ignore[arg-type]  # as a user writes them
     )
-    variants = check_parity(written(tmp_path, DRIFTING), spec, 9, SOME_WAYS)
+    variants = check_parity(written(tmp_path, LARGER), spec, 9, SOME_WAYS)
     assert differences(variants) == {}
-    plain = hansa.simulate(written(tmp_path, DRIFTING), spec, clients=9, transforms=[])
+    plain = hansa.simulate(written(tmp_path, LARGER), spec, clients=9, transforms=[])
     assert plain.model_hash != variants[0].model_hash
 
 

@@ -17,7 +17,7 @@ from hansa.arrays import Array, Arrays, is_floating
 from hansa.compression.options import checked_flag, checked_share
 from hansa.messages import Packing, Update
 
-__all__ = ["top_k"]
+__all__ = ["largest", "top_k"]
 
 
 def top_k(before: Bound, *, share: float = 0.01, feedback: bool = True) -> Transform:
@@ -34,7 +34,7 @@ def top_k(before: Bound, *, share: float = 0.01, feedback: bool = True) -> Trans
             if not is_floating(array):
                 continue
             wanted = array + kept[name] if name in kept and kept[name].shape == array.shape else array
-            chosen = _largest(wanted, part)
+            chosen = largest(wanted, part)
             sent[name] = np.where(chosen, wanted, wanted.dtype.type(0))
             rest[name] = np.where(chosen, wanted.dtype.type(0), wanted)
             packing[name] = replace(packing.get(name, Packing()), sparse=True)
@@ -43,7 +43,7 @@ def top_k(before: Bound, *, share: float = 0.01, feedback: bool = True) -> Trans
     return Transform("top-k", apply, Stage.SELECT, bound=Bound() if feeds else before, keeps_memory=feeds)
 
 
-def _largest(array: Array, share: float) -> Array:
+def largest(array: Array, share: float) -> Array:
     """Where the ⌈share·n⌉ largest are; of equal ones the first, on every machine."""
     count = math.ceil(share * array.size)
     if count >= array.size:

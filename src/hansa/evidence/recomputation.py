@@ -91,7 +91,7 @@ def _made(run: Run, step: Step, load: Callable[[str], Arrays]) -> tuple[Arrays, 
     row = step.row
     before = run.restored(load(row.parent_model), row.number - 1, load(step.state) if step.state else None)
     broadcast, mean = run.algorithm.broadcast(before), load(row.aggregate or "")
-    check_same_structure(broadcast, mean, "the aggregate")
+    check_same_structure(run.template(broadcast), mean, "the aggregate")
     after = run.finish(before, Aggregate(mean, row.aggregate_weight or 0, step.contributions))
     return broadcast, after.params, slots_to_arrays(after.slots)
 

@@ -149,7 +149,7 @@ class Folding:
         self._broadcasts = {base: model for base, model in self._broadcasts.items() if base in keep}
         self._broadcasts[number] = broadcast
         self._collusion = None
-        self._plan = self._run.algorithm.aggregator.plan(broadcast)
+        self._plan = self._run.algorithm.aggregator.plan(self._run.template(broadcast))
         self._plain_bytes = 0
         self.partial = self.zero()
 

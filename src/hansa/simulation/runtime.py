@@ -365,7 +365,7 @@ class Simulation:
         completed = _completed(played.ended, played.outcomes)
         outcomes = {task: played.outcomes[task] for task in played.accepted}
         with self.profile.measure("folding"):
-            plan = algorithm.aggregator.plan(broadcast)
+            plan = algorithm.aggregator.plan(self.setup.template(broadcast))
             aggregate = self.setup.report(plan, self.engine.collect(), number)
             after = self.setup.finish(state, aggregate)
         self.engine.remember({client: kept for client, kept in _kept(outcomes) if client in aggregate.contributions})

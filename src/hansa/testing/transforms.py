@@ -83,12 +83,14 @@ def cases() -> st.SearchStrategy[Case]:
 
 
 def structure_is_kept(make: Make, case: Case) -> None:
-    """Names, order, shapes and the dtypes of a change stay, numbers stay finite, and an update counts for something."""
-    out = _applied(make(case.before), case)[-1]
-    require(list(out.arrays) == list(case.template), "an update keeps its tensors, in their order")
-    for name, array in case.template.items():
-        require(out.arrays[name].shape == array.shape, f"{name!r} keeps its shape {array.shape}")
-        require(out.arrays[name].dtype == delta_dtype(array.dtype), f"{name!r} keeps the dtype of a change")
+    """Names, order, shapes and dtypes are those that it says, numbers are finite, and an update counts."""
+    transform = make(case.before)
+    out = _applied(transform, case)[-1]
+    template = transform.structure(case.template)
+    require(list(out.arrays) == list(template), "an update has the tensors that are said, in their order")
+    for name, array in template.items():
+        require(out.arrays[name].shape == array.shape, f"{name!r} has the shape {array.shape}")
+        require(out.arrays[name].dtype == delta_dtype(array.dtype), f"{name!r} has the dtype of a change")
         require(bool(np.isfinite(out.arrays[name]).all()), f"{name!r} stays finite")
     require(out.num_examples >= 1, "an update counts for at least one example")
 
@@ -134,9 +136,11 @@ def memory_is_kept_where_it_is_said(make: Make, case: Case) -> None:
 
 def packing_loses_nothing(make: Make, case: Case) -> None:
     """What is unpacked has the bits of what came out, and what travels is no larger than without packing."""
-    for out in _applied(make(case.before), case):
+    transform = make(case.before)
+    for out in _applied(transform, case):
         data = b"".join(packing.pack(out))
-        require_same(packing.unpack(data, packing.outline(case.template)), out.arrays, "an update travels without loss")
+        outline = packing.outline(transform.structure(case.template))
+        require_same(packing.unpack(data, outline), out.arrays, "an update travels without loss")
         require(len(data) == packing.packed_size(out), "the size that is told is that of the bytes")
         plain = codec.size(out.arrays)
         require(len(data) <= plain + 256, f"{len(data)} bytes are no more than the {plain} of the plain update")
@@ -193,7 +197,8 @@ def _wrapped(transform: Transform, case: Case) -> list[Update]:
         plain = replace(fedavg(WeightedMean()), client_update=lambda *_, made=update: made)
         algorithm = transform.wrap(plain)
         model = algorithm.broadcast(algorithm.init(case.template))
-        sent.append(algorithm.client_update(LinearTrainer(1), model, task_of("client-0", {"client-0": None})))
+        made = algorithm.client_update(LinearTrainer(1), model, task_of("client-0", {"client-0": None}))
+        sent.append(transform.apply(made, np.random.default_rng(case.seed)))
     return sent
 
 

@@ -129,8 +129,9 @@ class Privacy(_Table):
         return f"updates must carry noise of at least {self.min_noise:g}; this session adds {has}"
 
     def shows_norm(self, spec: RunSpec) -> bool:
-        """Whether an update of this run shows to what it was clipped: noise on it hides that."""
-        return not any(noise.local for noise in resolve_transforms(spec).noises)
+        """Whether an update of this run shows to what it was clipped: noise on it hides that, and a sketch of it."""
+        pipeline = resolve_transforms(spec)
+        return pipeline.keeps_structure and not any(noise.local for noise in pipeline.noises)
 
     def trusts_code(self, spec: RunSpec) -> bool:
         """Whether what is demanded cannot be seen on an update: noise is added beside the session's code."""

@@ -177,7 +177,7 @@ class Phase:
     async def measure(self, model: memoryview) -> None:
         """Derive the size of an update, once; the models of an asynchronous run have one structure."""
         if not self._limit:
-            template = codec.decode(model)
+            template = self._run.template(codec.decode(model))
             self._limit, self._outline = codec.update_limit(template), packing.outline(template)
 
     async def prepare(self, model: memoryview, base: tuple[int, memoryview] | None = None) -> None:
@@ -187,8 +187,8 @@ class Phase:
         """
         async with self._lock:
             if self._plan is None:
-                self._plan, self._limit, self._outline, template = await asyncio.to_thread(self._planned, model)
-                self._arrays[self.key.round] = template
+                self._plan, self._limit, self._outline, broadcast = await asyncio.to_thread(self._planned, model)
+                self._arrays[self.key.round] = broadcast
         if base is not None and base[0] not in self._arrays:
             self._arrays[base[0]] = codec.decode(base[1])
 
@@ -357,8 +357,9 @@ class Phase:
         return self.partial if self.partial is not None else empty_partial(self.aggregator, self._plan, self._spool)
 
     def _planned(self, model: memoryview) -> tuple[Plan, int, packing.Outline, Arrays]:
-        template = codec.decode(model)
-        return self.aggregator.plan(template), codec.update_limit(template), packing.outline(template), template
+        broadcast = codec.decode(model)
+        template = self._run.template(broadcast)
+        return self.aggregator.plan(template), codec.update_limit(template), packing.outline(template), broadcast
 
 
 class Phases:

@@ -254,6 +254,10 @@ class SessionRunner:
         if self._afterwards is not None:
             await self._afterwards
 
+    def _planned(self, broadcast: Arrays) -> Plan:
+        """How the updates of a round are summed."""
+        return self._run.algorithm.aggregator.plan(self._run.template(broadcast))
+
     async def _train(self, state: State, number: int) -> _Trained | None:
         """The training phase; None when the session was stopped meanwhile."""
         broadcast = self._run.algorithm.broadcast(state)
@@ -261,7 +265,7 @@ class SessionRunner:
             blob = await held.enter_async_context(self._broadcast(broadcast, state))
             if self._flow is not None:
                 self._flow.hold(number, blob, held.pop_all())
-            planning = asyncio.create_task(asyncio.to_thread(self._run.algorithm.aggregator.plan, broadcast))
+            planning = asyncio.create_task(asyncio.to_thread(self._planned, broadcast))
             phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules, self._invited)
             self._invited = ()
             try:
