@@ -375,7 +375,7 @@ def _dtypes() -> str:
 
 
 def _messages() -> str:
-    files = sorted((ROOT / "proto").rglob("*.proto"))
+    files = sorted((ROOT / "proto" / "hansa").rglob("*.proto"))
     return "\n\n".join(
         f"### `{path.name}`\n\n```proto\n{path.read_text(encoding='utf-8').strip()}\n```" for path in files
     )

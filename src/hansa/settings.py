@@ -171,6 +171,30 @@ class Settings(BaseSettings):
         description="Requests of one caller of the REST API in a second; ten times as many after a pause.",
     )
     max_upload: int = Field(default=16 << 30, gt=0, description="Bytes that a model uploaded over REST may have.")
+    fedn: bool = Field(default=False, description="Whether a server serves FEDn's clients and scripts too.")
+    fedn_port: int = Field(
+        default=8092,
+        ge=0,
+        le=65535,
+        description="Port of the REST API for FEDn's clients and scripts; 0: any free one.",
+    )
+    fedn_grpc_port: int = Field(
+        default=12080, ge=0, le=65535, description="Port of the gRPC services for FEDn's clients; 0: any free one."
+    )
+    fedn_advertise: str = Field(
+        default="",
+        description="host:port at which FEDn's clients reach the gRPC services; empty: host and port as bound. Most of "
+        "them speak TLS at port 443 and nowhere else.",
+    )
+    fedn_tls: Literal["on", "proxy", "off"] = Field(
+        default="on",
+        description="Whether the ports for FEDn's clients speak TLS; proxy: something in front of them does.",
+    )
+    fedn_weak: Literal["off", "calls", "joining"] = Field(
+        default="off",
+        description="What FEDn's clients may do without a token; calls: gRPC calls of who joined with one, all that "
+        "they can send without TLS; joining: everything that a client may.",
+    )
     balancer: str = Field(
         default="least-loaded", description="How clients are spread: a name of the group hansa.balancers."
     )

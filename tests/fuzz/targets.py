@@ -15,8 +15,9 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from hansa.arrays import Arrays
+from hansa.compat.fedn import formats
 from hansa.compression.mask import drawn
-from hansa.errors import AppError, UpdateRejectedError, WireError
+from hansa.errors import AppError, InputError, UpdateRejectedError, WireError
 from hansa.messages import Contribution, Packing, Update
 from hansa.packages import archive, package
 from hansa.packages.archive import File
@@ -150,6 +151,32 @@ def _captures() -> Iterator[bytes]:
                 break
 
 
+# ── models of FEDn's clients ─────────────────────────────────────────────────────────────────────────────────────────
+
+HELPERS: Final = tuple(map(formats.helper_of, ("numpyhelper", "binaryhelper", "androidhelper")))
+"""An input's first byte chooses one."""
+
+
+def _helpers(data: bytes) -> None:
+    """A model, by itself and against one that it was trained from."""
+    helper = HELPERS[(data[0] if data else 0) % len(HELPERS)]
+    with suppress(InputError):
+        trained = formats.read_update(data[1:], helper, TEMPLATE)
+        assert [(each.shape, each.dtype) for each in trained.values()] == [
+            (each.shape, each.dtype) for each in TEMPLATE.values()
+        ]
+    with suppress(InputError):
+        assert formats.read_model(data[1:], helper, 1 << 20).nbytes <= (1 << 20) + (1 << 17)
+
+
+def _helper_files() -> Iterator[bytes]:
+    for number, helper in enumerate(HELPERS):
+        yield bytes([number]) + formats.write_model(TEMPLATE, helper)
+    deflated = io.BytesIO()
+    np.savez_compressed(deflated, **{"0": np.ones((2, 3), ">f8"), "1": np.ones((), np.int32)})
+    yield b"\0" + deflated.getvalue()
+
+
 # ── packages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -240,6 +267,9 @@ def _manifests() -> Iterator[bytes]:
 
 
 TARGETS: Final[Mapping[str, Target]] = {
+    "helpers": Target(
+        _helpers, _helper_files, (b"0.npy", b"PK\1\2", b"PK\3\4", b"\x93NUMPY", b"'descr'", b"|O", b"<f4")
+    ),
     "codec": Target(
         _codec,
         _models,

@@ -142,18 +142,19 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_generated_code_is_that_of_the_schema():
+@pytest.mark.parametrize("folder", ["hansa/v1", "fedn"])
+def test_the_generated_code_is_that_of_the_schema(folder: str) -> None:
     generate = generator()
-    assert generate.drift(generate.generate()) == [], "run python proto/generate.py"
+    assert generate.drift(folder, generate.generate(folder)) == [], "run python proto/generate.py"
 
 
 def test_a_change_of_the_schema_would_be_noticed():
     generate = generator()
-    made = dict(generate.generate())
+    made = dict(generate.generate("hansa/v1"))
     made["calls_pb2.py"] += "\n"
     del made["control_pb2.py"]
     made["more_pb2.py"] = ""
-    assert generate.drift(made) == ["calls_pb2.py", "control_pb2.py", "more_pb2.py"]
+    assert generate.drift("hansa/v1", made) == ["calls_pb2.py", "control_pb2.py", "more_pb2.py"]
 
 
 def test_no_number_of_the_schema_is_used_twice_or_moved():

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -52,6 +53,13 @@ def up(
             "be read on the way. By default HANSA_TLS, else on.",
         ),
     ] = None,
+    fedn: Annotated[
+        bool | None,
+        typer.Option(
+            "--fedn/--no-fedn",
+            help="Serve FEDn's clients and scripts too; by default HANSA_FEDN, else not. HANSA_FEDN_… say how.",
+        ),
+    ] = None,
     while_stdin: WhileStdin = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -62,7 +70,7 @@ def up(
     """
     from hansa.settings import Settings
 
-    given = {"host": host, "port": port, "grpc_port": grpc_port, "data": data, "tls": tls}
+    given = {"host": host, "port": port, "grpc_port": grpc_port, "data": data, "tls": tls, "fedn": fedn}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = Settings(**chosen)
     log_to(sys.stderr, level=settings.log_level)
@@ -80,18 +88,28 @@ async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
     log = structlog.get_logger(__name__)
     server = await ApiServer.open(settings)
     while True:
-        try:
+        async with AsyncExitStack() as beside:
+            beside.push_async_callback(server.aclose)
             facts = await _facts(server, settings, first=first)
+            if settings.fedn:
+                facts |= await _open_fedn(server, settings, beside)
             if as_json:
                 print_json(facts)
             else:
                 _welcome(facts)
             sys.stdout.flush()
             why = await server.wait()
-        finally:
-            await server.aclose()
         log.warning("this controller does not lead any more; it waits until it may again", why=why)
         server, first = await _opened_again(settings), False
+
+
+async def _open_fedn(server: "ApiServer", settings: "Settings", beside: AsyncExitStack) -> dict[str, Any]:
+    """Serve FEDn's clients until `beside` ends; returns what is told of it."""
+    from hansa.compat.fedn.server import FednServer
+
+    fedn = await FednServer.open(server.control, settings)
+    beside.push_async_callback(fedn.aclose)
+    return {"fedn_grpc_address": fedn.grpc_address}
 
 
 async def _opened_again(settings: "Settings") -> "ApiServer":
@@ -159,6 +177,8 @@ def _welcome(facts: dict[str, Any]) -> None:
     say("")
     say(f"  REST API       {facts['url']}")
     say(f"  nodes join at  {facts['grpc_address']}")
+    if "fedn_grpc_address" in facts:
+        say(f"  FEDn clients   {facts['fedn_grpc_address']} (gRPC)")
     if facts["ca"]:
         say(f"  authority      {facts['ca']}")
     made = "your admin token is saved in" if facts["new_credentials"] else "your admin token is, as before, in"

@@ -90,7 +90,6 @@ _PATIENCE: Final = 20.0
 _SERVER: Final = (
     *OPTIONS,
     ("grpc.so_reuseport", 0),  # else two servers share a port in silence, and each gets half of the clients
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE // 3),  # a third: pings may bunch up on the way
     ("grpc.max_concurrent_streams", 100),  # of one connection; a node has one or two
     ("grpc.max_metadata_size", MAX_METADATA),
     ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA),
@@ -133,14 +132,16 @@ ReceiveLetter: TypeAlias = Callable[[Identity, Awaited], AsyncGenerator[bytes, N
 """Yields chunk frames of the letter; none where it has not come in the meantime."""
 
 
-def create_server(*handlers: Any, patience: float = _PATIENCE) -> Any:
+def create_server(*handlers: Any, patience: float = _PATIENCE, pings: int = KEEPALIVE) -> Any:
     """A `grpc.aio.Server` with these handlers, to be bound and started; made within a running loop.
 
-    patience: seconds that a handshake may take; a connection without a call is ended after three times as long. The
+    patience: seconds that a handshake may take; a connection without a call is ended after three times as long. pings:
+    milliseconds between the pings of a caller that says nothing; one that sends three times as many is sent away. The
     process may have as many open files from now on as connections need.
     """
     _allow_connections()
     waits = (
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", pings // 3),  # a third: pings may bunch up on the way
         ("grpc.server_handshake_timeout_ms", int(1000 * patience)),
         ("grpc.max_connection_idle_ms", int(3000 * patience)),
     )

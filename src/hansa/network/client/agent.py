@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -68,7 +68,7 @@ from hansa.wire.node_key import holds
 from hansa.wire.tls import WORLD, Trust
 from hansa.wire.transport import GRPC, Transport
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "Workplace"]
 
 T = TypeVar("T")
 
@@ -82,6 +82,24 @@ _NOTICEABLE = 0.2
 
 _PROGRESS_STEP = 16 << 20
 """Bytes downloaded between two progress reports."""
+
+
+class Workplace(Protocol):
+    """Where an agent has its tasks done: by a worker process, unless whoever makes the agent says otherwise."""
+
+    async def start(self) -> None:
+        """Be ready for a task."""
+
+    async def work(
+        self,
+        opened: OpenRound,
+        on_frame: Callable[[FromNode], None],
+        correspondence: Correspondence | None = None,
+    ) -> Offer | Evaluated:
+        """Do one task; see `Workshop.work`."""
+
+    async def aclose(self) -> None:
+        """No task comes any more."""
 
 
 class Agent:
@@ -100,7 +118,7 @@ class Agent:
         trust: Trust = WORLD,
         site: Site | None = None,
         transport: Transport = GRPC,
-        workshop: Callable[[Code, ClientInfo, Path, Callable[[str], None]], Workshop] = Workshop,
+        workshop: Callable[[Code, ClientInfo, Path, Callable[[str], None]], Workplace] = Workshop,
     ) -> None:
         """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates.
 
@@ -115,7 +133,7 @@ class Agent:
         self._own = Code(app) if app is not None else None
         self._work = work
         self._objects = work / "objects"
-        self._workshops: dict[Code, Workshop] = {}
+        self._workshops: dict[Code, Workplace] = {}
         self._open_workshop = workshop
         self._turns: dict[Code, asyncio.Lock] = {}
         self._tasks: dict[RoundKey, asyncio.Task[bool]] = {}
@@ -529,7 +547,7 @@ class Agent:
             if self._link.connected and self._outbox.get(admission.key) is offer:
                 self._hand_in(offer)
 
-    def _workshop(self, code: Code) -> Workshop:
+    def _workshop(self, code: Code) -> Workplace:
         if code not in self._workshops:
             self._workshops[code] = self._open_workshop(code, self.client, self._objects, self._printed)
         return self._workshops[code]

@@ -6,14 +6,16 @@ the same time, and forgetting one of them must not take the other's.
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hansa.errors import WireError
 from hansa.store.disk import explained, sync_directory
-from hansa.wire import framing
-from hansa.wire.frames import Awaited, Letter, Offer, RoundKey
+from hansa.wire import codec, framing, packing
+from hansa.wire.chunks import INLINE_LIMIT
+from hansa.wire.frames import Awaited, Blob, Letter, Offer, RoundKey
 
-__all__ = ["Outbox", "letter_file", "update_file"]
+__all__ = ["Outbox", "leave", "letter_file", "update_file"]
 
 _KEPT = 16
 """Offers that stay; with more, the oldest are those of runs that ended while this client was away."""
@@ -87,6 +89,15 @@ class Outbox:
 def update_file(objects: Path, key: RoundKey) -> Path:
     """Where the worker leaves the large update of a phase, in the folder of objects."""
     return objects / f"update-{_name(key)}"
+
+
+def leave(parts: Sequence[bytes | memoryview], objects: Path, key: RoundKey) -> Blob:
+    """A phase's packed update as an object: inline when it is small, else a file in the folder of objects."""
+    digest, size = packing.digest(parts), sum(memoryview(part).nbytes for part in parts)
+    if size <= INLINE_LIMIT:
+        return Blob(digest, size, b"".join(parts))
+    codec.write(parts, update_file(objects, key))
+    return Blob(digest, size)
 
 
 def letter_file(objects: Path, letter: Letter | Awaited) -> Path:

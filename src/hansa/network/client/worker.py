@@ -16,20 +16,20 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hansa.app import App, load_app
 from hansa.arrays import Arrays
 from hansa.errors import AppError, HansaError, StorageUnavailableError, WireError
-from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task, Update
+from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
 from hansa.network.client.limits import NO_LIMITS, Limits
 from hansa.network.client.memory import Memory
-from hansa.network.client.outbox import update_file
+from hansa.network.client.outbox import leave
 from hansa.network.client.party import Party
 from hansa.network.client.pipe import FramePipe
 from hansa.run import Run, resolve
 from hansa.store.disk import explained
 from hansa.wire import codec, framing, packing
-from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import (
     CENTRAL,
     Blob,
@@ -46,6 +46,8 @@ from hansa.wire.frames import (
 )
 
 __all__ = ["Worker", "main"]
+
+T = TypeVar("T")
 
 _LOOK = 500
 """Milliseconds between two looks whether the agent is still there."""
@@ -161,7 +163,8 @@ class Worker:
         update = run.train(app, model, task, private=True)
         name = self._info.name
         contribution = Contribution(name, update.num_examples, update.metrics)
-        left = self._left(opened.key, update)
+        parts = packing.pack(update)
+        left = self._patiently(opened.key, lambda: leave(parts, self._objects, opened.key))
         memory = update.memory
         if memory is not None:
             self._patiently(opened.key, lambda: self._memory.keep(opened.key, left.digest, memory))
@@ -172,30 +175,19 @@ class Worker:
             return codec.decode(blob.inline)
         return codec.load(self._objects / blob.digest)
 
-    def _left(self, key: RoundKey, update: Update) -> Blob:
-        """The update as an object: inline when it is small, else a file in the folder of objects."""
-        parts = packing.pack(update)
-        digest, size = packing.digest(parts), sum(memoryview(part).nbytes for part in parts)
-        if size <= INLINE_LIMIT:
-            return Blob(digest, size, b"".join(parts))
-        self._patiently(key, lambda: codec.write(parts, update_file(self._objects, key)))
-        return Blob(digest, size)
-
-    def _patiently(self, key: RoundKey, write: Callable[[], None]) -> None:
+    def _patiently(self, key: RoundKey, write: Callable[[], T]) -> T:
         """Write as soon as the disk does its part: nothing that was learned is lost to one that is full for a while."""
         said = ""
         while True:
             try:
                 with explained("keep an update in", self._objects):
-                    write()
+                    return write()
             except StorageUnavailableError as error:
                 if str(error) != said:
                     self._send(LogLine(key, self._info.name, str(error), "warning"))
                 said = str(error)
                 self._send(Progress(key, self._info.name, "disk", 0, 0))
                 time.sleep(_PAUSE)
-            else:
-                return
 
     def _progress(self, done: float, total: float) -> None:
         current, now = self._current, time.monotonic()

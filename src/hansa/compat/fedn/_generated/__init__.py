@@ -1,0 +1,1 @@
+"""Made by proto/generate.py from proto/fedn; do not edit. Only hansa.compat.fedn imports it."""

@@ -1,0 +1,280 @@
+"""Where the tasks of one FEDn client lie until it has answered them: what a worker process is to a hansa client.
+
+The client's agent (`hansa.network.client.agent`) does all else, as for any client of the network: it is invited, keeps
+what was learned until the round is committed, signs it, offers it again. A FEDn client cannot be told to stop, and
+says nothing of a failure; so a task that it does not answer ends with the round's deadline, or when it is gone.
+"""
+
+import asyncio
+import itertools
+import json
+import math
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from hansa.app import App
+from hansa.arrays import Arrays
+from hansa.compat.fedn.formats import NUMPY, helper_of, read_update
+from hansa.compat.fedn.models import Files
+from hansa.errors import InputError, UserCodeError
+from hansa.messages import ClientInfo, Contribution, Kind, Metrics, RunSpec, Task, Update
+from hansa.network.client.outbox import leave
+from hansa.run import resolve
+from hansa.wire import codec, packing
+from hansa.wire.frames import Blob, Evaluated, FromNode, Offer, OpenRound, Progress, RoundKey
+
+__all__ = ["Answer", "Desk", "Errand", "round_config"]
+
+_log = structlog.get_logger(__name__)
+
+_EARLY_KEPT: Final = 2
+"""Answers that stay whose task has not come (again): this server was restarted while the client trained."""
+_ANSWERED_KEPT: Final = 16
+_LOOKS: Final = 3
+"""In a lease: a client that is heard of keeps a training task by it, and has one lease for an evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A task, as a FEDn client gets it."""
+
+    id: str
+    """The correlation id."""
+    key: RoundKey
+    model: str
+    """Digest of the model."""
+    helper: str
+    """The format that it is fetched in."""
+    data: str
+    """JSON: the round's configuration, of which every value is text; empty for a validation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client made of an errand."""
+
+    model: str
+    """Digest of the model that it was given."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """num_examples and whatever else it tells of its training; of a validation its metrics."""
+    file: Path | None = None
+    """The trained model; whoever takes the answer deletes it."""
+
+    def drop(self) -> None:
+        """Nobody takes it."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+
+class Desk:
+    """Stands in the place of a `Workshop`: one errand at a time is with the client."""
+
+    def __init__(
+        self,
+        client: ClientInfo,
+        objects: Path,
+        files: Files,
+        *,
+        here: Callable[[], bool],
+        hand_out: Callable[[Errand], None],
+        validates: bool = True,
+        round_id: Callable[[RoundKey], str] = lambda key: str(key.round),
+    ) -> None:
+        """objects: where the agent keeps models and updates; files: models as clients fetch them.
+
+        here: whether the client was heard of lately; hand_out: give it an errand now, if it listens; validates: whether
+        its kind evaluates models at all; round_id: what clients call a round.
+        """
+        self._client = client
+        self._objects = objects
+        self._files = files
+        self._here = here
+        self._hand_out = hand_out
+        self._round_id = round_id
+        self._validates = validates
+        """Whether it may be expected to evaluate; one that has no function for it says nothing."""
+        self._given: dict[RoundKey, tuple[Errand, asyncio.Future[Answer]]] = {}
+        self._early: dict[RoundKey, Answer] = {}
+        self._answered: deque[tuple[RoundKey, str]] = deque(maxlen=_ANSWERED_KEPT)
+
+    # ── the agent ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Nothing has to be started: the client is there, or comes."""
+
+    async def aclose(self) -> None:
+        """Nothing has to be ended."""
+
+    async def work(
+        self, opened: OpenRound, on_frame: Callable[[FromNode], None], _: object = None
+    ) -> Offer | Evaluated:
+        """Have the client do a task; raises `UserCodeError` for an answer that cannot be used."""
+        key = opened.key
+        if key.kind is Kind.PROGRAM:
+            raise UserCodeError(f"{self._client.name} is a FEDn client, which runs no program of parties")
+        if key.kind is Kind.EVALUATE and not self._validates:
+            raise UserCodeError(f"{self._client.name} does not evaluate models")
+        helper = helper_in(opened.spec)
+        await self._files.make(opened.model.digest, helper, lambda: self._model(opened.model))
+        answer = self._early.pop(key, None)
+        if answer is None or answer.model != opened.model.digest:
+            answer = await self._ask(self._errand(opened, helper), opened.spec.rules.lease, on_frame)
+        self._answered.append((key, answer.model))
+        try:
+            return await asyncio.to_thread(self._finish, opened, helper, answer)
+        finally:
+            answer.drop()
+
+    def _errand(self, opened: OpenRound, helper: str) -> Errand:
+        key, model = opened.key, opened.model.digest
+        data = ""
+        if key.kind is Kind.TRAIN:
+            data = json.dumps(round_config(opened.spec, key, self._round_id(key), model, helper))
+        return Errand(str(uuid.uuid4()), key, model, helper, data)
+
+    async def _ask(self, errand: Errand, lease: float, on_frame: Callable[[FromNode], None]) -> Answer:
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        key = errand.key
+        self._given[key] = errand, answered
+        try:
+            self._hand_out(errand)
+            for look in itertools.count(1):
+                if (await asyncio.wait([answered], timeout=lease / _LOOKS))[0]:
+                    break
+                if key.kind is Kind.EVALUATE and look >= _LOOKS:
+                    self._validates = False
+                    raise UserCodeError(f"{self._client.name} has not evaluated the model in {lease:g} seconds")
+                if self._here():
+                    on_frame(Progress(key, self._client.name, key.kind.value, 0, 0))
+            return answered.result()
+        finally:
+            del self._given[key]
+
+    # ── the client ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def errands(self) -> tuple[Errand, ...]:
+        """Those that wait for an answer: given again to a client that listens anew."""
+        return tuple(errand for errand, _ in self._given.values())
+
+    def waits_for(self, errand: Errand) -> bool:
+        """Whether an answer is still wanted."""
+        return errand.key in self._given
+
+    def answer(self, answer: Answer, key: RoundKey | None, kind: Kind) -> str:
+        """Take a client's answer; returns in a word what becomes of it. key: as the client says it, if it can."""
+        self._validates |= kind is Kind.EVALUATE
+        for errand, answered in self._given.values():
+            if errand.key.kind is kind and errand.model == answer.model and (key is None or key == errand.key):
+                if answered.done():
+                    answer.drop()
+                    return "duplicate"
+                answered.set_result(answer)
+                return "received"
+        if key is None or (key, answer.model) in self._answered:
+            answer.drop()
+            return "duplicate" if key is not None else "late"
+        self._early.setdefault(key, answer)
+        if self._early[key] is not answer:
+            answer.drop()
+            return "duplicate"
+        for old in list(self._early)[:-_EARLY_KEPT]:
+            self._early.pop(old).drop()
+        return "kept until its round is open"
+
+    # ── what was learned ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _model(self, blob: Blob) -> Arrays:
+        if blob.inline or not blob.size:
+            return codec.decode(blob.inline)
+        return codec.load(self._objects / blob.digest)
+
+    def _finish(self, opened: OpenRound, helper: str, answer: Answer) -> Offer | Evaluated:
+        """The client's half of the run's algorithm, over what the client has trained or measured."""
+        key, name = opened.key, self._client.name
+        numbers = _numbers(answer.metadata)
+        if key.kind is Kind.EVALUATE:
+            return Evaluated(key, name, _examples(answer.metadata, otherwise=1), numbers)
+        if answer.file is None:
+            raise UserCodeError(f"{name} reported an update of round {key.round} without a model")
+        model = self._model(opened.model)
+        try:
+            trained = read_update(answer.file.read_bytes(), helper_of(helper), model)
+        except InputError as error:
+            raise UserCodeError(f"the update of {name} cannot be used: {error}") from error
+        returned = Update(trained, _examples(answer.metadata), numbers)
+        run, app = resolve(opened.spec), _app_of(returned)
+        update = run.train(app, model, run.task(app, self._client, key.round, key.kind), private=True)
+        contribution = Contribution(name, update.num_examples, update.metrics)
+        return Offer(key, name, leave(packing.pack(update), self._objects, key), (contribution,))
+
+
+def helper_in(spec: RunSpec) -> str:
+    """The helper by which a session's models travel to FEDn's clients."""
+    named = spec.config.get("helper_type")
+    return named if isinstance(named, str) and named else NUMPY
+
+
+def round_config(spec: RunSpec, key: RoundKey, round_id: str, model: str, helper: str) -> Mapping[str, object]:
+    """What a client is told of its round: as FEDn tells it, every value is text."""
+    rules = spec.rules
+    told: dict[str, object] = {
+        "aggregator": spec.algorithm,
+        "aggregator_kwargs": "None",
+        "round_timeout": f"{rules.deadline:g}",
+        "buffer_size": str(-1 if rules.enough is None else rules.enough),
+        "rounds": "1",
+        "delete_models_storage": "True",
+        "clients_required": str(rules.min_clients),
+        "requested_clients": str(rules.count),
+        "validate": str(spec.evaluation.every > 0 and spec.evaluation.clients),
+        "helper_type": helper,
+        "model_id": model,
+        "server_functions": "None",
+        "round_id": round_id,
+        "task": "training",
+        "session_id": key.run,
+        "_job_id": str(uuid.uuid4()),
+    }
+    settings = spec.config.get("client_settings")
+    return told | ({"client_settings": settings} if isinstance(settings, Mapping) else {})
+
+
+def _app_of(returned: Update) -> App:
+    """An app whose training was done elsewhere."""
+    app = App()
+
+    @app.train
+    def train(_model: Arrays, _task: Task) -> Update:
+        return returned
+
+    @app.evaluate
+    def evaluate(_model: Arrays, _task: Task) -> Metrics:
+        raise AssertionError("a FEDn client evaluates by itself")
+
+    return app
+
+
+def _examples(metadata: Mapping[str, Any], otherwise: int | None = None) -> int:
+    """num_examples; raises `UserCodeError` where it is needed and is none."""
+    said = metadata.get("num_examples", otherwise)
+    if isinstance(said, bool) or not isinstance(said, int | float) or said != said // 1 or said < 1:
+        raise UserCodeError(
+            f"num_examples is {said!r} in the update's metadata: save_metadata({{'num_examples': n}}, …) with n ≥ 1"
+        )
+    return int(said)
+
+
+def _numbers(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """What of it is a number, by name."""
+    return {
+        str(name): float(value)
+        for name, value in metadata.items()
+        if name != "num_examples" and isinstance(value, int | float) and math.isfinite(value)
+    }

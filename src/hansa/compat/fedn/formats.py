@@ -1,0 +1,170 @@
+"""Model files of FEDn's helpers, in and out: what travels is a list of tensors, whose names its clients never learn.
+
+The order is that of the model's tensors. A file is read against the model that it was trained from, so that it says the
+same whichever helper wrote it; nothing in it is ever unpickled.
+
+| helper       | bytes                                                                             |
+|--------------|-----------------------------------------------------------------------------------|
+| numpyhelper  | a zip of the members 0.npy, 1.npy …, deflated or stored; written stored            |
+| binaryhelper | all tensors after another, flat, as little-endian float64                          |
+| androidhelper| the same as float32                                                                |
+
+Others are plug-ins of the group `hansa.fedn_helpers`.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hansa.arrays import Array, Arrays, is_floating
+from hansa.errors import InputError
+from hansa.run import names, plugin
+
+__all__ = ["NUMPY", "Helper", "helper_names", "helper_of", "read_model", "read_update", "write_model"]
+
+NUMPY: Final = "numpyhelper"
+"""The helper of who names none."""
+
+_GROUP: Final = "hansa.fedn_helpers"
+_SLACK: Final = 1 << 16
+"""Bytes that the members' headers may add to a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """How a list of tensors is a file. Made by a plug-in's factory without arguments."""
+
+    save: Callable[[Sequence[Array]], bytes]
+    load: Callable[[bytes, int], Sequence[Array]]
+    """(file, the most bytes that its tensors may have) → tensors. Raises `InputError` for what is no such file."""
+
+
+def helper_names() -> list[str]:
+    """Of those that are installed."""
+    return names(_GROUP)
+
+
+def helper_of(name: str) -> Helper:
+    """The helper of this name; raises `ConfigError` that lists those there are."""
+    made: Helper = plugin(_GROUP, name)()
+    return made
+
+
+def write_model(model: Arrays, helper: Helper) -> bytes:
+    """The file that clients are given. bfloat16, which numpy's own files cannot name, goes out as float32."""
+    return helper.save([_portable(array) for array in model.values()])
+
+
+def read_model(data: bytes, helper: Helper, limit: int) -> Arrays:
+    """A model that somebody uploads: its tensors are called by their places, from "0". limit: bytes of all tensors."""
+    return Arrays({str(place): array for place, array in enumerate(helper.load(data, limit))})
+
+
+def read_update(data: bytes, helper: Helper, model: Arrays) -> Arrays:
+    """A model that a client has trained from this one: the same names, shapes and dtypes. Raises `InputError`."""
+    expected = list(model.values())
+    limit = max(1, sum(array.size for array in expected)) * np.dtype(np.float64).itemsize
+    loaded = list(helper.load(data, limit))
+    if len(loaded) == 1 and loaded[0].ndim == 1 and (len(expected) != 1 or expected[0].shape != loaded[0].shape):
+        loaded = _split(loaded[0], expected)
+    if len(loaded) != len(expected):
+        raise InputError(f"the file holds {len(loaded)} tensors, and the model has {len(expected)}: return all of them")
+    tensors = zip(model.items(), loaded, strict=True)
+    return Arrays({name: _as(name, tensor, like) for (name, like), tensor in tensors})
+
+
+# ── the three helpers ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def numpy_helper() -> Helper:
+    """A zip of .npy files."""
+    return Helper(_save_zip, _load_zip)
+
+
+def binary_helper() -> Helper:
+    """Flat float64."""
+    return _flat(np.dtype("<f8"))
+
+
+def android_helper() -> Helper:
+    """Flat float32."""
+    return _flat(np.dtype("<f4"))
+
+
+def _save_zip(tensors: Sequence[Array]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **{str(place): tensor for place, tensor in enumerate(tensors)})  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _load_zip(data: bytes, limit: int) -> list[Array]:
+    """Sizes are those that the directory states: zipfile reads no more than that of a member."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as file:
+            members = {each.filename: each for each in file.infolist()}
+            wanted = [f"{place}.npy" for place in range(len(members))]
+            if set(members) != set(wanted) or len(members) != len(file.infolist()):
+                raise InputError("the file is no list of tensors: its members must be 0.npy, 1.npy … without a gap")
+            if sum(each.file_size for each in members.values()) > limit + _SLACK + 128 * len(members):
+                raise InputError(f"the file unpacks to more than the {limit:,} bytes that it may hold")
+            return [_npy(file.read(name)) for name in wanted]
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"the file is no .npz of numbers ({error}): write it with numpy.savez") from error
+
+
+def _npy(member: bytes) -> Array:
+    array: Array = np.lib.format.read_array(io.BytesIO(member), allow_pickle=False)
+    return array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
+
+
+def _flat(dtype: np.dtype[Any]) -> Helper:
+    def save(tensors: Sequence[Array]) -> bytes:
+        return b"".join(np.asarray(tensor, dtype).tobytes() for tensor in tensors)
+
+    def load(data: bytes, limit: int) -> list[Array]:
+        if len(data) % dtype.itemsize:
+            raise InputError(f"{len(data)} bytes are no whole number of {dtype.name}")
+        if len(data) > limit:
+            raise InputError(f"the file holds {len(data):,} bytes, more than the {limit:,} that it may")
+        return [np.frombuffer(data, dtype)]
+
+    return Helper(save, load)
+
+
+# ── against the model ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _portable(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _split(flat: Array, expected: Sequence[Array]) -> list[Array]:
+    """One long tensor as those of the model; one of another length stays as it is, for the error."""
+    sizes = [array.size for array in expected]
+    if flat.size != sum(sizes):
+        raise InputError(f"the file holds {flat.size:,} numbers, and the model has {sum(sizes):,}: return all of them")
+    ends = np.cumsum(sizes)[:-1]
+    return [part.reshape(like.shape) for part, like in zip(np.split(flat, ends), expected, strict=True)]
+
+
+def _as(name: str, tensor: Array, like: Array) -> Array:
+    """With the model's dtype: between floating dtypes by rounding, else where it says the same number."""
+    if tensor.shape != like.shape and tensor.size == like.size == math.prod(tensor.shape) and tensor.ndim <= 1:
+        tensor = tensor.reshape(like.shape)
+    if tensor.shape != like.shape:
+        raise InputError(f"tensor {name} has the shape {tensor.shape}, and the model's has {like.shape}")
+    if tensor.dtype == like.dtype:
+        return tensor
+    if tensor.dtype.kind not in "biuf" and not is_floating(tensor):
+        raise InputError(f"tensor {name} is of {tensor.dtype}, and the model's of {like.dtype}: return numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = tensor.astype(like.dtype)
+        if not is_floating(like) and not np.array_equal(cast, tensor):
+            raise InputError(f"tensor {name} is of {tensor.dtype}, and the model's whole numbers of {like.dtype}")
+    return cast

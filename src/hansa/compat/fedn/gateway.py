@@ -1,0 +1,244 @@
+"""FEDn's clients below a hansa server: who they are, who of them is here, and what each call of theirs means."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from hansa.compat.fedn.desk import Answer
+from hansa.compat.fedn.guest import Guest, Membership
+from hansa.compat.fedn.models import Files, Uploads
+from hansa.errors import AuthenticationError, InputError, PermissionDeniedError
+from hansa.messages import Kind
+from hansa.network.controller.controller import Controller
+from hansa.store.disk import make_directory, write_whole
+from hansa.wire import codec, tokens
+from hansa.wire.frames import Role, RoundKey
+from hansa.wire.tls import Trust
+
+__all__ = ["Gateway", "Weak", "token_in"]
+
+_log = structlog.get_logger(__name__)
+
+_LONGEST: Final = 256
+"""Characters of an id or a name."""
+_MEMBER: Final = "member.json"
+
+
+class Weak(StrEnum):
+    """What is let in without a token of its own: clients alone, never people."""
+
+    OFF = "off"
+    CALLS = "calls"
+    """gRPC calls that name a client which was added with a token: what FEDn's clients send without TLS."""
+    JOINING = "joining"
+    """Whoever reaches the port, as a client."""
+
+
+class Gateway:
+    """Every FEDn client of one project."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        project: str,
+        folder: Path,
+        *,
+        join: str,
+        trust: Trust,
+        weak: Weak = Weak.OFF,
+        silence: float = 15.0,
+        limit: int = 16 << 30,
+    ) -> None:
+        """folder: for all that is kept of them; join, trust: how their agents find the network.
+
+        silence: seconds after which a client that says nothing is gone; limit: bytes of an upload.
+        """
+        self.controller = controller
+        self.project = project
+        self.weak = weak
+        self._join, self._trust = join, trust
+        self._silence = silence
+        self._clients = folder / "clients"
+        self.files = Files(folder / "models")
+        self.uploads = Uploads(folder / "uploads", limit)
+        self._guests: dict[str, Guest] = {}
+        """By client id."""
+        self._adding = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Know again who was added before."""
+        for member in await asyncio.to_thread(self._remembered):
+            self._guests[member.client_id] = self._guest(member)
+        self._watching = asyncio.create_task(self._watch())
+
+    async def aclose(self) -> None:
+        """Send everybody away, to come again."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([self._watching])
+        await asyncio.gather(*(guest.leave() for guest in self._guests.values()))
+
+    # ── who calls ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def guests(self) -> tuple[Guest, ...]:
+        """All who were ever added."""
+        return tuple(self._guests.values())
+
+    async def add(self, client_id: str, name: str, token: str, *, preferred: str = "", validates: bool = True) -> Guest:
+        """A client that asks where to go; again, it is the same. token: as it came with the call; see `Membership`.
+
+        Raises `AuthenticationError` for a token that holds not, or is another client's, and `InputError`.
+        """
+        if not client_id or max(len(client_id), len(name)) > _LONGEST:
+            raise InputError(f"client_id and name are needed, of at most {_LONGEST} characters")
+        async with self._adding:
+            known = self._guests.get(client_id)
+            node, join_token = await self._joining(token, client_id, known)
+            if known is None and any(guest.member.node == node for guest in self._guests.values()):
+                raise AuthenticationError(f"the token of {node} is used by a client of another client_id already")
+            member = Membership(client_id, name or client_id, node, join_token, preferred, validates)
+            if known is not None and known.member == member:
+                return known
+            if known is not None:
+                await known.leave()
+            await asyncio.to_thread(self._remember, member)
+            guest = self._guests[client_id] = self._guest(member)
+        return guest
+
+    def called(self, token: str, said: str, peer: str) -> Guest:
+        """Who makes a gRPC call. token: empty, where it came with none; said: the client id or name that it gives.
+
+        Raises `AuthenticationError`, and `PermissionDeniedError` for who speaks for another.
+        """
+        named = self._named(said, peer)
+        if token:
+            node = tokens.verify(self.controller.public_key, token, tokens.JOINING).name
+            guest = next((each for each in self._guests.values() if each.member.node == node), None)
+            if guest is None:
+                raise AuthenticationError(f"{node} has not been added: POST /api/v1/clients/add first")
+            if said and named is not guest:
+                raise PermissionDeniedError(f"the token is that of {node}, which may not speak for {said[:64]!r}")
+        elif self.weak is Weak.OFF:
+            raise AuthenticationError("Token is missing")
+        elif named is None:
+            raise AuthenticationError(f"{said[:64]!r} has not been added: POST /api/v1/clients/add first")
+        else:
+            guest = named
+        guest.hear()
+        return guest
+
+    def _named(self, said: str, peer: str) -> Guest | None:
+        """By id, else by a name that no other has; who says nothing is known by the connection of its stream."""
+        if not said:
+            return next((guest for guest in self._guests.values() if guest.listens and guest.peer == peer), None)
+        if said in self._guests:
+            return self._guests[said]
+        alike = [guest for guest in self._guests.values() if guest.member.name == said]
+        return alike[0] if len(alike) == 1 else None
+
+    async def _joining(self, token: str, client_id: str, known: Guest | None) -> tuple[str, str]:
+        """(name in the network, join token) of who is to be added."""
+        if token:
+            try:
+                identity = tokens.verify(self.controller.public_key, token, tokens.JOINING)
+            except AuthenticationError:
+                if self.weak is not Weak.JOINING:
+                    raise
+            else:
+                if identity.role is not Role.CLIENT or identity.project != self.project:
+                    raise AuthenticationError(f"the token of {identity.name} is none of a client of {self.project}")
+                return identity.name, token
+        elif self.weak is not Weak.JOINING:
+            raise AuthenticationError("Missing token")
+        if known is not None:
+            return known.member.node, known.member.join_token
+        node = _node_name(client_id)
+        made, _ = await self.controller.issue_token(self.project, node, Role.CLIENT, by="fedn")
+        return node, made
+
+    # ── models and answers ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def model_file(self, guest: Guest | None, model: str, helper: str) -> Path:
+        """A model, in the format of the guest's errand that it is of, else in that of `helper`; `NotFoundError`."""
+        for errand in guest.desk.errands if guest is not None else ():
+            if errand.model == model:
+                helper = errand.helper
+        found = self.files.find(model, helper)
+        if found is not None:
+            return found
+        await self.controller.find_model(self.project, model)
+        async with self.controller.retention.holds.holding(model):
+            path = await self.controller.objects.fetch(model)
+            return await self.files.make(model, helper, lambda: codec.load(path))
+
+    def updated(self, guest: Guest, model: str, upload: str, metadata: Mapping[str, Any], key: RoundKey | None) -> str:
+        """A client has trained; returns in a word what becomes of it."""
+        answer = Answer(model, metadata, self.uploads.take(guest.member.client_id, upload))
+        became = guest.answer(answer, key, Kind.TRAIN)
+        _log.debug("an update came", client=guest.member.node, model=model[:12], became=became)
+        return became
+
+    def validated(self, guest: Guest, model: str, metrics: Mapping[str, Any]) -> str:
+        """A client has evaluated; returns in a word what becomes of it."""
+        return guest.answer(Answer(model, metrics), None, Kind.EVALUATE)
+
+    def note(self, kind: str, guest: Guest, document: Mapping[str, object]) -> None:
+        """Something that a client tells. kind: status, validation, prediction, metric, attribute or telemetry."""
+        _log.debug("told", client=guest.member.node, kind=kind, keys=sorted(document))
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _guest(self, member: Membership) -> Guest:
+        return Guest(
+            member,
+            join=self._join,
+            trust=self._trust,
+            work=self._folder(member.client_id),
+            files=self.files,
+            silence=self._silence,
+            round_id=lambda key: str(key.round),
+        )
+
+    def _folder(self, client_id: str) -> Path:
+        """A client may call itself as it likes; it names no path."""
+        return self._clients / sha256(client_id.encode()).hexdigest()[:32]
+
+    def _remember(self, member: Membership) -> None:
+        folder = self._folder(member.client_id)
+        make_directory(folder)
+        write_whole(folder / _MEMBER, json.dumps(asdict(member)).encode())
+
+    def _remembered(self) -> list[Membership]:
+        return [Membership(**json.loads(file.read_text())) for file in sorted(self._clients.glob(f"*/{_MEMBER}"))]
+
+    async def _watch(self) -> None:
+        """End the agents of those who are gone."""
+        while True:
+            await asyncio.sleep(self._silence / 3)
+            gone = [guest for guest in self._guests.values() if not guest.is_here]
+            await asyncio.gather(*(guest.leave() for guest in gone))
+
+
+def token_in(header: str) -> str:
+    """The token of an authorization header; empty: there is none, which FEDn's Python clients write as "None"."""
+    token = header.removeprefix("Bearer").strip()
+    return "" if token == "None" else token  # noqa: S105 - no password
+
+
+def _node_name(client_id: str) -> str:
+    """An id as a name that hansa takes: itself, where it is one."""
+    plain = "".join(each if each.isascii() and (each.isalnum() or each in "._@-") else "-" for each in client_id)
+    if plain == client_id and plain[0].isalnum() and len(plain) <= 128:  # noqa: PLR2004 - as long as a name may be
+        return plain
+    return f"fedn-{plain.strip('._@-')[:80]}-{sha256(client_id.encode()).hexdigest()[:12]}"
