@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,12 @@ __all__ = [
     "EvaluationRules",
     "GradientCorrection",
     "Kind",
+    "Log",
     "Metrics",
     "Packing",
     "RoundRules",
     "RunSpec",
+    "Sample",
     "Signature",
     "Task",
     "TransformSpec",
@@ -93,6 +95,59 @@ class GradientCorrection:
     """Of MOON; asked only of trainers that know representations."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number that was measured on the way: in a client's training, or of its machine."""
+
+    name: str
+    """1 to 200 characters."""
+    value: float
+    step: int = 0
+    """Of training, as user code counts; of a machine 0."""
+    at: float = 0.0
+    """POSIX seconds by the clock of who has measured it; 0: on a virtual clock."""
+
+
+class Log:
+    """What `task.log` is: it takes numbers on the way, a bounded number of them."""
+
+    MOST: ClassVar = 10_000
+    """Numbers of one task; what is more is dropped."""
+    LONGEST: ClassVar = 200
+    """Characters of a name."""
+
+    def __init__(self, take: Callable[[Sample], None] = lambda _: None, now: Callable[[], float] = lambda: 0.0) -> None:
+        """take: is given each sample; now: POSIX seconds."""
+        self._take = take
+        self._now = now
+        self._steps: dict[str, int] = {}
+        self._taken = 0
+        self.dropped = 0
+        """Numbers that were too many."""
+
+    def __repr__(self) -> str:
+        """As it is made."""
+        return "Log()"
+
+    def __call__(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log named numbers. step: a whole number from 0; by default each name's next, from 1.
+
+        Raises `InputError` for what is none.
+        """
+        if step is not None and not _is_step(step):
+            raise InputError(f"log(step={step!r}): a step is a whole number of at least 0")
+        at = self._now()
+        for name, value in _numbers(metrics, "log").items():
+            if not 1 <= len(name) <= self.LONGEST:
+                raise InputError(f"log: the name {name[:20]!r}… has {len(name)} characters; use 1 to {self.LONGEST}")
+            if self._taken >= self.MOST:
+                self.dropped += 1
+                continue
+            self._taken += 1
+            self._steps[name] = self._steps.get(name, 0) + 1 if step is None else int(step)
+            self._take(Sample(name, value, self._steps[name], at))
+
+
 def _ignore_progress(done: float, total: float) -> None:
     """Progress that nobody asked for."""
 
@@ -114,6 +169,8 @@ class Task:
     """The share of the local work that this device manages before the deadline, 0 < work ≤ 1 (simulated stragglers)."""
     progress: Callable[[float, float], None] = _ignore_progress
     """`task.progress(done, total)` renews the lease of a long task and is shown to the operator."""
+    log: Log = field(default_factory=Log)
+    """`task.log({"loss": 0.3})` or `task.log({"loss": 0.3}, step=40)`: numbers on the way, kept with the session."""
     memory: Arrays | None = None
     """What this client kept (`Update.memory`) with its last update that is in a committed model; it never travels."""
     _correction: GradientCorrection | None = None
@@ -405,6 +462,10 @@ def _steps(step_sum: object) -> float | dict[str, float]:
     if isinstance(step_sum, Mapping):
         return {str(name): _distance(value) for name, value in step_sum.items()}
     return _distance(step_sum)
+
+
+def _is_step(step: object) -> bool:
+    return isinstance(step, int | np.integer) and not isinstance(step, bool) and int(step) >= 0
 
 
 def _distance(value: object) -> float:

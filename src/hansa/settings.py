@@ -204,6 +204,9 @@ class Settings(BaseSettings):
     silence: float = Field(
         default=15.0, gt=0, description="Seconds without a heartbeat after which a node counts as lost."
     )
+    telemetry_days: float = Field(
+        default=7.0, gt=0, le=3650, description="Days for which a server keeps what machines of clients tell."
+    )
     keep: str = Field(
         default="all",
         description="Which rounds of a session keep their models, where it does not say it: a policy, or all.",

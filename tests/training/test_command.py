@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from hansa.arrays import Arrays
 from hansa.errors import AppError, UserCodeError
-from hansa.messages import ClientInfo, GradientCorrection, Task
+from hansa.messages import ClientInfo, GradientCorrection, Log, Sample, Task
 from hansa.training.command import CommandTrainer, from_toml, read_toml
 
 PROGRAM = """
@@ -26,6 +26,7 @@ match sys.argv[1:]:
         said = json.load(open(config))
         print("client", said["client"], "round", said["round"])
         print("progress 1 2", flush=True)
+        print("metric loss 0.25", "metric lr 1e-3 40", "metric of what", "metric a 1 b", sep="\\n", flush=True)
         save_file({"w": load_file(source)["w"] + said["config"].get("step", 1)}, out)
         json.dump({"num_examples": 3, "loss": 0.5, "seed": said["seed"], "rest": len(rest)}, open(metrics, "w"))
         if rest:
@@ -105,9 +106,12 @@ def test_placeholders_are_filled_and_arguments_stay_whole(tmp_path: Path) -> Non
 
 def test_lines_are_passed_on_and_count_as_progress(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[float, float]] = []
-    app(tmp_path).fit(MODEL, task(progress=lambda done, total: told.append((done, total))))
-    assert told == [(0, 1), (1, 2)]
-    assert capfd.readouterr().out == "client client-3 round 2\n"
+    logged: list[Sample] = []
+    given = task(progress=lambda done, total: told.append((done, total)), log=Log(logged.append))
+    app(tmp_path).fit(MODEL, given)
+    assert told == [(0, 1), *[(1, 2)] * 5]
+    assert logged == [Sample("loss", 0.25, 1), Sample("lr", 0.001, 40)]
+    assert capfd.readouterr().out == "client client-3 round 2\nmetric of what\nmetric a 1 b\n"
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from hansa.messages import (
     Packing,
     RoundRules,
     RunSpec,
+    Sample,
     Signature,
     TransformSpec,
     Update,
@@ -66,6 +67,7 @@ from hansa.wire.frames import (
     Redirect,
     Role,
     RoundKey,
+    Samples,
     Seal,
     Settled,
     TaskFailed,
@@ -182,6 +184,8 @@ NEWEST: dict[str, Capture] = {
     ),
     "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
     "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
+    "samples": up(Samples("alice", (Sample("loss", 0.25, 40, 1.5e9), Sample("cpu", math.inf)), ROUND)),
+    "samples_machine": up(Samples("alice", (Sample("cpu", 0.5, 0, 1.5e9),))),
     "letter": up(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 4, b"\0\1\2\3"))),
     "awaited": up(Awaited(PROGRAM, 2, 0, 7, 12, 11)),
     "welcome": down(Welcome("root", 5.0, "-----BEGIN PUBLIC KEY-----\n")),
@@ -192,6 +196,14 @@ NEWEST: dict[str, Capture] = {
     "open_round_defaults": down(OpenRound(ROUND, RunSpec(), Blob("c3" * 32, 0), ())),
     "open_round_program": down(
         OpenRound(PROGRAM, RunSpec(parties=("bank", "central")), Blob("c3" * 32, 0), ("bank",), Blob("d4" * 32, 9))
+    ),
+    "open_round_chosen": down(
+        OpenRound(
+            ROUND,
+            RunSpec(rules=RoundRules(only=("alice", "bob"), labels=("region=eu", "gpu=yes"))),
+            Blob("c3" * 32, 0),
+            ("alice",),
+        )
     ),
     "letter_down": down(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 2**30))),
     "open_round_open": down(

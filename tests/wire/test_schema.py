@@ -12,7 +12,17 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from hansa.errors import Reason
-from hansa.messages import Contribution, EvaluationRules, Kind, RoundRules, RunSpec, Signature, TransformSpec, Value
+from hansa.messages import (
+    Contribution,
+    EvaluationRules,
+    Kind,
+    RoundRules,
+    RunSpec,
+    Sample,
+    Signature,
+    TransformSpec,
+    Value,
+)
 from hansa.wire import record
 from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
 from hansa.wire.calls import (
@@ -45,8 +55,8 @@ CALLS = (
     Kept,
 )
 PARTS = (
-    Blob, RoundKey, Present, Contribution, Counted, Receipt, RoundRules, EvaluationRules, RunSpec, Signature,
-    TransformSpec,
+    Blob, RoundKey, Present, Contribution, Counted, Receipt, RoundRules, EvaluationRules, RunSpec, Sample,
+    Signature, TransformSpec,
 )  # fmt: skip
 FRAMES = (*get_args(FromNode), *get_args(ToNode))
 ENUMS = (Role, Kind, Reason)

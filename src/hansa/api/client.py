@@ -20,6 +20,7 @@ from hansa.api.nouns import (
     Packages,
     Projects,
     Rounds,
+    Samples,
     Tokens,
     Users,
 )
@@ -63,6 +64,7 @@ class Client:
         self.members = Members(*place)
         self.users = Users(*place)
         self.audit = Audit(*place)
+        self.samples = Samples(*place)
         self.sessions = Sessions(*place, models=self.models, packages=self.packages, events=self.events)
 
     def me(self) -> Me:

@@ -32,6 +32,7 @@ from hansa.store.records import (
     ProjectRecord,
     ProjectRole,
     RoundRecord,
+    SampleRecord,
     TokenRecord,
 )
 from hansa.wire import codec
@@ -51,6 +52,7 @@ __all__ = [
     "Packages",
     "Projects",
     "Rounds",
+    "Samples",
     "Tokens",
     "Users",
 ]
@@ -224,6 +226,13 @@ class Metrics(Listed[MetricRecord]):
         return self._page("/validations", limit=limit, offset=offset, **where)
 
 
+class Samples(Listed[SampleRecord]):
+    """Numbers on the way: what user code has logged in its tasks (`task.log`)."""
+
+    _kind = SampleRecord
+    _name = "samples"
+
+
 class Events(Listed[EventRecord]):
     """What happened, in order; and what happens now."""
 
@@ -264,6 +273,16 @@ class Clients(Listed[ClientRecord]):
     def get(self, name: str) -> ClientRecord:
         """A client, by its name."""
         return self._get(f"/clients/{name}")
+
+    def telemetry(
+        self, client: str | None = None, name: str | None = None, *, limit: int = _PAGE
+    ) -> Listing[SampleRecord]:
+        """What clients' machines have told of themselves, the newest first.
+
+        client: of one; None: of all. name: of the number, for example cpu (a share from 0 to 1) or disk_free (bytes).
+        """
+        query = {"client": client, "name": name, "limit": limit, "sort": "-at"}
+        return listing(SampleRecord, self._transport.json("GET", f"{self._path}/telemetry", query=query))
 
     def label(self, name: str, labels: Mapping[str, str | None]) -> ClientRecord:
         """Give a client labels beside its own, by which sessions choose; None takes one away that was given so."""

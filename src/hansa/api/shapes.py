@@ -29,6 +29,7 @@ __all__ = [
     "ProjectShape",
     "PruneReportShape",
     "RoundShape",
+    "SampleShape",
     "ServerInfoShape",
     "SessionShape",
     "Shape",
@@ -271,6 +272,25 @@ class EventShape(Shape):
     data: dict[str, JsonValue]
     link: str | None
     """Of a session's event: the hash over it and the link before."""
+
+
+class SampleShape(Shape):
+    """One number on the way: of a task, or of a client's machine."""
+
+    id: str
+    project: str
+    session: str
+    """Empty: of a machine."""
+    round: int
+    task: str
+    """train, evaluate or program; empty: of a machine."""
+    client: str
+    name: str = Field(examples=["loss"])
+    step: int
+    value: float | None
+    """null: not a number, or infinite."""
+    at: float
+    """By the client's clock."""
 
 
 class ClientShape(Shape):

@@ -49,6 +49,13 @@ def start(
                      help="A setting for `@app.data`, in `client.settings`; may be repeated."),
     ] = None,
     site: SiteFile = None,
+    telemetry: Annotated[
+        float | None,
+        typer.Option(
+            "--telemetry", metavar="SECONDS", min=1, show_default=False,
+            help="Tell how busy this machine is, this often; by default as the site's file says, else never.",
+        ),
+    ] = None,
     while_stdin: WhileStdin = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -63,6 +70,8 @@ def start(
     identity = node.identity("client")
     join, trust = node.address(), node.trust()
     policy = _policy(site, node, identity.project)
+    if telemetry is not None:
+        policy = policy.model_copy(update={"outbound": policy.outbound.model_copy(update={"telemetry": telemetry})})
 
     from hansa.app import find_app
     from hansa.messages import ClientInfo
@@ -155,6 +164,30 @@ def show(
         "version": client.version,
     }
     print_record(client, lines, as_json=as_json)
+
+
+@commands.command()
+@expand
+def telemetry(
+    server: ConnectionOptions,
+    *,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of one client; by default of all.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="Only this number, for example cpu.")] = None,
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """Show what clients' machines have told of themselves, the newest first: only those tell whose owners let them."""
+    with server.connect() as api:
+        page = api.clients.telemetry(name, metric, limit=limit)
+    columns = {
+        "at": lambda s: when(s.at),
+        "client": lambda s: s.client,
+        "what": lambda s: s.name,
+        "value": lambda s: f"{s.value:.4g}",
+    }
+    print_table(
+        page.items, columns, as_json=as_json, nothing="No client tells: its owner sets `telemetry` (site.toml)."
+    )
 
 
 @commands.command()

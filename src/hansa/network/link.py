@@ -35,6 +35,7 @@ from hansa.wire.frames import (
     LogLine,
     Progress,
     Redirect,
+    Samples,
     ToNode,
     Welcome,
 )
@@ -114,7 +115,8 @@ class Link:
 
     def send(self, frame: FromNode) -> None:
         """Queue a frame; while there is no stream it is dropped: the parent asks again after a reconnect."""
-        if self._outbox is None or (self._outbox.qsize() >= _BACKLOG and isinstance(frame, Progress | LogLine)):
+        may_be_lost = isinstance(frame, Progress | LogLine | Samples)
+        if self._outbox is None or (self._outbox.qsize() >= _BACKLOG and may_be_lost):
             return
         self._outbox.put_nowait(frame)
 

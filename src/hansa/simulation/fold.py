@@ -9,7 +9,7 @@ from hansa.algorithm import Partial, Plan, Trainer
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Kind, Metrics, Task, Update
+from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update
 from hansa.run import Run
 from hansa.simulation.attacks import Attackers, Collusion, moments
 from hansa.simulation.clients import VirtualClients
@@ -57,6 +57,8 @@ class Folded:
     """What the client keeps should the update be committed."""
     upload_bytes: int = 0
     """Of the update as it would travel."""
+    samples: tuple[Sample, ...] = ()
+    """What the client has logged on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,8 @@ class Folding:
         self.partial = Partial({})
         self.profile = Profile()
         """Of the process."""
+        self._logged: dict[str, list[Sample]] = {}
+        """By client: what it logs in the task in hand."""
         self.memories: dict[str, Arrays] = {}
         """What each client kept with its last committed update; without an entry, nothing."""
 
@@ -181,6 +185,8 @@ class Folding:
             share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
             base = assignment.round or self._number
             task = self._run.task(self._app, share, base, Kind.TRAIN, work=assignment.work, memory=memory)
+            logged = self._logged[assignment.client] = []
+            task.log = Log(logged.append)
             return task if self._attackers is None else self._attackers.poisoned(task)
 
     def client_half(self, trainer: Trainer, task: Task) -> Update:
@@ -222,7 +228,8 @@ class Folding:
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
         weight = partial.weight - before
-        return Folded(update.num_examples, weight, update.metrics, update.memory, self._upload_bytes(update))
+        logged = tuple(self._logged.pop(client, ()))
+        return Folded(update.num_examples, weight, update.metrics, update.memory, self._upload_bytes(update), logged)
 
     def _upload_bytes(self, update: Update) -> int:
         if update.packing:

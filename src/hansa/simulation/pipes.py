@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError, Reason
-from hansa.messages import EvaluationRules, Metrics, RoundRules, RunSpec
+from hansa.messages import EvaluationRules, Metrics, RoundRules, RunSpec, Sample
 from hansa.simulation.fold import Failed, Folded, Outcome, Refused
 from hansa.wire import codec
 
@@ -64,8 +64,9 @@ def spec_from(message: Mapping[str, Any]) -> RunSpec:
 def result_to(result: Outcome | Metrics) -> Message:
     """What became of one client's task, as plain values; what it keeps is the body of the message."""
     match result:
-        case Folded(num_examples, weight, metrics, _, size):
-            numbers = {"num_examples": num_examples, "weight": weight, "upload_bytes": size}
+        case Folded(num_examples, weight, metrics, _, size, samples):
+            numbers: Message = {"num_examples": num_examples, "weight": weight, "upload_bytes": size}
+            numbers |= {"samples": [[sample.name, sample.value, sample.step] for sample in samples]} if samples else {}
             return {"result": "folded", **numbers, "metrics": dict(metrics)}
         case Refused(reason, detail, full):
             return {"result": "refused", "reason": reason.value, "detail": detail, "full": full}
@@ -80,7 +81,9 @@ def result_from(message: Message, body: Arrays) -> Outcome | Metrics:
     match message["result"]:
         case "folded":
             kept = body if message["body"] else None
-            return Folded(message["num_examples"], message["weight"], message["metrics"], kept, message["upload_bytes"])
+            samples = tuple(Sample(*each) for each in message.get("samples", ()))
+            size = message["upload_bytes"]
+            return Folded(message["num_examples"], message["weight"], message["metrics"], kept, size, samples)
         case "refused":
             return Refused(Reason(message["reason"]), message["detail"], message["full"])
         case "failed":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hansa.algorithm import State
 from hansa.arrays import Arrays
 from hansa.errors import InputError
-from hansa.messages import RunSpec
+from hansa.messages import RunSpec, Sample
 from hansa.privacy.accounting import Spent, spent
 from hansa.run import resolve_transforms
 from hansa.simulation.curves import Curves, curves_of, numbers_of, plot
@@ -57,6 +57,8 @@ class RoundRecord:
     """Of an asynchronous run: accepted client → rounds committed while it trained; else empty."""
     failed_evaluations: Mapping[str, str] = field(default_factory=dict)
     """Client → what its code raised while it evaluated."""
+    samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+    """Accepted client → what it has logged on its way (`task.log`); only those that have."""
     virtual_seconds: float = 0.0
     """How long the round took on the virtual clock."""
     seconds: float = 0.0

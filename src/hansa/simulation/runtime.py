@@ -383,6 +383,11 @@ class Simulation:
             staleness=played.staleness,
             virtual_seconds=played.seconds,
             upload_bytes=sum(outcome.upload_bytes for outcome in counted),
+            samples={
+                task.client: outcome.samples
+                for task, outcome in sorted(outcomes.items(), key=lambda each: each[0].client)
+                if isinstance(outcome, Folded) and outcome.samples
+            },
         )
 
     def _flow(self, buffering: Buffering) -> Flow:

@@ -229,6 +229,12 @@ class MetadataStore(Protocol):
         Of models, states and aggregates those without a mark; a session's seed and newest model; a package.
         """
 
+    async def expire_samples(self, before: float, limit: int = 10_000) -> int:
+        """Remove what machines have told of themselves before this time, of all projects; returns how many.
+
+        limit: the most that are removed at once.
+        """
+
     async def removals(self, limit: int = 500) -> Sequence[str]:
         """Objects that are still to be removed."""
 

@@ -25,6 +25,7 @@ __all__ = [
     "ProjectRole",
     "Record",
     "RoundRecord",
+    "SampleRecord",
     "SessionRecord",
     "SessionState",
     "SubjectRecord",
@@ -243,6 +244,27 @@ class MetricRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleRecord:
+    """One number on the way: what user code has logged in a task, or a client's machine has measured of itself."""
+
+    id: str
+    """session/round/task/client/name/step; of a machine client/name/at: what is told twice is kept once."""
+    project: str
+    session: str
+    """Empty: of a machine."""
+    round: int
+    """0: of a machine."""
+    task: str
+    """train, evaluate or program; empty: of a machine."""
+    client: str
+    name: str
+    step: int
+    value: float
+    at: float
+    """By the client's clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord:
     """Something that happened, in order; the live stream is these."""
 
@@ -433,6 +455,7 @@ Record: TypeAlias = (
     | EvaluationRecord
     | ModelRecord
     | MetricRecord
+    | SampleRecord
     | EventRecord
     | ClientRecord
     | CombinerRecord

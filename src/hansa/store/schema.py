@@ -48,6 +48,7 @@ from hansa.store.records import (
     ProjectRecord,
     Record,
     RoundRecord,
+    SampleRecord,
     SessionRecord,
     SubjectRecord,
     TokenRecord,
@@ -77,7 +78,7 @@ _COLUMN_TYPES: Final[Mapping[type, type[TypeEngine[Any]]]] = MappingProxyType(
     {str: Text, bool: Boolean, int: BigInteger, float: Double, dict: JSON, RunSpec: JSON}
 )
 
-_MAY_BE_NAN: Final = frozenset({"metrics.value"})
+_MAY_BE_NAN: Final = frozenset({"metrics.value", "samples.value"})
 """NaN is kept as NULL, because SQLite has no NaN."""
 
 
@@ -143,6 +144,7 @@ KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
         EvaluationRecord: ("project", "id"),
         ModelRecord: ("project", "id", "session", "round"),
         MetricRecord: ("project", "id"),
+        SampleRecord: ("project", "id"),
         ClientRecord: ("project", "id"),
         CombinerRecord: ("project", "id"),
         PackageRecord: ("project", "id"),
@@ -171,6 +173,7 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
         EvaluationRecord: _table("evaluations", EvaluationRecord, ("project", "session", "round"), of_session=True),
         ModelRecord: _table("models", ModelRecord, ("project", "session", "round"), ("project", "parent"), ("id",)),
         MetricRecord: _table("metrics", MetricRecord, ("project", "session", "round"), of_session=True),
+        SampleRecord: _table("samples", SampleRecord, ("project", "session", "round"), ("project", "client", "at")),
         EventRecord: _table("events", EventRecord, ("project", "session", "id")),
         ClientRecord: _table("clients", ClientRecord),
         CombinerRecord: _table("combiners", CombinerRecord),

@@ -27,6 +27,7 @@ from hansa.store.records import (
     ModelRecord,
     Record,
     RoundRecord,
+    SampleRecord,
     SessionRecord,
 )
 from hansa.store.rounds import check_commit, check_successor
@@ -40,6 +41,7 @@ T = TypeVar("T")
 _ROUNDS: Final = TABLES[RoundRecord]
 _CONTRIBUTIONS: Final = TABLES[ContributionRecord]
 _SESSIONS: Final = TABLES[SessionRecord]
+_SAMPLES: Final = TABLES[SampleRecord]
 _AT_ONCE: Final = 500
 """Values in one statement."""
 
@@ -281,6 +283,18 @@ class SqlStore(ABC):
     async def needed(self, digests: Collection[str]) -> frozenset[str]:
         """Those that a row of any project needs."""
         return await self._read(lambda connection: pruning.needed(connection, digests))
+
+    async def expire_samples(self, before: float, limit: int = 10_000) -> int:
+        """Remove what machines have told of themselves before this time, of all projects; returns how many.
+
+        limit: the most that are removed at once.
+        """
+
+        def remove(connection: Connection) -> int:
+            old = select(_SAMPLES.c.seq).where(_SAMPLES.c.session == "", _SAMPLES.c.at < before).limit(limit)
+            return connection.execute(delete(_SAMPLES).where(_SAMPLES.c.seq.in_(old))).rowcount
+
+        return await self._write(remove)
 
     async def removals(self, limit: int = 500) -> Sequence[str]:
         """Objects that are still to be removed."""

@@ -13,9 +13,10 @@ data = "data/digits.txt"
 
 A command is a string, split as a shell would, or a list of arguments; no shell ever sees it. It runs in the folder of
 the file. Models are safetensors files. `{metrics_out}` is a JSON object of numbers with `num_examples` among them. A
-line that a command prints is printed on, and counts as progress; a line `progress 3 10` says how far it is. A setting
-of the data owner is `{settings.NAME}`; `{config}` is a JSON file with all of that and the run's own settings;
-`{python}` is the interpreter that runs hansa.
+line that a command prints is printed on, and counts as progress; a line `progress 3 10` says how far it is, a line
+`metric loss 0.31` or `metric loss 0.31 40` is a number on the way (`Task.log`), here of step 40. A setting of the data
+owner is `{settings.NAME}`; `{config}` is a JSON file with all of that and the run's own settings; `{python}` is the
+interpreter that runs hansa.
 """
 
 import json
@@ -291,6 +292,8 @@ def _pass_on(line: str, task: Task | None, reached: tuple[float, float]) -> tupl
     match line.split():
         case ["progress", done, total] if _is_number(done) and _is_number(total):
             reached = (float(done), float(total))
+        case ["metric", name, value, *step] if task is not None and _is_measured(value, step):
+            task.log({name: float(value)}, int(step[0]) if step else None)
         case _:
             print(line, flush=True)  # noqa: T201 - what user code prints goes where its prints go
     if task is not None:
@@ -300,6 +303,11 @@ def _pass_on(line: str, task: Task | None, reached: tuple[float, float]) -> tupl
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"\d+(\.\d+)?", text) is not None
+
+
+def _is_measured(value: str, step: list[str]) -> bool:
+    is_number = re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|nan|[+-]?inf", value) is not None
+    return is_number and (not step or (len(step) == 1 and step[0].isdecimal()))
 
 
 def _ended(returncode: int) -> str:

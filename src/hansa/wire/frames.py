@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from hansa.errors import Reason
-from hansa.messages import Contribution, Kind, RunSpec, Signature
+from hansa.messages import Contribution, Kind, RunSpec, Sample, Signature
 
 __all__ = [
     "CENTRAL",
@@ -37,6 +37,7 @@ __all__ = [
     "Redirect",
     "Role",
     "RoundKey",
+    "Samples",
     "Seal",
     "Settled",
     "TaskFailed",
@@ -210,6 +211,16 @@ class LogLine:
     client: str
     line: str
     level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Numbers on the way: of a client's task, or of its machine."""
+
+    client: str
+    values: tuple[Sample, ...]
+    key: RoundKey | None = None
+    """The task; None: its machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,5 +400,6 @@ FromNode: TypeAlias = (
     | LogLine
     | Letter
     | Awaited
+    | Samples
 )
 ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect | Dismiss | Letter

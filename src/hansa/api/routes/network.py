@@ -22,6 +22,7 @@ from hansa.api.shapes import (
     ProjectQuotaShape,
     ProjectShape,
     PruneReportShape,
+    SampleShape,
     ServerInfoShape,
     TokenShape,
 )
@@ -29,7 +30,7 @@ from hansa.errors import PermissionDeniedError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.quotas import QuotaKind
 from hansa.store.ports import Page, Query
-from hansa.store.records import ClientRecord, CombinerRecord, NodeRecord, ProjectRecord, TokenRecord
+from hansa.store.records import ClientRecord, CombinerRecord, NodeRecord, ProjectRecord, SampleRecord, TokenRecord
 from hansa.wire.frames import Role
 from hansa.wire.tokens import Identity
 
@@ -61,6 +62,10 @@ class NetworkRoutes:
         ):
             store, cursors = self._controller.store, self._cursors
             add_list(routes, path, kind, shape, about, needs=needed, store=store, cursors=cursors)
+        add_list(
+            routes, "/telemetry", SampleRecord, SampleShape, "What clients' machines have told of themselves.",
+            needs=read, store=self._controller.store, cursors=self._cursors, fixed={"session": ""},
+        )  # fmt: skip
         add(read, "/clients/{name}", self.get_client, response_model=ClientShape)
         label = Permission.LABEL_NODES
         add(label, "/clients/{name}/labels", self.label_client, methods=["PATCH"], response_model=ClientShape)

@@ -22,6 +22,7 @@ from hansa.api.shapes import (
     ContributionShape,
     MetricShape,
     RoundShape,
+    SampleShape,
     SessionShape,
     VerificationShape,
     WaitingShape,
@@ -34,7 +35,7 @@ from hansa.network.controller.export import Models
 from hansa.rounds.why import Why
 from hansa.store.documents import spec_from_json
 from hansa.store.ports import Query
-from hansa.store.records import ContributionRecord, MetricRecord, RoundRecord, SessionRecord, SessionState
+from hansa.store.records import ContributionRecord, MetricRecord, RoundRecord, SampleRecord, SessionRecord, SessionState
 from hansa.wire.tokens import Identity
 
 __all__ = ["UNFINISHED", "SessionRoutes"]
@@ -69,6 +70,7 @@ class SessionRoutes:
             ("/sessions", SessionRecord, SessionShape, {}, "The project's sessions."),
             ("/rounds", RoundRecord, RoundShape, {}, "Committed rounds of the project's sessions."),
             ("/contributions", ContributionRecord, ContributionShape, {}, "What became of every invited client."),
+            ("/samples", SampleRecord, SampleShape, {}, "Numbers on the way: what user code has logged in its tasks."),
             ("/metrics", MetricRecord, MetricShape, {}, "Numbers of rounds: of clients, merged over them, central."),
             (
                 "/validations",

@@ -4,9 +4,10 @@ What was learned is kept until the round that it belongs to is committed, or has
 """
 
 import asyncio
+import math
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ from hansa.network.client.outbox import Outbox, update_file
 from hansa.network.client.results import RESULTS, keep_result
 from hansa.network.client.signing import signed_offer, signed_report
 from hansa.network.client.site import Outgoing, Site
+from hansa.network.client.telemetry import MEASURED, Machine
 from hansa.network.client.workshop import SCRATCH, Workshop
 from hansa.network.entrance import Entrance
 from hansa.network.files import mapped
@@ -57,6 +59,7 @@ from hansa.wire.frames import (
     Progress,
     Role,
     RoundKey,
+    Samples,
     TaskFailed,
     TaskStarted,
     ToNode,
@@ -79,6 +82,11 @@ _MODELS_KEPT = 3
 
 _NOTICEABLE = 0.2
 """Seconds after which a task is worth a report that it has begun: most small ones are over by then."""
+
+_DAY = 86_400.0
+"""Seconds between two lines of the ledger about what this machine tells of itself."""
+
+_BYTES_OF_A_NUMBER = 8
 
 _PROGRESS_STEP = 16 << 20
 """Bytes downloaded between two progress reports."""
@@ -152,12 +160,16 @@ class Agent:
         self._at_work: RoundKey | None = None
         self._printed_bytes = 0
         """Of the task in hand, told to its session."""
+        self._logged: dict[RoundKey, Counter[str]] = {}
+        """By task: how many numbers of each name were told to its session."""
 
     async def run(self) -> None:
         """Serve until the network dismisses this client; raises what trying again cannot mend."""
         await asyncio.to_thread(self._take_up)
         if self._own is not None:
             self._start(self._workshop(self._own).start())
+        if self._site.policy.outbound.telemetry is not None:
+            self._start(self._report(self._site.policy.outbound.telemetry))
         try:
             await self._link.run()
         finally:
@@ -179,6 +191,23 @@ class Agent:
             shutil.rmtree(scratch, ignore_errors=True)
         for part in self._work.glob("*.part"):
             part.unlink(missing_ok=True)
+
+    async def _report(self, every: float) -> None:
+        """Tell how busy this machine is. every: seconds."""
+        machine, noted_until = Machine(self._work), 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(every)
+            if not self._link.connected:
+                continue
+            if loop.time() >= noted_until:
+                size = _BYTES_OF_A_NUMBER * len(MEASURED) * math.ceil(_DAY / every)
+                await patiently(
+                    lambda: asyncio.to_thread(self._site.reports, MEASURED, size),  # noqa: B023 - awaited
+                    who=f"client {self.client.name}",
+                )
+                noted_until = loop.time() + _DAY
+            self._link.send(Samples(self.client.name, await asyncio.to_thread(machine.measure)))
 
     # ── the link ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -398,6 +427,7 @@ class Agent:
             result.unlink(missing_ok=True)
             if printed:
                 await self._noted(opened, "prints", printed.total())
+            await self._note_logged(opened)
 
     def _measured(self, opened: OpenRound, offer: Offer) -> None:
         """Raise `PermissionDeniedError` for an update that is longer than the site lets leave."""
@@ -418,18 +448,40 @@ class Agent:
             started.cancel()
             if self._printed_bytes:
                 await self._noted(opened, "prints", self._printed_bytes)
+            await self._note_logged(opened)
+
+    async def _note_logged(self, opened: OpenRound) -> None:
+        told = self._logged.pop(opened.key, None)
+        if told:
+            await self._noted(opened, "log", _BYTES_OF_A_NUMBER * told.total(), frozenset(told))
+
+    def _log(self, frame: Samples, key: RoundKey) -> None:
+        """Numbers that code has logged: those that the site lets leave."""
+        allowed, kept_back = self._site.logged(frame)
+        told = self._logged.get(key)
+        if told is None:
+            told = self._logged[key] = Counter()
+            if kept_back:
+                line = f"this site keeps back the metrics {', '.join(sorted(kept_back))}"
+                self._link.send(LogLine(key, self.client.name, line, "warning"))
+        told.update(sample.name for sample in allowed.values)
+        if allowed.values:
+            self._link.send(allowed)
 
     def _pass_on(self, frame: FromNode) -> None:
         """What a worker says on the way: no words of its code where the site keeps them."""
-        if self._site.policy.outbound.prints:
+        if isinstance(frame, Samples):
+            if frame.key is not None:
+                self._log(frame, frame.key)
+        elif self._site.policy.outbound.prints:
             self._link.send(frame)
         elif isinstance(frame, Progress):
             self._link.send(replace(frame, activity=frame.key.kind.value))
 
-    async def _noted(self, opened: OpenRound, kind: str, size: int) -> None:
+    async def _noted(self, opened: OpenRound, kind: str, size: int, metrics: Collection[str] = ()) -> None:
         """Written down of what was told in words; raises nothing that would hide what is told."""
         try:
-            await asyncio.to_thread(self._site.says, opened, kind, size)
+            await asyncio.to_thread(self._site.says, opened, kind, size, metrics)
         except StorageError as error:
             _log.error("what has left cannot be written down", client=self.client.name, why=str(error))
 

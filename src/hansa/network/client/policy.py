@@ -100,6 +100,8 @@ class Outbound(_Table):
     """Whether what code prints, and the words of its errors, are told to the session."""
     letters: bool = True
     """Whether code may send messages of its own to other parties, in sessions that run a program."""
+    telemetry: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Seconds between two reports of CPU, memory and disk of this machine; absent: none leaves."""
 
 
 class Privacy(_Table):

@@ -1,7 +1,7 @@
 """A data owner's gate: what comes in is held against the site's policy, and what goes out is written down."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from hansa.network.client.ledger import LEDGER, Departure
 from hansa.network.client.policy import ANYTHING, SitePolicy
 from hansa.wire import codec, packing
 from hansa.wire.codec import Buffer
-from hansa.wire.frames import Evaluated, Offer, OpenRound
+from hansa.wire.frames import Evaluated, Offer, OpenRound, Samples
 
 __all__ = ["Outgoing", "Site"]
 
@@ -89,6 +89,19 @@ class Site:
         contribution = replace(answer.contributions[0], metrics=kept)
         return replace(answer, contributions=(contribution,)), frozenset(given) - frozenset(kept)
 
+    def logged(self, frame: Samples) -> tuple[Samples, frozenset[str]]:
+        """(what may leave of what code has logged, the names of the metrics that were kept back)."""
+        allowed = self.policy.outbound.metrics
+        if allowed is None:
+            return frame, frozenset()
+        kept = tuple(sample for sample in frame.values if sample.name in allowed)
+        return replace(frame, values=kept), frozenset(sample.name for sample in frame.values) - frozenset(allowed)
+
+    def reports(self, names: Sequence[str], size: int) -> None:
+        """Write down that this machine tells of itself. size: bytes at most, until it is written down again."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        ledger.append(self._ledger, Departure(now, "", 0, "telemetry", size, "", sorted(names), ""))
+
     def words(self, error: UserCodeError) -> UserCodeError:
         """What a session is told of a failure of its code."""
         if self.policy.outbound.prints:
@@ -103,9 +116,12 @@ class Site:
         else:
             self._write(opened, "evaluation", 8 * len(answer.metrics), "", tuple(answer.metrics))
 
-    def says(self, opened: OpenRound, kind: str, size: int) -> None:
-        """Write down what is told in words, or to other parties. kind: failure, prints or letters; size: bytes."""
-        self._write(opened, kind, size, "", ())
+    def says(self, opened: OpenRound, kind: str, size: int, metrics: Collection[str] = ()) -> None:
+        """Write down what is told on the way, or to other parties. kind: failure, prints, log or letters; size: bytes.
+
+        metrics: the names of those that were logged.
+        """
+        self._write(opened, kind, size, "", tuple(metrics))
 
     def _write(self, opened: OpenRound, kind: str, size: int, digest: str, metrics: tuple[str, ...]) -> None:
         package = opened.package.digest if opened.package is not None else ""

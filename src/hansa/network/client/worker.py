@@ -21,7 +21,7 @@ from typing import TypeVar
 from hansa.app import App, load_app
 from hansa.arrays import Arrays
 from hansa.errors import AppError, HansaError, StorageUnavailableError, WireError
-from hansa.messages import ClientInfo, Contribution, Kind, RunSpec, Task
+from hansa.messages import ClientInfo, Contribution, Kind, Log, RunSpec, Sample, Task
 from hansa.network.client.limits import NO_LIMITS, Limits
 from hansa.network.client.memory import Memory
 from hansa.network.client.outbox import leave
@@ -42,6 +42,7 @@ from hansa.wire.frames import (
     OpenRound,
     Progress,
     RoundKey,
+    Samples,
     TaskFailed,
 )
 
@@ -54,6 +55,9 @@ _LOOK = 500
 
 _REPORTS_PER_SECOND = 5
 
+_MOST_AT_ONCE = 500
+"""Logged numbers in one frame."""
+
 _PAUSE = 0.5
 """Seconds after which a disk that has refused a write is asked again."""
 
@@ -65,6 +69,30 @@ class _Current:
     key: RoundKey
     client: str
     reported_at: float = 0.0
+
+
+class _Logged:
+    """What a task has logged, told a few times a second, and the rest before its result."""
+
+    def __init__(self, key: RoundKey, client: str, send: Callable[[FromNode], None]) -> None:
+        self._key = key
+        self._client = client
+        self._send = send
+        self._held: list[Sample] = []
+        self._told_at = time.monotonic()
+
+    def take(self, sample: Sample) -> None:
+        self._held.append(sample)
+        if len(self._held) >= _MOST_AT_ONCE or time.monotonic() - self._told_at >= 1 / _REPORTS_PER_SECOND:
+            self.tell()
+
+    def tell(self, *, dropped: int = 0) -> None:
+        if self._held:
+            self._send(Samples(self._client, tuple(self._held), self._key))
+        self._held, self._told_at = [], time.monotonic()
+        if dropped:
+            line = f"task.log was given {Log.MOST + dropped:,} numbers, and keeps {Log.MOST:,} of one task"
+            self._send(LogLine(self._key, self._client, line, "warning"))
 
 
 class Worker:
@@ -129,11 +157,14 @@ class Worker:
         memory = self._memory.recall(opened.key, counted)
         task = run.task(app, self._info, number, opened.key.kind, memory=memory)
         task.progress = self._progress
-        return (
-            self._trained(opened, run, app, model, task)
-            if opened.key.kind is Kind.TRAIN
-            else _evaluated(opened.key, run, app, model, task)
-        )
+        logged = _Logged(opened.key, client, self._send)
+        task.log = Log(logged.take, time.time)
+        try:
+            if opened.key.kind is Kind.TRAIN:
+                return self._trained(opened, run, app, model, task)
+            return _evaluated(opened.key, run, app, model, task)
+        finally:
+            logged.tell(dropped=task.log.dropped)
 
     def _party(self, opened: OpenRound) -> Party:
         return Party(

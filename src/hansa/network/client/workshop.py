@@ -34,6 +34,7 @@ from hansa.wire.frames import (
     Offer,
     OpenRound,
     Progress,
+    Samples,
     TaskFailed,
 )
 
@@ -259,7 +260,7 @@ class Workshop:
                 return own and not frame.partial and (frame.key, frame.sender) == (opened.key, opened.invited[0])
             case Letter() | Awaited():
                 return correspondence is not None and correspondence.may(frame)
-            case TaskFailed() | Evaluated() | Progress() | LogLine():
+            case TaskFailed() | Evaluated() | Progress() | LogLine() | Samples():
                 return (frame.key, frame.client) == (opened.key, opened.invited[0])
             case _:
                 return False

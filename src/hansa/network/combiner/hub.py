@@ -42,6 +42,7 @@ from hansa.wire.frames import (
     Progress,
     Role,
     RoundKey,
+    Samples,
     Seal,
     Settled,
     TaskFailed,
@@ -145,7 +146,7 @@ class Hub:
             case Settled():
                 self._need_combiner(child)
                 self._pass_on_settled(child, frame)
-            case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine():
+            case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine() | Samples():
                 if self._speaks_for(child, frame.client):
                     self._pass_on(frame)
             case Letter() | Awaited():
@@ -159,7 +160,7 @@ class Hub:
             phase.withdraw(frame.client, frame.key)
         self._upstream.send(frame)
 
-    def _pass_on(self, frame: TaskStarted | Progress | TaskFailed | Evaluated | LogLine) -> None:
+    def _pass_on(self, frame: TaskStarted | Progress | TaskFailed | Evaluated | LogLine | Samples) -> None:
         if isinstance(frame, TaskFailed) and (phase := self._phases.find(frame.key)) is not None:
             phase.withdraw(frame.client, frame.key)
         self._upstream.send(frame)

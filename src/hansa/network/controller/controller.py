@@ -38,6 +38,7 @@ from hansa.network.controller.nodes import Nodes
 from hansa.network.controller.people import People
 from hansa.network.controller.quotas import UNBOUNDED, Quota, Quotas
 from hansa.network.controller.retention import PruneReport, Retention
+from hansa.network.controller.samples import KEPT_FOR
 from hansa.network.controller.sign_on import SignOn
 from hansa.network.controller.signing_keys import SigningKeys
 from hansa.network.controller.tree import ProjectTree
@@ -92,12 +93,14 @@ class Controller:
         confinement: Confinement = NO_CONFINEMENT,
         sign_on: Callable[[People], SignOn] | None = None,
         quotas: Quota = UNBOUNDED,
+        telemetry: float = KEPT_FOR,
         spool: Path | None = None,
     ) -> None:
         """keys: those that sign tokens, and did; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
         confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does;
+        telemetry: seconds for which what machines tell of themselves is kept;
         quotas: of projects that have none of their own; spool: folder for updates of aggregators that keep them.
         """
         self.store = store
@@ -114,6 +117,7 @@ class Controller:
         self._slots = slots
         self._silence = silence
         self._spool = spool
+        self._telemetry = telemetry
         self._trees: dict[str, ProjectTree] = {}
         self._revoked: set[str] = set()
         self.people = People(store, keys.private, self._revoked)
@@ -225,6 +229,7 @@ class Controller:
                 sign=self._signer.sign,
                 beside=self._beside,
                 letters=self._letters,
+                telemetry=self._telemetry,
                 spool=self._spool,
             )
         return self._trees[project]

@@ -92,6 +92,7 @@ class ControllerServer:
                 slots=settings.slots,
                 silence=settings.silence,
                 keep=keep,
+                telemetry=settings.telemetry_days * 86_400,
                 leads=lambda: leadership.held,
                 confinement=await asyncio.to_thread(_confined, settings),
                 sign_on=sign_on,

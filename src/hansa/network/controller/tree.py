@@ -21,6 +21,7 @@ from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurroundings
 from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention
+from hansa.network.controller.samples import SampleKeeper
 from hansa.network.controller.session import Central, SessionRunner, Surroundings
 from hansa.network.files import mapped
 from hansa.network.patience import patiently
@@ -28,7 +29,7 @@ from hansa.rounds.eligible import eligible
 from hansa.rounds.why import Why
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, SessionRecord
-from hansa.wire.frames import ROOT, Blob, Dismiss, FromNode, LogLine, Presence, Present, RoundKey
+from hansa.wire.frames import ROOT, Blob, Dismiss, FromNode, LogLine, Presence, Present, RoundKey, Samples
 
 __all__ = ["ProjectTree"]
 
@@ -60,13 +61,14 @@ class ProjectTree:
         sign: Sign,
         beside: Beside,
         letters: Path,
+        telemetry: float,
         spool: Path | None = None,
     ) -> None:
         """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`.
 
         refusal: (project, name, grant) → why a node that has come is none of the network; empty: it is.
         key_of: (project, name) → the public key that a node signs with, empty: none; sign: with the server's own key;
-        beside, letters: see `ProgramSurroundings`; spool: see `Hub`.
+        beside, letters: see `ProgramSurroundings`; spool: see `Hub`; telemetry: seconds for which it is kept.
         """
         self.project = project
         self.directory = Directory(address, balancer)
@@ -94,7 +96,9 @@ class ProjectTree:
         self._writes: asyncio.Queue[Presence] = asyncio.Queue()
         self._rows = asyncio.Lock()
         """Held from reading rows of nodes to writing them."""
-        self._jobs = [asyncio.create_task(self.hub.watch()), asyncio.create_task(self._write_presence())]
+        self._samples = SampleKeeper(project, store, journal, telemetry)
+        jobs = (self.hub.watch(), self._write_presence(), self._samples.run())
+        self._jobs = [asyncio.create_task(job) for job in jobs]
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,6 +208,9 @@ class ProjectTree:
             self._journal.live(
                 self.project, frame.key.run, "log", client=frame.client, line=frame.line, level=frame.level
             )
+        elif isinstance(frame, Samples):
+            if frame.key is None or frame.key.run in self._runners:
+                self._samples.take(frame)
         else:
             key = getattr(frame, "key", None)
             runner = self._runners.get(key.run) if isinstance(key, RoundKey) else None
@@ -289,6 +296,7 @@ class ProjectTree:
     def _ended(self, session: str, task: "asyncio.Task[SessionRecord]") -> None:
         self._runners.pop(session, None)
         self._tasks.pop(session, None)
+        self._samples.forget(session)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a session ended in an error of hansa itself", session=session, exc_info=error)
             self._journal.later(event(self.project, session, "session.crashed", f"{type(error).__name__}: {error}"))
