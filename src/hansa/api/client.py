@@ -24,7 +24,7 @@ from hansa.api.nouns import (
     Tokens,
     Users,
 )
-from hansa.api.results import IssuedToken, Me, ServerInfo
+from hansa.api.results import IssuedToken, LoginCode, Me, ServerInfo
 from hansa.api.sessions import Sessions
 from hansa.api.transport import Transport
 from hansa.errors import AuthenticationError, InputError
@@ -70,6 +70,10 @@ class Client:
     def me(self) -> Me:
         """Whom the server takes the holder of the token for."""
         return from_document(Me, self._transport.json("GET", "/me"))
+
+    def login_code(self) -> LoginCode:
+        """A code that logs oneself in, once and within ten minutes: for a link that opens the Studio."""
+        return from_document(LoginCode, self._transport.json("POST", "/login/codes"))
 
     def log_out(self) -> None:
         """Refuse this client's own token from now on."""

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hansa.api.answers import RefusedError, answer, fault
-from hansa.api.headers import is_foreign, with_security
+from hansa.api.headers import is_foreign, token_of, with_security
 from hansa.api.pacing import Pace
 from hansa.api.permissions import Permission, allows, holders
 from hansa.errors import (
@@ -212,10 +212,10 @@ class Guard:
             client = scope.get("client")
             _paced(self._strangers, str(client[0]) if client else "")
             return
-        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        token = token_of(scope)
+        if not token:
             raise AuthenticationError("this needs a token: send the header `Authorization: Bearer TOKEN`")
-        identity = self._gate.identify(token.strip())
+        identity = self._gate.identify(token)
         _paced(self._callers, f"{identity.project}/{identity.name}")
         try:
             await self._gate.check(identity, permission, project)

@@ -11,6 +11,7 @@ __all__ = [
     "DeviceAnswer",
     "Keep",
     "Login",
+    "LoginCode",
     "NewApiToken",
     "NewLabels",
     "NewMember",
@@ -262,6 +263,14 @@ class Login(Strict):
 
     name: str = Field(max_length=1000, examples=["ada"])
     password: Password
+    cookie: bool = False
+    """Whether a browser keeps the token, in a cookie that no script can read; then it is not in the answer."""
+
+
+class LoginCode(Strict):
+    """A code that somebody who is logged in has made."""
+
+    code: SecretStr = Field(max_length=200)
 
 
 class Subject(Strict):

@@ -4,12 +4,30 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from hansa.messages import Kind
 from hansa.network.controller.quotas import Use
 from hansa.rounds.why import Why
 from hansa.store.records import SessionState, TokenRecord
 from hansa.wire.frames import Role
 
-__all__ = ["DeviceState", "IssuedToken", "Listing", "Me", "ProjectQuota", "ServerInfo", "User", "Waiting"]
+__all__ = [
+    "Band",
+    "Curve",
+    "Curves",
+    "DeviceState",
+    "IssuedToken",
+    "Listing",
+    "LoginCode",
+    "Me",
+    "Place",
+    "ProjectQuota",
+    "RoundColumns",
+    "ServerInfo",
+    "Spread",
+    "Topology",
+    "User",
+    "Waiting",
+]
 
 T = TypeVar("T")
 
@@ -50,6 +68,8 @@ class Me:
     """Whether they are a site administrator, by a token that is not bounded."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """Of a person: project → what they are there."""
+    may: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of a person: project → what they may do there, by the names of `hansa.api.permissions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,96 @@ class DeviceState:
     """None: the person has not approved yet."""
     wait: float
     """Seconds until the next question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One metric, round by round: `rounds` and `values` are of one length."""
+
+    kind: Kind
+    name: str
+    client: str
+    """Empty: the weighted mean over clients; "central": evaluated beside the server."""
+    rounds: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundColumns:
+    """Committed rounds, a column for each of their numbers."""
+
+    number: tuple[int, ...]
+    opened_at: tuple[float, ...]
+    closed_at: tuple[float, ...]
+    accepted: tuple[int, ...]
+    rejected: tuple[int, ...]
+    failed: tuple[int, ...]
+    missing: tuple[int, ...]
+    weight: tuple[int, ...]
+    model: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What a session has come to, round by round."""
+
+    curves: tuple[Curve, ...]
+    rounds: RoundColumns
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """How far apart the clients are in one metric: by nearest rank, the tenth of them, half, and nine tenths."""
+
+    kind: Kind
+    name: str
+    rounds: tuple[int, ...]
+    low: tuple[float, ...]
+    middle: tuple[float, ...]
+    high: tuple[float, ...]
+    clients: tuple[int, ...]
+    """That reported it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far apart a session's clients are."""
+
+    bands: tuple[Band, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A server of the aggregation tree: the controller, whose name is `root`, or a combiner."""
+
+    name: str
+    parent: str
+    """Empty: it is the root."""
+    address: str
+    connected: bool
+    last_seen: float
+    clients: int
+    """Connected to it now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The aggregation tree, without its clients one by one."""
+
+    servers: tuple[Place, ...]
+    connected: int
+    """Clients that are connected now."""
+    clients: int
+    """Clients that have connected at least once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginCode:
+    """A code to log in with, once."""
+
+    code: str = field(repr=False)
+    """Shown this once."""
+    expires_at: float
 
 
 @dataclass(frozen=True, slots=True)

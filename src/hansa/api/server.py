@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.types import ASGIApp
 
 import hansa
 from hansa.api import answers
@@ -179,8 +180,11 @@ class ApiServer:
         return Trust(roots=secure.authority.certificate, name=CONTROLLER)
 
     @classmethod
-    async def open(cls, settings: Settings) -> "ApiServer":
-        """Bind both ports, open the stores, take up running sessions; raises `InputError` that says what to change."""
+    async def open(cls, settings: Settings, front: Callable[[ASGIApp], ASGIApp] | None = None) -> "ApiServer":
+        """Bind both ports, open the stores, take up running sessions; raises `InputError` that says what to change.
+
+        front: put before the API, for example pages.
+        """
         with ExitStack() as undo:
             listener = undo.enter_context(_listen(settings.host, settings.port))
             control = await ControllerServer.open(settings)
@@ -193,7 +197,7 @@ class ApiServer:
         app = create_app(control.controller, limits=limits, closing=closing)
         server = _Uvicorn(
             uvicorn.Config(
-                app,
+                app if front is None else front(app),
                 lifespan="off",
                 http=patient(doors, settings.patience),
                 h11_max_incomplete_event_size=MAX_HEADERS,

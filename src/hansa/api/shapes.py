@@ -15,9 +15,11 @@ __all__ = [
     "ClientShape",
     "CombinerShape",
     "ContributionShape",
+    "CurvesShape",
     "EventShape",
     "IssuedTokenShape",
     "ListShape",
+    "LoginCodeShape",
     "MeShape",
     "MemberShape",
     "MetricShape",
@@ -33,7 +35,9 @@ __all__ = [
     "ServerInfoShape",
     "SessionShape",
     "Shape",
+    "SpreadShape",
     "TokenShape",
+    "TopologyShape",
     "UserShape",
     "WaitingShape",
 ]
@@ -379,8 +383,16 @@ class IssuedTokenShape(Shape):
     """A new token."""
 
     token: str
-    """Shown this once."""
+    """Shown this once; empty where a browser keeps it in a cookie."""
     record: TokenShape
+
+
+class LoginCodeShape(Shape):
+    """A code to log in with, once."""
+
+    code: str
+    """Shown this once."""
+    expires_at: float
 
 
 class UserShape(Shape):
@@ -440,6 +452,8 @@ class MeShape(Shape):
     """Whether they are a site administrator, by a token that is not bounded."""
     roles: dict[str, str] = Field(examples=[{"cardiology": "owner"}])
     """Of a person: project → what they are there."""
+    may: dict[str, list[str]] = Field(examples=[{"cardiology": ["read", "run"]}])
+    """Of a person: project → what they may do there."""
 
 
 class ServerInfoShape(Shape):
@@ -455,6 +469,89 @@ class ServerInfoShape(Shape):
     """Connected now, in the projects that the caller knows."""
     combiners: int
     """Connected now, in the projects that the caller knows."""
+
+
+class PlaceShape(Shape):
+    """A server of the aggregation tree."""
+
+    name: str = Field(examples=["combiner-0"])
+    """root: the controller."""
+    parent: str
+    """Empty: it is the root."""
+    address: str
+    connected: bool
+    last_seen: float
+    clients: int
+    """Connected to it now."""
+
+
+class TopologyShape(Shape):
+    """The aggregation tree, without its clients one by one."""
+
+    servers: list[PlaceShape]
+    connected: int
+    """Clients that are connected now."""
+    clients: int
+    """Clients that have connected at least once."""
+    cursor: int
+    """The newest event before this was read."""
+
+
+class CurveShape(Shape):
+    """One metric, round by round: `rounds` and `values` are of one length."""
+
+    kind: Kind
+    name: str = Field(examples=["accuracy"])
+    client: str
+    """Empty: the weighted mean over clients; "central": evaluated beside the server."""
+    rounds: list[int]
+    values: list[float | None]
+    """null where it was NaN."""
+
+
+class RoundColumnsShape(Shape):
+    """Committed rounds, a column for each of their numbers."""
+
+    number: list[int]
+    opened_at: list[float]
+    closed_at: list[float]
+    accepted: list[int]
+    rejected: list[int]
+    failed: list[int]
+    missing: list[int]
+    weight: list[int]
+    """Examples summed."""
+    model: list[str]
+
+
+class CurvesShape(Shape):
+    """What a session has come to, round by round."""
+
+    curves: list[CurveShape]
+    rounds: RoundColumnsShape
+    cursor: int
+    """The newest event before this was read."""
+
+
+class BandShape(Shape):
+    """How far apart the clients are in one metric, by nearest rank."""
+
+    kind: Kind
+    name: str = Field(examples=["accuracy"])
+    rounds: list[int]
+    low: list[float]
+    """A tenth of the clients are at or below it."""
+    middle: list[float]
+    high: list[float]
+    """Nine tenths of the clients are at or below it."""
+    clients: list[int]
+    """That reported it."""
+
+
+class SpreadShape(Shape):
+    """How far apart a session's clients are, round by round."""
+
+    bands: list[BandShape]
 
 
 class OutstandingShape(Shape):

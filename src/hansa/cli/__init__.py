@@ -35,6 +35,7 @@ from hansa.cli.replay import replay
 from hansa.cli.root import Root
 from hansa.cli.running import interrupt_on_sigterm
 from hansa.cli.simulate import simulate
+from hansa.cli.studio import studio
 from hansa.cli.sweep import sweep
 from hansa.cli.up import up
 from hansa.cli.verify import verify
@@ -58,6 +59,7 @@ _RECORD = "What happens on it"
 for _command in (demo, simulate, replay, sweep, decentralize, parity, privacy):
     app.command(rich_help_panel=_ALONE)(_command)
 app.command(rich_help_panel=_NETWORK)(up)
+app.command(rich_help_panel=_NETWORK)(studio)
 app.command(rich_help_panel=_NETWORK)(login)
 app.command(rich_help_panel=_NETWORK)(logout)
 for _name, _noun in (

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -84,9 +84,10 @@ async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
     import structlog
 
     from hansa.api.server import ApiServer
+    from hansa.ui import Studio
 
     log = structlog.get_logger(__name__)
-    server = await ApiServer.open(settings)
+    server = await ApiServer.open(settings, Studio)
     while True:
         async with AsyncExitStack() as beside:
             beside.push_async_callback(server.aclose)
@@ -116,10 +117,11 @@ async def _opened_again(settings: "Settings") -> "ApiServer":
     """The server of a process that has led before: it waits for a database that is away."""
     from hansa.api.server import ApiServer
     from hansa.errors import StorageUnavailableError
+    from hansa.ui import Studio
 
     while True:
         try:
-            return await ApiServer.open(settings)
+            return await ApiServer.open(settings, Studio)
         except StorageUnavailableError:
             await asyncio.sleep(_PAUSE)
 
@@ -128,12 +130,14 @@ async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> d
     """What is told when the server is ready; secrets are in it on the first start alone."""
     from hansa.wire.frames import Role
 
-    made, replaced = await _operator(server, settings)
+    who, made, replaced = await _operator(server, settings)
     client = None
     if first:
         client, _ = await server.controller.issue_token(settings.project, _FIRST_CLIENT, Role.CLIENT)
+    code, _ = server.controller.logins.make_code(who)
     return {
         "url": server.url,
+        "studio": f"{server.url}/ui/#code={code}",
         "grpc_address": server.grpc_address,
         "ca": server.fingerprint,
         "project": settings.project,
@@ -146,20 +150,21 @@ async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> d
     }
 
 
-async def _operator(server: "ApiServer", settings: "Settings") -> tuple[bool, str | None]:
+async def _operator(server: "ApiServer", settings: "Settings") -> tuple[str, bool, str | None]:
     """Make sure that this user holds a site administrator's token of this server.
 
-    Returns whether one was made for it, and the address of another server whose token it took the place of.
+    Returns whose it is, whether it was made for it, and the address of another server whose token it took the place of.
     """
     from hansa.api.credentials import Credentials, load_credentials, save_credentials
     from hansa.errors import AuthenticationError
 
     saved, people = load_credentials(settings.credentials), server.controller.people
     token, project = ("", settings.project) if saved is None else (saved.token, saved.project)
-    try:
-        known = (await people.bounds(server.controller.verify(token))).admin
-    except AuthenticationError:
-        known = False
+    who, known = _OPERATOR, False
+    with suppress(AuthenticationError):
+        holder = server.controller.verify(token)
+        known = (await people.bounds(holder)).admin
+        who = holder.name if known else _OPERATOR
     if not known:
         project = settings.project
         operator = await people.operator(_OPERATOR)
@@ -167,7 +172,7 @@ async def _operator(server: "ApiServer", settings: "Settings") -> tuple[bool, st
     now = Credentials(server.url, token, project, server.trust.roots, server.trust.name)
     if saved != now:
         save_credentials(settings.credentials, now)
-    return not known, saved.url if saved is not None and not known else None
+    return who, not known, saved.url if saved is not None and not known else None
 
 
 def _welcome(facts: dict[str, Any]) -> None:
@@ -175,6 +180,7 @@ def _welcome(facts: dict[str, Any]) -> None:
     say("")
     say(bold("hansa is up") + f"    data in {facts['data']}")
     say("")
+    say(f"  Studio         {facts['studio']}")
     say(f"  REST API       {facts['url']}")
     say(f"  nodes join at  {facts['grpc_address']}")
     if "fedn_grpc_address" in facts:

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from hansa.api.documents import to_document
 from hansa.api.guard import Gate, Limits, Routes, caller
+from hansa.api.headers import token_of
 from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import EventShape
@@ -88,8 +89,13 @@ class EventRoutes:
         start = last_event_id if last_event_id is not None else after
         if start is None:
             start = await self._cursors.newest(project)
-        token = request.headers["authorization"].partition(" ")[2].strip()
-        return _EventStream(self, project, token, me.token_id, self._controller.journal.follow(project, start, session))
+        return _EventStream(
+            self,
+            project,
+            token_of(request.scope),
+            me.token_id,
+            self._controller.journal.follow(project, start, session),
+        )
 
     async def run(self, stream: "_EventStream", receive: Receive, send: Send) -> None:
         """Send a stream until its reader has gone or may read no longer, or the server ends."""

@@ -1,7 +1,8 @@
 """The network and its places: clients, combiners, tokens, projects, the server, the caller."""
 
 import time
-from typing import Annotated, Any
+from collections import Counter
+from typing import Annotated, Any, Final
 
 from fastapi import Depends
 from fastapi import Query as Parameter
@@ -9,9 +10,9 @@ from fastapi import Query as Parameter
 import hansa
 from hansa.api.documents import record_document
 from hansa.api.guard import Routes, caller
-from hansa.api.permissions import Permission, covered
+from hansa.api.permissions import Permission, allows, covered
 from hansa.api.requests import NewApiToken, NewLabels, NewProject, NewQuota, NewToken, Prune
-from hansa.api.results import IssuedToken, Me, ProjectQuota, ServerInfo
+from hansa.api.results import IssuedToken, Me, Place, ProjectQuota, ServerInfo, Topology
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import (
     ClientShape,
@@ -25,18 +26,20 @@ from hansa.api.shapes import (
     SampleShape,
     ServerInfoShape,
     TokenShape,
+    TopologyShape,
 )
 from hansa.errors import PermissionDeniedError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.quotas import QuotaKind
 from hansa.store.ports import Page, Query
 from hansa.store.records import ClientRecord, CombinerRecord, NodeRecord, ProjectRecord, SampleRecord, TokenRecord
-from hansa.wire.frames import Role
+from hansa.wire.frames import ROOT, Role
 from hansa.wire.tokens import Identity
 
 __all__ = ["NetworkRoutes", "ServerRoutes"]
 
 Caller = Annotated[Identity, Depends(caller)]
+_PAGE: Final = 1000
 Limit = Annotated[int, Parameter(ge=1, le=1000, description="Items on a page.")]
 Offset = Annotated[int, Parameter(ge=0, le=2**63 - 1, description="Items before the page.")]
 
@@ -76,6 +79,7 @@ class NetworkRoutes:
         add(own, "/api-tokens", self.list_api_tokens, response_model=list_shape(TokenShape))
         add(own, "/api-tokens", self.create_api_token, **issued)
         add(own, "/api-tokens/{token}", self.revoke_api_token, methods=["DELETE"], response_model=TokenShape)
+        add(read, "/network", self.get_network, response_model=TopologyShape)
         add(read, "", self.get_project, response_model=ProjectShape)
         add(read, "/quota", self.get_quota, response_model=ProjectQuotaShape)
         add(Permission.ADMINISTER, "/quota", self.set_quota, methods=["PUT"], response_model=ProjectQuotaShape)
@@ -92,6 +96,23 @@ class NetworkRoutes:
     async def get_combiner(self, project: str, name: str) -> dict[str, Any]:
         """A combiner, by its name."""
         return record_document(await self._controller.store.get(CombinerRecord, project, f"{project}/{name}"))
+
+    async def get_network(self, project: str) -> dict[str, Any]:
+        """The controller and the combiners below it, with how many clients are connected to each."""
+        cursor, store = await self._cursors.newest(project), self._controller.store
+        directory = self._controller.tree(project).directory
+        load = Counter(present.combiner for present in directory.clients.values())
+        servers = [Place(ROOT, "", self._controller.address, connected=True, last_seen=time.time(), clients=load[ROOT])]
+        offset, total = 0, 1
+        while offset < total:
+            page = await store.list(CombinerRecord, Query(project, sort="name", limit=_PAGE, offset=offset))
+            for one in page.items:
+                parent = one.parent or ROOT
+                servers.append(Place(one.name, parent, one.address, one.connected, one.last_seen, load[one.name]))
+            offset, total = offset + _PAGE, page.total
+        known = await store.list(ClientRecord, Query(project, limit=1))
+        made = Topology(tuple(servers), sum(load.values()), known.total)
+        return record_document(made) | {"cursor": cursor}
 
     async def revoke_node(self, project: str, name: str, me: Caller) -> dict[str, Any]:
         """Refuse a client or combiner from now on: its streams end. It may join again with a new token."""
@@ -182,12 +203,15 @@ class ServerRoutes:
         """Whom the server takes the caller for, and what they are in which project. Every role may ask."""
         if me.role is not Role.PERSON:
             return record_document(Me(me.name, me.role, me.project, me.token_id))
-        people, roles = self._controller.people, dict[str, str]()
+        people, roles, may = self._controller.people, dict[str, str](), dict[str, tuple[str, ...]]()
         for project in await people.projects(me):
             bounds = await people.bounds(me, project.id)
             roles[project.id] = " bounded to ".join(bounds.roles) or "site administrator"
+            may[project.id] = tuple(
+                permission.name.lower() for permission in Permission if bounds.admin or allows(permission, bounds.roles)
+            )
         admin = (await people.bounds(me)).admin
-        return record_document(Me(me.name, me.role, me.project, me.token_id, admin, roles))
+        return record_document(Me(me.name, me.role, me.project, me.token_id, admin, roles, may))
 
     async def get_server(self, me: Caller) -> dict[str, Any]:
         """The server's version, uptime, and the address that clients and combiners join."""

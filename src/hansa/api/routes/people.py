@@ -7,15 +7,20 @@ from starlette.responses import Response
 
 from hansa.api.documents import record_document
 from hansa.api.guard import Routes
+from hansa.api.headers import forget_token, keep_token
 from hansa.api.permissions import Permission
 from hansa.api.requests import ChangedPassword, Login, NewMember, NewPassword, NewUser, Subject
-from hansa.api.results import IssuedToken, User
+from hansa.api.requests import LoginCode as LoginByCode
+from hansa.api.results import IssuedToken, LoginCode, User
 from hansa.api.routes.lists import Cursors, add_list, list_shape
 from hansa.api.routes.network import Caller, Limit, Offset
-from hansa.api.shapes import IssuedTokenShape, MemberShape, UserShape
+from hansa.api.shapes import IssuedTokenShape, LoginCodeShape, MemberShape, UserShape
+from hansa.errors import InputError
 from hansa.network.controller.controller import Controller
+from hansa.network.controller.logins import HOLDS
 from hansa.store.ports import Query
-from hansa.store.records import INSTALLATION, AccountRecord, MemberRecord, SubjectRecord
+from hansa.store.records import INSTALLATION, AccountRecord, MemberRecord, SubjectRecord, TokenRecord
+from hansa.wire.tokens import Identity
 
 __all__ = ["MemberRoutes", "UserRoutes", "address_of"]
 
@@ -70,6 +75,16 @@ class UserRoutes:
         administer, one = Permission.ADMINISTER, "/users/{user}"
         issued: dict[str, Any] = {"methods": ["POST"], "status_code": 201, "response_model": IssuedTokenShape}
         routes.add(Permission.STRANGERS, "/login", self.log_in, **issued)
+        routes.add(Permission.STRANGERS, "/login/code", self.log_in_by_code, **issued)
+        routes.add(
+            Permission.USE_SERVER,
+            "/login/codes",
+            self.create_login_code,
+            methods=["POST"],
+            status_code=201,
+            response_model=LoginCodeShape,
+        )
+        routes.add(Permission.USE_SERVER, "/login/browser", self.log_in_browser, **issued)
         none: dict[str, Any] = {"status_code": 204, "response_class": Response}
         routes.add(Permission.USE_SERVER, "/logout", self.log_out, methods=["POST"], **none)
         routes.add(Permission.USE_SERVER, "/me/password", self.change_password, methods=["PUT"], **none)
@@ -101,15 +116,37 @@ class UserRoutes:
         password = body.password.get_secret_value()
         return await self._told(await self._controller.logins.set_password(user, password, by=me.name))
 
-    async def log_in(self, body: Login, request: Request) -> dict[str, Any]:
+    async def log_in(self, body: Login, request: Request, response: Response) -> dict[str, Any]:
         """A token that holds for 12 hours, for a name and a password. Failed attempts are counted, and slowed down."""
         made = await self._controller.logins.log_in(body.name, body.password.get_secret_value(), address_of(request))
-        return record_document(IssuedToken(*made))
+        return _kept(request, response, made) if body.cookie else record_document(IssuedToken(*made))
 
-    async def log_out(self, me: Caller) -> Response:
-        """Refuse the token of this request from now on."""
+    async def create_login_code(self, me: Caller) -> dict[str, Any]:
+        """A code that logs the caller in, once and within ten minutes: for a link that opens the Studio."""
+        await self._unbounded(me)
+        return record_document(LoginCode(*self._controller.logins.make_code(me.name)))
+
+    async def log_in_by_code(self, body: LoginByCode, request: Request, response: Response) -> dict[str, Any]:
+        """Log a browser in with a code: it keeps the token, which holds for 12 hours, in a cookie."""
+        logins = self._controller.logins
+        made = await logins.log_in_by_code(body.code.get_secret_value(), address_of(request))
+        return _kept(request, response, made)
+
+    async def log_in_browser(self, me: Caller, request: Request, response: Response) -> dict[str, Any]:
+        """Log a browser in with the token of this request: it keeps another, which may do the same for 12 hours."""
+        people = self._controller.people
+        bound = (await people.bounds(me, me.project)).token if me.project else None
+        made = await people.issue(
+            me.name, called="studio", project=me.project, bound=bound, expires_in=HOLDS, action="login"
+        )
+        return _kept(request, response, made)
+
+    async def log_out(self, me: Caller, request: Request) -> Response:
+        """Refuse the token of this request from now on; a browser forgets it."""
         await self._controller.people.revoke(me.name, me.project, me.token_id)
-        return Response(status_code=204)
+        response = Response(status_code=204)
+        forget_token(request.scope, response)
+        return response
 
     async def change_password(self, me: Caller, body: ChangedPassword, request: Request) -> Response:
         """Another password for the caller. What else was logged in with the former one is logged out."""
@@ -137,6 +174,13 @@ class UserRoutes:
         await people.unbind(user, by=me.name)
         return await self._told(await people.account(user))
 
+    async def _unbounded(self, me: Identity) -> None:
+        """Raise `InputError` for a token that may do less than the person it acts for."""
+        if me.project or (await self._controller.people.bounds(me)).token is not None:
+            raise InputError(
+                "a token that is bounded to a project cannot make a code, which would log in without its bounds"
+            )
+
     async def _told(self, account: AccountRecord) -> dict[str, Any]:
         bound = await self._controller.people.subjects()
         return record_document(_user(account, bound.get(account.id)))
@@ -145,6 +189,13 @@ class UserRoutes:
 def address_of(request: Request) -> str:
     """Where a request comes from: of a proxy that is believed, where it says that its caller is."""
     return request.client.host if request.client is not None else ""
+
+
+def _kept(request: Request, response: Response, made: tuple[str, TokenRecord]) -> dict[str, Any]:
+    """A token that goes into the browser's cookie, and is not told."""
+    token, record = made
+    keep_token(request.scope, response, token, HOLDS)
+    return record_document(IssuedToken("", record))
 
 
 def _user(account: AccountRecord, bound: SubjectRecord | None) -> User:

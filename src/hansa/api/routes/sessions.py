@@ -12,6 +12,7 @@ from fastapi import Query as Parameter
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from hansa.api.curves import Charts
 from hansa.api.documents import record_document
 from hansa.api.guard import Limits, Routes, caller
 from hansa.api.permissions import Permission
@@ -20,10 +21,12 @@ from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import (
     ContributionShape,
+    CurvesShape,
     MetricShape,
     RoundShape,
     SampleShape,
     SessionShape,
+    SpreadShape,
     VerificationShape,
     WaitingShape,
 )
@@ -51,6 +54,7 @@ _BUNDLE: Final[dict[int | str, dict[str, Any]]] = {
     206: {"description": "The range that was asked for"},
 }
 Caller = Annotated[Identity, Depends(caller)]
+After = Annotated[int, Parameter(ge=0, le=_LARGEST, description="Only rounds after this one.")]
 
 
 class SessionRoutes:
@@ -61,6 +65,7 @@ class SessionRoutes:
         self._limits = limits
         self._controller = controller
         self._cursors = cursors
+        self._charts = Charts(controller.store)
 
     def add(self, routes: Routes) -> None:
         """Add the routes."""
@@ -116,6 +121,8 @@ class SessionRoutes:
             response_class=Response,
         )
         add(Permission.READ, f"{one}/rounds/{{number}}", self.get_round, response_model=RoundShape)
+        add(Permission.READ, f"{one}/curves", self.get_curves, response_model=CurvesShape)
+        add(Permission.READ, f"{one}/spread", self.get_spread, response_model=SpreadShape)
 
     async def create_session(self, project: str, me: Caller, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
@@ -201,6 +208,15 @@ class SessionRoutes:
         if not page.items:
             raise NotFoundError(f"session {session} has no round {number} (yet)")
         return record_document(page.items[0])
+
+    async def get_curves(self, project: str, session: str, after: After = 0) -> dict[str, Any]:
+        """Every metric round by round, merged over clients and central, and the rounds, as columns for a chart."""
+        cursor = await self._cursors.newest(project)
+        return record_document(await self._charts.curves(project, session, after)) | {"cursor": cursor}
+
+    async def get_spread(self, project: str, session: str, after: After = 0) -> dict[str, Any]:
+        """How far apart the clients of each round are: for every metric the 10th, 50th and 90th percentile."""
+        return record_document(await self._charts.spread(project, session, after))
 
 
 class _Exported(FileResponse):

@@ -1,5 +1,7 @@
 """Logging in with a name and a password: throttled, and silent about which names there are."""
 
+import hashlib
+import secrets
 import time
 from collections.abc import Callable
 from typing import Final
@@ -11,10 +13,14 @@ from hansa.network.controller.people import People
 from hansa.network.controller.throttle import Throttle
 from hansa.store.records import INSTALLATION, AccountRecord, TokenRecord
 
-__all__ = ["Logins"]
+__all__ = ["HOLDS", "Logins"]
 
-_HOLDS: Final = 12 * 3600.0
+HOLDS: Final = 12 * 3600.0
 """Seconds for which a login's token holds."""
+_CODE_HOLDS: Final = 600.0
+"""Seconds in which a code is to be used."""
+_MOST_CODES: Final = 1000
+"""Codes that are waited for at once; the oldest are forgotten first."""
 _WINDOW: Final = 900.0
 """Seconds in which failed attempts are counted."""
 _MOST_OF_ACCOUNT: Final = 5
@@ -38,6 +44,8 @@ class Logins:
         self._by_address = Throttle(_MOST_OF_ADDRESS, _WINDOW)
         self._told = Throttle(1, _WINDOW)
         """Of one that is slowed down one line is kept in the window: the record does not grow with the attempts."""
+        self._codes: dict[str, tuple[str, float]] = {}
+        """Hash of a code → (whom it logs in, until when, on the clock)."""
 
     async def log_in(self, name: str, password: str, address: str) -> tuple[str, TokenRecord]:
         """A token for a person; address: of the network, where the attempt comes from.
@@ -45,7 +53,31 @@ class Logins:
         Raises `AuthenticationError`, the same whatever was wrong, and `ThrottledError` after too many attempts.
         """
         account = await self._proven(name, password, address)
-        return await self._people.issue(account.id, called="login", expires_in=_HOLDS, action="login")
+        return await self._people.issue(account.id, called="login", expires_in=HOLDS, action="login")
+
+    def make_code(self, name: str) -> tuple[str, float]:
+        """(a code that logs this person in once, the POSIX time until which it does): for a browser of theirs."""
+        code, now = secrets.token_urlsafe(24), self._clock()
+        self._codes = {key: kept for key, kept in self._codes.items() if kept[1] > now}
+        while len(self._codes) >= _MOST_CODES:
+            del self._codes[next(iter(self._codes))]
+        self._codes[_hashed(code)] = name, now + _CODE_HOLDS
+        return code, time.time() + _CODE_HOLDS
+
+    async def log_in_by_code(self, code: str, address: str) -> tuple[str, TokenRecord]:
+        """A token for whom a code was made for; raises `AuthenticationError` for one that is spent or too old."""
+        now = self._clock()
+        if (wait := self._by_address.wait(address, now)) > 0:
+            raise ThrottledError(f"there were too many attempts to log in: wait {wait:.0f} seconds", wait=wait)
+        self._by_address.count(address, now)
+        name, until = self._codes.pop(_hashed(code), ("", 0.0))
+        if until <= now:
+            raise AuthenticationError(
+                "this link to log in was used already, or is older than ten minutes: `hansa studio` makes another"
+            )
+        self._by_address.forgive(address)
+        account = await self._people.account(name)
+        return await self._people.issue(account.id, called="studio", expires_in=HOLDS, action="login")
 
     async def change_password(self, name: str, current: str, new: str, address: str, keep: str) -> AccountRecord:
         """Another password for who knows the current one; keep: the id of the token that goes on to hold."""
@@ -101,3 +133,8 @@ class Logins:
             who = _UNKNOWN
         why = f"{address}: throttled, too many attempts {'with this name' if slowed else 'from this address'}"
         await self._people.note(audit_line(INSTALLATION, who, "login", who, outcome="refused", detail=why))
+
+
+def _hashed(code: str) -> str:
+    """What is kept of a code."""
+    return hashlib.sha256(code.encode()).hexdigest()

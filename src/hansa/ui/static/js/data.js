@@ -1,0 +1,83 @@
+// What the server has, kept fresh: read once, and again when an event says that it has changed.
+import { call } from "./api.js";
+import { useCallback, useEffect, useRef, useState } from "./html.js";
+import { useNews } from "./stream.js";
+
+const PAUSE = 700; // milliseconds between two readings of one resource at least
+
+/**
+ * A resource of the API. Returns {data, error, loading, at, reload}.
+ * path: null reads nothing. on: which events make it old, as a function of {event} or {live}; after a break it is always old.
+ * What was read stays shown while it is read anew, and when that fails.
+ */
+export function useResource(path, { on, every } = {}) {
+  const [state, set] = useState({ path, data: null, error: null, at: null });
+  const busy = useRef(null);
+  const old = useRef(false);
+  const last = useRef(0);
+
+  const load = useCallback(async () => {
+    if (path === null) return;
+    if (busy.current?.path === path) {
+      old.current = true;
+      return;
+    }
+    busy.current?.stop.abort();
+    const mine = { path, stop: new AbortController() };
+    busy.current = mine;
+    old.current = false;
+    last.current = Date.now();
+    try {
+      const data = await call(path, { signal: mine.stop.signal });
+      set({ path, data, error: null, at: Date.now() });
+    } catch (error) {
+      if (error.name !== "AbortError") set((before) => ({ ...(before.path === path ? before : { data: null, at: null }), path, error }));
+    } finally {
+      if (busy.current === mine) busy.current = null;
+      if (old.current && !mine.stop.signal.aborted) later();
+    }
+  }, [path]);
+
+  const timer = useRef();
+  const later = useCallback(() => {
+    if (timer.current) return;
+    timer.current = setTimeout(() => {
+      timer.current = undefined;
+      load();
+    }, Math.max(0, last.current + PAUSE - Date.now()));
+  }, [load]);
+
+  useEffect(() => {
+    load();
+    return () => {
+      clearTimeout(timer.current);
+      timer.current = undefined;
+      busy.current?.stop.abort();
+      busy.current = null;
+    };
+  }, [load]);
+
+  useEffect(() => {
+    if (!every) return undefined;
+    const tick = setInterval(() => document.visibilityState === "visible" && later(), every);
+    return () => clearInterval(tick);
+  }, [every, later]);
+
+  useNews(({ news, gap, connection }) => {
+    if (!on) return;
+    if (gap || connection?.state === "live" || news?.some(on)) later();
+  });
+
+  const mine = state.path === path;
+  return { data: mine ? state.data : null, error: mine ? state.error : null, loading: !mine || (!state.data && !state.error), at: mine ? state.at : null, reload: load };
+}
+
+/** A clock for relative times: seconds since 1970, renewed every so many milliseconds. */
+export function useNow(every = 1000) {
+  const [now, set] = useState(Date.now() / 1000);
+  useEffect(() => {
+    const tick = setInterval(() => set(Date.now() / 1000), every);
+    return () => clearInterval(tick);
+  }, [every]);
+  return now;
+}

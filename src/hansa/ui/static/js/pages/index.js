@@ -1,0 +1,36 @@
+// Which page an address is.
+import { html } from "../html.js";
+import { Empty } from "../parts/states.js";
+import { to } from "../router.js";
+import { Account } from "./account.js";
+import { Clients, ClientPage } from "./clients.js";
+import { Events } from "./events.js";
+import { Network } from "./network.js";
+import { Overview } from "./overview.js";
+import { Session } from "./session.js";
+import { Sessions } from "./sessions.js";
+
+const Lost = () => html`<${Empty} level=${1} icon="search" title="There is no such page" actions=${html`<a class="button" href=${to()}>Go to the overview</a>`}>The address may be misspelt, or what it named is gone.<//>`;
+const Closed = () => html`<${Empty} level=${1} icon="lock" title="You know no such project" actions=${html`<a class="button" href=${to()}>Go to your own</a>`}>There is none of this name, or you are not a member of it: ask its owner.<//>`;
+
+const OF_PROJECT = { clients: [Clients, ClientPage], events: [Events], network: [Network], sessions: [Sessions, Session] };
+const NAMED = {};
+const OF_INSTALLATION = {};
+
+/** {Page, nav}: what to show, and which place of the menu it belongs to. known: whether the caller knows the project. */
+export function pageOf({ parts }, known) {
+  const [first, second, third, fourth, ...more] = parts;
+  if (first === "p" && second && more.length === 0) {
+    if (!known) return { Page: Closed, nav: "" };
+    if (!third) return { Page: Overview, nav: "p/" };
+    const nav = `p/${third}`;
+    if (NAMED[`${third}/${fourth}`]) return { Page: NAMED[`${third}/${fourth}`], nav };
+    const Page = OF_PROJECT[third]?.[fourth ? 1 : 0];
+    return { Page: Page ?? Lost, nav };
+  }
+  if (first === "admin" && !third) return { Page: OF_INSTALLATION[second] ?? Lost, nav: `admin/${second}` };
+  if (first === "account" && !second) return { Page: Account, nav: "account" };
+  if (first === "projects" && second === "new" && !third) return { Page: NAMED["projects/new"] ?? Lost, nav: "" };
+  if (parts.length === 0) return { Page: () => html`<h1 class="visually-hidden">Studio</h1>`, nav: "" };
+  return { Page: Lost, nav: "" };
+}

@@ -1,0 +1,314 @@
+// One session: figures, curves, what it waits for, rounds, clients, what was rejected, events, settings.
+import { address, call, path, query } from "../api.js";
+import { useApp } from "../context.js";
+import { useNow, useResource } from "../data.js";
+import { bytes, count, metric, number, plural, span } from "../format.js";
+import { html, useEffect, useMemo, useState } from "../html.js";
+import { Act } from "../parts/acts.js";
+import { Chart, Histogram, SERIES } from "../parts/chart.js";
+import { useCurves } from "../parts/curves.js";
+import { EventLines } from "../parts/events.js";
+import { Icon } from "../parts/icon.js";
+import { Card, Figures, Notice, Tabs, Title, useTab } from "../parts/page.js";
+import { useTheme } from "../parts/shell.js";
+import { Bar, Empty, Loaded } from "../parts/states.js";
+import { Ago, Pill, Status } from "../parts/status.js";
+import { Choose, List, Rows, SaveList, Search } from "../parts/table.js";
+import { Counts, Tree } from "../parts/tree.js";
+import { useWorking } from "../parts/working.js";
+import { to } from "../router.js";
+
+const BACK = 5; // rounds over which a figure's change is told
+const RECENT = 10; // rounds whose length tells how long the rest will take
+const PINS = 6;
+
+export function Session({ route }) {
+  const { project } = useApp();
+  const id = route.parts[3];
+  const mine = ({ event }) => event?.session === id && /^session\.|^round\.committed/.test(event.kind);
+  const session = useResource(path`/projects/${project}/sessions/${id}`, { on: mine });
+  return html`<${Loaded} resource=${session} level=${1} skeleton=${html`<${Skeleton} />`}>${(one) => html`<${Shown} session=${one} reload=${session.reload} />`}<//>`;
+}
+
+const Skeleton = () => html`<div class="stack"><div class="title"><${Bar} width=${220} /></div>
+  <${Figures} items=${["Round", "", " ", "  "].map((label) => ({ label: label || "—", value: html`<${Bar} width=${60} />`, sub: html`<${Bar} width=${90} />` }))} />
+  <div class="grid-2"><div class="card" style=${{ height: "330px" }}></div><div class="card" style=${{ height: "330px" }}></div></div></div>`;
+
+function Shown({ session, reload }) {
+  const { project, can } = useApp();
+  const base = path`/projects/${project}/sessions/${session.id}`;
+  const { curves, bands, rounds } = useCurves(project, session.id);
+  const running = session.state === "running";
+  const ended = ["finished", "failed", "stopped"].includes(session.state);
+  const model = session.model && html`<a class="button" href=${address(path`/projects/${project}/models/${session.model}/file`)} download><${Icon} name="download" />Model</a>`;
+  const post = (what) => async () => { await call(`${base}/${what}`, { method: "POST" }); reload(); };
+  const tabs = [
+    { id: "rounds", label: "Rounds", count: count(session.round) },
+    { id: "clients", label: "Clients" },
+    { id: "network", label: "Network" },
+    { id: "rejected", label: "Rejected and failed" },
+    { id: "events", label: "Events" },
+    { id: "settings", label: "Settings" },
+  ];
+  const tab = useTab(tabs);
+  const [pins, pin] = useState([]);
+  const toggle = (client) => pin(pins.includes(client) ? pins.filter((one) => one !== client) : [...pins, client].slice(-PINS));
+  return html`<div class="stack">
+    <${Title} title=${session.name} state=${html`<${Pill} state=${session.state} />`} actions=${html`
+        ${can("download") && model}
+        ${can("run") && html`<a class="button" href=${`${to("p", project, "sessions", "new")}?like=${session.id}`}><${Icon} name="copy" />Again</a>`}
+        ${can("run") && session.state === "created" && html`<${Act} className="primary" icon="player-play" act=${post("start")} done="The session is started">Start<//>`}
+        ${can("run") && (session.state === "failed" || session.state === "stopped") && html`<${Act} className="primary" icon="player-play" act=${post("resume")} done="The session goes on">Resume<//>`}
+        ${can("run") && running && html`<${Act} className="danger" icon="player-stop" done="The session is stopped; it can be resumed" act=${post("stop")}
+          confirm=${{ title: `Stop ${session.name}?`, text: "What is committed stays, and the session can be resumed later.", act: "Stop" }}>Stop session<//>`}
+        ${can("delete") && !running && html`<${Remove} session=${session} />`}`}>
+      ${session.spec.parties.length ? "program" : session.spec.algorithm}${session.spec.aggregator !== "mean" && ` · ${session.spec.aggregator}`}
+      ${session.seed_model && html` · from <a href=${to("p", project, "models", session.seed_model)}>${session.seed_model.slice(0, 10)}</a>`}
+      ${" "}· ${session.started_at ? html`started <${Ago} at=${session.started_at} />` : html`created <${Ago} at=${session.created_at} />`}
+    <//>
+    <${KeyFigures} session=${session} curves=${curves} rounds=${rounds} />
+    ${session.state === "failed" && html`<${Notice} kind="bad"><b>It failed.</b> <span class="wrap">${session.cause.split("\n")[0]}</span>${session.cause.includes("\n") && html`<details><summary>All of it</summary><pre class="scroll" tabindex="0">${session.cause}</pre></details>`}<//>`}
+    ${running && html`<${Waiting} base=${base} id=${session.id} />`}
+    ${session.state === "stopped" && html`<${Notice} kind="warn">${session.cause || "It was stopped"}. What is committed stays; it can be resumed.<//>`}
+    <${Charts} session=${session} curves=${curves} bands=${bands} pins=${pins} unpin=${toggle} />
+    <${Tabs} items=${tabs} label="Details of the session" />
+    ${tab === "rounds" && html`<${Rounds} session=${session} rounds=${rounds} curves=${curves} />`}
+    ${tab === "clients" && html`<${Participants} session=${session} pins=${pins} toggle=${toggle} />`}
+    ${tab === "network" && html`<${Places} session=${session} />`}
+    ${tab === "rejected" && html`<${Rejected} session=${session} />`}
+    ${tab === "events" && html`<${Card} title="Events" note="of this session, the newest first"><${EventLines} session=${session.id} most=${200} /><//>`}
+    ${tab === "settings" && html`<${Settings} session=${session} ended=${ended} />`}
+  </div>`;
+}
+
+function Remove({ session }) {
+  const { project } = useApp();
+  return html`<${Act} className="danger quiet" icon="trash" done="The session is deleted"
+    confirm=${{ title: `Delete ${session.name}?`, text: "Its rounds, metrics and events go, and the models that nothing else needs. This cannot be undone.", act: "Delete", word: session.name }}
+    act=${async () => { await call(path`/projects/${project}/sessions/${session.id}`, { method: "DELETE" }); history.back(); }}>Delete<//>`;
+}
+
+/** The curve of a metric that tells most: central before merged, evaluated before trained. */
+export function ranked(curves) {
+  const rank = (one) => (one.kind === "evaluate" ? 0 : 2) + (one.client === "central" ? 0 : 1);
+  const order = (one) => (one.name === "accuracy" ? 0 : one.name === "loss" ? 1 : 2);
+  const best = new Map();
+  for (const one of [...curves].sort((a, b) => rank(a) - rank(b))) if (!best.has(one.name)) best.set(one.name, one);
+  return [...best.values()].sort((a, b) => order(a) - order(b) || a.name.localeCompare(b.name));
+}
+
+/** Whether more of a metric is worse, as far as its name tells. */
+const isCost = (name) => /loss|error|mse|rmse|mae|perplexity|time|epsilon/.test(name);
+
+function change(curve) {
+  const last = curve.values.length - 1;
+  if (last < BACK) return curve.kind === "train" ? "in training" : curve.client === "central" ? "central evaluation" : "mean over clients";
+  const by = curve.values[last] - curve.values[last - BACK];
+  if (!by) return `unchanged in ${BACK} rounds`;
+  const good = by > 0 !== isCost(curve.name);
+  const text = metric(curve.name, Math.abs(by)).replace(" %", " pt");
+  return html`<span class=${good ? "up" : "down"}>${by > 0 ? "▲" : "▼"} ${text}</span> in ${BACK} rounds`;
+}
+
+function KeyFigures({ session, curves, rounds }) {
+  const now = useNow();
+  const total = session.spec.rounds;
+  const k = rounds ? rounds.number.length - 1 : -1;
+  const lengths = rounds ? rounds.closed_at.map((closed, i) => closed - (i ? rounds.closed_at[i - 1] : rounds.opened_at[i])).slice(-RECENT) : [];
+  const pace = lengths.length ? lengths.reduce((a, b) => a + b, 0) / lengths.length : null;
+  const left = pace !== null && session.state === "running" ? `≈ ${span(pace * (total - session.round))} left` : session.ended_at && session.started_at ? `${span(session.ended_at - session.started_at)} in all` : "";
+  const shown = ranked(curves ?? []).slice(0, 2);
+  const said = session.state === "running" && k >= 0 ? `last ${span(Math.max(0, now - rounds.closed_at[k]))} ago` : "";
+  return html`<${Figures} items=${[
+    { label: "Round", value: count(session.round), unit: `/ ${count(total)}`, progress: total ? session.round / total : 0 },
+    ...shown.map((curve) => ({ label: title(curve.name), value: metric(curve.name, curve.values.findLast((v) => v !== null)), sub: change(curve) })),
+    { label: "Clients in last round", value: k >= 0 ? count(rounds.accepted[k]) : "—", unit: "accepted", sub: k >= 0 ? `${count(rounds.rejected[k])} rejected, ${count(rounds.failed[k])} failed, ${count(rounds.missing[k])} missing` : "no round yet" },
+    { label: "Time per round", value: span(pace), sub: left || said },
+    { label: "Examples per round", value: k >= 0 ? count(rounds.weight[k]) : "—", sub: said || "summed in the last round" },
+  ]} />`;
+}
+
+export const title = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+
+function Charts({ session, curves, bands, pins, unpin }) {
+  const { project } = useApp();
+  const theme = useTheme();
+  const pinned = usePinned(project, session, pins);
+  const cards = useMemo(() => {
+    const made = new Map();
+    for (const one of curves ?? []) {
+      const key = `${one.kind}/${one.name}`;
+      made.set(key, [...(made.get(key) ?? []), one]);
+    }
+    for (const one of bands ?? []) if (!made.has(`${one.kind}/${one.name}`)) made.set(`${one.kind}/${one.name}`, []);
+    const order = ([key]) => (key.startsWith("evaluate") ? 0 : 10) + (/accuracy$/.test(key) ? 0 : /loss$/.test(key) ? 1 : 2);
+    return [...made].sort((a, b) => order(a) - order(b) || a[0].localeCompare(b[0])).map(([key, found]) => {
+      const [kind, name] = [key.slice(0, key.indexOf("/")), key.slice(key.indexOf("/") + 1)];
+      const colour = name === "loss" || isCost(name) ? "orange" : "blue";
+      const series = found.map((one, k) => ({ ...one, id: one.client || "merged", label: one.client === "central" ? "global model, central" : kind === "train" ? "mean over clients" : "global model, mean over clients", colour: k ? "green" : colour }));
+      const lines = pinned.map((one, k) => ({ id: one.client, label: one.client, colour: SERIES[(k + 3) % SERIES.length], thin: true, onRemove: () => unpin(one.client), ...(one.curves.get(key) ?? { rounds: [], values: [] }) }));
+      return { key, name, kind, series: [...series, ...lines.filter((one) => one.rounds.length)], band: bands?.find((one) => one.kind === kind && one.name === name) };
+    });
+  }, [curves, bands, pinned]);
+  if (!curves) return html`<div class="grid-2"><div class="card" style=${{ height: "330px" }}></div><div class="card" style=${{ height: "330px" }}></div></div>`;
+  if (!cards.length) return html`<div class="grid-2"><${Chart} title="Metrics" name="" series=${[]} empty="The first round has not been evaluated yet; what the app reports will be drawn here" theme=${theme} /></div>`;
+  return html`<div class="grid-2">${cards.map(({ key, name, kind, series, band }) => html`<${Chart} key=${key} title=${title(name)} name=${name} series=${series} band=${band} file=${`${session.name}-${kind}-${name}`} theme=${theme}
+    note=${`${kind === "train" ? "in training" : "evaluated"}${band ? " · band: clients p10–p90" : ""}`} />`)}</div>`;
+}
+
+/** The curves of clients that are pinned: [{client, curves: "kind/name" → {rounds, values}}] */
+function usePinned(project, session, pins) {
+  const [found, set] = useState([]);
+  useEffect(() => {
+    let gone = false;
+    Promise.all(pins.map(async (client) => {
+      const wanted = { session: session.id, client, limit: 1000 };
+      const [taken, judged] = await Promise.all([call(path`/projects/${project}/contributions` + query({ ...wanted, sort: "round" })), call(path`/projects/${project}/metrics` + query({ ...wanted, sort: "round" }))]);
+      const curves = new Map();
+      const add = (key, round, value) => {
+        const curve = curves.get(key) ?? { rounds: [], values: [] };
+        curve.rounds.push(round);
+        curve.values.push(value);
+        curves.set(key, curve);
+      };
+      for (const row of taken.items) for (const [name, value] of Object.entries(row.metrics)) add(`train/${name}`, row.round, value);
+      for (const row of judged.items) add(`${row.kind}/${row.name}`, row.round, row.value);
+      return { client, curves };
+    })).then((made) => !gone && set(made), () => {});
+    return () => { gone = true; };
+  }, [pins.join("\n"), session.round]);
+  return found;
+}
+
+function Waiting({ base, id }) {
+  const why = useResource(`${base}/why`, { every: 2000, on: ({ event, live }) => (event ?? live)?.session === id });
+  if (!why.data) return null;
+  const { sentence, phase } = why.data;
+  const late = (phase?.outstanding ?? []).filter((one) => !one.connected || (one.silent ?? 0) > 10);
+  return html`<${Notice} kind=${late.length ? "warn" : "info"}>
+    <b>Waiting:</b> ${sentence.split(";")[0].split(": waits for")[0]}
+    ${phase && html`<details><summary>${phase.outstanding.length ? `${plural(phase.outstanding.length, "client is", "clients are")} still to answer` : "nobody is to answer"}${phase.deadline !== null ? `; the deadline is in ${span(phase.deadline - phase.now)}` : ""}</summary>
+      ${phase.outstanding.length > 0 && html`<${Rows} label="Clients that the round waits for" rows=${phase.outstanding} key=${(one) => one.name} size=${10} columns=${[
+        { id: "name", label: "Client", sort: "name", show: (one) => html`<span class="name">${one.name}</span>` },
+        { id: "activity", label: "Doing", show: (one) => `${one.activity}${one.total ? ` ${number(one.done)} of ${number(one.total)}` : ""}` },
+        { id: "connected", label: "Status", show: (one) => html`<${Status} state=${one.connected ? "connected" : "offline"} />` },
+        { id: "silent", label: "Last heard", n: true, sort: "silent", show: (one) => `${span(one.silent)} ago` },
+        { id: "lease", label: "Loses its place in", n: true, sort: "lease_ends", show: (one) => span(one.lease_ends - phase.now) },
+      ]} />`}</details>`}
+  <//>`;
+}
+
+function Rounds({ session, rounds, curves }) {
+  const { project } = useApp();
+  const rows = useMemo(() => (rounds ? rounds.number.map((n, k) => ({
+    number: n, accepted: rounds.accepted[k], rejected: rounds.rejected[k], failed: rounds.failed[k], missing: rounds.missing[k], weight: rounds.weight[k],
+    seconds: rounds.closed_at[k] - rounds.opened_at[k], at: rounds.closed_at[k], model: rounds.model[k],
+  })) : []), [rounds]);
+  const shown = ranked(curves ?? []).slice(0, 4);
+  const value = useMemo(() => new Map(shown.map((curve) => [curve.name, new Map(curve.rounds.map((round, k) => [round, curve.values[k]]))])), [curves]);
+  const at = (name, round) => value.get(name)?.get(round) ?? null;
+  const columns = [
+    { id: "number", label: "Round", n: true, sort: "number", show: (row) => count(row.number) },
+    ...shown.map((curve) => ({ id: curve.name, label: title(curve.name), n: true, sort: `m-${curve.name}`, value: (row) => at(curve.name, row.number), show: (row) => metric(curve.name, at(curve.name, row.number)) })),
+    { id: "accepted", label: "Accepted", n: true, sort: "accepted", show: (row) => count(row.accepted) },
+    { id: "rejected", label: "Rejected", n: true, sort: "rejected", show: (row) => count(row.rejected) },
+    { id: "failed", label: "Failed", n: true, sort: "failed", show: (row) => count(row.failed) },
+    { id: "missing", label: "Missing", n: true, sort: "missing", show: (row) => count(row.missing) },
+    { id: "weight", label: "Examples", n: true, sort: "weight", show: (row) => count(row.weight) },
+    { id: "seconds", label: "Took", n: true, sort: "seconds", show: (row) => span(row.seconds) },
+    { id: "model", label: "Model", show: (row) => html`<a class="mono" href=${to("p", project, "models", row.model)}>${row.model.slice(0, 8)}</a>` },
+    { id: "at", label: "Closed", n: true, sort: "at", show: (row) => html`<${Ago} at=${row.at} />` },
+  ];
+  const heads = [["round", (row) => row.number], ...shown.map((curve) => [curve.name, (row) => at(curve.name, row.number)]), ...["accepted", "rejected", "failed", "missing", "weight", "seconds", "model"].map((name) => [name, (row) => row[name]])];
+  return html`<${Card} title="Rounds" note="the newest first" right=${html`<${SaveList} name=${`${session.name}-rounds`} fetch=${async () => rows} columns=${heads} />`}>
+    <${Rows} columns=${columns} rows=${rows} key=${(row) => row.number} sort="-number" size=${25} label="Rounds" empty=${html`<${Empty} icon="hourglass" title="No round is committed yet">The first appears here as soon as it closes.<//>`} />
+  <//>`;
+}
+
+function Participants({ session, pins, toggle }) {
+  const { project } = useApp();
+  const [round, choose] = useState("");
+  const [name, search] = useState("");
+  const base = path`/projects/${project}/contributions`;
+  const at = round || session.round;
+  const mine = ({ event }) => !round && event?.session === session.id && event.kind === "round.committed";
+  const filter = { session: session.id, round: at, client: name || null };
+  const all = useResource(session.round ? `${base}${query({ session: session.id, round: at, limit: 1000 })}` : null, { on: mine });
+  const sizes = (all.data?.items ?? []).filter((one) => one.outcome === "accepted").map((one) => one.num_examples);
+  const norms = (all.data?.items ?? []).map((one) => one.metrics.update_norm).filter((value) => value !== undefined);
+  const metrics = [...new Set((all.data?.items ?? []).flatMap((one) => Object.keys(one.metrics)))].slice(0, 5);
+  if (!session.round) return html`<${Card} title="Clients"><${Empty} icon="hourglass" title="No round is committed yet">What became of each client appears after the first round.<//><//>`;
+  const columns = [
+    { id: "pin", label: "", name: "Pin", show: (row) => html`<button class="button small quiet icon-only" aria-pressed=${pins.includes(row.client)} aria-label=${`${pins.includes(row.client) ? "Unpin" : "Pin"} ${row.client}`} title="Draw its curves" onClick=${() => toggle(row.client)}><${Icon} name=${pins.includes(row.client) ? "pinned" : "pin"} /></button>` },
+    { id: "client", label: "Client", sort: "client", show: (row) => html`<a class="name" href=${to("p", project, "clients", row.client)}>${row.client}</a>` },
+    { id: "outcome", label: "Outcome", sort: "outcome", show: (row) => html`<${Status} state=${row.outcome} />` },
+    { id: "num_examples", label: "Examples", n: true, sort: "num_examples", show: (row) => count(row.num_examples) },
+    ...metrics.map((key) => ({ id: key, label: title(key), n: true, show: (row) => metric(key, row.metrics[key]) })),
+    { id: "reason", label: "Reason", clip: true, show: (row) => row.reason || "—" },
+  ];
+  const rounds = [["", `Newest (${count(session.round)})`], ...Array.from({ length: Math.min(200, session.round) }, (_, k) => [String(session.round - k), `Round ${session.round - k}`])];
+  return html`<div class="stack"><${Card} title="Clients" note=${`in round ${count(Number(at))}; pin some to draw them above`} right=${html`
+      <${Search} label="Exact name" value=${name} onChange=${search} />
+      <${Choose} label="Round" value=${round} options=${rounds} onChange=${choose} />
+      <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => r.metrics[key]]), ["reason", (r) => r.reason]]} />`}>
+      <${List} path=${base} filter=${filter} sort="client" columns=${columns} on=${mine} label="Clients in the round" empty=${html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => { search(""); choose(""); }}>Clear the filter</button>`} />`} />
+    <//>
+    <div class="grid-2">
+      <${Histogram} title="Data sizes" note=${`examples per accepted update, round ${count(Number(at))}`} values=${sizes} format=${(v) => count(Math.round(v))} file=${`${session.name}-data-sizes`} />
+      ${norms.length > 0 && html`<${Histogram} title="Update norms" note=${`L2, round ${count(Number(at))}`} values=${norms} format=${number} file=${`${session.name}-update-norms`} />`}
+      ${metrics.filter((key) => key !== "update_norm").slice(0, norms.length ? 0 : 1).map((key) => html`<${Histogram} key=${key} title=${`${title(key)} of clients`} note=${`in training, round ${count(Number(at))}`} values=${all.data.items.map((one) => one.metrics[key])} format=${(v) => metric(key, v)} file=${`${session.name}-${key}`} />`)}
+    </div>
+  </div>`;
+}
+
+function Places({ session }) {
+  const { project } = useApp();
+  const found = useResource(path`/projects/${project}/network`, { on: ({ event }) => event && /^(client|combiner|node)\./.test(event.kind) });
+  const clients = useResource(path`/projects/${project}/clients?limit=1000&sort=name`, { on: ({ event }) => event && /^(client|node)\./.test(event.kind) });
+  const working = useWorking(session.id, session.state === "running");
+  const dots = useMemo(() => {
+    if (!clients.data || clients.data.total > clients.data.items.length) return undefined;
+    const made = new Map();
+    for (const one of clients.data.items.filter(({ connected }) => connected)) made.set(one.combiner, [...(made.get(one.combiner) ?? []), working.get(one.name) ?? "idle"]);
+    return made;
+  }, [clients.data, working]);
+  const states = dots ? [...dots.values()].flat() : [];
+  const tally = (state) => states.filter((one) => one === state).length;
+  return html`<${Card} title="Network" note="what each client does now">
+    <${Loaded} resource=${found} skeleton=${html`<div class="body"><${Bar} width=${300} /></div>`}>${(network) => html`<div class="body split"><${Tree} servers=${network.servers} dots=${dots} />
+      <${Counts} counts=${dots ? [["training", tally("training")], ["evaluating", tally("evaluating")], ["accepted", tally("accepted")], ["idle", tally("idle")], ["failed", tally("failed") + tally("rejected")], ["offline", network.clients - network.connected]] : [["connected", network.connected], ["offline", network.clients - network.connected]]} /></div>`}<//>
+  <//>`;
+}
+
+function Rejected({ session }) {
+  const { project } = useApp();
+  const mine = ({ event }) => event?.session === session.id && event.kind === "round.committed";
+  return html`<${Card} title="Rejected and failed" note="with reasons, the newest first">
+    <${List} path=${path`/projects/${project}/contributions`} filter=${{ session: session.id, outcome: ["rejected", "failed", "missing"] }} sort="-round" on=${mine} label="Rejected and failed updates" columns=${[
+      { id: "round", label: "Round", n: true, sort: "round", show: (row) => count(row.round) },
+      { id: "client", label: "Client", sort: "client", show: (row) => html`<a class="name" href=${to("p", project, "clients", row.client)}>${row.client}</a>` },
+      { id: "outcome", label: "Outcome", sort: "outcome", show: (row) => html`<${Status} state=${row.outcome} />` },
+      { id: "num_examples", label: "Examples", n: true, show: (row) => (row.num_examples ? count(row.num_examples) : "—") },
+      { id: "reason", label: "Reason", clip: true, show: (row) => row.reason || "—" },
+    ]} empty=${html`<${Empty} icon="check" title="Nothing was rejected, and nobody failed" />`} />
+  <//>`;
+}
+
+function Settings({ session, ended }) {
+  const { project, can } = useApp();
+  const model = useResource(session.model ? path`/projects/${project}/models/${session.model}` : null);
+  const { spec } = session;
+  const show = (value) => (value === null ? "—" : typeof value === "object" ? html`<code>${JSON.stringify(value)}</code>` : String(value));
+  const plain = Object.entries(spec).filter(([, value]) => typeof value !== "object" || Object.keys(value ?? {}).length === 0 || Array.isArray(value));
+  const nested = Object.entries(spec).filter(([name, value]) => !plain.some(([other]) => other === name) && value);
+  return html`<div class="grid-2">
+    <${Card} title="Run"><dl class="defs body">${plain.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${show(value)}</dd>`)}</dl><//>
+    ${nested.map(([name, value]) => html`<${Card} key=${name} title=${title(name)}><dl class="defs body">${Object.entries(value).map(([key, one]) => html`<dt key=${key}>${key}</dt><dd>${show(one)}</dd>`)}</dl><//>`)}
+    <${Card} title="Record"><dl class="defs body">
+      <dt>id</dt><dd class="mono">${session.id}</dd><dt>package</dt><dd class="mono">${session.package ?? "clients bring their own"}</dd>
+      <dt>seed model</dt><dd class="mono">${session.seed_model ?? "—"}</dd><dt>newest model</dt><dd class="mono">${session.model ?? "—"}</dd>
+      <dt>size of a model</dt><dd>${bytes(model.data?.size)}</dd><dt>keeps</dt><dd>${session.keep ?? "the server's default"}</dd>
+      ${can("verify") && ended && html`<dt>signed record</dt><dd><a class="linked" href=${address(path`/projects/${project}/sessions/${session.id}/bundle`)} download>download to verify offline</a></dd>`}
+    </dl><//>
+  </div>`;
+}

@@ -1,0 +1,128 @@
+"""A real browser that notes what must not happen, and how to look at a page with axe."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
+
+__all__ = ["Visit", "chromium", "visit"]
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+_NOTE_VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => window.violations.push(
+  `${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, without a window."""
+    program = shutil.which("chromium")
+    if program is None:
+        why = "Chromium is not installed (Debian: apt-get install chromium)"
+        if os.environ.get("HANSA_REQUIRE_SERVERS"):  # noqa: TID251 - a test's own
+            pytest.fail(why)
+        pytest.skip(why)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """Somebody's browser on one server, and what went wrong in it."""
+
+    context: BrowserContext
+    page: Page
+    url: str
+    wrong: list[str] = field(default_factory=list)
+    expected: tuple[str, ...] = ()
+    """Parts of console messages that a test provokes."""
+
+    def watch(self, page: Page) -> Page:
+        """Note errors, warnings and requests to elsewhere."""
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.wrong.append(f"page error: {error}"))
+        page.on("request", self._asked)
+        return page
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"} and not any(part in message.text for part in self.expected):
+            self.wrong.append(f"console {message.type}: {message.text}")
+
+    def _asked(self, request: Request) -> None:
+        where = urlsplit(request.url)
+        if where.scheme in {"http", "https", "ws", "wss"} and where.netloc != urlsplit(self.url).netloc:
+            self.wrong.append(f"asked elsewhere: {request.url}")
+
+    def open(self, path: str, *, theme: str = "light") -> Page:
+        """Go to a page of the Studio, and wait until it has what it shows."""
+        self.page.evaluate(f"localStorage.setItem('hansa.theme', '{theme}')")
+        self.page.goto(f"{self.url}/ui/{path}")
+        self.still()
+        return self.page
+
+    def still(self) -> None:
+        """Wait until nothing is on its way."""
+        expect(self.page.locator("main h1").first).to_be_attached()
+        expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
+
+    def axe(self) -> list[str]:
+        """What is wrong for who cannot see, point or tell colours apart; empty when nothing is."""
+        session = self.context.new_cdp_session(self.page)  # past the page's own policy, which forbids to add a script
+        session.send("Runtime.enable")
+        world = session.send(
+            "Page.createIsolatedWorld", {"frameId": session.send("Page.getFrameTree")["frameTree"]["frame"]["id"]}
+        )
+        where = {"contextId": world["executionContextId"], "awaitPromise": True, "returnByValue": True}
+        session.send("Runtime.evaluate", {"expression": AXE + ";0"} | where)
+        run = f"axe.run(document, {{runOnly: {json.dumps(RULES)}}}).then((found) => JSON.stringify(found.violations))"
+        told: Any = session.send("Runtime.evaluate", {"expression": run} | where)
+        session.detach()
+        return [
+            f"{rule['id']}: {node['html'][:160]} — {node['failureSummary'][:240]}"
+            for rule in json.loads(told["result"]["value"])
+            for node in rule["nodes"]
+        ]
+
+    def sound(self) -> None:
+        """Assert that nothing went wrong so far."""
+        violations = self.page.evaluate("window.violations")
+        assert not violations, violations
+        assert not self.wrong, self.wrong
+
+    def flawless(self) -> None:
+        """Assert that nothing went wrong and that axe has nothing to say."""
+        self.sound()
+        found = self.axe()
+        assert not found, "\n".join(found)
+
+
+@contextmanager
+def visit(browser: Browser, url: str, code: str = "", *, width: int = 1440) -> Iterator[Visit]:
+    """A browser of its own cookies; code: signs in by the link that `hansa up` prints."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, ignore_https_errors=True)
+    context.set_default_timeout(20_000)
+    context.add_init_script(_NOTE_VIOLATIONS)
+    made = Visit(context, context.new_page(), url)
+    made.watch(made.page)
+    made.page.goto(f"{url}/ui/" + (f"#code={code}" if code else ""))
+    made.page.wait_for_selector("h1")
+    if code:
+        made.page.wait_for_selector("nav.nav")
+        made.still()
+    try:
+        yield made
+    finally:
+        context.close()

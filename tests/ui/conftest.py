@@ -1,0 +1,40 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from browser import Visit, chromium, visit
+from studied import Studied
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
+    """A network with two combiners and three clients, on which a session of six rounds has ended."""
+    made = Studied(tmp_path_factory.mktemp("studio"))
+    made.populate()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def _visitor(browser: Browser, studied: Studied) -> Iterator[Visit]:
+    with visit(browser, studied.url, studied.code()) as made:
+        yield made
+
+
+@pytest.fixture
+def visitor(_visitor: Visit) -> Visit:
+    """A site administrator's browser, which several tests use one after the other."""
+    _visitor.wrong.clear()
+    return _visitor

@@ -1,0 +1,78 @@
+"""A server with the Studio, and a network with real training below it."""
+
+from pathlib import Path
+
+from served import Served
+
+from hansa.api.server import ApiServer
+from hansa.messages import RoundRules, RunSpec
+from hansa.settings import Settings
+from hansa.store.records import SessionRecord
+from hansa.ui import Studio
+
+__all__ = ["APP", "Studied"]
+
+APP = """
+import numpy as np
+
+import hansa
+
+app = hansa.App()
+
+
+@app.model
+def initial_model(rng):
+    return {"w": rng.normal(size=40).astype(np.float32)}
+
+
+@app.data
+def load(client):
+    return np.random.default_rng(client.index).normal(size=40).astype(np.float32), 10 + client.index
+
+
+@app.train
+def train(model, task):
+    target, n = task.data
+    w = model["w"] + np.float32(0.5) * (target - model["w"])
+    return hansa.Update({"w": w}, num_examples=n, metrics={"loss": float(np.mean((target - w) ** 2))})
+
+
+@app.evaluate
+def evaluate(model, task):
+    target, n = task.data
+    error = float(np.mean((target - model["w"]) ** 2))
+    return hansa.Metrics({"accuracy": 1 / (1 + error), "loss": error}, num_examples=n)
+"""
+
+
+class Studied(Served):
+    """A server with the Studio in front."""
+
+    session: SessionRecord
+    """One that has ended."""
+
+    async def opened(self, port: int = 0) -> ApiServer:
+        settings = Settings(data=self.folder / "controller", port=port, grpc_port=0, silence=5.0)
+        return await ApiServer.open(settings, Studio)
+
+    @property
+    def app(self) -> Path:
+        path = self.folder / "wards.py"
+        path.write_text(APP)
+        return path
+
+    def spec(self, rounds: int = 6, name: str = "wards") -> RunSpec:
+        return RunSpec(name=name, rounds=rounds, rules=RoundRules(min_clients=3, quorum=2, deadline=120, lease=60))
+
+    def populate(self) -> None:
+        """Two combiners, three clients, and a session that has ended."""
+        for name in ("combiner-0", "combiner-1"):
+            self.run(self.nodes.combiner(name))
+        self.run(self.nodes.clients(3, below=("combiner-0", "combiner-1")))
+        self.session = self.run(self.nodes.run(self.app, self.spec()))
+
+    def code(self, name: str = "root") -> str:
+        """That signs a person in, who is a site administrator by default."""
+        if name == "root":
+            self.admin()
+        return self.server.controller.logins.make_code(name)[0]

@@ -1,0 +1,73 @@
+"""The pages, in a real browser, on a network that trains."""
+
+import re
+
+import httpx
+import pytest
+from browser import Visit, visit
+from playwright.sync_api import Browser, expect
+from studied import Studied
+
+PLACES = ["", "/sessions", "/sessions/{session}", "/network", "/clients", "/clients/client-0", "/events"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_page_is_without_a_fault(visitor: Visit, studied: Studied, place: str, theme: str) -> None:
+    visitor.open("p/default" + place.format(session=studied.session.id), theme=theme)
+    visitor.flawless()
+
+
+def test_a_session_that_runs_is_seen_to_move(visitor: Visit, studied: Studied) -> None:
+    session = studied.run(studied.nodes.create(studied.app, studied.spec(rounds=5, name="moving")))
+    page = visitor.open(f"p/default/sessions/{session.id}")
+    expect(page.get_by_text("created", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator(".figures dd.value").first).to_have_text(re.compile(r"^5 / 5$"))
+    expect(page.locator(".title .pill")).to_have_text("finished")
+    expect(page.get_by_role("img", name=re.compile("Accuracy over 5 rounds"))).to_be_visible()
+    expect(page.get_by_role("region", name="Rounds").locator("tbody tr")).to_have_count(5)
+    page.get_by_role("link", name="Events").last.click()
+    expect(page.locator("[data-event]").first).to_contain_text("all 5 rounds are committed")
+    visitor.sound()
+
+
+def test_a_link_signs_in_once_and_leaves_a_cookie_that_no_script_can_read(browser: Browser, studied: Studied) -> None:
+    code = studied.code()
+    with visit(browser, studied.url, code) as made:
+        assert "code" not in made.page.url
+        cookie = made.context.cookies()[0]
+        assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (
+            "__Host-hansa", True, True, "Strict",
+        )  # fmt: skip
+        assert made.page.evaluate("document.cookie") == ""
+    with visit(browser, studied.url) as again:
+        again.expected = ("401",)
+        again.page.goto(f"{studied.url}/ui/#code={code}")
+        again.page.reload()
+        expect(again.page.get_by_role("alert")).to_contain_text("was used already")
+
+
+def test_who_signs_out_is_out(browser: Browser, studied: Studied) -> None:
+    with visit(browser, studied.url, studied.code()) as made:
+        made.open("account")
+        made.page.get_by_role("button", name="Sign out").click()
+        expect(made.page.get_by_role("heading", name="Sign in")).to_be_visible()
+        assert made.context.cookies() == []
+        made.flawless()
+
+
+def test_a_file_is_kept_for_good_and_the_page_is_not(studied: Studied) -> None:
+    http: httpx.Client = studied.http()
+    page = http.get("/ui/p/default/sessions")
+    assert page.headers["cache-control"] == "no-cache"
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert "unsafe" not in page.headers["content-security-policy"]
+    script = re.search(r'src="(/ui/[^"]+/js/app.js)"', page.text)
+    assert script is not None
+    file = http.get(script[1])
+    assert file.headers["content-encoding"] == "gzip"
+    assert "immutable" in file.headers["cache-control"]
+    assert http.get("/").headers["location"] == "/ui/"
+    assert http.get(script[1].replace("app.js", "none.js")).status_code == 404
+    assert http.post("/ui/").status_code == 405
