@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
+import json
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -144,6 +145,10 @@ class App:
         """Register `central_evaluate(model, rng)` → `hansa.Metrics`, run beside the server after a round."""
         return self._register("central_evaluate", function)
 
+    def predict(self, function: F) -> F:
+        """Register `predict(model, task)` → what JSON can hold, and arrays: what a model says of a client's data."""
+        return self._register("predict", function)
+
     def program(self, function: F) -> F:
         """Register `program(parties)` → a program and its topology, for example `vertical(…), star(parties)`.
 
@@ -233,6 +238,21 @@ class App:
     ) -> Metrics:
         """Metrics of the global model on data that the app itself has."""
         return _metrics(self.function("central_evaluate", config)(model, rng), "central_evaluate")
+
+    def predictions(self, model: Arrays, task: Task) -> bytes:
+        """What the app predicts with a model on a client's data, as JSON; raises `AppError` where it cannot."""
+        given = getattr(self.given_trainer(task.config), "predict", None)
+        predict = given if given is not None and not self.has("predict") else self.function("predict", task.config)
+        value = predict(model, task)
+        if isinstance(value, bytes):  # a command's, which is JSON already
+            return value
+        try:
+            return json.dumps(value, default=_plain, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise AppError(
+                f"predict() returned {_kind(value)} that JSON cannot hold ({error}): return numbers, texts, lists, "
+                "mappings and arrays of these, without NaN"
+            ) from error
 
     def load_data(self, client: ClientInfo, config: Mapping[str, Any] | None = None) -> Any:
         """The data of a client: what `@app.data` returned for it, remembered; None without such a function."""
@@ -420,6 +440,13 @@ def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
             f"train() returned {name!r} with numbers that {dtype}, the model's dtype, cannot hold"
         )
     return cast
+
+
+def _plain(value: object) -> Any:
+    """What JSON holds of an array, or of a number of one."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is none of them")
 
 
 def _is_same_cell(before: Callable[..., Any], function: Callable[..., Any]) -> bool:

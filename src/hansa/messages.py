@@ -45,6 +45,8 @@ class Kind(StrEnum):
     EVALUATE = "evaluate"
     PROGRAM = "program"
     """To be one party of the app's program (`hansa.protocols`)."""
+    PREDICT = "predict"
+    """To say what a model predicts of the client's own data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from pydantic import ByteSize
 from served import Served
 
 import hansa
@@ -26,6 +27,7 @@ from hansa.errors import (
     WireError,
 )
 from hansa.messages import RoundRules, RunSpec
+from hansa.network.client.policy import Outbound, SitePolicy
 from hansa.packages.package import build, read
 from hansa.packages.signature import new_key, read_key
 from hansa.run import resolve
@@ -274,3 +276,30 @@ def test_operators_label_clients_by_which_they_are_listed(fresh: Served) -> None
         assert client.clients.label("south", {"tier": None}).assigned == {"region": "eu"}
         with pytest.raises(NotFoundError):
             client.clients.label("west", {"region": "eu"})
+
+
+def test_a_prediction_from_a_session_to_its_answers(fresh: Served, app: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "predicting.py"
+    more = "@app.predict\ndef predict(model, task):\n    return {'w0': model['w'][0] * 0}\n"
+    mine.write_text(f"{app.read_text()}\n\n{more}")
+    fresh.run(fresh.nodes.client("north", policy=SitePolicy(outbound=Outbound(predictions=ByteSize(1000)))))
+    fresh.run(fresh.nodes.client("south"))
+    with fresh.client() as client:
+        trained = client.sessions.start(mine, name="trained", rounds=1, rules=TWO)
+        assert client.sessions.wait(trained.id).state is SessionState.FINISHED
+        begun = client.predictions.start(session="trained", rules=RoundRules(only=("north", "south"), min_clients=2))
+        assert begun.model == client.sessions.get(trained.id).model
+        over = client.predictions.wait(begun.id)
+        assert (over.state, over.answered, over.asked) == (SessionState.FINISHED, 1, 2), over.cause
+        north, south = client.predictions.answers(begun.id)
+        assert (north.client, north.value, south.value) == ("north", {"w0": 0.0}, None)
+        assert "this site's policy" in south.reason
+        assert client.predictions.list()[0].id == begun.id
+        assert "waits for nothing" in client.predictions.why(begun.id).sentence
+        with pytest.raises(ConflictError):
+            client.predictions.stop(begun.id)
+        client.predictions.delete(begun.id)
+        with pytest.raises(NotFoundError):
+            client.predictions.get(begun.id)
+        with pytest.raises(InputError, match="say which model predicts"):
+            client.predictions.start()

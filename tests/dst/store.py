@@ -403,6 +403,10 @@ class MemoryStore:
         await self._reading()
         return self.database.needed(digests)
 
+    async def delete_prediction(self, project: str, prediction: str, *others: Record) -> None:
+        """Nobody asks for predictions here."""
+        raise NotImplementedError
+
     async def expire_samples(self, before: float, limit: int = 10_000) -> int:
         """Nothing here is old enough."""
         del before, limit

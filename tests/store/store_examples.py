@@ -9,6 +9,7 @@ from hansa.store.link import linked
 from hansa.store.ports import MetadataStore, Query, RoundCommit
 from hansa.store.records import (
     AccountRecord,
+    AnswerRecord,
     AuditRecord,
     ClientRecord,
     CombinerRecord,
@@ -20,6 +21,7 @@ from hansa.store.records import (
     ModelRecord,
     NodeRecord,
     PackageRecord,
+    PredictionRecord,
     ProjectRecord,
     ProjectRole,
     Record,
@@ -183,7 +185,8 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
             EventRecord(1, project, "s1", "update.rejected", "a's update: NaN in w", 1.0, {"client": "a", "weight": 3}),
         ),
         SampleRecord("s1/3/train/a/loss/7", project, "s1", 3, "train", "a", "loss", 7, float("nan"), 6.5),
-        SampleRecord("a/cpu/6.5", project, "", 0, "", "a", "cpu", 0, 0.25, 6.5),
+        PredictionRecord("p1", project, "w", digest(3), digest(1), spec, SessionState.STOPPED, 1.5, 3, 2, "late", 9.0),
+        AnswerRecord("p1/a", project, "p1", "a", 2.5, '{"ünï": [1, null]}', "none"),
         ClientRecord(f"{project}/a", project, "a", "combiner-1", connected=True, first_seen=1.0, last_seen=2.0),
         CombinerRecord(f"{project}/m", project, "m", "", "[::1]:7", connected=False, first_seen=1.0, last_seen=2.0),
         PackageRecord(digest(4), project, "app", 123, 4.0),

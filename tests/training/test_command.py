@@ -31,6 +31,8 @@ match sys.argv[1:]:
         json.dump({"num_examples": 3, "loss": 0.5, "seed": said["seed"], "rest": len(rest)}, open(metrics, "w"))
         if rest:
             open(rest[0], "w").write("\\n".join(rest[1:]))
+    case ["predict", source, out]:
+        open(out, "w").write(json.dumps({"w": load_file(source)["w"].tolist()}) if "odd" not in source else "no json")
     case ["evaluate", source, metrics]:
         json.dump({"num_examples": 4, "mean": float(load_file(source)["w"].mean())}, open(metrics, "w"))
 """
@@ -42,6 +44,8 @@ init = [{PYTHON}, "program.py", "init", "{{model_out}}", "{{seed}}"]
 train = [{PYTHON}, "program.py", "train", "{{model_in}}", "{{model_out}}", "{{metrics_out}}", "{{config}}"]
 evaluate = [{PYTHON}, "program.py", "evaluate", "{{model_in}}", "{{metrics_out}}"]
 """
+
+PREDICT = f'predict = [{PYTHON}, "program.py", "predict", "{{model_in}}", "{{prediction_out}}"]\n'
 
 COMMANDS = 'init = "x {model_out}"\ntrain = "x {model_in} {model_out} {metrics_out}"\n'
 MODEL = Arrays({"w": np.array([1.0, 2.0])})
@@ -283,3 +287,12 @@ def test_a_file_that_means_nothing_is_refused_by_its_key(tmp_path: Path, toml: s
 def test_a_file_that_is_absent_is_named(tmp_path: Path) -> None:
     with pytest.raises(AppError, match=r"other\.toml cannot be read"):
         read_toml(tmp_path / "other.toml")
+
+
+def test_a_command_predicts_in_json(tmp_path: Path) -> None:
+    trainer = app(tmp_path, TOML + PREDICT)
+    assert json.loads(trainer.predict(MODEL, task())) == {"w": [1.0, 2.0]}
+    with pytest.raises(UserCodeError, match=r"what predict wrote to \{prediction_out\} is no JSON"):
+        app(tmp_path, TOML + PREDICT, PROGRAM.replace('"odd" not in source', "False")).predict(MODEL, task())
+    with pytest.raises(AppError, match="the app has no predict command"):
+        app(tmp_path).predict(MODEL, task())

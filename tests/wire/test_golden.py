@@ -60,6 +60,7 @@ from hansa.wire.frames import (
     LogLine,
     Offer,
     OpenRound,
+    Predicted,
     Presence,
     Present,
     Progress,
@@ -102,6 +103,7 @@ def call(value: Any) -> Capture:
 SIGNATURE = Signature("ed25519:" + "3a" * 32, "9c" * 64)
 ROUND = RoundKey("run-7f3a", 3, Kind.TRAIN)
 EVALUATION = RoundKey("run-7f3a", 3, Kind.EVALUATE)
+PREDICTION = RoundKey("p-7f3a", 1, Kind.PREDICT)
 PROGRAM = RoundKey("run-7f3a", 1, Kind.PROGRAM)
 ALICE = Contribution("alice", 120, {"accuracy": 0.75, "loss": math.inf}, "a1" * 32)
 BOB = Contribution("bob", 2**40, {}, "")
@@ -184,6 +186,7 @@ NEWEST: dict[str, Capture] = {
     ),
     "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
     "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
+    "predicted": up(Predicted(PREDICTION, "alice", b'{"mean": 0.5}')),
     "samples": up(Samples("alice", (Sample("loss", 0.25, 40, 1.5e9), Sample("cpu", math.inf)), ROUND)),
     "samples_machine": up(Samples("alice", (Sample("cpu", 0.5, 0, 1.5e9),))),
     "letter": up(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 4, b"\0\1\2\3"))),

@@ -24,6 +24,7 @@ from hansa.api.nouns import (
     Tokens,
     Users,
 )
+from hansa.api.predictions import Predictions
 from hansa.api.results import IssuedToken, LoginCode, Me, ServerInfo
 from hansa.api.sessions import Sessions
 from hansa.api.transport import Transport
@@ -66,6 +67,7 @@ class Client:
         self.audit = Audit(*place)
         self.samples = Samples(*place)
         self.sessions = Sessions(*place, models=self.models, packages=self.packages, events=self.events)
+        self.predictions = Predictions(*place, models=self.models, packages=self.packages, sessions=self.sessions)
 
     def me(self) -> Me:
         """Whom the server takes the holder of the token for."""

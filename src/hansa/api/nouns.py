@@ -160,6 +160,12 @@ class Models(Listed[ModelRecord]):
         with tempfile.TemporaryDirectory(prefix="hansa-model-") as folder:
             return codec.decode(mapped(self.download(model, Path(folder) / "model")))
 
+    def named(self, model: str | Path) -> str:
+        """The digest of a model that is named by it, or by the path of a safetensors file, which is uploaded."""
+        if isinstance(model, Path) or Path(model).is_file():
+            return self.upload(model).id
+        return self.digest(model)
+
     def digest(self, model: str) -> str:
         """The whole digest of a model that is named by the beginning of it."""
         if len(model) == _DIGEST:

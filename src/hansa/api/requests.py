@@ -16,6 +16,7 @@ __all__ = [
     "NewLabels",
     "NewMember",
     "NewPassword",
+    "NewPrediction",
     "NewProject",
     "NewQuota",
     "NewSession",
@@ -154,6 +155,22 @@ class NewSession(Strict):
     they keep what they have added to the model too, so that it can be computed anew. null: the server's default."""
     model_prefix: str | None = Field(default=None, max_length=100, examples=["heart"])
     """What its models are called, before "-" and their round's number; null: they have no names."""
+
+
+class NewPrediction(Strict):
+    """A question to clients."""
+
+    name: str = Field(default="prediction", examples=["who-has-it"])
+    """1 to 100 of A-Z a-z 0-9 . _ -"""
+    model: str = Field(examples=[DIGEST])
+    """Digest of the model that predicts."""
+    package: str | None = Field(default=None, examples=[DIGEST])
+    """Digest of the user code that travels to the clients; null: they bring their own."""
+    rules: Rules = Rules()
+    """Who is asked, and until when."""
+    config: dict[str, JsonValue] = {}
+    """Handed to user code as `task.config`."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class Resume(Strict):

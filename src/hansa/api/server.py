@@ -32,6 +32,7 @@ from hansa.api.routes.models import ModelRoutes, PackageRoutes
 from hansa.api.routes.network import NetworkRoutes, ServerRoutes
 from hansa.api.routes.openid import OpenIdRoutes
 from hansa.api.routes.people import MemberRoutes, UserRoutes
+from hansa.api.routes.predictions import PredictionRoutes
 from hansa.api.routes.sessions import UNFINISHED, SessionRoutes
 from hansa.api.shapes import ProblemShape
 from hansa.errors import InputError
@@ -87,6 +88,7 @@ def create_app(
         ("models", _PROJECT, ModelRoutes(controller, cursors, bounds)),
         ("packages", _PROJECT, PackageRoutes(controller, cursors)),
         ("events", _PROJECT, EventRoutes(controller, cursors, gate, bounds, closing or asyncio.Event())),
+        ("predictions", _PROJECT, PredictionRoutes(controller, cursors)),
         ("network", _PROJECT, NetworkRoutes(controller, cursors)),
         ("people", _PROJECT, MemberRoutes(controller, cursors)),
         ("people", "", UserRoutes(controller)),

@@ -97,15 +97,9 @@ class Sessions(Listed[SessionRecord]):
             return self._prepare_program(wanted, loaded, app if package else None, keep)
         run = resolve(wanted)
         check_networked(run)
-        seed = self._seed(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
+        seed = self._models.named(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
         code = self._packages.upload(app).id if package else None
         return self.create(wanted, seed_model=seed, package=code, keep=keep, model_prefix=model_prefix)
-
-    def _seed(self, model: str | Path) -> str:
-        """The digest of a model that is named by a path, or by the beginning of its digest."""
-        if isinstance(model, Path) or Path(model).is_file():
-            return self._models.upload(model).id
-        return self._models.digest(model)
 
     def _prepare_program(self, spec: RunSpec, loaded: App, app: str | Path | None, keep: str | None) -> SessionRecord:
         check_program(spec)

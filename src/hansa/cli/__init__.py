@@ -19,6 +19,7 @@ from hansa.cli import (
     model,
     node,
     package,
+    prediction,
     project,
     session,
     token,
@@ -72,7 +73,14 @@ for _name, _noun in (
     ("keys", keys),
 ):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_NETWORK)
-for _name, _noun in (("session", session), ("model", model), ("package", package), ("event", event), ("audit", audit)):
+for _name, _noun in (
+    ("session", session),
+    ("model", model),
+    ("prediction", prediction),
+    ("package", package),
+    ("event", event),
+    ("audit", audit),
+):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_RECORD)
 app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)

@@ -51,7 +51,7 @@ __all__ = ["Round"]
 
 
 class Round:
-    """Training and evaluation alike: for `Kind.EVALUATE` the reports are what is accepted.
+    """Training, evaluation and prediction alike: but for `Kind.TRAIN` the reports are what is accepted.
 
     Where a policy's cohort cannot be used, or it raises, `handle` raises too, and the round is as before `choose`.
     """
@@ -260,8 +260,10 @@ class Round:
                 yield self._finish(self._not_met("nobody is left who could deliver, and `replace_failed` is off"))
             elif self._seats.lapsed == 0 and self._seats.counted == 0:
                 yield self._finish(self._not_met("everyone failed, and nobody else is connected", "mend that first"))
-            elif self.kind is Kind.EVALUATE and not self._may_yet_report():
-                yield self._finish(self._not_met("nobody who was invited is left to evaluate", "start clients again"))
+            elif self.kind is not Kind.TRAIN and not self._may_yet_report():
+                yield self._finish(
+                    self._not_met(f"nobody who was invited is left to {self.kind}", "start clients again")
+                )
 
     def _may_yet_report(self) -> bool:
         return any(isinstance(seat, Lapsed) and client in self._connected for client, seat in self._seats)
@@ -358,7 +360,13 @@ class Round:
     def _too_few_came(self) -> NotMet:
         here = f" ({listed(sorted(self._connected))})" if self._connected else ""
         rule = "deadline" if self._patience == self.rules.deadline else "lease"
-        what = f"round {self.number}" if self.kind is Kind.TRAIN else f"the evaluation of round {self.number}"
+        match self.kind:
+            case Kind.TRAIN:
+                what = f"round {self.number}"
+            case Kind.EVALUATE:
+                what = f"the evaluation of round {self.number}"
+            case Kind.PREDICT | Kind.PROGRAM:
+                what = "the prediction"
         return NotMet(
             f"{what} did not open within its {rule} of {self._patience:g} s: "
             f"{len(self._connected)} clients are connected{here}, {self._needed} are needed; "

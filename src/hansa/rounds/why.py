@@ -93,17 +93,18 @@ class Why:
             return f"the program runs: {self.accepted} of {self.invited} parties have ended; it waits for {waited}"
         if self.deadline is None and self.state is RoundState.WAITING:
             return f"round {self.round} is not due yet"
+        named = "the prediction" if self.kind is Kind.PREDICT else f"round {self.round}"
         left = "" if self.deadline is None else f"; {_seconds(self.deadline - self.now)} s to its deadline"
         match self.state:
             case RoundState.WAITING:
-                return f"round {self.round} waits for clients: {self._matching()}, {self.needed} needed{left}"
+                return f"{named} waits for clients: {self._matching()}, {self.needed} needed{left}"
             case RoundState.OPEN:
                 waited = listed(str(client) for client in self.outstanding) or self._newcomers()
-                return f"round {self.round} is open: {self.counts()}; it waits for {waited}{left}"
+                return f"{named} is open: {self.counts()}; it waits for {waited}{left}"
             case RoundState.SEALING:
-                return f"round {self.round} waits for the servers' sums: {self.counts()}"
+                return f"{named} waits for the servers' sums: {self.counts()}"
             case RoundState.CLOSED:
-                return f"round {self.round} is closed: {self.counts()}"
+                return f"{named} is closed: {self.counts()}"
 
     def _matching(self) -> str:
         if not self.chosen:

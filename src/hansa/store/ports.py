@@ -197,6 +197,12 @@ class MetadataStore(Protocol):
         has no such session. others: put in the same transaction.
         """
 
+    async def delete_prediction(self, project: str, prediction: str, *others: Record) -> None:
+        """Remove a prediction with its answers; raise `NotFoundError` when the project has no such.
+
+        others: put in the same transaction.
+        """
+
     async def commit_round(self, commit: RoundCommit) -> None:
         """Write a round at once. Writing the same round again changes nothing; another one is a `ConflictError`.
 

@@ -1,15 +1,17 @@
 """The rows that hansa keeps: frozen values, each in one project or of the installation. Times: POSIX seconds, UTC."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from hansa.messages import Kind, RunSpec, Value
 
 __all__ = [
     "INSTALLATION",
     "AccountRecord",
+    "AnswerRecord",
     "AuditRecord",
     "ClientRecord",
     "CombinerRecord",
@@ -21,6 +23,7 @@ __all__ = [
     "ModelRecord",
     "NodeRecord",
     "PackageRecord",
+    "PredictionRecord",
     "ProjectRecord",
     "ProjectRole",
     "Record",
@@ -265,6 +268,51 @@ class SampleRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionRecord:
+    """A question to clients: what does this model predict of your data?"""
+
+    id: str
+    project: str
+    name: str
+    model: str
+    """Digest."""
+    package: str | None
+    """Digest of the user's code; None when clients bring their own."""
+    spec: RunSpec
+    """Whom it asks, for how long, and what is handed to user code."""
+    state: SessionState
+    created_at: float
+    asked: int = 0
+    """Clients that were invited."""
+    answered: int = 0
+    """Clients whose predictions are kept."""
+    cause: str = ""
+    """Why it is in a terminal state."""
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """What one client predicted, or why it did not."""
+
+    id: str
+    """prediction/client"""
+    project: str
+    prediction: str
+    client: str
+    at: float
+    document: str | None
+    """JSON; None: it failed, or refused."""
+    reason: str = ""
+    """Why there is none."""
+
+    @property
+    def value(self) -> Any:
+        """What the document holds; None where there is none."""
+        return None if self.document is None else json.loads(self.document)
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord:
     """Something that happened, in order; the live stream is these."""
 
@@ -456,6 +504,8 @@ Record: TypeAlias = (
     | ModelRecord
     | MetricRecord
     | SampleRecord
+    | PredictionRecord
+    | AnswerRecord
     | EventRecord
     | ClientRecord
     | CombinerRecord

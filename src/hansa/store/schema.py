@@ -34,6 +34,7 @@ from sqlalchemy.types import TypeEngine
 from hansa.messages import RunSpec
 from hansa.store.records import (
     AccountRecord,
+    AnswerRecord,
     AuditRecord,
     ClientRecord,
     CombinerRecord,
@@ -45,6 +46,7 @@ from hansa.store.records import (
     ModelRecord,
     NodeRecord,
     PackageRecord,
+    PredictionRecord,
     ProjectRecord,
     Record,
     RoundRecord,
@@ -145,6 +147,8 @@ KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
         ModelRecord: ("project", "id", "session", "round"),
         MetricRecord: ("project", "id"),
         SampleRecord: ("project", "id"),
+        PredictionRecord: ("project", "id"),
+        AnswerRecord: ("project", "id"),
         ClientRecord: ("project", "id"),
         CombinerRecord: ("project", "id"),
         PackageRecord: ("project", "id"),
@@ -174,6 +178,8 @@ TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
         ModelRecord: _table("models", ModelRecord, ("project", "session", "round"), ("project", "parent"), ("id",)),
         MetricRecord: _table("metrics", MetricRecord, ("project", "session", "round"), of_session=True),
         SampleRecord: _table("samples", SampleRecord, ("project", "session", "round"), ("project", "client", "at")),
+        PredictionRecord: _table("predictions", PredictionRecord, ("project", "state"), ("model",)),
+        AnswerRecord: _table("answers", AnswerRecord, ("project", "prediction")),
         EventRecord: _table("events", EventRecord, ("project", "session", "id")),
         ClientRecord: _table("clients", ClientRecord),
         CombinerRecord: _table("combiners", CombinerRecord),

@@ -21,10 +21,12 @@ from hansa.store.lanes import Lane
 from hansa.store.link import linked, round_link
 from hansa.store.ports import Leadership, Page, Pruned, Query, Release, RoundCommit
 from hansa.store.records import (
+    AnswerRecord,
     AuditRecord,
     ContributionRecord,
     EventRecord,
     ModelRecord,
+    PredictionRecord,
     Record,
     RoundRecord,
     SampleRecord,
@@ -205,6 +207,24 @@ class SqlStore(ABC):
             if connection.execute(gone).rowcount == 0:
                 raise NotFoundError(f"there is no session {session!r} in project {project!r}")
             self._queue(connection, objects)
+            self._insert_all(connection, rows)
+
+        await self._write(delete_rows)
+
+    async def delete_prediction(self, project: str, prediction: str, *others: Record) -> None:
+        """Remove a prediction with its answers; raise `NotFoundError` when the project has no such.
+
+        others: put in the same transaction.
+        """
+        rows = [(type(other), to_row(other)) for other in others]
+        _check_new(others)
+
+        def delete_rows(connection: Connection) -> None:
+            predictions, answers = TABLES[PredictionRecord], TABLES[AnswerRecord]
+            connection.execute(delete(answers).where(answers.c.project == project, answers.c.prediction == prediction))
+            gone = delete(predictions).where(predictions.c.project == project, predictions.c.id == prediction)
+            if connection.execute(gone).rowcount == 0:
+                raise NotFoundError(f"there is no prediction {prediction!r} in project {project!r}")
             self._insert_all(connection, rows)
 
         await self._write(delete_rows)

@@ -6,6 +6,7 @@ build = "make"                             # optional: runs once per process, in
 init = "./softmax init {model_out}"        # writes the initial model; or model = "seed.safetensors", a file
 train = "./softmax train {model_in} {model_out} {metrics_out} {settings.data} {index} {total} {seed}"
 evaluate = "./softmax evaluate {model_in} {metrics_out} {settings.data} {index} {total}"  # optional
+predict = "./softmax predict {model_in} {prediction_out} {settings.data}"                 # optional
 
 [settings]                                 # optional: what a client uses whose owner sets nothing else
 data = "data/digits.txt"
@@ -55,13 +56,15 @@ _MEANINGS: Mapping[str, tuple[str, ...]] = {
     "init": ("python", "model_out", "seed"),
     "train": (*_TASK, "model_in", "model_out", "metrics_out", "proximal", "offset"),
     "evaluate": (*_TASK, "model_in", "metrics_out"),
+    "predict": (*_TASK, "model_in", "prediction_out"),
 }
-"""Command → the placeholders that it may use, beside {settings.NAME} in train and evaluate."""
+"""Command → the placeholders that it may use, beside {settings.NAME} in train, evaluate and predict."""
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "build": (),
     "init": ("model_out",),
     "train": ("model_in", "model_out", "metrics_out"),
     "evaluate": ("model_in", "metrics_out"),
+    "predict": ("model_in", "prediction_out"),
 }
 _SEEDS = 2**31
 """Seeds fit a signed 32-bit integer, the smallest that a random number generator of some language takes."""
@@ -76,7 +79,7 @@ class CommandApp:
     folder: Path
     """Where commands run."""
     commands: Mapping[str, tuple[str, ...]]
-    """build, init, train, evaluate, as far as given → arguments, with placeholders."""
+    """build, init, train, evaluate, predict, as far as given → arguments, with placeholders."""
     name: str = ""
     model: Path | None = None
     """The initial model, where it is a file."""
@@ -166,6 +169,23 @@ class CommandTrainer:
             folder = Path(name)
             self._run("evaluate", self._files(folder, model, task), task.client.name, task)
             return _read_metrics(folder / "metrics.json", "evaluate", task.client.name)
+
+    def predict(self, model: Arrays, task: Task) -> bytes:
+        """Run predict; what it wrote to {prediction_out}, which is JSON."""
+        with tempfile.TemporaryDirectory(prefix="hansa-") as name:
+            folder = Path(name)
+            out = folder / "prediction.json"
+            self._run(
+                "predict", self._files(folder, model, task) | {"prediction_out": str(out)}, task.client.name, task
+            )
+            try:
+                document = out.read_bytes()
+                json.loads(document)
+            except (OSError, ValueError) as error:
+                raise UserCodeError(
+                    f"{task.client.name}: what predict wrote to {{prediction_out}} is no JSON: {error}"
+                ) from error
+            return document
 
     def _files(self, folder: Path, model: Arrays, task: Task) -> dict[str, str]:
         """The values of placeholders, with the files that they name."""

@@ -17,6 +17,7 @@ __all__ = [
     "CENTRAL",
     "ROOT",
     "Admission",
+    "Answer",
     "Awaited",
     "Blob",
     "Closed",
@@ -30,6 +31,7 @@ __all__ = [
     "LogLine",
     "Offer",
     "OpenRound",
+    "Predicted",
     "Presence",
     "Present",
     "Progress",
@@ -214,6 +216,16 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Predicted:
+    """The result of a prediction task."""
+
+    key: RoundKey
+    client: str
+    document: bytes
+    """JSON, at most `limits.MAX_DOCUMENT` bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """Numbers on the way: of a client's task, or of its machine."""
 
@@ -387,6 +399,9 @@ class Redirect:
     final: bool = False
 
 
+Answer: TypeAlias = Offer | Evaluated | Predicted
+"""What comes of a task."""
+
 FromNode: TypeAlias = (
     Hello
     | Heartbeat
@@ -401,5 +416,6 @@ FromNode: TypeAlias = (
     | Letter
     | Awaited
     | Samples
+    | Predicted
 )
 ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect | Dismiss | Letter

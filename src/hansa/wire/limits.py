@@ -6,6 +6,7 @@ from hansa.errors import WireError
 
 __all__ = [
     "MAX_DEPTH",
+    "MAX_DOCUMENT",
     "MAX_ENTRIES",
     "MAX_FRAME",
     "MAX_ITEMS",
@@ -17,6 +18,8 @@ __all__ = [
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Bytes of a frame: a partial sum's offer with some 50,000 contributions, each of them signed."""
+MAX_DOCUMENT: Final = 1 << 20
+"""Bytes of one prediction."""
 MAX_LETTER: Final = 1 << 30
 """Bytes of a letter between two parties of a program."""
 MAX_ITEMS: Final = 100_000

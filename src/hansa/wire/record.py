@@ -20,8 +20,8 @@ from hansa.messages import Contribution, Value
 from hansa.wire._generated import calls_pb2, control_pb2, values_pb2
 from hansa.wire.calls import DownloadRequest
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Awaited, Blob, Counted, Letter, Samples
-from hansa.wire.limits import MAX_ENTRIES, MAX_ITEMS, MAX_NAME, MAX_TEXT, check_length
+from hansa.wire.frames import Awaited, Blob, Counted, Letter, Predicted, Samples
+from hansa.wire.limits import MAX_DOCUMENT, MAX_ENTRIES, MAX_ITEMS, MAX_NAME, MAX_TEXT, check_length
 from hansa.wire.values import read_values, write_values
 
 __all__ = ["FREE_TEXT", "Record", "message_class", "record_of"]
@@ -302,6 +302,10 @@ def _check_digest(where: str, digest: str) -> None:
         raise WireError(f"{where}.digest is {digest[:80]!r}, not 64 lower-case hexadecimal digits")
 
 
+def _check_predicted(predicted: Predicted) -> None:
+    check_length(len(predicted.document), MAX_DOCUMENT, "Predicted.document")
+
+
 def _check_samples(samples: Samples) -> None:
     check_length(len(samples.values), MAX_ENTRIES, "Samples.values")
 
@@ -314,6 +318,7 @@ _CHECKS: Final[Mapping[type[Any], Callable[[Any], None]]] = {
     Letter: _check_letter,
     Awaited: _check_letter,
     Samples: _check_samples,
+    Predicted: _check_predicted,
 }
 """A digest becomes a file's name: it is looked at before anyone can use it."""
 

@@ -49,6 +49,7 @@ from hansa.statements import round_statement
 from hansa.wire import frames
 from hansa.wire.frames import (
     Admission,
+    Answer,
     Closed,
     Evaluated,
     FromNode,
@@ -103,7 +104,7 @@ class Workplace(Protocol):
         opened: OpenRound,
         on_frame: Callable[[FromNode], None],
         correspondence: Correspondence | None = None,
-    ) -> Offer | Evaluated:
+    ) -> Answer:
         """Do one task; see `Workshop.work`."""
 
     async def aclose(self) -> None:
@@ -357,7 +358,7 @@ class Agent:
     def _hand_in(self, answer: FromNode) -> None:
         self._link.send(signed_offer(answer, self._identity) if isinstance(answer, Offer) else answer)
 
-    async def _answer(self, opened: OpenRound) -> Offer | Evaluated:
+    async def _answer(self, opened: OpenRound) -> Answer:
         """What is handed in: fetch what the task needs, have it done as far as the site lets it, and keep it."""
         code = await self._approved(opened)
         await self._patiently(opened, lambda: self._model_of(opened))
@@ -381,7 +382,7 @@ class Agent:
             await self._patiently(opened, lambda: self._site.check_code(opened, code, lambda: self._asked(opened)))
         return code
 
-    async def _outbound(self, opened: OpenRound, done: Offer | Evaluated) -> Offer | Evaluated:
+    async def _outbound(self, opened: OpenRound, done: Answer) -> Answer:
         """What may leave of an answer, once it is written down."""
         answer, kept_back = self._site.outbound(done)
         if kept_back:
@@ -437,7 +438,7 @@ class Agent:
             model.inline or mapped(self._objects / model.digest),
         )
 
-    async def _worked(self, opened: OpenRound, code: Code) -> Offer | Evaluated:
+    async def _worked(self, opened: OpenRound, code: Code) -> Answer:
         self._at_work, self._printed_bytes = opened.key, 0
         started = asyncio.get_running_loop().call_later(
             _NOTICEABLE, self._link.send, TaskStarted(opened.key, self.client.name)

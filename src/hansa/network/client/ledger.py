@@ -30,7 +30,7 @@ class Departure:
     session: str
     round: int
     kind: str
-    """update, evaluation, failure, prints, log, letters or telemetry."""
+    """update, evaluation, prediction, failure, prints, log, letters or telemetry."""
     bytes: int
     """Of letters to other parties of a program: the most that have left."""
     digest: str

@@ -100,8 +100,18 @@ class Outbound(_Table):
     """Whether what code prints, and the words of its errors, are told to the session."""
     letters: bool = True
     """Whether code may send messages of its own to other parties, in sessions that run a program."""
+    predictions: Bytes | None = None
+    """The most bytes of one prediction of the client's data, for example "100 KiB"; absent: none leaves."""
     telemetry: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Seconds between two reports of CPU, memory and disk of this machine; absent: none leaves."""
+
+    def refusal_of_prediction(self, size: int) -> str:
+        """Why a prediction of so many bytes does not leave; empty when it may."""
+        if self.predictions is None:
+            return "predictions of its data do not leave (outbound.predictions)"
+        if size > self.predictions:
+            return f"a prediction may have {self.predictions:,} bytes, and this one has {size:,} (outbound.predictions)"
+        return ""
 
 
 class Privacy(_Table):
@@ -161,12 +171,17 @@ class SitePolicy(_Table):
         """Of each task."""
         return Limits(**self.resources.model_dump())
 
-    def refusal_of_run(self, spec: RunSpec, now: datetime) -> str:
-        """Why nothing of this run is done now, whatever its code; empty when it may be. now: local time."""
+    def refusal_of_run(self, spec: RunSpec, now: datetime, *, predicts: bool = False) -> str:
+        """Why nothing of this run is done now, whatever its code; empty when it may be.
+
+        now: local time; predicts: whether it asks for predictions, and for no updates.
+        """
         if self.projects is not None and spec.project not in self.projects:
             return f"sessions of the project {spec.project!r} do not run here, only of {_listed(self.projects)}"
         if not self.hours.hold(now):
             return f"tasks begin here on {self.hours} only, and it is {now:%a %H:%M}".lower()
+        if predicts:
+            return self.outbound.refusal_of_prediction(0)
         if spec.parties:
             return self._refusal_of_program()
         return self.privacy.refusal(spec)

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from blake3 import blake3
+
 from hansa.arrays import norm
 from hansa.errors import PermissionDeniedError, UserCodeError
-from hansa.messages import RunSpec
+from hansa.messages import Kind, RunSpec
 from hansa.network.client import ledger
 from hansa.network.client.approvals import Approvals, Request
 from hansa.network.client.code import Code
@@ -17,7 +19,7 @@ from hansa.network.client.ledger import LEDGER, Departure
 from hansa.network.client.policy import ANYTHING, SitePolicy
 from hansa.wire import codec, packing
 from hansa.wire.codec import Buffer
-from hansa.wire.frames import Evaluated, Offer, OpenRound, Samples
+from hansa.wire.frames import Answer, Evaluated, Offer, OpenRound, Predicted, Samples
 
 __all__ = ["Outgoing", "Site"]
 
@@ -43,7 +45,8 @@ class Site:
 
     def check_run(self, opened: OpenRound) -> None:
         """Before anything is fetched for a task."""
-        refuse(self.policy.refusal_of_run(opened.spec, datetime.now()))  # noqa: DTZ005 - hours are those of the site
+        now = datetime.now()  # noqa: DTZ005 - hours are those of the site
+        refuse(self.policy.refusal_of_run(opened.spec, now, predicts=opened.key.kind is Kind.PREDICT))
 
     async def check_code(self, opened: OpenRound, code: Code, wait: Callable[[], None]) -> None:
         """Before any of its code is loaded; waits for a person where one must approve. wait: called once, if so."""
@@ -79,8 +82,14 @@ class Site:
             return
         refuse(f"updates must be clipped to a norm of {limit:g} or less, and this one has {length:.6g}: it stays here")
 
-    def outbound(self, answer: Offer | Evaluated) -> tuple[Offer | Evaluated, frozenset[str]]:
-        """(what may leave of an answer, the names of the metrics that were kept back)."""
+    def outbound(self, answer: Answer) -> tuple[Answer, frozenset[str]]:
+        """(what may leave of an answer, the names of the metrics that were kept back).
+
+        Raises `PermissionDeniedError` for a prediction that is too large.
+        """
+        if isinstance(answer, Predicted):
+            refuse(self.policy.outbound.refusal_of_prediction(len(answer.document)))
+            return answer, frozenset()
         allowed = self.policy.outbound.metrics
         given = answer.contributions[0].metrics if isinstance(answer, Offer) else answer.metrics
         kept = {name: value for name, value in given.items() if allowed is None or name in allowed}
@@ -108,11 +117,13 @@ class Site:
             return error
         return UserCodeError("the app failed; its site keeps back what it said")
 
-    def leaves(self, opened: OpenRound, answer: Offer | Evaluated) -> None:
+    def leaves(self, opened: OpenRound, answer: Answer) -> None:
         """Write down an answer that is about to be sent; raises `StorageError`."""
         if isinstance(answer, Offer):
             blob = answer.blob
             self._write(opened, "update", blob.size, blob.digest, tuple(answer.contributions[0].metrics))
+        elif isinstance(answer, Predicted):
+            self._write(opened, "prediction", len(answer.document), blake3(answer.document).hexdigest(), ())
         else:
             self._write(opened, "evaluation", 8 * len(answer.metrics), "", tuple(answer.metrics))
 

@@ -40,11 +40,13 @@ from hansa.wire.frames import (
     LogLine,
     Offer,
     OpenRound,
+    Predicted,
     Progress,
     RoundKey,
     Samples,
     TaskFailed,
 )
+from hansa.wire.limits import MAX_DOCUMENT
 
 __all__ = ["Worker", "main"]
 
@@ -162,6 +164,8 @@ class Worker:
         try:
             if opened.key.kind is Kind.TRAIN:
                 return self._trained(opened, run, app, model, task)
+            if opened.key.kind is Kind.PREDICT:
+                return _predicted(opened.key, app, model, task)
             return _evaluated(opened.key, run, app, model, task)
         finally:
             logged.tell(dropped=task.log.dropped)
@@ -246,6 +250,15 @@ def _end_with_the_agent(connection: socket.socket) -> None:
 def _evaluated(key: RoundKey, run: Run, app: App, model: Arrays, task: Task) -> Evaluated:
     metrics = run.evaluate(app, model, task)
     return Evaluated(key, task.client.name, metrics.num_examples, metrics.values)
+
+
+def _predicted(key: RoundKey, app: App, model: Arrays, task: Task) -> Predicted:
+    document = app.predictions(model, task)
+    if len(document) > MAX_DOCUMENT:
+        raise AppError(
+            f"predict() returned {len(document):,} bytes of JSON, and may return {MAX_DOCUMENT:,}: return less"
+        )
+    return Predicted(key, task.client.name, document)
 
 
 def _failure(key: RoundKey, client: str, error: BaseException) -> TaskFailed:

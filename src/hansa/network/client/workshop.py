@@ -25,6 +25,7 @@ from hansa.settings import environment_for_user_code
 from hansa.store.disk import explained
 from hansa.wire import framing
 from hansa.wire.frames import (
+    Answer,
     Awaited,
     Evaluated,
     FromNode,
@@ -33,6 +34,7 @@ from hansa.wire.frames import (
     LogLine,
     Offer,
     OpenRound,
+    Predicted,
     Progress,
     Samples,
     TaskFailed,
@@ -110,7 +112,7 @@ class Workshop:
         opened: OpenRound,
         on_frame: Callable[[FromNode], None],
         correspondence: Correspondence | None = None,
-    ) -> Offer | Evaluated:
+    ) -> Answer:
         """Do one task, one at a time; on_frame gets what happens on the way (started, progress).
 
         correspondence: of the task of a party, which may send and await letters.
@@ -199,7 +201,7 @@ class Workshop:
 
     async def _answer(
         self, opened: OpenRound, on_frame: Callable[[FromNode], None], correspondence: Correspondence | None
-    ) -> Offer | Evaluated:
+    ) -> Answer:
         self._failed_hard = True
         reader, writer = self._reader, self._writer
         if reader is None or writer is None:
@@ -220,7 +222,7 @@ class Workshop:
                 case TaskFailed():
                     self._failed_hard = False
                     raise UserCodeError(frame.message, frame.traceback)
-                case Offer() | Evaluated():
+                case Offer() | Evaluated() | Predicted():
                     self._failed_hard = False
                     return frame
                 case Heartbeat():
@@ -260,7 +262,7 @@ class Workshop:
                 return own and not frame.partial and (frame.key, frame.sender) == (opened.key, opened.invited[0])
             case Letter() | Awaited():
                 return correspondence is not None and correspondence.may(frame)
-            case TaskFailed() | Evaluated() | Progress() | LogLine() | Samples():
+            case TaskFailed() | Evaluated() | Predicted() | Progress() | LogLine() | Samples():
                 return (frame.key, frame.client) == (opened.key, opened.invited[0])
             case _:
                 return False

@@ -37,6 +37,7 @@ from hansa.wire.frames import (
     LogLine,
     Offer,
     OpenRound,
+    Predicted,
     Presence,
     Present,
     Progress,
@@ -146,7 +147,7 @@ class Hub:
             case Settled():
                 self._need_combiner(child)
                 self._pass_on_settled(child, frame)
-            case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine() | Samples():
+            case TaskStarted() | Progress() | TaskFailed() | Evaluated() | LogLine() | Samples() | Predicted():
                 if self._speaks_for(child, frame.client):
                     self._pass_on(frame)
             case Letter() | Awaited():
@@ -160,7 +161,7 @@ class Hub:
             phase.withdraw(frame.client, frame.key)
         self._upstream.send(frame)
 
-    def _pass_on(self, frame: TaskStarted | Progress | TaskFailed | Evaluated | LogLine | Samples) -> None:
+    def _pass_on(self, frame: TaskStarted | Progress | TaskFailed | Evaluated | LogLine | Samples | Predicted) -> None:
         if isinstance(frame, TaskFailed) and (phase := self._phases.find(frame.key)) is not None:
             phase.withdraw(frame.client, frame.key)
         self._upstream.send(frame)

@@ -54,6 +54,7 @@ from hansa.store.records import (
     CombinerRecord,
     ModelRecord,
     PackageRecord,
+    PredictionRecord,
     ProjectRecord,
     SessionRecord,
     SessionState,
@@ -154,6 +155,8 @@ class Controller:
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
                 await self._take_up(project.id, session)
+            for prediction in (await self.store.list(PredictionRecord, running)).items:
+                self.tree(project.id).predict(prediction)
         self._opened.set()
 
     async def _mark_absent(self, project: str) -> None:
@@ -508,6 +511,60 @@ class Controller:
         await self.store.get(SessionRecord, project, session_id)
         tree = self.tree(project)
         return tree.why(session_id), tree.away(session_id)
+
+    # ── predictions ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def predict(
+        self, project: str, spec: RunSpec, *, model: str, package: str | None = None, by: str = SERVER
+    ) -> PredictionRecord:
+        """Ask the clients that the spec's rules choose what a model predicts of their data.
+
+        Raises `ConfigError`, and `NotFoundError` for a foreign model or package.
+        """
+        spec = replace(spec, project=project)
+        if spec.parties or spec.transforms:
+            raise ConfigError("a prediction has neither parties nor transforms: leave them out")
+        resolve(spec)
+        await self.store.get(ProjectRecord, project, project)
+        if package is not None:
+            await self.store.get(PackageRecord, project, package)
+        prediction = PredictionRecord(
+            id=uuid.uuid4().hex[:12],
+            project=project,
+            name=checked_name(spec.name, "prediction"),
+            model=model,
+            package=package,
+            spec=spec,
+            state=SessionState.RUNNING,
+            created_at=time.time(),
+        )
+        async with self.retention.holds.holding(model):
+            await self._need_model(project, model)
+            tree = self.tree(project)
+            told = audit_line(project, by, "prediction.start", prediction.id, detail=prediction.name)
+            await self.store.create(prediction, told)
+            try:
+                tree.predict(prediction)
+            except HansaError as error:
+                await self.store.put(replace(prediction, state=SessionState.FAILED, cause=str(error)))
+                raise
+            await asyncio.sleep(0)  # it holds the model itself
+        return prediction
+
+    async def stop_prediction(self, project: str, prediction: str, by: str = SERVER) -> PredictionRecord:
+        """Stop a prediction that is under way; what was answered is kept."""
+        await self.store.get(PredictionRecord, project, prediction)
+        await self.people.note(audit_line(project, by, "prediction.stop", prediction))
+        await self.tree(project).stop_prediction(prediction, f"stopped by {by}")
+        return await self.store.get(PredictionRecord, project, prediction)
+
+    async def delete_prediction(self, project: str, prediction: str, by: str = SERVER) -> None:
+        """Delete a prediction that is not under way, with its answers."""
+        found = await self.store.get(PredictionRecord, project, prediction)
+        if self.tree(project).is_predicting(prediction):
+            raise ConflictError(f"prediction {found.name} is under way; stop it before you delete it")
+        told = audit_line(project, by, "prediction.delete", prediction, detail=found.name)
+        await self.store.delete_prediction(project, prediction, told)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 

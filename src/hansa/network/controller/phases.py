@@ -43,6 +43,7 @@ from hansa.wire.frames import (
     Evaluated,
     FromNode,
     OpenRound,
+    Predicted,
     Presence,
     Progress,
     RoundKey,
@@ -121,6 +122,8 @@ class Phase:
     """What the tree delivered; more than one when the round had to open again."""
     reports: dict[str, Evaluated] = field(default_factory=dict)
     """By client: evaluation results, each signed by its client."""
+    predictions: dict[str, Predicted] = field(default_factory=dict)
+    """By client: what it predicts."""
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     _round: Round | Buffered | None = None
     _wake_at: float | None = None
@@ -210,6 +213,11 @@ class Phase:
                 self._tell(Rejected(now, frame.client, frame.reason or Reason.MALFORMED, frame.detail))
             case Evaluated():
                 self._take_report(now, frame)
+            case Predicted():
+                known = self._round.invited if isinstance(self._round, Round) else frozenset()
+                if frame.client in known and frame.client not in self.predictions:
+                    self.predictions[frame.client] = frame
+                    self._tell(Accepted(now, frame.client, 1))
             case _:
                 pass
 
@@ -289,7 +297,7 @@ class Phase:
                     self._awaited = True
                     self.hub.receive_from_parent(frames.Seal(plan.key))
                 else:
-                    self._tell(Sealed(_now(), frozenset(self.reports)))
+                    self._tell(Sealed(_now(), frozenset(self.reports) | frozenset(self.predictions)))
             case WakeAt():
                 self._wake_at = command.at
             case Finish():

@@ -18,6 +18,7 @@ from hansa.network.controller.commit import Sign
 from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.directory import Directory
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.predictions import PredictionRunner, PredictionSurroundings
 from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurroundings
 from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention
@@ -28,7 +29,7 @@ from hansa.network.patience import patiently
 from hansa.rounds.eligible import eligible
 from hansa.rounds.why import Why
 from hansa.store.ports import MetadataStore, ObjectStore, Query
-from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, SessionRecord
+from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, PredictionRecord, SessionRecord
 from hansa.wire.frames import ROOT, Blob, Dismiss, FromNode, LogLine, Presence, Present, RoundKey, Samples
 
 __all__ = ["ProjectTree"]
@@ -37,6 +38,8 @@ _log = structlog.get_logger(__name__)
 
 _MOST_LABELS = 64
 """Labels that operators may give one client."""
+_MOST_PREDICTIONS = 16
+"""That are under way at once."""
 
 
 class ProjectTree:
@@ -93,6 +96,8 @@ class ProjectTree:
         self._letters = letters
         self._runners: dict[str, SessionRunner | ProgramRunner] = {}
         self._tasks: dict[str, asyncio.Task[SessionRecord]] = {}
+        self._predictions: dict[str, PredictionRunner] = {}
+        self._predicting: dict[str, asyncio.Task[PredictionRecord]] = {}
         self._writes: asyncio.Queue[Presence] = asyncio.Queue()
         self._rows = asyncio.Lock()
         """Held from reading rows of nodes to writing them."""
@@ -142,6 +147,46 @@ class ProjectTree:
         )
         return SessionRunner(session, around)
 
+    def predict(self, prediction: PredictionRecord) -> "asyncio.Task[PredictionRecord]":
+        """Ask for predictions in the background; raises `ConflictError` where too many are under way."""
+        if len(self._predictions) >= _MOST_PREDICTIONS:
+            raise ConflictError(
+                f"{len(self._predictions)} predictions of {self.project} are under way: wait for one, or stop it"
+            )
+        may = eligible(prediction.spec.rules)
+        around = PredictionSurroundings(
+            self._store,
+            self._objects,
+            self._retention.holds,
+            self._journal,
+            self.hub,
+            lambda: frozenset(self.directory.clients),
+            lambda client: may(client, self.directory.labels(client)),
+        )
+        runner = self._predictions[prediction.id] = PredictionRunner(prediction, around)
+        task = asyncio.create_task(runner.run(), name=f"prediction {prediction.name}")
+        self._predicting[prediction.id] = task
+        task.add_done_callback(lambda done: self._predicted(prediction.id, done))
+        return task
+
+    def _predicted(self, prediction: str, task: "asyncio.Task[PredictionRecord]") -> None:
+        self._predictions.pop(prediction, None)
+        self._predicting.pop(prediction, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a prediction ended in an error of hansa itself", prediction=prediction, exc_info=error)
+
+    async def stop_prediction(self, prediction: str, cause: str) -> None:
+        """Stop a prediction and wait until it has; raises `ConflictError` when it is not under way."""
+        if prediction not in self._predictions:
+            raise ConflictError("the prediction is not under way: there is nothing to stop")
+        task = self._predicting[prediction]
+        self._predictions[prediction].stop(cause)
+        await asyncio.wait([task])
+
+    def is_predicting(self, prediction: str) -> bool:
+        """Whether it is under way here."""
+        return prediction in self._predictions
+
     def conversation(self, session: str) -> Conversation:
         """Of a session of parties that runs; raises `NotFoundError`."""
         runner = self._runners.get(session)
@@ -180,8 +225,8 @@ class ProjectTree:
         return len(self._tasks)
 
     def why(self, session: str) -> Why | None:
-        """What a running session waits for."""
-        runner = self._runners.get(session)
+        """What a running session, or a prediction, waits for."""
+        runner = self._runners.get(session) or self._predictions.get(session)
         return runner.why() if runner is not None else None
 
     def away(self, session: str) -> str:
@@ -193,9 +238,10 @@ class ProjectTree:
 
     async def aclose(self) -> None:
         """Leave: sessions keep their state and go on when the controller is back."""
-        for task in [*self._tasks.values(), *self._jobs]:
+        tasks = [*self._tasks.values(), *self._predicting.values(), *self._jobs]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), *self._jobs, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.hub.aclose()
 
     # ── the root's upstream ──────────────────────────────────────────────────────────────────────────────────────
@@ -209,11 +255,12 @@ class ProjectTree:
                 self.project, frame.key.run, "log", client=frame.client, line=frame.line, level=frame.level
             )
         elif isinstance(frame, Samples):
-            if frame.key is None or frame.key.run in self._runners:
+            if frame.key is None or frame.key.run in self._runners:  # of predictions none are kept
                 self._samples.take(frame)
         else:
             key = getattr(frame, "key", None)
-            runner = self._runners.get(key.run) if isinstance(key, RoundKey) else None
+            run = key.run if isinstance(key, RoundKey) else ""
+            runner = self._runners.get(run) or self._predictions.get(run)
             if runner is not None:
                 runner.receive(frame)
 
@@ -257,7 +304,7 @@ class ProjectTree:
         await self._journal.record(event(self.project, "", "client.labelled", f"{client}: {said}", name=client))
         present = self.directory.clients.get(client)
         if present is not None:
-            for runner in self._runners.values():
+            for runner in (*self._runners.values(), *self._predictions.values()):
                 runner.presence(Presence((present,)))
         return labelled
 
@@ -271,7 +318,7 @@ class ProjectTree:
     def dismiss(self, name: str, grant: str, why: str) -> None:
         """End the stream that a node has by a grant; what it was to do in a round goes to another."""
         self.hub.receive_from_parent(Dismiss(name, grant, why))
-        for runner in self._runners.values():
+        for runner in (*self._runners.values(), *self._predictions.values()):
             runner.dismissed(name, why)
 
     def _apply(self, presence: Presence) -> None:
@@ -289,7 +336,7 @@ class ProjectTree:
             tuple(present for present in presence.combiners if present.client not in refused),
         )
         self.directory.apply(presence)
-        for runner in self._runners.values():
+        for runner in (*self._runners.values(), *self._predictions.values()):
             runner.presence(presence)
         self._writes.put_nowait(presence)
 
