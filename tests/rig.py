@@ -20,7 +20,7 @@ from hansa.network.combiner.service import NodeService
 from hansa.network.entrance import Entrance
 from hansa.network.link import Link
 from hansa.wire import channel, codec, service, tokens
-from hansa.wire.calls import AccessToken, Assignment, AssignRequest, Enrolled, EnrollRequest
+from hansa.wire.calls import AccessToken, Assignment, AssignRequest, Enrolled, EnrollRequest, RotateRequest
 from hansa.wire.channel import Stream
 from hansa.wire.frames import Blob, FromNode, Hello, Offer, OpenRound, Role, RoundKey, Seal, ToNode, Welcome
 from hansa.wire.node_key import check_proof, read_assertion
@@ -202,6 +202,9 @@ class Rig:
             raise AuthenticationError(f"{name} has not joined")
         return AccessToken(self.token(name, self.roles[name]), 900.0)
 
+    async def _rotate(self, _assertion: str, request: RotateRequest) -> Enrolled:
+        raise AssertionError(f"nobody changes a key here, and not to {request.public_key}")
+
     async def _assign(self, identity: Identity, _request: AssignRequest) -> Assignment:
         address = self.places.get(identity.name, self.proxied or self.address)
         return Assignment("hub", f"tcp://{address.removeprefix('tcp://')}")
@@ -222,7 +225,9 @@ async def _served(made: Rig) -> AsyncIterator[Rig]:
     face = NodeService(lambda _identity: made.hub, made._authenticate, lambda: tokens.public_key(made.key))
     server = service.create_server(
         *face.handlers(),
-        service.directory_handler(made._enroll, made._access, made._assign, made._certify, made._authenticate),
+        service.directory_handler(
+            made._enroll, made._access, made._rotate, made._assign, made._certify, authenticate=made._authenticate
+        ),
     )
     made.port = service.bind(server, "127.0.0.1:0", None)
     await server.start()

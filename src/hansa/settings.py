@@ -217,6 +217,9 @@ class Settings(BaseSettings):
     work: Path | None = Field(
         default=None, description="Folder for a node's key, models and updates; empty: one of each join token."
     )
+    key_days: float = Field(
+        default=90.0, ge=0, description="Days after which a node makes itself a new key and hands over to it; 0: never."
+    )
     credentials: Path = Field(
         default=Path("~/.config/hansa/credentials.json"), description="Where `hansa up` saves the operator's token."
     )

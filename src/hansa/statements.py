@@ -14,10 +14,11 @@ A statement is the concatenation of its parts, the first of which names its kind
     end         = text("hansa end 1") text(project) text(run) text(state) text(cause) text(link of the last round)
                   text(link of the session's event before)
     bundle      = text("hansa bundle 1") text(blake3 of bundle.json)
+    handover    = text("hansa handover 1") text(project) text(node) text(public key so far) text(the new one)
 
-A client signs updates and reports with its own key; the server signs rounds, ends and bundles with the key of its
-tokens. Models and updates are named by their blake3. A program in any language can make these statements, and check
-them.
+A client signs updates and reports with its own key, and a handover with both keys; the server signs rounds, ends and
+bundles with the key of its tokens. Models and updates are named by their blake3. A program in any language can make
+these statements, and check them.
 """
 
 import math
@@ -30,6 +31,7 @@ __all__ = [
     "Part",
     "bundle_statement",
     "end_statement",
+    "handover_statement",
     "number",
     "real",
     "reals",
@@ -104,3 +106,8 @@ def end_statement(project: str, run: str, *, state: str, cause: str, head: str, 
 def bundle_statement(digest: str) -> bytes:
     """What the server signs of a bundle that it exports."""
     return text("hansa bundle 1") + text(digest)
+
+
+def handover_statement(project: str, node: str, former: str, key: str) -> bytes:
+    """What a node signs with both, when another public key takes the place of the one that it is known by."""
+    return text("hansa handover 1") + b"".join(map(text, (project, node, former, key)))

@@ -13,6 +13,7 @@ RPCS = {
     "Control/Attach": ("stream_stream", control_pb2.FromNode),
     "Directory/Enroll": ("unary_unary", calls_pb2.EnrollRequest),
     "Directory/Access": ("unary_unary", calls_pb2.AccessRequest),
+    "Directory/Rotate": ("unary_unary", calls_pb2.RotateRequest),
     "Directory/Assign": ("unary_unary", calls_pb2.AssignRequest),
     "Directory/Certify": ("unary_unary", calls_pb2.CertificateRequest),
     "Transfer/Download": ("unary_stream", calls_pb2.DownloadRequest),

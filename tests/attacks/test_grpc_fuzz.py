@@ -60,7 +60,7 @@ REFUSALS = {
 UNKNOWN is an error that nobody expected; INTERNAL is one of hansa's own."""
 ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError)
 """What gRPC raises where a call that is still being sent to has been answered."""
-BEFORE = {"Directory/Enroll", "Directory/Access"}
+BEFORE = {"Directory/Enroll", "Directory/Access", "Directory/Rotate"}
 """Calls whose tokens are checked together with what they are sent."""
 TELLS = TOLD | {"clients", "combiners", "nodes"}
 """Who has come and gone is told as well."""

@@ -10,6 +10,7 @@ from typer.testing import Result
 from hansa.messages import RunSpec
 from hansa.network.client.approvals import Approvals, Request
 from hansa.network.client.ledger import LEDGER, Departure, append
+from hansa.network.node_keys import NodeKeys, handover
 from hansa.packages.package import build, read
 from hansa.wire import tokens
 from hansa.wire.frames import Role
@@ -66,7 +67,7 @@ def test_a_person_answers_for_a_session(options: tuple[str, ...], answer: bool, 
 def test_without_the_clients_folder_there_is_nothing_to_show(hansa: Hansa, tmp_path: Path) -> None:
     refused = hansa("client", "inspect", "--work", tmp_path / "absent")
     assert refused.exit_code == 1
-    assert "give the client's folder" in refused.output
+    assert "give the node's folder" in refused.output
 
 
 @pytest.mark.parametrize(
@@ -86,3 +87,23 @@ def test_a_client_does_not_start_with_a_policy_that_it_cannot_keep(
     refused = hansa(*arguments, HANSA_TOKEN=token)
     assert refused.exit_code == 1
     assert said in refused.output
+
+
+def test_a_node_is_told_to_change_its_key_and_shows_which_it_had(hansa: Hansa, work: Path) -> None:
+    refused = hansa("client", "rotate-key", "--work", work)
+    assert refused.exit_code == 1
+    assert "has not joined its network yet" in refused.output
+
+    first = NodeKeys(work).make()
+    told = json.loads(hansa("client", "rotate-key", "--work", work, "--json").stdout)
+    assert told["key"] == first.public
+    assert json.loads(hansa("combiner", "rotate-key", "--json", HANSA_WORK=str(work)).stdout) == told
+    shown = hansa("client", "inspect", "--work", work).stdout
+    assert f"signs      as {first.public}" in shown
+    assert f"soon as {told['next']}" in shown
+
+    second = NodeKeys(work).next()
+    assert second is not None
+    NodeKeys(work).adopt(handover("default", "ward", first, second, 1.0))
+    inspected = json.loads(hansa("client", "inspect", "--work", work, "--json").stdout)
+    assert (inspected["key"], inspected["next_key"], inspected["former_keys"]) == (told["next"], "", [first.public])

@@ -289,7 +289,9 @@ class World:
 
         face = NodeService(controller.hub, authenticate, lambda: controller.public_key)
         nodes = controller.nodes
-        directory = service.directory_handler(nodes.enroll, nodes.access, assign, certify, authenticate)
+        directory = service.directory_handler(
+            nodes.enroll, nodes.access, nodes.rotate, assign, certify, authenticate=authenticate
+        )
         server.add_generic_rpc_handlers((*face.handlers(), directory))
         with contextlib.suppress(ConflictError):
             await controller.create_project(PROJECT)

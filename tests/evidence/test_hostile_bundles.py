@@ -13,6 +13,7 @@ from hansa.evidence.receipts import Receipt, keep_receipt, read_receipts
 from hansa.evidence.record import Evidence
 from hansa.evidence.verification import verify_record
 from hansa.messages import Kind, RunSpec
+from hansa.network.node_keys import handover
 from hansa.store.link import linked, round_link
 from hansa.store.records import (
     ContributionRecord,
@@ -24,12 +25,15 @@ from hansa.store.records import (
     SessionRecord,
     SessionState,
 )
+from hansa.wire.node_key import NodeKey
 
 HOSTILE: list[Any] = [
     None, True, -1, 0, 2**63, -(2**80), 10**400, 1.5, 1e308, {"$float": "nan"}, {"$float": "inf"}, "", "x", "\ud800",
     "a\0b", "x" * 100_000, [], [[]], {}, {"round": [1]}, {"round": True, "metrics": 1}, {"a": "b"}, {"a": 10**400},
     {"$unknown": 1}, {"metrics": {"a": "b"}, "round": 1}, {"signature": [], "head": {}},
 ]  # fmt: skip
+
+HANDOVER = handover("default", "c", NodeKey.new(), NodeKey.new(), 1.0)
 
 
 def evidence() -> Evidence:
@@ -53,6 +57,7 @@ def evidence() -> Evidence:
         (MetricRecord("m", "default", "s", 1, Kind.EVALUATE, "acc", 0.5, 5, "c", 1.0),),
         (ModelRecord("1" * 64, "default", "s", 1, "0" * 64, 10, 1.0),),
         (linked(None, event),),
+        (HANDOVER,),
     )
 
 

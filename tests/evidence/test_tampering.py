@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from federation import federation
 from rewriting import Tamper, changing, relinked, without
 
@@ -24,8 +25,9 @@ from hansa.evidence.receipts import RECEIPTS, Receipt, read_receipts
 from hansa.evidence.record import Evidence, gather
 from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.controller.export import Models
-from hansa.network.identity import key_in
-from hansa.store.records import SessionState
+from hansa.network.node_keys import NodeKeys, handover
+from hansa.statements import bundle_statement
+from hansa.store.records import HandoverRecord, SessionState
 from hansa.wire.node_key import NodeKey
 
 CLIENTS = ("client-0", "client-1", "client-2")
@@ -50,7 +52,7 @@ def exported(app: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("evidence")
     made = asyncio.run(_exported(app, folder))
     homes = {name: next(folder.rglob(f"{name}/node-key.pem")).parent for name in CLIENTS}
-    made.keys = {name: key_in(home) for name, home in homes.items()}
+    made.keys = {name: NodeKeys(home).current().public for name, home in homes.items()}
     made.receipts = {name: read_receipts(home / RECEIPTS) for name, home in homes.items()}
     return made
 
@@ -361,3 +363,87 @@ def test_an_archive_of_anything_else_is_no_bundle(tmp_path: Path):
         archive.writestr("../bundle.json", "{}")
     with pytest.raises(InputError, match="no bundle"):
         verify(other)
+
+
+# ── where a client has changed its key ───────────────────────────────────────────────────────────────────────────────
+
+
+def handed_over(exported: Exported, *changes: HandoverRecord) -> Evidence:
+    return replace(exported.evidence, handovers=changes)
+
+
+@pytest.fixture(scope="module")
+def moved(exported: Exported) -> tuple[HandoverRecord, HandoverRecord]:
+    """client-1 has another key since the session, and another one since then."""
+    home = exported.file.parent / "client-1"
+    first = NodeKeys(home).current()
+    assert first is not None
+    assert first.public == exported.keys["client-1"]
+    second, third = NodeKey.new(), NodeKey.new()
+    project = exported.evidence.session.project
+    return handover(project, "client-1", first, second, 1.0), handover(project, "client-1", second, third, 2.0)
+
+
+def test_a_client_is_known_by_any_of_its_keys_and_by_no_other(
+    exported: Exported, moved: tuple[HandoverRecord, HandoverRecord], tmp_path: Path
+):
+    file = exported_again(exported, handed_over(exported, *moved), tmp_path / "moved.zip")
+    assert verify(file).handovers == 2
+    for key in (moved[0].former, moved[0].key, moved[1].key):
+        assert verify(file, Known(clients={"client-1": key})).updates == 9
+    for name, key in (("client-1", NodeKey.new().public), ("client-0", moved[0].key)):
+        with pytest.raises(CorruptionError, match="whose key is"):
+            verify(file, Known(clients={name: key}))
+    unlinked = exported_again(exported, handed_over(exported, moved[1]), tmp_path / "unlinked.zip")
+    with pytest.raises(CorruptionError, match="whose key is"):
+        verify(unlinked, Known(clients={"client-1": moved[1].key}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"by_former": "00" * 64}, "both keys have not signed"),
+        ({"by_key": "00" * 64}, "both keys have not signed"),
+        ({"key": "ed25519:" + "ab" * 32}, "both keys have not signed"),
+        ({"former": "ed25519:" + "ab" * 32}, "both keys have not signed"),
+        ({"node": "client-0"}, "both keys have not signed"),
+    ],
+)
+def test_a_change_of_a_key_that_was_made_up_is_found(
+    exported: Exported,
+    moved: tuple[HandoverRecord, HandoverRecord],
+    tmp_path: Path,
+    change: dict[str, str],
+    said: str,
+):
+    evidence = handed_over(exported, replace(moved[0], **change), moved[1])
+    with pytest.raises(CorruptionError, match=said):
+        verify(exported_again(exported, evidence, tmp_path / "made-up.zip"))
+
+
+def test_a_former_key_that_was_stolen_brings_no_second_heir(
+    exported: Exported, moved: tuple[HandoverRecord, HandoverRecord], tmp_path: Path
+):
+    """Whoever has it can sign another handover; the server that helps must leave out the true one, which breaks off."""
+    home = exported.file.parent / "client-1"
+    stolen = NodeKeys(home).current()
+    assert stolen is not None
+    thief = handover(exported.evidence.session.project, "client-1", stolen, NodeKey.new(), 3.0)
+    with pytest.raises(CorruptionError, match="in two handovers"):
+        verify(exported_again(exported, handed_over(exported, *moved, thief), tmp_path / "forked.zip"))
+    with pytest.raises(CorruptionError, match="whose key is"):
+        verify(
+            exported_again(exported, handed_over(exported, thief, moved[1]), tmp_path / "cut.zip"),
+            Known(clients={"client-1": moved[1].key}),
+        )
+
+
+def test_a_bundle_from_before_keys_were_changed_is_read(exported: Exported, tmp_path: Path):
+    def older(entries: dict[str, bytes]) -> None:
+        document = json.loads(entries["bundle.json"])
+        assert document.pop("handovers") == []
+        manifest = entries["bundle.json"] = json.dumps(document).encode()
+        signature = exported.server.sign(bundle_statement(blake3(manifest).hexdigest()))
+        entries["signature.json"] = json.dumps({"signer": signature.signer, "value": signature.value}).encode()
+
+    assert verify(rewritten(exported.file, tmp_path / "older.zip", older)).handovers == 0

@@ -23,7 +23,15 @@ from hansa.errors import (
 )
 from hansa.messages import Kind
 from hansa.wire import channel, chunks, framing, service, tokens
-from hansa.wire.calls import AccessToken, Assignment, AssignRequest, DownloadRequest, Enrolled, EnrollRequest
+from hansa.wire.calls import (
+    AccessToken,
+    Assignment,
+    AssignRequest,
+    DownloadRequest,
+    Enrolled,
+    EnrollRequest,
+    RotateRequest,
+)
 from hansa.wire.channel import Channel, Stream
 from hansa.wire.frames import FromNode, Heartbeat, Hello, LogLine, Redirect, Role, RoundKey, Seal, ToNode, Welcome
 from hansa.wire.tokens import Identity
@@ -62,6 +70,9 @@ class Peer:
     async def access(self, assertion: str) -> AccessToken:
         return AccessToken(f"access for {assertion}", 60.0)
 
+    async def rotate(self, assertion: str, request: RotateRequest) -> Enrolled:
+        return Enrolled(f"{assertion} {request.public_key} {request.by_former} {request.by_key}")
+
     async def assign(self, identity: Identity, request: AssignRequest) -> Assignment:
         self.callers.append(identity)
         if request.preferred == "gone":
@@ -93,7 +104,9 @@ async def peer() -> AsyncGenerator[Peer, None]:
     peer = Peer()
     server = service.create_server(
         service.control_handler(peer.attach, verified),
-        service.directory_handler(peer.enroll, peer.access, peer.assign, peer.certify, verified),
+        service.directory_handler(
+            peer.enroll, peer.access, peer.rotate, peer.assign, peer.certify, authenticate=verified
+        ),
         service.transfer_handler(peer.download, peer.upload, verified),
     )
     peer.address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0', None)}"
@@ -229,6 +242,8 @@ async def test_a_node_joins_and_asks_for_access_before_it_is_known(peer: Peer):
     with pytest.raises(AuthenticationError, match="another token"):
         await channel.enroll(peer.channel, FORGED, request)
     assert await channel.access(peer.channel, "said") == AccessToken("access for said", 60.0)
+    rotated = await channel.rotate(peer.channel, "said", RotateRequest("new", "by former", "by new"))
+    assert rotated == Enrolled("said new by former by new")
     assert peer.callers == []
 
 

@@ -24,6 +24,7 @@ from hansa.wire.calls import (
     DownloadRequest,
     Enrolled,
     EnrollRequest,
+    RotateRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -54,6 +55,7 @@ from hansa.wire.frames import (
 CALLS = (
     EnrollRequest,
     Enrolled,
+    RotateRequest,
     AccessRequest,
     AccessToken,
     AssignRequest,

@@ -43,6 +43,7 @@ from hansa.wire.calls import (
     Enrolled,
     EnrollRequest,
     Kept,
+    RotateRequest,
     UploadReply,
 )
 from hansa.wire.frames import (
@@ -226,6 +227,7 @@ NEWEST: dict[str, Capture] = {
     "dismiss": down(Dismiss("alice", "9f" * 16, "alice was revoked")),
     "enroll_request": call(EnrollRequest("ed25519:" + "a1" * 32, "b2" * 64)),
     "enrolled": call(Enrolled("alice")),
+    "rotate_request": call(RotateRequest("ed25519:" + "c3" * 32, "b2" * 64, "d4" * 64)),
     "access_request": call(AccessRequest()),
     "access_token": call(AccessToken("header.claims.signature", 900.0)),
     "assign_request": call(AssignRequest("combiner-2", {"region": "north"})),

@@ -35,6 +35,7 @@ from hansa.wire.calls import (
     Enrolled,
     EnrollRequest,
     Kept,
+    RotateRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -44,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CALLS = (
     EnrollRequest,
     Enrolled,
+    RotateRequest,
     AccessRequest,
     AccessToken,
     AssignRequest,

@@ -11,7 +11,7 @@ from cryptography import x509
 from hansa.errors import ConnectionFailedError, HansaError, InputError, UntrustedServerError
 from hansa.wire import channel, service, tls, tokens
 from hansa.wire.authority import Authority, check, expires_at, new_request
-from hansa.wire.calls import AccessToken, Assignment, AssignRequest, Enrolled, EnrollRequest
+from hansa.wire.calls import AccessToken, Assignment, AssignRequest, Enrolled, EnrollRequest, RotateRequest
 from hansa.wire.frames import Role
 from hansa.wire.service import Shown
 from hansa.wire.tls import CONTROLLER, Certificate, Scheme, Trust
@@ -42,6 +42,9 @@ class Server:
     async def access(self, _assertion: str) -> AccessToken:
         raise AssertionError("nobody has joined here")
 
+    async def rotate(self, _assertion: str, _request: RotateRequest) -> Enrolled:
+        raise AssertionError("nobody has joined here")
+
     async def assign(self, _identity: Identity, _request: AssignRequest) -> Assignment:
         return Assignment("root", "")
 
@@ -61,7 +64,9 @@ class Server:
 async def serving(client_roots: str = "", *, plain: bool = False) -> AsyncGenerator[Server, None]:
     made = Server()
     server = service.create_server(
-        service.directory_handler(made.enroll, made.access, made.assign, made.certify, made.authenticate)
+        service.directory_handler(
+            made.enroll, made.access, made.rotate, made.assign, made.certify, authenticate=made.authenticate
+        )
     )
     shown = None if plain else Shown(lambda: made.shown, client_roots)
     made.address = f"127.0.0.1:{service.bind(server, '127.0.0.1:0', shown)}"

@@ -415,6 +415,10 @@ class NodeShape(Shape):
     grant: str
     """What the access tokens of this process have in common; no secret."""
     granted_at: float | None
+    former: str | None
+    """The public key before this one."""
+    rotated_at: float | None
+    """When this key took the place of the former one."""
 
 
 class IssuedTokenShape(Shape):
@@ -653,6 +657,8 @@ class VerificationShape(Shape):
     unsigned: int
     """Accepted updates and evaluations that nobody has signed: of rounds before hansa did."""
     events: int
+    handovers: int
+    """Changes of clients' keys, each signed with both."""
     sealed: bool
     """Whether the session is over, and the server has signed its end."""
     servers: list[str]

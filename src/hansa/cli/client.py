@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hansa.cli.joining import JoinOptions
+from hansa.cli.joining import JoinOptions, rotate_key
 from hansa.cli.options import ConnectionOptions, Json, Limit, expand, pairs
 from hansa.cli.output import labels_of, print_record, print_table, when
 from hansa.cli.running import WhileStdin, log_to, run_until_stopped
@@ -100,12 +100,14 @@ def start(
             trust=trust,
             workshop=partial(Workshop, confinement=walls),
             site=Site(work, policy),
+            key_age=node.key_age,
         )
         run_until_stopped(agent.run(), while_stdin=while_stdin)
 
 
 commands.command()(approve)
 commands.command()(inspect)
+commands.command("rotate-key")(rotate_key)
 
 
 @commands.command("list")

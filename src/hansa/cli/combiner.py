@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hansa.cli.joining import JoinOptions
+from hansa.cli.joining import JoinOptions, rotate_key
 from hansa.cli.options import ConnectionOptions, Json, Limit, expand
 from hansa.cli.output import labels_of, print_table, when
 from hansa.cli.running import WhileStdin, log_to, run_until_stopped
@@ -64,8 +64,12 @@ def start(
             silence=settings.silence,
             trust=trust,
             shown=shown_from_files(settings),
+            key_age=node.key_age,
         )
         run_until_stopped(combiner.run(), while_stdin=while_stdin)
+
+
+commands.command("rotate-key")(rotate_key)
 
 
 @commands.command("list")

@@ -1,6 +1,7 @@
 """What clients and combiners have in common when they join a network: its address, a token, a folder, labels."""
 
 import fcntl
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,16 +10,21 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from hansa.cli.options import CertificateAuthority, pairs
+from hansa.cli.options import CertificateAuthority, Json, expand, pairs
+from hansa.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from hansa.wire.tls import Trust
     from hansa.wire.tokens import Identity
 
-__all__ = ["JoinOptions"]
+__all__ = ["JoinOptions", "Work", "rotate_key", "work_folder"]
 
 _STATE = Path("~/.local/state/hansa/nodes")
 """Where nodes without a folder have one: by join token, so that the same command finds it again."""
+
+Work = Annotated[
+    Path | None, typer.Option("--work", "-w", help="The node's folder; by default HANSA_WORK.", show_default=False)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,13 @@ class JoinOptions:
         """The labels."""
         return pairs(self.label, "--label")
 
+    @property
+    def key_age(self) -> float:
+        """Seconds after which this node changes its key."""
+        from hansa.settings import Settings
+
+        return Settings().key_days * 86_400 or math.inf
+
     @contextmanager
     def folder(self) -> Iterator[Path]:
         """The work folder, for this process alone. Raises `InputError` while another process has it."""
@@ -160,3 +173,33 @@ def _locked(folder: Path) -> TextIO:
                 "join token and a folder of its own"
             ) from error
     return lock
+
+
+def work_folder(work: Path | None) -> Path:
+    """The folder of a node on this machine. Raises `InputError` where none is given, or it is not there."""
+    from hansa.errors import InputError
+    from hansa.settings import Settings
+
+    chosen = work or Settings().work
+    if chosen is None or not chosen.expanduser().is_dir():
+        raise InputError("give the node's folder: --work, or HANSA_WORK, as it was started with")
+    return chosen.expanduser().resolve()
+
+
+@expand
+def rotate_key(*, work: Work = None, as_json: Json = False) -> None:
+    """Have this node change its key: it makes a new one, and hands over to it with a signature of both.
+
+    A node that runs does so within some seconds, another one when it starts. No join token is needed; updates that the
+    former key has signed count still, and `hansa verify` goes from one key to the other.
+    """
+    from hansa.network.node_keys import NodeKeys
+
+    keys = NodeKeys(work_folder(work))
+    following, current = keys.make_next(), keys.current()
+    former = current.public if current is not None else ""
+    if as_json:
+        print_json({"key": former, "next": following.public})
+    else:
+        say(f"{former} hands over to")
+        say(f"{following.public}, within some seconds if the node runs, else when it starts")

@@ -23,6 +23,7 @@ def list_nodes(server: ConnectionOptions, *, limit: Limit = 100, as_json: Json =
         "role": lambda n: n.role,
         "key": lambda n: f"{n.key[:24]}…",
         "joined": lambda n: when(n.joined_at),
+        "changed": lambda n: when(n.rotated_at) if n.rotated_at is not None else "",
         "revoked": lambda n: "yes" if n.revoked else "",
     }
     print_table(page.items, columns, as_json=as_json, nothing="No node has joined yet: `hansa token create --help`.")

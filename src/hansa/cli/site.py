@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hansa.cli.joining import Work, work_folder
 from hansa.cli.options import Json, expand
 from hansa.cli.output import counted, print_json, say, size
 from hansa.cli.package import described, print_package
@@ -19,9 +20,6 @@ __all__ = ["SiteFile", "approve", "confinement", "inspect", "policy_of", "tell"]
 SiteFile = Annotated[
     Path | None,
     typer.Option("--site", help="The owner's site.toml: what may run here, and what may leave.", show_default=False),
-]
-Work = Annotated[
-    Path | None, typer.Option("--work", "-w", help="The client's folder; by default HANSA_WORK.", show_default=False)
 ]
 _SHOWN = 20
 """Departures that `inspect` lists."""
@@ -40,7 +38,7 @@ def approve(
     """Let a session run on this site, as it was asked for; another package or run is asked for again."""
     from hansa.network.client.approvals import Approvals
 
-    request = Approvals(_folder(work)).say(session, approved=not deny)
+    request = Approvals(work_folder(work)).say(session, approved=not deny)
     if as_json:
         print_json({"session": request.session, "approved": not deny})
     else:
@@ -55,11 +53,10 @@ def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) 
     from hansa.messages import ClientInfo
     from hansa.network.client.approvals import Approvals
     from hansa.network.client.ledger import LEDGER, departures
-    from hansa.network.identity import key_in
     from hansa.packages.package import SUFFIX
     from hansa.packages.package import read as opened
 
-    folder = _folder(work)
+    folder = work_folder(work)
     walls = confinement(folder, ClientInfo("inspect"), policy_of(site), ())
     packages: list[dict[str, Any]] = []
     for file in sorted((folder / "packages").glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime):
@@ -69,15 +66,15 @@ def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) 
             packages.append({"id": file.stem, "refused": str(error)})
     waiting = Approvals(folder).open_requests()
     left = departures(folder / LEDGER)
-    key, receipts = key_in(folder), folder / RECEIPTS
+    keys, receipts = _keys_of(folder), folder / RECEIPTS
     if as_json:
         enforced = {"enforced": walls.enforced, "not_enforced": walls.missing, "by": walls.tool, "why": walls.why_not}
         print_json(
-            {"confinement": enforced, "packages": packages, "waiting": waiting, "left": left}
-            | {"key": key, "receipts": receipts if receipts.exists() else None}
+            {"confinement": enforced, "packages": packages, "waiting": waiting, "left": left, **keys}
+            | {"receipts": receipts if receipts.exists() else None}
         )
         return
-    say(f"signs      as {key or 'nobody yet: it has not joined'}")
+    _tell_keys(keys)
     missing = " ".join(walls.missing) or "nothing"
     say(f"confined   {' '.join(walls.enforced)}; not: {missing} ({walls.why_not or walls.tool})")
     for package in packages:
@@ -144,11 +141,22 @@ def tell(walls: "Confinement") -> None:
     )
 
 
-def _folder(work: Path | None) -> Path:
-    from hansa.errors import InputError
-    from hansa.settings import Settings
+def _keys_of(folder: Path) -> dict[str, Any]:
+    """Public keys: `key`, that which it has, `next_key`, that which it changes to, and `former_keys`; empty: none."""
+    from hansa.network.node_keys import NodeKeys
 
-    chosen = work or Settings().work
-    if chosen is None or not chosen.expanduser().is_dir():
-        raise InputError("give the client's folder: --work, or HANSA_WORK, as `hansa client start` has it")
-    return chosen.expanduser().resolve()
+    keys = NodeKeys(folder)
+    key, following = keys.current(), keys.next()
+    return {
+        "key": key.public if key is not None else "",
+        "next_key": following.public if following is not None else "",
+        "former_keys": [each.former for each in keys.former()],
+    }
+
+
+def _tell_keys(keys: dict[str, Any]) -> None:
+    say(f"signs      as {keys['key'] or 'nobody yet: it has not joined'}")
+    for key in keys["former_keys"]:
+        say(f"           before as {key}")
+    if keys["next_key"]:
+        say(f"           soon as {keys['next_key']}")

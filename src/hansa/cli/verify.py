@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hansa.cli.options import ConnectionOptions, Json, expand, pairs
-from hansa.cli.output import print_json, say
+from hansa.cli.output import counted, print_json, say
 
 if TYPE_CHECKING:
     from hansa.evidence.findings import Known, Verification
@@ -123,9 +123,15 @@ def _tell(found: "Verification", *, is_bundle: bool) -> None:
         say(f"{found.pruned} models, states and aggregates {where}, and could not be read.")
     if found.rounds:
         say("The session is over, and its end is signed." if found.sealed else "Its end is not signed: it may go on.")
+    _tell_keys(found)
+    if found.head:
+        say(f"link of the last round: {found.head}")
+
+
+def _tell_keys(found: "Verification") -> None:
+    if found.handovers:
+        say(f"{counted(found.handovers, 'change')} of a client's key, signed with the key before and after.")
     for key in found.servers:
         say(f"signed for the server: {key}")
     for name, keys in found.clients.items():
         say(f"signed for {name}: {', '.join(keys)}")
-    if found.head:
-        say(f"link of the last round: {found.head}")

@@ -34,6 +34,8 @@ __all__ = ["Bundle", "open_bundle", "verify_bundle", "write_bundle"]
 _FORMAT: Final = "hansa bundle 1"
 _MANIFEST, _SIGNATURE, _OBJECTS = "bundle.json", "signature.json", "objects/"
 _OBJECT: Final = re.compile(_OBJECTS + r"[0-9a-f]{64}")
+_NEWER: Final = frozenset({"handovers"})
+"""Kinds of rows of which bundles of an older hansa have none."""
 _MOST_JSON: Final = 1 << 30
 """Bytes of bundle.json: a million rows and more."""
 _MOST_SIGNATURE: Final = 4096
@@ -170,7 +172,7 @@ def _kinds() -> dict[str, type[Any]]:
 
 
 def _rows(kind: type[Any], document: Mapping[str, Any], name: str) -> tuple[Any, ...]:
-    listed = document.get(name)
+    listed = document.get(name, [] if name in _NEWER else None)
     if not isinstance(listed, list):
         raise CorruptionError(f"the bundle's {_MANIFEST} lacks the list of {name}")
     return tuple(from_json(kind, row) for row in listed)

@@ -17,7 +17,7 @@ class Known:
     server: Collection[str] = ()
     """Public keys of the server; empty: any is believed."""
     clients: Mapping[str, str] = field(default_factory=dict)
-    """Client → its public key."""
+    """Client → a public key of its: one that it has now, or had before it handed over to another."""
     receipts: Sequence[Receipt] = ()
 
 
@@ -43,6 +43,8 @@ class Verification:
     unsigned: int
     """Accepted updates and evaluations that nobody has signed: of rounds before hansa did."""
     events: int
+    handovers: int
+    """Changes of clients' keys, each signed with both."""
     sealed: bool
     """Whether the session is over, and the server has signed its end."""
     servers: tuple[str, ...]

@@ -1,6 +1,6 @@
 """All that is recorded of one session, as one value."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -9,6 +9,7 @@ from hansa.store.records import (
     ContributionRecord,
     EvaluationRecord,
     EventRecord,
+    HandoverRecord,
     MetricRecord,
     ModelRecord,
     Record,
@@ -35,6 +36,8 @@ class Evidence:
     metrics: tuple[MetricRecord, ...]
     models: tuple[ModelRecord, ...]
     events: tuple[EventRecord, ...]
+    handovers: tuple[HandoverRecord, ...] = ()
+    """Changes of the keys of its clients, before, in and after it."""
 
     @property
     def objects(self) -> dict[str, str]:
@@ -87,7 +90,7 @@ async def gather(store: MetadataStore, project: str, session: str) -> Evidence:
     record = await store.get(SessionRecord, project, session)
 
     async def rows(kind: type[R], sort: str) -> tuple[R, ...]:
-        return tuple([row async for row in _all(store, kind, project, session, sort)])
+        return tuple([row async for row in _all(store, kind, project, {"session": session}, sort)])
 
     found = Evidence(
         record,
@@ -98,14 +101,24 @@ async def gather(store: MetadataStore, project: str, session: str) -> Evidence:
         await rows(ModelRecord, "round"),
         await rows(EventRecord, "id"),
     )
+    found = replace(found, handovers=await _handovers(store, project, found))
     return found.until(record.round) if record.state is SessionState.RUNNING else found
 
 
-async def _all(store: MetadataStore, kind: type[R], project: str, session: str, sort: str) -> AsyncIterator[R]:
+async def _handovers(store: MetadataStore, project: str, found: Evidence) -> tuple[HandoverRecord, ...]:
+    """Those of whoever has signed in a session."""
+    signed = {part.client for part in found.contributions if part.signer is not None}
+    signed |= {report.client for report in found.evaluations if report.signer is not None}
+    return tuple([row async for row in _all(store, HandoverRecord, project, {}, "at") if row.node in signed])
+
+
+async def _all(
+    store: MetadataStore, kind: type[R], project: str, where: Mapping[str, str], sort: str
+) -> AsyncIterator[R]:
     """Every row of a kind."""
     offset, total = 0, 1
     while offset < total:
-        page = await store.list(kind, Query(project, {"session": session}, sort=sort, limit=_PAGE, offset=offset))
+        page = await store.list(kind, Query(project, where, sort=sort, limit=_PAGE, offset=offset))
         for row in page.items:
             yield row
         offset, total = offset + _PAGE, page.total

@@ -6,6 +6,7 @@ The same checks for the server that keeps the record and for a third party that 
 - the session's events form one chain, which the links of the rounds and the end of the session name;
 - each client has signed the update that is counted as its own, with the model that it was made from, and the
   evaluation that is shown as its own; nothing that was made from one model is counted twice;
+- where a client has changed its key, both keys have signed that;
 - merged numbers are what the reports of the clients come to;
 - the model trail says what the rounds say, and every model, state and aggregate that is there has the bytes of its
   digest;
@@ -13,6 +14,7 @@ The same checks for the server that keeps the record and for a third party that 
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -21,9 +23,16 @@ from hansa.evidence.findings import Known, Verification
 from hansa.evidence.receipts import Receipt
 from hansa.evidence.record import Evidence
 from hansa.messages import Kind, Signature, Value, merge_metrics
-from hansa.statements import Part, end_statement, report_statement, round_statement, update_statement
+from hansa.statements import (
+    Part,
+    end_statement,
+    handover_statement,
+    report_statement,
+    round_statement,
+    update_statement,
+)
 from hansa.store.link import ACCEPTED, run_digest, verify_chain, verify_events
-from hansa.store.records import ContributionRecord, EvaluationRecord, EventRecord, RoundRecord
+from hansa.store.records import ContributionRecord, EvaluationRecord, EventRecord, HandoverRecord, RoundRecord
 from hansa.wire.frames import CENTRAL
 from hansa.wire.node_key import holds
 
@@ -45,6 +54,7 @@ def verify_record(evidence: Evidence, known: Known | None = None) -> Verificatio
     verify_chain(evidence.rounds, evidence.contributions, known.head)
     _check_session(evidence)
     _check_trail(evidence)
+    _check_handovers(evidence)
     journal = _links(evidence)
     servers: dict[str, None] = {}
     clients: dict[str, dict[str, None]] = {}
@@ -88,6 +98,7 @@ def verify_record(evidence: Evidence, known: Known | None = None) -> Verificatio
         reports=reports,
         unsigned=unsigned,
         events=len(evidence.events),
+        handovers=len(evidence.handovers),
         sealed=_is_sealed(evidence),
         servers=tuple(servers),
         clients={name: tuple(keys) for name, keys in sorted(clients.items())},
@@ -129,6 +140,32 @@ def _check_trail(evidence: Evidence) -> None:
             raise CorruptionError(
                 f"the model trail of session {evidence.session.name} does not show what round {number} has made"
             )
+
+
+def _check_handovers(evidence: Evidence) -> None:
+    """Both keys have signed each change of a client's key, and none has two before it, or after it."""
+    for ends in (
+        Counter((each.node, each.former) for each in evidence.handovers),
+        Counter((each.node, each.key) for each in evidence.handovers),
+    ):
+        for (node, key), count in ends.items():
+            if count > 1:
+                raise CorruptionError(f"the key {key[:80]} of {node[:100]} is in two handovers, which a node's is not")
+    for each in evidence.handovers:
+        statement = handover_statement(evidence.session.project, each.node, each.former, each.key)
+        signed = Signature(each.former, each.by_former), Signature(each.key, each.by_key)
+        if each.project != evidence.session.project or not all(holds(one, statement) for one in signed):
+            raise CorruptionError(f"{each.node[:100]} is said to have changed its key, which both keys have not signed")
+
+
+def _of_one(key: str, handovers: Sequence[HandoverRecord]) -> frozenset[str]:
+    """A key, and all that it has come from or was handed over to."""
+    found = {key}
+    for way in ({each.former: each.key for each in handovers}, {each.key: each.former for each in handovers}):
+        at = key
+        while (at := way.get(at, "")) and at not in found:
+            found.add(at)
+    return frozenset(found)
 
 
 def _links(evidence: Evidence) -> frozenset[str]:
@@ -275,7 +312,8 @@ def _check_known(
     if strangers:
         raise CorruptionError(f"{strangers[0]} has signed for the server, which is none of the keys that you gave")
     for name, key in known.clients.items():
-        others = sorted(set(clients.get(name, ())) - {key})
+        own = _of_one(key, [each for each in evidence.handovers if each.node == name])
+        others = sorted(set(clients.get(name, ())) - own)
         if others:
             raise CorruptionError(f"{others[0]} has signed for {name}, whose key is {key}")
     links = {row.number: row.link for row in evidence.rounds}

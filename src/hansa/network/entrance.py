@@ -1,6 +1,7 @@
 """Where a node joins its network: it asks the controller there for a server, and a combiner for its certificate."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,17 +29,20 @@ class Place:
 class Entrance:
     """The controller's address, how it is known, and who asks."""
 
-    def __init__(self, join: str, token: str, keys: Path, trust: Trust, transport: Transport) -> None:
+    def __init__(
+        self, join: str, token: str, keys: Path, trust: Trust, transport: Transport, *, key_age: float = math.inf
+    ) -> None:
         """join: host:port, or tcp://host:port without TLS; trust: how the controller is known.
 
-        token: with which the node joins; keys: the folder in which its key lies.
+        token: with which the node joins; keys: the folder in which its key lies; key_age: seconds after which it is
+        changed.
 
         By a fingerprint, and where nothing is said of a certificate for the host (tls://), it is known by its name in
         the network: then its address does not matter.
         """
         self.scheme, self._address = address_of(join)
         channel.split_address(self._address)
-        self.identity = NodeIdentity(token, keys)
+        self.identity = NodeIdentity(token, keys, key_age)
         self._trust = trust
         self._own: Trust | None = None if self.scheme is Scheme.PLAIN or trust.fingerprint else trust
         """How the controller is known, once its authority is."""
@@ -55,6 +59,10 @@ class Entrance:
     async def access(self) -> str:
         """The token that every call carries."""
         return await self.identity.access(self.dial_controller)
+
+    async def change_key(self) -> None:
+        """Before a stream is opened, hand over to another key where that is due."""
+        await self.identity.change_key(self.dial_controller)
 
     async def assigned(self, preferred: str, labels: Mapping[str, str]) -> Place:
         """Where the controller sends this node."""

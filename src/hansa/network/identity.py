@@ -1,6 +1,8 @@
 """Who a node is on its network: its key, which lies in its work folder, and the access tokens that it gets with it."""
 
 import asyncio
+import math
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -8,41 +10,43 @@ from typing import Final
 
 import structlog
 
-from hansa.errors import AuthenticationError, ConnectionFailedError, InputError, PermissionDeniedError
+from hansa.errors import AuthenticationError, ConflictError, ConnectionFailedError, PermissionDeniedError, WireError
 from hansa.messages import Signature
-from hansa.store.disk import explained, make_directory, write_whole
+from hansa.network.node_keys import NodeKeys, handover
 from hansa.wire import channel
-from hansa.wire.calls import EnrollRequest
+from hansa.wire.calls import EnrollRequest, RotateRequest
 from hansa.wire.frames import Role
 from hansa.wire.node_key import NodeKey
 from hansa.wire.tokens import Identity, holder
 
-__all__ = ["NodeIdentity", "key_in"]
+__all__ = ["NodeIdentity"]
 
 _log = structlog.get_logger(__name__)
 
-_FILE: Final = "node-key.pem"
 _SHARE: Final = 2 / 3
 """Of an access token's time, after which the next one is asked for."""
-
-
-def key_in(folder: Path) -> str:
-    """The public key of the node whose work folder this is; empty: it has none yet. Raises `InputError`."""
-    file = folder / _FILE
-    return NodeKey.of_pem(file.read_bytes()).public if file.exists() else ""
+_PAUSE: Final = 900.0
+"""Seconds after which a change of the key is tried again that the network has refused."""
 
 
 class NodeIdentity:
     """A key of the node's own; the join token makes it known to the network, once."""
 
-    def __init__(self, join_token: str, folder: Path) -> None:
-        """folder: where the key lies, and is made by the first process. Raises `AuthenticationError` for no token."""
+    def __init__(self, join_token: str, folder: Path, key_age: float = math.inf) -> None:
+        """folder: where the key lies, and is made by the first process; key_age: seconds after which it is changed.
+
+        Raises `AuthenticationError` for no token.
+        """
         self.holder: Final[Identity] = holder(join_token)
         self.instance: Final = uuid.uuid4().hex
         """Of this process."""
         self._join_token = join_token
-        self._file = folder / _FILE
+        self._keys = NodeKeys(folder)
+        self._key_age = key_age
         self._key: NodeKey | None = None
+        self._made_at = 0.0
+        self._change_from = 0.0
+        """POSIX seconds before which the key is not changed."""
         self._token = ""
         self._renew_at = self._over_at = 0.0
         self._turn = asyncio.Lock()
@@ -79,11 +83,61 @@ class NodeIdentity:
         self._renew_at = self._over_at = 0.0
         return had
 
+    # ── another key ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def key_is_due(self) -> bool:
+        """Whether the key is to be changed: somebody has asked for it, or it is old."""
+        now = time.time()
+        if self._key is None or now < self._change_from:
+            return False
+        return self._keys.has_next() or now - self._made_at > self._key_age
+
+    async def change_key(self, dial: Callable[[], Awaitable[channel.Channel]]) -> None:
+        """Hand over to another key where that is due, and no stream is open: by a stream's token servers know its key.
+
+        dial: as of `access`. A network that refuses is asked again later. Raises `ConnectionFailedError`.
+        """
+        async with self._turn:
+            if self._key is None or not self.key_is_due():
+                return
+            await asyncio.to_thread(self._keys.make_next)
+            controller = await dial()
+            try:
+                self._key = await self._handed_over(controller, self._key)
+            finally:
+                await controller.close()
+            self.doubt()
+
+    async def _handed_over(self, controller: channel.Channel, key: NodeKey) -> NodeKey:
+        """The key by which the network knows this node, once it was asked to know it by the next one."""
+        following = await asyncio.to_thread(self._keys.next)
+        if following is None:
+            return key
+        told = handover(self.holder.project, self.holder.name, key, following, time.time())
+        request = RotateRequest(following.public, told.by_former, told.by_key)
+        try:
+            try:
+                await channel.rotate(controller, self._assertion(key), request)
+            except AuthenticationError:  # or it is known by the next one already, and the answer was lost
+                await channel.access(controller, self._assertion(following))
+        except (AuthenticationError, ConflictError, WireError) as error:
+            self._change_from = time.time() + _PAUSE
+            _log.warning("this node keeps its key", node=self.holder.name, key=key.public, why=str(error))
+            return key
+        await asyncio.to_thread(self._keys.adopt, told)
+        self._made_at = time.time()
+        _log.info("this node has another key", node=self.holder.name, former=key.public, key=following.public)
+        return following
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
+
     async def _renew(self, controller: channel.Channel, now: float) -> None:
         try:
             key, is_new = (self._key, False) if self._key is not None else await asyncio.to_thread(self._opened)
             if is_new:
                 await self._enroll(controller, key)
+            elif self._key is None:
+                key = await self._handed_over(controller, key)
             try:
                 access = await channel.access(controller, self._assertion(key))
             except AuthenticationError:  # not known yet, or no more: the join token may be a newer one
@@ -106,15 +160,7 @@ class NodeIdentity:
 
     def _opened(self) -> tuple[NodeKey, bool]:
         """(the key, whether it was made now)."""
-        with explained("keep this node's key in", self._file):
-            if self._file.exists():
-                try:
-                    return NodeKey.of_pem(self._file.read_bytes()), False
-                except InputError as error:
-                    raise InputError(
-                        f"{self._file} cannot be used ({error}): delete it, and join with a new token"
-                    ) from error
-            key = NodeKey.new()
-            make_directory(self._file.parent)
-            write_whole(self._file, key.pem)
-        return key, True
+        found = self._keys.current()
+        key = found if found is not None else self._keys.make()
+        self._made_at = self._keys.made_at()
+        return key, found is None

@@ -214,6 +214,7 @@ class Link:
 
     async def _attach_once(self) -> Redirect:
         """One stream, from its assignment to its end."""
+        await self._entrance.change_key()
         place = await self._entrance.assigned(self._preferred, self._hello.labels)
         try:
             parent = self._entrance.dial(place)
@@ -241,7 +242,7 @@ class Link:
                         self._outbox = outbox
                         self._backoff.reset()
                         jobs = [
-                            asyncio.create_task(_beat(outbox, frame.heartbeat)),
+                            asyncio.create_task(self._beat(stream, outbox, frame.heartbeat)),
                             asyncio.create_task(_write(stream, outbox)),
                         ]
                         self._node.attached(frame)
@@ -250,6 +251,8 @@ class Link:
                         return frame
                     case _:
                         self._node.receive(frame)
+            if self._entrance.identity.key_is_due():
+                why = "this node changes its key"
         except ConnectionFailedError as error:
             why = str(error)
             raise
@@ -261,6 +264,15 @@ class Link:
                 self._outbox = None
                 self._node.detached(why)
         return Redirect(why)
+
+    async def _beat(
+        self, stream: channel.Stream[FromNode, ToNode], outbox: "asyncio.Queue[FromNode]", every: float
+    ) -> None:
+        """Until the key is to be changed: that is done between two streams."""
+        while not self._entrance.identity.key_is_due():
+            await asyncio.sleep(every)
+            outbox.put_nowait(Heartbeat())
+        stream.close()
 
     async def _download_some(self, blob: Blob, part: Path, on_progress: Callable[[int], None] | None) -> None:
         with part.open("ab") as file:  # not in a thread: a cancelled wait would leave it open
@@ -287,12 +299,6 @@ async def _write(stream: channel.Stream[FromNode, ToNode], outbox: "asyncio.Queu
                 await stream.send(frame)
             except WireError as error:  # this frame cannot be sent; those after it can
                 _log.error("a frame was left out", frame=type(frame).__name__, why=str(error))
-
-
-async def _beat(outbox: "asyncio.Queue[FromNode]", every: float) -> None:
-    while True:
-        await asyncio.sleep(every)
-        outbox.put_nowait(Heartbeat())
 
 
 def _check_file(part: Path, blob: Blob) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "ContributionRecord",
     "EvaluationRecord",
     "EventRecord",
+    "HandoverRecord",
     "MemberRecord",
     "MetricRecord",
     "ModelRecord",
@@ -426,6 +427,30 @@ class NodeRecord:
     grant: str = ""
     """What the access tokens of this process have in common."""
     granted_at: float | None = None
+    former: str | None = None
+    """The public key before this one; None: it is known by the key that it has joined with."""
+    rotated_at: float | None = None
+    """When this key took the place of the former one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverRecord:
+    """One change of a node's key, which both keys have signed: whoever knows one of them can believe the other."""
+
+    id: str
+    """project/name/number, from 1"""
+    project: str
+    node: str
+    """Its name."""
+    former: str
+    """The public key until then: `ed25519:` and 64 hexadecimal digits."""
+    key: str
+    """The one that took its place."""
+    by_former: str
+    """Signature of the statement with the former one; 128 hexadecimal digits."""
+    by_key: str
+    """The same with the new one."""
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,6 +537,7 @@ Record: TypeAlias = (
     | PackageRecord
     | TokenRecord
     | NodeRecord
+    | HandoverRecord
     | AccountRecord
     | MemberRecord
     | SubjectRecord

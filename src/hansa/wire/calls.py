@@ -13,6 +13,7 @@ __all__ = [
     "EnrollRequest",
     "Enrolled",
     "Kept",
+    "RotateRequest",
     "SignedCertificate",
     "UploadReply",
 ]
@@ -33,6 +34,18 @@ class Enrolled:
     """From now on the key stands for the node."""
 
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class RotateRequest:
+    """A node has made another key, and hands its name over to it: both sign that (`statements.handover_statement`)."""
+
+    public_key: str
+    """The new one: `ed25519:` and 64 hexadecimal digits."""
+    by_former: str
+    """Signature with the key so far: 128 hexadecimal digits."""
+    by_key: str
+    """Signature with the new one."""
 
 
 @dataclass(frozen=True, slots=True)

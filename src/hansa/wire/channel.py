@@ -35,6 +35,7 @@ from hansa.wire.calls import (
     Enrolled,
     EnrollRequest,
     Kept,
+    RotateRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "enroll",
     "open_channel",
     "receive_letter",
+    "rotate",
     "send_letter",
     "split_address",
     "upload",
@@ -325,6 +327,14 @@ async def access(channel: Channel, assertion: str, timeout: float = 30.0) -> Acc
     call = channel.start("Directory/Access", "unary_unary", data, metadata=_metadata(assertion), timeout=timeout)
     async with _Translated(call, channel.address):
         return decode_call(AccessToken, await call)
+
+
+async def rotate(channel: Channel, assertion: str, request: RotateRequest, timeout: float = 30.0) -> Enrolled:  # noqa: ASYNC109 - the same
+    """Put another key in the place of the one that has signed the assertion (`node_key`)."""
+    data = encode_call(request)
+    call = channel.start("Directory/Rotate", "unary_unary", data, metadata=_metadata(assertion), timeout=timeout)
+    async with _Translated(call, channel.address):
+        return decode_call(Enrolled, await call)
 
 
 async def assign(channel: Channel, token: str, request: AssignRequest, timeout: float = 30.0) -> Assignment:  # noqa: ASYNC109 - a deadline that travels with the call

@@ -24,6 +24,7 @@ from hansa.wire.calls import (
     Enrolled,
     EnrollRequest,
     Kept,
+    RotateRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -45,6 +46,7 @@ _Message: TypeAlias = Any
 _Call: TypeAlias = (
     EnrollRequest
     | Enrolled
+    | RotateRequest
     | AccessRequest
     | AccessToken
     | AssignRequest

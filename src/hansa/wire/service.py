@@ -36,6 +36,7 @@ from hansa.wire.calls import (
     Enrolled,
     EnrollRequest,
     Kept,
+    RotateRequest,
     SignedCertificate,
     UploadReply,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "Download",
     "Enroll",
     "ReceiveLetter",
+    "Rotate",
     "SendLetter",
     "Shown",
     "Upload",
@@ -118,6 +120,8 @@ Enroll: TypeAlias = Callable[[str, EnrollRequest], Awaitable[Enrolled]]
 """(the join token, what the node shows) → done; raises `AuthenticationError`."""
 Access: TypeAlias = Callable[[str], Awaitable[AccessToken]]
 """What a node has signed → its access token; raises `AuthenticationError`."""
+Rotate: TypeAlias = Callable[[str, RotateRequest], Awaitable[Enrolled]]
+"""(what a node has signed with its key, the handover to another) → done; raises `AuthenticationError`."""
 Assign: TypeAlias = Callable[[Identity, AssignRequest], Awaitable[Assignment]]
 Certify: TypeAlias = Callable[[Identity, str], Awaitable[str]]
 """(who asks, its request) → the chain."""
@@ -213,7 +217,7 @@ def control_handler(attach: Attach, authenticate: Authenticate) -> Any:
 
 
 def directory_handler(
-    enroll: Enroll, access: Access, assign: Assign, certify: Certify, authenticate: Authenticate
+    enroll: Enroll, access: Access, rotate: Rotate, assign: Assign, certify: Certify, *, authenticate: Authenticate
 ) -> Any:
     """The service `hansa.v1.Directory`."""
 
@@ -225,6 +229,10 @@ def directory_handler(
         async with _Answering(context, _as_it_is) as assertion:
             decode_call(AccessRequest, request)
             return encode_call(await access(assertion))
+
+    async def hand_over(request: bytes, context: Any) -> bytes:
+        async with _Answering(context, _as_it_is) as assertion:
+            return encode_call(await rotate(assertion, decode_call(RotateRequest, request)))
 
     async def serve(request: bytes, context: Any) -> bytes:
         async with _Answering(context, authenticate) as identity:
@@ -240,6 +248,7 @@ def directory_handler(
         {
             "Enroll": grpc.unary_unary_rpc_method_handler(admit),
             "Access": grpc.unary_unary_rpc_method_handler(grant),
+            "Rotate": grpc.unary_unary_rpc_method_handler(hand_over),
             "Assign": grpc.unary_unary_rpc_method_handler(serve),
             "Certify": grpc.unary_unary_rpc_method_handler(sign),
         },
@@ -304,7 +313,7 @@ def _named_letter(context: Any) -> bytes:
 
 
 async def _as_it_is(token: str) -> str:
-    """Of the two calls whose token says more than who calls: what they do begins with checking it."""
+    """Of the three calls whose token says more than who calls: what they do begins with checking it."""
     return token
 
 

@@ -71,6 +71,13 @@ class Identity:
     """What a revocation names: a node's access tokens all have that of their grant."""
     key: str = ""
     """Of a node's access token: the public key that it signs with."""
+    former: str = ""
+    """The one before, while what it has signed may be on its way; empty: there is none."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Public keys whose signatures are this node's."""
+        return frozenset({self.key, self.former} - {""})
 
 
 def new_key() -> str:
@@ -108,11 +115,12 @@ def issue(
     audience: str = AUDIENCE,
     grant: str = "",
     key: str = "",
+    former: str = "",
 ) -> tuple[str, str]:
     """(token, its id). expires_in: seconds from now; None: it holds until it is revoked.
 
-    grant, key: of a node's access token: what all that are given to one process have in common, and the node's own
-    public key.
+    grant, key, former: of a node's access token: what all that are given to one process have in common, the node's own
+    public key, and the one before.
 
     Raises `InputError` for a name that could not be a file's name or that is reserved.
     """
@@ -136,7 +144,7 @@ def issue(
         "iat": int(now),
         "aud": audience,
     }
-    claims |= {name: value for name, value in (("grant", grant), ("key", key)) if value}
+    claims |= {name: value for name, value in (("grant", grant), ("key", key), ("former", former)) if value}
     if expires_in is not None:
         claims["exp"] = int(now + expires_in)
     return jwt.encode(claims, _private(private_pem), algorithm=_ALGORITHM), token_id
@@ -202,11 +210,11 @@ def _identity(claims: dict[str, Any]) -> Identity:
     except ValueError as error:
         known = ", ".join(Role)
         raise AuthenticationError(f"the token has the role {claims['role'][:40]!r}; known are {known}") from error
-    grant, key = claims.get("grant", ""), claims.get("key", "")
-    for claim, value in (("grant", grant), ("key", key)):
+    more = {claim: claims.get(claim, "") for claim in ("grant", "key", "former")}
+    for claim, value in more.items():
         if not isinstance(value, str):
             raise AuthenticationError(f"the token's claim {claim!r} is not text: ask for a new token")
-    return Identity(claims["sub"], role, claims["project"], grant or claims["jti"], key)
+    return Identity(claims["sub"], role, claims["project"], more["grant"] or claims["jti"], more["key"], more["former"])
 
 
 def _everywhere(role: object, project: object) -> bool:

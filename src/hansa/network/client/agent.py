@@ -127,14 +127,15 @@ class Agent:
         trust: Trust = WORLD,
         site: Site | None = None,
         transport: Transport = GRPC,
+        key_age: float = math.inf,
         workshop: Callable[[Code, ClientInfo, Path, Callable[[str], None]], Workplace] = Workshop,
     ) -> None:
         """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates.
 
-        join, token, trust: see `Entrance`; site: the owner's rules; by default none.
+        join, token, trust, key_age: see `Entrance`; site: the owner's rules; by default none.
         """
         self.client = client
-        entrance = Entrance(join, token, work, trust, transport)
+        entrance = Entrance(join, token, work, trust, transport, key_age=key_age)
         self._entrance = entrance
         self._identity = entrance.identity
         hello = Hello(Role.CLIENT, entrance.identity.instance, hansa.__version__, labels=dict(labels or {}))

@@ -29,7 +29,7 @@ class Child:
     """The loop's time of its last frame."""
     grant: str = ""
     """Of the token that it attached with."""
-    key: str = ""
+    keys: frozenset[str] = frozenset()
     """What it signs with, as its token says; empty: the token says nothing of it."""
 
     @property

@@ -5,7 +5,7 @@ event loop, and knows who is below and which phases are open; what is offered is
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from hansa.network.combiner.children import Child, Children
 from hansa.network.combiner.dismissed import Dismissed
 from hansa.network.combiner.offers import Offers
 from hansa.network.combiner.phase import Phase, Phases
-from hansa.network.combiner.signatures import KeyOf
+from hansa.network.combiner.signatures import KeysOf
 from hansa.network.combiner.uploads import Uploads
 from hansa.network.jobs import Jobs
 from hansa.rounds.seats import ABOUT_THE_ROUND
@@ -84,18 +84,18 @@ class Hub:
         *,
         slots: int = 2,
         lease: float = 15.0,
-        key_of: KeyOf | None = None,
+        keys_of: KeysOf | None = None,
         refusal: Callable[[Present], str] = lambda _: "",
         spool: Path | None = None,
     ) -> None:
         """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost.
 
-        key_of: what clients sign with; None: as the access tokens of its own children say. refusal: why one that a
+        keys_of: what clients sign with; None: as the access tokens of its own children say. refusal: why one that a
         combiner says is below it is none of the network; empty: it is, or nobody knows here. spool: folder for updates
         of aggregators that keep them; None: the system's for temporary files.
         """
         self.name = name
-        self.key_of = key_of if key_of is not None else self._key_of_child
+        self.keys_of = keys_of if keys_of is not None else self._keys_of_child
         self.children = Children(name, lease)
         self.dismissed = Dismissed()
         self._upstream = upstream
@@ -104,7 +104,7 @@ class Hub:
         self.spool = spool
         self._phases = Phases(spool)
         self._offers = Offers(
-            self._phases, self._blobs, self._uploads, upstream.send, self._answer, key_of=self.key_of, server=name
+            self._phases, self._blobs, self._uploads, upstream.send, self._answer, keys_of=self.keys_of, server=name
         )
         self._jobs = Jobs()
         self._lease = lease
@@ -327,9 +327,9 @@ class Hub:
         if child is not None:
             child.send(frame)
 
-    def _key_of_child(self, name: str) -> str | None:
+    def _keys_of_child(self, name: str) -> Collection[str] | None:
         child = self.children.streams.get(name)
-        return (child.key or None) if child is not None else None
+        return (child.keys or None) if child is not None else None
 
     def _dismiss(self, frame: Dismiss) -> None:
         """Here or below: where the node has been by this grant, or may come with it."""

@@ -1,6 +1,7 @@
 """A combiner's process: a server to its children, a client of its parent."""
 
 import asyncio
+import math
 from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,15 @@ class CombinerNode:
         trust: Trust = WORLD,
         shown: Shown | None = None,
         transport: Transport = GRPC,
+        key_age: float = math.inf,
     ) -> None:
         """listen: host:port for children; advertise: how they reach it, if that differs; parent: a combiner's name.
 
-        join, token, trust: see `Entrance`; shown: a certificate of its own, in the place of one that the network signs.
+        join, token, trust, key_age: see `Entrance`; shown: a certificate of its own, in the place of one that the
+        network signs.
         """
         self.name = name
-        self._entrance = Entrance(join, token, work, trust, transport)
+        self._entrance = Entrance(join, token, work, trust, transport, key_age=key_age)
         self._shown = shown
         self._parent = parent
         self._listen, self._advertise = listen, advertise

@@ -18,7 +18,7 @@ from blake3 import blake3
 from hansa.errors import NotFoundError, Reason, UpdateRejectedError
 from hansa.network.combiner.blobs import Blobs
 from hansa.network.combiner.phase import Phase, Phases
-from hansa.network.combiner.signatures import KeyOf
+from hansa.network.combiner.signatures import KeysOf
 from hansa.network.combiner.uploads import Upload, Uploads
 from hansa.network.jobs import Jobs
 from hansa.rounds.intake import Repeat
@@ -65,14 +65,14 @@ class Offers:
         report: Callable[[FromNode], None],
         answer: Callable[[str, ToNode], None],
         *,
-        key_of: KeyOf,
+        keys_of: KeysOf,
         server: str,
     ) -> None:
-        """report: to whoever is above; answer: to a child by name; key_of: what clients sign with.
+        """report: to whoever is above; answer: to a child by name; keys_of: what clients sign with.
 
         server: the name of this one.
         """
-        self._key_of = key_of
+        self._keys_of = keys_of
         self._server = server
         self._phases = phases
         self._blobs = blobs
@@ -164,7 +164,7 @@ class Offers:
             self._answer(client, before)
             return
         try:
-            phase.check_signed(offer, self._key_of)
+            phase.check_signed(offer, self._keys_of)
             if phase.flows:
                 await phase.measure(await self._blobs.get(phase.base(offer).digest))
             else:
@@ -195,7 +195,7 @@ class Offers:
         try:
             await phase.prepare(await self._blobs.get(phase.broadcast.digest))
             phase.admit_sum(offer)
-            await asyncio.to_thread(phase.check_signed, offer, self._key_of)
+            await asyncio.to_thread(phase.check_signed, offer, self._keys_of)
             phase.check_arrived(offer, not offer.contributions or await self._fold(taking, phase.merge))
         except UpdateRejectedError as error:
             line = f"the sum of {offer.sender} was rejected, its clients offer again: {error}"

@@ -12,7 +12,7 @@ from hansa.algorithm import Aggregator, Keeping, Partial, Plan
 from hansa.arrays import Arrays
 from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import Update
-from hansa.network.combiner.signatures import KeyOf, check_offer
+from hansa.network.combiner.signatures import KeysOf, check_offer
 from hansa.rounds.intake import Admit, Intake, Repeat
 from hansa.run import resolve
 from hansa.store.spool import empty_partial, scratch
@@ -156,10 +156,10 @@ class Phase:
             self._check_announced(offer)
         return answer
 
-    def check_signed(self, offer: Offer, key_of: KeyOf) -> None:
+    def check_signed(self, offer: Offer, keys_of: KeysOf) -> None:
         """Raise `UpdateRejectedError` unless those who are in an offer have signed it."""
         earlier = {base: blob.digest for base, blob in self.models.items()} if self.flows else None
-        check_offer(offer, self.opened.spec.project, self.opened.model.digest, key_of, earlier)
+        check_offer(offer, self.opened.spec.project, self.opened.model.digest, keys_of, earlier)
 
     @property
     def broadcast(self) -> Blob:

@@ -89,7 +89,7 @@ class NodeService:
                 close(f"{identity.name} does not read what it is sent")
 
         now = asyncio.get_running_loop().time()
-        child = Child(identity.name, hello, send, close, now, identity.token_id, identity.key)
+        child = Child(identity.name, hello, send, close, now, identity.token_id, identity.keys)
         key = self._public_key() if identity.role is Role.COMBINER else ""
         outbox.put_nowait(Welcome(hub.name, hub.children.lease / 3, key))
         hub.join(child)

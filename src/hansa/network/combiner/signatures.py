@@ -4,7 +4,7 @@ A server knows the keys of its own children by their access tokens, the controll
 is checked by its contributors' signatures: a combiner can neither invent one nor change what one has reported.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
 from hansa.errors import Reason, UpdateRejectedError
@@ -13,20 +13,25 @@ from hansa.statements import Part, report_statement, update_statement
 from hansa.wire.frames import Evaluated, Offer
 from hansa.wire.node_key import holds
 
-__all__ = ["KeyOf", "check_offer", "check_report"]
+__all__ = ["KeysOf", "check_offer", "check_report"]
 
-KeyOf: TypeAlias = Callable[[str], str | None]
-"""Client → the public key that it must sign with; None: it is not known here, and is checked above; empty: none."""
+KeysOf: TypeAlias = Callable[[str], Collection[str] | None]
+"""Client → the public keys that it may sign with: its own, and the one before while it has just changed it.
+
+None: it is not known here, and is checked above; empty: it is none of the network.
+"""
 
 
-def check_offer(offer: Offer, project: str, base: str, key_of: KeyOf, earlier: Mapping[int, str] | None = None) -> None:
+def check_offer(
+    offer: Offer, project: str, base: str, keys_of: KeysOf, earlier: Mapping[int, str] | None = None
+) -> None:
     """Raise `UpdateRejectedError` unless each contributor has signed its part, and began from this round's model.
 
     base: that model's digest; earlier: of an asynchronous run in its place, the digests by the rounds that they are of.
     """
     for part in offer.contributions:
-        key = key_of(part.client)
-        if key is None:
+        keys = keys_of(part.client)
+        if keys is None:
             continue
         number = offer.key.round
         if earlier is not None:
@@ -44,26 +49,26 @@ def check_offer(offer: Offer, project: str, base: str, key_of: KeyOf, earlier: M
         where = Part(project, offer.key.run, number, part.client, base)
         digest = part.digest if offer.partial else offer.blob.digest
         said = update_statement(where, digest, part.num_examples, part.metrics)
-        _check(part.client, "update", part.signature, said, key)
+        _check(part.client, "update", part.signature, said, keys)
 
 
-def check_report(report: Evaluated, project: str, base: str, key_of: KeyOf) -> None:
+def check_report(report: Evaluated, project: str, base: str, keys_of: KeysOf) -> None:
     """Raise `UpdateRejectedError` unless the client has signed what it reports of the model that is evaluated."""
-    key = key_of(report.client)
-    if key is not None:
+    keys = keys_of(report.client)
+    if keys is not None:
         where = Part(project, report.key.run, report.key.round, report.client, base)
         said = report_statement(where, report.num_examples, report.metrics)
-        _check(report.client, "report", report.signature, said, key)
+        _check(report.client, "report", report.signature, said, keys)
 
 
-def _check(client: str, what: str, signature: Signature | None, statement: bytes, key: str) -> None:
-    if not key:
+def _check(client: str, what: str, signature: Signature | None, statement: bytes, keys: Collection[str]) -> None:
+    if not keys:
         raise UpdateRejectedError(Reason.UNSIGNED, f"{client} is no member of this network (any more)")
     if signature is None:
         raise UpdateRejectedError(
             Reason.UNSIGNED, f"the {what} of {client} is not signed; a client of this version signs what it hands in"
         )
-    if signature.signer != key or not holds(signature, statement):
+    if signature.signer not in keys or not holds(signature, statement):
         raise UpdateRejectedError(
             Reason.UNSIGNED, f"the signature of {client} does not hold for this {what}: it was changed on its way"
         )

@@ -228,7 +228,7 @@ class Controller:
                 slots=self._slots,
                 silence=self._silence,
                 refusal=self.nodes.refusal,
-                key_of=self.nodes.key_of,
+                keys_of=self.nodes.keys_of,
                 sign=self._signer.sign,
                 beside=self._beside,
                 letters=self._letters,

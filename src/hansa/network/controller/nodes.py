@@ -3,6 +3,9 @@
 A join token makes one key known, once. Who signs with that key gets access tokens for some minutes. All that one
 process gets have one grant in common; while that process is connected no other one gets any, and when another one has
 got some, or the node is revoked, the grant holds no more: wherever it is still connected, it is dismissed.
+
+A node that makes itself another key hands over to it: the new key takes the place of the former one in one transaction,
+with what both have signed of it.
 """
 
 import asyncio
@@ -15,15 +18,17 @@ from typing import Final
 import structlog
 
 from hansa.errors import AuthenticationError, ConflictError, HansaError, NotFoundError
+from hansa.messages import Signature
 from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.signing_keys import SigningKeys
+from hansa.statements import handover_statement
 from hansa.store.completion import completed
 from hansa.store.ports import MetadataStore, Query
-from hansa.store.records import NodeRecord, TokenRecord
+from hansa.store.records import HandoverRecord, NodeRecord, TokenRecord
 from hansa.wire import tokens
-from hansa.wire.calls import AccessToken, Enrolled, EnrollRequest
+from hansa.wire.calls import AccessToken, Enrolled, EnrollRequest, RotateRequest
 from hansa.wire.frames import Role
-from hansa.wire.node_key import ASSERTION_LIFETIME, check_proof, read_assertion
+from hansa.wire.node_key import ASSERTION_LIFETIME, Assertion, check_proof, checked_public_key, holds, read_assertion
 from hansa.wire.tokens import Identity
 
 __all__ = ["Nodes"]
@@ -116,6 +121,65 @@ class Nodes:
         Raises `AuthenticationError` where it is not known by that key, or is revoked; `ConflictError` while another
         process that has the same key is connected.
         """
+        node, said = self._proven(assertion)
+        if node.instance != said.instance:
+            async with self._changing:
+                node = await self._grant(self._still(node), said.instance)
+        token, _ = tokens.issue(
+            self._key,
+            node.name,
+            Role(node.role),
+            node.project,
+            _LIFETIME,
+            grant=node.grant,
+            key=node.key,
+            former=_former(node),
+        )
+        return AccessToken(token, _LIFETIME)
+
+    async def rotate(self, assertion: str, request: RotateRequest) -> Enrolled:
+        """Put another key in the place of a node's own; the process that is connected alone may do it.
+
+        Raises `AuthenticationError` for a handover that both keys have not signed, or of a key that is not the node's
+        (any more); `ConflictError` while another process is connected, or soon after the last change: what the key
+        before has signed is on its way for as long as an access token holds.
+        """
+        node, said = self._proven(assertion)
+        statement = handover_statement(node.project, node.name, node.key, checked_public_key(request.public_key))
+        by_former, by_key = Signature(node.key, request.by_former), Signature(request.public_key, request.by_key)
+        if not holds(by_former, statement) or not holds(by_key, statement):
+            raise AuthenticationError(f"{node.name} hands over to a key which both keys have not signed")
+        async with self._changing:
+            node = self._still(node)
+            if _former(node):
+                raise ConflictError(f"{node.name} has just changed its key: a key is used for {_LIFETIME:.0f} seconds")
+            if node.instance != said.instance:
+                node = await self._grant(node, said.instance)
+            await self._hand_over(node, request)
+        return Enrolled(node.name)
+
+    async def _hand_over(self, node: NodeRecord, request: RotateRequest) -> None:
+        """Raises `AuthenticationError` for a key that the node has given up before."""
+        mine = Query(node.project, {"node": node.name}, sort="at", limit=_PAGE)
+        earlier = await self._store.list(HandoverRecord, mine)
+        if request.public_key in {node.key, *(each.former for each in earlier.items)}:
+            raise AuthenticationError(f"{node.name} hands over to a key that it has had: it needs a fresh one")
+        now = time.time()
+        handover = HandoverRecord(
+            id=f"{node.id}/{earlier.total + 1}",
+            project=node.project,
+            node=node.name,
+            former=node.key,
+            key=request.public_key,
+            by_former=request.by_former,
+            by_key=request.by_key,
+            at=now,
+        )
+        told = audit_line(node.project, node.name, "node.rotate", request.public_key, detail=f"before: {node.key}")
+        await self._keep(replace(node, key=request.public_key, former=node.key, rotated_at=now), handover, told)
+
+    def _proven(self, assertion: str) -> tuple[NodeRecord, Assertion]:
+        """Who has signed this, just now and with its own key. Raises `AuthenticationError`."""
         said = read_assertion(assertion)
         node = self._known.get((said.project, said.name))
         if node is None:
@@ -124,13 +188,16 @@ class Nodes:
         self._never_said_before(said.id)
         if node.revoked:
             raise AuthenticationError(_revoked(node.name))
-        if node.instance != said.instance:
-            async with self._changing:
-                node = await self._grant(self._known[said.project, said.name], said.instance)
-        token, _ = tokens.issue(
-            self._key, node.name, Role(node.role), node.project, _LIFETIME, grant=node.grant, key=node.key
-        )
-        return AccessToken(token, _LIFETIME)
+        return node, said
+
+    def _still(self, proven: NodeRecord) -> NodeRecord:
+        """The node now. Raises `AuthenticationError` where another key has taken its place, or it was revoked."""
+        node = self._known[proven.project, proven.name]
+        if node.revoked:
+            raise AuthenticationError(_revoked(node.name))
+        if node.key != proven.key:
+            raise AuthenticationError(f"{node.name} is known by another key now")
+        return node
 
     async def _grant(self, node: NodeRecord, instance: str) -> NodeRecord:
         """Another process has the key now: what the last one was given holds no more."""
@@ -162,10 +229,10 @@ class Nodes:
             return _revoked(name)
         return "" if node.grant == grant else f"another process of {name} has taken its place"
 
-    def key_of(self, project: str, name: str) -> str:
-        """The public key that a node signs with; empty: it is none of the network, or was revoked."""
+    def keys_of(self, project: str, name: str) -> frozenset[str]:
+        """The public keys that a node may sign with; empty: it is none of the network, or was revoked."""
         node = self._known.get((project, name))
-        return node.key if node is not None and not node.revoked else ""
+        return frozenset({node.key, _former(node)} - {""}) if node is not None and not node.revoked else frozenset()
 
     def check(self, identity: Identity) -> None:
         """Raise `AuthenticationError` unless the access token of a node holds still."""
@@ -228,6 +295,12 @@ def _flaw(token: TokenRecord, node: NodeRecord | None, public_key: str) -> str:
     if node is None or node.token != token.id or node.key != public_key:
         return f"the join token of {token.name} was used already, by another key"
     return _revoked(node.name) if node.revoked else ""
+
+
+def _former(node: NodeRecord) -> str:
+    """The key before, while what it has signed may be on its way; empty: it is worth nothing any more."""
+    just = node.rotated_at is not None and time.time() - node.rotated_at < _LIFETIME
+    return (node.former or "") if just else ""
 
 
 def _revoked(name: str) -> str:

@@ -265,7 +265,7 @@ class Phase:
         if frame.client not in known or frame.client in self.reports:
             return
         try:
-            check_report(frame, self.plan.spec.project, self.plan.model.digest, self.hub.key_of)
+            check_report(frame, self.plan.spec.project, self.plan.model.digest, self.hub.keys_of)
         except UpdateRejectedError as error:
             self._tell(Rejected(now, frame.client, error.reason, error.detail))
             return

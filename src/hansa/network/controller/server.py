@@ -103,7 +103,7 @@ class ControllerServer:
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
             nodes = controller.nodes
             directory = service.directory_handler(
-                nodes.enroll, nodes.access, self._assign, self._certify, self._authenticate
+                nodes.enroll, nodes.access, nodes.rotate, self._assign, self._certify, authenticate=self._authenticate
             )
             relay = RelayService(controller.conversation, self._authenticate)
             server.add_generic_rpc_handlers((*face.handlers(), directory, relay.handler()))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ class ProjectTree:
         slots: int,
         silence: float,
         refusal: Callable[[str, str, str], str],
-        key_of: Callable[[str, str], str],
+        keys_of: Callable[[str, str], Collection[str]],
         sign: Sign,
         beside: Beside,
         letters: Path,
@@ -70,8 +70,8 @@ class ProjectTree:
         """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`.
 
         refusal: (project, name, grant) → why a node that has come is none of the network; empty: it is.
-        key_of: (project, name) → the public key that a node signs with, empty: none; sign: with the server's own key;
-        beside, letters: see `ProgramSurroundings`; spool: see `Hub`; telemetry: seconds for which it is kept.
+        keys_of: (project, name) → the public keys that a node may sign with, empty: none; sign: with the server's own
+        key; beside, letters: see `ProgramSurroundings`; spool: see `Hub`; telemetry: seconds for which it is kept.
         """
         self.project = project
         self.directory = Directory(address, balancer)
@@ -80,7 +80,7 @@ class ProjectTree:
             self,
             slots=slots,
             lease=silence,
-            key_of=partial(key_of, project),
+            keys_of=partial(keys_of, project),
             refusal=lambda present: refusal(project, present.client, present.grant),
             spool=spool,
         )

@@ -26,7 +26,7 @@ _sym_db = _symbol_database.Default()
 from hansa.wire._generated import control_pb2 as hansa_dot_v1_dot_control__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hansa/v1/calls.proto\x12\x08hansa.v1\x1a\x16hansa/v1/control.proto\"\x17\n\x04Kept\x12\x0f\n\x07letters\x18\x01 \x01(\x03\"2\n\rEnrollRequest\x12\x12\n\npublic_key\x18\x01 \x01(\t\x12\r\n\x05proof\x18\x02 \x01(\t\"\x18\n\x08\x45nrolled\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x0f\n\rAccessRequest\"0\n\x0b\x41\x63\x63\x65ssToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x01\"\x86\x01\n\rAssignRequest\x12\x11\n\tpreferred\x18\x01 \x01(\t\x12\x33\n\x06labels\x18\x02 \x03(\x0b\x32#.hansa.v1.AssignRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\nAssignment\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05roots\x18\x03 \x01(\t\"%\n\x12\x43\x65rtificateRequest\x12\x0f\n\x07request\x18\x01 \x01(\t\"\"\n\x11SignedCertificate\x12\r\n\x05\x63hain\x18\x01 \x01(\t\"1\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x1f\n\x0bUploadReply\x12\x10\n\x08received\x18\x01 \x01(\x04\x32\xfb\x01\n\tDirectory\x12\x35\n\x06\x45nroll\x12\x17.hansa.v1.EnrollRequest\x1a\x12.hansa.v1.Enrolled\x12\x38\n\x06\x41\x63\x63\x65ss\x12\x17.hansa.v1.AccessRequest\x1a\x15.hansa.v1.AccessToken\x12\x37\n\x06\x41ssign\x12\x17.hansa.v1.AssignRequest\x1a\x14.hansa.v1.Assignment\x12\x44\n\x07\x43\x65rtify\x12\x1c.hansa.v1.CertificateRequest\x1a\x1b.hansa.v1.SignedCertificate2x\n\x08Transfer\x12\x38\n\x08\x44ownload\x12\x19.hansa.v1.DownloadRequest\x1a\x0f.hansa.v1.Chunk0\x01\x12\x32\n\x06Upload\x12\x0f.hansa.v1.Chunk\x1a\x15.hansa.v1.UploadReply(\x01\x32\x63\n\x05Relay\x12)\n\x04Send\x12\x0f.hansa.v1.Chunk\x1a\x0e.hansa.v1.Kept(\x01\x12/\n\x07Receive\x12\x11.hansa.v1.Awaited\x1a\x0f.hansa.v1.Chunk0\x01\x42\x10\n\x0corg.hansa.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14hansa/v1/calls.proto\x12\x08hansa.v1\x1a\x16hansa/v1/control.proto\"\x17\n\x04Kept\x12\x0f\n\x07letters\x18\x01 \x01(\x03\"2\n\rEnrollRequest\x12\x12\n\npublic_key\x18\x01 \x01(\t\x12\r\n\x05proof\x18\x02 \x01(\t\"\x18\n\x08\x45nrolled\x12\x0c\n\x04node\x18\x01 \x01(\t\"F\n\rRotateRequest\x12\x12\n\npublic_key\x18\x01 \x01(\t\x12\x11\n\tby_former\x18\x02 \x01(\t\x12\x0e\n\x06\x62y_key\x18\x03 \x01(\t\"\x0f\n\rAccessRequest\"0\n\x0b\x41\x63\x63\x65ssToken\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_in\x18\x02 \x01(\x01\"\x86\x01\n\rAssignRequest\x12\x11\n\tpreferred\x18\x01 \x01(\t\x12\x33\n\x06labels\x18\x02 \x03(\x0b\x32#.hansa.v1.AssignRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\nAssignment\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05roots\x18\x03 \x01(\t\"%\n\x12\x43\x65rtificateRequest\x12\x0f\n\x07request\x18\x01 \x01(\t\"\"\n\x11SignedCertificate\x12\r\n\x05\x63hain\x18\x01 \x01(\t\"1\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x1f\n\x0bUploadReply\x12\x10\n\x08received\x18\x01 \x01(\x04\x32\xb2\x02\n\tDirectory\x12\x35\n\x06\x45nroll\x12\x17.hansa.v1.EnrollRequest\x1a\x12.hansa.v1.Enrolled\x12\x38\n\x06\x41\x63\x63\x65ss\x12\x17.hansa.v1.AccessRequest\x1a\x15.hansa.v1.AccessToken\x12\x35\n\x06Rotate\x12\x17.hansa.v1.RotateRequest\x1a\x12.hansa.v1.Enrolled\x12\x37\n\x06\x41ssign\x12\x17.hansa.v1.AssignRequest\x1a\x14.hansa.v1.Assignment\x12\x44\n\x07\x43\x65rtify\x12\x1c.hansa.v1.CertificateRequest\x1a\x1b.hansa.v1.SignedCertificate2x\n\x08Transfer\x12\x38\n\x08\x44ownload\x12\x19.hansa.v1.DownloadRequest\x1a\x0f.hansa.v1.Chunk0\x01\x12\x32\n\x06Upload\x12\x0f.hansa.v1.Chunk\x1a\x15.hansa.v1.UploadReply(\x01\x32\x63\n\x05Relay\x12)\n\x04Send\x12\x0f.hansa.v1.Chunk\x1a\x0e.hansa.v1.Kept(\x01\x12/\n\x07Receive\x12\x11.hansa.v1.Awaited\x1a\x0f.hansa.v1.Chunk0\x01\x42\x10\n\x0corg.hansa.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,30 +42,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLREQUEST']._serialized_end=133
   _globals['_ENROLLED']._serialized_start=135
   _globals['_ENROLLED']._serialized_end=159
-  _globals['_ACCESSREQUEST']._serialized_start=161
-  _globals['_ACCESSREQUEST']._serialized_end=176
-  _globals['_ACCESSTOKEN']._serialized_start=178
-  _globals['_ACCESSTOKEN']._serialized_end=226
-  _globals['_ASSIGNREQUEST']._serialized_start=229
-  _globals['_ASSIGNREQUEST']._serialized_end=363
-  _globals['_ASSIGNREQUEST_LABELSENTRY']._serialized_start=318
-  _globals['_ASSIGNREQUEST_LABELSENTRY']._serialized_end=363
-  _globals['_ASSIGNMENT']._serialized_start=365
-  _globals['_ASSIGNMENT']._serialized_end=423
-  _globals['_CERTIFICATEREQUEST']._serialized_start=425
-  _globals['_CERTIFICATEREQUEST']._serialized_end=462
-  _globals['_SIGNEDCERTIFICATE']._serialized_start=464
-  _globals['_SIGNEDCERTIFICATE']._serialized_end=498
-  _globals['_DOWNLOADREQUEST']._serialized_start=500
-  _globals['_DOWNLOADREQUEST']._serialized_end=549
-  _globals['_CHUNK']._serialized_start=551
-  _globals['_CHUNK']._serialized_end=588
-  _globals['_UPLOADREPLY']._serialized_start=590
-  _globals['_UPLOADREPLY']._serialized_end=621
-  _globals['_DIRECTORY']._serialized_start=624
-  _globals['_DIRECTORY']._serialized_end=875
-  _globals['_TRANSFER']._serialized_start=877
-  _globals['_TRANSFER']._serialized_end=997
-  _globals['_RELAY']._serialized_start=999
-  _globals['_RELAY']._serialized_end=1098
+  _globals['_ROTATEREQUEST']._serialized_start=161
+  _globals['_ROTATEREQUEST']._serialized_end=231
+  _globals['_ACCESSREQUEST']._serialized_start=233
+  _globals['_ACCESSREQUEST']._serialized_end=248
+  _globals['_ACCESSTOKEN']._serialized_start=250
+  _globals['_ACCESSTOKEN']._serialized_end=298
+  _globals['_ASSIGNREQUEST']._serialized_start=301
+  _globals['_ASSIGNREQUEST']._serialized_end=435
+  _globals['_ASSIGNREQUEST_LABELSENTRY']._serialized_start=390
+  _globals['_ASSIGNREQUEST_LABELSENTRY']._serialized_end=435
+  _globals['_ASSIGNMENT']._serialized_start=437
+  _globals['_ASSIGNMENT']._serialized_end=495
+  _globals['_CERTIFICATEREQUEST']._serialized_start=497
+  _globals['_CERTIFICATEREQUEST']._serialized_end=534
+  _globals['_SIGNEDCERTIFICATE']._serialized_start=536
+  _globals['_SIGNEDCERTIFICATE']._serialized_end=570
+  _globals['_DOWNLOADREQUEST']._serialized_start=572
+  _globals['_DOWNLOADREQUEST']._serialized_end=621
+  _globals['_CHUNK']._serialized_start=623
+  _globals['_CHUNK']._serialized_end=660
+  _globals['_UPLOADREPLY']._serialized_start=662
+  _globals['_UPLOADREPLY']._serialized_end=693
+  _globals['_DIRECTORY']._serialized_start=696
+  _globals['_DIRECTORY']._serialized_end=1002
+  _globals['_TRANSFER']._serialized_start=1004
+  _globals['_TRANSFER']._serialized_end=1124
+  _globals['_RELAY']._serialized_start=1126
+  _globals['_RELAY']._serialized_end=1225
 # @@protoc_insertion_point(module_scope)
