@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from hansa.errors import InputError
 
 __all__ = [
+    "GivenSettings",
     "Settings",
     "environment_for_packages",
     "environment_for_user_code",
@@ -234,6 +235,22 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line shown."
     )
+
+
+class GivenSettings(Settings):
+    """Settings of a server within another command: what is given, else the defaults; the environment has no say."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - this and what follows: as the base class has it
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was given."""
+        return (init_settings,)
 
 
 def quiet_grpc() -> None:

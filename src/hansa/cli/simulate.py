@@ -1,7 +1,10 @@
 """`hansa simulate`: a run in this process, on all cores of this machine, or on many machines."""
 
+import sys
 import time
+import webbrowser
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,10 +15,13 @@ from hansa.cli.board import Row, open_board
 from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, names_of
 from hansa.cli.output import counted, print_json, say, size, span
 from hansa.cli.privacy import sentence
+from hansa.cli.studio import local_studio, until_interrupted
 
 if TYPE_CHECKING:
+    from hansa.messages import RunSpec
     from hansa.privacy.accounting import Spent
     from hansa.simulation import RoundRecord, SimulationResult
+    from hansa.ui.local import Followed
 
 __all__ = ["Engine", "simulate"]
 
@@ -104,6 +110,9 @@ def simulate(
             "may be repeated.",
         ),
     ] = None,
+    studio: Annotated[
+        bool, typer.Option("--studio", help="Show it in a browser of this machine while it goes on, until Ctrl-C.")
+    ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -136,24 +145,60 @@ def simulate(
     )
     if engine == "mpi" and _serves(simulated):
         return
-    with open_board(title, given.rounds, as_json=as_json) as board:
+    with ExitStack() as open_still:
+        followed = _followed(open_still, given, clients, engine, as_json=as_json) if studio else None
+        with open_board(title, given.rounds, as_json=as_json) as board:
 
-        def shown(done: "RoundRecord") -> None:
-            board.row(row_of(done))
-            if as_json:
-                print_json(done)
+            def shown(done: "RoundRecord") -> None:
+                board.row(row_of(done))
+                if as_json:
+                    print_json(done)
+                if followed is not None:
+                    followed.round(done)
 
-        result = simulated(on_round=shown)
-    seconds = time.perf_counter() - began
-    if save is not None:
-        result.save(save)
-    if record is not None:
-        result.save_record(record)
-    spent = _spent(result)
+            result = simulated(on_round=shown)
+        seconds = time.perf_counter() - began
+        if followed is not None:
+            followed.finished(result.model)
+        if save is not None:
+            result.save(save)
+        if record is not None:
+            result.save_record(record)
+        spent = _spent(result)
+        if as_json:
+            ended = {"saved": save, "record": record, "seconds": seconds}
+            print_json({"clients": clients} | _summary(result) | ended | _asked_for(result, spent, profile=profile))
+        else:
+            _tell(app, result, clients, spent, seconds, save=save, record=record, profile=profile)
+        if followed is not None:
+            sys.stdout.flush()
+            until_interrupted()
+
+
+def _followed(until_closed: ExitStack, spec: "RunSpec", clients: int, engine: str, *, as_json: bool) -> "Followed":
+    """The run as the Studio of this process shows it, which is open until the stack is closed."""
+    opened = until_closed.enter_context(local_studio(0))
+    link = opened.link()
     if as_json:
-        ended = {"saved": save, "record": record, "seconds": seconds}
-        print_json({"clients": clients} | _summary(result) | ended | _asked_for(result, spent, profile=profile))
-        return
+        print_json({"studio": link})
+    else:
+        say(f"the Studio shows it, until Ctrl-C: {link}")
+    webbrowser.open(link)
+    return until_closed.enter_context(opened.follow(spec, clients, engine))
+
+
+def _tell(
+    app: Path,
+    result: "SimulationResult",
+    clients: int,
+    spent: "Spent | str | None",
+    seconds: float,
+    *,
+    save: Path | None,
+    record: Path | None,
+    profile: bool,
+) -> None:
+    """What a person is told at the end."""
     say("")
     say(f"model {result.model_hash}")
     say(f"{counted(len(result.rounds), 'round')} in {span(seconds)}" + (f"; the model is in {save}" if save else ""))

@@ -39,13 +39,15 @@ function Shown({ session, reload }) {
   const base = path`/projects/${project}/sessions/${session.id}`;
   const { curves, bands, rounds } = useCurves(project, session.id);
   const running = session.state === "running";
+  const simulated = session.engine !== null;
+  const runs = can("run") && !simulated;
   const ended = ["finished", "failed", "stopped"].includes(session.state);
-  const model = session.model && html`<a class="button" href=${address(path`/projects/${project}/models/${session.model}/file`)} download><${Icon} name="download" />Model</a>`;
+  const model = session.model && !(simulated && running) && html`<a class="button" href=${address(path`/projects/${project}/models/${session.model}/file`)} download><${Icon} name="download" />Model</a>`;
   const post = (what) => async () => { await call(`${base}/${what}`, { method: "POST" }); reload(); };
   const tabs = [
     { id: "rounds", label: "Rounds", count: count(session.round) },
     { id: "clients", label: "Clients" },
-    { id: "network", label: "Network" },
+    ...(simulated ? [] : [{ id: "network", label: "Network" }]),
     { id: "rejected", label: "Rejected and failed" },
     { id: "events", label: "Events" },
     { id: "settings", label: "Settings" },
@@ -56,20 +58,21 @@ function Shown({ session, reload }) {
   return html`<div class="stack">
     <${Title} title=${session.name} state=${html`<${Pill} state=${session.state} />`} actions=${html`
         ${can("download") && model}
-        ${can("run") && html`<a class="button" href=${`${to("p", project, "sessions", "new")}?like=${session.id}`}><${Icon} name="copy" />Again</a>`}
-        ${can("run") && session.state === "created" && html`<${Act} className="primary" icon="player-play" act=${post("start")} done="The session is started">Start<//>`}
-        ${can("run") && (session.state === "failed" || session.state === "stopped") && html`<${Act} className="primary" icon="player-play" act=${post("resume")} done="The session goes on">Resume<//>`}
-        ${can("run") && running && html`<${Act} className="danger" icon="player-stop" done="The session is stopped; it can be resumed" act=${post("stop")}
+        ${runs && html`<a class="button" href=${`${to("p", project, "sessions", "new")}?like=${session.id}`}><${Icon} name="copy" />Again</a>`}
+        ${runs && session.state === "created" && html`<${Act} className="primary" icon="player-play" act=${post("start")} done="The session is started">Start<//>`}
+        ${runs && (session.state === "failed" || session.state === "stopped") && html`<${Act} className="primary" icon="player-play" act=${post("resume")} done="The session goes on">Resume<//>`}
+        ${runs && running && html`<${Act} className="danger" icon="player-stop" done="The session is stopped; it can be resumed" act=${post("stop")}
           confirm=${{ title: `Stop ${session.name}?`, text: "What is committed stays, and the session can be resumed later.", act: "Stop" }}>Stop session<//>`}
         ${can("delete") && !running && html`<${Remove} session=${session} />`}`}>
       ${session.spec.parties.length ? "program" : session.spec.algorithm}${session.spec.aggregator !== "mean" && ` · ${session.spec.aggregator}`}
       ${session.seed_model && html` · from <a href=${to("p", project, "models", session.seed_model)}>${session.seed_model.slice(0, 10)}</a>`}
+      ${simulated && ` · simulated, ${session.engine}`}
       ${" "}· ${session.started_at ? html`started <${Ago} at=${session.started_at} />` : html`created <${Ago} at=${session.created_at} />`}
     <//>
     <${KeyFigures} session=${session} curves=${curves} rounds=${rounds} />
     ${session.state === "failed" && html`<${Notice} kind="bad"><b>It failed.</b> <span class="wrap">${session.cause.split("\n")[0]}</span>${session.cause.includes("\n") && html`<details><summary>All of it</summary><pre class="scroll" tabindex="0">${session.cause}</pre></details>`}<//>`}
-    ${running && html`<${Waiting} base=${base} id=${session.id} />`}
-    ${session.state === "stopped" && html`<${Notice} kind="warn">${session.cause || "It was stopped"}. What is committed stays; it can be resumed.<//>`}
+    ${running && !simulated && html`<${Waiting} base=${base} id=${session.id} />`}
+    ${session.state === "stopped" && html`<${Notice} kind="warn">${session.cause || "It was stopped"}.${!simulated && " What is committed stays; it can be resumed."}<//>`}
     <${Charts} session=${session} curves=${curves} bands=${bands} pins=${pins} unpin=${toggle} />
     <${Tabs} items=${tabs} label="Details of the session" />
     ${tab === "rounds" && html`<${Rounds} session=${session} rounds=${rounds} curves=${curves} />`}
@@ -308,7 +311,7 @@ function Settings({ session, ended }) {
       <dt>id</dt><dd class="mono">${session.id}</dd><dt>package</dt><dd class="mono">${session.package ?? "clients bring their own"}</dd>
       <dt>seed model</dt><dd class="mono">${session.seed_model ?? "—"}</dd><dt>newest model</dt><dd class="mono">${session.model ?? "—"}</dd>
       <dt>size of a model</dt><dd>${bytes(model.data?.size)}</dd><dt>keeps</dt><dd>${session.keep ?? "the server's default"}</dd>
-      ${can("verify") && ended && html`<dt>signed record</dt><dd><a class="linked" href=${address(path`/projects/${project}/sessions/${session.id}/bundle`)} download>download to verify offline</a></dd>`}
+      ${can("verify") && ended && session.engine === null && html`<dt>signed record</dt><dd><a class="linked" href=${address(path`/projects/${project}/sessions/${session.id}/bundle`)} download>download to verify offline</a></dd>`}
     </dl><//>
   </div>`;
 }

@@ -1,0 +1,114 @@
+"""Simulations in the Studio, while they go on and afterwards, without a server."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import visit
+from playwright.sync_api import Browser, expect
+from processes import Hansa
+from studied import APP
+
+from hansa.errors import InputError
+from hansa.experiments.sessions import find_records
+from hansa.simulation import SimulationResult, simulate
+from hansa.ui.local import LocalStudio
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("app") / "wards.py"
+    path.write_text(APP)
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[LocalStudio]:
+    with LocalStudio() as studio:
+        yield studio
+
+
+def simulated(app: Path, **settings: object) -> SimulationResult:
+    return simulate(app, clients=4, rounds=3, progress=False, **settings)  # type: ignore[arg-type]
+
+
+def test_a_simulation_is_seen_while_it_goes_on_with_nothing_to_press(
+    browser: Browser, opened: LocalStudio, app: Path
+) -> None:
+    address, _, code = opened.link().partition("/ui/#code=")
+    result = simulated(app, name="wards")
+    with opened.follow(result.spec, 4, "inline") as followed, visit(browser, address, code) as made:
+        followed.round(result.rounds[0])
+        page = made.open("p/simulations/sessions")
+        page.get_by_role("link", name="wards").first.click()
+        figure = page.locator(".figures dd.value").first
+        expect(figure).to_have_text(re.compile(r"^1 / 3$"))
+        expect(page.get_by_text("simulated, inline")).to_be_visible()
+        for done in result.rounds[1:]:
+            followed.round(done)
+        expect(figure).to_have_text(re.compile(r"^3 / 3$"))
+        assert page.get_by_role("button", name="Stop session").count() == 0
+        followed.finished(result.model)
+        expect(page.locator(".title .pill")).to_have_text("finished")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Model", exact=True).click()
+        assert download.value.path().stat().st_size > 0
+        made.still()
+        made.flawless()
+
+
+def test_one_that_raises_says_so(browser: Browser, opened: LocalStudio, app: Path) -> None:
+    address, _, code = opened.link().partition("/ui/#code=")
+    result = simulated(app, name="broken")
+
+    def broken() -> None:
+        with opened.follow(result.spec, 4, "inline") as followed:
+            followed.round(result.rounds[0])
+            raise InputError("the disk is full")
+
+    with pytest.raises(InputError):
+        broken()
+    with visit(browser, address, code) as made:
+        page = made.open("p/simulations/sessions")
+        page.get_by_role("link", name="broken").first.click()
+        expect(page.get_by_text("InputError: the disk is full")).to_be_visible()
+        made.sound()
+
+
+def test_records_are_shown_once_each(opened: LocalStudio, app: Path, tmp_path: Path) -> None:
+    simulated(app).save_record(tmp_path / "one")
+    simulated(app, seed=1).save_record(tmp_path / "two")
+    records = find_records([tmp_path])
+    assert opened.show(records) == 2
+    assert opened.show(records) == 0
+
+
+def test_the_commands_print_a_link_and_end_on_ctrl_c(app: Path, tmp_path: Path) -> None:
+    hansa = Hansa(tmp_path)
+    hansa.environment["BROWSER"] = "true"  # the command, which opens nothing
+    try:
+        simulating = hansa.start(
+            "simulate", app, "--clients", 3, "--rounds", 2, "--studio", "--json", "--record", tmp_path / "record"
+        )
+        told = [json.loads(simulating.stdout.readline()) for _ in range(4)]
+        assert re.match(r"http://127\.0\.0\.1:\d+/ui/#code=", told[0]["studio"])
+        assert told[-1]["rounds"] == 2
+        assert interrupted(simulating) == 130
+
+        showing = hansa.start("studio", tmp_path, "--json", "--no-browser")
+        assert json.loads(showing.stdout.readline())["simulations"] == 1
+        assert interrupted(showing) == 130
+
+        nothing = hansa.run("studio", app.parent, "--json")
+        assert nothing.returncode == 1
+        assert "no record of a simulation" in nothing.stderr
+    finally:
+        hansa.end()
+
+
+def interrupted(process: "subprocess.Popen[str]") -> int:
+    process.terminate()
+    return process.wait(60)
