@@ -26,6 +26,8 @@ RULES: dict[str, dict[str, object]] = {
     "multi-krum": {"f": 2},
     "geometric-median": {},
     "bulyan": {"f": 2},
+    "centered-clipping": {"tau": 10.0},
+    "foolsgold": {},
 }
 
 

@@ -256,6 +256,15 @@ def test_foolsgold_is_the_papers(seed: int):
     np.testing.assert_allclose(reported(foolsgold(), vectors), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("kept", [0, 1024])
+def test_squares_of_clients_make_no_difference_to_a_bit(kept: int, monkeypatch: pytest.MonkeyPatch):
+    vectors = drawn(7, 11)
+    whole = reported(foolsgold(), vectors)
+    monkeypatch.setattr("hansa.aggregators.geometry._TILE", 3)
+    monkeypatch.setattr("hansa.aggregators.foolsgold._KEPT", kept)
+    assert reported(foolsgold(), vectors).tobytes() == whole.tobytes()
+
+
 def test_sybils_that_send_the_same_are_not_heard_though_they_are_the_most():
     honest = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
     sybils = np.tile([-9.0, -9.0, -9.0, 5.0], (7, 1))

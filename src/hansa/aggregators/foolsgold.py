@@ -16,13 +16,22 @@ library, which may differ in its last bit between libraries.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
-from hansa.aggregators.geometry import Gram, gram_of
+import numpy as np
+import numpy.typing as npt
+
+from hansa.aggregators.geometry import Tile, cosines
 from hansa.aggregators.spooled import Combination, Member, Spooled, SpoolPlan, combined, spooled
 from hansa.arrays import Arrays
 
 __all__ = ["foolsgold", "weights"]
+
+_KEPT = 1024
+"""Clients whose cosines are held, 4 MB; of more they are computed twice, so that memory does not grow with them."""
+
+_Numbers: TypeAlias = npt.NDArray[np.float64]
 
 
 def foolsgold(*, max_weight: int = 2**24, range_bits: int = 6) -> Spooled:
@@ -38,19 +47,31 @@ def foolsgold(*, max_weight: int = 2**24, range_bits: int = 6) -> Spooled:
     )
 
 
-def weights(gram: Gram) -> list[float]:
-    """α_i, in [0, 1]."""
-    ids = range(len(gram))
-    cosines = [[gram.cosine(i, j) for j in ids] for i in ids]
-    nearest = [max(cosines[i][j] for j in ids if j != i) for i in ids]
-    alpha = []
-    for i in ids:
-        pardoned = (
-            cosines[i][j] * (nearest[i] / nearest[j] if nearest[j] > nearest[i] > 0 else 1.0) for j in ids if j != i
-        )
-        alpha.append(min(1.0, max(0.0, 1.0 - max(pardoned))))
-    largest = max(alpha)
-    return [_logit(value / largest) for value in alpha] if largest else alpha
+def weights(count: int, compared: Callable[[], Iterable[Tile]]) -> list[float]:
+    """α_i, in [0, 1]. compared: the cosines of all pairs of `count` clients, which are looked at twice."""
+    nearest, likeness = np.full(count, -np.inf), np.full(count, -np.inf)
+    for each in compared():
+        _keep_larger(nearest, each, each.cosines, each.cosines)
+    for each in compared():
+        mine, theirs = nearest[each.rows, np.newaxis], nearest[each.columns]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pardoned = np.where((theirs > mine) & (mine > 0), mine / theirs, 1.0)
+            pardons = np.where((mine > theirs) & (theirs > 0), theirs / mine, 1.0)
+        _keep_larger(likeness, each, each.cosines * pardoned, each.cosines * pardons)
+    alpha = np.clip(1.0 - likeness, 0.0, 1.0)
+    largest = alpha.max()
+    return [_logit(float(value)) for value in (alpha / largest if largest else alpha)]
+
+
+def _keep_larger(largest: _Numbers, tile: Tile, of_rows: _Numbers, of_columns: _Numbers) -> None:
+    """The largest number of each client with another one, in place."""
+    if tile.rows == tile.columns:
+        of_rows = np.where(np.eye(len(tile.rows), dtype=np.bool_), -np.inf, of_rows)
+        of_columns = of_rows
+    rows, columns = slice(tile.rows.start, tile.rows.stop), slice(tile.columns.start, tile.columns.stop)
+    np.maximum(largest[rows], of_rows.max(axis=1), out=largest[rows])
+    if tile.rows != tile.columns:
+        np.maximum(largest[columns], of_columns.max(axis=0), out=largest[columns])
 
 
 def _logit(share: float) -> float:
@@ -60,5 +81,6 @@ def _logit(share: float) -> float:
 
 
 def _reduce(plan: SpoolPlan, members: Sequence[Member]) -> Arrays:
-    alpha = weights(gram_of(plan, members))
+    kept = list(cosines(plan, members)) if len(members) <= _KEPT else None
+    alpha = weights(len(members), lambda: cosines(plan, members) if kept is None else kept)
     return combined(plan, members, Combination(alpha, math.fsum(alpha)))

@@ -10,9 +10,9 @@ Only floating tensors are in the geometry: a counter of batches would outweigh e
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from hansa.aggregators.spooled import Member, SpoolPlan, pieces
 from hansa.arrays import Array
 
-__all__ = ["Gram", "distances_to", "gram_of", "inner_products"]
+__all__ = ["Gram", "Tile", "cosines", "distance", "distances_to", "gram_of", "inner_products"]
 
 _LIMB = 20
 """Bits; a limb and its sign have so many."""
@@ -30,6 +30,9 @@ _COORDINATES = 2**13
 
 _SLICE = 2**19
 """Values of all clients together that are held in float64 at once, of each limb."""
+
+_TILE = 64
+"""Members on one side of a square of inner products."""
 
 _MANY = 1000
 """Matrix products that an int64 can add: each has entries below 2^52."""
@@ -63,11 +66,7 @@ class Gram:
 
     def cosine(self, i: int, j: int) -> float:
         """cos(Δ_i, Δ_j); 0 where one of them is 0."""
-        mine, theirs = self.products[i][i], self.products[j][j]
-        if not mine or not theirs:
-            return 0.0
-        # Times 2^64, so that what the whole root leaves out does not matter; equal updates have exactly 1.
-        return (self.products[i][j] << 64) / math.isqrt(mine * theirs << 128)
+        return _cosine(self.products[i][j], self.products[i][i], self.products[j][j])
 
     def squares(self, *, origin: bool = False) -> list[list[float]]:
         """‖Δ_i − Δ_j‖² for all i and j; origin: with one more point, the last, at 0."""
@@ -98,9 +97,43 @@ def distances_to(coefficients: Sequence[float], squares: Sequence[Sequence[float
 
 def gram_of(plan: SpoolPlan, members: Sequence[Member]) -> Gram:
     """The inner products of the members' floating tensors."""
-    rows = [member.row for member in members]
-    floating = [group for group in plan.groups if group.dtype.kind == "f"]
-    return inner_products(((group.exponent, pieces(group, rows)) for group in floating), len(rows), plan.sums.limit)
+    return inner_products(_floating(plan, [member.row for member in members]), len(members), plan.sums.limit)
+
+
+class Tile(NamedTuple):
+    """cos(Δ_i, Δ_j) for i and j in two ranges of the members, float64 of shape (rows, columns)."""
+
+    rows: range
+    columns: range
+    cosines: npt.NDArray[np.float64]
+
+
+def cosines(plan: SpoolPlan, members: Sequence[Member]) -> Iterator[Tile]:
+    """Of all pairs i ≤ j, a square of them at a time: memory does not grow with the members."""
+    starts = range(0, len(members), _TILE)
+    ranges = [range(start, min(start + _TILE, len(members))) for start in starts]
+    limit = plan.sums.limit
+    squares = [_summed(_with_itself(_floating(plan, [row])), (1, 1), limit)[0][0][0] for _, _, row in members]
+    for at, rows in enumerate(ranges):
+        for columns in ranges[at:]:
+            left, right = (_floating(plan, [members[i].row for i in ids]) for ids in (rows, columns))
+            parts = ((exponent, flats, others) for (exponent, flats), (_, others) in zip(left, right, strict=True))
+            products, _ = _summed(parts, (len(rows), len(columns)), limit)
+            found = [
+                [_cosine(product, squares[i], squares[j]) for j, product in zip(columns, row, strict=True)]
+                for i, row in zip(rows, products, strict=True)
+            ]
+            yield Tile(rows, columns, np.array(found))
+
+
+def distance(plan: SpoolPlan, row: Array, other: Array) -> float:
+    """‖Δ − v‖ of two rows, from whole quanta of their difference."""
+    differences = (
+        (exponent, [np.subtract(mine[start : start + _SLICE], theirs[start : start + _SLICE], dtype=np.float64)])
+        for exponent, (mine, theirs) in _floating(plan, [row, other])
+        for start in range(0, mine.size, _SLICE)
+    )
+    return inner_products(differences, 1, 2 * plan.sums.limit).norm(0)
 
 
 def inner_products(parts: Iterable[tuple[int, Sequence[Array]]], count: int, limit: int) -> Gram:
@@ -108,39 +141,79 @@ def inner_products(parts: Iterable[tuple[int, Sequence[Array]]], count: int, lim
 
     limit: the largest magnitude of a value in quanta.
     """
+    return Gram(*_summed(_with_itself(parts), (count, count), limit))
+
+
+def _cosine(product: int, mine: int, theirs: int) -> float:
+    if not mine or not theirs:
+        return 0.0
+    # Times 2^64, so that what the whole root leaves out does not matter; equal updates have exactly 1.
+    return (product << 64) / math.isqrt(mine * theirs << 128)
+
+
+_Pairs: TypeAlias = Iterable[tuple[int, Sequence[Array], Sequence[Array]]]
+"""(exponent of the quantum, a flat array of each on the left, and of each on the right)."""
+
+
+def _with_itself(parts: Iterable[tuple[int, Sequence[Array]]]) -> _Pairs:
+    return ((exponent, flats, flats) for exponent, flats in parts)
+
+
+def _floating(plan: SpoolPlan, rows: Sequence[Array]) -> Iterator[tuple[int, list[Array]]]:
+    """The floating groups of each row."""
+    return ((group.exponent, pieces(group, rows)) for group in plan.groups if group.dtype.kind == "f")
+
+
+def _summed(parts: _Pairs, shape: tuple[int, int], limit: int) -> tuple[tuple[tuple[int, ...], ...], int]:
+    """(the products of all on the left with all on the right, the exponent of what they count)."""
     limbs = 1
     while limit > 2 ** (_LIMB * limbs - 1) - 2 ** (_LIMB * (limbs - 1)):
         limbs += 1
     sums: dict[int, _Integers] = {}
-    for exponent, flats in parts:
-        scaled = _products(flats, math.ldexp(1.0, -exponent), limbs)
+    for exponent, left, right in parts:
+        scaled = _products(left, right, math.ldexp(1.0, -exponent), limbs)
         sums[exponent] = sums[exponent] + scaled if exponent in sums else scaled
     finest = min(sums, default=0)
-    total: _Integers = np.zeros((count, count), object)
+    total: _Integers = np.zeros(shape, object)
     for exponent, products in sums.items():
         total = total + products * 4 ** (exponent - finest)
-    return Gram(tuple(tuple(row) for row in total.tolist()), 2 * finest)
+    return tuple(tuple(row) for row in total.tolist()), 2 * finest
 
 
-def _products(flats: Sequence[Array], inverse: float, limbs: int) -> _Integers:
-    """Of one part, in squares of its quantum."""
-    count, size = len(flats), flats[0].size if flats else 0
-    total: _Integers = np.zeros((count, count), object)
-    width = min(_COORDINATES, max(1, _SLICE // max(1, count)), size)
-    values, cut = np.empty((count, width)), np.empty((limbs, count, width))
-    held = np.zeros((2 * limbs - 1, count, count), np.int64)
+def _products(left: Sequence[Array], right: Sequence[Array], inverse: float, limbs: int) -> _Integers:
+    """Of one part, in squares of its quantum; of the same arrays on both sides, each product of limbs once."""
+    shape, size = (len(left), len(right)), left[0].size if left else 0
+    width = min(_COORDINATES, max(1, _SLICE // max(1, *shape)), size)
+    mine = _Limbs(left, inverse, limbs, width)
+    theirs = mine if right is left else _Limbs(right, inverse, limbs, width)
+    total: _Integers = np.zeros(shape, object)
+    held = np.zeros((2 * limbs - 1, *shape), np.int64)
     for block, start in enumerate(range(0, size, max(1, width)), 1):
-        length = min(width, size - start)
-        for row, flat in zip(values, flats, strict=True):
-            np.multiply(flat[start : start + length], inverse, out=row[:length], dtype=np.float64)
-        _cut(values[:, :length], cut[:, :, :length])
+        a = mine.at(start)
+        b = a if theirs is mine else theirs.at(start)
         for low in range(limbs):
-            for high in range(low, limbs):
-                product = cut[low, :, :length] @ cut[high, :, :length].T
-                held[low + high] += (product if low == high else product + product.T).astype(np.int64)
+            for high in range(low if a is b else 0, limbs):
+                product = a[low] @ b[high].T
+                held[low + high] += (product if low == high or a is not b else product + product.T).astype(np.int64)
         if block % _MANY == 0:
             total, held = total + _joined(held), np.zeros_like(held)
     return total + _joined(held)
+
+
+class _Limbs:
+    """Slices of arrays, cut into limbs in the same room again and again."""
+
+    def __init__(self, flats: Sequence[Array], inverse: float, limbs: int, width: int) -> None:
+        self._flats, self._inverse, self._width = flats, inverse, width
+        self._values, self._cut = np.empty((len(flats), width)), np.empty((limbs, len(flats), width))
+
+    def at(self, start: int) -> npt.NDArray[np.float64]:
+        """The limbs of the slice that begins there, shape (limbs, arrays, length)."""
+        length = min(self._width, self._flats[0].size - start)
+        for row, flat in zip(self._values, self._flats, strict=True):
+            np.multiply(flat[start : start + length], self._inverse, out=row[:length], dtype=np.float64)
+        _cut(self._values[:, :length], self._cut[:, :, :length])
+        return self._cut[:, :, :length]
 
 
 def _cut(values: npt.NDArray[np.float64], out: npt.NDArray[np.float64]) -> None:

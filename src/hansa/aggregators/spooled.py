@@ -45,6 +45,7 @@ __all__ = [
     "combined",
     "mean_of_rows",
     "pieces",
+    "row_of",
     "spooled",
 ]
 
@@ -159,7 +160,7 @@ class Spooled:
         self.check(plan, update)
         weight = 1 if self.uniform else update.num_examples
         check_total(plan.sums, partial.weight + weight)
-        partial.sums[contribution.client] = _packed(plan, update.arrays)
+        partial.sums[contribution.client] = row_of(plan, update.arrays)
         partial.weight += weight
         partial.contributions[contribution.client] = contribution
         return partial
@@ -291,7 +292,8 @@ def pieces(group: Group, rows: Sequence[Array]) -> list[Array]:
     return [row[group.start : group.stop].view(group.dtype) for row in rows]
 
 
-def _packed(plan: SpoolPlan, arrays: Arrays) -> Array:
+def row_of(plan: SpoolPlan, arrays: Arrays) -> Array:
+    """A change as a row of bytes."""
     row = np.zeros(plan.size, np.uint8)
     for name, place in plan.places.items():
         array = arrays[name]
