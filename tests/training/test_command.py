@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,14 @@ def test_a_command_predicts_in_json(tmp_path: Path) -> None:
         app(tmp_path, TOML + PREDICT, PROGRAM.replace('"odd" not in source', "False")).predict(MODEL, task())
     with pytest.raises(AppError, match="the app has no predict command"):
         app(tmp_path).predict(MODEL, task())
+
+
+def test_startup_runs_once_for_each_client_after_the_build(tmp_path: Path) -> None:
+    begun = f"""
+build = [{PYTHON}, "-c", "open('order', 'a').write('built ')"]
+startup = [{PYTHON}, "-c", "open('order', 'a').write('{{client}} ')"]
+"""
+    trainer = app(tmp_path, begun + TOML)
+    for name in ("north", "south", "north"):
+        trainer.evaluate(MODEL, replace(task(), client=ClientInfo(name)))
+    assert (tmp_path / "order").read_text() == "built north south "

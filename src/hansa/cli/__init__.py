@@ -21,6 +21,7 @@ from hansa.cli import (
     package,
     prediction,
     project,
+    run,
     session,
     token,
     user,
@@ -85,6 +86,7 @@ for _name, _noun in (
 app.command(rich_help_panel=_RECORD)(metrics)
 app.command(rich_help_panel=_RECORD)(verify)
 app.command(rich_help_panel=_RECORD)(prune)
+app.add_typer(run.commands, name="run", rich_help_panel=_ALONE)
 app.add_typer(bench.commands, name="bench", rich_help_panel=_ALONE)
 app.add_typer(algorithm.commands, name="algorithm", rich_help_panel=_ALONE)
 app.add_typer(data.commands, name="data", rich_help_panel=_ALONE)

@@ -12,6 +12,7 @@ from hansa.app import find_app
 from hansa.errors import AppError
 from hansa.packages import archive
 from hansa.packages.archive import MAX_BYTES, MAX_FILES, File
+from hansa.packages.ignored import ignored
 from hansa.packages.manifest import MANIFEST, REQUIREMENTS, Manifest, Packed
 from hansa.packages.requirements import check_lock
 from hansa.packages.signature import SIGNATURE, Signature, sign
@@ -63,8 +64,9 @@ class Package:
 def build(path: str | Path, *, name: str | None = None, key: str | None = None) -> bytes:
     """The app at this path as an archive: the one file when a file is named, else the folder's files.
 
-    Hidden files, `__pycache__` and `hansa-data` are left out. name: by default the app's; key: a private key (PEM) that
-    signs it. Raises `AppError` when it is too large, has no app, or a name that not every system can write.
+    Hidden files, `__pycache__`, `hansa-data` and what a `.hansaignore` names are left out. name: by default the app's;
+    key: a private key (PEM) that signs it. Raises `AppError` when it is too large, has no app, or a name that not every
+    system can write.
     """
     given = Path(path)
     app = find_app(given)
@@ -124,8 +126,9 @@ def package_name(app: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    is_ignored = ignored(folder)
     for file in sorted(folder.rglob("*")):
         relative = file.relative_to(folder)
         hidden = any(part.startswith(".") or part in _LEFT_OUT for part in relative.parts)
-        if not hidden and file.is_file() and not file.is_symlink():
+        if not hidden and file.is_file() and not file.is_symlink() and not is_ignored(relative.as_posix()):
             yield relative.as_posix(), file

@@ -4,6 +4,7 @@
 name = "digits in C"                       # optional
 build = "make"                             # optional: runs once per process, in this folder, before anything else
 init = "./softmax init {model_out}"        # writes the initial model; or model = "seed.safetensors", a file
+startup = "./softmax fetch {settings.data} {client}"  # optional: once per process and client, before its first task
 train = "./softmax train {model_in} {model_out} {metrics_out} {settings.data} {index} {total} {seed}"
 evaluate = "./softmax evaluate {model_in} {metrics_out} {settings.data} {index} {total}"  # optional
 predict = "./softmax predict {model_in} {prediction_out} {settings.data}"                 # optional
@@ -54,14 +55,16 @@ _TASK = ("python", "client", "index", "total", "round", "seed", "work", "config"
 _MEANINGS: Mapping[str, tuple[str, ...]] = {
     "build": ("python",),
     "init": ("python", "model_out", "seed"),
+    "startup": ("python", "client", "index", "total", "config"),
     "train": (*_TASK, "model_in", "model_out", "metrics_out", "proximal", "offset"),
     "evaluate": (*_TASK, "model_in", "metrics_out"),
     "predict": (*_TASK, "model_in", "prediction_out"),
 }
-"""Command → the placeholders that it may use, beside {settings.NAME} in train, evaluate and predict."""
+"""Command → the placeholders that it may use, beside {settings.NAME} where a client's name may be."""
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "build": (),
     "init": ("model_out",),
+    "startup": (),
     "train": ("model_in", "model_out", "metrics_out"),
     "evaluate": ("model_in", "metrics_out"),
     "predict": ("model_in", "prediction_out"),
@@ -79,7 +82,7 @@ class CommandApp:
     folder: Path
     """Where commands run."""
     commands: Mapping[str, tuple[str, ...]]
-    """build, init, train, evaluate, predict, as far as given → arguments, with placeholders."""
+    """build, init, startup, train, evaluate, predict, as far as given → arguments, with placeholders."""
     name: str = ""
     model: Path | None = None
     """The initial model, where it is a file."""
@@ -129,6 +132,8 @@ class CommandTrainer:
     save: Save
     load: Load
     _built: bool = field(default=False, init=False)
+    _started: set[str] = field(default_factory=set, init=False)
+    """Clients whose startup has run."""
     _building: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
@@ -189,8 +194,14 @@ class CommandTrainer:
 
     def _files(self, folder: Path, model: Arrays, task: Task) -> dict[str, str]:
         """The values of placeholders, with the files that they name."""
+        model_in = folder / "model_in.safetensors"
+        self.save(model, model_in)
+        files = {"model_in": str(model_in), "metrics_out": str(folder / "metrics.json")}
+        return self._values(folder, task, int(task.rng.integers(_SEEDS))) | files
+
+    def _values(self, folder: Path, task: Task, seed: int = 0) -> dict[str, str]:
+        """The values of placeholders that say whose task it is."""
         client = task.client
-        seed = int(task.rng.integers(_SEEDS))
         settings = {**self.app.settings, **client.settings}
         plain: dict[str, Any] = {
             "client": client.name,
@@ -203,11 +214,8 @@ class CommandTrainer:
         described = {**plain, "settings": settings, "config": task.config}
         config = folder / "config.json"
         config.write_text(json.dumps(described, default=_plain), encoding="utf-8")
-        model_in = folder / "model_in.safetensors"
-        self.save(model, model_in)
         named = {f"{_SETTING}{key}": value for key, value in settings.items()}
-        files = {"config": config, "model_in": model_in, "metrics_out": folder / "metrics.json"}
-        return named | {key: str(value) for key, value in (plain | files).items()}
+        return named | {key: str(value) for key, value in (plain | {"config": config}).items()}
 
     def _correction(self, folder: Path, task: Task) -> dict[str, str]:
         """{proximal} and {offset}, where the train command asks for them; an error where it should and does not."""
@@ -229,11 +237,25 @@ class CommandTrainer:
             raise UserCodeError(f"{what}: there is no such file ({path.name}); write a safetensors file there")
         return self.load(path)
 
-    def _run(self, command: str, values: Mapping[str, str], who: str, task: Task | None) -> None:
+    def build(self) -> None:
+        """Run build, once per process; nothing where there is no such command."""
         with self._building:
             if not self._built and "build" in self.app.commands:
                 self._start("build", {}, "the app", None)
             self._built = True
+
+    def startup(self, task: Task) -> None:
+        """Run startup for the task's client, once per process; nothing where there is no such command."""
+        self.build()
+        if task.client.name not in self._started and "startup" in self.app.commands:
+            with tempfile.TemporaryDirectory(prefix="hansa-") as name:
+                self._start("startup", self._values(Path(name), task), task.client.name, task)
+        self._started.add(task.client.name)
+
+    def _run(self, command: str, values: Mapping[str, str], who: str, task: Task | None) -> None:
+        self.build()
+        if task is not None:
+            self.startup(task)
         if command not in self.app.commands:
             raise AppError(f"the app has no {command} command: add one to {self.app.folder / 'hansa.toml'}")
         self._start(command, values, who, task)

@@ -1,0 +1,53 @@
+"""What a `.hansaignore` leaves out of a package."""
+
+from pathlib import Path
+
+import pytest
+
+from hansa.packages.ignored import IGNORED, ignored
+from hansa.packages.package import build, read
+
+RULES = """
+# data stay here
+data/
+*.csv
+/notes.txt
+models/**/draft?.bin
+!keep.csv
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "left_out"),
+    [
+        ("data/a.bin", True),
+        ("sub/data/deep/a.bin", True),
+        ("data", False),
+        ("a.csv", True),
+        ("sub/a.csv", True),
+        ("a.csv.txt", False),
+        ("keep.csv", False),
+        ("sub/keep.csv", False),
+        ("notes.txt", True),
+        ("sub/notes.txt", False),
+        ("models/draft1.bin", True),
+        ("models/a/b/draft2.bin", True),
+        ("models/draft12.bin", False),
+        ("app.py", False),
+    ],
+)
+def test_patterns_are_of_names_of_paths_and_of_folders(tmp_path: Path, path: str, left_out: bool) -> None:  # noqa: FBT001 - of a table
+    (tmp_path / IGNORED).write_text(RULES)
+    assert ignored(tmp_path)(path) is left_out
+
+
+def test_a_package_does_not_hold_what_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import hansa\napp = hansa.App()\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "patients.txt").write_text("secret")
+    (tmp_path / "big.csv").write_text("1,2")
+    before = read(build(tmp_path))
+    (tmp_path / IGNORED).write_text(RULES)
+    after = read(build(tmp_path))
+    assert set(before.files) == {"app.py", "data/patients.txt", "big.csv"}
+    assert set(after.files) == {"app.py"}
