@@ -1,5 +1,6 @@
 """hansa: federated learning. The same file runs in simulation and in production, to the same bits."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
         Update,
     )
     from hansa.simulation import simulate
+
+os.environ.setdefault("MKL_CBWR", "AUTO")  # noqa: TID251 - MKL reads it when it is first used
+"""Products of PyTorch's matrices do not depend on where in memory these lie: without it they do, on some processors."""
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,7 @@
 """Many clients on stacked parameters, against each of them alone; and what cannot be stacked."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -285,6 +287,23 @@ def test_a_client_has_the_same_bits_in_any_stack(module: Any) -> None:
         for client, update in fit(some).items():
             assert update.arrays == every[client].arrays, (client, some)
             assert update.metrics == every[client].metrics
+
+
+_PRODUCTS = """
+import sys
+import hansa
+import torch
+torch.set_num_threads(1)
+torch.manual_seed(0)
+left, right = torch.randn(8, 7, 10), torch.randn(8, 10, 6)
+together = torch.bmm(left, right)
+sys.exit(not all(torch.equal(torch.bmm(left[i:].clone(), right[i:].clone()), together[i:]) for i in range(8)))
+"""
+
+
+def test_a_product_has_the_same_bits_wherever_its_matrices_lie_in_memory() -> None:
+    """MKL's need not, and on some processors do not, unless it is told before it is first used."""
+    assert subprocess.run([sys.executable, "-c", _PRODUCTS], check=False).returncode == 0
 
 
 def test_stacks_of_functions_that_treat_last_numbers_otherwise_have_none() -> None:
