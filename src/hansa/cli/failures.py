@@ -7,6 +7,8 @@ from types import TracebackType
 
 import typer
 
+from hansa.visible import visible
+
 __all__ = ["report"]
 
 _APP_MODULE = "hansa_app_"
@@ -20,9 +22,9 @@ def report(error: BaseException, *, as_json: bool) -> None:
         typer.echo(json.dumps({"error": {"type": name, "message": message}}))
     told = _traceback(error)
     if told:
-        typer.echo(told.rstrip(), err=True)
+        typer.echo(visible(told.rstrip(), lines=True), err=True)
     label = typer.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
-    typer.echo(f"{label} {message}", err=True)
+    typer.echo(f"{label} {visible(message, lines=True)}", err=True)
 
 
 def _message(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import typer
 
+from hansa.visible import in_json, visible
+
 __all__ = [
     "counted",
     "in_terminal",
@@ -37,9 +39,9 @@ def in_terminal() -> bool:
     return not (console.no_color or console.is_dumb_terminal)
 
 
-def say(text: str, *, as_json: bool = False) -> None:
-    """A line for a person: on standard output, which is a program's with `--json`."""
-    typer.echo(text, err=as_json)
+def say(text: str, *, as_json: bool = False, styled: str = "") -> None:
+    """A line for a person: on standard output, which is a program's with `--json`. styled: before it, with colours."""
+    typer.echo(styled + visible(text, lines=True), err=as_json)
 
 
 def counted(number: int, what: str) -> str:
@@ -49,7 +51,7 @@ def counted(number: int, what: str) -> str:
 
 def print_json(value: Any) -> None:
     """One value as one line of JSON."""
-    typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+    typer.echo(in_json(json.dumps(_plain(value), ensure_ascii=False)))
 
 
 def print_table(
@@ -63,7 +65,7 @@ def print_table(
     if not records:
         typer.echo(nothing)
         return
-    rows = [[show(record) for show in columns.values()] for record in records]
+    rows = [[visible(show(record)) for show in columns.values()] for record in records]
     if in_terminal():
         _rich_table(list(columns), rows)
         return
@@ -80,7 +82,7 @@ def print_record(record: Any, lines: Mapping[str, str], *, as_json: bool) -> Non
     width = max(map(len, lines), default=0)
     for label, text in lines.items():
         shown = typer.style(label.ljust(width), dim=True) if in_terminal() else label.ljust(width)
-        typer.echo(f"{shown}  {text}".rstrip())
+        typer.echo(f"{shown}  {visible(text, lines=True)}".rstrip())
 
 
 def relative(path: Path) -> Path:
