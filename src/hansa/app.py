@@ -6,7 +6,7 @@ import inspect
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from hansa.arrays import Array, Arrays, check_same_structure, is_floating
 from hansa.data.examples import Split
 from hansa.data.sharing import Shares
 from hansa.errors import AppError, ArraysMismatchError
-from hansa.messages import ClientInfo, Metrics, Task, Update
+from hansa.messages import Candidate, ClientInfo, Metrics, ServerTask, Task, Update, Value
 from hansa.protocols.topology import AnyTopology, TimeVarying, Topology
 from hansa.protocols.worker import Program
 from hansa.training import as_arrays, command
@@ -144,6 +144,60 @@ class App:
     def central_evaluate(self, function: F) -> F:
         """Register `central_evaluate(model, rng)` → `hansa.Metrics`, run beside the server after a round."""
         return self._register("central_evaluate", function)
+
+    def select(self, function: F) -> F:
+        """Register `select(clients, task)` → the names of those to invite; called beside the server in each round.
+
+        clients: `hansa.messages.Candidate`s by name; task: a `hansa.messages.ServerTask`.
+        """
+        return self._register("select", function)
+
+    def configure(self, function: F) -> F:
+        """Register `configure(model, task)` → settings for clients, over `task.config`; called in each round.
+
+        model: what clients are given; task: a `hansa.messages.ServerTask`.
+        """
+        return self._register("configure", function)
+
+    def aggregate(self, function: F) -> F:
+        """Register `aggregate(model, updates, task)` → the change that the round makes of its clients' changes.
+
+        updates: pairs of a client's name and its `Update`, whose arrays are the change that it has made, by name and
+        one in memory at a time; task: a `hansa.messages.ServerTask`.
+        """
+        return self._register("aggregate", function)
+
+    def selected(self, clients: Sequence[Candidate], task: ServerTask) -> tuple[str, ...]:
+        """Whom the app invites, by name; raises `AppError` for others than these clients."""
+        given = self.function("select", task.config)(clients, task)
+        names = None if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+        if names is None or not all(isinstance(name, str) for name in names):
+            raise AppError(f"select() returned {_kind(given)}; return a list of clients' names")
+        strangers = sorted(set(names) - {client.name for client in clients})
+        if strangers or not names:
+            raise AppError(
+                f"select() chose {strangers[0] if strangers else 'nobody'}; choose among the {len(clients)} clients "
+                "that it was given"
+            )
+        return tuple(sorted(set(names)))
+
+    def configured(self, model: Arrays, task: ServerTask) -> dict[str, Value]:
+        """What the app tells clients in a round, over the run's own settings."""
+        given = self.function("configure", task.config)(model, task)
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise AppError(f"configure() returned {_kind(given)}; return a mapping of names to settings")
+        try:
+            plain: dict[str, Value] = json.loads(json.dumps(dict(given), default=_plain, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise AppError(f"configure() returned a setting that cannot be sent: {error}") from error
+        return plain
+
+    def aggregated(self, model: Arrays, updates: Iterable[tuple[str, Update]], task: ServerTask) -> Arrays:
+        """The change that the app makes of its clients' changes, as it returned it."""
+        given = self.function("aggregate", task.config)(model, updates, task)
+        if not isinstance(given, Mapping):
+            raise AppError(f"aggregate() returned {_kind(given)}; return the change, a mapping of names to arrays")
+        return given if isinstance(given, Arrays) else Arrays(given)
 
     def predict(self, function: F) -> F:
         """Register `predict(model, task)` → what JSON can hold, and arrays: what a model says of a client's data."""

@@ -14,6 +14,7 @@ from hansa.arrays import Array, Arrays
 from hansa.errors import ConfigError, InputError
 
 __all__ = [
+    "Candidate",
     "ClientInfo",
     "Contrast",
     "Contribution",
@@ -26,6 +27,7 @@ __all__ = [
     "RoundRules",
     "RunSpec",
     "Sample",
+    "ServerTask",
     "Signature",
     "Task",
     "TransformSpec",
@@ -192,6 +194,26 @@ class Task:
     def corrected_by(self, correction: GradientCorrection | None) -> "Task":
         """The same task with this correction, not yet looked at."""
         return replace(self, _correction=correction, _correction_was_read=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A client that may be invited: what `@app.select` chooses from."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTask:
+    """What `@app.select`, `@app.configure` and `@app.aggregate` receive of the round that they are called for."""
+
+    round: int
+    """From 1."""
+    rng: np.random.Generator
+    """Seeded by the run, the round and the function."""
+    config: Mapping[str, Value] = field(default_factory=dict)
+    """The run's own settings, as given with `--set key=value`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -383,10 +405,13 @@ class RunSpec:
     """What each update goes through before it leaves the client, in this order: "clip:norm=1.0", "quantize:bits=4"."""
     parties: tuple[str, ...] = ()
     """Clients that run the app's program in place of rounds, its worker 0 first; `central` is beside the server."""
+    functions: tuple[str, ...] = ()
+    """Functions of the app that are called beside the server in each round: select, configure, aggregate."""
 
     def __post_init__(self) -> None:
         """Take transforms as text, as mappings of name and options, or as what they are."""
         object.__setattr__(self, "transforms", _transforms(self.transforms))
+        object.__setattr__(self, "functions", _names("functions", self.functions, '["select"]'))
         object.__setattr__(self, "parties", _names("parties", self.parties, '["bank", "insurer"]'))
 
 

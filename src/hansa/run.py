@@ -1,15 +1,16 @@
 """What to run: a `RunSpec` becomes objects here, and nowhere else; every runtime drives the same `Run`."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from blake3 import blake3
 
+from hansa.aggregators import handed_over
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import (
     Aggregate,
@@ -18,6 +19,7 @@ from hansa.algorithm import (
     Bound,
     Buffering,
     Cohort,
+    Keeping,
     Partial,
     Plan,
     Policy,
@@ -28,7 +30,7 @@ from hansa.algorithm import (
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError
-from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, Task, Update, Value
+from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, ServerTask, Task, Update, Value
 from hansa.pipeline import (
     Pipeline,
     check_algorithm,
@@ -41,6 +43,7 @@ from hansa.rounds import policies
 from hansa.rounds.rules import validate
 
 __all__ = [
+    "FUNCTIONS",
     "MAX_ROUNDS",
     "Run",
     "check_networked",
@@ -56,6 +59,9 @@ __all__ = [
     "slots_to_arrays",
     "suit",
 ]
+
+FUNCTIONS = ("aggregate", "configure", "select")
+"""What an app may have beside the server."""
 
 MAX_ROUNDS = 10**6
 """Of one run."""
@@ -106,14 +112,19 @@ class Run:
         *,
         work: float = 1.0,
         memory: Arrays | None = None,
+        config: Mapping[str, Value] | None = None,
     ) -> Task:
-        """The task of a client in a round, with the client's data, its memory and its own random numbers."""
+        """The task of a client in a round, with the client's data, its memory and its own random numbers.
+
+        config: what `settings` gave for the round; None: the run's own.
+        """
+        config = self.spec.config if config is None else config
         return Task(
             client=client,
             round=number,
             rng=derive_rng(self.spec.seed, kind.value, number, client.name),
-            data=app.load_data(client, self.spec.config),
-            config=self.spec.config,
+            data=app.load_data(client, config),
+            config=config,
             work=work,
             memory=memory,
         )
@@ -160,6 +171,26 @@ class Run:
             partial, lambda: quanta_of(self.algorithm, plan), self._random(private, number)
         )
         return self.algorithm.aggregator.report(plan, released)
+
+    # ── functions of the app, beside the server ──────────────────────────────────────────────────────────────────
+
+    def server_task(self, function: str, number: int) -> ServerTask:
+        """What a function of the app is told of a round."""
+        return ServerTask(number, derive_rng(self.spec.seed, "server", function, number), self.spec.config)
+
+    def settings(self, app: App, model: Arrays, number: int) -> Mapping[str, Value]:
+        """The settings of clients in a round. model: what is broadcast."""
+        if "configure" not in self.spec.functions:
+            return self.spec.config
+        return {**self.spec.config, **app.configured(model, self.server_task("configure", number))}
+
+    def kept(self, plan: Plan, partial: Partial) -> Iterator[tuple[str, Update]]:
+        """The changes that the app's aggregate is given, by name, one at a time."""
+        return handed_over.updates(cast("Keeping", self.algorithm.aggregator), plan, partial)
+
+    def aggregate_of(self, plan: Plan, partial: Partial, made: Arrays) -> Aggregate:
+        """The round's aggregate where the app's aggregate has made this change; raises `AppError` for none."""
+        return handed_over.aggregate_of(cast("Keeping", self.algorithm.aggregator), plan, partial, made)
 
     def _random(self, private: bool, *keys: str | int) -> Callable[[Transform], np.random.Generator]:  # noqa: FBT001 - passed on
         """The random numbers of each transform, for one client of a round or for the round's sum."""
@@ -213,6 +244,8 @@ def resolve(spec: RunSpec) -> Run:
     make_algorithm = plugin("hansa.algorithms", spec.algorithm)
     _check_options("algorithm", spec.algorithm, _parameters(make_algorithm)[1:], spec.algorithm_options)
     aggregator = make_aggregator(**limits, **spec.aggregator_options)
+    if "aggregate" in spec.functions:
+        aggregator = handed_over.handed_over(max_weight=spec.max_weight, range_bits=spec.range_bits)
     policy = plugin("hansa.policies", spec.rules.selection)(spec.rules)
     pipeline = resolve_transforms(spec)
     algorithm = make_algorithm(aggregator, **spec.algorithm_options)
@@ -223,11 +256,28 @@ def resolve(spec: RunSpec) -> Run:
         )
     _check_least(spec, algorithm.aggregator)
     check_algorithm(pipeline.transforms, algorithm)
+    _check_functions(spec, algorithm, pipeline)
     if algorithm.buffering is not None:
         _check_buffering(spec, algorithm.buffering, algorithm.aggregator, pipeline)
     for each in pipeline.transforms:
         algorithm = each.wrap(algorithm) if each.wrap is not None else algorithm
     return Run(spec, algorithm, policy, pipeline)
+
+
+def _check_functions(spec: RunSpec, algorithm: Algorithm, pipeline: Pipeline) -> None:
+    """Refuse functions of the app that there cannot be, or that do not go with the rest."""
+    unknown = sorted(set(spec.functions) - set(FUNCTIONS))
+    if unknown or len(set(spec.functions)) < len(spec.functions):
+        raise ConfigError(f"functions is {list(spec.functions)}; there are {', '.join(FUNCTIONS)}, each once")
+    if algorithm.buffering is not None and spec.functions:
+        raise ConfigError(f"{spec.algorithm} has no rounds that the app's {spec.functions[0]} could be called for")
+    if "select" in spec.functions and spec.rules.selection != "all":
+        raise ConfigError(f"the app selects clients, and selection is {spec.rules.selection!r}: drop one of them")
+    if "aggregate" in spec.functions:
+        if spec.aggregator != "mean" or spec.aggregator_options:
+            raise ConfigError(f"the app aggregates, and aggregator is {spec.aggregator!r}, or has options: drop one")
+        if any(not noise.local for noise in pipeline.noises):
+            raise ConfigError("noise on the sum needs a sum, and the app's own aggregate makes none: drop one of them")
 
 
 def resolve_transforms(spec: RunSpec) -> Pipeline:
@@ -369,7 +419,8 @@ def suit(spec: RunSpec, app: App) -> RunSpec:
         clients=spec.evaluation.clients and app.can_evaluate,
         central=spec.evaluation.central and app.can_evaluate_centrally,
     )
-    return replace(spec, evaluation=evaluation)
+    has = tuple(name for name in FUNCTIONS if app.has(name))
+    return replace(spec, evaluation=evaluation, functions=spec.functions or has)
 
 
 def derive_rng(seed: int, purpose: str, *keys: str | int) -> np.random.Generator:

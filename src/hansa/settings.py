@@ -205,6 +205,12 @@ class Settings(BaseSettings):
     silence: float = Field(
         default=15.0, gt=0, description="Seconds without a heartbeat after which a node counts as lost."
     )
+    function_seconds: float = Field(
+        default=60.0, gt=0, description="Seconds that one call of an app's select, configure or aggregate may take."
+    )
+    function_memory: int = Field(
+        default=8 << 30, gt=0, description="Bytes of address space that one such call may have."
+    )
     telemetry_days: float = Field(
         default=7.0, gt=0, le=3650, description="Days for which a server keeps what machines of clients tell."
     )

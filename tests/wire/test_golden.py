@@ -201,6 +201,9 @@ NEWEST: dict[str, Capture] = {
     "open_round_program": down(
         OpenRound(PROGRAM, RunSpec(parties=("bank", "central")), Blob("c3" * 32, 0), ("bank",), Blob("d4" * 32, 9))
     ),
+    "open_round_functions": down(
+        OpenRound(ROUND, RunSpec(functions=("aggregate", "select")), Blob("c3" * 32, 0), ("alice",))
+    ),
     "open_round_chosen": down(
         OpenRound(
             ROUND,

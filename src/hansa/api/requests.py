@@ -140,6 +140,9 @@ class Spec(Strict):
     parties: list[str] = Field(default=[], max_length=1000, examples=[[]])
     """Clients that run the app's program in place of rounds, its worker 0 first; `central`: beside the server."""
 
+    functions: list[str] = Field(default=[], max_length=3, examples=[[]])
+    """Functions of the package that are called beside the server in each round: select, configure, aggregate."""
+
 
 class NewSession(Strict):
     """A session to create."""

@@ -18,6 +18,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 from hansa.algorithm import Cohort
 from hansa.errors import ConfigError, Reason, UpdateRejectedError
@@ -49,6 +50,8 @@ from hansa.rounds.why import RoundState, Why, listed
 
 __all__ = ["Round"]
 
+Choose: TypeAlias = Callable[[Sequence[str]], Cohort | None]
+
 
 class Round:
     """Training, evaluation and prediction alike: but for `Kind.TRAIN` the reports are what is accepted.
@@ -56,8 +59,11 @@ class Round:
     Where a policy's cohort cannot be used, or it raises, `handle` raises too, and the round is as before `choose`.
     """
 
-    def __init__(self, number: int, kind: Kind, rules: RoundRules, choose: Callable[[Sequence[str]], Cohort]) -> None:
-        """number: from 1; rules: as `rules.validate` lets pass; choose: the sorted connected clients → the cohort."""
+    def __init__(self, number: int, kind: Kind, rules: RoundRules, choose: Choose) -> None:
+        """number: from 1; rules: as `rules.validate` lets pass.
+
+        choose: the sorted connected clients → the cohort; None: not yet, ask again when something happens.
+        """
         self.number = number
         self.kind = kind
         self.rules = rules
@@ -238,7 +244,10 @@ class Round:
         if self._now >= self._opens_by:
             yield self._finish(self._too_few_came())
         elif len(self._connected) >= self._needed:
-            self._cohort = self._checked(self._choose(sorted(self._connected)))
+            chosen = self._choose(sorted(self._connected))
+            if chosen is None:
+                return
+            self._cohort = self._checked(chosen)
             self.state = RoundState.OPEN
             yield self._invite(self._cohort.invited)
 

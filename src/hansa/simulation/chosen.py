@@ -13,7 +13,7 @@ from hansa.messages import ClientInfo, RoundRules
 from hansa.rounds.eligible import chosen, eligible
 from hansa.simulation.clients import SomeClients, VirtualClients
 
-__all__ = ["Labels", "chosen_clients", "read_labels"]
+__all__ = ["Labels", "chosen_clients", "labels_of", "read_labels"]
 
 Labels: TypeAlias = Mapping[str, Mapping[str, str]] | Callable[[ClientInfo], Mapping[str, str]]
 """The labels of virtual clients: by name, or by a function of a client and its share."""
@@ -29,7 +29,7 @@ def chosen_clients(
     if not rules.only and not rules.labels:
         return None, {}
     may = eligible(rules)
-    of = _labels_of(clients, labels)
+    of = labels_of(clients, labels)
     named: Sequence[str] = sorted({name for name in rules.only if name in clients}) if rules.only else clients
     numbers = np.array([clients.number(name) for name in named if may(name, of(name))], np.int64)
     needed = max(rules.min_clients, rules.quorum)
@@ -53,7 +53,8 @@ def read_labels(path: Path) -> Mapping[str, Mapping[str, str]]:
     return tables
 
 
-def _labels_of(clients: VirtualClients, labels: Labels | None) -> Callable[[str], Mapping[str, str]]:
+def labels_of(clients: VirtualClients, labels: Labels | None) -> Callable[[str], Mapping[str, str]]:
+    """Name → labels."""
     if labels is None:
         return lambda _name: {}
     if isinstance(labels, Mapping):

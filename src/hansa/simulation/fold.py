@@ -9,7 +9,7 @@ from hansa.algorithm import Partial, Plan, Trainer
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update
+from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update, Value
 from hansa.run import Run
 from hansa.simulation.attacks import Attackers, Collusion, moments
 from hansa.simulation.clients import VirtualClients
@@ -135,6 +135,8 @@ class Folding:
         self._number = 0
         self._broadcasts: dict[int, Arrays] = {}
         """Of the round that was begun, and of earlier ones that are kept."""
+        self._configs: dict[int, Mapping[str, Value]] = {}
+        """Of the same rounds, what clients are told."""
         self.shown = Arrays()
         """What is evaluated."""
         self._plan: Plan = None
@@ -152,6 +154,8 @@ class Folding:
         self._number = number
         self._broadcasts = {base: model for base, model in self._broadcasts.items() if base in keep}
         self._broadcasts[number] = broadcast
+        self._configs = {base: told for base, told in self._configs.items() if base in keep}
+        self._configs[number] = self._run.settings(self._app, broadcast, number)
         self._collusion = None
         self._plan = self._run.algorithm.aggregator.plan(self._run.template(broadcast))
         self._plain_bytes = 0
@@ -184,7 +188,8 @@ class Folding:
         with self.profile.measure("data"):
             share, memory = self._clients.share(assignment.client), self.memories.get(assignment.client)
             base = assignment.round or self._number
-            task = self._run.task(self._app, share, base, Kind.TRAIN, work=assignment.work, memory=memory)
+            told = self._configs[base]
+            task = self._run.task(self._app, share, base, Kind.TRAIN, work=assignment.work, memory=memory, config=told)
             logged = self._logged[assignment.client] = []
             task.log = Log(logged.append)
             return task if self._attackers is None else self._attackers.poisoned(task)

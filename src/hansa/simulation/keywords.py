@@ -27,6 +27,7 @@ class Settings(TypedDict, total=False):
     config: Mapping[str, Value]
     transforms: Sequence[str | TransformSpec]
     parties: Sequence[str]
+    functions: Sequence[str]
 
 
 class OneLine(Learning, total=False):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
-from hansa.algorithm import Buffering, Cohort, State
+from hansa.algorithm import Aggregate, Buffering, Cohort, Partial, Plan, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
-from hansa.messages import EvaluationRules, Kind, RunSpec, merge_metrics
+from hansa.messages import Candidate, EvaluationRules, Kind, RunSpec, merge_metrics
 from hansa.rounds import Round
 from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import Completed, NotMet
@@ -27,7 +27,7 @@ from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
 from hansa.simulation.attendance import attendance
 from hansa.simulation.choice import Choice, choose, cores
-from hansa.simulation.chosen import Labels, chosen_clients
+from hansa.simulation.chosen import Labels, chosen_clients, labels_of
 from hansa.simulation.clients import SomeClients, VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
 from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation
@@ -189,7 +189,16 @@ def simulate(
             )
         else:
             made = Inline(folding) if picked.engine == "inline" else Stacked(folding, vectorization)
-        simulation = Simulation(run, loaded, clients_named, made, behaving, folding.profile, chosen=chosen)
+        simulation = Simulation(
+            run,
+            loaded,
+            clients_named,
+            made,
+            behaving,
+            folding.profile,
+            chosen=chosen,
+            labels=labels_of(clients_named, labels),
+        )
         try:
             with (
                 progress_bar(progress, f"{run.spec.name}: {run.spec.algorithm}", run.spec.rounds) as shown,
@@ -328,6 +337,8 @@ class Simulation:
     """Virtual seconds since the run began, when the round that is played was due."""
     chosen: npt.NDArray[np.int64] | None = None
     """Numbers of the clients that the run may invite, in the order of their names; None: all."""
+    labels: Callable[[str], Mapping[str, str]] = lambda _name: {}
+    """Of a client."""
 
     def run(
         self,
@@ -366,7 +377,7 @@ class Simulation:
         outcomes = {task: played.outcomes[task] for task in played.accepted}
         with self.profile.measure("folding"):
             plan = algorithm.aggregator.plan(self.setup.template(broadcast))
-            aggregate = self.setup.report(plan, self.engine.collect(), number)
+            aggregate = self._reported(plan, self.engine.collect(), broadcast, number)
             after = self.setup.finish(state, aggregate)
         self.engine.remember({client: kept for client, kept in _kept(outcomes) if client in aggregate.contributions})
         counted = [outcome for outcome in outcomes.values() if isinstance(outcome, Folded)]
@@ -389,6 +400,21 @@ class Simulation:
                 if isinstance(outcome, Folded) and outcome.samples
             },
         )
+
+    def _reported(self, plan: Plan, partial: Partial, broadcast: Arrays, number: int) -> Aggregate:
+        """What the round's updates come to, by the app's own function where it has one."""
+        run = self.setup
+        if "aggregate" not in run.spec.functions:
+            return run.report(plan, partial, number)
+        task = run.server_task("aggregate", number)
+        return run.aggregate_of(plan, partial, self.app.aggregated(broadcast, run.kept(plan, partial), task))
+
+    def _cohort(self, there: Sequence[str], number: int) -> Cohort:
+        """Who is invited, by the app's own function where it has one."""
+        if "select" not in self.setup.spec.functions:
+            return self.setup.cohort(there, number)
+        clients = [Candidate(name, self.labels(name)) for name in there]
+        return Cohort(self.app.selected(clients, self.setup.server_task("select", number)))
 
     def _flow(self, buffering: Buffering) -> Flow:
         """Of an asynchronous run, in which rounds are not played one by one."""
@@ -420,7 +446,7 @@ class Simulation:
         begins = 0.0 if here is None else here.wait(needed, rules.deadline)
         there: Sequence[str] = self._may if here is None else here.present(begins)
         will_open = here is None or len(there) >= needed
-        cohort = self.setup.cohort(there, number) if will_open else Cohort(())
+        cohort = self._cohort(there, number) if will_open else Cohort(())
         connected = self._connected(cohort, there)
         watched = None if here is None else here.watch(self._may if self._knows_all else connected)
         behave = _remembered(partial(self._behave, number, broadcast.nbytes), comes_and_goes=here is not None)

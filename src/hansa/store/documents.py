@@ -23,7 +23,7 @@ __all__ = ["checked_text", "decode_value", "encode_value", "spec_from_json", "sp
 
 _NESTED: Final[Mapping[str, type]] = {"rules": RoundRules, "evaluation": EvaluationRules}
 _LISTED: Final[Mapping[str, type]] = {"transforms": TransformSpec}
-_NAMES: Final = frozenset({"parties", "only", "labels"})
+_NAMES: Final = frozenset({"parties", "functions", "only", "labels"})
 """Tuples of text, which are plain lists in JSON."""
 
 

@@ -24,6 +24,7 @@ from hansa.errors import (
 )
 from hansa.messages import RunSpec
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
+from hansa.network.client.limits import Limits
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.beside import BesideServer
@@ -31,6 +32,7 @@ from hansa.network.controller.central import CentralEvaluation
 from hansa.network.controller.commit import sealed
 from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.export import Models, export
+from hansa.network.controller.functions import DEFAULT_LIMITS, AppFunctions
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
@@ -95,13 +97,14 @@ class Controller:
         sign_on: Callable[[People], SignOn] | None = None,
         quotas: Quota = UNBOUNDED,
         telemetry: float = KEPT_FOR,
+        functions: Limits = DEFAULT_LIMITS,
         spool: Path | None = None,
     ) -> None:
         """keys: those that sign tokens, and did; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
-        confinement: of apps that are evaluated beside it; sign_on: logging in by an OpenID provider, None: nobody does;
-        telemetry: seconds for which what machines tell of themselves is kept;
+        confinement: of apps that run beside it, functions: limits of one call of their functions; sign_on: logging in
+        by an OpenID provider, None: nobody does; telemetry: seconds for which what machines tell of themselves is kept;
         quotas: of projects that have none of their own; spool: folder for updates of aggregators that keep them.
         """
         self.store = store
@@ -131,6 +134,7 @@ class Controller:
         )
         self._sign_on = sign_on(self.people) if sign_on is not None else None
         self._central = CentralEvaluation(objects, confinement)
+        self._functions = AppFunctions(self._central, functions)
         self._beside = BesideServer(self._central, self.add_model, self.journal)
         self._letters = (spool if spool is not None else Path(tempfile.gettempdir())) / "letters"
         self._opened = asyncio.Event()
@@ -224,6 +228,7 @@ class Controller:
                 balancer=self._balancer,
                 address=self._address,
                 central=self._central.evaluate,
+                functions=self._functions,
                 quotas=self.quotas,
                 slots=self._slots,
                 silence=self._silence,
@@ -609,6 +614,8 @@ def _check_spec(spec: RunSpec, seed_model: str | None, package: str | None) -> N
         check_networked(resolve(spec))
         if seed_model is None:
             raise ConfigError("seed_model is missing: give the model that the session starts from")
+        if spec.functions and package is None:
+            raise ConfigError(f"the app's {spec.functions[0]} runs beside the server, from the package: there is none")
         return
     check_program(spec)
     if seed_model is not None:

@@ -1,7 +1,7 @@
 """The driver of one phase on the network: it carries out what a `Round` asks for, and tells it what happened."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
@@ -70,10 +70,13 @@ class PhasePlan:
     model: Blob
     package: Blob | None
     choose: Callable[[Sequence[str]], Cohort]
+    """The sorted connected clients → who is invited."""
     counted: Mapping[str, Counted]
     """By client: the last committed round that holds its update."""
     before: Sequence[Sequence[str]] = ()
     """Whom a controller that has died had invited to it, one invitation after another."""
+    select: Callable[[Sequence[str]], Awaitable[Cohort]] | None = None
+    """The same by somebody who takes their time, in place of `choose`; None: nobody."""
 
 
 @dataclass(slots=True)
@@ -130,6 +133,7 @@ class Phase:
     _awaited: bool = False
     """Whether a seal has not been answered yet."""
     _failed: set[str] = field(default_factory=set)
+    _selecting: "asyncio.Future[Cohort] | None" = None
     _invited: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -139,9 +143,16 @@ class Phase:
 
     async def run(self) -> Outcome:
         """Drive the phase to its end."""
+        try:
+            return await self._driven()
+        finally:
+            if self._selecting is not None:
+                self._selecting.cancel()  # nothing to cancel once it is done
+
+    async def _driven(self) -> Outcome:
         loop = asyncio.get_running_loop()
         plan = self.plan
-        machine = self._round = self._round or Round(plan.key.round, plan.key.kind, plan.rules, plan.choose)
+        machine = self._round = self._round or Round(plan.key.round, plan.key.kind, plan.rules, self._choose)
         if self.flow is not None:
             self._begin(self.flow)
         before = tuple(name for invitation in plan.before for name in invitation)
@@ -155,6 +166,22 @@ class Phase:
                     return outcome
             event = await self._next(loop)
             self.on_event(event)
+
+    def _choose(self, available: Sequence[str]) -> Cohort | None:
+        """Who is invited; None while somebody takes their time to say it. What they raise, the phase does."""
+        select, asked = self.plan.select, self._selecting
+        if select is None:
+            return self.plan.choose(available)
+        if asked is None:
+            asked = self._selecting = asyncio.ensure_future(select(available))
+            asked.add_done_callback(lambda _: self._tell(Tick(_now())))
+        if not asked.done():
+            return None
+        cohort = asked.result()
+        if set(cohort.invited) <= set(available):
+            return cohort
+        self._selecting = None  # somebody has gone meanwhile
+        return self._choose(available)
 
     def _begin(self, flow: Flow) -> None:
         """Take in what has come since the round before, and say everywhere that the next is open."""

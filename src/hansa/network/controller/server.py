@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from hansa.errors import ConflictError, InputError, PermissionDeniedError, StorageUnavailableError
 from hansa.network.client.confinement import Confinement, confine
+from hansa.network.client.limits import Limits
 from hansa.network.combiner.service import NodeService
 from hansa.network.controller.certificates import Secured
 from hansa.network.controller.controller import Controller
@@ -93,6 +94,7 @@ class ControllerServer:
                 silence=settings.silence,
                 keep=keep,
                 telemetry=settings.telemetry_days * 86_400,
+                functions=Limits(wall=settings.function_seconds, memory=settings.function_memory),
                 leads=lambda: leadership.held,
                 confinement=await asyncio.to_thread(_confined, settings),
                 sign_on=sign_on,

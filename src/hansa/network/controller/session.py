@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import structlog
 
-from hansa.algorithm import Aggregate, Partial, Plan, State
+from hansa.algorithm import Aggregate, Cohort, Partial, Plan, State
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, NotFoundError, QuorumNotMetError, RunFailedError, StorageUnavailableError
-from hansa.messages import EvaluationRules, Kind, Metrics, RoundRules, Value
+from hansa.messages import Candidate, EvaluationRules, Kind, Metrics, RunSpec, Value
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.commit import (
     Outcomes,
@@ -31,6 +31,7 @@ from hansa.network.controller.commit import (
     sealed,
     state_of,
 )
+from hansa.network.controller.functions import AppFunctions
 from hansa.network.controller.journal import Journal
 from hansa.network.controller.phases import Flow, Phase, PhasePlan
 from hansa.network.controller.quotas import Quotas
@@ -83,6 +84,9 @@ class Surroundings:
     """Every client that is connected now."""
     may: Callable[[str], bool]
     """Whether the session may invite a client, by its name and its labels as they are now."""
+    labels: Callable[[str], Mapping[str, str]]
+    """Of a client, as they are now."""
+    functions: AppFunctions
     central: Central
     quotas: Quotas
     sign: Sign
@@ -265,8 +269,11 @@ class SessionRunner:
             blob = await held.enter_async_context(self._broadcast(broadcast, state))
             if self._flow is not None:
                 self._flow.hold(number, blob, held.pop_all())
+            spec = await self._configured(number, broadcast)
+            if self._stopped:
+                return None
             planning = asyncio.create_task(asyncio.to_thread(self._planned, broadcast))
-            phase = self._open(Kind.TRAIN, number, blob, self.session.spec.rules, self._invited)
+            phase = self._open(Kind.TRAIN, number, blob, spec, self._invited)
             self._invited = ()
             try:
                 outcome = await phase.run()
@@ -288,7 +295,8 @@ class SessionRunner:
 
         None when the session was stopped while there was no room for what the round makes.
         """
-        aggregate, advanced = await asyncio.to_thread(self._advanced, state, trained)
+        aggregate = await self._aggregated(state, trained)
+        advanced = await asyncio.to_thread(self._run.finish, state, aggregate)
         slots = slots_to_arrays(advanced.slots)
         size, state_size = codec.size(advanced.params), codec.size(slots) if slots else 0
         keeps = self._around.retention.policy(self.session).aggregates
@@ -338,16 +346,36 @@ class SessionRunner:
 
         return await self._patiently(reserve)
 
-    def _advanced(self, state: State, trained: _Trained) -> tuple[Aggregate, State]:
+    async def _aggregated(self, state: State, trained: _Trained) -> Aggregate:
+        """What the round's updates come to, by the app's own function where it has one."""
+        total = await asyncio.to_thread(self._total, trained)
+        number, run = state.round + 1, self._run
+        if "aggregate" not in run.spec.functions:
+            return await asyncio.to_thread(run.report, trained.plan, total, number, private=True)
+        model, kept = run.algorithm.broadcast(state), run.kept(trained.plan, total)
+        made = await self._around.functions.aggregate(self.session, number, model, kept)
+        return run.aggregate_of(trained.plan, total, made)
+
+    def _total(self, trained: _Trained) -> Partial:
         aggregator = self._run.algorithm.aggregator
         if len(trained.partials) == 1:
-            (total,) = trained.partials
-        else:
-            total = empty_partial(aggregator, trained.plan, self._around.hub.spool)
-            for part in trained.partials:
-                total = aggregator.merge(trained.plan, total, part)
-        aggregate = self._run.report(trained.plan, total, state.round + 1, private=True)
-        return aggregate, self._run.finish(state, aggregate)
+            return trained.partials[0]
+        total = empty_partial(aggregator, trained.plan, self._around.hub.spool)
+        for part in trained.partials:
+            total = aggregator.merge(trained.plan, total, part)
+        return total
+
+    async def _configured(self, number: int, broadcast: Arrays) -> RunSpec:
+        """What clients are told in a round: the specification, with settings of the app's own function."""
+        spec = self.session.spec
+        if "configure" not in spec.functions:
+            return spec
+        return replace(spec, config=await self._around.functions.configure(self.session, number, broadcast))
+
+    async def _selected(self, number: int, available: Sequence[str]) -> Cohort:
+        """Whom the app's own function invites."""
+        clients = [Candidate(name, dict(self._around.labels(name))) for name in available]
+        return Cohort(await self._around.functions.select(self.session, number, clients))
 
     # ── asynchronous rounds ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -436,9 +464,8 @@ class SessionRunner:
     async def _by_clients(self, number: int, blob: Blob, rules: EvaluationRules) -> Mapping[str, Evaluated]:
         spec = self.session.spec
         cohort = replace(spec.rules, selection="fraction", fraction=rules.fraction, count=None)
-        phase = self._open(
-            Kind.EVALUATE, number, blob, replace(cohort, min_clients=1, quorum=1, enough=None, replace_failed=False)
-        )
+        measured = replace(cohort, min_clients=1, quorum=1, enough=None, replace_failed=False)
+        phase = self._open(Kind.EVALUATE, number, blob, replace(spec, rules=measured))
         cause = ""
         try:
             outcome = await phase.run()
@@ -466,20 +493,20 @@ class SessionRunner:
 
     # ── phases ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(
-        self, kind: Kind, number: int, blob: Blob, rules: RoundRules, before: Sequence[Sequence[str]] = ()
-    ) -> Phase:
+    def _open(self, kind: Kind, number: int, blob: Blob, spec: RunSpec, before: Sequence[Sequence[str]] = ()) -> Phase:
+        """spec: of the phase, with its rules."""
         session, run = self.session, self._run
         choose = run.cohort if kind is Kind.TRAIN else run.evaluation_cohort
         plan = PhasePlan(
             key=self._key(kind, number),
-            spec=session.spec,
-            rules=rules,
+            spec=replace(spec, rules=session.spec.rules),
+            rules=spec.rules,
             model=blob,
             package=self._package,
             choose=lambda available: choose(available, number),
             counted=self._counted,
             before=before,
+            select=partial(self._selected, number) if kind is Kind.TRAIN and "select" in run.spec.functions else None,
         )
 
         def note_invited(clients: tuple[str, ...]) -> None:

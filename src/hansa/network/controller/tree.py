@@ -17,6 +17,7 @@ from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.commit import Sign
 from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.directory import Directory
+from hansa.network.controller.functions import AppFunctions
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.predictions import PredictionRunner, PredictionSurroundings
 from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurroundings
@@ -56,6 +57,7 @@ class ProjectTree:
         balancer: Balancer,
         address: str,
         central: Central,
+        functions: AppFunctions,
         quotas: Quotas,
         slots: int,
         silence: float,
@@ -90,6 +92,7 @@ class ProjectTree:
         self._retention = retention
         self._journal = journal
         self._central = central
+        self._functions = functions
         self._refusal = refusal
         self._quotas = quotas
         self._beside = beside
@@ -141,6 +144,8 @@ class ProjectTree:
             self.hub,
             connected,
             lambda client: may(client, self.directory.labels(client)),
+            self.directory.labels,
+            self._functions,
             self._central,
             self._quotas,
             self._sign,
