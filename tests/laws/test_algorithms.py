@@ -38,6 +38,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "fedper": {"personal": "b*"},
     "fedrep": {"personal": "b*"},
     "fedbn": {"personal": "b*"},
+    "fednas": {"architecture": "b*"},
 }
 """Options without a default: as many clients as the cases have at most, or shares in what is trained on."""
 

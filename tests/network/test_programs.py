@@ -74,6 +74,58 @@ def program(parties):
     return split_learning(parts, data, rounds=2, batch_size=12), wheel(parties)
 """
 
+LEARNING = """
+import numpy as np
+import hansa
+from hansa.distributed import dsgd, hierarchical, hierarchy, one_peer_exponential, pushsum, ring, uniform
+from hansa.training.numpy import NumpyTrainer, mlp
+
+app = hansa.App(NumpyTrainer(mlp((6, 8, 3)), 0.1, batch_size=8))
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(4, 30, 6)).astype(np.float32), RNG.integers(0, 3, (4, 30))
+
+
+@app.data
+def share(client):
+    return X[client.index], Y[client.index]
+
+
+@app.program
+def program(parties, *, protocol="dsgd"):
+    match protocol:
+        case "dsgd":
+            return dsgd(app, rounds=3), ring(parties)
+        case "pushsum":
+            return pushsum(app, rounds=3), one_peer_exponential(parties)
+        case "hierarchical":
+            return hierarchical(app, rounds=2, inner_rounds=2), hierarchy([2])
+"""
+
+KNOWLEDGE = """
+import numpy as np
+import torch
+import hansa
+from hansa.distributed import fedgkt, star
+from hansa.training.torch_distillation import torch_teams
+
+app = hansa.App()
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(2, 24, 6)).astype(np.float32), RNG.integers(0, 3, (2, 24))
+
+
+@app.program
+def program(parties):
+    torch.set_num_threads(1)
+    teams = torch_teams(
+        extractor=lambda: torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU()),
+        classifier=lambda: torch.nn.Linear(4, 3),
+        server=lambda: torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        temperature=3.0,
+    )
+    return fedgkt(teams, lambda client: (X[client.index], Y[client.index]), rounds=2, batch_size=8), star(parties)
+"""
+
 TALK = """
 import os
 import pathlib
@@ -153,6 +205,11 @@ def left(network: Federation, session: SessionRecord, party: str) -> Any:
     return load(file)
 
 
+async def beside_the_server(network: Federation, name: str) -> bytes:
+    (model,) = (await network.controller.store.list(ModelRecord, Query(PROJECT, where={"name": name}))).items
+    return b"".join([piece async for piece in network.controller.objects.read(model.id)])
+
+
 async def joined(network: Federation, names: tuple[str, ...], below: str = "") -> None:
     await asyncio.gather(*(network.client(name, preferred=below) for name in names))
 
@@ -183,10 +240,34 @@ async def test_split_learning_with_its_server_beside_the_controller_leaves_the_t
         assert session.state is SessionState.FINISHED, session.cause
         top, *bottoms = in_process(app, spec)
         assert [encode(left(made, session, name)) for name in "abc"] == list(map(encode, bottoms))
-        query = Query(PROJECT, where={"name": f"split-{session.id}"})
-        (model,) = (await made.controller.store.list(ModelRecord, query)).items
-        file = b"".join([piece async for piece in made.controller.objects.read(model.id)])
+        file = await beside_the_server(made, f"split-{session.id}")
         assert file == encode(top)[-len(file) :]
+
+
+async def test_protocols_without_a_server_have_the_bits_of_one_process(tmp_path: Path) -> None:
+    app = written(tmp_path / "app", LEARNING)
+    parties = ("a", "b", "c", "d")
+    async with federation(tmp_path) as made:
+        await joined(made, parties)
+        for protocol in ("dsgd", "pushsum", "hierarchical"):
+            spec = RunSpec(seed=2, parties=parties, rules=RULES, config={"protocol": protocol})
+            session = await made.run(app, spec)
+            assert session.state is SessionState.FINISHED, session.cause
+            assert [encode(left(made, session, name)) for name in parties] == list(map(encode, in_process(app, spec)))
+
+
+async def test_knowledge_is_transferred_to_the_bits_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    app = written(tmp_path / "app", KNOWLEDGE)
+    spec = RunSpec(name="gkt", seed=1, parties=("central", "a", "b"), rules=RULES)
+    async with federation(tmp_path) as made:
+        await joined(made, spec.parties[1:])
+        session = await made.run(app, spec)
+        assert session.state is SessionState.FINISHED, session.cause
+        server, *edges = in_process(app, spec)
+        assert [encode(left(made, session, name)) for name in "ab"] == list(map(encode, edges))
+        file = await beside_the_server(made, f"gkt-{session.id}")
+        assert file == encode(server)[-len(file) :]
 
 
 async def test_large_letters_arrive_whole(talk: Path, tmp_path: Path) -> None:

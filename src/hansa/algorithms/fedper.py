@@ -63,10 +63,10 @@ def own_layers(model: Arrays, memory: Arrays | None) -> Arrays:
     return model if memory is None else Arrays({name: memory.get(name, array) for name, array in model.items()})
 
 
-def matching(algorithm: str, patterns: object) -> Names:
+def matching(algorithm: str, patterns: object, option: str = "personal") -> Names:
     """Those whose names match one of the patterns, as file names do."""
     if not isinstance(patterns, str) or not (wanted := [p.strip() for p in patterns.split(",") if p.strip()]):
-        raise ConfigError(f'{algorithm}: personal is {patterns!r}; it must be patterns of names, for example "head.*"')
+        raise ConfigError(f'{algorithm}: {option} is {patterns!r}; it must be patterns of names, for example "head.*"')
     return lambda names: frozenset(n for n in names if any(fnmatchcase(n, pattern) for pattern in wanted))
 
 
