@@ -24,6 +24,7 @@ VIOLATIONS = {
     "settings": ("run.py", "import hansa.settings"),
     "testing": ("run.py", "import hansa.testing"),
     "torch": ("run.py", "import torch"),
+    "jax": ("run.py", "import jax"),
     "formats": ("run.py", "import h5py"),
     "mpi": ("run.py", "import mpi4py"),
     "ray": ("run.py", "import ray"),

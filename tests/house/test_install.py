@@ -14,6 +14,7 @@ EXTRAS = (
     "argon2",
     "fastapi",
     "h5py",
+    "jax",
     "jwt",
     "matplotlib",
     "mpi4py",

@@ -12,12 +12,13 @@ import pytest
 from hansa.arrays import Arrays
 from hansa.errors import InputError
 from hansa.messages import ClientInfo, GradientCorrection, Task, Update
+from hansa.training.local import padded
 
 torch = pytest.importorskip("torch")
 from hansa.training.rehearsal import OPTIMIZERS  # noqa: E402 - needs torch
 from hansa.training.stacks import TorchStacks  # noqa: E402 - needs torch
 from hansa.training.torch import TorchTrainer  # noqa: E402 - needs torch
-from hansa.training.vectorized import Schedule, padded, per_example  # noqa: E402 - needs torch
+from hansa.training.vectorized import Schedule, per_example  # noqa: E402 - needs torch
 
 nn, functional = torch.nn, torch.nn.functional
 SIZES = (23, 5, 64, 8, 1, 40, 20, 7)

@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,7 +21,16 @@ from hansa.algorithms.examples import evaluation_examples, training_examples
 from hansa.errors import ConfigError
 from hansa.messages import Task
 
-__all__ = ["Batch", "LocalWork", "count", "evaluation_examples", "known_distance", "training_examples"]
+__all__ = [
+    "Batch",
+    "LocalWork",
+    "count",
+    "evaluation_examples",
+    "filled",
+    "known_distance",
+    "padded",
+    "training_examples",
+]
 
 Batch: TypeAlias = "slice | npt.NDArray[np.intp]"
 """Which examples a step uses: their indices, or a slice where they are neighbours in the data."""
@@ -89,6 +98,29 @@ class LocalWork:
 def count(batch: Batch) -> int:
     """How many examples a batch has."""
     return batch.stop - batch.start if isinstance(batch, slice) else len(batch)
+
+
+def padded(largest: int, batch_size: int | None) -> int:
+    """Examples in a batch of the stack that a client belongs to, whose largest batch has so many.
+
+    That is `batch_size` where its batches are full; else the next of 1, 2, 3, 4, 6, 8, 12, 16, 24 …, so that clients of
+    nearly the same size share a stack. Nobody else's examples play a part in it.
+    """
+    if largest == batch_size:
+        return largest
+    power = 1 << (largest - 1).bit_length()
+    return power * 3 // 4 if largest <= power * 3 // 4 and power >= 4 else power  # noqa: PLR2004 - ¾ of 4 is whole
+
+
+def filled(batches: Sequence[Batch], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Batches as rows, and how many each has; one that is smaller is filled up with its first example."""
+    arrays = [np.arange(each.start, each.stop) if isinstance(each, slice) else each for each in batches]
+    flat: npt.NDArray[np.int64] = np.concatenate(arrays)
+    if len(flat) == len(batches) * size:
+        return flat.reshape(-1, size), np.full(len(batches), size)
+    counts = np.array([len(each) for each in arrays])
+    begins, place = np.cumsum(counts) - counts, np.arange(size)
+    return np.take(flat, begins[:, None] + np.where(place < counts[:, None], place, 0)), counts
 
 
 def known_distance(step_sum: float) -> float:

@@ -13,7 +13,7 @@ from hansa.arrays import Array, Arrays, delta_dtype
 from hansa.errors import AppError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.corrections import obstacle
-from hansa.training.local import Batch, count, evaluation_examples, training_examples
+from hansa.training.local import Batch, count, evaluation_examples, padded, training_examples
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
 from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
@@ -23,7 +23,6 @@ from hansa.training.vectorized import (
     PerExample,
     Schedule,
     Stack,
-    padded,
     per_example,
     replace_parameters,
 )

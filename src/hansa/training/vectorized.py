@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.func import functional_call
 
 from hansa.training.dense import Dense
-from hansa.training.local import Batch
+from hansa.training.local import Batch, filled
 from hansa.training.steps import Correct, Steps, first_rows
 
-__all__ = ["Fitted", "PerExample", "Schedule", "Stack", "padded", "per_example", "replace_parameters"]
+__all__ = ["Fitted", "PerExample", "Schedule", "Stack", "per_example", "replace_parameters"]
 
 PerExample: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) → the loss of each example, of shape (n,)."""
@@ -58,18 +57,6 @@ def _means(losses: torch.Tensor) -> torch.Tensor:
 # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def padded(largest: int, batch_size: int | None) -> int:
-    """Examples in a batch of the stack that a client belongs to, whose largest batch has so many.
-
-    That is `batch_size` where its batches are full; else the next of 1, 2, 3, 4, 6, 8, 12, 16, 24 …, so that clients of
-    nearly the same size share a stack. Nobody else's examples play a part in it.
-    """
-    if largest == batch_size:
-        return largest
-    power = 1 << (largest - 1).bit_length()
-    return power * 3 // 4 if largest <= power * 3 // 4 and power >= 4 else power  # noqa: PLR2004 - ¾ of 4 is whole
-
-
 class Schedule:
     """The batches of all rows of a stack, step by step. Rows with more steps come first."""
 
@@ -81,7 +68,7 @@ class Schedule:
         self.counts = np.ones((self.steps[0], len(batches)), np.int64)
         """How many of them count; the others fill up."""
         for row, (each, start) in enumerate(zip(batches, starts, strict=True)):
-            rows, self.counts[: len(each), row] = _rows(each, size)
+            rows, self.counts[: len(each), row] = filled(each, size)
             np.add(rows, start, out=self.index[: len(each), row])
             self.index[len(each) :, row] = start
         self.full = [bool(full) for full in (self.counts == size).all(axis=1)]
@@ -104,17 +91,6 @@ class Schedule:
             total[:active] += means.double().cpu().numpy()[:active] * self.counts[step, :active]
             seen[:active] += self.counts[step, :active]
         return [float(mean) for mean in total / seen]
-
-
-def _rows(batches: Sequence[Batch], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Batches as rows, and how many each has; one that is smaller is filled up with its first example."""
-    arrays = [np.arange(each.start, each.stop) if isinstance(each, slice) else each for each in batches]
-    flat: npt.NDArray[np.int64] = np.concatenate(arrays)
-    if len(flat) == len(batches) * size:
-        return flat.reshape(-1, size), np.full(len(batches), size)
-    counts = np.array([len(each) for each in arrays])
-    begins, place = np.cumsum(counts) - counts, np.arange(size)
-    return np.take(flat, begins[:, None] + np.where(place < counts[:, None], place, 0)), counts
 
 
 # ── stacks ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,232 @@
+"""What every task of a JAX app shares: its settings, and what its functions do with a batch that is filled up."""
+
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hansa.arrays import Array, is_floating
+from hansa.messages import Task
+from hansa.training.jax_tree import Tree
+from hansa.training.local import LocalWork
+
+__all__ = ["Apply", "Batch", "Examples", "JaxSetup", "Measure", "Optimizer", "accuracy"]
+
+Apply: TypeAlias = Callable[..., Any]
+"""(params, x) → outputs for all examples of x; or (params, x, rng)."""
+
+Measure: TypeAlias = Callable[[Any, Any], Any]
+"""(outputs, targets) → a mean over the batch, of shape ()."""
+
+Examples: TypeAlias = tuple[Array, Array]
+"""(x, y) in the dtypes that the model needs."""
+
+
+class Batch(NamedTuple):
+    """Examples of one step, of which the first `count` are meant."""
+
+    x: Any
+    y: Any
+    count: Any
+
+
+class Optimizer(Protocol):
+    """An `optax.GradientTransformation`."""
+
+    @property
+    def init(self) -> Callable[[Any], Any]:
+        """Parameters → state."""
+
+    @property
+    def update(self) -> Callable[..., tuple[Any, Any]]:
+        """(gradients, state, parameters) → (what is added to the parameters, state)."""
+
+
+_TRIED = 6
+"""Made-up examples in the batch with which functions are tried; …"""
+_FILLED = 8
+"""… and in the same batch with further ones."""
+
+_TOLERANCE = 1e-2
+"""Relative and absolute: what is compared is equal but for rounding, or something else altogether."""
+
+
+@dataclass(frozen=True)
+class JaxSetup:
+    """As `hansa.training.jax.JaxTrainer` was given them."""
+
+    init: Callable[[Any], Any]
+    apply: Apply
+    loss: Measure
+    optimizer: Optimizer
+    work: LocalWork
+    metrics: Mapping[str, Measure] | None
+    evaluation_batch_size: int
+    device: str | None
+    threads: int | None
+    _tried: dict[Hashable, str | None] = field(default_factory=dict)
+
+    @cached_property
+    def tree(self) -> Tree:
+        """Of the parameters."""
+        return Tree.of(self.init)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the model asks for random numbers in training."""
+        try:
+            return "rng" in inspect.signature(self.apply).parameters
+        except ValueError:  # some functions in C do not tell
+            return False
+
+    @cached_property
+    def drawn(self) -> Callable[[Any], Any]:
+        """`init`, compiled."""
+        made: Callable[[Any], Any] = jax.jit(self.init)
+        return made
+
+    @property
+    def platform(self) -> str:
+        """Where it is computed, for example cpu."""
+        return self.device or jax.default_backend()
+
+    def on_device(self) -> AbstractContextManager[object]:
+        """JAX computes on the device that was asked for."""
+        return nullcontext() if self.device is None else jax.default_device(jax.devices(self.device)[0])
+
+    def compiled(self, function: Callable[..., Any], donated: int | None = None) -> Callable[..., Any]:
+        """The function, compiled for each shape of its arguments; donated: the one whose memory its results may use."""
+        one_thread = self.platform == "cpu" and self.threads == 1
+        options: Any = {"xla_cpu_multi_thread_eigen": False} if one_thread else None
+        made: Callable[..., Any] = jax.jit(function, donate_argnums=donated, compiler_options=options)
+        return made
+
+    def outputs(self, params: Any, x: Any, rng: Any = None) -> Any:
+        """Of a batch; rng: a key in training."""
+        return self.apply(params, x, rng=rng) if self.draws else self.apply(params, x)
+
+    def measures(self, targets: Any) -> dict[str, Measure]:
+        """What is measured of a model, where these are the targets."""
+        if self.metrics is not None:
+            return {"loss": self.loss, **self.metrics}
+        return {"loss": self.loss} if _is_floating(targets) else {"loss": self.loss, "accuracy": accuracy}
+
+    def examples(self, given: tuple[Any, Any]) -> Examples:
+        """Examples in the dtypes that the model needs: floats in its own, other numbers as JAX has them."""
+        x, y = (np.asarray(part) for part in given)
+        return self._cast(x), self._cast(y)
+
+    def neighbours(self, num_examples: int, task: Task) -> Iterator[slice]:
+        """The examples in their order; each batch reports progress when the next one is asked for."""
+        for start in range(0, num_examples, self.evaluation_batch_size):
+            end = min(start + self.evaluation_batch_size, num_examples)
+            yield slice(start, end)
+            task.progress(end, num_examples)
+
+    def _cast(self, array: Array) -> Array:
+        if is_floating(array):
+            return array.astype(self.tree.dtype, copy=False)
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+
+    # ── batches that are filled up ───────────────────────────────────────────────────────────────────────────────────
+
+    def of_each(self, function: Measure, outputs: Any, targets: Any) -> Any:
+        """A mean over a batch, taken of each example: shape (n,)."""
+
+        def alone(output: Any, target: Any) -> Any:
+            return function(jax.tree.map(lambda part: part[None], output), target[None])
+
+        return jax.vmap(alone)(outputs, targets)
+
+    def batch_loss(self, params: Any, batch: Batch, rng: Any, *, full: bool) -> Any:
+        """The mean loss of the examples that are meant; full: of the batch as it is."""
+        x, y, count = batch
+        outputs = self.outputs(params, x, rng)
+        if full:
+            return self.loss(outputs, y)
+        losses = self.of_each(self.loss, outputs, y)
+        return jnp.where(jnp.arange(len(losses)) < count, losses, 0).sum() / jnp.maximum(count, 1)
+
+    def obstacle(self, examples: Examples) -> str | None:
+        """Why a batch of such examples cannot be filled up, as the end of a sentence; None where it can.
+
+        It is found out with made-up examples, so that it depends on the app and on shapes alone.
+        """
+        x, y = examples
+        key = (x.shape[1:], x.dtype, y.shape[1:], y.dtype)
+        if key not in self._tried:
+            with self.on_device():
+                self._tried[key] = self._obstacle(x, y)
+        return self._tried[key]
+
+    def _obstacle(self, x: Array, y: Array) -> str | None:
+        rng = np.random.default_rng(0)
+        inputs = _made_up(rng, x, 2)
+        shape = jax.eval_shape(lambda key, batch: self.outputs(self.init(key), batch, key), jax.random.key(0), inputs)
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(shape)}
+        if sizes != {(_FILLED,)}:
+            return "what the model makes of a batch does not have a row for each example"
+        one = shape if isinstance(shape, jax.ShapeDtypeStruct) else None
+        classes = one.shape[-1] if one is not None and one.ndim == y.ndim + 1 else 2
+        targets = _made_up(rng, y, classes)
+        odd = targets.copy()
+        if odd.dtype.kind == "i":
+            odd[0] = -1  # what some losses leave out of their mean
+
+        def tried(params: Any, key: Any) -> tuple[Any, ...]:
+            several, more = self.outputs(params, inputs[:_TRIED], key), self.outputs(params, inputs, key)
+            of_first = jax.tree.map(lambda part: part[:_TRIED], more)
+            losses = [
+                (self.loss(several, y), self.of_each(self.loss, several, y).mean())
+                for y in (targets[:_TRIED], odd[:_TRIED])
+            ]
+            return several, of_first, losses
+
+        key = jax.random.key(0)
+        several, of_first, losses = jax.jit(tried)(self.drawn(key), key)
+        if not all(map(_alike, jax.tree.leaves(several), jax.tree.leaves(of_first))):
+            what = "draws random numbers by the size of a batch, or " if self.draws else ""
+            return f"the model {what}mixes the examples of a batch"
+        if not all(_alike(mean, parts) for mean, parts in losses):
+            return "the loss is not the mean of the losses of its examples"
+        return None
+
+    def convolves(self, examples: Examples) -> bool:
+        """Whether the model convolves."""
+        x, _ = examples
+        like = jax.eval_shape(lambda: jnp.zeros((1, *x.shape[1:]), x.dtype))
+        program = jax.make_jaxpr(lambda key, batch: self.outputs(self.init(key), batch, key))(jax.random.key(0), like)
+        return "conv_general_dilated" in str(program)
+
+
+def accuracy(outputs: Any, targets: Any) -> Any:
+    """The share of right answers.
+
+    outputs: shape (n, …, classes) with targets (n, …) of class numbers; or logits of the targets' shape for 0 and 1.
+    """
+    answers = outputs.argmax(axis=-1) if outputs.ndim > targets.ndim else outputs > 0
+    return (answers == targets).mean()
+
+
+def _is_floating(targets: Any) -> bool:
+    return bool(jnp.issubdtype(targets.dtype, jnp.floating))
+
+
+def _made_up(rng: np.random.Generator, like: Array, limit: int) -> Array:
+    """Examples of this kind; limit: of whole numbers, exclusive."""
+    shape = (_FILLED, *like.shape[1:])
+    if is_floating(like):
+        return rng.standard_normal(shape).astype(like.dtype)
+    return rng.integers(0, limit, shape).astype(like.dtype)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return bool(
+        np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+    )
