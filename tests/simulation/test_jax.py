@@ -1,5 +1,6 @@
 """Whole runs of a JAX app: with many clients in one computation, and on a network."""
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hansa.simulation import SimulationResult, simulate
 from hansa.simulation.load import load
 from hansa.simulation.parity import WAYS, Way, check_parity, differences
 
-pytest.importorskip("jax")
+jax = pytest.importorskip("jax")
 
 APP = """
 import jax
@@ -67,6 +68,21 @@ TOLERANCE = 1e-5
 OPTIONS: dict[str, dict[str, Any]] = {"scaffold": {"num_clients": 5}, "fedprox": {"mu": 0.5}}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What one process has compiled, the others find in JAX's own cache on disk, as a user would have it."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("jax") / "app.py"
@@ -91,7 +107,7 @@ def assert_same_history(mine: SimulationResult, theirs: SimulationResult) -> Non
         np.testing.assert_allclose(mine.model[name], array, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold", "mime", "fednova", "ditto", "fedsgd"])
+@pytest.mark.parametrize("algorithm", ["fedprox", "scaffold", "mime", "fedsgd"])
 def test_an_algorithm_runs_as_with_one_client_after_another(path: Path, algorithm: str) -> None:
     def run(engine: Any) -> SimulationResult:
         options = OPTIONS.get(algorithm, {})
