@@ -205,6 +205,9 @@ class Settings(BaseSettings):
     silence: float = Field(
         default=15.0, gt=0, description="Seconds without a heartbeat after which a node counts as lost."
     )
+    labels: str = Field(
+        default="", description="Labels of a node, KEY=VALUE by commas, beside those of --label and of its site's file."
+    )
     function_seconds: float = Field(
         default=60.0, gt=0, description="Seconds that one call of an app's select, configure or aggregate may take."
     )

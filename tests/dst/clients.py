@@ -16,10 +16,10 @@ from hansa.errors import UserCodeError
 from hansa.messages import ClientInfo, Kind, Update
 from hansa.network.client.agent import Agent
 from hansa.network.client.memory import Memory
-from hansa.network.client.outbox import update_file
+from hansa.network.client.outbox import leave, update_file
 from hansa.network.client.worker import Worker
 from hansa.testing.linear import LinearTrainer, make_examples
-from hansa.wire import codec
+from hansa.wire import codec, packing
 from hansa.wire.frames import Closed, Evaluated, FromNode, Offer, OpenRound, Progress, ToNode, Verdict
 
 if TYPE_CHECKING:
@@ -147,4 +147,5 @@ class Bench:
         data = offer.blob.inline or update_file(self._worker._objects, offer.key).read_bytes()
         arrays = {name: np.full_like(array, np.nan) for name, array in codec.decode(memoryview(data)).items()}
         update = Update(Arrays(arrays), part.num_examples)
-        return Offer(offer.key, offer.sender, self._worker._left(offer.key, update), offer.contributions)
+        left = leave(packing.pack(update), self._worker._objects, offer.key)
+        return Offer(offer.key, offer.sender, left, offer.contributions)

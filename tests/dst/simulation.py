@@ -20,7 +20,7 @@ from dst.loop import VirtualLoop, current
 from dst.schedule import Plan
 from dst.world import World
 from hansa.network import link as link_module
-from hansa.network.client import worker as worker_module
+from hansa.network.client import outbox as outbox_module
 from hansa.network.controller import session as session_module
 from hansa.wire import chunks, tokens
 from hansa.wire.tokens import Identity
@@ -77,7 +77,7 @@ def _patched(world: World) -> Iterator[None]:
         (chunks, "INLINE_LIMIT", plan.inline),
         (chunks, "CHUNK", _CHUNK),
         (session_module, "INLINE_LIMIT", plan.inline),
-        (worker_module, "INLINE_LIMIT", plan.inline),
+        (outbox_module, "INLINE_LIMIT", plan.inline),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
     for owner, name, value in replaced:

@@ -131,8 +131,11 @@ class JoinOptions:
 
     @property
     def labels(self) -> dict[str, str]:
-        """The labels."""
-        return pairs(self.label, "--label")
+        """The labels: of HANSA_LABELS, and in the place of those of the same key, of the command line."""
+        from hansa.settings import Settings
+
+        given = [text.strip() for text in Settings().labels.split(",") if text.strip()]
+        return {**pairs(given, "HANSA_LABELS"), **pairs(self.label, "--label")}
 
     @property
     def key_age(self) -> float:

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from hansa.arrays import Arrays
 from hansa.errors import ConflictError, InputError
-from hansa.messages import Kind, RunSpec, Value
+from hansa.messages import Kind, RunSpec, Sample, Value
 from hansa.simulation import RoundRecord as SimulatedRound
 from hansa.simulation.record import MANIFEST, Record, open_record
 from hansa.store.link import ACCEPTED
@@ -26,6 +26,7 @@ from hansa.store.records import (
     MetricRecord,
     ModelRecord,
     RoundRecord,
+    SampleRecord,
     SessionRecord,
     SessionState,
 )
@@ -35,6 +36,8 @@ from hansa.wire.frames import CENTRAL
 __all__ = ["SimulatedSession", "find_records", "show_record"]
 
 _KEPT: Final = "last 1"
+_AT_ONCE: Final = 1000
+"""Numbers that clients have logged, in one transaction."""
 """The policy that says which of its models a simulation has."""
 
 
@@ -107,6 +110,9 @@ class SimulatedSession:
         )
         after = replace(before, round=number, model=row.model)
         await self._store.commit_round(RoundCommit(after, row, model, contributions, metrics, tuple(events)))
+        logged = tuple(_samples(after, done, at))
+        for start in range(0, len(logged), _AT_ONCE):
+            await self._store.put(*logged[start : start + _AT_ONCE])
         self.session = after
 
     async def end(self, state: SessionState, cause: str, at: float, model: Arrays | None = None) -> None:
@@ -192,7 +198,13 @@ def _simulated(told: Mapping[str, Any]) -> SimulatedRound:
         for name in ("metrics", "evaluation", "central")
     }
     lists = {name: tuple(told[name]) for name in ("accepted", "missing")}
-    return SimulatedRound(**{**told, **numbers, **lists})
+    samples = {
+        client: tuple(
+            Sample(each["name"], math.nan if each["value"] is None else each["value"], each["step"]) for each in logged
+        )
+        for client, logged in told.get("samples", {}).items()
+    }
+    return SimulatedRound(**{**told, **numbers, **lists, "samples": samples})
 
 
 def _contributions(session: SessionRecord, done: SimulatedRound) -> Iterator[ContributionRecord]:
@@ -213,6 +225,17 @@ def _contributions(session: SessionRecord, done: SimulatedRound) -> Iterator[Con
             yield row(client, outcome, reason)
     for client in done.missing:
         yield row(client, "missing", "nothing of it counts: it dropped out, or was late or no longer needed")
+
+
+def _samples(session: SessionRecord, done: SimulatedRound, at: float) -> Iterator[SampleRecord]:
+    """What clients have logged on their way, at the end of their round: a simulation has no other time."""
+    for client, logged in done.samples.items():
+        for each in logged:
+            key = f"{session.id}/{done.round}/{Kind.TRAIN}/{client}/{each.name}/{each.step}"
+            yield SampleRecord(
+                key, session.project, session.id, done.round, Kind.TRAIN.value, client,
+                each.name, each.step, each.value, at,
+            )  # fmt: skip
 
 
 def _metrics(session: SessionRecord, done: SimulatedRound, at: float) -> Iterator[MetricRecord]:

@@ -169,7 +169,9 @@ class SessionRoutes:
         """What a session waits for: who is late, and when their leases end."""
         phase, away = await self._controller.why(project, session)
         found = await self._controller.store.get(SessionRecord, project, session)
-        return record_document(Waiting(found.id, found.state, _sentence(found, phase, away), phase))
+        calls = self._controller.tree(project).calls(session)
+        said = f"session {found.name} calls the app's {calls}" if calls and not away else _sentence(found, phase, away)
+        return record_document(Waiting(found.id, found.state, said, phase))
 
     async def verify_session(
         self,

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
 
 from hansa.errors import UserCodeError
-from hansa.messages import ClientInfo
+from hansa.messages import ClientInfo, Kind
 from hansa.network.client.code import Code
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.correspondence import Correspondence
@@ -262,7 +262,10 @@ class Workshop:
                 return own and not frame.partial and (frame.key, frame.sender) == (opened.key, opened.invited[0])
             case Letter() | Awaited():
                 return correspondence is not None and correspondence.may(frame)
-            case TaskFailed() | Evaluated() | Predicted() | Progress() | LogLine() | Samples():
+            case Predicted():
+                own = (frame.key, frame.client) == (opened.key, opened.invited[0])
+                return own and opened.key.kind is Kind.PREDICT
+            case TaskFailed() | Evaluated() | Progress() | LogLine() | Samples():
                 return (frame.key, frame.client) == (opened.key, opened.invited[0])
             case _:
                 return False

@@ -238,9 +238,9 @@ class Phase:
                 self._tell(Accepted(now, frame.client, frame.num_examples, base))
             case Settled():
                 self._tell(Rejected(now, frame.client, frame.reason or Reason.MALFORMED, frame.detail))
-            case Evaluated():
+            case Evaluated() if self.plan.key.kind is Kind.EVALUATE:
                 self._take_report(now, frame)
-            case Predicted():
+            case Predicted() if self.plan.key.kind is Kind.PREDICT:
                 known = self._round.invited if isinstance(self._round, Round) else frozenset()
                 if frame.client in known and frame.client not in self.predictions:
                     self.predictions[frame.client] = frame

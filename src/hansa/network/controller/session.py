@@ -3,8 +3,8 @@
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -130,6 +130,8 @@ class SessionRunner:
         self._leaving = asyncio.Event()
         self.away = ""
         """Which store it waits for, and what to do about it; empty while there is none."""
+        self.calls = ""
+        """Which of the app's functions it waits for; empty while there is none."""
         self._telling = Telling(session.project, session.id, around.journal)
         self._central: asyncio.Task[Metrics | None] | None = None
         self._afterwards: asyncio.Task[None] | None = None
@@ -353,7 +355,8 @@ class SessionRunner:
         if "aggregate" not in run.spec.functions:
             return await asyncio.to_thread(run.report, trained.plan, total, number, private=True)
         model, kept = run.algorithm.broadcast(state), run.kept(trained.plan, total)
-        made = await self._around.functions.aggregate(self.session, number, model, kept)
+        with self._calling("aggregate"):
+            made = await self._around.functions.aggregate(self.session, number, model, kept)
         return run.aggregate_of(trained.plan, total, made)
 
     def _total(self, trained: _Trained) -> Partial:
@@ -370,12 +373,22 @@ class SessionRunner:
         spec = self.session.spec
         if "configure" not in spec.functions:
             return spec
-        return replace(spec, config=await self._around.functions.configure(self.session, number, broadcast))
+        with self._calling("configure"):
+            return replace(spec, config=await self._around.functions.configure(self.session, number, broadcast))
 
     async def _selected(self, number: int, available: Sequence[str]) -> Cohort:
         """Whom the app's own function invites."""
         clients = [Candidate(name, dict(self._around.labels(name))) for name in available]
-        return Cohort(await self._around.functions.select(self.session, number, clients))
+        with self._calling("select"):
+            return Cohort(await self._around.functions.select(self.session, number, clients))
+
+    @contextmanager
+    def _calling(self, function: str) -> Iterator[None]:
+        self.calls = function
+        try:
+            yield
+        finally:
+            self.calls = ""
 
     # ── asynchronous rounds ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -234,6 +234,11 @@ class ProjectTree:
         runner = self._runners.get(session) or self._predictions.get(session)
         return runner.why() if runner is not None else None
 
+    def calls(self, session: str) -> str:
+        """Which of the app's functions beside the server a running session waits for; empty while there is none."""
+        runner = self._runners.get(session)
+        return runner.calls if isinstance(runner, SessionRunner) else ""
+
     def away(self, session: str) -> str:
         """Which store a running session waits for; empty while there is none."""
         runner = self._runners.get(session)
