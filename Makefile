@@ -9,11 +9,12 @@
 #   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
 #   make bench   the benchmarks, beside this machine's own limits
 #   make bench-simulators   hansa's simulation beside other simulators, which it installs in environments of their own
+#   make shots   images of every page of the Studio, in both themes and three widths, in shots/
 #   make docs    reference pages from the code, and the site in site/
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check audit sbom faults dst fuzz bench bench-simulators docs
+.PHONY: demo test check audit sbom faults dst fuzz bench bench-simulators docs shots
 
 demo:
 	@tools/install server,sklearn
@@ -65,3 +66,7 @@ docs:
 	@tools/install dev
 	@$(VENV)/bin/python tools/reference.py
 	@$(RUN) zensical build --clean --strict
+
+shots:
+	@tools/install dev
+	@PYTHONPATH=tests:tests/api:tests/ui $(RUN) shots $(ARGS)

@@ -1,13 +1,17 @@
 """A server with the Studio, and a network with real training below it."""
 
+import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from served import Served
 
 from hansa.api.server import ApiServer
 from hansa.messages import RoundRules, RunSpec
+from hansa.network.controller.journal import event
 from hansa.settings import Settings
-from hansa.store.records import SessionRecord
+from hansa.store.records import ProjectRole, SessionRecord
 from hansa.ui import Studio
 
 __all__ = ["APP", "Studied"]
@@ -50,6 +54,8 @@ class Studied(Served):
 
     session: SessionRecord
     """One that has ended."""
+    other: SessionRecord
+    """Another, of fewer rounds."""
 
     async def opened(self, port: int = 0) -> ApiServer:
         settings = Settings(data=self.folder / "controller", port=port, grpc_port=0, silence=5.0)
@@ -70,9 +76,31 @@ class Studied(Served):
             self.run(self.nodes.combiner(name))
         self.run(self.nodes.clients(3, below=("combiner-0", "combiner-1")))
         self.session = self.run(self.nodes.run(self.app, self.spec()))
+        self.other = self.run(self.nodes.run(self.app, self.spec(rounds=4, name="wards-short")))
+
+    def fill(self, place: str) -> str:
+        """A path with the ids that it names."""
+        return place.format(session=self.session.id, other=self.other.id, model=self.session.model)
 
     def code(self, name: str = "root") -> str:
         """That signs a person in, who is a site administrator by default."""
         if name == "root":
             self.admin()
         return self.server.controller.logins.make_code(name)[0]
+
+    def follow(self, name: str, running: Coroutine[Any, Any, None]) -> None:
+        """Have a node run beside the server until that ends."""
+
+        async def begin() -> None:
+            self.nodes.nodes[name] = asyncio.create_task(running)
+
+        self.run(begin())
+
+    def report(self, message: str) -> None:
+        """Something has happened."""
+        self.run(self.server.controller.journal.record(event("default", "", "note", message)))
+
+    def member(self, name: str, role: str) -> None:
+        """A person who has this role in the project."""
+        self.person(name)
+        self.run(self.server.controller.people.add_member("default", name, ProjectRole(role)))

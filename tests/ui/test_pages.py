@@ -5,17 +5,20 @@ import re
 import httpx
 import pytest
 from browser import Visit, visit
+from places import PLACES
 from playwright.sync_api import Browser, expect
 from studied import Studied
 
-PLACES = ["", "/sessions", "/sessions/{session}", "/network", "/clients", "/clients/client-0", "/events"]
 
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_page_is_without_a_fault(visitor: Visit, studied: Studied, place: str, theme: str) -> None:
-    visitor.open("p/default" + place.format(session=studied.session.id), theme=theme)
+def test_a_page_is_without_a_fault_in_both_themes(visitor: Visit, studied: Studied, place: str) -> None:
+    page = visitor.open(studied.fill(place))
     visitor.flawless()
+    page.get_by_role("button", name="Dark theme").click()
+    visitor.flawless()
+    page.set_viewport_size({"width": 420, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.set_viewport_size({"width": 1440, "height": 900})
 
 
 def test_a_session_that_runs_is_seen_to_move(visitor: Visit, studied: Studied) -> None:

@@ -4,6 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SecretStr, model_validator
 
+from hansa.errors import ConfigError
+from hansa.messages import RunSpec
+from hansa.store.documents import spec_from_json
 from hansa.store.records import ProjectRole
 
 __all__ = [
@@ -13,6 +16,7 @@ __all__ = [
     "Login",
     "LoginCode",
     "NewApiToken",
+    "NewInitialModel",
     "NewLabels",
     "NewMember",
     "NewPassword",
@@ -20,6 +24,7 @@ __all__ = [
     "NewProject",
     "NewQuota",
     "NewSession",
+    "NewSimulation",
     "NewToken",
     "NewUser",
     "OpenIdAnswer",
@@ -29,6 +34,7 @@ __all__ = [
     "Spec",
     "Strict",
     "Subject",
+    "spec_of",
 ]
 
 Password = Annotated[SecretStr, Field(max_length=1000)]
@@ -183,6 +189,22 @@ class Resume(Strict):
     """Rounds beyond those that it was to commit; a session that has finished needs some."""
 
 
+class NewInitialModel(Strict):
+    """Whose initial model to draw."""
+
+    package: str = Field(examples=[DIGEST])
+    """Digest of the app's package."""
+    spec: Spec
+    """The run that it is for: the model is drawn with its seed."""
+
+
+class NewSimulation(NewInitialModel):
+    """What to simulate on the server."""
+
+    clients: int = Field(default=10, ge=1, le=1000)
+    """Virtual clients."""
+
+
 class Keep(Strict):
     """Another policy for a session."""
 
@@ -326,3 +348,13 @@ class DeviceAnswer(Strict):
 
     handle: SecretStr = Field(max_length=200)
     """Of the login that was begun."""
+
+
+def spec_of(given: Spec, project: str) -> RunSpec:
+    """The run that a request describes; raises `ConfigError` for a value that only a newer hansa knows."""
+    if given.project not in {None, project}:
+        raise ConfigError(f"spec.project is {given.project!r}, but the path is that of project {project!r}")
+    try:
+        return spec_from_json(given.model_dump(exclude_unset=True) | {"project": project})
+    except ValueError as error:
+        raise ConfigError(f"spec holds a value that cannot be read: {error}") from error

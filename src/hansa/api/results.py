@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from hansa.messages import Kind
+from hansa.messages import Kind, RunSpec
 from hansa.network.controller.quotas import Use
 from hansa.rounds.why import Why
-from hansa.store.records import SessionState, TokenRecord
+from hansa.store.records import ModelRecord, SessionState, TokenRecord
 from hansa.wire.frames import Role
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Curve",
     "Curves",
     "DeviceState",
+    "InitialModel",
     "IssuedToken",
     "Listing",
     "LoginCode",
@@ -86,6 +87,8 @@ class ServerInfo:
     """Connected now, in the projects that the caller knows."""
     combiners: int
     """Connected now, in the projects that the caller knows."""
+    ca: str = ""
+    """Fingerprint of the authority by which nodes know the server; empty: by one that the world believes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,15 @@ class Topology:
     """Clients that are connected now."""
     clients: int
     """Clients that have connected at least once."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitialModel:
+    """What an app begins with."""
+
+    model: ModelRecord
+    spec: RunSpec
+    """As it suits the app: without the evaluations that it has no functions for."""
 
 
 @dataclass(frozen=True, slots=True)

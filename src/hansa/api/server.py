@@ -20,11 +20,13 @@ from starlette.types import ASGIApp
 
 import hansa
 from hansa.api import answers
+from hansa.api.apps import Apps
 from hansa.api.connections import MAX_HEADERS, Doors, patient
 from hansa.api.encryption import server_context
 from hansa.api.guard import ROOT, Gate, Guard, Limits, Routes
 from hansa.api.permissions import Permission
 from hansa.api.problems import MEDIA_TYPE
+from hansa.api.routes.apps import AppRoutes
 from hansa.api.routes.audit import AuditRoutes, InstallationAuditRoutes
 from hansa.api.routes.events import EventRoutes
 from hansa.api.routes.lists import Cursors
@@ -62,9 +64,12 @@ _REFUSED: Final = frozenset(str(status) for status in _REFUSALS)
 
 
 def create_app(
-    controller: Controller, *, limits: Limits | None = None, closing: asyncio.Event | None = None
+    controller: Controller, *, limits: Limits | None = None, closing: asyncio.Event | None = None, ca: str = ""
 ) -> FastAPI:
-    """The ASGI application, which starts and stops nothing. closing: set it to end the event streams."""
+    """The ASGI application, which starts and stops nothing. closing: set it to end the event streams.
+
+    ca: fingerprint of the authority by which nodes know the server; empty: by one that the world believes.
+    """
     bounds = limits or Limits()
     app = _Application(
         title="hansa",
@@ -76,6 +81,7 @@ def create_app(
         generate_unique_id_function=_operation,
     )
     cursors = Cursors(controller.store)
+    app.state.apps = apps = Apps(controller)
     gate = Gate(controller)
     bearer = HTTPBearer(description="`Authorization: Bearer TOKEN`, a person's token.", auto_error=False)
     responses: dict[int | str, dict[str, Any]] = {
@@ -83,8 +89,9 @@ def create_app(
     }
     common: dict[str, Any] = {"dependencies": [Depends(bearer)], "responses": responses}
     for tag, prefix, routes in (
-        ("server", "", ServerRoutes(controller, cursors)),
-        ("sessions", _PROJECT, SessionRoutes(controller, cursors, bounds)),
+        ("server", "", ServerRoutes(controller, cursors, ca)),
+        ("sessions", _PROJECT, SessionRoutes(controller, cursors, bounds, apps)),
+        ("apps", _PROJECT, AppRoutes(controller, apps)),
         ("models", _PROJECT, ModelRoutes(controller, cursors, bounds)),
         ("packages", _PROJECT, PackageRoutes(controller, cursors)),
         ("events", _PROJECT, EventRoutes(controller, cursors, gate, bounds, closing or asyncio.Event())),
@@ -157,6 +164,8 @@ class ApiServer:
     _closing: asyncio.Event
     doors: Doors
     """Who is connected to the REST API."""
+    apps: Apps
+    """What it simulates."""
 
     @property
     def controller(self) -> Controller:
@@ -196,7 +205,7 @@ class ApiServer:
         limits = Limits(model=settings.max_upload, spool=settings.data, requests=settings.request_rate)
         most = settings.max_connections
         doors = Doors(most, most if settings.tls == "proxy" else max(1, most // 4))  # a proxy has one address
-        app = create_app(control.controller, limits=limits, closing=closing)
+        app = create_app(control.controller, limits=limits, closing=closing, ca=control.secure.trust.fingerprint)
         server = _Uvicorn(
             uvicorn.Config(
                 app if front is None else front(app),
@@ -223,7 +232,7 @@ class ApiServer:
         host, port = listener.getsockname()[:2]
         named = f"[{host}]" if ":" in host else host
         scheme = "http" if shown is None else "https"
-        return cls(f"{scheme}://{named}:{port}", control, server, serving, closing, doors)
+        return cls(f"{scheme}://{named}:{port}", control, server, serving, closing, doors, app.state.apps)
 
     async def wait(self) -> str:
         """Until this controller leads no more: why. The REST API ends before only when something is badly wrong."""
@@ -244,6 +253,7 @@ class ApiServer:
         try:
             await self._serving
         finally:
+            await self.apps.aclose()
             await self.control.aclose()
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "ContributionShape",
     "CurvesShape",
     "EventShape",
+    "InitialModelShape",
     "IssuedTokenShape",
     "ListShape",
     "LoginCodeShape",
@@ -242,6 +243,14 @@ class ModelShape(Shape):
     """When the bytes were given up by the session's policy; null: they are kept."""
     pruned_by: str | None
     """The policy that gave them up."""
+
+
+class InitialModelShape(Shape):
+    """What an app begins with."""
+
+    model: ModelShape
+    spec: dict[str, JsonValue]
+    """As it suits the app: without the evaluations that it has no functions for."""
 
 
 class MetricShape(Shape):
@@ -511,6 +520,8 @@ class ServerInfoShape(Shape):
     """Connected now, in the projects that the caller knows."""
     combiners: int
     """Connected now, in the projects that the caller knows."""
+    ca: str = Field(examples=["sha256:" + "0f" * 32])
+    """Fingerprint of the authority by which nodes know the server; empty: by one that the world believes."""
 
 
 class PlaceShape(Shape):

@@ -12,7 +12,6 @@ import typer
 
 from hansa.cli.chart import area
 from hansa.cli.output import in_terminal, span
-from hansa.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -95,14 +94,14 @@ class PlainBoard:
         counts += f", {row.missing} missing" if row.missing else ""
         self.say(f"round {row.round:{width}}/{self._total}{metrics}  {counts}  {span(row.seconds)}")
         for name in row.names:
-            self.say(f"  {visible(name)}")
+            self.say(f"  {name}")
 
     def status(self, text: str) -> None:
         """Too much for a log."""
 
     def say(self, text: str) -> None:
         """See `Board`."""
-        typer.echo(visible(text, lines=True), err=self._err)
+        typer.echo(text, err=self._err)
         (sys.stderr if self._err else sys.stdout).flush()
 
 
@@ -124,7 +123,7 @@ class LiveBoard:
 
     def __enter__(self) -> Self:
         """Draw the title, and from now on what stays below."""
-        self._console.print(f"\n{visible(self._title)}\n", style="bold", markup=False)
+        self._console.print(f"\n[bold]{self._title}[/bold]\n", markup=True)
         self._live.start()
         return self
 
@@ -139,8 +138,8 @@ class LiveBoard:
         """See `Board`."""
         if not self._names:
             self._names = shown_metrics(row.metrics)
-            heading = "".join(f"{visible(name)[:12]:>12}" for name in self._names)
-            self._console.print(f"  round{heading}  accepted  rejected        time", style="dim", markup=False)
+            heading = "".join(f"{name[:12]:>12}" for name in self._names)
+            self._console.print(f"  [dim]round{heading}  accepted  rejected        time[/dim]")
         metrics = "".join(f"{number(row.metrics.get(name)):>12}" for name in self._names)
         lost = row.rejected + row.failed + row.missing
         rejected = f"{row.rejected:>10}" if not row.rejected else f"[red]{row.rejected:>10}[/red]"
@@ -149,7 +148,7 @@ class LiveBoard:
             f"[dim]{span(row.seconds):>12}[/dim]" + (f"  [yellow]{_lost(row)}[/yellow]" if lost else "")
         )
         for name in row.names:
-            self._console.print(f"        {visible(name)}", style="dim", markup=False)
+            self._console.print(f"        [dim]{name}[/dim]")
         self._done = max(self._done, row.round)
         if self._names:
             self._series.append(row.metrics.get(self._names[0], math.nan))
@@ -162,7 +161,7 @@ class LiveBoard:
 
     def say(self, text: str) -> None:
         """See `Board`."""
-        self._console.print(visible(text, lines=True), markup=False)
+        self._console.print(text, markup=False)
 
     def _below(self) -> "RenderableType":
         from rich.console import Group
@@ -174,7 +173,7 @@ class LiveBoard:
         room = max(self._console.width - 12, 10)
         if len(self._series) > 1:
             lines = area(self._series, min(60, room), total=self._total - self._before)
-            parts.append(Text(f"          {visible(self._names[0])}", style="dim"))
+            parts.append(Text(f"          {self._names[0]}", style="dim"))
             parts.append(Text("\n".join(lines), style="cyan"))
             parts.append(Text())
         bar = Table.grid(padding=(0, 2))
@@ -186,7 +185,7 @@ class LiveBoard:
         )
         parts.append(bar)
         if self._status:
-            parts.append(Text(f"    {visible(self._status)}", style="dim"))
+            parts.append(Text(f"    {self._status}", style="dim"))
         return Group(*parts)
 
     def _remaining(self) -> str:

@@ -101,14 +101,10 @@ def demo(
 
 
 def demo_app() -> Path:
-    """The digits example: of the wheel, or of the checkout that this package is run from."""
-    from hansa.errors import AppError
+    """The digits example."""
+    from hansa.api.apps import example
 
-    places = (Path(__file__).with_name("digits.py"), Path(__file__).parents[3] / "examples" / "digits" / "app.py")
-    for place in places:
-        if place.is_file():
-            return place
-    raise AppError("the demo's app was not installed; run `hansa demo --app APP` with one of your own")
+    return example()
 
 
 @dataclass(frozen=True, slots=True)

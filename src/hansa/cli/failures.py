@@ -7,8 +7,6 @@ from types import TracebackType
 
 import typer
 
-from hansa.visible import visible
-
 __all__ = ["report"]
 
 _APP_MODULE = "hansa_app_"
@@ -22,9 +20,9 @@ def report(error: BaseException, *, as_json: bool) -> None:
         typer.echo(json.dumps({"error": {"type": name, "message": message}}))
     told = _traceback(error)
     if told:
-        typer.echo(visible(told.rstrip(), lines=True), err=True)
+        typer.echo(told.rstrip(), err=True)
     label = typer.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
-    typer.echo(f"{label} {visible(message, lines=True)}", err=True)
+    typer.echo(f"{label} {message}", err=True)
 
 
 def _message(error: BaseException) -> str:

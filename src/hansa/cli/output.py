@@ -12,8 +12,6 @@ from typing import Any
 
 import typer
 
-from hansa.visible import in_json, visible
-
 __all__ = [
     "counted",
     "in_terminal",
@@ -39,9 +37,9 @@ def in_terminal() -> bool:
     return not (console.no_color or console.is_dumb_terminal)
 
 
-def say(text: str, *, as_json: bool = False, styled: str = "") -> None:
-    """A line for a person: on standard output, which is a program's with `--json`. styled: before it, with colours."""
-    typer.echo(styled + visible(text, lines=True), err=as_json)
+def say(text: str, *, as_json: bool = False) -> None:
+    """A line for a person: on standard output, which is a program's with `--json`."""
+    typer.echo(text, err=as_json)
 
 
 def counted(number: int, what: str) -> str:
@@ -51,7 +49,7 @@ def counted(number: int, what: str) -> str:
 
 def print_json(value: Any) -> None:
     """One value as one line of JSON."""
-    typer.echo(in_json(json.dumps(_plain(value), ensure_ascii=False)))
+    typer.echo(json.dumps(_plain(value), ensure_ascii=False))
 
 
 def print_table(
@@ -65,7 +63,7 @@ def print_table(
     if not records:
         typer.echo(nothing)
         return
-    rows = [[visible(show(record)) for show in columns.values()] for record in records]
+    rows = [[show(record) for show in columns.values()] for record in records]
     if in_terminal():
         _rich_table(list(columns), rows)
         return
@@ -82,7 +80,7 @@ def print_record(record: Any, lines: Mapping[str, str], *, as_json: bool) -> Non
     width = max(map(len, lines), default=0)
     for label, text in lines.items():
         shown = typer.style(label.ljust(width), dim=True) if in_terminal() else label.ljust(width)
-        typer.echo(f"{shown}  {visible(text, lines=True)}".rstrip())
+        typer.echo(f"{shown}  {text}".rstrip())
 
 
 def relative(path: Path) -> Path:

@@ -7,7 +7,6 @@ import typer
 
 from hansa.cli.options import AppPath, ConnectionOptions, Json, Limit, expand
 from hansa.cli.output import print_json, print_table, relative, say, size, when
-from hansa.visible import visible
 
 if TYPE_CHECKING:
     from hansa.packages.package import Package
@@ -156,7 +155,7 @@ def print_package(description: dict[str, Any], *, as_json: bool) -> None:
     ]
     before = ""
     for label, text in rows:
-        say(f"{label if label != before else '':<9}  {visible(text)}")
+        say(f"{label if label != before else '':<9}  {_printable(text)}")
         before = label
 
 
@@ -173,6 +172,11 @@ def _what_runs(package: "Package") -> list[str]:
     with tempfile.TemporaryDirectory(prefix="hansa-inspect-") as folder:
         app = read_toml(package.unpack(Path(folder)))
     return [f"{name}: {shlex.join(arguments)}" for name, arguments in app.commands.items()]
+
+
+def _printable(text: str) -> str:
+    """What a package says of itself, without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _key_file(given: Path | None) -> Path:

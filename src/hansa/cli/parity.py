@@ -84,7 +84,7 @@ def _show(variant: "Variant", differs: str | None, seconds: float, *, as_json: b
     mark, colour = ("✔", "green") if differs is None else ("✘", "red")
     mark = typer.style(mark, fg=colour) if in_terminal() else mark
     tail = "" if differs is None else f"  first difference in {differs}"
-    say(f" {variant.name:42} {variant.model_hash[:16]}  {span(seconds):>8}{tail}", styled=f"  {mark}")
+    say(f"  {mark} {variant.name:42} {variant.model_hash[:16]}  {span(seconds):>8}{tail}")
 
 
 def _explain(found: dict[str, str], first: str) -> None:

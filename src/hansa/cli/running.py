@@ -13,7 +13,6 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from hansa.cli.root import INTERRUPTED
-from hansa.visible import visible
 
 __all__ = ["WhileStdin", "interrupt_on_sigterm", "log_to", "run_until_stopped"]
 
@@ -110,9 +109,9 @@ class _Line:
 
     def __call__(self, _logger: Any, _method: str, entry: MutableMapping[str, Any]) -> str:
         level = str(entry.pop("level", "info"))
-        happened = visible(str(entry.pop("event", "")))
-        trace = visible(str(entry.pop("exception", "")), lines=True)
-        keys = " ".join(f"{key}={visible(str(value))}" for key, value in entry.items())
+        happened = str(entry.pop("event", ""))
+        trace = entry.pop("exception", "")
+        keys = " ".join(f"{key}={value}" for key, value in entry.items())
         clock = time.strftime("%H:%M:%S")
         if self._colours:
             colour = {"warning": "yellow", "error": "red", "critical": "red"}.get(level)

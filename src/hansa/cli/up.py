@@ -178,7 +178,7 @@ async def _operator(server: "ApiServer", settings: "Settings") -> tuple[str, boo
 def _welcome(facts: dict[str, Any]) -> None:
     bold = (lambda text: typer.style(text, bold=True)) if in_terminal() else str
     say("")
-    say(f"    data in {facts['data']}", styled=bold("hansa is up"))
+    say(bold("hansa is up") + f"    data in {facts['data']}")
     say("")
     say(f"  Studio         {facts['studio']}")
     say(f"  REST API       {facts['url']}")

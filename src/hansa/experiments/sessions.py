@@ -33,7 +33,7 @@ from hansa.store.records import (
 from hansa.wire import codec
 from hansa.wire.frames import CENTRAL
 
-__all__ = ["SimulatedSession", "find_records", "show_record"]
+__all__ = ["SimulatedSession", "find_records", "show_record", "simulated_round"]
 
 _KEPT: Final = "last 1"
 _AT_ONCE: Final = 1000
@@ -163,7 +163,7 @@ async def show_record(store: MetadataStore, objects: ObjectStore, project: str, 
     `InputError` for a model that is not what the record says.
     """
     manifest, spec = record.manifest, record.spec
-    rounds = [_simulated(each) for each in record.rounds]
+    rounds = [simulated_round(each) for each in record.rounds]
     at = _ended_at(record) - sum(done.seconds for done in rounds)
     try:
         shown = await SimulatedSession.begin(
@@ -191,8 +191,8 @@ def _ended_at(record: Record) -> float:
     return (record.folder / MANIFEST).stat().st_mtime
 
 
-def _simulated(told: Mapping[str, Any]) -> SimulatedRound:
-    """A round of a manifest, where null is a number that is not finite."""
+def simulated_round(told: Mapping[str, Any]) -> SimulatedRound:
+    """A round as plain values, of a manifest for example, where null is a number that is not finite."""
     numbers = {
         name: {key: math.nan if value is None else value for key, value in told[name].items()}
         for name in ("metrics", "evaluation", "central")

@@ -177,8 +177,9 @@ class NetworkRoutes:
 class ServerRoutes:
     """What is not in a project's path."""
 
-    def __init__(self, controller: Controller, cursors: Cursors) -> None:
-        """controller: of this server."""
+    def __init__(self, controller: Controller, cursors: Cursors, ca: str = "") -> None:
+        """controller: of this server; ca: fingerprint by which nodes know it."""
+        self._ca = ca
         self._controller = controller
         self._cursors = cursors
         self._started_at = time.time()
@@ -225,6 +226,7 @@ class ServerRoutes:
                 uptime=time.monotonic() - self._started,
                 clients=sum(len(directory.clients) for directory in directories),
                 combiners=sum(len(directory.combiners) for directory in directories),
+                ca=self._ca,
             )
         )
 

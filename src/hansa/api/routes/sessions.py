@@ -12,11 +12,12 @@ from fastapi import Query as Parameter
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from hansa.api.apps import Apps
 from hansa.api.curves import Charts
 from hansa.api.documents import record_document
 from hansa.api.guard import Limits, Routes, caller
 from hansa.api.permissions import Permission
-from hansa.api.requests import Keep, NewSession, Resume
+from hansa.api.requests import Keep, NewSession, Resume, spec_of
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list
 from hansa.api.shapes import (
@@ -30,13 +31,11 @@ from hansa.api.shapes import (
     VerificationShape,
     WaitingShape,
 )
-from hansa.errors import ConfigError, NotFoundError
+from hansa.errors import NotFoundError
 from hansa.evidence.stored import verify_session
-from hansa.messages import RunSpec
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.export import Models
 from hansa.rounds.why import Why
-from hansa.store.documents import spec_from_json
 from hansa.store.ports import Query
 from hansa.store.records import ContributionRecord, MetricRecord, RoundRecord, SampleRecord, SessionRecord, SessionState
 from hansa.wire.tokens import Identity
@@ -60,8 +59,9 @@ After = Annotated[int, Parameter(ge=0, le=_LARGEST, description="Only rounds aft
 class SessionRoutes:
     """Create, run, watch and delete sessions."""
 
-    def __init__(self, controller: Controller, cursors: Cursors, limits: Limits) -> None:
-        """controller: drives the sessions; limits: where files are put for a moment."""
+    def __init__(self, controller: Controller, cursors: Cursors, limits: Limits, apps: Apps) -> None:
+        """controller: drives the sessions; limits: where files are put for a moment; apps: simulates some of them."""
+        self._apps = apps
         self._limits = limits
         self._controller = controller
         self._cursors = cursors
@@ -128,7 +128,7 @@ class SessionRoutes:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
         created = await self._controller.create_session(
             project,
-            _spec(body, project),
+            spec_of(body.spec, project),
             seed_model=body.seed_model,
             package=body.package,
             keep=body.keep,
@@ -158,7 +158,10 @@ class SessionRoutes:
         return record_document(await self._controller.start_session(project, session, me.name, further=further))
 
     async def stop_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
-        """Stop a running session; what is committed stays, and it can be resumed."""
+        """Stop a running session; what is committed stays, and it can be resumed, unless it is simulated here."""
+        if self._apps.simulates(project, session):
+            await self._apps.stop(session, me.name)
+            return await self.get_session(project, session)
         return record_document(await self._controller.stop_session(project, session, me.name))
 
     async def keep_session(self, project: str, session: str, me: Caller, body: Keep) -> dict[str, Any]:
@@ -238,16 +241,6 @@ class _Exported(FileResponse):
             await super().__call__(scope, receive, send)
         finally:
             await asyncio.to_thread(folder.cleanup)
-
-
-def _spec(body: NewSession, project: str) -> RunSpec:
-    """The run that a request describes; raises `ConfigError` for a value that only a newer hansa knows."""
-    if body.spec.project not in {None, project}:
-        raise ConfigError(f"spec.project is {body.spec.project!r}, but the path is that of project {project!r}")
-    try:
-        return spec_from_json(body.spec.model_dump(exclude_unset=True) | {"project": project})
-    except ValueError as error:
-        raise ConfigError(f"spec holds a value that cannot be read: {error}") from error
 
 
 def _sentence(session: SessionRecord, phase: Why | None, away: str) -> str:

@@ -46,7 +46,6 @@ from hansa.network.link import Link
 from hansa.network.patience import patiently
 from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.statements import round_statement
-from hansa.visible import visible
 from hansa.wire import frames
 from hansa.wire.frames import (
     Admission,
@@ -615,7 +614,7 @@ class Agent:
 
     def _printed_by(self, key: RoundKey | None, printed: Counter[str], line: str) -> None:
         """The same of a task. printed: counts what is told."""
-        print(f"[{self.client.name}] {visible(line)}", flush=True)  # noqa: T201 - the owner's terminal shows the owner's code
+        print(f"[{self.client.name}] {line}", flush=True)  # noqa: T201 - the owner's terminal shows the owner's code
         if key is not None and self._site.policy.outbound.prints:
             printed["bytes"] += len(line)
             self._link.send(LogLine(key, self.client.name, line))

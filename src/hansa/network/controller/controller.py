@@ -216,6 +216,11 @@ class Controller:
         """host:port at which nodes reach the root."""
         return self._address
 
+    @property
+    def confinement(self) -> Confinement:
+        """Of code that sessions bring, where it runs beside the server."""
+        return self._central.confinement
+
     def tree(self, project: str) -> ProjectTree:
         """A project's network."""
         if project not in self._trees:

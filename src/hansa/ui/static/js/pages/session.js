@@ -60,11 +60,11 @@ function Shown({ session, reload }) {
         ${can("download") && model}
         ${runs && html`<a class="button" href=${`${to("p", project, "sessions", "new")}?like=${session.id}`}><${Icon} name="copy" />Again</a>`}
         ${runs && session.state === "created" && html`<${Act} className="primary" icon="player-play" act=${post("start")} done="The session is started">Start<//>`}
-        ${runs && (session.state === "failed" || session.state === "stopped") && html`<${Act} className="primary" icon="player-play" act=${post("resume")} done="The session goes on">Resume<//>`}
-        ${runs && running && html`<${Act} className="danger" icon="player-stop" done="The session is stopped; it can be resumed" act=${post("stop")}
-          confirm=${{ title: `Stop ${session.name}?`, text: "What is committed stays, and the session can be resumed later.", act: "Stop" }}>Stop session<//>`}
+        ${runs && !session.engine && (session.state === "failed" || session.state === "stopped") && html`<${Act} className="primary" icon="player-play" act=${post("resume")} done="The session goes on">Resume<//>`}
+        ${runs && running && html`<${Act} className="danger" icon="player-stop" done="The session is stopped" act=${post("stop")}
+          confirm=${{ title: `Stop ${session.name}?`, text: session.engine ? "What is committed stays. A simulation begins anew when it is started again." : "What is committed stays, and the session can be resumed later.", act: "Stop" }}>Stop session<//>`}
         ${can("delete") && !running && html`<${Remove} session=${session} />`}`}>
-      ${session.spec.parties.length ? "program" : session.spec.algorithm}${session.spec.aggregator !== "mean" && ` · ${session.spec.aggregator}`}
+      ${session.engine && "simulated · "}${session.spec.parties.length ? "program" : session.spec.algorithm}${session.spec.aggregator !== "mean" && ` · ${session.spec.aggregator}`}
       ${session.seed_model && html` · from <a href=${to("p", project, "models", session.seed_model)}>${session.seed_model.slice(0, 10)}</a>`}
       ${simulated && ` · simulated, ${session.engine}`}
       ${" "}· ${session.started_at ? html`started <${Ago} at=${session.started_at} />` : html`created <${Ago} at=${session.created_at} />`}

@@ -156,7 +156,7 @@ export function Histogram({ title, note, values, format = number, unit = "client
           ${bins.map((bin, k) => html`<g key=${k}><rect x=${4 * width * k + 1} y=${120 - (110 * bin.n) / most} width=${Math.max(1, 4 * width - 2)} height=${(110 * bin.n) / most} rx="2" fill="var(--blue)"><title>${bin.n} ${unit}: ${format(bin.from)} to ${format(bin.to)}</title></rect></g>`)}
           <line x1="0" x2="400" y1="120.5" y2="120.5" stroke="var(--line-strong)" />
           <text class="small" x="0" y="138">${format(bins[0].from)}</text><text class="small" x="400" y="138" text-anchor="end">${format(bins.at(-1).to)}</text>
-          <text class="small" x="200" y="138" text-anchor="middle">most in a bin: ${most} ${unit}</text>
+          <text class="small" x="200" y="138" text-anchor="middle">highest bar: ${most}</text>
         </svg></div>`
       : html`<div class="empty"><p>Nothing to count yet</p></div>`}
   </section>`;

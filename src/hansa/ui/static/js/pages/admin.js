@@ -1,0 +1,76 @@
+// The installation: accounts, the server, its audit record.
+import { call, path } from "../api.js";
+import { useApp } from "../context.js";
+import { useNow, useResource } from "../data.js";
+import { bytes, count, moment, plural, span } from "../format.js";
+import { html } from "../html.js";
+import { Act, toast } from "../parts/acts.js";
+import { Card, Figures, Title } from "../parts/page.js";
+import { Bar, Empty, Loaded } from "../parts/states.js";
+import { Ago, Status } from "../parts/status.js";
+import { Rows } from "../parts/table.js";
+import { useConnection } from "../stream.js";
+import { to } from "../router.js";
+import { AuditTable, Form } from "./projects.js";
+
+export function Users() {
+  const { me } = useApp();
+  const users = useResource("/users?limit=1000", { every: 60000 });
+  const create = async ({ name, password, admin }, form) => {
+    await call("/users", { method: "POST", body: { name, password: password || null, admin: admin === "on" } });
+    form.reset();
+    users.reload();
+    toast(`${name} may sign in now`);
+  };
+  const post = (name, what) => async () => { await call(path`/users/${name}/${what}`, { method: "POST" }); users.reload(); };
+  return html`<div class="stack"><${Title} title="Users">Who may sign in to this installation<//>
+    <${Card} title="Let somebody in"><div class="body"><${Form} two send=${create} button="Create the account">
+      <label class="field"><span>Name</span><input name="name" required autocomplete="off" autocapitalize="none" spellcheck="false" /></label>
+      <label class="field"><span>Password</span><input name="password" type="password" minlength="10" autocomplete="new-password" /><small>Ten characters or more; they change it under Account</small></label>
+      <label class="check"><input name="admin" type="checkbox" />Site administrator</label>
+    <//></div><//>
+    <${Card} title="Accounts" note=${users.data ? plural(users.data.total, "account") : ""}><${Loaded} resource=${users} skeleton=${html`<div class="body"><${Bar} width=${240} /></div>`}>${(data) => html`<${Rows} label="Accounts" rows=${data.items} key=${(one) => one.name} sort="name" columns=${[
+      { id: "name", label: "Name", sort: "name", show: (one) => html`<span class="name">${one.name}</span>${one.name === me.name ? " (you)" : ""}` },
+      { id: "admin", label: "Kind", sort: "admin", show: (one) => (one.admin ? "site administrator" : "user") },
+      { id: "state", label: "Status", sort: "disabled", show: (one) => html`<${Status} state=${one.disabled ? "disabled" : "active"} />` },
+      { id: "way", label: "Signs in by", show: (one) => [one.password && "password", one.subject && "OpenID"].filter(Boolean).join(", ") || "links and tokens" },
+      { id: "at", label: "Created", n: true, sort: "created_at", show: (one) => html`<${Ago} at=${one.created_at} />` },
+      { id: "act", label: "", name: "Disable", show: (one) => (one.disabled
+        ? html`<${Act} className="small" act=${post(one.name, "enable")} done=${`${one.name} may sign in again`}>Enable<//>`
+        : html`<${Act} className="small quiet danger" act=${post(one.name, "disable")} done=${`${one.name} is disabled`} undo=${{ label: "Undo", act: post(one.name, "enable") }}
+            confirm=${{ title: `Disable ${one.name}?`, text: "They and every token of theirs are refused at once. They can be enabled again, without the former tokens.", act: "Disable" }}>Disable<//>`) },
+    ]} />`}<//><//></div>`;
+}
+
+export function System() {
+  const { me, project } = useApp();
+  const server = useResource("/server", { every: 5000 });
+  const projects = useResource("/projects", { every: 30000 });
+  const connection = useConnection();
+  const now = useNow();
+  return html`<${Loaded} resource=${server} level=${1} skeleton=${html`<${Title} title="System" /><${Bar} width=${300} />`}>${(one) => html`<div class="stack">
+    <${Title} title="System">hansa ${one.version}, up since ${moment(one.started_at)}<//>
+    <${Figures} items=${[
+      { label: "Uptime", value: span(one.uptime + Math.max(0, now - (server.at ?? 0) / 1000)), sub: `version ${one.version}` },
+      { label: "Connected clients", value: count(one.clients), sub: "in the projects that you know" },
+      { label: "Combiners", value: count(one.combiners), sub: "connected" },
+      { label: "Event stream", value: connection.state === "live" ? "live" : connection.state, sub: `last heard ${span(Math.max(0, now - connection.heard / 1000))} ago` },
+      { label: "Data shown", value: `${span(Math.max(0, now - (server.at ?? 0) / 1000))}`, unit: "old", sub: "asked every 5 s" },
+    ]} />
+    <${Card} title="Addresses"><dl class="defs body"><dt>REST API and Studio</dt><dd class="mono">${location.origin}</dd><dt>Nodes join at</dt><dd class="mono">${one.grpc_address}</dd><dt>Signed in as</dt><dd>${me.name}</dd></dl><//>
+    <${Card} title="Projects"><${Loaded} resource=${projects} skeleton=${html`<div class="body"><${Bar} width=${240} /></div>`}>${(data) => html`<${Rows} label="Projects" rows=${data.items} sort="id" columns=${[
+      { id: "id", label: "Project", sort: "id", show: (row) => html`<a class="name" href=${to("p", row.id)}>${row.id}</a>${row.id === project ? " (shown)" : ""}` },
+      { id: "use", label: "Use", show: (row) => html`<${Use} project=${row.id} />` },
+      { id: "at", label: "Created", n: true, sort: "created_at", show: (row) => html`<${Ago} at=${row.created_at} />` },
+    ]} empty=${html`<${Empty} title="No project yet" />`} />`}<//><//>
+  </div>`}<//>`;
+}
+
+function Use({ project }) {
+  const quota = useResource(path`/projects/${project}/quota`, { every: 30000 });
+  if (!quota.data) return html`<${Bar} width=${120} />`;
+  const { sessions, storage, clients } = quota.data;
+  return `${plural(sessions.used, "session")} running · ${bytes(storage.used)} · ${plural(clients.used, "client")}`;
+}
+
+export const InstallationAudit = () => html`<div class="stack"><${Title} title="Installation audit">Logins, accounts, and requests for projects that the caller does not know; the oldest first<//><${AuditTable} base="/audit" name="audit-installation" /></div>`;

@@ -1,0 +1,180 @@
+"""What people come for, from the first page to the last, on a real network with real training."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Visit, visit
+from playwright.sync_api import Browser, expect
+from studied import APP, Studied
+
+from hansa.messages import ClientInfo
+from hansa.network.client.agent import Agent
+from hansa.network.client.site import Site
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Studied]:
+    """A server on which nothing has happened yet."""
+    made = Studied(tmp_path)
+    yield made
+    made.close()
+
+
+def test_from_an_empty_server_to_a_model_of_ones_own(browser: Browser, empty: Studied, tmp_path: Path) -> None:
+    with visit(browser, empty.url, empty.code()) as made:
+        page = made.open("projects/new")
+        page.get_by_label("Name").fill("cardiology")
+        page.get_by_role("button", name="Create the project").click()
+        expect(page.get_by_role("heading", name="First steps")).to_be_visible()
+        made.flawless()
+
+        page.get_by_role("link", name="Join a client").click()
+        page.get_by_label("Name").fill("ward-1")
+        page.get_by_role("button", name="Make the command").click()
+        expect(page.get_by_text("Waiting for ward-1")).to_be_visible()
+        told = shlex.split(page.locator(".command pre").inner_text().replace("\\\n", " "))
+        token, join = told[0].removeprefix("HANSA_TOKEN="), told[told.index("--join") + 1]
+        assert (told[1:4], told[told.index("--ca") + 1]) == (["hansa", "client", "start"], empty.server.fingerprint)
+        agent = Agent(
+            ClientInfo("ward-1", 0, 1), join=join, token=token, work=tmp_path / "ward-1",
+            trust=empty.nodes.trust, site=Site(tmp_path / "ward-1"),
+        )  # fmt: skip
+        empty.follow("ward-1", agent.run())
+        expect(page.get_by_text("ward-1 is connected.")).to_be_visible()
+        made.flawless()
+
+        page.get_by_role("link", name="start a session").click()
+        page.get_by_text("A file of yours").click()
+        page.get_by_label("The app's file").set_input_files({
+            "name": "wards.py", "mimeType": "text/x-python", "buffer": APP.encode(),
+        })  # fmt: skip
+        page.get_by_label("Name").fill("mine")
+        page.get_by_label("Rounds").fill("3")
+        page.get_by_role("button", name="Start the session").click()
+        expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
+        expect(page.locator(".title .pill")).to_have_text("finished")
+        with page.expect_download() as model:
+            page.get_by_role("link", name="Model", exact=True).click()
+        assert model.value.suggested_filename.endswith(".safetensors")
+        assert Path(model.value.path()).stat().st_size > 100
+        made.sound()
+
+
+def test_without_any_client_the_example_is_simulated_on_the_server(browser: Browser, empty: Studied) -> None:
+    with visit(browser, empty.url, empty.code()) as made:
+        page = made.open("p/default/sessions/new")
+        expect(page.get_by_role("radio", name="Simulate here")).to_be_checked()
+        page.get_by_label("Rounds").fill("3")
+        page.get_by_role("button", name="Start the session").click()
+        expect(page.locator(".title .pill")).to_have_text("finished", timeout=60_000)
+        expect(page.locator(".figures dd.value").first).to_have_text(re.compile("^3 / 3"))
+        expect(page.get_by_text(re.compile("simulated · fedavg"))).to_be_visible()
+        made.sound()
+
+
+def test_an_app_that_cannot_be_read_is_told_in_place(visitor: Visit) -> None:
+    page = visitor.open("p/default/sessions/new")
+    visitor.expected = ("Failed to load resource",)
+    page.get_by_text("A file of yours").click()
+    page.get_by_label("The app's file").set_input_files({
+        "name": "broken.py", "mimeType": "text/x-python", "buffer": b"raise ValueError('the ward is closed')",
+    })  # fmt: skip
+    page.get_by_role("button", name="Start the session").click()
+    expect(page.get_by_role("alert")).to_contain_text("the ward is closed")
+    visitor.sound()
+    visitor.expected = ()
+
+
+def test_a_pinned_client_is_drawn_over_the_global_model(visitor: Visit, studied: Studied) -> None:
+    page = visitor.open(studied.fill("p/default/sessions/{session}?tab=clients"))
+    page.get_by_role("button", name="Pin client-1").click()
+    expect(page.get_by_role("button", name="Remove client-1").first).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("Loss over 6 rounds: .*client-1"))).to_have_count(2)
+    with page.expect_download() as table:
+        page.get_by_role("button", name="Save Accuracy as CSV").click()
+    lines = Path(table.value.path()).read_text().splitlines()
+    assert lines[0] == 'round,"global model, mean over clients",client-1,p10,p90'
+    assert len(lines) == 7
+    with page.expect_download() as image:
+        page.get_by_role("button", name="Save Accuracy as an image").click()
+    assert Path(image.value.path()).read_bytes().startswith(b"\x89PNG")
+    visitor.sound()
+
+
+def test_the_settings_in_which_two_sessions_differ_are_listed(visitor: Visit, studied: Studied) -> None:
+    page = visitor.open(studied.fill("p/default/sessions/compare?ids={session},{other}"))
+    rows = page.get_by_role("region", name="Settings that differ").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text("rounds")
+    page.get_by_role("checkbox", name=re.compile("Draw wards-short")).uncheck()
+    expect(page.get_by_role("img", name=re.compile("wards-short"))).to_have_count(0)
+    visitor.flawless()
+
+
+def test_a_model_names_who_contributed_back_to_its_seed(visitor: Visit, studied: Studied) -> None:
+    page = visitor.open(studied.fill("p/default/models/{model}"))
+    expect(page.get_by_role("region", name="Who contributed").locator("tbody tr")).to_have_count(3)
+    graph = page.get_by_role("region", name="Lineage graph")
+    expect(graph).to_contain_text("seed")
+    expect(graph).to_contain_text("rounds 1–5")
+    expect(graph).to_contain_text("this model")
+
+
+def test_a_name_that_is_markup_is_text(visitor: Visit, studied: Studied) -> None:
+    hostile = "<script>document.title='taken'</script><img src=x onerror=alert(1)>"
+    studied.report(hostile)
+    page = visitor.open("p/default/events")
+    expect(page.locator("[data-event]").first).to_contain_text(hostile)
+    page.goto(f"{studied.url}/ui/p/default/clients/%3Cscript%3Ealert(1)%3C%2Fscript%3E")
+    visitor.expected = ("404",)
+    expect(page.get_by_text("There is no such thing")).to_be_visible()
+    visitor.expected = ()
+    assert page.title() != "taken"
+    assert page.locator("main script, main img").count() == 0
+
+
+def test_a_viewer_is_offered_nothing_that_they_may_not(browser: Browser, studied: Studied) -> None:
+    studied.member("vera", "viewer")
+    with visit(browser, studied.url, studied.code("vera")) as made:
+        page = made.open(studied.fill("p/default/sessions/{session}"))
+        expect(page.get_by_role("link", name="Model", exact=True)).to_have_count(0)
+        expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+        expect(page.get_by_role("link", name="Audit")).to_have_count(0)
+        made.flawless()
+        made.expected = ("403",)
+        made.open("p/default/audit")
+        expect(page.get_by_text("This is not for your role")).to_be_visible()
+        made.flawless()
+
+
+def test_everything_is_reached_without_a_mouse(visitor: Visit) -> None:
+    page = visitor.open("p/default")
+    page.keyboard.press("Control+k")
+    expect(page.get_by_role("combobox", name="Where to")).to_be_focused()
+    visitor.flawless()
+    page.keyboard.type("client-2")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="client-2", exact=True)).to_be_visible()
+    page.goto(f"{visitor.url}/ui/p/default/clients")
+    visitor.still()
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox", name="Exact name")).to_be_focused()
+
+
+def test_a_token_is_shown_once_and_can_be_revoked(visitor: Visit) -> None:
+    page = visitor.open("p/default/tokens")
+    page.get_by_label("Name").fill("nightly")
+    page.get_by_role("button", name="Make the token").click()
+    dialog = page.get_by_role("dialog", name="Your new token")
+    expect(dialog.locator("pre")).to_have_text(re.compile(r"^ey\S+$"))
+    visitor.flawless()
+    dialog.get_by_role("button", name="I have kept it").click()
+    expect(dialog).to_have_count(0)
+    row = page.get_by_role("region", name="Your API tokens").locator("tbody tr", has_text="nightly")
+    row.get_by_role("button", name="Revoke").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(row).to_contain_text("revoked")
+    visitor.sound()
