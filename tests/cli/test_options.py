@@ -6,6 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from hansa.cli.joining import JoinOptions
 from hansa.cli.options import SpecOptions, app_name, expand, pairs, values
 from hansa.errors import ConfigError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec, TransformSpec
@@ -20,11 +21,11 @@ def test_every_option_reaches_its_field_of_the_spec() -> None:
         rounds=3, algorithm="fedprox", set_algorithm=["mu=0.5"], set_config=["lr=0.1"], select="count", count=7, seed=9,
         min_clients=5, quorum=4, enough=6, deadline=11.5, lease=2.5, replace_failed=False, evaluate_every=2,
         evaluate_fraction=0.5, max_weight=1024, range_bits=3, aggregator="median", set_aggregator=["uniform=true"],
-        transform=["clip:norm=0.5,order=1", "quantize"],
+        only=["north"], label=["region=eu"], transform=["clip:norm=0.5,order=1", "quantize"],
     )  # fmt: skip
     assert options.spec("n", "p") == RunSpec(
         name="n", project="p", algorithm="fedprox", algorithm_options={"mu": 0.5}, rounds=3, seed=9,
-        rules=RoundRules("count", 7, None, 5, 4, 6, 11.5, 2.5, replace_failed=False),
+        rules=RoundRules("count", 7, None, 5, 4, 6, 11.5, 2.5, replace_failed=False, only=("north",), labels=("region=eu",)),
         evaluation=EvaluationRules(every=2, fraction=0.5), max_weight=1024, range_bits=3, config={"lr": 0.1},
         aggregator="median", aggregator_options={"uniform": True},
         transforms=(TransformSpec("clip", {"norm": 0.5, "order": 1}), TransformSpec("quantize")),
@@ -78,3 +79,11 @@ def test_a_group_of_options_is_declared_once_for_all_commands() -> None:
     done = CliRunner().invoke(app, ["--rounds", "4", "--set", "a=1", "--set", "b=2", "--loud"])
     assert done.exit_code == 0, done.output
     assert seen == [(SpecOptions(rounds=4, set_config=["a=1", "b=2"]), True)]
+
+
+def test_labels_of_a_node_are_those_of_the_environment_and_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANSA_LABELS", "region=eu, gpu=yes")
+    assert JoinOptions("host:1", label=["region=us"]).labels == {"region": "us", "gpu": "yes"}
+    monkeypatch.setenv("HANSA_LABELS", "region")
+    with pytest.raises(ConfigError, match="HANSA_LABELS 'region' has no value"):
+        _ = JoinOptions("host:1").labels

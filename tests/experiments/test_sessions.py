@@ -23,6 +23,7 @@ from hansa.store.records import (
     ModelRecord,
     ProjectRecord,
     RoundRecord,
+    SampleRecord,
     SessionRecord,
     SessionState,
 )
@@ -155,3 +156,38 @@ async def test_a_model_that_is_not_the_recorded_one_is_refused(
 def test_a_folder_without_records_says_how_one_is_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hansa simulate APP --record FOLDER"):
         find_records([tmp_path])
+
+
+LOGGING = """
+import numpy as np
+
+import hansa
+
+app = hansa.App()
+
+
+@app.model
+def initial_model(rng):
+    return {"w": np.zeros(2)}
+
+
+@app.train
+def train(model, task):
+    task.log({"loss": 0.5, "odd": float("nan")}, step=4 + task.client.index)
+    return hansa.Update(model, num_examples=1)
+"""
+
+
+async def test_what_clients_logged_on_their_way_is_in_a_record_and_in_its_session(
+    tmp_path: Path, store: MetadataStore, objects: ObjectStore
+) -> None:
+    (tmp_path / "logging.py").write_text(LOGGING)
+    folder = simulate(tmp_path / "logging.py", clients=2, rounds=1).save_record(tmp_path / "record")
+    shown = await show_record(store, objects, LAB, open_record(folder))
+    assert shown is not None
+    rows = (await store.list(SampleRecord, Query(LAB, {"session": shown.id, "name": "loss"}))).items
+    assert [(row.round, row.task, row.client, row.step, row.value) for row in rows] == [
+        (1, "train", "client-0", 4, 0.5),
+        (1, "train", "client-1", 5, 0.5),
+    ]
+    assert (await store.list(SampleRecord, Query(LAB, {"session": shown.id, "name": "odd"}))).total == 2
