@@ -126,6 +126,23 @@ def program(parties):
     return fedgkt(teams, lambda client: (X[client.index], Y[client.index]), rounds=2, batch_size=8), star(parties)
 """
 
+GROWING = """
+import numpy as np
+import hansa
+from hansa.distributed import bagging, star
+from hansa.training.xgboost_trees import XGBoostTrees
+
+app = hansa.App()
+X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.float32)
+
+
+@app.program
+def program(parties):
+    trees = XGBoostTrees({"objective": "binary:logistic", "max_depth": 2})
+    return bagging(trees, lambda client: (X[client.index :: 2], Y[client.index :: 2]), rounds=3), star(parties)
+"""
+
 TALK = """
 import os
 import pathlib
@@ -268,6 +285,17 @@ async def test_knowledge_is_transferred_to_the_bits_of_one_process(tmp_path: Pat
         assert [encode(left(made, session, name)) for name in "ab"] == list(map(encode, edges))
         file = await beside_the_server(made, f"gkt-{session.id}")
         assert file == encode(server)[-len(file) :]
+
+
+async def test_trees_are_grown_to_the_bits_of_one_process(tmp_path: Path) -> None:
+    pytest.importorskip("xgboost")
+    app = written(tmp_path / "app", GROWING)
+    spec = RunSpec(parties=("server", "a", "b"), rules=RULES)
+    async with federation(tmp_path) as made:
+        await joined(made, spec.parties)
+        session = await made.run(app, spec)
+        assert session.state is SessionState.FINISHED, session.cause
+        assert [encode(left(made, session, name)) for name in spec.parties] == list(map(encode, in_process(app, spec)))
 
 
 async def test_large_letters_arrive_whole(talk: Path, tmp_path: Path) -> None:

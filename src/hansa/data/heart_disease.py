@@ -22,7 +22,7 @@ from hansa.arrays import Array
 from hansa.data.examples import Examples, Split
 from hansa.errors import InputError, MissingExtraError
 
-__all__ = ["HOSPITALS", "pooled_test", "read", "read_hospital"]
+__all__ = ["HOSPITALS", "as_measured", "pooled_test", "read", "read_hospital"]
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -52,22 +52,22 @@ def read_hospital(directory: str | Path, hospital: str | int) -> Split:
         if not 0 <= hospital < len(HOSPITALS):
             raise InputError(f"there is no hospital number {hospital}; there are {len(HOSPITALS)}, counted from 0")
         hospital = HOSPITALS[hospital]
-    raw = _raw(Path(directory), hospital)
+    raw = as_measured(directory, hospital)
     return Split(train=_standardized(raw.train, raw.train.x), test=_standardized(raw.test, raw.train.x))
 
 
 def pooled_test(directory: str | Path) -> Examples:
     """The 254 test examples of all hospitals, standardized by all training parts together."""
-    parts = [_raw(Path(directory), hospital) for hospital in HOSPITALS]
+    parts = [as_measured(directory, hospital) for hospital in HOSPITALS]
     x, y = (np.concatenate(arrays) for arrays in zip(*(part.test for part in parts), strict=True))
     return _standardized(Examples(x, y), np.concatenate([part.train.x for part in parts]))
 
 
-def _raw(directory: Path, hospital: str) -> Split:
-    """The examples of a hospital, features as they were measured."""
+def as_measured(directory: str | Path, hospital: str) -> Split:
+    """The examples of a hospital, features as they were measured, for example for trees. Raises as `read_hospital`."""
     if hospital not in HOSPITALS:
         raise InputError(f"there is no hospital {hospital!r}; there are {', '.join(HOSPITALS)}")
-    file = directory / f"processed.{hospital}.data"
+    file = Path(directory) / f"processed.{hospital}.data"
     table = _table(file)
     for column, values in _ONE_HOT.items():
         if unknown := set(table[:, column]) - set(values):

@@ -12,6 +12,7 @@ outcome = run(dsgd(app, rounds=50), ring(8), seed=1)
 from hansa.distributed.runtime import Outcome, run
 from hansa.programs.ending import load
 from hansa.protocols.alignment import align
+from hansa.protocols.boosting import Boosted, Trees, bagging, cyclic
 from hansa.protocols.dsgd import dsgd
 from hansa.protocols.fedgkt import EdgeTrained, ServerTrained, Teams, fedgkt
 from hansa.protocols.gossip import gossip
@@ -56,6 +57,7 @@ from hansa.protocols.vertical import PartyTrained, Records, vertical
 from hansa.protocols.worker import Program, Worker
 
 __all__ = [
+    "Boosted",
     "Bottom",
     "EdgeTrained",
     "Model",
@@ -73,13 +75,16 @@ __all__ = [
     "Top",
     "Topology",
     "Trained",
+    "Trees",
     "VerticalParts",
     "Worker",
     "align",
+    "bagging",
     "check_column_stochastic",
     "check_doubly_stochastic",
     "column_stochastic",
     "complete",
+    "cyclic",
     "directed_ring",
     "dsgd",
     "erdos_renyi",
