@@ -119,7 +119,15 @@ def _load_zip(data: bytes, limit: int) -> list[Array]:
 
 
 def _npy(member: bytes) -> Array:
-    array: Array = np.lib.format.read_array(io.BytesIO(member), allow_pickle=False)
+    """Raises `ValueError` for a header that claims more than is there, before anything of that size is made."""
+    file = io.BytesIO(member)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize != len(member) - file.tell():
+        raise ValueError(f"a header claims the shape {shape} of {dtype}, and {len(member) - file.tell()} bytes follow")
+    file.seek(0)
+    array: Array = np.lib.format.read_array(file, allow_pickle=False)
     return array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
 
 

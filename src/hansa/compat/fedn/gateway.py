@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from hashlib import sha256
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,8 +106,12 @@ class Gateway:
         async with self._adding:
             known = self._guests.get(client_id)
             node, join_token = await self._joining(token, client_id, known)
-            if known is None and any(guest.member.node == node for guest in self._guests.values()):
+            if any(guest.member.node == node for guest in self._guests.values() if guest is not known):
                 raise AuthenticationError(f"the token of {node} is used by a client of another client_id already")
+            if known is not None and known.member.node != node:
+                raise AuthenticationError(
+                    f"the client_id {client_id!r} is another client's: {node} needs one of its own"
+                )
             member = Membership(client_id, name or client_id, node, join_token, preferred, validates)
             if known is not None and known.member == member:
                 return known
@@ -124,9 +129,11 @@ class Gateway:
         named = self._named(said, peer)
         if token:
             node = tokens.verify(self.controller.public_key, token, tokens.JOINING).name
-            guest = next((each for each in self._guests.values() if each.member.node == node), None)
-            if guest is None:
-                raise AuthenticationError(f"{node} has not been added: POST /api/v1/clients/add first")
+            guest = next(
+                (each for each in self._guests.values() if compare_digest(each.member.join_token, token)), None
+            )
+            if guest is None:  # also where another token, of another project perhaps, has the same name in it
+                raise AuthenticationError(f"{node} has not been added with this token: POST /api/v1/clients/add first")
             if said and named is not guest:
                 raise PermissionDeniedError(f"the token is that of {node}, which may not speak for {said[:64]!r}")
         elif self.weak is Weak.OFF:
