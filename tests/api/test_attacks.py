@@ -162,3 +162,23 @@ def test_json_nested_without_end_is_refused_and_fells_nothing(served: Served, ad
         )
         assert 400 <= answered.status_code < 500
     assert tables(kept(served)) == before
+
+
+def test_a_token_that_ends_makes_none_that_outlives_it(served: Served) -> None:
+    """Whoever has copied one cannot renew it for ever, neither by tokens of its own nor by a browser's."""
+    own = served.http(served.token(name="ada")).post(
+        "/api/v1/projects/default/api-tokens", json={"name": "ci", "role": "viewer", "expires_in": 3600}
+    )
+    issued = own.json()
+    ends = issued["record"]["expires_at"]
+    assert ends - time.time() < 3601
+
+    stolen = served.http(issued["token"])
+    longer = {"name": "longer", "role": "viewer", "expires_in": 366 * 86_400}
+    again = stolen.post("/api/v1/projects/default/api-tokens", json=longer)
+    assert again.status_code == 201
+    assert again.json()["record"]["expires_at"] <= ends + 1
+    browser = stolen.post("/api/v1/login/browser")
+    assert browser.status_code == 201
+    assert browser.json()["record"]["expires_at"] <= ends + 1
+    assert stolen.post("/api/v1/login/codes").status_code == 422

@@ -47,7 +47,7 @@ class LocalStudio:
         self._thread.start()
         try:
             self._server = self._run(ApiServer.open(self._settings(), Studio))
-        except BaseException:
+        except BaseException:  # whatever it was, the thread ends with it
             self._end()
             raise
         return self

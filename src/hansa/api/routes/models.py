@@ -82,7 +82,7 @@ class ModelRoutes:
     async def download_model(self, project: str, model: str, request: Request, me: Caller) -> Response:
         """The safetensors file of a model; its ETag is the digest, and a Range is honoured."""
         record = await self._controller.model_with_bytes(project, model)
-        headers = {"ETag": f'"{record.id}"', "Cache-Control": "private, max-age=31536000, immutable"}
+        headers = {"ETag": f'"{record.id}"', "Cache-Control": "private, no-cache"}
         asked = request.headers.get("if-none-match", "")
         if record.id in {tag.strip().removeprefix("W/").strip('"') for tag in asked.split(",")}:
             return Response(status_code=304, headers=headers)

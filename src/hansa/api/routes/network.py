@@ -135,7 +135,10 @@ class NetworkRoutes:
         return listed(page, await self._cursors.newest(project), limit, offset)
 
     async def create_api_token(self, project: str, me: Caller, body: NewApiToken) -> dict[str, Any]:
-        """Issue a token that acts for the caller in this project, at most as the role. It is shown this once."""
+        """Issue a token that acts for the caller in this project, at most as the role. It is shown this once.
+
+        One that is made with an API token ends with that one at the latest.
+        """
         people = self._controller.people
         bounds = await people.bounds(me, project)
         if not bounds.admin and not covered(body.role, bounds.roles):
@@ -145,7 +148,7 @@ class NetworkRoutes:
                 "role that may not"
             )
         made = await people.issue(
-            me.name, called=body.name, project=project, bound=body.role, expires_in=body.expires_in
+            me.name, called=body.name, project=project, bound=body.role, expires_in=bounds.lifetime(body.expires_in)
         )
         return record_document(IssuedToken(*made))
 

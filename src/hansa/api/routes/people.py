@@ -135,9 +135,14 @@ class UserRoutes:
     async def log_in_browser(self, me: Caller, request: Request, response: Response) -> dict[str, Any]:
         """Log a browser in with the token of this request: it keeps another, which may do the same for 12 hours."""
         people = self._controller.people
-        bound = (await people.bounds(me, me.project)).token if me.project else None
+        bounds = await people.bounds(me, me.project)
         made = await people.issue(
-            me.name, called="studio", project=me.project, bound=bound, expires_in=HOLDS, action="login"
+            me.name,
+            called="studio",
+            project=me.project,
+            bound=bounds.token,
+            expires_in=bounds.lifetime(HOLDS),
+            action="login",
         )
         return _kept(request, response, made)
 

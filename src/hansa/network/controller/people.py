@@ -49,6 +49,12 @@ class Bounds:
     """What their token is bounded to; None: it is not."""
     admin: bool = False
     """Whether they are a site administrator, by a token that is not bounded."""
+    until: float | None = None
+    """POSIX seconds until which a token that is bounded holds: none that is made with it holds longer."""
+
+    def lifetime(self, wanted: float) -> float:
+        """Seconds for which a token may hold that is made with this one. wanted: as asked for."""
+        return wanted if self.until is None else min(wanted, self.until - time.time())
 
     @property
     def roles(self) -> tuple[ProjectRole, ...]:
@@ -80,15 +86,15 @@ class People:
         """
         token, account = await self._holder(identity)
         limit = None if token.role == Role.PERSON else ProjectRole(token.role)
-        admin = account.admin and limit is None
+        admin, until = account.admin and limit is None, None if limit is None else token.expires_at
         if project == INSTALLATION:
-            return Bounds(None, limit, admin)
+            return Bounds(None, limit, admin, until)
         member = None
         if token.project in {INSTALLATION, project}:
             members = await self.members(project)
             member = members.get(account.id) if members is not None else None
             if members is not None and (member is not None or account.admin):
-                return Bounds(None if account.admin else member, limit, admin)
+                return Bounds(None if account.admin else member, limit, admin, until)
         raise NotFoundError(f"{identity.name} knows no project {project!r}; `hansa project list` shows those it knows")
 
     async def members(self, project: str) -> Mapping[str, ProjectRole] | None:
