@@ -13,12 +13,15 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 import numpy as np
 from federation import PROJECT, Federation, federation
+from google.protobuf.wrappers_pb2 import UInt32Value
 
 from hansa.compat.fedn._generated import fedn_pb2
 from hansa.compat.fedn.server import FednServer
 from hansa.settings import Settings
+from hansa.store.records import SessionRecord
 
 pb: Any = fedn_pb2
 
@@ -68,20 +71,28 @@ class Calls:
         call = self.channel.unary_stream(self._path(method), type(message).SerializeToString, reply.FromString)
         return call(message, metadata=self.metadata)
 
-    async def upload(self, name: str, data: bytes, sender: Any = None, *, break_after: int | None = None) -> Any:
-        async def pieces() -> AsyncIterator[Any]:
-            for at in range(0, len(data), PIECE):
-                if break_after is not None and at >= break_after:
-                    raise ConnectionError
-                yield pb.ModelRequest(
-                    data=data[at : at + PIECE], id=name, status=pb.IN_PROGRESS, sender=sender if at == 0 else None
-                )
-            yield pb.ModelRequest(id=name, status=pb.OK)
+    async def upload(self, name: str, data: bytes, sender: Any = None) -> Any:
+        call = self._uploading()
+        for at in range(0, len(data), PIECE):
+            piece = pb.ModelRequest(data=data[at : at + PIECE], id=name, status=pb.IN_PROGRESS)
+            if at == 0 and sender is not None:
+                piece.sender.CopyFrom(sender)
+            await call.write(piece)
+        await call.write(pb.ModelRequest(id=name, status=pb.OK))
+        await call.done_writing()
+        return await call
 
+    async def break_off(self, name: str, data: bytes) -> None:
+        """An upload that ends in the middle."""
+        call = self._uploading()
+        await call.write(pb.ModelRequest(data=data, id=name, status=pb.IN_PROGRESS))
+        call.cancel()
+
+    def _uploading(self) -> Any:
         call = self.channel.stream_unary(
             self._path("Upload"), pb.ModelRequest.SerializeToString, pb.ModelResponse.FromString
         )
-        return await call(pieces(), metadata=self.metadata)
+        return call(metadata=self.metadata)
 
     async def download(self, model: str, sender: Any = None) -> bytes | None:
         data = b""
@@ -114,6 +125,8 @@ class FleetClient:
     encode: Callable[[Sequence[np.ndarray]], bytes] = npz
     root: bytes | None = None
     token: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What it logs in every training."""
 
     async def run(self) -> None:
         """Until it is cancelled, or the server says something that is final."""
@@ -173,10 +186,23 @@ class FleetClient:
         settings = json.loads(task.data)
         assert settings["round_id"], "Python's LoggingContext needs it"
         model, metadata = self.train(self.decode(data), settings.get("client_settings", {}))
+        for key, value in self.metrics.items():
+            metric = pb.ModelMetric(
+                sender=self.sender(), metrics=[pb.MetricElem(key=key, value=value)], step=UInt32Value(value=0),
+                model_id=task.model_id, round_id=settings["round_id"], session_id=task.session_id,
+            )  # fmt: skip
+            metric.timestamp.GetCurrentTime()
+            await self.calls.unary("SendModelMetric", metric)
         name = str(uuid.uuid4())
         await self.calls.upload(name, self.encode(model))
         meta = {"training_metadata": metadata, "processing_time": 0.1, "config": task.data}
         await self.update(task.model_id, name, meta)
+
+    async def telemetry(self, values: dict[str, float]) -> None:
+        told = [pb.TelemetryElem(key=key, value=value) for key, value in values.items()]
+        message = pb.TelemetryMessage(sender=self.sender(), telemetries=told)
+        message.timestamp.GetCurrentTime()
+        await self.calls.unary("SendTelemetryMessage", message)
 
     async def update(self, model: str, name: str, meta: dict[str, Any], **more: Any) -> str:
         message = pb.ModelUpdate(
@@ -259,14 +285,24 @@ class Fleet:
 
     made: Federation
     server: FednServer
+    settings: Settings
     running: list["asyncio.Task[None]"] = field(default_factory=list)
+    clients: list[FleetClient] = field(default_factory=list)
 
-    async def start(self, client: FleetClient, token: str = "") -> FleetClient:
+    async def restart(self) -> None:
+        """End the server for FEDn's clients, and have another one at the same ports, over the same folder."""
+        await self.server.aclose()
+        ports = [int(address.rpartition(":")[2]) for address in (self.server.grpc_address, self.server.url)]
+        again = self.settings.model_copy(update={"fedn_grpc_port": ports[0], "fedn_port": ports[1]})
+        self.server = await FednServer.open(self.made.server, again)
+
+    async def start(self, client: FleetClient, token: str = "", preferred: str = "") -> FleetClient:
         """Add a client and wait until the network has it."""
         name, validates = client.name or client.client_id, not isinstance(client, KotlinClient)
-        guest = await self.server.gateway.add(client.client_id, name, token, validates=validates)
+        guest = await self.server.gateway.add(client.client_id, name, token, preferred=preferred, validates=validates)
         node = asyncio.create_task(client.run())
         self.running.append(node)
+        self.clients.append(client)
         told = asyncio.create_task(self.made._told("client.connected", guest.member.node, 0))
         await asyncio.wait([told, node], return_when=asyncio.FIRST_COMPLETED)
         assert not node.done(), client.ended
@@ -277,14 +313,69 @@ class Fleet:
 async def fleet(folder: Path, combiners: Sequence[str] = (), **settings: Any) -> AsyncIterator[Fleet]:
     """The weakest mode, where a test does not say otherwise: tokens have tests of their own."""
     async with federation(folder, combiners) as made:
-        chosen = {"fedn_tls": "off", "fedn_weak": "joining", "silence": 5.0, "fedn_grpc_port": 0} | settings
+        chosen = {
+            "fedn_tls": "off",
+            "fedn_weak": "joining",
+            "silence": 5.0,
+            "fedn_grpc_port": 0,
+            "fedn_port": 0,
+        } | settings
         here = Settings(data=folder / "controller", host="127.0.0.1", project=PROJECT, **chosen)
         server = await FednServer.open(made.server, here)
-        running: list[asyncio.Task[None]] = []
+        fleet = Fleet(made, server, here)
         try:
-            yield Fleet(made, server, running)
+            yield fleet
         finally:
-            for each in running:
+            for each in fleet.running:
                 each.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            await server.aclose()
+            await asyncio.gather(*fleet.running, return_exceptions=True)
+            await fleet.server.aclose()
+
+
+def adds(amount: float, examples: int) -> Train:
+    def train(model: Tensors, _: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+        return [each + np.float32(amount) for each in model], {"num_examples": examples}
+
+    return train
+
+
+@asynccontextmanager
+async def scripts(made: Fleet) -> AsyncIterator[httpx.AsyncClient]:
+    """What a script with an operator's token calls."""
+    people = made.made.controller.people
+    await people.operator("operator")
+    token, _ = await people.issue("operator", called="scripts")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=made.server.url, headers=headers, timeout=30) as client:
+        yield client
+
+
+async def seeded(client: httpx.AsyncClient, tensors: Sequence[np.ndarray] = (np.zeros(2, np.float32),)) -> str:
+    """The id of a model that was uploaded."""
+    answer = await client.post(
+        "/api/v1/models/", files={"file": ("s.npz", npz(tensors))}, data={"helper": "numpyhelper"}
+    )
+    assert answer.json() == {"success": True, "message": "Model added successfully"}
+    model: str = (await client.get("/api/v1/models/", headers={"X-Limit": "1"})).json()["result"][0]["model_id"]
+    return model
+
+
+async def ended(made: Fleet, session: str) -> SessionRecord:
+    """A session, at its end."""
+    return await made.made.end(await made.made.controller.store.get(SessionRecord, PROJECT, session))
+
+
+def differences(expected: Any, got: Any, place: str = "") -> list[str]:
+    """Where an answer has not the keys and types that it should have."""
+    if expected == "null" or got is None:
+        return []
+    if isinstance(expected, dict):
+        if not isinstance(got, dict) or set(expected) != set(got):
+            return [f"{place}: {sorted(expected)} != {sorted(got) if isinstance(got, dict) else got}"]
+        return [each for key in expected for each in differences(expected[key], got[key], f"{place}.{key}")]
+    if isinstance(expected, list):
+        if not isinstance(got, list):
+            return [f"{place}: no list"]
+        return [each for item in got if expected for each in differences(expected[0], item, f"{place}[]")]
+    kind = {"text": str, "bool": bool, "number": (int, float)}[expected]
+    return [] if isinstance(got, kind) else [f"{place}: {type(got).__name__} is no {expected}"]

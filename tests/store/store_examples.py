@@ -20,6 +20,7 @@ from hansa.store.records import (
     MetricRecord,
     ModelRecord,
     NodeRecord,
+    NoteRecord,
     PackageRecord,
     PredictionRecord,
     ProjectRecord,
@@ -191,6 +192,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         CombinerRecord(f"{project}/m", project, "m", "", "[::1]:7", connected=False, first_seen=1.0, last_seen=2.0),
         PackageRecord(digest(4), project, "app", 123, 4.0),
         NodeRecord(f"{project}/ward", project, "ward", "client", "ed25519:" + "0f" * 32, "jti-1", 1.0, grant="9f" * 16),
+        NoteRecord("status/7", project, "status", "7", "s1", 1.0, 2.0, {"sender": {"name": "a"}, "step": None}),
         TokenRecord("jti", project, "nightly", "viewer", 1.0, expires_at=2.0, revoked=True, account="ada"),
         AccountRecord("ada", project, 1.0, admin=True, disabled=True, password="$argon2id$x"),  # noqa: S106  # no hash
         MemberRecord("ada", project, ProjectRole.DATA_SCIENTIST, 1.0, removed=True),

@@ -25,6 +25,7 @@ from hansa.store.records import (
     EvaluationRecord,
     MemberRecord,
     NodeRecord,
+    NoteRecord,
     PredictionRecord,
     ProjectRecord,
     SampleRecord,
@@ -158,11 +159,12 @@ def test_rows_survive_the_way_down_to_the_first_schema_and_up_again(connection: 
             | EvaluationRecord
             | MemberRecord
             | NodeRecord
+            | NoteRecord
             | PredictionRecord
             | SampleRecord
             | SubjectRecord
             | TokenRecord,
-        ):  # an older version knows no people, nothing that is signed, no numbers on the way, and no predictions
+        ):  # an older version knows no people, no signatures, no numbers on the way, no predictions and no notes
             assert rows == []
             continue
         (row,) = rows

@@ -129,8 +129,13 @@ class Models(Listed[ModelRecord]):
         """What was made from the model, oldest first."""
         return self._page(f"/models/{self.digest(model)}/descendants")
 
-    def upload(self, model: Arrays | Mapping[str, Any] | bytes | str | Path, name: str = "") -> ModelRecord:
-        """A seed model: arrays, the bytes of a safetensors file, or the path of one."""
+    def upload(
+        self, model: Arrays | Mapping[str, Any] | bytes | str | Path, name: str = "", parent: str | None = None
+    ) -> ModelRecord:
+        """A seed model: arrays, the bytes of a safetensors file, or the path of one.
+
+        parent: digest of the model that it was made from elsewhere, which must be there.
+        """
         parts: Sequence[bytes | memoryview]
         if isinstance(model, bytes):
             parts = [model]
@@ -138,7 +143,7 @@ class Models(Listed[ModelRecord]):
             parts = [_read(Path(model))]
         else:
             parts = codec.encode(model if isinstance(model, Arrays) else Arrays(model))
-        query = {"name": name or None}
+        query = {"name": name or None, "parent": parent}
         return from_document(ModelRecord, self._transport.upload(f"{self._path}/models", parts, query))
 
     def download(self, model: str, path: str | Path | None = None) -> Path:

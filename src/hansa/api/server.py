@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import structlog
-import uvicorn
 from fastapi import Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
@@ -21,8 +19,7 @@ from starlette.types import ASGIApp
 import hansa
 from hansa.api import answers
 from hansa.api.apps import Apps
-from hansa.api.connections import MAX_HEADERS, Doors, patient
-from hansa.api.encryption import server_context
+from hansa.api.connections import Doors
 from hansa.api.guard import ROOT, Gate, Guard, Limits, Routes
 from hansa.api.permissions import Permission
 from hansa.api.problems import MEDIA_TYPE
@@ -36,8 +33,8 @@ from hansa.api.routes.openid import OpenIdRoutes
 from hansa.api.routes.people import MemberRoutes, UserRoutes
 from hansa.api.routes.predictions import PredictionRoutes
 from hansa.api.routes.sessions import UNFINISHED, SessionRoutes
+from hansa.api.serving import Uvicorn, listen, serve_app
 from hansa.api.shapes import ProblemShape
-from hansa.errors import InputError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import ControllerServer
 from hansa.settings import Settings
@@ -47,8 +44,6 @@ __all__ = ["ApiServer", "create_app", "openapi", "serve"]
 
 _log = structlog.get_logger(__name__)
 
-_GRACE: Final = 5
-"""Seconds that requests under way have when the server ends."""
 _PROJECT: Final = "/projects/{project}"
 _REFUSALS: Final = {
     401: "No token, or one that does not hold",
@@ -159,7 +154,7 @@ class ApiServer:
     url: str
     """Of the REST API."""
     control: ControllerServer
-    _server: "_Uvicorn"
+    _server: Uvicorn
     _serving: "asyncio.Task[None]"
     _closing: asyncio.Event
     doors: Doors
@@ -197,7 +192,7 @@ class ApiServer:
         front: put before the API, for example pages.
         """
         with ExitStack() as undo:
-            listener = undo.enter_context(_listen(settings.host, settings.port))
+            listener = undo.enter_context(listen(settings.host, settings.port, "HANSA_PORT or --port"))
             control = await ControllerServer.open(settings)
             undo.pop_all()
         await asyncio.to_thread(_clear, settings.data)
@@ -206,33 +201,15 @@ class ApiServer:
         most = settings.max_connections
         doors = Doors(most, most if settings.tls == "proxy" else max(1, most // 4))  # a proxy has one address
         app = create_app(control.controller, limits=limits, closing=closing, ca=control.secure.trust.fingerprint)
-        server = _Uvicorn(
-            uvicorn.Config(
-                app if front is None else front(app),
-                lifespan="off",
-                http=patient(doors, settings.patience),
-                h11_max_incomplete_event_size=MAX_HEADERS,
-                ws="none",
-                log_config=None,
-                access_log=False,
-                proxy_headers=settings.tls == "proxy",
-                forwarded_allow_ips=settings.proxies,
-                server_header=False,
-                timeout_graceful_shutdown=_GRACE,
-            )
+        server, serving, url = await serve_app(
+            app if front is None else front(app),
+            listener,
+            settings,
+            doors,
+            shown=control.secure.shown,
+            proxied=settings.tls == "proxy",
         )
-        shown = control.secure.shown
-        if shown is not None:
-            server.config.load()
-            server.config.ssl = server_context(shown)
-        serving = asyncio.create_task(server.serve([listener]), name="REST API")
-        ready = asyncio.create_task(server.ready.wait())
-        await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        host, port = listener.getsockname()[:2]
-        named = f"[{host}]" if ":" in host else host
-        scheme = "http" if shown is None else "https"
-        return cls(f"{scheme}://{named}:{port}", control, server, serving, closing, doors, app.state.apps)
+        return cls(url, control, server, serving, closing, doors, app.state.apps)
 
     async def wait(self) -> str:
         """Until this controller leads no more: why. The REST API ends before only when something is badly wrong."""
@@ -274,22 +251,6 @@ async def serve(settings: Settings, on_ready: Callable[[ApiServer], Awaitable[No
             await server.aclose()
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn within our event loop: it says when it listens, and leaves the signals to us."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextmanager
 def _signals(stop: asyncio.Event) -> Iterator[None]:
     """SIGINT and SIGTERM set the event, where this thread may ask for them."""
@@ -310,25 +271,3 @@ def _clear(data: Path) -> None:
     """Remove what a server that was killed had half made for a download."""
     for left in data.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound, and listens when it is served; raises `InputError` that names host and port."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise InputError(f"the REST API cannot listen on {host!r} ({error.strerror}): set HANSA_HOST") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise InputError(
-            f"the REST API cannot listen on {host}:{port} ({error.strerror}): stop the program that uses the port, or "
-            "choose another with HANSA_PORT or --port (0 takes a free one)"
-        ) from error
-    return listener

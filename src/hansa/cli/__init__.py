@@ -15,6 +15,7 @@ from hansa.cli import (
     combiner,
     data,
     event,
+    importing,
     keys,
     model,
     node,
@@ -81,6 +82,7 @@ for _name, _noun in (
     ("package", package),
     ("event", event),
     ("audit", audit),
+    ("import", importing),
 ):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_RECORD)
 app.command(rich_help_panel=_RECORD)(metrics)

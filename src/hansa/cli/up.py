@@ -110,7 +110,7 @@ async def _open_fedn(server: "ApiServer", settings: "Settings", beside: AsyncExi
 
     fedn = await FednServer.open(server.control, settings)
     beside.push_async_callback(fedn.aclose)
-    return {"fedn_grpc_address": fedn.grpc_address}
+    return {"fedn_url": fedn.url, "fedn_grpc_address": fedn.grpc_address}
 
 
 async def _opened_again(settings: "Settings") -> "ApiServer":
@@ -184,7 +184,7 @@ def _welcome(facts: dict[str, Any]) -> None:
     say(f"  REST API       {facts['url']}")
     say(f"  nodes join at  {facts['grpc_address']}")
     if "fedn_grpc_address" in facts:
-        say(f"  FEDn clients   {facts['fedn_grpc_address']} (gRPC)")
+        say(f"  FEDn clients   {facts['fedn_url']}, and gRPC at {facts['fedn_grpc_address']}")
     if facts["ca"]:
         say(f"  authority      {facts['ca']}")
     made = "your admin token is saved in" if facts["new_credentials"] else "your admin token is, as before, in"

@@ -23,6 +23,7 @@ __all__ = [
     "MetricRecord",
     "ModelRecord",
     "NodeRecord",
+    "NoteRecord",
     "PackageRecord",
     "PredictionRecord",
     "ProjectRecord",
@@ -454,6 +455,24 @@ class HandoverRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteRecord:
+    """A document that an adapter for another system's clients keeps, since hansa itself has no place for it."""
+
+    id: str
+    """kind/name"""
+    project: str
+    kind: str
+    """What it is, in the other system's words."""
+    name: str
+    """Which of its kind it is."""
+    session: str
+    """The session that it goes with; empty: none."""
+    created_at: float
+    updated_at: float
+    data: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class AccountRecord:
     """A person who may log in. It belongs to the installation, and is disabled rather than deleted."""
 
@@ -538,6 +557,7 @@ Record: TypeAlias = (
     | TokenRecord
     | NodeRecord
     | HandoverRecord
+    | NoteRecord
     | AccountRecord
     | MemberRecord
     | SubjectRecord

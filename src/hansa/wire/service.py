@@ -145,7 +145,7 @@ def create_server(*handlers: Any, patience: float = _PATIENCE, pings: int = KEEP
     """
     _allow_connections()
     waits = (
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", pings // 3),  # a third: pings may bunch up on the way
+        ("grpc.http2.min_ping_interval_without_data_ms", pings // 3),  # a third: pings may bunch up on the way
         ("grpc.server_handshake_timeout_ms", int(1000 * patience)),
         ("grpc.max_connection_idle_ms", int(3000 * patience)),
     )

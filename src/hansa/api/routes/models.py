@@ -41,6 +41,9 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
 }
 Caller = Annotated[Identity, Depends(caller)]
 Trail = Annotated[int, QueryParameter(ge=1, le=1000, description="Models at most.")]
+Parent = Annotated[
+    str | None, QueryParameter(max_length=64, description="Digest of the model that it was made from elsewhere.")
+]
 Name = Annotated[str, QueryParameter(max_length=200, description="What people call it.")]
 
 
@@ -68,10 +71,14 @@ class ModelRoutes:
         add(Permission.READ, "/models/{model}/ancestors", self.list_ancestors, response_model=listing)
         add(Permission.READ, "/models/{model}/descendants", self.list_descendants, response_model=listing)
 
-    async def upload_model(self, project: str, request: Request, me: Caller, name: Name = "") -> dict[str, Any]:
+    async def upload_model(
+        self, project: str, request: Request, me: Caller, name: Name = "", parent: Parent = None
+    ) -> dict[str, Any]:
         """Upload a seed model: the body is a safetensors file. The same model twice is one model."""
         record = await with_body(
-            request, self._limits.spool, lambda file: self._controller.add_model(project, file, name, me.name)
+            request,
+            self._limits.spool,
+            lambda file: self._controller.add_model(project, file, name, me.name, parent=parent),
         )
         return record_document(record)
 

@@ -11,7 +11,7 @@ import json
 import math
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,11 +23,11 @@ from hansa.arrays import Arrays
 from hansa.compat.fedn.formats import NUMPY, helper_of, read_update
 from hansa.compat.fedn.models import Files
 from hansa.errors import InputError, UserCodeError
-from hansa.messages import ClientInfo, Contribution, Kind, Metrics, RunSpec, Task, Update
+from hansa.messages import ClientInfo, Contribution, Kind, Metrics, RunSpec, Sample, Task, Update
 from hansa.network.client.outbox import leave
 from hansa.run import resolve
 from hansa.wire import codec, packing
-from hansa.wire.frames import Blob, Evaluated, FromNode, Offer, OpenRound, Progress, RoundKey
+from hansa.wire.frames import Blob, Evaluated, FromNode, Offer, OpenRound, Progress, RoundKey, Samples
 
 __all__ = ["Answer", "Desk", "Errand", "round_config"]
 
@@ -53,6 +53,8 @@ class Errand:
     """The format that it is fetched in."""
     data: str
     """JSON: the round's configuration, of which every value is text; empty for a validation."""
+    predicts: bool = False
+    """A prediction, which is of no round: the key's run is the prediction's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Desk:
         self._validates = validates
         """Whether it may be expected to evaluate; one that has no function for it says nothing."""
         self._given: dict[RoundKey, tuple[Errand, asyncio.Future[Answer]]] = {}
+        self._tell: Callable[[FromNode], None] = lambda _: None
         self._early: dict[RoundKey, Answer] = {}
         self._answered: deque[tuple[RoundKey, str]] = deque(maxlen=_ANSWERED_KEPT)
 
@@ -142,6 +145,7 @@ class Desk:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         key = errand.key
         self._given[key] = errand, answered
+        self._tell = on_frame
         try:
             self._hand_out(errand)
             for look in itertools.count(1):
@@ -166,6 +170,14 @@ class Desk:
     def waits_for(self, errand: Errand) -> bool:
         """Whether an answer is still wanted."""
         return errand.key in self._given
+
+    def log(self, model: str, values: Sequence[Sample]) -> bool:
+        """Numbers that it measured on the way, in the errand with this model; False: it has none of it."""
+        for errand, _ in self._given.values():
+            if errand.model == model:
+                self._tell(Samples(self._client.name, tuple(values), errand.key))
+                return True
+        return False
 
     def answer(self, answer: Answer, key: RoundKey | None, kind: Kind) -> str:
         """Take a client's answer; returns in a word what becomes of it. key: as the client says it, if it can."""

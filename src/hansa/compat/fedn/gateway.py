@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import shutil
+import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,10 +16,12 @@ from typing import Any, Final
 
 import structlog
 
-from hansa.compat.fedn.desk import Answer
+from hansa.compat.fedn.desk import Answer, Errand
 from hansa.compat.fedn.guest import Guest, Membership
 from hansa.compat.fedn.models import Files, Uploads
-from hansa.errors import AuthenticationError, InputError, PermissionDeniedError
+from hansa.compat.fedn.notes import Notes
+from hansa.compat.fedn.numbers import Numbers
+from hansa.errors import AuthenticationError, InputError, NotFoundError, PermissionDeniedError
 from hansa.messages import Kind
 from hansa.network.controller.controller import Controller
 from hansa.store.disk import make_directory, write_whole
@@ -73,10 +78,14 @@ class Gateway:
         self._guests: dict[str, Guest] = {}
         """By client id."""
         self._adding = asyncio.Lock()
+        self.notes = Notes(controller.store, project)
+        self.numbers = Numbers(self.notes)
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Know again who was added before."""
+        self.notes.open()
+        await self.numbers.open()
         for member in await asyncio.to_thread(self._remembered):
             self._guests[member.client_id] = self._guest(member)
         self._watching = asyncio.create_task(self._watch())
@@ -88,6 +97,7 @@ class Gateway:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([self._watching])
         await asyncio.gather(*(guest.leave() for guest in self._guests.values()))
+        await self.notes.aclose()
 
     # ── who calls ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -96,7 +106,17 @@ class Gateway:
         """All who were ever added."""
         return tuple(self._guests.values())
 
-    async def add(self, client_id: str, name: str, token: str, *, preferred: str = "", validates: bool = True) -> Guest:
+    async def add(
+        self,
+        client_id: str,
+        name: str,
+        token: str,
+        *,
+        preferred: str = "",
+        validates: bool = True,
+        package: str = "local",
+        ip: str = "",
+    ) -> Guest:
         """A client that asks where to go; again, it is the same. token: as it came with the call; see `Membership`.
 
         Raises `AuthenticationError` for a token that holds not, or is another client's, and `InputError`.
@@ -112,14 +132,22 @@ class Gateway:
                 raise AuthenticationError(
                     f"the client_id {client_id!r} is another client's: {node} needs one of its own"
                 )
-            member = Membership(client_id, name or client_id, node, join_token, preferred, validates)
-            if known is not None and known.member == member:
-                return known
-            if known is not None:
-                await known.leave()
+            added_at = known.member.added_at if known is not None else time.time()
+            name = name or client_id
+            member = Membership(client_id, name, node, join_token, preferred, validates, package, ip, added_at)
             await asyncio.to_thread(self._remember, member)
+            if known is not None:
+                known.member = member
+                return known
             guest = self._guests[client_id] = self._guest(member)
         return guest
+
+    def check_client(self, token: str) -> None:
+        """Raise `AuthenticationError` unless a client with this token may have what all clients may."""
+        if token or self.weak is not Weak.JOINING:
+            identity = tokens.verify(self.controller.public_key, token, tokens.JOINING)
+            if identity.role is not Role.CLIENT or identity.project != self.project:
+                raise AuthenticationError(f"the token of {identity.name} is none of a client of {self.project}")
 
     def called(self, token: str, said: str, peer: str) -> Guest:
         """Who makes a gRPC call. token: empty, where it came with none; said: the client id or name that it gives.
@@ -127,7 +155,7 @@ class Gateway:
         Raises `AuthenticationError`, and `PermissionDeniedError` for who speaks for another.
         """
         named = self._named(said, peer)
-        if token:
+        if token and not self._is_foreign(token):
             node = tokens.verify(self.controller.public_key, token, tokens.JOINING).name
             guest = next(
                 (each for each in self._guests.values() if compare_digest(each.member.join_token, token)), None
@@ -145,6 +173,16 @@ class Gateway:
         guest.hear()
         return guest
 
+    def _is_foreign(self, token: str) -> bool:
+        """Whether it is as none: where everybody may join, a fleet may still send the tokens of its former server."""
+        if self.weak is not Weak.JOINING:
+            return False
+        try:
+            tokens.verify(self.controller.public_key, token, tokens.JOINING)
+        except AuthenticationError:
+            return True
+        return False
+
     def _named(self, said: str, peer: str) -> Guest | None:
         """By id, else by a name that no other has; who says nothing is known by the connection of its stream."""
         if not said:
@@ -158,14 +196,12 @@ class Gateway:
         """(name in the network, join token) of who is to be added."""
         if token:
             try:
-                identity = tokens.verify(self.controller.public_key, token, tokens.JOINING)
+                self.check_client(token)
             except AuthenticationError:
                 if self.weak is not Weak.JOINING:
                     raise
             else:
-                if identity.role is not Role.CLIENT or identity.project != self.project:
-                    raise AuthenticationError(f"the token of {identity.name} is none of a client of {self.project}")
-                return identity.name, token
+                return tokens.holder(token).name, token
         elif self.weak is not Weak.JOINING:
             raise AuthenticationError("Missing token")
         if known is not None:
@@ -189,8 +225,9 @@ class Gateway:
             path = await self.controller.objects.fetch(model)
             return await self.files.make(model, helper, lambda: codec.load(path))
 
-    def updated(self, guest: Guest, model: str, upload: str, metadata: Mapping[str, Any], key: RoundKey | None) -> str:
-        """A client has trained; returns in a word what becomes of it."""
+    def updated(self, guest: Guest, model: str, upload: str, metadata: Mapping[str, Any], round_id: str) -> str:
+        """A client has trained; returns in a word what becomes of it. round_id: as it says; empty: it says nothing."""
+        key = self.numbers.key(round_id)
         answer = Answer(model, metadata, self.uploads.take(guest.member.client_id, upload))
         became = guest.answer(answer, key, Kind.TRAIN)
         _log.debug("an update came", client=guest.member.node, model=model[:12], became=became)
@@ -200,9 +237,31 @@ class Gateway:
         """A client has evaluated; returns in a word what becomes of it."""
         return guest.answer(Answer(model, metrics), None, Kind.EVALUATE)
 
-    def note(self, kind: str, guest: Guest, document: Mapping[str, object]) -> None:
-        """Something that a client tells. kind: status, validation, prediction, metric, attribute or telemetry."""
-        _log.debug("told", client=guest.member.node, kind=kind, keys=sorted(document))
+    def note(self, kind: str, guest: Guest, document: Mapping[str, Any]) -> None:
+        """Something that a client tells. kind: status, validation, prediction or attribute."""
+        sender = {"name": guest.member.name, "role": "CLIENT", "client_id": guest.member.client_id}
+        told = {"sender": sender, **{key: value for key, value in document.items() if key != "sender"}}
+        session = str(document.get("session_id", ""))
+        self.notes.tell(kind, told, session=session if session in self.numbers.sessions else "")
+
+    async def predict(self, prediction: str, model: str, helper: str) -> int:
+        """Have all clients that listen predict with a model; returns how many. Raises `NotFoundError`."""
+        await self.model_file(None, model, helper)
+        key = RoundKey(prediction, 0, Kind.EVALUATE)
+        data = json.dumps({"presigned_url": ""})
+        errands = (Errand(str(uuid.uuid4()), key, model, helper, data, predicts=True) for _ in self._guests)
+        return sum(guest.post(errand) for guest, errand in zip(self.guests, errands, strict=True))
+
+    async def forget(self, client_id: str) -> bool:
+        """A client is none any more: it is sent away, and its token holds no more. False: nobody has this id."""
+        guest = self._guests.pop(client_id, None)
+        if guest is None:
+            return False
+        await guest.leave()
+        with suppress(NotFoundError):
+            await self.controller.nodes.revoke(self.project, guest.member.node, by="fedn")
+        await asyncio.to_thread(shutil.rmtree, self._folder(client_id), ignore_errors=True)
+        return True
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -214,7 +273,7 @@ class Gateway:
             work=self._folder(member.client_id),
             files=self.files,
             silence=self._silence,
-            round_id=lambda key: str(key.round),
+            round_id=lambda key: self.numbers.of(key.run, key.round),
         )
 
     def _folder(self, client_id: str) -> Path:

@@ -1,8 +1,9 @@
 """One FEDn client, presented to the network as a hansa client: an agent of its own, which is there while it is."""
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import structlog
 from hansa.compat.fedn.desk import Answer, Desk, Errand
 from hansa.compat.fedn.models import Files
 from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, PermissionDeniedError
-from hansa.messages import ClientInfo, Kind
+from hansa.messages import ClientInfo, Kind, Sample
 from hansa.network.client.agent import Agent
 from hansa.wire.frames import RoundKey
 from hansa.wire.tls import Trust
@@ -46,6 +47,11 @@ class Membership:
     """The combiner that it would like."""
     validates: bool = True
     """Whether its kind evaluates models."""
+    package: str = "local"
+    """remote: it fetches the active compute package; local: it has its own code."""
+    ip: str = ""
+    added_at: float = 0.0
+    """POSIX seconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +88,11 @@ class Guest:
         self._silence = silence
         self._stream: _Stream | None = None
         self._heard = -silence
+        self.heard_at = 0.0
+        """POSIX seconds at which it was heard of last; 0: not since this server began."""
+        self._posted: set[str] = set()
         self._running: asyncio.Task[None] | None = None
+        self._agent: Agent | None = None
         self._barred: HansaError | None = None
         """Why the network does not want it."""
         client = ClientInfo(member.node)
@@ -111,7 +121,7 @@ class Guest:
         """It has called; raises what the network has against it."""
         if self._barred is not None:
             raise self._barred
-        self._heard = asyncio.get_running_loop().time()
+        self._heard, self.heard_at = asyncio.get_running_loop().time(), time.time()
 
     async def listen(self, peer: str) -> AsyncIterator[Errand]:
         """Its errands, each once for every stream, until another stream takes its place or the guest is sent away.
@@ -128,7 +138,8 @@ class Guest:
             while stream.end is None:
                 while stream.waiting:
                     errand = stream.waiting.popleft()
-                    if self.desk.waits_for(errand):
+                    if self.desk.waits_for(errand) or errand.id in self._posted:
+                        self._posted.discard(errand.id)
                         yield errand
                 stream.wake.clear()
                 if not stream.waiting and stream.end is None:
@@ -143,6 +154,18 @@ class Guest:
         """Take what it has made of an errand; its agent comes for it, if it is not here."""
         self.arrive()
         return self.desk.answer(answer, key, kind)
+
+    def report(self, values: Sequence[Sample]) -> None:
+        """What it tells of its machine."""
+        if self._agent is not None:
+            self._agent.report(values)
+
+    def post(self, errand: Errand) -> bool:
+        """Have it do something that no round waits for; False: it does not listen."""
+        if self._stream is not None:
+            self._posted.add(errand.id)
+            self._hand_out(errand)
+        return self._stream is not None
 
     # ── its agent ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,7 +187,7 @@ class Guest:
         self._work.mkdir(parents=True, exist_ok=True)
         member = self.member
         labels = {"fedn.name": member.name[:_LABEL], "fedn.client_id": member.client_id[:_LABEL]}
-        agent = Agent(
+        agent = self._agent = Agent(
             self._client,
             join=self._join,
             token=member.join_token,

@@ -5,6 +5,7 @@ ends in order ends the client. So trouble that passes is always UNAVAILABLE, and
 """
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
@@ -19,8 +20,8 @@ from hansa.compat.fedn.formats import NUMPY
 from hansa.compat.fedn.gateway import Gateway, token_in
 from hansa.compat.fedn.guest import Guest, ReplacedError
 from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError, PermissionDeniedError
-from hansa.messages import Kind
-from hansa.wire.frames import ROOT, RoundKey
+from hansa.messages import Kind, Sample
+from hansa.wire.frames import ROOT
 
 __all__ = ["PINGS", "handlers"]
 
@@ -103,9 +104,9 @@ class _Face:
             training = meta.get("training_metadata", {})
             if not isinstance(training, dict):
                 raise InputError("training_metadata of the update's meta must be an object")
-            key = _key_in(meta.get("config") or request.config)
+            told = _round_id(meta.get("config") or request.config)
             try:
-                return self._gateway.updated(guest, request.model_id, request.model_update_id, training, key)
+                return self._gateway.updated(guest, request.model_id, request.model_update_id, training, told)
             except NotFoundError as error:  # said twice: the model was taken with the first
                 _log.info("an update came without its model", client=guest.member.node, why=str(error))
                 return "duplicate, or its model was not uploaded"
@@ -170,10 +171,10 @@ class _Face:
 
     async def metric(self, request: Any, context: Any) -> Any:
         async def take(guest: Guest) -> str:
-            step = request.step.value if request.HasField("step") else None
-            for each in request.metrics:
-                self._gateway.note("metric", guest, _document(request, key=each.key, value=each.value, step=step))
-            return "received"
+            step = request.step.value if request.HasField("step") else 0
+            at = request.timestamp.ToNanoseconds() / 1e9 or time.time()
+            values = [Sample(each.key, float(each.value), step, at) for each in request.metrics]
+            return "received" if guest.desk.log(request.model_id, values) else "late: it has no task with this model"
 
         return await self._answered(context, request.sender, take, "ModelMetric")
 
@@ -187,8 +188,8 @@ class _Face:
 
     async def telemetry(self, request: Any, context: Any) -> Any:
         async def take(guest: Guest) -> str:
-            for each in request.telemetries:
-                self._gateway.note("telemetry", guest, _document(request, key=each.key, value=each.value))
+            at = request.timestamp.ToNanoseconds() / 1e9 or time.time()
+            guest.report([Sample(each.key, float(each.value), 0, at) for each in request.telemetries])
             return "received"
 
         return await self._answered(context, request.sender, take, "TelemetryMessage")
@@ -256,7 +257,7 @@ def _request(errand: Errand, guest: Guest) -> Any:
         correlation_id=errand.id,
         timestamp=str(datetime.now(UTC)),
         session_id=errand.key.run,
-        type=_TYPES[errand.key.kind],
+        type=pb.MODEL_PREDICTION if errand.predicts else _TYPES[errand.key.kind],
     )
 
 
@@ -279,18 +280,13 @@ def _object(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def _key_in(config: object) -> RoundKey | None:
-    """The round that a client says it has trained in; None: it says nothing that can be used."""
+def _round_id(config: object) -> str:
+    """The round that a client says it has trained in; empty: it says nothing that can be used."""
     try:
         told = json.loads(config) if isinstance(config, str) else config
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(told, Mapping):
-        return None
-    session, number = told.get("session_id"), str(told.get("round_id", ""))
-    if not isinstance(session, str) or not number.isascii() or not number.isdigit():
-        return None
-    return RoundKey(session, int(number[:18]), Kind.TRAIN)
+        return ""
+    return str(told.get("round_id", "")) if isinstance(told, Mapping) and told.get("session_id") else ""
 
 
 def _document(request: Any, **more: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ import asyncio
 import math
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from hansa.errors import (
     WireError,
 )
 from hansa.evidence.receipts import RECEIPTS, Receipt, keep_receipt
-from hansa.messages import ClientInfo, Kind
+from hansa.messages import ClientInfo, Kind, Sample
 from hansa.network.client.code import Code
 from hansa.network.client.correspondence import Correspondence, Relay
 from hansa.network.client.library import Library
@@ -456,6 +456,11 @@ class Agent:
         told = self._logged.pop(opened.key, None)
         if told:
             await self._noted(opened, "log", _BYTES_OF_A_NUMBER * told.total(), frozenset(told))
+
+    def report(self, values: Sequence[Sample]) -> None:
+        """What the owner's own software tells of its machine, while there is a connection."""
+        if self._link.connected:
+            self._link.send(Samples(self.client.name, tuple(values)))
 
     def _log(self, frame: Samples, key: RoundKey) -> None:
         """Numbers that code has logged: those that the site lets leave."""

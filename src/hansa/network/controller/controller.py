@@ -315,11 +315,24 @@ class Controller:
 
     # ── models and packages ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def add_model(self, project: str, file: bytes | memoryview, name: str = "", by: str = SERVER) -> ModelRecord:
-        """A seed model, as a safetensors file; raises `WireError` when it is none."""
+    async def add_model(
+        self,
+        project: str,
+        file: bytes | memoryview,
+        name: str = "",
+        by: str = SERVER,
+        *,
+        parent: str | None = None,
+    ) -> ModelRecord:
+        """A seed model, as a safetensors file; raises `WireError` when it is none.
+
+        parent: digest of the model that it was made from elsewhere; raises `NotFoundError` unless it is here.
+        """
+        if parent is not None:
+            await self.find_model(project, parent)
         arrays = await asyncio.to_thread(codec.decode, file)
         digest, size = await asyncio.to_thread(codec.digest, arrays), codec.size(arrays)
-        record = ModelRecord(digest, project, "", 0, None, size, time.time(), name)
+        record = ModelRecord(digest, project, "", 0, parent, size, time.time(), name)
         told = audit_line(project, by, "model.upload", digest, detail=name)
         await self._keep(project, codec.encode(arrays), record, told)
         return record
@@ -354,6 +367,19 @@ class Controller:
         record = PackageRecord(digest, project, name, len(archive), time.time())
         told = audit_line(project, by, "package.upload", digest, detail=name)
         await self._keep(project, [archive], record, told)
+        return record
+
+    async def add_archive(self, project: str, archive: bytes, name: str, by: str = SERVER) -> PackageRecord:
+        """Code for another system's clients, which fetch it as it is: nothing here opens or runs it."""
+        digest = blake3(archive).hexdigest()
+        record = PackageRecord(digest, project, checked_name(name, "package"), len(archive), time.time())
+        await self._keep(project, [archive], record, audit_line(project, by, "package.upload", digest, detail=name))
+        return record
+
+    async def name_model(self, project: str, digest: str, name: str, by: str = SERVER) -> ModelRecord:
+        """Call a model something; raises `NotFoundError`."""
+        record = replace(await self.find_model(project, digest), name=name)
+        await self.store.put(record, audit_line(project, by, "model.name", digest, detail=name))
         return record
 
     async def _keep(

@@ -1,0 +1,205 @@
+"""FEDn's sessions as hansa's: a configuration becomes a run's specification; further rounds continue the session."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from hansa.compat.fedn.formats import NUMPY, helper_names
+from hansa.compat.fedn.gateway import Gateway
+from hansa.errors import InputError, NotFoundError
+from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.run import names
+from hansa.store.records import SessionRecord, SessionState
+
+__all__ = ["Sessions"]
+
+_REQUIRED: Final = (
+    "aggregator",
+    "round_timeout",
+    "buffer_size",
+    "model_id",
+    "delete_models_storage",
+    "clients_required",
+    "validate",
+    "helper_type",
+)
+_KEPT: Final = (*_REQUIRED, "aggregator_kwargs", "requested_clients", "rounds", "server_functions")
+_OPTIMIZERS: Final = {"adam": "fedadam", "yogi": "fedyogi", "adagrad": "fedadagrad"}
+_FEDOPT: Final = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.99, "tau": 1e-4}
+"""The defaults of FEDn's server optimisers, which are not hansa's."""
+_RANGE_BITS: Final = 10
+"""A value may change by 1,024 times its tensor's scale: FEDn's scripts were never told that there is a bound."""
+_LEASE: Final = 20.0
+"""Seconds for which a client that is not heard of keeps its place."""
+
+
+class Sessions:
+    """Sessions that scripts and commands of FEDn make, start and end."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        """gateway: whose project they are of."""
+        self._gateway = gateway
+        self._controller = gateway.controller
+        self._project = gateway.project
+
+    async def create(self, told: Mapping[str, Any], by: str) -> SessionRecord:
+        """A session, not started; raises `InputError` in FEDn's words, and what hansa has against it."""
+        config = told.get("session_config")
+        if not isinstance(config, Mapping):
+            raise InputError("Class 'SessionDTO' is missing field session_config")
+        for field in _REQUIRED:
+            if config.get(field) is None:
+                raise InputError(f"Class 'SessionConfigDTO' is missing field {field}")
+        seed = str(told.get("seed_model_id") or config["model_id"])
+        name = str(told.get("name") or "session")
+        session = await self._controller.create_session(self._project, spec_of(name, config), seed_model=seed, by=by)
+        kept = {field: config.get(field) for field in _KEPT}
+        note = {"session_config": kept, "seed_model_id": told.get("seed_model_id")}
+        await self._gateway.notes.put("session", note, session=session.id, name=session.id)
+        return session
+
+    async def start(self, told: Mapping[str, Any], by: str) -> SessionRecord:
+        """Run a session that was made, or so many rounds more of one that has ended."""
+        if not told.get("session_id"):
+            raise InputError("Session ID is required")
+        session = await self.find(str(told["session_id"]))
+        rounds = _whole(told.get("rounds") or 1, "rounds")
+        if session.state is SessionState.RUNNING:
+            raise InputError("A session is already running!")
+        needed = session.spec.rules.min_clients
+        if len(self._controller.tree(self._project).directory.clients) < needed:
+            raise InputError(f"Number of available clients is lower than the required minimum of {needed}")
+        first = session.state is SessionState.CREATED
+        if first:
+            await self._controller.store.put(self._settled(session, told, rounds))
+        try:
+            started = await self._controller.start_session(
+                self._project, session.id, by, further=0 if first else rounds
+            )
+        except NotFoundError as error:
+            raise InputError("Session seed model not found") from error
+        run = {
+            "model_id": session.model or session.seed_model,
+            "round_timeout": int(session.spec.rules.deadline),
+            "rounds": rounds,
+        }
+        self._gateway.notes.tell("run", run, session=session.id)
+        return started
+
+    def _settled(self, session: SessionRecord, told: Mapping[str, Any], rounds: int) -> SessionRecord:
+        """What is known only when it is started."""
+        rules = session.spec.rules
+        if told.get("round_timeout"):
+            rules = replace(rules, deadline=float(_whole(told["round_timeout"], "round_timeout")))
+        if told.get("client_ids"):
+            rules = replace(rules, only=self._nodes(str(told["client_ids"])))
+        prefix = str(told["model_name_prefix"]) if told.get("model_name_prefix") else session.model_prefix
+        return replace(session, spec=replace(session.spec, rounds=rounds, rules=rules), model_prefix=prefix)
+
+    def _nodes(self, client_ids: str) -> tuple[str, ...]:
+        known = {guest.member.client_id: guest.member.node for guest in self._gateway.guests}
+        return tuple(known.get(each.strip(), each.strip()) for each in client_ids.split(","))
+
+    async def change(self, session_id: str, told: Mapping[str, Any], by: str) -> SessionRecord:
+        """Terminate it; nothing else of a session is for scripts to say."""
+        session = await self.find(session_id)
+        status = told.get("status")
+        if status == "Terminated":
+            if session.state is SessionState.RUNNING:
+                return await self._controller.stop_session(self._project, session.id, by)
+            try:
+                note = dict((await self._gateway.notes.get("session", session.id)).data)
+            except NotFoundError:
+                note = {}
+            await self._gateway.notes.put(
+                "session", note | {"status": "Terminated"}, session=session.id, name=session.id
+            )
+        elif status is not None:
+            raise InputError(f"a session's status is {status!r} when it is so: only Terminated can be asked for")
+        return session
+
+    async def find(self, session_id: str) -> SessionRecord:
+        """A session; raises `InputError` in FEDn's words."""
+        try:
+            return await self._controller.store.get(SessionRecord, self._project, session_id)
+        except NotFoundError as error:
+            raise InputError("Session with specified ID does not exist") from error
+
+
+def spec_of(name: str, config: Mapping[str, Any]) -> RunSpec:
+    """The run of a session's configuration; raises `InputError` for what hansa cannot do."""
+    if config.get("server_functions"):
+        raise InputError(
+            "server functions are not run from a session's configuration here: install them as plug-ins (a policy, an "
+            "aggregator or an algorithm), which docs/how-to/from-fedn.md shows"
+        )
+    if config["helper_type"] not in helper_names():
+        raise InputError(f"there is no helper {config['helper_type']!r}; there is: {', '.join(helper_names())}")
+    algorithm, aggregator, options = _algorithm(str(config["aggregator"]), _options(config.get("aggregator_kwargs")))
+    timeout, wanted = _whole(config["round_timeout"], "round_timeout"), int(config["buffer_size"])
+    rules = RoundRules(
+        min_clients=max(1, int(config["clients_required"])),
+        enough=wanted if wanted > 0 else None,
+        deadline=float(timeout),
+        lease=min(_LEASE, float(timeout)),
+    )
+    helper = config["helper_type"]
+    return RunSpec(
+        name=name,
+        algorithm=algorithm,
+        algorithm_options=options if aggregator == "mean" else {},
+        aggregator=aggregator,
+        aggregator_options={} if aggregator == "mean" else options,
+        rounds=1,
+        range_bits=_RANGE_BITS,
+        rules=rules,
+        evaluation=EvaluationRules(every=1 if _truth(config["validate"]) else 0, central=False),
+        config={} if helper == NUMPY else {"helper_type": helper},
+    )
+
+
+def _algorithm(name: str, options: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
+    """(algorithm, aggregator, options of the one that is not the usual): FEDn has one word for both."""
+    if name == "fedopt":
+        chosen = str(options.get("serveropt", "adam"))
+        if chosen not in _OPTIMIZERS:
+            raise InputError(f"serveropt is {chosen!r}; there is: {', '.join(_OPTIMIZERS)}")
+        given = _FEDOPT | {key: value for key, value in options.items() if key != "serveropt"}
+        if chosen == "adagrad":
+            given = {key: value for key, value in given.items() if key not in {"beta1", "beta2"}}
+        return _OPTIMIZERS[chosen], "mean", given
+    if name in names("hansa.algorithms"):
+        return name, "mean", options
+    if name in names("hansa.aggregators"):
+        return "fedavg", name, options
+    raise InputError(f"there is no aggregator {name!r}: fedavg, fedopt, or a name of hansa's algorithms or aggregators")
+
+
+def _options(given: Any) -> Mapping[str, Any]:
+    """Keyword arguments, as an object or as the text of one."""
+    if isinstance(given, str):
+        try:
+            given = ast.literal_eval(given or "None")
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            raise InputError(f"aggregator_kwargs {given[:100]!r} is no dictionary of plain values") from error
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError("aggregator_kwargs must be an object")
+    return given
+
+
+def _whole(value: Any, name: str) -> int:
+    """At least 1; raises `InputError`."""
+    try:
+        whole = int(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a whole number, not {value!r}") from error
+    if whole < 1:
+        raise InputError(f"{name} must be at least 1, not {value!r}")
+    return whole
+
+
+def _truth(value: Any) -> bool:
+    return value if isinstance(value, bool) else str(value).lower() == "true"
