@@ -25,7 +25,7 @@ def test_every_option_reaches_its_field_of_the_spec() -> None:
     )  # fmt: skip
     assert options.spec("n", "p") == RunSpec(
         name="n", project="p", algorithm="fedprox", algorithm_options={"mu": 0.5}, rounds=3, seed=9,
-        rules=RoundRules("count", 7, None, 5, 4, 6, 11.5, 2.5, replace_failed=False, only=("north",), labels=("region=eu",)),
+        rules=RoundRules("count", 7, None, 5, 4, 6, 11.5, 2.5, False, ("north",), ("region=eu",)),
         evaluation=EvaluationRules(every=2, fraction=0.5), max_weight=1024, range_bits=3, config={"lr": 0.1},
         aggregator="median", aggregator_options={"uniform": True},
         transforms=(TransformSpec("clip", {"norm": 0.5, "order": 1}), TransformSpec("quantize")),

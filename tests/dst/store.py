@@ -9,23 +9,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hansa.errors import ConfigError, ConflictError, NotFoundError, StorageError
+from hansa.rounds.eligible import label_pairs
 from hansa.store import queries
 from hansa.store.audit import chained
 from hansa.store.leading import LeaseLeadership
 from hansa.store.link import linked, round_link
 from hansa.store.ports import Leadership, ObjectStore, Page, Pruned, Query, Release, RoundCommit, StoredObject
 from hansa.store.records import (
+    AnswerRecord,
     AuditRecord,
     ContributionRecord,
     EventRecord,
     ModelRecord,
     PackageRecord,
+    PredictionRecord,
     ProjectRecord,
     Record,
     RoundRecord,
+    SampleRecord,
     SessionRecord,
 )
 from hansa.store.rounds import check_commit, check_successor
@@ -404,13 +408,30 @@ class MemoryStore:
         return self.database.needed(digests)
 
     async def delete_prediction(self, project: str, prediction: str, *others: Record) -> None:
-        """Nobody asks for predictions here."""
-        raise NotImplementedError
+        """Remove a prediction with its answers."""
+        rows = [(type(row), to_row(row)) for row in others]
+
+        def delete() -> None:
+            if self.database.rows[PredictionRecord].pop((project, prediction), None) is None:
+                raise NotFoundError(f"there is no prediction {prediction!r} in project {project!r}")
+            answers = self.database.rows[AnswerRecord]
+            for key in [key for key, row in answers.items() if (key[0], row["prediction"]) == (project, prediction)]:
+                del answers[key]
+            self.database.write(rows)
+
+        await self._writing("forget a prediction", delete)
 
     async def expire_samples(self, before: float, limit: int = 10_000) -> int:
-        """Nothing here is old enough."""
-        del before, limit
-        return 0
+        """Remove what machines have told before this time."""
+        samples = self.database.rows[SampleRecord]
+
+        def delete() -> int:
+            old = [key for key, row in samples.items() if not row["session"] and row["at"] < before][:limit]
+            for key in old:
+                del samples[key]
+            return len(old)
+
+        return await self._writing("expire", delete)
 
     async def removals(self, limit: int = 500) -> Sequence[str]:
         """What is still to be removed."""
@@ -544,7 +565,7 @@ class OldObjects(SlowObjects):
             yield replace(found, stored_at=0.0)
 
 
-def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:
+def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:  # noqa: C901 - flat: one condition after another
     """The conditions of a query, checked as the real stores check them."""
     if not 1 <= query.limit <= queries.MAX_LIMIT:
         raise ConfigError(f"limit = {query.limit}: a page has 1 to {queries.MAX_LIMIT} rows")
@@ -555,7 +576,13 @@ def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:
     if query.after is not None and kind is not EventRecord:
         raise ConfigError(f"`after` is for events; a list of {TABLES[kind].name} is paged with `offset`")
     wanted: dict[str, tuple[Any, ...]] = {}
+    labels: Mapping[str, frozenset[str]] = {}
     for name, value in query.where.items():
+        if name == "label" and "labels" in field_types(kind):
+            list(queries._conditions(kind, name, value))  # what cannot be asked is refused alike
+            texts = (value,) if isinstance(value, str) else cast("Sequence[str]", value)
+            labels = label_pairs(tuple(texts))
+            continue
         queries._searchable(kind, name, "filter by")
         plain, where = field_types(kind)[name][0], f"{TABLES[kind].name}.{name}"
         several = isinstance(value, Sequence) and not isinstance(value, str)
@@ -567,6 +594,9 @@ def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:
         if query.after is not None and row["id"] <= query.after:
             return False
         if not any_project and _project(kind, row) != query.project:
+            return False
+        has = {**row["labels"], **(row.get("assigned") or {})} if labels else {}
+        if not all(has.get(key) in values for key, values in labels.items()):
             return False
         return all(row[name] in values for name, values in wanted.items())
 

@@ -14,6 +14,7 @@ from hansa.messages import Kind, RunSpec
 from hansa.store.link import round_link, verify_chain
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import (
+    AnswerRecord,
     AuditRecord,
     ClientRecord,
     ContributionRecord,
@@ -21,9 +22,11 @@ from hansa.store.records import (
     MetricRecord,
     ModelRecord,
     PackageRecord,
+    PredictionRecord,
     ProjectRecord,
     Record,
     RoundRecord,
+    SampleRecord,
     SessionRecord,
     SessionState,
     TokenRecord,
@@ -629,3 +632,59 @@ async def test_the_bytes_of_a_project_are_those_of_its_objects_each_counted_once
     await store.put(replace(row, aggregate=digest(60), aggregate_size=300, aggregate_pruned_at=9.0))
     assert await store.stored_bytes(PROJECT) == 100 + 4096 + 1000
     assert await store.stored_bytes("another") == 0
+
+
+# ── labels, samples, predictions ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_clients_are_found_by_their_labels_and_by_those_that_operators_gave(store: MetadataStore):
+    def client(name: str, labels: dict[str, str], assigned: dict[str, str] | None = None) -> ClientRecord:
+        key = f"{PROJECT}/{name}"
+        return ClientRecord(
+            key, PROJECT, name, "", connected=True, first_seen=1.0, last_seen=1.0, labels=labels, assigned=assigned
+        )
+
+    await store.put(
+        client("a", {"region": "eu", "gpu.kind": "x"}),
+        client("b", {"region": "eu"}, {"region": "us"}),
+        client("c", {}, {"region": "it's", "gpu.kind": "x"}),
+    )
+
+    async def found(*labels: str) -> list[str]:
+        page = await store.list(ClientRecord, Query(PROJECT, {"label": list(labels)}, sort="name"))
+        return [row.name for row in page.items]
+
+    assert await found("region=eu") == ["a"]
+    assert await found("region=us", "region=it's") == ["b", "c"]
+    assert await found("gpu.kind=x") == ["a", "c"]
+    assert await found("gpu.kind=x", "region=eu") == ["a"]
+    assert await found("none=x") == []
+    for text in ("region", "=eu", 'a"b=c'):
+        with pytest.raises(ConfigError, match="label"):
+            await found(text)
+
+
+async def test_what_machines_told_expires_and_what_tasks_logged_does_not(store: MetadataStore):
+    def sample(session: str, at: float) -> SampleRecord:
+        return SampleRecord(f"{session}/{at}", PROJECT, session, 0, "", "a", "cpu", 0, 0.5, at)
+
+    await store.put(a_session(), *(sample(session, at) for session in ("", a_session().id) for at in (1.0, 2.0, 3.0)))
+    assert await store.expire_samples(3.0, limit=1) == 1
+    assert await store.expire_samples(3.0) == 1
+    assert await store.expire_samples(3.0) == 0
+    left = (await store.list(SampleRecord, Query(PROJECT, sort="at"))).items
+    assert [row.at for row in left if not row.session] == [3.0]
+    assert [row.at for row in left if row.session] == [1.0, 2.0, 3.0]
+
+
+async def test_a_prediction_goes_with_its_answers_and_no_others(store: MetadataStore):
+    def asked(name: str) -> PredictionRecord:
+        return PredictionRecord(name, PROJECT, name, digest(1), None, RunSpec(), SessionState.FINISHED, 1.0)
+
+    answers = [AnswerRecord(f"{name}/a", PROJECT, name, "a", 1.0, "{}") for name in ("p", "q")]
+    await store.put(asked("p"), asked("q"), *answers)
+    await store.delete_prediction(PROJECT, "p")
+    assert [row.id for row in (await store.list(PredictionRecord, Query(PROJECT))).items] == ["q"]
+    assert [row.id for row in (await store.list(AnswerRecord, Query(PROJECT))).items] == ["q/a"]
+    with pytest.raises(NotFoundError, match="there is no prediction 'p'"):
+        await store.delete_prediction(PROJECT, "p")
