@@ -1,0 +1,90 @@
+"""Every page while it loads, where there is nothing, where the server fails and where one may not look."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from browser import Visit, visit
+from places import PLACES
+from playwright.sync_api import Browser, Route, expect
+from studied import Studied
+
+SOME = ("p/default/sessions/{session}", "p/default/network", "p/default/clients")
+BOOT = "events?limit=1&"
+"""Asks where the events are now, before a page is shown."""
+
+
+def _refuse(status: int, title: str) -> Callable[[Route], None]:
+    told = json.dumps({"title": title, "status": status, "detail": f"{title}, says the test."})
+
+    def refuse(route: Route) -> None:
+        if BOOT in route.request.url or "/events/stream" in route.request.url:
+            route.continue_()
+        else:
+            route.fulfill(status=status, content_type="application/problem+json", body=told)
+
+    return refuse
+
+
+def _hold(route: Route) -> None:
+    if BOOT in route.request.url or "/events/stream" in route.request.url:
+        route.continue_()  # all else is never answered
+
+
+STATES = {"error": _refuse(500, "The disk is full"), "forbidden": _refuse(403, "Not for your role"), "loading": _hold}
+
+
+def _shown(made: Visit, studied: Studied, place: str, state: str) -> None:
+    made.expected = ("Failed to load resource",)
+    page, context = made.page, made.context
+    patterns = ("**/api/v1/projects/**", "**/api/v1/users**", "**/api/v1/server", "**/api/v1/audit**")
+    for pattern in patterns:
+        context.route(pattern, STATES[state])
+    try:
+        page.goto(f"{studied.url}/ui/{studied.fill(place)}")
+        expect(page.locator("main h1, main [aria-busy=true]").first).to_be_attached()
+        if state != "loading":
+            made.still()
+        made.flawless()
+        page.get_by_role("button", name="Dark theme").click()
+        made.flawless()
+        page.get_by_role("button", name="Light theme").click()
+    finally:
+        for pattern in patterns:
+            context.unroute(pattern)
+        page.goto("about:blank")
+        page.goto(f"{studied.url}/ui/account")
+        made.expected = ()
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("place", SOME)
+def test_a_page_in_another_state_is_without_a_fault(visitor: Visit, studied: Studied, place: str, state: str) -> None:
+    _shown(visitor, studied, place, state)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("state", STATES)
+def test_every_page_in_another_state_is_without_a_fault(visitor: Visit, studied: Studied, state: str) -> None:
+    for place in PLACES:
+        _shown(visitor, studied, place, state)
+
+
+@pytest.fixture
+def nothing(browser: Browser, tmp_path: Path) -> Iterator[Visit]:
+    studied = Studied(tmp_path)
+    with visit(browser, studied.url, studied.code()) as made:
+        yield made
+    studied.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_page_of_an_empty_project_is_without_a_fault(nothing: Visit) -> None:
+    nothing.expected = ("404",)
+    for place in PLACES:
+        for theme in ("light", "dark"):
+            nothing.open(place.format(session="none", other="none", model="none"), theme=theme)
+            nothing.flawless()
