@@ -95,7 +95,7 @@ assert api.download_package("again.tgz")["success"]
 assert api.start_predictions("p") == {"message": "Prediction session started"}
 while api.get_predictions(model_id=model)["count"] < 2:
     time.sleep(0.2)
-assert api.get_session(name="real")["result"][0]["session_id"] == session
+assert api.get_session(name="real")["session_id"] == session
 assert api.continue_session(session, rounds=1) == {"message": "Session started"}
 while not (api.get_rounds_count() == 5 and api.session_is_finished(session)):
     time.sleep(0.2)

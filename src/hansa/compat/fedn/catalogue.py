@@ -407,7 +407,8 @@ def _measured(field: str, note: NoteRecord) -> Document:
     told = {name: note.data.get(name) or None for name in names}
     if field == "prediction_id":
         del told["session_id"]
-    receiver = note.data.get("receiver") or {"client_id": None, "name": ROOT, "role": "COMBINER"}
+    said = note.data.get("receiver")
+    receiver = {"client_id": None, "name": ROOT, "role": "COMBINER", **(said if isinstance(said, dict) else {})}
     return {**told, "receiver": receiver, "sender": note.data.get("sender"), **_told(field, note)}
 
 
