@@ -58,6 +58,7 @@ class Way:
 
 WAYS = (
     Way("hansa", "hansa", "hansa", {"L": "vectorized", "S": "vectorized", "F": "processes", "C": "processes"}, "L"),
+    Way("hansa, JAX", "hansa", "hansa", dict.fromkeys("LSFC", "jax vectorized"), "LSFC"),
     Way("hansa, auto", "hansa", "hansa", dict.fromkeys("LSFC", "auto")),
     Way("PyTorch loop", "hansa", "loop"),
     Way("JAX by hand", "jax", "jax", {"L": "vmap", "S": "vmap", "F": "map", "C": "map"}),

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["forward", "mean_loss"]
+__all__ = ["cross_entropy", "forward", "mean_loss"]
 
 Params = dict[str, jax.Array]
 
@@ -30,10 +30,14 @@ def mean_loss(workload: str) -> Callable[[Params, jax.Array, jax.Array], jax.Arr
     logits = forward(workload)
 
     def loss(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-        rows = jax.nn.log_softmax(logits(params, x))
-        return -jnp.take_along_axis(rows, y[:, None], axis=1).mean()
+        return cross_entropy(logits(params, x), y)
 
     return loss
+
+
+def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """The mean over the examples."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=1).mean()
 
 
 def _dense(params: Params, layer: str, x: jax.Array) -> jax.Array:
