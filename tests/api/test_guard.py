@@ -18,7 +18,6 @@ PLACEHOLDERS = {
     "models": "all",
     "package": "0" * 64,
     "name": "x",
-    "prediction": "x",
     "token": "x",
     "user": "nobody",
     "prediction": "5d41402abc4b",
