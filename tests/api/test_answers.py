@@ -22,7 +22,9 @@ from hansa.store.documents import spec_to_json
 from hansa.store.records import (
     AccountRecord,
     EvaluationRecord,
+    HandoverRecord,
     MetricRecord,
+    NoteRecord,
     Record,
     SessionRecord,
     SessionState,
@@ -212,7 +214,7 @@ def test_a_record_of_a_newer_server_is_read_without_what_is_new() -> None:
 
 OF_USERS = (AccountRecord, SubjectRecord)
 """One holds a hash, the other whom a provider means: a `User` is told instead."""
-TOLD = [kind for kind in get_args(Record) if kind not in (*OF_USERS, EvaluationRecord)]
+TOLD = [kind for kind in get_args(Record) if kind not in (*OF_USERS, EvaluationRecord, HandoverRecord, NoteRecord)]
 """What clients sign of evaluations is in bundles alone; the numbers are told as metrics."""
 PAIRS = [
     (kind, getattr(shapes, f"{kind.__name__.removesuffix('Record')}Shape"))

@@ -223,7 +223,7 @@ async def test_a_stopping_server_waits_for_no_farewell_of_a_connection_that_has_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client keeps its connection after its answer and never reads again; answers under way have hours."""
-    monkeypatch.setattr("hansa.api.server._GRACE", 3600)
+    monkeypatch.setattr("hansa.api.serving._GRACE", 3600)
     monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 3600)
     server = await ApiServer.open(Settings(data=tmp_path, port=0, grpc_port=0))
     server._server.config.timeout_keep_alive = 3600  # seconds, like those above: none of them may end the wait

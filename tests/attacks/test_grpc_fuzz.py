@@ -62,8 +62,8 @@ ENDED = (grpc.aio.AioRpcError, grpc.aio.InternalError, grpc.aio.UsageError, asyn
 """What gRPC raises where a call that is still being sent to has been answered."""
 BEFORE = {"Directory/Enroll", "Directory/Access", "Directory/Rotate"}
 """Calls whose tokens are checked together with what they are sent."""
-TELLS = TOLD | {"clients", "combiners", "nodes"}
-"""Who has come and gone is told as well."""
+TELLS = TOLD | {"clients", "combiners", "nodes", "samples"}
+"""Who has come and gone is told as well; and what nodes say of themselves, in its bounds."""
 
 
 @dataclass(repr=False)

@@ -164,9 +164,9 @@ async def end_without_a_cause(original: Any, self: Any, state: Any, _cause: str)
     return await original(self, state, "")
 
 
-def weigh_more(original: Any, self: Any, state: Any, trained: Any) -> Any:
+def weigh_more(original: Any, self: Any, trained: Any) -> Any:
     trained.partials[0].weight += 1
-    return original(self, state, trained)
+    return original(self, trained)
 
 
 def leave_one_out(original: Any, session: Any, number: int, outcomes: Any) -> Any:
@@ -221,7 +221,7 @@ PLANTS = {
     "weighs-more-than-it-sums": Plant(
         "the denominator is moved by an update that is not in the sum",
         (CONTROLLER,),
-        around(f"{SESSION}._advanced", weigh_more),
+        around(f"{SESSION}._total", weigh_more),
     ),
     "takes-damaged-bytes": Plant(
         "the digest of what arrives is not compared",

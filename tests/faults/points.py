@@ -50,7 +50,7 @@ DURABLE = {
 
 TURNS = {
     CONTROLLER: {
-        "session.advance": f"{SESSION}._advanced",
+        "session.advance": f"{SESSION}._total",
         "session.evaluate": f"{SESSION}._evaluate",
         "session.end": f"{SESSION}._end",
         "objects.put": f"{OBJECTS}.put",

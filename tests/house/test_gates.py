@@ -25,6 +25,7 @@ VIOLATIONS = {
     "testing": ("run.py", "import hansa.testing"),
     "torch": ("run.py", "import torch"),
     "jax": ("run.py", "import jax"),
+    "xgboost": ("run.py", "import xgboost"),
     "formats": ("run.py", "import h5py"),
     "mpi": ("run.py", "import mpi4py"),
     "ray": ("run.py", "import ray"),

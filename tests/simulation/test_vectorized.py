@@ -108,8 +108,8 @@ def assert_same_history(mine: SimulationResult, theirs: SimulationResult) -> Non
     assert_alike(mine.model, theirs.model)
 
 
-OTHER_MODELS = {"statistics", "kmeans", "hist-gbdt", "heavy-hitters", "fedbn"}
-"""What has a model of its own kind, or needs BatchNorm."""
+OTHER_MODELS = {"statistics", "kmeans", "hist-gbdt", "heavy-hitters", "fedbn", "fednas"}
+"""What has a model of its own kind, or needs BatchNorm or tensors of an architecture."""
 
 
 @pytest.mark.parametrize("algorithm", sorted({*names("hansa.algorithms")} - OTHER_MODELS))

@@ -185,7 +185,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
             None,
             EventRecord(1, project, "s1", "update.rejected", "a's update: NaN in w", 1.0, {"client": "a", "weight": 3}),
         ),
-        SampleRecord("s1/3/train/a/loss/7", project, "s1", 3, "train", "a", "loss", 7, float("nan"), 6.5),
+        SampleRecord("s1/3/train/a/loss/7", project, "s1", 3, "train", "a", "loss", 7, 0.25, 6.5),
         PredictionRecord("p1", project, "w", digest(3), digest(1), spec, SessionState.STOPPED, 1.5, 3, 2, "late", 9.0),
         AnswerRecord("p1/a", project, "p1", "a", 2.5, '{"ünï": [1, null]}', "none"),
         ClientRecord(f"{project}/a", project, "a", "combiner-1", connected=True, first_seen=1.0, last_seen=2.0),

@@ -12,7 +12,7 @@ from browser import Visit, chromium, visit
 from studied import Studied
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as opened:
         yield opened
@@ -27,7 +27,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
     made.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _visitor(browser: Browser, studied: Studied) -> Iterator[Visit]:
     with visit(browser, studied.url, studied.code()) as made:
         yield made
