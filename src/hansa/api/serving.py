@@ -18,8 +18,6 @@ __all__ = ["Uvicorn", "listen", "serve_app"]
 
 _GRACE: Final = 5
 """Seconds that requests under way have when the server ends."""
-_IDLE: Final = 15
-"""Seconds for which a connection waits for another request: longer than clients, which keep one for 5."""
 
 
 class Uvicorn(uvicorn.Server):
@@ -60,7 +58,6 @@ async def serve_app(
             forwarded_allow_ips=settings.proxies,
             server_header=False,
             timeout_graceful_shutdown=_GRACE,
-            timeout_keep_alive=_IDLE,
         )
     )
     if shown is not None:
