@@ -68,7 +68,11 @@ class Served:
     def http(self, token: str = "") -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         made = httpx.Client(
-            base_url=self.url, headers=headers, trust_env=False, verify=client_context(self.server.trust)
+            base_url=self.url,
+            headers=headers,
+            trust_env=False,
+            verify=client_context(self.server.trust),
+            limits=httpx.Limits(max_keepalive_connections=0),  # a client for each request must not fill the doors
         )
         self._closing.callback(made.close)
         return made
