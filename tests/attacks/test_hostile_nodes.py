@@ -10,14 +10,15 @@ from federation import PROJECT, Federation
 from nodes import access_token
 from untouched import TOLD, rows, tables
 
-from hansa.errors import ConnectionFailedError, WireError
-from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.errors import ConnectionFailedError, PermissionDeniedError, WireError
+from hansa.messages import EvaluationRules, RoundRules, RunSpec, Sample
+from hansa.network.controller.journal import Live
 from hansa.store.ports import Query
 from hansa.store.records import EventRecord, SessionState
 from hansa.wire import channel
 from hansa.wire._generated import control_pb2
 from hansa.wire.channel import Stream
-from hansa.wire.frames import Dismiss, FromNode, Hello, OpenRound, Presence, Present, Role, ToNode
+from hansa.wire.frames import Dismiss, FromNode, Hello, LogLine, OpenRound, Presence, Present, Role, Samples, ToNode
 
 APP = """
 import numpy as np
@@ -194,6 +195,42 @@ async def test_who_comes_after_one_with_nul_in_its_labels_is_recorded_still(made
     await made.client("ward", app=app)  # comes back when its row and its event are stored
     names = [row for row in rows(made.folder / "controller", "clients") if "ward" in row or "villain" in row]
     assert len(names) == 1
+
+
+async def test_what_a_client_logs_in_a_session_that_did_not_invite_it_is_heard_by_nobody(
+    made: Federation, app: Path
+) -> None:
+    spec = replace(SPEC, rules=RoundRules(min_clients=1, quorum=1, only=("member",)))
+    after = await newest(made)
+    async with Villain(made, "member", Role.CLIENT) as member, Villain(made, "villain", Role.CLIENT) as villain:
+        for stream in (villain, member):
+            await stream.send(hello(Role.CLIENT))
+            await stream.receive()
+        await seen(made, "client.connected", "villain", after)
+        session = await made.start(app, spec)
+        opened = await member.receive()
+        assert isinstance(opened, OpenRound)
+        following = made.controller.journal.follow(PROJECT, after)
+        while (await anext(following)).kind != "session.started":
+            pass
+        for key in (opened.key, replace(opened.key, round=2), replace(opened.key, run="0" * 12)):
+            await villain.send(Samples("villain", (Sample("loss", 1.0, 1, 5.0),), key))
+            await villain.send(LogLine(key, "villain", "a line"))
+        await villain.send(LogLine(opened.key, "member", "for another"))
+        with pytest.raises(PermissionDeniedError):  # by now all before it was taken, or was not
+            await to_its_end(villain)
+        await member.send(Samples("member", (Sample("loss", 1.0, 1, 5.0),), opened.key))
+        await member.send(LogLine(opened.key, "member", "a line"))
+        heard = [await logged(following), await logged(following)]
+        await made.controller.stop_session(PROJECT, session.id, "an operator")
+    assert heard == [("client.logged", session.id, "member"), ("log", session.id, "member")]
+
+
+async def logged(following: AsyncIterator[EventRecord | Live]) -> tuple[str, str, object]:
+    """What is heard next of all that clients log."""
+    while (told := await anext(following)).kind not in {"client.logged", "log"}:
+        pass
+    return told.kind, told.session, told.data["client"]
 
 
 async def to_its_end(stream: Stream[FromNode, ToNode]) -> None:

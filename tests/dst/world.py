@@ -527,7 +527,8 @@ async def _prune(controller: Controller) -> None:
 
 def _is_short(rules: RoundRules, clients: int, lost: int) -> bool:
     """Whether a round may have to wait for its deadline, for clients that nobody can replace."""
-    first = max(rules.min_clients, rules.quorum)  # it opens with as few as these, however many its policy wants
+    opens = max(rules.min_clients, rules.quorum)  # with as few as these, however many its policy wants
+    first = opens if rules.count is None else min(opens, rules.count)
     places = clients if rules.replace_failed else first
     return places - lost < rules.quorum or clients - lost < rules.min_clients
 

@@ -57,6 +57,7 @@ class PredictionRunner:
         self._key = RoundKey(prediction.id, 1, Kind.PREDICT)
         self._answered: frozenset[str] = frozenset()
         """Those whose answers were kept before a controller died."""
+        self._asked_of: set[str] = set()
         self._phase: Phase | None = None
         self._keeping: list[asyncio.Task[None]] = []
         self._stopped = ""
@@ -84,6 +85,10 @@ class PredictionRunner:
         """A report of a client."""
         if self._phase is not None and getattr(frame, "key", None) == self._key:
             self._phase.receive(frame)
+
+    def takes_part(self, client: str) -> bool:
+        """Whether this client was asked, by this controller."""
+        return client in self._asked_of
 
     def presence(self, presence: Presence) -> None:
         """Clients came or went."""
@@ -148,6 +153,7 @@ class PredictionRunner:
         return Blob(digest, await self._patiently(lambda: self._around.objects.size(digest)))
 
     def _invited(self, clients: tuple[str, ...]) -> None:
+        self._asked_of.update(clients)
         self._keep(asked=self.prediction.asked + len(clients))
 
     def _happened(self, what: Event) -> None:

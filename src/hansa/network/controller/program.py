@@ -150,6 +150,10 @@ class ProgramRunner:
             case _:
                 pass
 
+    def takes_part(self, client: str) -> bool:
+        """Whether this client is one of the parties."""
+        return client in self._parties
+
     def presence(self, presence: Presence) -> None:
         """Clients came or went: a party that is back is invited again."""
         self._invite(tuple(present.client for present in presence.joined))

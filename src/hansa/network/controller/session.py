@@ -120,6 +120,8 @@ class SessionRunner:
         self._counted: dict[str, Counted] = {}
         self._invited: Sequence[Sequence[str]] = ()
         """Who has a place in the round that a controller that died had opened, until it is open again."""
+        self._taking_part: set[str] = set()
+        """Everyone who was invited to anything: what they log is heard, and of nobody else."""
         self._noting: list[asyncio.Task[None]] = []
         """Invitations that are being stored."""
         self._phase: Phase | None = None
@@ -180,6 +182,10 @@ class SessionRunner:
                     self._telling.failed(frame)
                 phase.receive(frame)
 
+    def takes_part(self, client: str) -> bool:
+        """Whether this client was invited, by this controller or to the round that one before had opened."""
+        return client in self._taking_part
+
     def presence(self, presence: Presence) -> None:
         """Clients came or went."""
         for phase in self._phases:
@@ -239,6 +245,7 @@ class SessionRunner:
         self._counted = await self._patiently(lambda: last_counted(self.session, store))
         if self._is_resumed:
             self._invited = await self._patiently(lambda: last_invited(self.session, store))
+            self._taking_part.update(*self._invited)
             await self._take_up()
         if await self._owes_an_evaluation():
             await self._evaluate_in_turn(state, self.session.round)
@@ -418,6 +425,7 @@ class SessionRunner:
                     continue
                 flow.hold(number, Blob(digest, size), held.pop_all())
         there = {client: base for client, base in bases.items() if base in flow.models}
+        self._taking_part.update(there)
         flow.machine.take_up(session.round, there, asyncio.get_running_loop().time())
 
     async def _evaluate_in_turn(self, state: State, number: int) -> None:
@@ -524,6 +532,7 @@ class SessionRunner:
 
         def note_invited(clients: tuple[str, ...]) -> None:
             """Stored while they work, before the round is committed: a controller that dies goes on with them."""
+            self._taking_part.update(clients)
             if kind is Kind.TRAIN:
                 invited = self._telling.invited(number, clients)
                 self._noting.append(asyncio.create_task(self._patiently(lambda: self._around.journal.record(invited))))

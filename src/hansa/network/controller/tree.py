@@ -261,11 +261,12 @@ class ProjectTree:
         if isinstance(frame, Presence):
             self._apply(frame)
         elif isinstance(frame, LogLine):
-            self._journal.live(
-                self.project, frame.key.run, "log", client=frame.client, line=frame.line, level=frame.level
-            )
-        elif isinstance(frame, Samples):
-            if frame.key is None or frame.key.run in self._runners:  # of predictions none are kept
+            if self._takes_part(frame.key, frame.client):
+                self._journal.live(
+                    self.project, frame.key.run, "log", client=frame.client, line=frame.line, level=frame.level
+                )
+        elif isinstance(frame, Samples):  # of predictions none are kept
+            if frame.key is None or (frame.key.run in self._runners and self._takes_part(frame.key, frame.client)):
                 self._samples.take(frame)
         else:
             key = getattr(frame, "key", None)
@@ -273,6 +274,11 @@ class ProjectTree:
             runner = self._runners.get(run) or self._predictions.get(run)
             if runner is not None:
                 runner.receive(frame)
+
+    def _takes_part(self, key: RoundKey, client: str) -> bool:
+        """Whether what a client says of a session or a prediction is heard: it runs, and has asked that client."""
+        runner = self._runners.get(key.run) or self._predictions.get(key.run)
+        return runner is not None and runner.takes_part(client)
 
     async def deliver(self, key: RoundKey, partial: Partial | None) -> None:
         """The root's sum of a sealed phase."""
