@@ -313,6 +313,8 @@ class Contribution:
     """The client's own, where it travelled."""
     base: int = 0
     """In a sum of an asynchronous run, the round whose model it was made from; 0: that of the round that sums it."""
+    norm: float | None = None
+    """L2, over the floating tensors, as the server that added it has measured; no client signs it. None: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,11 @@ class Pipeline:
             return memory
         return slots_from_arrays(memory).get(_ALGORITHM)
 
+    @property
+    def releases(self) -> bool:
+        """Whether the server adds noise to the sum before it is published."""
+        return any(each.release is not None for each in self.transforms)
+
     def check(self, arrays: Arrays) -> None:
         """At the server: raise `UpdateRejectedError` for an update that is larger than any client of this run sends."""
         bound = self.bound

@@ -1,18 +1,22 @@
 """Sessions over a real network: the same bits as in simulation, whatever the tree."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 from federation import federation
 
 import hansa
 from hansa.errors import ConflictError
 from hansa.messages import RoundRules, RunSpec
+from hansa.run import seeded
 from hansa.store.link import verify_chain
 from hansa.store.ports import Query
 from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, SessionState
+from hansa.wire import codec
 
 FOUR = RoundRules(min_clients=4, quorum=4, deadline=60)
 
@@ -51,6 +55,36 @@ async def test_the_aggregator_of_a_run_is_used_on_every_server(app: Path, tmp_pa
     assert session.state is SessionState.FINISHED, session.cause
     assert session.model == hansa.simulate(app, spec, clients=4).model_hash
     assert session.model != hansa.simulate(app, spec, clients=4, aggregator_options={}).model_hash
+
+
+async def test_the_norm_of_each_update_is_recorded_as_the_server_that_added_it_has_measured(
+    app: Path, tmp_path: Path
+) -> None:
+    spec = RunSpec(rounds=2, rules=RoundRules(min_clients=1, quorum=1, deadline=60))
+    async with federation(tmp_path, ["north"]) as made:
+        await made.clients(1, below=("north",))
+        session = await made.run(app, spec)
+        parts = sorted(await made.contributions(session), key=lambda part: part.round)
+        rounds = await made.rounds(session)
+        digests = [rounds[0].parent_model, *(row.model for row in rounds)]
+        models = [codec.load(await made.controller.objects.fetch(digest)) for digest in digests]
+    changes = [float(np.linalg.norm(after["w"] - before["w"])) for before, after in pairwise(models)]
+    assert [part.norm for part in parts] == pytest.approx(changes, rel=1e-5)
+    assert changes[0] > changes[1] > 0
+
+
+async def test_where_a_sum_is_published_with_noise_no_norm_of_one_client_is_recorded(app: Path, tmp_path: Path) -> None:
+    spec = RunSpec(
+        rounds=1,
+        rules=FOUR,
+        aggregator_options={"uniform": True},
+        transforms=("clip:norm=2", "central-noise:multiplier=0.01,clients=4"),  # type: ignore[arg-type]
+    )
+    async with federation(tmp_path) as made:
+        await made.clients(4)
+        session = await made.run(app, seeded(spec))
+        parts = await made.contributions(session)
+    assert [part.norm for part in parts] == [None] * 4
 
 
 async def test_clients_may_bring_their_own_code(app: Path, tmp_path: Path) -> None:

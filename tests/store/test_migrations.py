@@ -52,6 +52,7 @@ YOUNGER = {
     "max_sessions",
     "max_storage",
     "model_prefix",
+    "norm",
     "pruned_at",
     "link",
     "pruned_by",

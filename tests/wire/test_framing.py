@@ -109,6 +109,8 @@ def instances(kind: Any) -> Any:
     fields = {field.name: strategy(field.type) for field in dataclasses.fields(kind)}
     if "digest" in fields:
         fields["digest"] = st.just("ab" * 32) | (st.just("") if kind is Contribution else st.just(DIGEST))
+    if kind is Contribution:
+        fields["norm"] = st.none() | st.floats(min_value=0, allow_infinity=False)
     return st.builds(kind, **fields)
 
 
@@ -272,6 +274,13 @@ HOSTILE: Sequence[tuple[bytes, str]] = [
     (
         from_node(offer={"key": KEY, "blob": {"digest": DIGEST}, "contributions": [{"metrics": {"\0": 1}}]}),
         r"Contribution\.metrics has a NUL character",
+    ),
+    *(
+        (
+            from_node(offer={"key": KEY, "blob": {"digest": DIGEST}, "contributions": [{"norm": norm}]}),
+            rf"Contribution\.norm is {norm}: a norm is finite",
+        )
+        for norm in (math.nan, math.inf, -1.0)
     ),
     (bytes(limits.MAX_FRAME + 1), "FromNode has the length"),
 ]

@@ -185,6 +185,9 @@ NEWEST: dict[str, Capture] = {
             ROUND, "combiner-1", Blob("b2" * 32, 9), (replace(ALICE, base=1), replace(BOB, base=3)), True, 2**40 + 120
         )
     ),
+    "offer_partial_norms": up(
+        Offer(ROUND, "combiner-1", Blob("b2" * 32, 9), (replace(ALICE, norm=0.25), BOB), True, 2**40 + 120)
+    ),
     "settled": up(Settled(ROUND, "alice", False, 120, Reason.NOT_FINITE, "'w' holds NaN")),
     "log_line": up(LogLine(ROUND, "alice", "epoch 1: 0.25", "warning")),
     "predicted": up(Predicted(PREDICTION, "alice", b'{"mean": 0.5}')),

@@ -11,7 +11,7 @@ from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import ContributionRecord, MetricRecord, Record, RoundRecord, SessionRecord
 from hansa.wire.frames import CENTRAL
 
-__all__ = ["Charts", "nearest_rank"]
+__all__ = ["UPDATE_NORM", "Charts", "nearest_rank"]
 
 R = TypeVar("R", bound=Record)
 
@@ -21,6 +21,8 @@ _STRIDE: Final = 100
 _REMEMBERED: Final = 32
 """Sessions whose spread is kept between requests."""
 _MERGED: Final = ("", CENTRAL)
+UPDATE_NORM: Final = "update_norm"
+"""What the servers measure of each update, drawn among the metrics of training."""
 
 _Name = tuple[Kind, str]
 
@@ -86,7 +88,8 @@ class Charts:
         where: dict[str, Any] = {"session": session, "round": wanted}
         values: dict[tuple[_Name, int], list[float]] = defaultdict(list)
         async for row in self._rows(ContributionRecord, project, where | {"outcome": "accepted"}):
-            for metric_name, number in row.metrics.items():
+            measured = {} if row.norm is None else {UPDATE_NORM: row.norm}
+            for metric_name, number in (dict(row.metrics) | measured).items():
                 values[(Kind.TRAIN, metric_name), row.round].append(number)
         async for metric in self._rows(MetricRecord, project, where | {"kind": Kind.EVALUATE.value}):
             if metric.client not in _MERGED:

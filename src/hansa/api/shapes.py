@@ -222,6 +222,9 @@ class ContributionShape(Shape):
     base: int | None
     """Of an asynchronous session: the round whose model it was given; `round` counts it, and the difference is its
     staleness."""
+    norm: float | None
+    """L2 norm of the update over its floating tensors, as the server that added it has measured; null: it handed in
+    nothing, or the session adds noise to sums before it publishes them."""
 
 
 class ModelShape(Shape):

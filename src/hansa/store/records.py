@@ -186,6 +186,8 @@ class ContributionRecord:
     """The client's, over its update; 128 hexadecimal digits."""
     base: int | None = None
     """Of an asynchronous run: the round whose model it was given. `round` is that in which it counts, or ended."""
+    norm: float | None = None
+    """L2 norm of the update, as the server that added it has measured: it is in no link, and nobody has signed it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ error where there is none; fields of a newer peer are ignored.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -281,6 +282,8 @@ def _check_blob(blob: Blob) -> None:
 def _check_contribution(contribution: Contribution) -> None:
     if contribution.digest:
         _check_digest("Contribution", contribution.digest)
+    if contribution.norm is not None and not 0 <= contribution.norm < math.inf:
+        raise WireError(f"Contribution.norm is {contribution.norm}: a norm is finite, and 0 or more")
 
 
 def _check_counted(counted: Counted) -> None:

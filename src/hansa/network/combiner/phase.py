@@ -220,6 +220,7 @@ class Phase:
         contribution = replace(offer.contributions[0], digest=offer.blob.digest)
         update = Update(packing.unpack(data, self._outline), contribution.num_examples, contribution.metrics)
         self._run.check(update)
+        contribution = replace(contribution, norm=self._run.measured(update))
         if self.flows:
             base, now = offer.key.round, self.key.round
             update = self._run.counted(self._plan, update, now - base, self._arrays[base], self._arrays[now])

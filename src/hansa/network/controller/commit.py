@@ -304,6 +304,7 @@ def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> I
             metrics=dict(part.metrics),
             signer=part.signature.signer if part.signature is not None else None,
             signature=part.signature.value if part.signature is not None else None,
+            norm=part.norm,
         )
     for client, (reason, detail) in completed.rejected.items():
         yield row(client, "rejected", f"{reason}: {detail}", completed.bases.get(client, 0))

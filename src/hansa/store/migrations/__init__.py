@@ -32,6 +32,7 @@ REVISIONS: Final = (
     "0015",
     "0016",
     "0017",
+    "0018",
 )
 """Every schema that this version knows, oldest first; kept here so that opening a current store loads no Alembic."""
 HEAD: Final = REVISIONS[-1]

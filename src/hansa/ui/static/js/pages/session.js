@@ -21,6 +21,7 @@ import { to } from "../router.js";
 const BACK = 5; // rounds over which a figure's change is told
 const RECENT = 10; // rounds whose length tells how long the rest will take
 const PINS = 6;
+const NORM = "update_norm"; // what servers measure of each update, among the metrics of training
 
 export function Session({ route }) {
   const { project } = useApp();
@@ -148,9 +149,11 @@ function Charts({ session, curves, bands, pins, unpin }) {
     return [...made].sort((a, b) => order(a) - order(b) || a[0].localeCompare(b[0])).map(([key, found]) => {
       const [kind, name] = [key.slice(0, key.indexOf("/")), key.slice(key.indexOf("/") + 1)];
       const colour = name === "loss" || isCost(name) ? "orange" : "blue";
+      const band = bands?.find((one) => one.kind === kind && one.name === name);
       const series = found.map((one, k) => ({ ...one, id: one.client || "merged", label: one.client === "central" ? "global model, central" : kind === "train" ? "mean over clients" : "global model, mean over clients", colour: k ? "green" : colour }));
       const lines = pinned.map((one, k) => ({ id: one.client, label: one.client, colour: SERIES[(k + 3) % SERIES.length], thin: true, onRemove: () => unpin(one.client), ...(one.curves.get(key) ?? { rounds: [], values: [] }) }));
-      return { key, name, kind, series: [...series, ...lines.filter((one) => one.rounds.length)], band: bands?.find((one) => one.kind === kind && one.name === name) };
+      if (!series.length && band) series.push({ id: "middle", label: "median of clients", colour, rounds: band.rounds, values: band.middle });
+      return { key, name, kind, series: [...series, ...lines.filter((one) => one.rounds.length)], band };
     });
   }, [curves, bands, pinned]);
   if (!curves) return html`<div class="grid-2"><div class="card" style=${{ height: "330px" }}></div><div class="card" style=${{ height: "330px" }}></div></div>`;
@@ -174,7 +177,10 @@ function usePinned(project, session, pins) {
         curve.values.push(value);
         curves.set(key, curve);
       };
-      for (const row of taken.items) for (const [name, value] of Object.entries(row.metrics)) add(`train/${name}`, row.round, value);
+      for (const row of taken.items) {
+        for (const [name, value] of Object.entries(row.metrics)) if (name !== NORM) add(`train/${name}`, row.round, value);
+        if (row.norm !== null) add(`train/${NORM}`, row.round, row.norm);
+      }
       for (const row of judged.items) add(`${row.kind}/${row.name}`, row.round, row.value);
       return { client, curves };
     })).then((made) => !gone && set(made), () => {});
@@ -238,7 +244,7 @@ function Participants({ session, pins, toggle }) {
   const filter = { session: session.id, round: at, client: name || null };
   const all = useResource(session.round ? `${base}${query({ session: session.id, round: at, limit: 1000 })}` : null, { on: mine });
   const sizes = (all.data?.items ?? []).filter((one) => one.outcome === "accepted").map((one) => one.num_examples);
-  const norms = (all.data?.items ?? []).map((one) => one.metrics.update_norm).filter((value) => value !== undefined);
+  const norms = (all.data?.items ?? []).map((one) => one.norm).filter((value) => value !== null);
   const metrics = [...new Set((all.data?.items ?? []).flatMap((one) => Object.keys(one.metrics)))].slice(0, 5);
   if (!session.round) return html`<${Card} title="Clients"><${Empty} icon="hourglass" title="No round is committed yet">What became of each client appears after the first round.<//><//>`;
   const columns = [
@@ -247,19 +253,20 @@ function Participants({ session, pins, toggle }) {
     { id: "outcome", label: "Outcome", sort: "outcome", show: (row) => html`<${Status} state=${row.outcome} />` },
     { id: "num_examples", label: "Examples", n: true, sort: "num_examples", show: (row) => count(row.num_examples) },
     ...metrics.map((key) => ({ id: key, label: title(key), n: true, show: (row) => metric(key, row.metrics[key]) })),
+    { id: "norm", label: "Update norm", n: true, sort: "norm", show: (row) => number(row.norm) },
     { id: "reason", label: "Reason", clip: true, show: (row) => row.reason || "—" },
   ];
   const rounds = [["", `Newest (${count(session.round)})`], ...Array.from({ length: Math.min(200, session.round) }, (_, k) => [String(session.round - k), `Round ${session.round - k}`])];
   return html`<div class="stack"><${Card} title="Clients" note=${`in round ${count(Number(at))}; pin some to draw them above`} right=${html`
       <${Search} label="Exact name" value=${name} onChange=${search} />
       <${Choose} label="Round" value=${round} options=${rounds} onChange=${choose} />
-      <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => r.metrics[key]]), ["reason", (r) => r.reason]]} />`}>
+      <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => r.metrics[key]]), ["norm", (r) => r.norm], ["reason", (r) => r.reason]]} />`}>
       <${List} path=${base} filter=${filter} sort="client" columns=${columns} on=${mine} label="Clients in the round" empty=${html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => { search(""); choose(""); }}>Clear the filter</button>`} />`} />
     <//>
     <div class="grid-2">
       <${Histogram} title="Data sizes" note=${`examples per accepted update, round ${count(Number(at))}`} values=${sizes} format=${(v) => count(Math.round(v))} file=${`${session.name}-data-sizes`} />
-      ${norms.length > 0 && html`<${Histogram} title="Update norms" note=${`L2, round ${count(Number(at))}`} values=${norms} format=${number} file=${`${session.name}-update-norms`} />`}
-      ${metrics.filter((key) => key !== "update_norm").slice(0, norms.length ? 0 : 1).map((key) => html`<${Histogram} key=${key} title=${`${title(key)} of clients`} note=${`in training, round ${count(Number(at))}`} values=${all.data.items.map((one) => one.metrics[key])} format=${(v) => metric(key, v)} file=${`${session.name}-${key}`} />`)}
+      ${norms.length > 0 && html`<${Histogram} title="Update norms" note=${`L2, as the servers measured, round ${count(Number(at))}`} values=${norms} format=${number} file=${`${session.name}-update-norms`} />`}
+      ${metrics.slice(0, norms.length ? 0 : 1).map((key) => html`<${Histogram} key=${key} title=${`${title(key)} of clients`} note=${`in training, round ${count(Number(at))}`} values=${all.data.items.map((one) => one.metrics[key])} format=${(v) => metric(key, v)} file=${`${session.name}-${key}`} />`)}
     </div>
   </div>`;
 }
