@@ -28,6 +28,7 @@ __all__ = [
     "PASSWORD",
     "SECRET_KEY",
     "Gate",
+    "free_port",
     "PostgresServer",
     "S3Server",
     "openid_server",
@@ -131,7 +132,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     if programs is None:
         _absent("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="hansa-postgres-"))
-    server = PostgresServer(programs, folder, _free_port())
+    server = PostgresServer(programs, folder, free_port())
     try:
         if os.geteuid() == 0:
             shutil.chown(folder, _OWNER)
@@ -206,7 +207,7 @@ def openid_server(*users: dict[str, Any]) -> Iterator[str]:
     program = shutil.which("oidc-provider-mock", path=str(Path(sys.executable).parent))
     if program is None:
         _absent("there is no OpenID provider (pip install oidc-provider-mock)")
-    port = _free_port()
+    port = free_port()
     known = [f"--user-claims={json.dumps(user)}" for user in users]
     process = subprocess.Popen(
         [program, "--port", str(port), *known],
@@ -290,7 +291,7 @@ def _programs_of_postgres() -> Path | None:
     return max(versions, key=lambda folder: float(folder.parent.name), default=None)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -132,6 +132,11 @@ class Settings(BaseSettings):
         default=None,
         description="Authorities (PEM) of the OpenID provider's certificate; empty: those that the world believes.",
     )
+    oidc_redirect: str = Field(
+        default="",
+        description="Address of the Studio, https://HOST:PORT/ui/, to which the OpenID provider sends browsers back; "
+        "empty: the Studio offers no login by OpenID.",
+    )
     oidc_scope: str = Field(
         default="openid profile email", description="What is asked of the OpenID provider, by spaces."
     )

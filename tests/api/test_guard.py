@@ -35,7 +35,7 @@ def _routes() -> Iterator[tuple[str, str]]:
 
 ROUTES = sorted(_routes())
 LOGINS = [f"/api/v1/login{way}" for way in ("", "/code", "/oidc", "/oidc/code", "/oidc/device", "/oidc/device/token")]
-OPEN = [("GET", "/healthz"), *(("POST", path) for path in LOGINS)]
+OPEN = [("GET", "/api/v1/login"), ("GET", "/healthz"), *(("POST", path) for path in LOGINS)]
 GUARDED = [route for route in ROUTES if route not in OPEN]
 OF_PROJECTS = [route for route in ROUTES if "{project}" in route[1]]
 FOR_PEOPLE = [route for route in GUARDED if route != ("GET", "/api/v1/me")]

@@ -326,7 +326,7 @@ class OpenIdLogin(Strict):
     """A login by the OpenID provider to begin in a browser."""
 
     redirect: str = Field(max_length=200, examples=["http://127.0.0.1:49152/callback"])
-    """Where the provider sends the browser back to: the machine of the person, and nowhere else."""
+    """Where the provider sends the browser back to: the machine of the person, or the Studio, and nowhere else."""
     challenge: str = Field(max_length=43, examples=["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"])
     """Of PKCE (RFC 7636), by S256."""
 
@@ -341,6 +341,8 @@ class OpenIdAnswer(Strict):
     """What the challenge was made from."""
     iss: str | None = Field(default=None, max_length=1000)
     """The provider, where it named itself (RFC 9207)."""
+    cookie: bool = False
+    """Whether a browser keeps the token, in a cookie that no script can read; then it is not in the answer."""
 
 
 class DeviceAnswer(Strict):

@@ -19,6 +19,7 @@ __all__ = [
     "IssuedToken",
     "Listing",
     "LoginCode",
+    "LoginWays",
     "Me",
     "Place",
     "ProjectQuota",
@@ -221,6 +222,14 @@ class LoginCode:
     code: str = field(repr=False)
     """Shown this once."""
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoginWays:
+    """How one may log in at the Studio, beside name and password, tokens and links."""
+
+    openid: str
+    """Where browsers come back to from the OpenID provider; empty: there is none for the Studio."""
 
 
 @dataclass(frozen=True, slots=True)

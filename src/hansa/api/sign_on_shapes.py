@@ -4,7 +4,14 @@ from pydantic import Field
 
 from hansa.api.shapes import IssuedTokenShape, Shape
 
-__all__ = ["DeviceLoginShape", "DeviceStateShape", "OpenIdLoginShape"]
+__all__ = ["DeviceLoginShape", "DeviceStateShape", "LoginWaysShape", "OpenIdLoginShape"]
+
+
+class LoginWaysShape(Shape):
+    """How one may log in at the Studio, beside name and password, tokens and links."""
+
+    openid: str = Field(examples=["https://fl.example.org:8470/ui/"])
+    """Where browsers come back to from the OpenID provider; empty: there is none for the Studio."""
 
 
 class OpenIdLoginShape(Shape):

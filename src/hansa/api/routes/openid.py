@@ -3,15 +3,16 @@
 from typing import Any
 
 from fastapi import Request
+from starlette.responses import Response
 
 from hansa.api.documents import record_document
 from hansa.api.guard import Routes
 from hansa.api.permissions import Permission
 from hansa.api.requests import DeviceAnswer, OpenIdAnswer, OpenIdLogin
-from hansa.api.results import DeviceState, IssuedToken
-from hansa.api.routes.people import address_of
+from hansa.api.results import DeviceState, IssuedToken, LoginWays
+from hansa.api.routes.people import address_of, kept
 from hansa.api.shapes import IssuedTokenShape
-from hansa.api.sign_on_shapes import DeviceLoginShape, DeviceStateShape, OpenIdLoginShape
+from hansa.api.sign_on_shapes import DeviceLoginShape, DeviceStateShape, LoginWaysShape, OpenIdLoginShape
 from hansa.network.controller.controller import Controller
 
 __all__ = ["OpenIdRoutes"]
@@ -27,17 +28,22 @@ class OpenIdRoutes:
     def add(self, routes: Routes) -> None:
         """Add the routes."""
         anybody, made = Permission.STRANGERS, {"methods": ["POST"], "status_code": 201}
+        routes.add(anybody, "/login", self.get_ways, response_model=LoginWaysShape)
         routes.add(anybody, "/login/oidc", self.begin, response_model=OpenIdLoginShape, **made)
         routes.add(anybody, "/login/oidc/code", self.finish, response_model=IssuedTokenShape, **made)
         routes.add(anybody, "/login/oidc/device", self.begin_on_device, response_model=DeviceLoginShape, **made)
         routes.add(anybody, "/login/oidc/device/token", self.ask, methods=["POST"], response_model=DeviceStateShape)
+
+    async def get_ways(self) -> dict[str, Any]:
+        """How one may log in at the Studio."""
+        return record_document(LoginWays(self._controller.studio_sign_on))
 
     async def begin(self, body: OpenIdLogin, request: Request) -> dict[str, Any]:
         """Begin a login by the OpenID provider: where the browser is to go. It is to be finished in 10 minutes."""
         begun = await self._controller.sign_on.begin(body.redirect, body.challenge, address_of(request))
         return record_document(begun)
 
-    async def finish(self, body: OpenIdAnswer, request: Request) -> dict[str, Any]:
+    async def finish(self, body: OpenIdAnswer, request: Request, response: Response) -> dict[str, Any]:
         """A token that holds for 12 hours, for what the provider sent to the redirect. It can be used once."""
         made = await self._controller.sign_on.finish(
             state=body.state,
@@ -46,7 +52,7 @@ class OpenIdRoutes:
             issuer=body.iss,
             address=address_of(request),
         )
-        return record_document(IssuedToken(*made))
+        return kept(request, response, made) if body.cookie else record_document(IssuedToken(*made))
 
     async def begin_on_device(self, request: Request) -> dict[str, Any]:
         """Begin a login that the person approves on another device (RFC 8628)."""

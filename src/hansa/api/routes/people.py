@@ -22,7 +22,7 @@ from hansa.store.ports import Query
 from hansa.store.records import INSTALLATION, AccountRecord, MemberRecord, SubjectRecord, TokenRecord
 from hansa.wire.tokens import Identity
 
-__all__ = ["MemberRoutes", "UserRoutes", "address_of"]
+__all__ = ["MemberRoutes", "UserRoutes", "address_of", "kept"]
 
 Name = Annotated[str, Path(description="The user's name.")]
 
@@ -119,7 +119,7 @@ class UserRoutes:
     async def log_in(self, body: Login, request: Request, response: Response) -> dict[str, Any]:
         """A token that holds for 12 hours, for a name and a password. Failed attempts are counted, and slowed down."""
         made = await self._controller.logins.log_in(body.name, body.password.get_secret_value(), address_of(request))
-        return _kept(request, response, made) if body.cookie else record_document(IssuedToken(*made))
+        return kept(request, response, made) if body.cookie else record_document(IssuedToken(*made))
 
     async def create_login_code(self, me: Caller) -> dict[str, Any]:
         """A code that logs the caller in, once and within ten minutes: for a link that opens the Studio."""
@@ -130,7 +130,7 @@ class UserRoutes:
         """Log a browser in with a code: it keeps the token, which holds for 12 hours, in a cookie."""
         logins = self._controller.logins
         made = await logins.log_in_by_code(body.code.get_secret_value(), address_of(request))
-        return _kept(request, response, made)
+        return kept(request, response, made)
 
     async def log_in_browser(self, me: Caller, request: Request, response: Response) -> dict[str, Any]:
         """Log a browser in with the token of this request: it keeps another, which may do the same for 12 hours."""
@@ -144,7 +144,7 @@ class UserRoutes:
             expires_in=bounds.lifetime(HOLDS),
             action="login",
         )
-        return _kept(request, response, made)
+        return kept(request, response, made)
 
     async def log_out(self, me: Caller, request: Request) -> Response:
         """Refuse the token of this request from now on; a browser forgets it."""
@@ -196,7 +196,7 @@ def address_of(request: Request) -> str:
     return request.client.host if request.client is not None else ""
 
 
-def _kept(request: Request, response: Response, made: tuple[str, TokenRecord]) -> dict[str, Any]:
+def kept(request: Request, response: Response, made: tuple[str, TokenRecord]) -> dict[str, Any]:
     """A token that goes into the browser's cookie, and is not told."""
     token, record = made
     keep_token(request.scope, response, token, HOLDS)

@@ -203,6 +203,11 @@ class Controller:
         await self.journal.aclose()
 
     @property
+    def studio_sign_on(self) -> str:
+        """Where browsers come back to that log in by an OpenID provider at the Studio; empty: they may not."""
+        return self._sign_on.redirect if self._sign_on is not None else ""
+
+    @property
     def sign_on(self) -> SignOn:
         """Logging in by an OpenID provider; raises `NotFoundError` where none is set."""
         if self._sign_on is None:

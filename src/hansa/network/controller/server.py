@@ -208,6 +208,7 @@ def _sign_on(settings: Settings) -> Callable[[People], SignOn] | None:
         name_claim=settings.oidc_name_claim,
         groups_claim=settings.oidc_groups_claim,
         groups=Groups.parse(settings.oidc_groups),
+        redirect=settings.oidc_redirect,
     )
     provider = Provider(registration)
     return lambda people: SignOn(people, provider, rules)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from hansa.errors import AuthenticationError, ConflictError, HansaError, InputError, ThrottledError
+from hansa.errors import AuthenticationError, ConfigError, ConflictError, HansaError, InputError, ThrottledError
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.groups import Groups
 from hansa.network.controller.openid import Device, Pending, Provider
@@ -26,7 +26,7 @@ from hansa.network.controller.people import People
 from hansa.network.controller.throttle import Throttle
 from hansa.store.records import INSTALLATION, AccountRecord, TokenRecord
 
-__all__ = ["CALLBACK", "Begun", "BegunOnDevice", "SignOn", "SignOnRules"]
+__all__ = ["CALLBACK", "STUDIO", "Begun", "BegunOnDevice", "SignOn", "SignOnRules"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,8 @@ _log = structlog.get_logger(__name__)
 
 CALLBACK: Final = "/callback"
 """The path of the redirect to a person's own machine (RFC 8252, section 7.3)."""
+STUDIO: Final = "/ui/"
+"""The path of the redirect to the Studio."""
 _ACTION: Final = "login.oidc"
 _HOLDS: Final = 12 * 3600.0
 """Seconds for which a login's token holds."""
@@ -62,6 +64,16 @@ class SignOnRules:
     """What a new account is called."""
     groups_claim: str = "groups"
     groups: Groups = field(default_factory=Groups)
+    redirect: str = ""
+    """The Studio's address, to which browsers may come back beside a person's own machine; empty: none."""
+
+    def __post_init__(self) -> None:
+        """Refuse a redirect that is not the Studio's address, or by which a code would travel in the clear."""
+        if self.redirect and not _is_studio(self.redirect):
+            raise ConfigError(
+                f"HANSA_OIDC_REDIRECT is {self.redirect!r}: give the Studio's address as browsers know it, "
+                f"https://HOST:PORT{STUDIO}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +141,21 @@ class SignOn:
         """Of the provider."""
         return self._provider.registration.issuer
 
+    @property
+    def redirect(self) -> str:
+        """The Studio's address, where the provider may send browsers back to; empty: it may not."""
+        return self._rules.redirect
+
     async def begin(self, redirect: str, challenge: str, address: str) -> Begun:
-        """Where the browser is to go. redirect: back to the person's own machine; challenge: of PKCE, S256.
+        """Where the browser is to go. challenge: of PKCE, S256.
+
+        redirect: back to the person's own machine, or to the Studio.
 
         Whoever finishes it shows what the challenge was made from, so a code that somebody else sees is of no use to
         them. Raises `InputError` for a redirect to anywhere else, `ThrottledError` after too many attempts.
         """
-        _check_redirect(redirect)
+        if redirect != self._rules.redirect or not redirect:
+            _check_redirect(redirect)
         if not _CHALLENGE.fullmatch(challenge):
             raise InputError(
                 "`challenge` is no PKCE challenge: it is the SHA-256 of the verifier, 43 characters of base64url"
@@ -311,9 +331,19 @@ def _check_redirect(redirect: str) -> None:
         fits = False
     if not fits or redirect != f"http://{parts.netloc}{CALLBACK}" or "@" in parts.netloc:
         raise InputError(
-            f"`redirect` must lead back to the machine that logs in: http://127.0.0.1:PORT{CALLBACK}, or "
-            f"http://[::1]:PORT{CALLBACK}"
+            f"`redirect` must lead back to the machine that logs in, http://127.0.0.1:PORT{CALLBACK} or "
+            f"http://[::1]:PORT{CALLBACK}, or be what HANSA_OIDC_REDIRECT says"
         )
+
+
+def _is_studio(address: str) -> bool:
+    """Whether an address has the Studio's path and nothing else, by https or on this very machine."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    return safe and bool(parts.hostname) and "@" not in parts.netloc and address == f"{parts.scheme}://{parts.netloc}{STUDIO}"
 
 
 def _challenge_of(verifier: str) -> str:

@@ -1,7 +1,10 @@
-// Signing in: by name and password, by a token, or by the link that `hansa up` and `hansa studio` print.
+// Signing in: by name and password, a token, the server's OpenID provider, or the link that `hansa up` and `hansa studio` print.
 import { call } from "../api.js";
 import { html, useEffect, useState } from "../html.js";
+import { Icon } from "../parts/icon.js";
 import { Notice } from "../parts/page.js";
+import { go } from "../router.js";
+import { arrive, leave, returned } from "../sign-on.js";
 
 const code = () => new URLSearchParams(location.hash.slice(1)).get("code");
 
@@ -9,6 +12,7 @@ export function SignIn({ onDone }) {
   const [way, choose] = useState("password");
   const [error, setError] = useState(null);
   const [busy, work] = useState(Boolean(code()));
+  const [openid, offer] = useState(""); // where the provider sends browsers back to
 
   const enter = async (act) => {
     setError(null);
@@ -24,11 +28,26 @@ export function SignIn({ onDone }) {
 
   useEffect(() => {
     document.title = "Sign in · hansa Studio";
+    call("/login").then((ways) => offer(ways.openid), () => {}); // who cannot be asked says so when one signs in
+    const came = returned();
+    if (came) enter(async () => go(await arrive(came), { replace: true }));
     const given = code();
     if (!given) return;
     history.replaceState(null, "", location.pathname + location.search); // it is spent: it must not stay in the history
     enter(() => call("/login/code", { method: "POST", body: { code: given } }));
   }, []);
+
+  const begin = async () => {
+    setError(null);
+    work(true);
+    try {
+      await leave(openid);
+    } catch (failure) {
+      setError(failure);
+    } finally {
+      work(false); // who comes back by the browser's own button finds it as it was
+    }
+  };
 
   const submit = (event) => {
     event.preventDefault();
@@ -51,8 +70,16 @@ export function SignIn({ onDone }) {
         : html`<label class="field" key="token"><span>Token</span><input name="token" type="password" autocomplete="off" required autofocus /></label>`}
       ${error && html`<div role="alert"><${Notice} kind="bad">${error.message}<//></div>`}
       <button class="button primary" disabled=${busy}>${busy ? "Signing in …" : "Sign in"}</button>
+      ${openid && html`<${OpenId} redirect=${openid} busy=${busy} begin=${begin} />`}
       <button class="button quiet" type="button" onClick=${() => { setError(null); choose(way === "password" ? "token" : "password"); }}>${way === "password" ? "Use a token instead" : "Use a password instead"}</button>
     </form>
     <p class="muted"><small>On the server's own machine, <code>hansa studio</code> opens this page signed in.</small></p>
   </section></main>`;
+}
+
+/** There is one address that the provider sends browsers back to: from another one, one goes there first. */
+function OpenId({ redirect, busy, begin }) {
+  const words = html`<${Icon} name="key" />Sign in with your organisation`;
+  if (new URL(redirect).origin !== location.origin) return html`<a class="button" href=${redirect}>${words}</a>`;
+  return html`<button class="button" type="button" disabled=${busy} onClick=${begin}>${words}</button>`;
 }
