@@ -51,6 +51,7 @@ __all__ = [
     "check_synchronous",
     "derive_rng",
     "names",
+    "options_of",
     "plugin",
     "resolve",
     "resolve_transforms",
@@ -457,6 +458,12 @@ def plugin(group: str, name: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{name!r} in {group} is {point.value}, which cannot be loaded: {error}") from error
     return loaded
+
+
+def options_of(group: str, name: str) -> dict[str, inspect.Parameter]:
+    """What a registered algorithm or aggregator can be given, by name; raises `ConfigError` as `plugin`."""
+    found = _parameters(plugin(group, name), "aggregator", "max_weight", "range_bits")
+    return {parameter.name: parameter for parameter in found if parameter.kind is not parameter.VAR_KEYWORD}
 
 
 @cache

@@ -577,7 +577,12 @@ def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:  # noqa: 
         raise ConfigError(f"`after` is for events; a list of {TABLES[kind].name} is paged with `offset`")
     wanted: dict[str, tuple[Any, ...]] = {}
     labels: Mapping[str, frozenset[str]] = {}
+    searched: tuple[str, str] | None = None
     for name, value in query.where.items():
+        if name == queries.SEARCH and kind in queries.SEARCHED:
+            list(queries._conditions(kind, name, value))
+            searched = (queries.SEARCHED[kind], cast("str", value).lower())
+            continue
         if name == "label" and "labels" in field_types(kind):
             list(queries._conditions(kind, name, value))  # what cannot be asked is refused alike
             texts = (value,) if isinstance(value, str) else cast("Sequence[str]", value)
@@ -597,6 +602,8 @@ def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:  # noqa: 
             return False
         has = {**row["labels"], **(row.get("assigned") or {})} if labels else {}
         if not all(has.get(key) in values for key, values in labels.items()):
+            return False
+        if searched is not None and searched[1] not in row[searched[0]].lower():
             return False
         return all(row[name] in values for name, values in wanted.items())
 

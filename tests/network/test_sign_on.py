@@ -38,6 +38,7 @@ from hansa.wire.authority import Authority
 
 KEY = tokens.new_key()
 REDIRECT = "http://127.0.0.1:49152/callback"
+STUDIO = "https://fl.example.org:8470/ui/"
 ADDRESS = "10.0.0.1"
 
 
@@ -293,6 +294,40 @@ async def test_a_redirect_to_anywhere_else_is_refused(desk: Desk, redirect: str)
     with pytest.raises(InputError, match="must lead back to the machine"):
         await desk.sign_on.begin(redirect, "x" * 43, ADDRESS)
     assert desk.there.asked == []
+
+
+@pytest.mark.parametrize(
+    "redirect",
+    [
+        "https://fl.example.org/ui/x",
+        "https://fl.example.org/ui",
+        "https://fl.example.org.evil.example/ui/",
+        STUDIO + "?a=b",
+    ],
+)
+async def test_a_redirect_to_the_studio_is_the_one_that_is_set(desk: Desk, redirect: str) -> None:
+    desk.by(SignOnRules(redirect=STUDIO))
+    assert (await desk.sign_on.begin(STUDIO, "x" * 43, ADDRESS)).state
+    with pytest.raises(InputError, match="HANSA_OIDC_REDIRECT"):
+        await desk.sign_on.begin(redirect, "x" * 43, ADDRESS)
+
+
+@pytest.mark.parametrize(
+    "redirect",
+    [
+        "http://fl.example.org/ui/",
+        "https://fl.example.org/",
+        "https://fl.example.org/ui/?next=x",
+        "https://me@fl.example.org/ui/",
+        "https:///ui/",
+        "https://[::1/ui/",
+        "javascript:alert(1)",
+    ],
+)
+def test_the_studios_address_is_https_and_nothing_else(redirect: str) -> None:
+    with pytest.raises(ConfigError, match="HANSA_OIDC_REDIRECT"):
+        SignOnRules(redirect=redirect)
+    assert SignOnRules(redirect="http://127.0.0.1:8470/ui/").redirect
 
 
 async def test_a_redirect_may_lead_back_over_ipv6(desk: Desk) -> None:

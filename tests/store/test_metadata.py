@@ -637,6 +637,30 @@ async def test_the_bytes_of_a_project_are_those_of_its_objects_each_counted_once
 # ── labels, samples, predictions ─────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_rows_are_found_by_a_part_of_their_names_in_any_case(store: MetadataStore):
+    names = ["ward_1", "Ward-12", "wardx1", "north%"]
+    await store.put(
+        *(
+            ClientRecord(f"{PROJECT}/{name}", PROJECT, name, "", connected=True, first_seen=1.0, last_seen=1.0)
+            for name in names
+        )
+    )
+
+    async def found(text: object) -> list[str]:
+        page = await store.list(ClientRecord, Query(PROJECT, {"search": text}, sort="name"))  # type: ignore[dict-item]
+        assert page.total == len(page.items)
+        return [row.name for row in page.items]
+
+    assert await found("WARD") == ["Ward-12", "ward_1", "wardx1"]
+    assert await found("d_1") == ["ward_1"]
+    assert await found("%") == ["north%"]
+    assert await found("'; DROP TABLE clients; --") == []
+    with pytest.raises(ConfigError, match="search"):
+        await found(["ward", "north"])
+    with pytest.raises(ConfigError, match="search"):
+        await store.list(EventRecord, Query(PROJECT, {"search": "x"}))
+
+
 async def test_clients_are_found_by_their_labels_and_by_those_that_operators_gave(store: MetadataStore):
     def client(name: str, labels: dict[str, str], assigned: dict[str, str] | None = None) -> ClientRecord:
         key = f"{PROJECT}/{name}"

@@ -13,6 +13,8 @@ from studied import APP, Studied
 from hansa.messages import ClientInfo
 from hansa.network.client.agent import Agent
 from hansa.network.client.site import Site
+from hansa.run import names
+from hansa.store.records import SessionRecord
 
 
 @pytest.fixture
@@ -73,6 +75,34 @@ def test_without_any_client_the_example_is_simulated_on_the_server(browser: Brow
         expect(page.locator(".figures dd.value").first).to_have_text(re.compile("^3 / 3"))
         expect(page.get_by_text(re.compile("simulated · fedavg"))).to_be_visible()
         made.sound()
+
+
+def test_a_session_can_name_whatever_is_registered_on_the_server_with_its_options(
+    visitor: Visit, studied: Studied
+) -> None:
+    page = visitor.open("p/default/sessions/new")
+    offered = page.get_by_role("combobox", name="Algorithm").locator("option")
+    expect(offered).to_have_text(names("hansa.algorithms"))
+    expect(page.get_by_role("combobox", name="Aggregator").locator("option")).to_have_text(names("hansa.aggregators"))
+    page.get_by_text("A file of yours").click()
+    page.get_by_label("The app's file").set_input_files({
+        "name": "wards.py", "mimeType": "text/x-python", "buffer": APP.encode(),
+    })  # fmt: skip
+    page.get_by_text("Simulate here").click()
+    page.get_by_label("Rounds", exact=True).fill("2")
+    page.get_by_role("combobox", name="Algorithm").select_option("fedadam")
+    page.get_by_label("Algorithm: learning rate").fill("0.25")
+    page.get_by_role("combobox", name="Aggregator").select_option("krum")
+    page.get_by_role("button", name="Start the session").click()
+    assert page.get_by_label("Aggregator: f").evaluate("(field) => field.validity.valueMissing")
+    page.get_by_label("Aggregator: f").fill("1")
+    visitor.flawless()
+    page.get_by_role("button", name="Start the session").click()
+    expect(page.locator(".title .pill")).to_have_text("finished")
+    session = page.url.rpartition("/")[2]
+    spec = studied.run(studied.server.controller.store.get(SessionRecord, "default", session)).spec
+    assert (spec.algorithm, dict(spec.algorithm_options)) == ("fedadam", {"learning_rate": 0.25})
+    assert (spec.aggregator, dict(spec.aggregator_options)) == ("krum", {"f": 1})
 
 
 def test_an_app_that_cannot_be_read_is_told_in_place(visitor: Visit) -> None:
@@ -155,13 +185,18 @@ def test_everything_is_reached_without_a_mouse(visitor: Visit) -> None:
     page.keyboard.press("Control+k")
     expect(page.get_by_role("combobox", name="Where to")).to_be_focused()
     visitor.flawless()
-    page.keyboard.type("client-2")
+    page.keyboard.type("IENT-2")
+    expect(page.get_by_role("option", name="client-2")).to_have_attribute("aria-selected", "true")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="client-2", exact=True)).to_be_visible()
     page.goto(f"{visitor.url}/ui/p/default/clients")
     visitor.still()
     page.keyboard.press("/")
-    expect(page.get_by_role("searchbox", name="Exact name")).to_be_focused()
+    expect(page.get_by_role("searchbox", name="Part of a name")).to_be_focused()
+    page.keyboard.type("NT-1")
+    rows = page.get_by_role("region", name="Clients").locator("tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("client-1")
 
 
 def test_a_token_is_shown_once_and_can_be_revoked(visitor: Visit) -> None:

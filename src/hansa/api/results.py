@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from hansa.messages import Kind, RunSpec
+from hansa.messages import Kind, RunSpec, Value
 from hansa.network.controller.quotas import Use
 from hansa.rounds.why import Why
 from hansa.store.records import ModelRecord, SessionState, TokenRecord
@@ -12,15 +12,18 @@ from hansa.wire.frames import Role
 
 __all__ = [
     "Band",
+    "Choice",
     "Curve",
     "Curves",
     "DeviceState",
     "InitialModel",
+    "Installed",
     "IssuedToken",
     "Listing",
     "LoginCode",
     "LoginWays",
     "Me",
+    "Option",
     "Place",
     "ProjectQuota",
     "RoundColumns",
@@ -90,6 +93,32 @@ class ServerInfo:
     """Connected now, in the projects that the caller knows."""
     ca: str = ""
     """Fingerprint of the authority by which nodes know the server; empty: by one that the world believes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Something that an algorithm or an aggregator can be given."""
+
+    name: str
+    default: Value
+    required: bool
+    """Whether it must be given: it has no default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An algorithm or an aggregator that sessions can name."""
+
+    name: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What is registered on the server, plug-ins among it."""
+
+    algorithms: tuple[Choice, ...]
+    aggregators: tuple[Choice, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ from hansa.wire.frames import Role
 
 __all__ = [
     "AuditShape",
+    "ChoiceShape",
     "ClientShape",
     "CombinerShape",
     "ContributionShape",
     "CurvesShape",
     "EventShape",
     "InitialModelShape",
+    "InstalledShape",
     "IssuedTokenShape",
     "ListShape",
     "LoginCodeShape",
@@ -525,6 +527,29 @@ class ServerInfoShape(Shape):
     """Connected now, in the projects that the caller knows."""
     ca: str = Field(examples=["sha256:" + "0f" * 32])
     """Fingerprint of the authority by which nodes know the server; empty: by one that the world believes."""
+
+
+class OptionShape(Shape):
+    """Something that an algorithm or an aggregator can be given."""
+
+    name: str = Field(examples=["learning_rate"])
+    default: JsonValue
+    required: bool
+    """Whether it must be given: it has no default."""
+
+
+class ChoiceShape(Shape):
+    """An algorithm or an aggregator that sessions can name."""
+
+    name: str = Field(examples=["fedadam"])
+    options: list[OptionShape]
+
+
+class InstalledShape(Shape):
+    """What is registered on the server, plug-ins among it."""
+
+    algorithms: list[ChoiceShape]
+    aggregators: list[ChoiceShape]
 
 
 class PlaceShape(Shape):

@@ -22,9 +22,9 @@ _CITED = re.compile(r".*?arXiv:\d+\.\d+")
 @commands.command("list")
 def list_algorithms(*, as_json: Json = False) -> None:
     """List the algorithms that are installed, with what each is and its options."""
-    from hansa.run import names, plugin
+    from hansa.run import names
 
-    found = [_described(name, plugin("hansa.algorithms", name)) for name in names("hansa.algorithms")]
+    found = [_described(name) for name in names("hansa.algorithms")]
     columns = {
         "name": lambda a: str(a["name"]),
         "options": lambda a: " ".join(f"{key}={value}" for key, value in a["options"].items()),
@@ -49,15 +49,18 @@ def version(*, as_json: Json = False) -> None:
         say(f"hansa {facts['hansa']} (Python {facts['python']}, {facts['platform']})")
 
 
-def _described(name: str, factory: Any) -> dict[str, Any]:
+def _described(name: str) -> dict[str, Any]:
     """Name, options with their defaults, and the line of the module that names the paper."""
+    from hansa.run import options_of, plugin
+
+    factory = plugin("hansa.algorithms", name)
     module = inspect.getmodule(factory)
     text = inspect.getdoc(module) or inspect.getdoc(factory) or ""
     lines = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
     cited = [found[0] for line in lines if (found := _CITED.match(line)) is not None]
     options = {
         key: parameter.default
-        for key, parameter in inspect.signature(factory).parameters.items()
+        for key, parameter in options_of("hansa.algorithms", name).items()
         if parameter.default is not inspect.Parameter.empty
     }
     return {"name": name, "options": options, "paper": (cited or lines or [""])[0]}

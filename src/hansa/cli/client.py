@@ -125,12 +125,17 @@ def list_clients(
             help="Only those with this label; may be repeated: of one key any of its values, of several keys all.",
         ),
     ] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="TEXT", help="Only those whose name holds this, in any case.")
+    ] = None,
     limit: Limit = 100,
     as_json: Json = False,
 ) -> None:
     """List the clients that have ever connected, by name."""
     with server.connect() as api:
-        page = api.clients.list(limit=limit, sort="name", connected=True if connected else None, label=label)
+        page = api.clients.list(
+            limit=limit, sort="name", connected=True if connected else None, label=label, search=search
+        )
     columns = {
         "name": lambda c: c.name,
         "connected": lambda c: "yes" if c.connected else "no",

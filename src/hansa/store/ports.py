@@ -42,7 +42,10 @@ class Query:
     project: str
     """Empty: all projects, in a list of `ProjectRecord` only."""
     where: Mapping[str, str | int | float | bool | Sequence[str]] = field(default_factory=dict)
-    """Column → the value that it equals, or the values it may have. An unknown column is a `ConfigError`."""
+    """Column → the value that it equals, or the values it may have. An unknown column is a `ConfigError`.
+
+    `search` is a part of the name, in any case, of records that have one.
+    """
     after: int | None = None
     """Events only: those with a larger id."""
     sort: str = ""

@@ -11,11 +11,17 @@ from sqlalchemy import JSON, ColumnElement, Select, Table, Text, collate, func, 
 from hansa.errors import ConfigError
 from hansa.rounds.eligible import label_pairs
 from hansa.store.ports import Query
-from hansa.store.records import EventRecord, ModelRecord, PackageRecord, ProjectRecord, RoundRecord
+from hansa.store.records import ContributionRecord, EventRecord, ModelRecord, PackageRecord, ProjectRecord, RoundRecord
 from hansa.store.schema import TABLES, RecordType, field_types, order_column, project_column
 
-__all__ = ["page", "stored_bytes", "trail_down", "trail_up"]
+__all__ = ["SEARCH", "SEARCHED", "page", "stored_bytes", "trail_down", "trail_up"]
 
+SEARCH: Final = "search"
+"""In `Query.where` no column, but a part of a name."""
+SEARCHED: Final[Mapping[RecordType, str]] = {
+    kind: name for kind in TABLES if (name := "client" if kind is ContributionRecord else "name") in field_types(kind)
+}
+"""Records that are found by a part of a name → the column that has it."""
 MAX_LIMIT: Final = 1000
 _TRUTH: Final[Mapping[str, bool]] = {"true": True, "false": False, "1": True, "0": False}
 _LARGEST: Final = 2**63
@@ -72,6 +78,9 @@ def _searchable(kind: RecordType, name: str, verb: str) -> ColumnElement[Any]:
 
 
 def _conditions(kind: RecordType, name: str, wanted: object) -> Iterator[ColumnElement[bool]]:
+    if name == SEARCH and kind in SEARCHED:
+        yield _holds(kind, wanted)
+        return
     if name != "label" or "labels" not in field_types(kind):
         yield _condition(kind, name, wanted)
         return
@@ -85,6 +94,14 @@ def _conditions(kind: RecordType, name: str, wanted: object) -> Iterator[ColumnE
         own = table.c.labels[key].as_string()
         given = func.coalesce(table.c.assigned[key].as_string(), own) if "assigned" in table.c else own
         yield given.in_(sorted(values))
+
+
+def _holds(kind: RecordType, wanted: object) -> ColumnElement[bool]:
+    """Whether a row's name holds a text, whatever the case of either."""
+    table = TABLES[kind]
+    if not isinstance(wanted, str):
+        raise ConfigError(f"{table.name}.{SEARCH} cannot be {wanted!r}: it is a text, a part of a name")
+    return func.lower(table.c[SEARCHED[kind]]).contains(wanted.lower(), autoescape=True)
 
 
 def _condition(kind: RecordType, name: str, wanted: object) -> ColumnElement[bool]:

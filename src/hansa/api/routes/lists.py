@@ -15,6 +15,7 @@ from hansa.api.permissions import Permission
 from hansa.api.requests import Strict
 from hansa.api.shapes import ListShape
 from hansa.store.ports import MetadataStore, Page, Query
+from hansa.store.queries import SEARCH, SEARCHED
 from hansa.store.records import EventRecord, Record
 
 __all__ = ["Cursors", "add_list", "list_shape", "listed"]
@@ -108,6 +109,11 @@ def _filters(kind: Any, fixed: frozenset[str]) -> type[Paging]:
         columns[field.name] = (
             several | None,
             Field(None, description=f"Only those with this {field.name}."),
+        )
+    if kind in SEARCHED:
+        columns[SEARCH] = (
+            Annotated[str, Field(max_length=100)] | None,
+            Field(None, description=f"Only those whose {SEARCHED[kind]} holds this, in any case."),
         )
     if any(field.name == "labels" for field in fields(kind)):
         columns["label"] = (

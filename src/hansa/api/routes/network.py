@@ -1,7 +1,10 @@
 """The network and its places: clients, combiners, tokens, projects, the server, the caller."""
 
+import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import Depends
@@ -12,11 +15,12 @@ from hansa.api.documents import record_document
 from hansa.api.guard import Routes, caller
 from hansa.api.permissions import Permission, allows, covered
 from hansa.api.requests import NewApiToken, NewLabels, NewProject, NewQuota, NewToken, Prune
-from hansa.api.results import IssuedToken, Me, Place, ProjectQuota, ServerInfo, Topology
+from hansa.api.results import Choice, Installed, IssuedToken, Me, Option, Place, ProjectQuota, ServerInfo, Topology
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import (
     ClientShape,
     CombinerShape,
+    InstalledShape,
     IssuedTokenShape,
     MeShape,
     NodeShape,
@@ -28,9 +32,10 @@ from hansa.api.shapes import (
     TokenShape,
     TopologyShape,
 )
-from hansa.errors import PermissionDeniedError
+from hansa.errors import ConfigError, PermissionDeniedError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.quotas import QuotaKind
+from hansa.run import names, options_of
 from hansa.store.ports import Page, Query
 from hansa.store.records import ClientRecord, CombinerRecord, NodeRecord, ProjectRecord, SampleRecord, TokenRecord
 from hansa.wire.frames import ROOT, Role
@@ -193,6 +198,7 @@ class ServerRoutes:
         add = routes.add
         add(Permission.KNOW_ONESELF, "/me", self.get_me, response_model=MeShape)
         add(Permission.USE_SERVER, "/server", self.get_server, response_model=ServerInfoShape)
+        add(Permission.USE_SERVER, "/installed", self.get_installed, response_model=InstalledShape)
         add(Permission.USE_SERVER, "/projects", self.list_projects, response_model=list_shape(ProjectShape))
         add(
             Permission.ADMINISTER,
@@ -233,6 +239,10 @@ class ServerRoutes:
             )
         )
 
+    async def get_installed(self) -> dict[str, Any]:
+        """The algorithms and aggregators that sessions can name here, with their options."""
+        return record_document(await asyncio.to_thread(_installed))
+
     async def list_projects(self, me: Caller) -> dict[str, Any]:
         """The projects that the caller knows, oldest first."""
         cursor = await self._cursors.newest(me.project)
@@ -242,3 +252,21 @@ class ServerRoutes:
     async def create_project(self, me: Caller, body: NewProject) -> dict[str, Any]:
         """Create a project, without members: a site administrator adds its first owner."""
         return record_document(await self._controller.create_project(body.name, me.name))
+
+
+def _installed() -> Installed:
+    return Installed(tuple(_choices("hansa.algorithms")), tuple(_choices("hansa.aggregators")))
+
+
+def _choices(group: str) -> Iterator[Choice]:
+    """Those that can be loaded; a plug-in that cannot says why where it is named."""
+    for name in names(group):
+        with suppress(ConfigError):
+            found = options_of(group, name).values()
+            yield Choice(
+                name,
+                tuple(
+                    Option(one.name, None if one.default is one.empty else one.default, one.default is one.empty)
+                    for one in found
+                ),
+            )

@@ -343,7 +343,12 @@ def _is_studio(address: str) -> bool:
     except ValueError:
         return False
     safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
-    return safe and bool(parts.hostname) and "@" not in parts.netloc and address == f"{parts.scheme}://{parts.netloc}{STUDIO}"
+    return (
+        safe
+        and bool(parts.hostname)
+        and "@" not in parts.netloc
+        and address == f"{parts.scheme}://{parts.netloc}{STUDIO}"
+    )
 
 
 def _challenge_of(verifier: str) -> str:

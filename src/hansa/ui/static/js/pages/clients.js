@@ -20,10 +20,10 @@ export function Clients({ route }) {
   const { project, can } = useApp();
   const base = path`/projects/${project}`;
   const [total, tell] = useState(null);
-  const { name = "", connected = "", combiner = "" } = route.query;
+  const { search = "", connected = "", combiner = "" } = route.query;
   const combiners = useResource(`${base}/combiners?limit=1000`, { on: ofNodes });
-  const filter = { name: name || null, connected: connected || null, combiner: combiner || null };
-  const filtered = Boolean(name || connected || combiner);
+  const filter = { search: search || null, connected: connected || null, combiner: combiner || null };
+  const filtered = Boolean(search || connected || combiner);
   const columns = [
     { id: "name", label: "Client", sort: "name", show: (one) => html`<a class="name" href=${to("p", project, "clients", one.name)}>${one.name}</a>` },
     { id: "connected", label: "Status", sort: "connected", show: (one) => html`<${Status} state=${one.connected ? "connected" : "offline"} />` },
@@ -45,13 +45,13 @@ export function Clients({ route }) {
   return html`<div class="stack">
     <${Title} title="Clients" actions=${join}>They hold the data and train where the data are<//>
     <${Card} title="All clients" note=${total === null ? "" : plural(total, "client")} right=${html`
-        <${Search} label="Exact name" value=${name} onChange=${(value) => setQuery({ name: value })} />
+        <${Search} label="Part of a name" value=${search} onChange=${(value) => setQuery({ search: value })} />
         <${Choose} label="Status" value=${connected} options=${[["", "All"], ["true", "connected"], ["false", "offline"]]} onChange=${(value) => setQuery({ connected: value })} />
         <${Choose} label="Server" value=${combiner} options=${[["", "All servers"], ["root", "controller"], ...(combiners.data?.items ?? []).map((one) => [one.name, one.name])]} onChange=${(value) => setQuery({ combiner: value })} />
         <${SaveList} name=${`clients-${project}`} fetch=${all} columns=${[["name", (c) => c.name], ["connected", (c) => c.connected], ["server", (c) => c.combiner], ["labels", (c) => JSON.stringify(c.labels)], ["version", (c) => c.version], ["first_seen", (c) => iso(c.first_seen)], ["last_seen", (c) => iso(c.last_seen)]]} />`}>
       <${List} path=${`${base}/clients`} filter=${filter} sort="name" columns=${columns} on=${ofNodes} label="Clients" onTotal=${tell}
         empty=${filtered
-          ? html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => setQuery({ name: null, connected: null, combiner: null })}>Clear the filter</button>`} />`
+          ? html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => setQuery({ search: null, connected: null, combiner: null })}>Clear the filter</button>`} />`
           : html`<${Empty} icon="device-desktop" title="No client has joined yet" actions=${join}>One command on the machine that holds the data connects it.<//>`} />
     <//>
   </div>`;

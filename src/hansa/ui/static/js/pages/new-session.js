@@ -8,8 +8,31 @@ import { Card, Notice, Title } from "../parts/page.js";
 import { Loaded } from "../parts/states.js";
 import { go, to } from "../router.js";
 
-const ALGORITHMS = ["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fednova", "feddyn"];
-const AGGREGATORS = ["mean", "median", "trimmed-mean", "krum", "multi-krum", "geometric-median"];
+/** An option as it was typed: a number or a truth value where it reads as one, else text. */
+function valueOf(text) {
+  try {
+    const value = JSON.parse(text);
+    return value === null || typeof value === "object" ? text : value;
+  } catch {
+    return text;
+  }
+}
+
+/** Options that were filled in, of fields whose names begin with the prefix. */
+const optionsOf = (given, prefix) => Object.fromEntries(Object.entries(given).filter(([field, text]) => field.startsWith(prefix) && text !== "").map(([field, text]) => [field.slice(prefix.length), valueOf(text)]));
+
+/** What is registered on the server under a kind, and fields for the options of what is chosen. */
+function Registered({ label, field, choices, chosen, onChoose, options }) {
+  const known = choices ?? [{ name: chosen, options: [] }];
+  const one = known.find(({ name: other }) => other === chosen);
+  const said = (value) => (value === null || value === undefined ? "" : typeof value === "string" ? value : JSON.stringify(value));
+  return html`<label class="field"><span>${label}</span><select name=${field} value=${chosen} onChange=${(event) => onChoose(event.target.value)}>
+      ${(one ? known : [{ name: chosen, options: [] }, ...known]).map((each) => html`<option key=${each.name} value=${each.name} selected=${each.name === chosen}>${each.name}</option>`)}</select></label>
+    ${one?.options.map((option) => html`<label class="field" key=${`${chosen}/${option.name}`}><span>${label}: ${option.name.replaceAll("_", " ")}</span>
+      <input name=${`${field}.${option.name}`} required=${option.required} defaultValue=${said(options?.[option.name])} placeholder=${said(option.default)} autocomplete="off" spellcheck="false" />
+      <small>${option.required ? "It has no default" : `Empty: ${said(option.default) || "none"}`}</small></label>`)}`;
+}
+
 const name = (file) => file.name.replace(/\.(py|hansa)$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 100) || "app";
 
 export function NewSession({ route }) {
@@ -28,6 +51,9 @@ function Start({ like, chosen }) {
   const [file, take] = useState(null);
   const [over, drag] = useState(false);
   const [where, place] = useState(null);
+  const installed = useResource("/installed");
+  const [algorithm, pickAlgorithm] = useState(like?.spec.algorithm ?? "fedavg");
+  const [aggregator, pickAggregator] = useState(like?.spec.aggregator ?? "mean");
   const [state, tell] = useState({ step: "", error: null });
   const connected = here.data?.total ?? 0;
   const runs = where ?? (here.data && connected === 0 ? "here" : "network");
@@ -49,7 +75,7 @@ function Start({ like, chosen }) {
       const id = await packed(given);
       const least = Number(given.clients);
       const spec = {
-        ...(like?.spec ?? {}), name: given.name, algorithm: given.algorithm, aggregator: given.aggregator, rounds: Number(given.rounds), seed: Number(given.seed),
+        ...(like?.spec ?? {}), name: given.name, algorithm, algorithm_options: optionsOf(given, "algorithm."), aggregator, aggregator_options: optionsOf(given, "aggregator."), rounds: Number(given.rounds), seed: Number(given.seed),
         rules: { ...(like?.spec.rules ?? {}), min_clients: runs === "here" ? 1 : least, quorum: runs === "here" ? 1 : least, deadline: Number(given.deadline) },
       };
       delete spec.project;
@@ -72,7 +98,7 @@ function Start({ like, chosen }) {
   };
 
   const radio = (group, value, current, set, title, text, disabled) => html`<label><input type="radio" name=${group} value=${value} checked=${current === value} disabled=${disabled} onChange=${() => set(value)} /><span><b>${title}</b><small>${text}</small></span></label>`;
-  const defaults = like?.spec ?? { name: "digits", algorithm: "fedavg", aggregator: "mean", rounds: 20, seed: 0, rules: { deadline: 3600, min_clients: Math.max(1, connected) } };
+  const defaults = like?.spec ?? { name: "digits", rounds: 20, seed: 0, rules: { deadline: 3600, min_clients: Math.max(1, connected) } };
   return html`<form class="stack" onSubmit=${start}>
     <${Title} title=${like ? `Again: ${like.name}` : "New session"}>One model, trained over the clients of ${project}, round by round<//>
     <${Card} title="The app" note="what is trained, and how a client reads its data"><fieldset class="body form"><legend class="visually-hidden">The app</legend>
@@ -98,8 +124,8 @@ function Start({ like, chosen }) {
       <label class="field"><span>Name</span><input name="name" pattern="[A-Za-z0-9._\\-]{1,100}" required defaultValue=${defaults.name} autocomplete="off" /></label>
       <label class="field"><span>Rounds</span><input name="rounds" type="number" min="1" max="1000000" required defaultValue=${defaults.rounds} /></label>
       <label class="field"><span>${runs === "here" ? "Virtual clients" : "Clients at least"}</span><input key=${runs} name="clients" type="number" min="1" max=${runs === "here" ? 1000 : undefined} required defaultValue=${runs === "here" ? 10 : Math.max(1, defaults.rules.min_clients)} /></label>
-      <label class="field"><span>Algorithm</span><select name="algorithm">${[...new Set([defaults.algorithm, ...ALGORITHMS])].map((one) => html`<option key=${one} selected=${one === defaults.algorithm}>${one}</option>`)}</select></label>
-      <label class="field"><span>Aggregator</span><select name="aggregator">${[...new Set([defaults.aggregator, ...AGGREGATORS])].map((one) => html`<option key=${one} selected=${one === defaults.aggregator}>${one}</option>`)}</select></label>
+      <${Registered} label="Algorithm" field="algorithm" choices=${installed.data?.algorithms} chosen=${algorithm} onChoose=${pickAlgorithm} options=${like?.spec.algorithm === algorithm ? like.spec.algorithm_options : {}} />
+      <${Registered} label="Aggregator" field="aggregator" choices=${installed.data?.aggregators} chosen=${aggregator} onChoose=${pickAggregator} options=${like?.spec.aggregator === aggregator ? like.spec.aggregator_options : {}} />
       <label class="field"><span>Deadline of a round, seconds</span><input name="deadline" type="number" min="1" step="any" required defaultValue=${defaults.rules.deadline} /></label>
       <label class="field"><span>Seed</span><input name="seed" type="number" min="0" step="1" required defaultValue=${defaults.seed} /><small>The same seed gives the same model</small></label>
       <label class="field"><span>Keep models of</span><input name="keep" placeholder="all, or: last 5, best accuracy max" defaultValue=${like?.keep ?? ""} autocomplete="off" /><small>Empty: the server's default</small></label>

@@ -241,7 +241,7 @@ function Participants({ session, pins, toggle }) {
   const base = path`/projects/${project}/contributions`;
   const at = round || session.round;
   const mine = ({ event }) => !round && event?.session === session.id && event.kind === "round.committed";
-  const filter = { session: session.id, round: at, client: name || null };
+  const filter = { session: session.id, round: at, search: name || null };
   const all = useResource(session.round ? `${base}${query({ session: session.id, round: at, limit: 1000 })}` : null, { on: mine });
   const sizes = (all.data?.items ?? []).filter((one) => one.outcome === "accepted").map((one) => one.num_examples);
   const norms = (all.data?.items ?? []).map((one) => one.norm).filter((value) => value !== null);
@@ -258,7 +258,7 @@ function Participants({ session, pins, toggle }) {
   ];
   const rounds = [["", `Newest (${count(session.round)})`], ...Array.from({ length: Math.min(200, session.round) }, (_, k) => [String(session.round - k), `Round ${session.round - k}`])];
   return html`<div class="stack"><${Card} title="Clients" note=${`in round ${count(Number(at))}; pin some to draw them above`} right=${html`
-      <${Search} label="Exact name" value=${name} onChange=${search} />
+      <${Search} label="Part of a name" value=${name} onChange=${search} />
       <${Choose} label="Round" value=${round} options=${rounds} onChange=${choose} />
       <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => r.metrics[key]]), ["norm", (r) => r.norm], ["reason", (r) => r.reason]]} />`}>
       <${List} path=${base} filter=${filter} sort="client" columns=${columns} on=${mine} label="Clients in the round" empty=${html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => { search(""); choose(""); }}>Clear the filter</button>`} />`} />

@@ -1,29 +1,39 @@
 // ⌘K: go anywhere by typing a part of its name.
-import { call, path } from "../api.js";
+import { call, path, query } from "../api.js";
 import { useApp } from "../context.js";
 import { html, useEffect, useMemo, useRef, useState } from "../html.js";
 import { go, to } from "../router.js";
 import { ADMINISTERING, KEEPING, PAGES } from "./shell.js";
 
 const MOST = 12;
+const PAUSE = 150; // milliseconds of typing after which the server is asked
 
 export function Palette({ onClose }) {
   const { me, project, can } = useApp();
   const dialog = useRef();
   const [text, type] = useState("");
   const [chosen, choose] = useState(0);
-  const [found, setFound] = useState([]);
+  const [sessions, keep] = useState([]);
+  const [clients, find] = useState([]);
   useEffect(() => {
     dialog.current.showModal();
     if (!project) return;
-    const base = path`/projects/${project}`;
-    Promise.all([call(`${base}/sessions?limit=200&sort=-created_at`), call(`${base}/clients?limit=1000`)]).then(([sessions, clients]) => {
-      setFound([
-        ...sessions.items.map((one) => ({ label: one.name, kind: `session ${one.id}`, address: to("p", project, "sessions", one.id) })),
-        ...clients.items.map((one) => ({ label: one.name, kind: "client", address: to("p", project, "clients", one.name) })),
-      ]);
+    call(path`/projects/${project}/sessions?limit=200&sort=-created_at`).then(({ items }) => {
+      keep(items.map((one) => ({ label: one.name, kind: `session ${one.id}`, address: to("p", project, "sessions", one.id) })));
     }, () => {});
   }, []);
+  useEffect(() => {
+    const stop = new AbortController();
+    const asked = project && text && setTimeout(() => {
+      call(path`/projects/${project}/clients` + query({ search: text, limit: MOST, sort: "name" }), { signal: stop.signal }).then(({ items }) => {
+        find(items.map((one) => ({ label: one.name, kind: "client", address: to("p", project, "clients", one.name) })));
+      }, () => {});
+    }, PAUSE);
+    return () => {
+      clearTimeout(asked);
+      stop.abort();
+    };
+  }, [text]);
   const places = useMemo(() => [
     ...(project ? PAGES.map(([id, label]) => ({ label, kind: "page", address: id ? to("p", project, id) : to("p", project) })) : []),
     ...(can("run") ? [{ label: "New session", kind: "action", address: to("p", project, "sessions", "new") }] : []),
@@ -34,7 +44,7 @@ export function Palette({ onClose }) {
     { label: "Account", kind: "page", address: to("account") },
   ], [me, project]);
   const wanted = text.toLowerCase();
-  const shown = [...places, ...found].filter(({ label, kind }) => `${label} ${kind}`.toLowerCase().includes(wanted)).slice(0, MOST);
+  const shown = [...places, ...sessions, ...clients].filter(({ label, kind }) => `${label} ${kind}`.toLowerCase().includes(wanted)).slice(0, MOST);
   const leave = (address) => {
     onClose();
     if (address) go(address);
