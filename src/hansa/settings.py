@@ -32,18 +32,28 @@ _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """How many processes a launcher has started, in the words of each."""
 
 
+def _environment() -> dict[str, str]:
+    return {name.upper(): value for name, value in os.environ.items()}  # noqa: TID251 - here
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def _file_of(secret: str) -> str:
+    """The path of the file that a secret is in; empty: none is named."""
+    return _environment().get(f"{_PREFIX}{secret}_FILE".upper(), "")
+
+
 class _Files(PydanticBaseSettingsSource):
     """A secret's file, in the place of the secret: HANSA_TOKEN_FILE names a file with what HANSA_TOKEN would hold."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        if SecretStr not in (field.annotation, *get_args(field.annotation)):
-            return None, field_name, False
-        environment = {name.upper(): value for name, value in os.environ.items()}  # noqa: TID251 - here
-        name = f"{_PREFIX}{field_name}".upper()
-        path = environment.get(f"{name}_FILE")
+        path = _file_of(field_name) if _is_secret(field) else ""
         if not path:
             return None, field_name, False
-        if environment.get(name):
+        name = f"{_PREFIX}{field_name}".upper()
+        if _environment().get(name):
             raise InputError(f"{name} and {name}_FILE are both set: set one of them")
         try:
             return Path(path).read_text(encoding="utf-8").strip(), field_name, False
@@ -217,7 +227,9 @@ class Settings(BaseSettings):
         default=60.0, gt=0, description="Seconds that one call of an app's select, configure or aggregate may take."
     )
     function_memory: int = Field(
-        default=8 << 30, gt=0, description="Bytes of address space that one such call may have."
+        default=8 << 30,
+        gt=0,
+        description="Bytes of address space that one such call may have, and that code beside a server may write.",
     )
     telemetry_days: float = Field(
         default=7.0, gt=0, le=3650, description="Days for which a server keeps what machines of clients tell."
@@ -249,6 +261,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line shown."
     )
+
+    def secret_files(self) -> tuple[Path, ...]:
+        """Files that hold what these settings keep secret, in the place of a variable or as a key."""
+        named = (_file_of(name) for name, field in type(self).model_fields.items() if _is_secret(field))
+        given = (*named, self.tls_key)
+        return tuple(Path(path) for path in given if path)
 
 
 class GivenSettings(Settings):

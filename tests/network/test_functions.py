@@ -13,6 +13,9 @@ from hansa.network.client.limits import Limits
 from hansa.store.records import SessionState
 
 APP = """
+import itertools
+import os
+import pathlib
 import time
 
 import numpy as np
@@ -48,6 +51,15 @@ def configure(model, task):
         raise ValueError("no such rate")
     if task.config.get("bad") == "hang":
         time.sleep(600)
+    if task.config.get("bad") == "fill":
+        for number in itertools.count():
+            pathlib.Path(os.environ["HOME"], str(number)).write_bytes(bytes(1 << 20))
+    if task.config.get("bad") == "deep":
+        pathlib.Path(os.environ["HOME"], "result.json").write_text("[" * 100_000)
+        os._exit(0)
+    if task.config.get("bad") == "link":
+        pathlib.Path(os.environ["HOME"], "result.safetensors").symlink_to("/etc/hostname")
+        os._exit(0)
     print("round", task.round)
     return {"rate": float(np.abs(model["w"]).max()) / task.round}
 
@@ -98,13 +110,16 @@ async def test_a_session_calls_them_in_each_round_to_the_bits_of_a_simulation(se
     [
         ("raise", "the app's configure failed in round 1: ValueError: no such rate"),
         ("hang", "the app's configure failed in round 1: it took longer than 2 seconds, and was ended"),
+        ("fill", "the app's configure failed in round 1: it wrote more than 20,000,000 bytes, and was ended"),
+        ("deep", "the app's configure failed in round 1: what it left cannot be read: maximum recursion depth"),
+        ("link", "the app's configure failed in round 1: what it left cannot be read: "),
     ],
 )
 async def test_a_function_that_fails_is_the_cause_of_its_session(
     served: Path, tmp_path: Path, bad: str, says: str
 ) -> None:
     async with federation(tmp_path) as made:
-        made.controller._functions._limits = Limits(wall=2.0 if bad == "hang" else 60.0)
+        made.controller._functions.limits = Limits(wall=2.0 if bad == "hang" else 60.0, disk=20_000_000)
         for number, (name, labels) in enumerate(LABELS.items()):
             await made.client(name, number, 3, labels=labels)
         session = await made.run(served, RunSpec(rounds=1, rules=RULES, config={"bad": bad}))

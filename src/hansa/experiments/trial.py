@@ -1,10 +1,10 @@
 """What runs an app that somebody has brought: its initial model, or a simulation, in a process of its own.
 
-    python -m hansa.experiments.trial APP SPEC OUT [CLIENTS]
+    python -m hansa.experiments.trial APP SPEC OUT LIMITS [CLIENTS]
 
-SPEC is JSON. Without CLIENTS the initial model is written to OUT, and one line of JSON on standard output has the spec
-as it suits the app; with CLIENTS each round is such a line, and the last model is in OUT. What the app prints goes to
-standard error, and so does the last line of a failure.
+SPEC is a file of JSON; LIMITS bind the process before it loads the app. Without CLIENTS the initial model is written to
+OUT, and one line of JSON on standard output has the spec as it suits the app; with CLIENTS each round is such a line,
+and the last model is in OUT. What the app prints goes to standard error, and so does the last line of a failure.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from hansa.app import load_app
 from hansa.errors import HansaError
+from hansa.network.client.limits import Limits
 from hansa.run import check_networked, resolve, suit
 from hansa.simulation import RoundRecord, simulate
 from hansa.simulation.pipes import spec_from
@@ -48,13 +49,15 @@ def run(app: Path, spec: dict[str, Any], out: Path, clients: int, told: IO[str])
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0, or 1 where it failed."""
-    app, spec, out, *clients = arguments
+    app, spec, out, limits, *clients = arguments
+    Limits.decode(limits).apply()
+    given = json.loads(Path(spec).read_text(encoding="utf-8"))
     told, sys.stdout = sys.stdout, sys.stderr
     try:
         if clients:
-            run(Path(app), json.loads(spec), Path(out), int(clients[0]), told)
+            run(Path(app), given, Path(out), int(clients[0]), told)
         else:
-            _say(told, json.dumps(draw(Path(app), json.loads(spec), Path(out))))
+            _say(told, json.dumps(draw(Path(app), given, Path(out))))
     except HansaError as error:
         _say(sys.stderr, str(error))
         return 1

@@ -10,7 +10,7 @@ from typing import BinaryIO, Final, cast
 
 from hansa.errors import StorageError, StorageUnavailableError
 
-__all__ = ["explained", "make_directory", "sync_directory", "whole_file", "write_whole"]
+__all__ = ["bytes_in", "explained", "make_directory", "sync_directory", "whole_file", "write_whole"]
 
 _REMEDIES: Final[Mapping[int, str]] = {
     errno.ENOSPC: "the disk is full: free some space or choose another disk, then try again",
@@ -30,6 +30,12 @@ _PASSING: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 )
 """What can be over when the call is made again."""
+
+
+_BLOCK: Final = 512
+"""Bytes of a block, as `st_blocks` counts them."""
+_HIDDEN: Final = 1 << 62
+"""Bytes, for what cannot be counted."""
 
 
 @contextmanager
@@ -92,3 +98,23 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def bytes_in(folder: Path) -> int:
+    """On the disk, of all files below a folder; links are not followed, and what goes meanwhile is left out.
+
+    A path that is too long to be looked at counts as more than any disk has: somebody hides there.
+    """
+    total = 0
+
+    def failed(error: OSError) -> None:
+        nonlocal total
+        total += _HIDDEN if error.errno == errno.ENAMETOOLONG else 0
+
+    for place, _, files in os.walk(folder, onerror=failed):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * _BLOCK  # noqa: PTH118 - a path of each takes long
+            except OSError as error:
+                failed(error)
+    return total

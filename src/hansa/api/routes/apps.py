@@ -12,7 +12,6 @@ from hansa.api.permissions import Permission
 from hansa.api.requests import NewInitialModel, NewSimulation, spec_of
 from hansa.api.results import InitialModel
 from hansa.api.shapes import InitialModelShape, PackageShape, SessionShape
-from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
 from hansa.wire.tokens import Identity
 
@@ -57,6 +56,4 @@ class AppRoutes:
     async def start_simulation(self, project: str, me: Caller, body: NewSimulation) -> dict[str, Any]:
         """Simulate a package's app on the server's machine, with virtual clients; it is seen as a session."""
         spec = spec_of(body.spec, project)
-        begun = await self._apps.simulate(project, body.package, spec, body.clients)
-        await self._controller.people.note(audit_line(project, me.name, "session.simulate", begun.id))
-        return record_document(begun)
+        return record_document(await self._apps.simulate(project, body.package, spec, body.clients, me.name))

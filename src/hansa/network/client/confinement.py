@@ -61,6 +61,8 @@ class Confinement:
     limits: Limits = NO_LIMITS
     why_not: str = ""
     """Why there is no better tool."""
+    waived: bool = False
+    """Whether somebody has said that none is needed."""
 
     @property
     def enforced(self) -> tuple[str, ...]:
@@ -125,7 +127,7 @@ class Confinement:
                 yield from ("--ro-bind-try", place, place)
 
 
-NO_CONFINEMENT: Final = Confinement(why_not="nobody asked for it")
+NO_CONFINEMENT: Final = Confinement(why_not="nobody asked for it", waived=True)
 
 
 def confine(mode: str, rules: Confinement) -> Confinement:
@@ -134,7 +136,7 @@ def confine(mode: str, rules: Confinement) -> Confinement:
     Raises `ConfigError` where it is required that all of them be enforced, and that cannot be.
     """
     if mode == "off":
-        return replace(rules, tool=Tool.NOTHING, network=True, why_not="confinement is off")
+        return replace(rules, tool=Tool.NOTHING, network=True, why_not="confinement is off", waived=True)
     reasons = []
     best = rules
     for tool in (Tool.BWRAP, Tool.UNSHARE):

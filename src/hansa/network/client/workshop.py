@@ -22,7 +22,7 @@ from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.correspondence import Correspondence
 from hansa.network.client.pipe import read_frame, write_frame
 from hansa.settings import environment_for_user_code
-from hansa.store.disk import explained
+from hansa.store.disk import bytes_in, explained
 from hansa.wire import framing
 from hansa.wire.frames import (
     Answer,
@@ -54,9 +54,6 @@ _LONGEST_LOOK = 1.0
 
 _SHARE_OF_A_CORE = 0.01
 """CPU time over wall time that counts as work between two looks: a process that sleeps or deadlocks uses less."""
-
-_BLOCK = 512
-"""Bytes of a block, as `st_blocks` counts them."""
 
 _LIMITS_LOOK = 0.25
 """Seconds between two looks whether a task is within its limits."""
@@ -190,7 +187,8 @@ class Workshop:
         while not self._beyond:
             await asyncio.sleep(_LIMITS_LOOK)
             used, took = await self._cpu_seconds() - before, loop.time() - begun
-            holds = await asyncio.to_thread(_bytes_in, self._scratch) if limits.disk is not None else 0
+            folder = self._scratch if limits.disk is not None else None
+            holds = await asyncio.to_thread(bytes_in, folder) if folder is not None else 0
             if limits.cpu is not None and used > limits.cpu:
                 self._beyond = f"it used {used:.1f} CPU seconds, and a task may use {limits.cpu:g} here: it was ended"
             elif limits.wall is not None and took > limits.wall:
@@ -367,15 +365,6 @@ def _cpu_seconds(pid: int) -> float:
         for each in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):  # it has ended meanwhile, or is another user's
                 total += sum(each.cpu_times()[:4])  # its own, user and system, and those of its ended children
-    return total
-
-
-def _bytes_in(folder: Path | None) -> int:
-    """Of all files below a folder; links are not followed."""
-    total = 0
-    for path in folder.rglob("*") if folder is not None else ():
-        with suppress(OSError):  # it has gone meanwhile
-            total += path.lstat().st_blocks * _BLOCK
     return total
 
 

@@ -19,6 +19,7 @@ from hansa.errors import (
     ConflictError,
     HansaError,
     NotFoundError,
+    PermissionDeniedError,
     PrunedError,
     StorageUnavailableError,
 )
@@ -32,7 +33,7 @@ from hansa.network.controller.central import CentralEvaluation
 from hansa.network.controller.commit import sealed
 from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.export import Models, export
-from hansa.network.controller.functions import DEFAULT_LIMITS, AppFunctions
+from hansa.network.controller.functions import DEFAULT_LIMITS, DEFAULT_MEMORY, AppFunctions
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.logins import Logins
 from hansa.network.controller.names import checked_name
@@ -225,6 +226,27 @@ class Controller:
     def confinement(self) -> Confinement:
         """Of code that sessions bring, where it runs beside the server."""
         return self._central.confinement
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a process of such code may have."""
+        return self._functions.limits.memory or DEFAULT_MEMORY
+
+    async def need_walls(self, project: str, by: str) -> None:
+        """Before an app's code is run beside the server. by: who asks for it.
+
+        Where the server's own files cannot be hidden from it, its author could take the server's keys: then only who
+        has those anyway may ask. Raises `PermissionDeniedError` for anybody else.
+        """
+        walls = self.confinement
+        if walls.waived or "files" in walls.enforced or by == SERVER or (await self.people.account(by)).admin:
+            return
+        await self.people.note(audit_line(project, by, "app.run", project, outcome="refused", detail="no walls"))
+        raise PermissionDeniedError(
+            f"{by} may not run code beside this server, which cannot hide its keys from it ({walls.why_not}): install "
+            "bubblewrap there, have a site administrator run it, or run nothing there: no functions of the package, no "
+            "central evaluation (evaluation.central), no party `central`"
+        )
 
     def tree(self, project: str) -> ProjectTree:
         """A project's network."""
@@ -459,6 +481,8 @@ class Controller:
         async with self._changing:
             session = await self.store.get(SessionRecord, project, session_id)
             _check_not_simulated(session)
+            if _runs_beside(session):
+                await self.need_walls(project, by)
             if not tree.is_running(session_id):
                 await self.quotas.need_session(project, tree.running, by)
                 session = await self._continued(session, further)
@@ -642,6 +666,13 @@ def _check_not_simulated(session: SessionRecord) -> None:
             f"session {session.name} is a simulation, which is driven by its own process: start its app as a session, "
             "or simulate it again"
         )
+
+
+def _runs_beside(session: SessionRecord) -> bool:
+    """Whether code of the session's package runs on the server's machine."""
+    spec = session.spec
+    evaluates = spec.evaluation.central and spec.evaluation.every > 0 and not spec.parties
+    return session.package is not None and (bool(spec.functions) or CENTRAL in spec.parties or evaluates)
 
 
 def _check_spec(spec: RunSpec, seed_model: str | None, package: str | None) -> None:

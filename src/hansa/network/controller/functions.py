@@ -5,14 +5,10 @@ What comes back is checked again: the process runs a stranger's code, and may ha
 
 import asyncio
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,25 +19,26 @@ from hansa.errors import RunFailedError, WireError
 from hansa.messages import Candidate, Update, Value
 from hansa.network.client.limits import Limits
 from hansa.network.controller.central import CentralEvaluation
+from hansa.network.controller.confined import beside_server, running
 from hansa.network.controller.function import CALL, ERROR, MODEL, RESULT, RESULT_ARRAYS
+from hansa.network.files import opened
 from hansa.store.disk import explained
 from hansa.store.documents import spec_to_json
 from hansa.store.records import SessionRecord
 from hansa.wire import codec
 
-__all__ = ["DEFAULT_LIMITS", "AppFunctions"]
+__all__ = ["DEFAULT_LIMITS", "DEFAULT_MEMORY", "AppFunctions"]
 
 _log = structlog.get_logger(__name__)
 
-DEFAULT_LIMITS: Final = Limits(wall=60.0, memory=8 << 30)
+DEFAULT_MEMORY: Final = 8 << 30
+DEFAULT_LIMITS: Final = beside_server(60.0, DEFAULT_MEMORY)
 """Of one call, where nobody says it."""
 
 _LARGEST: Final = 4 << 20
 """Bytes of an answer that is no model."""
 _SHOWN: Final = 4096
-"""Bytes of what a call has printed that are told."""
-
-
+"""Characters of what a call says of its failure that are told."""
 _PRINTED: Final = "printed"
 
 
@@ -61,7 +58,7 @@ class AppFunctions:
     def __init__(self, central: CentralEvaluation, limits: Limits = DEFAULT_LIMITS) -> None:
         """central: has the packages, and says how they are confined; limits: of one call."""
         self._central = central
-        self._limits = limits
+        self.limits = limits
 
     async def select(self, session: SessionRecord, number: int, clients: Sequence[Candidate]) -> tuple[str, ...]:
         """Whom the app invites, by name."""
@@ -93,45 +90,37 @@ class AppFunctions:
         if session.package is None:
             raise _failed(call, "the session has no package that could hold it")
         code = await self._central.code(session.package)
-        folder = await asyncio.to_thread(self._central.folder, f"function-{session.id}")
+        place = await asyncio.to_thread(self._central.folder, f"function-{session.id}")
+        folder = place / "call"
         try:
             with explained("lay out a call in", folder):
-                app = await asyncio.to_thread(code.placed, folder)
+                folder.mkdir()
+                app = await asyncio.to_thread(code.placed, place)
                 await asyncio.to_thread(_lay_out, folder, session, call)
             printed = await self._run(app, folder, call)
             return await asyncio.to_thread(_result, folder, call, printed)
         finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
     async def _run(self, app: Path, folder: Path, call: _Call) -> str:
-        """The end of what it printed, once it has ended; raises where it takes too long."""
-        rules = self._central.confinement
-        size = 0 if call.model is None else call.model.nbytes
-        limits = replace(self._limits, file_size=max(_LARGEST, 4 * size + _LARGEST))  # of what it prints too
+        """The end of what it printed, once it has ended; raises where it uses more than it may."""
         arguments = [
             *(sys.executable, "-m", "hansa.network.controller.function"),
-            *("--app", str(app), "--folder", str(folder), "--limits", limits.encode()),
+            *("--app", str(app), "--folder", str(folder), "--limits", self.limits.encode()),
         ]
-        with (folder / _PRINTED).open("w+b") as output:
-            process = await asyncio.create_subprocess_exec(
-                *rules.command(arguments, writable=(folder,), readable=()),
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, env=rules.environment(folder),
-            )  # fmt: skip
+        printed, readable = folder.with_name(_PRINTED), (folder.with_name("app"),)
+        confinement = self._central.confinement
+        async with running(
+            confinement, self.limits, arguments, folder=folder, readable=readable, printed=printed
+        ) as process:
             try:
-                async with asyncio.timeout(limits.wall):
-                    await process.wait()
-            except TimeoutError as error:
-                raise _failed(call, f"it took longer than {limits.wall:g} seconds, and was ended") from error
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-            output.seek(max(0, output.seek(0, os.SEEK_END) - _SHOWN))
-            printed = output.read().decode(errors="replace").strip()
-        for line in printed.splitlines():
+            except RunFailedError as error:
+                raise _failed(call, str(error)) from error
+            words = process.words()
+        for line in words.splitlines():
             _log.info("the app printed", function=call.function, round=call.number, line=line)
-        return printed
+        return words
 
 
 def _lay_out(folder: Path, session: SessionRecord, call: _Call) -> None:
@@ -152,23 +141,21 @@ def _result(folder: Path, call: _Call, printed: str) -> Any:
         if (folder / ERROR).exists():
             told = json.loads(_read(folder / ERROR))
             raise _failed(call, str(told["message"])[:_SHOWN], str(told["traceback"])[-_SHOWN:])
-        if (folder / RESULT_ARRAYS).is_file() and not (folder / RESULT_ARRAYS).is_symlink():
-            return codec.decode((folder / RESULT_ARRAYS).read_bytes())
+        if (folder / RESULT_ARRAYS).exists():
+            return codec.decode(opened(folder / RESULT_ARRAYS))
         return json.loads(_read(folder / RESULT))
     except FileNotFoundError as error:
         raise _failed(call, "its process ended without a result", printed) from error
-    except (OSError, ValueError, TypeError, KeyError, WireError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, WireError) as error:
         raise _failed(call, f"what it left cannot be read: {error}") from error
 
 
 def _read(file: Path) -> str:
     """A small file that is no link: what lies elsewhere is none of a call's business."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as opened:
-        content = opened.read(_LARGEST + 1)
+    content = opened(file)
     if len(content) > _LARGEST:
         raise ValueError(f"it has more than {_LARGEST:,} bytes")
-    return content.decode()
+    return bytes(content).decode()
 
 
 def _failed(call: _Call, why: str, said: str = "") -> RunFailedError:

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from hansa.errors import ConflictError, InputError, PermissionDeniedError, StorageUnavailableError
 from hansa.network.client.confinement import Confinement, confine
-from hansa.network.client.limits import Limits
 from hansa.network.combiner.service import NodeService
 from hansa.network.controller.certificates import Secured
+from hansa.network.controller.confined import beside_server, worker_beside_server
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.groups import Groups
 from hansa.network.controller.openid import Provider, Registration
@@ -69,7 +69,7 @@ class ControllerServer:
         Raises `InputError` that says what to change, `StorageUnavailableError` when the database is away.
         """
         keep, sign_on = Policy.parse(settings.keep), _sign_on(settings)
-        settings.data.mkdir(parents=True, exist_ok=True)
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # who reads it has all models, and the hashes
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
         keys = SigningKeys.of(settings.data / "keys")
@@ -94,7 +94,7 @@ class ControllerServer:
                 silence=settings.silence,
                 keep=keep,
                 telemetry=settings.telemetry_days * 86_400,
-                functions=Limits(wall=settings.function_seconds, memory=settings.function_memory),
+                functions=beside_server(settings.function_seconds, settings.function_memory),
                 leads=lambda: leadership.held,
                 confinement=await asyncio.to_thread(_confined, settings),
                 sign_on=sign_on,
@@ -181,8 +181,13 @@ def _bind(server: Any, settings: Settings, shown: Shown | None) -> int:
 
 def _confined(settings: Settings) -> Confinement:
     """How apps are confined that are evaluated beside the server: what the server keeps is hidden from them."""
-    hidden = (settings.data.resolve(), settings.credentials.expanduser(), settings.package_key.expanduser())
-    found = confine(settings.confinement, Confinement(network=False, hidden=hidden))
+    hidden = (settings.data, settings.credentials, settings.package_key, *settings.secret_files())
+    rules = Confinement(
+        network=False,
+        hidden=tuple(path.expanduser().resolve() for path in hidden),
+        limits=worker_beside_server(settings.function_memory),
+    )
+    found = confine(settings.confinement, rules)
     if found.missing and settings.confinement != "off":
         _log.warning("apps evaluated here are not confined in all", missing=found.missing, why=found.why_not)
     return found
