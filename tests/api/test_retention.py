@@ -3,11 +3,12 @@
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from served import Served
 
 from hansa.api.client import Client
-from hansa.errors import ConfigError, PrunedError
+from hansa.errors import ConfigError, ConflictError, NotFoundError, PrunedError
 from hansa.messages import RoundRules
 from hansa.store.ports import Query
 from hansa.store.records import ModelRecord, SessionRecord
@@ -46,6 +47,40 @@ def test_a_pruned_model_is_gone_with_the_policy_and_what_is_kept(fresh: Served, 
     client.models.download(trail[2].id, tmp_path / "model")  # a person holds on to it
     found = client.sessions.verify("heart")
     assert (found.rounds, found.pruned) == (4, 2)
+
+
+def test_an_upload_that_nobody_names_is_deleted_and_makes_room(fresh: Served, app: Path) -> None:
+    client = fresh.client()
+    session = finished(fresh, client, app)
+    seed, package = session.seed_model or "", session.package or ""
+    for delete, name in ((client.models.delete, seed), (client.packages.delete, package)):
+        with pytest.raises(ConflictError, match="is needed by session heart: delete that first"):
+            delete(name[:12])
+    with pytest.raises(ConflictError, match=f"is that of round 4 of session {session.id}: change which models"):
+        client.models.delete(session.model or "")
+    assert (client.models.get(seed).id, client.packages.get(package[:12]).id) == (seed, package)
+    client.sessions.delete("heart")
+
+    assert client.models.delete(seed[:12]).id == seed
+    assert client.packages.delete(package).id == package
+    assert client.models.list().total == client.packages.list().total == 0
+    kept = fresh.server.controller.objects
+    for digest in (seed, package):
+        with pytest.raises(NotFoundError):
+            fresh.run(kept.size(digest))
+    told = [(line.action, line.target) for line in client.audit.list(limit=1000) if line.action.endswith(".delete")]
+    assert told[-2:] == [("model.delete", seed), ("package.delete", package)]
+
+
+def test_a_model_that_is_in_use_is_not_deleted(fresh: Served) -> None:
+    client = fresh.client()
+    model = client.models.upload({"w": np.zeros(3, np.float32)})
+    holds = fresh.server.controller.retention.holds
+    fresh.run(holds.hold(model.id))
+    with pytest.raises(ConflictError, match="is being used at this moment"):
+        client.models.delete(model.id)
+    holds.release(model.id)
+    client.models.delete(model.id)
 
 
 def test_a_policy_is_changed_and_the_server_s_own_taken_again(fresh: Served, app: Path) -> None:

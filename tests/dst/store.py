@@ -35,6 +35,7 @@ from hansa.store.records import (
 from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import KEYS, TABLES, RecordType, field_types
+from hansa.store.uploads import check_deletable
 
 __all__ = ["Database", "Disk", "MemoryStore", "OldObjects", "SlowObjects"]
 
@@ -150,6 +151,29 @@ class Database:
                 }
         del self.rows[SessionRecord][project, session]
         self.queue(objects)
+
+    def delete_upload(self, kind: type[ModelRecord] | type[PackageRecord], project: str, digest: str) -> None:
+        """Unless somebody names it."""
+        columns: tuple[tuple[RecordType, str, tuple[str, ...]], ...] = (
+            (SessionRecord, "session", ("package",) if kind is PackageRecord else ("seed_model", "model")),
+            (PredictionRecord, "prediction", ("package",) if kind is PackageRecord else ("model",)),
+            (ModelRecord, "model", () if kind is PackageRecord else ("parent",)),
+        )
+        naming = [
+            f"{what} {row['id'] if each is ModelRecord else row['name']}"
+            for each, what, names in columns
+            for row in self.rows[each].values()
+            if row["project"] == project and digest in [row[name] for name in names]
+        ]
+        found = [
+            key
+            for key, row in self.rows[kind].items()
+            if (row["project"], row["id"]) == (project, digest) and not row.get("session")
+        ]
+        check_deletable(kind, project, digest, found=bool(found), named_by="".join(naming[:1]))
+        for key in found:
+            del self.rows[kind][key]
+        self.queue({digest})
 
     def stored_bytes(self, project: str) -> int:
         """Of the objects that the rows of a project hold on to."""
@@ -377,6 +401,18 @@ class MemoryStore:
             self.database.write(rows)
 
         await self._writing("forget", delete)
+
+    async def delete_upload(
+        self, kind: type[ModelRecord] | type[PackageRecord], project: str, digest: str, *others: Record
+    ) -> None:
+        """Remove an uploaded model, or a package, that nobody names."""
+        rows = [(type(row), to_row(row)) for row in others]
+
+        def delete() -> None:
+            self.database.delete_upload(kind, project, digest)
+            self.database.write(rows)
+
+        await self._writing("forget an upload", delete)
 
     async def commit_round(self, commit: RoundCommit) -> None:
         """Write a round at once."""

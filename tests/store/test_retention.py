@@ -13,9 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_examples import PROJECT, a_commit, a_session, digest
 
-from hansa.errors import ConfigError, ConflictError
+from hansa.errors import ConfigError, ConflictError, NotFoundError
+from hansa.messages import RunSpec
 from hansa.store.ports import MetadataStore, Pruned, Release
-from hansa.store.records import ModelRecord, PackageRecord, RoundRecord, SessionRecord
+from hansa.store.records import (
+    ModelRecord,
+    PackageRecord,
+    PredictionRecord,
+    RoundRecord,
+    SessionRecord,
+    SessionState,
+)
 from hansa.store.retention import Best, Direction, Policy, Source
 from hansa.store.sqlite import SqliteStore
 
@@ -172,6 +180,48 @@ async def test_a_deleted_session_gives_up_what_nobody_else_needs(store: Metadata
 
     assert await store.removals() == [digest(n) for n in (1, 3, 1001, 1002, 1003)]
     assert await store.needed({digest(0), digest(2), digest(50)}) == {digest(0), digest(2), digest(50)}
+
+
+async def test_an_upload_goes_unless_somebody_names_it_and_its_bytes_unless_somebody_needs_them(
+    store: MetadataStore,
+) -> None:
+    def asked(name: str, model: str, package: str | None) -> PredictionRecord:
+        return PredictionRecord(name, PROJECT, name, model, package, RunSpec(), SessionState.FINISHED, 1.0)
+
+    def seed(number: int, parent: int | None = None, project: str = PROJECT) -> ModelRecord:
+        return ModelRecord(digest(number), project, "", 0, None if parent is None else digest(parent), 100, 1.0)
+
+    def package(number: int, project: str = PROJECT) -> PackageRecord:
+        return PackageRecord(digest(number), project, "app", 10, 1.0)
+
+    session = a_session("s1", seed_model=digest(1), package=digest(11), name="night")
+    await store.put(session, asked("p", digest(3), digest(13)))
+    await store.put(*(seed(n) for n in (1, 2, 3, 4)), seed(5, parent=4), seed(2, project=OTHER))
+    await store.put(*(package(n) for n in (11, 12, 13, 14)), package(14, project=OTHER))
+    await store.commit_round(a_commit(session, 1, model=digest(6)))
+
+    for kind, number, named_by in (
+        (ModelRecord, 1, "session night"),
+        (ModelRecord, 3, "prediction p"),
+        (ModelRecord, 4, f"model {digest(5)}"),
+        (PackageRecord, 11, "session night"),
+        (PackageRecord, 13, "prediction p"),
+    ):
+        with pytest.raises(ConflictError, match=f"is needed by {named_by}: delete that first"):
+            await store.delete_upload(kind, PROJECT, digest(number))
+        assert (await store.get(kind, PROJECT, digest(number))).id == digest(number)
+    for kind, number in ((ModelRecord, 6), (ModelRecord, 9), (PackageRecord, 1), (PackageRecord, 19)):
+        with pytest.raises(NotFoundError, match="in project"):
+            await store.delete_upload(kind, PROJECT, digest(number))
+    assert await store.removals() == []
+
+    for kind, number in ((ModelRecord, 2), (ModelRecord, 5), (PackageRecord, 12), (PackageRecord, 14)):
+        await store.delete_upload(kind, PROJECT, digest(number))
+        with pytest.raises(NotFoundError):
+            await store.get(kind, PROJECT, digest(number))
+    await store.delete_upload(ModelRecord, PROJECT, digest(4))  # nothing was made from it any more
+    assert set(await store.removals()) == {digest(4), digest(5), digest(12)}
+    assert (await store.get(ModelRecord, OTHER, digest(2))).id == digest(2)
 
 
 async def test_a_former_leader_marks_nothing(store: MetadataStore) -> None:

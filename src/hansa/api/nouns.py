@@ -160,6 +160,12 @@ class Models(Listed[ModelRecord]):
                 raise CorruptionError(f"what arrived is not model {digest[:12]}…: download it again")
         return target
 
+    def delete(self, model: str) -> ModelRecord:
+        """Delete an uploaded model; raises `ConflictError` when a session, a prediction or another model names it."""
+        found = self.get(model)
+        self._transport.json("DELETE", f"{self._path}/models/{found.id}")
+        return found
+
     def load(self, model: str) -> Arrays:
         """The arrays of a model."""
         with tempfile.TemporaryDirectory(prefix="hansa-model-") as folder:
@@ -173,14 +179,11 @@ class Models(Listed[ModelRecord]):
 
     def digest(self, model: str) -> str:
         """The whole digest of a model that is named by the beginning of it."""
-        if len(model) == _DIGEST:
-            return model
-        found = {record.id for record in self.all() if record.id.startswith(model)} if model else set()
-        return only(found, "model", model, self._path)
+        return _whole(self, "model", model, self._path)
 
 
 class Packages(Listed[PackageRecord]):
-    """User code that sessions ship to clients."""
+    """User code that sessions ship to clients. A package is named by its id, or by a beginning that no other has."""
 
     _kind = PackageRecord
     _name = "packages"
@@ -191,8 +194,14 @@ class Packages(Listed[PackageRecord]):
         self._key = key
 
     def get(self, package: str) -> PackageRecord:
-        """A package, by its id."""
-        return self._get(f"/packages/{package}")
+        """A package."""
+        return self._get(f"/packages/{_whole(self, 'package', package, self._path)}")
+
+    def delete(self, package: str) -> PackageRecord:
+        """Delete a package; raises `ConflictError` when a session or a prediction names it."""
+        found = self.get(package)
+        self._transport.json("DELETE", f"{self._path}/packages/{found.id}")
+        return found
 
     def upload(self, app: str | Path, name: str | None = None) -> PackageRecord:
         """An app's file or folder, packed and signed; or a package's file as it is. name: by default the app's."""
@@ -459,6 +468,15 @@ def _read(path: Path) -> memoryview:
         return mapped(path)
     except OSError as error:
         raise InputError(f"the model file {path} cannot be read ({error.strerror}): check the path") from error
+
+
+def _whole(among: Models | Packages, what: str, given: str, place: str) -> str:
+    """The whole digest of what is named by the beginning of it."""
+    if len(given) == _DIGEST:
+        return given
+    return only(
+        {record.id for record in among.all() if record.id.startswith(given)} if given else set(), what, given, place
+    )
 
 
 def only(found: set[str], what: str, given: str, place: str) -> str:

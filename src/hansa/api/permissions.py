@@ -33,7 +33,7 @@ class Permission(StrEnum):
     DOWNLOAD = "download models, and read predictions"
     UPLOAD = "upload models and packages"
     RUN = "create, start, stop and keep sessions, and ask for predictions"
-    DELETE = "delete sessions and predictions, and prune"
+    DELETE = "delete sessions, predictions, models and packages, and prune"
     READ_TOKENS = "see every token of the project"
     ADMIT_NODES = "make tokens for clients and combiners, and revoke tokens and nodes"
     LABEL_NODES = "label clients"

@@ -102,6 +102,18 @@ def upload(
 
 @commands.command()
 @expand
+def delete(model: Digest, server: ConnectionOptions, *, as_json: Json = False) -> None:
+    """Delete an uploaded model that no session, prediction or other model needs."""
+    with server.connect() as api:
+        gone = api.models.delete(model)
+    if as_json:
+        print_json(gone)
+    else:
+        say(f"Model {gone.id[:12]} ({size(gone.size)}) is deleted.")
+
+
+@commands.command()
+@expand
 def lineage(
     model: Digest,
     server: ConnectionOptions,

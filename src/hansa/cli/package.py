@@ -124,6 +124,23 @@ def push(app: AppPath, server: ConnectionOptions, *, name: PackageName = None, a
         say(f"package {record.id} ({record.name}, {size(record.size)})")
 
 
+@commands.command()
+@expand
+def delete(
+    package: Annotated[str, typer.Argument(help="Its id, or the beginning of it.", show_default=False)],
+    server: ConnectionOptions,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Delete a package that no session or prediction needs."""
+    with server.connect() as api:
+        gone = api.packages.delete(package)
+    if as_json:
+        print_json(gone)
+    else:
+        say(f"Package {gone.id[:12]} ({gone.name}, {size(gone.size)}) is deleted.")
+
+
 def described(package: "Package") -> dict[str, Any]:
     """What a package is, for `inspect`, as plain values. Raises `AppError` for a signature that does not hold."""
     return {

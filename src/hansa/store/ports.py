@@ -15,6 +15,7 @@ from hansa.store.records import (
     EventRecord,
     MetricRecord,
     ModelRecord,
+    PackageRecord,
     Record,
     RoundRecord,
     SessionRecord,
@@ -204,6 +205,15 @@ class MetadataStore(Protocol):
         """Remove a prediction with its answers; raise `NotFoundError` when the project has no such.
 
         others: put in the same transaction.
+        """
+
+    async def delete_upload(
+        self, kind: type[ModelRecord] | type[PackageRecord], project: str, digest: str, *others: Record
+    ) -> None:
+        """Remove the row of an uploaded model, or of a package; its bytes are among the `removals` unless needed.
+
+        Raise `NotFoundError` when the project has no such, and `ConflictError`, which says who, when a session, a
+        prediction or another model of the project names it. others: put in the same transaction.
         """
 
     async def commit_round(self, commit: RoundCommit) -> None:

@@ -28,15 +28,16 @@ from sqlalchemy import (
 )
 
 from hansa.store.ports import Pruned, Release
-from hansa.store.records import ModelRecord, PackageRecord, RoundRecord, SessionRecord
+from hansa.store.records import ModelRecord, PackageRecord, PredictionRecord, RoundRecord, SessionRecord
 from hansa.store.schema import REMOVALS, TABLES
 
-__all__ = ["digests_of", "forget", "mark", "needed", "prunable", "queue", "queued"]
+__all__ = ["digests_of", "forget", "mark", "naming", "needed", "prunable", "queue", "queued"]
 
 _MODELS: Final = TABLES[ModelRecord]
 _ROUNDS: Final = TABLES[RoundRecord]
 _SESSIONS: Final = TABLES[SessionRecord]
 _PACKAGES: Final = TABLES[PackageRecord]
+_PREDICTIONS: Final = TABLES[PredictionRecord]
 _AT_ONCE: Final = 500
 """Rounds that are marked in one transaction, and values in one statement."""
 
@@ -115,6 +116,23 @@ def needed(connection: Connection, digests: Collection[str]) -> frozenset[str]:
         )
         found.update(digest for (digest,) in connection.execute(rows))
     return frozenset(found)
+
+
+def naming(connection: Connection, kind: type[ModelRecord] | type[PackageRecord], project: str, digest: str) -> str:
+    """Who of the project names an uploaded model, or a package, for a sentence; empty: nobody."""
+    if kind is PackageRecord:
+        columns = [("session", _SESSIONS.c.name, _SESSIONS.c.package)]
+        columns += [("prediction", _PREDICTIONS.c.name, _PREDICTIONS.c.package)]
+    else:
+        columns = [("session", _SESSIONS.c.name, column) for column in (_SESSIONS.c.seed_model, _SESSIONS.c.model)]
+        columns += [("prediction", _PREDICTIONS.c.name, _PREDICTIONS.c.model)]
+        columns += [("model", _MODELS.c.id, _MODELS.c.parent)]
+    for what, name, column in columns:
+        ours = select(name).where(name.table.c.project == project, column == digest).order_by(name).limit(1)
+        found = connection.execute(ours).scalar()
+        if found is not None:
+            return f"{what} {found}"
+    return ""
 
 
 def queue(connection: Connection, insert: Insert, digests: Collection[str]) -> None:

@@ -26,6 +26,7 @@ from hansa.store.records import (
     ContributionRecord,
     EventRecord,
     ModelRecord,
+    PackageRecord,
     PredictionRecord,
     Record,
     RoundRecord,
@@ -35,6 +36,7 @@ from hansa.store.records import (
 from hansa.store.rounds import check_commit, check_successor
 from hansa.store.rows import from_row, to_row
 from hansa.store.schema import KEYS, REMOVALS, TABLES, RecordType, order_column, project_column
+from hansa.store.uploads import check_deletable
 
 __all__ = ["Lanes", "SqlStore"]
 
@@ -228,6 +230,29 @@ class SqlStore(ABC):
             self._insert_all(connection, rows)
 
         await self._write(delete_rows)
+
+    async def delete_upload(
+        self, kind: type[ModelRecord] | type[PackageRecord], project: str, digest: str, *others: Record
+    ) -> None:
+        """Remove the row of an uploaded model, or of a package; its bytes are among the `removals` unless needed.
+
+        Raise `NotFoundError` when the project has no such, and `ConflictError`, which says who, when a session, a
+        prediction or another model of the project names it. others: put in the same transaction.
+        """
+        rows = [(type(other), to_row(other)) for other in others]
+        _check_new(others)
+        table = TABLES[kind]
+        ours = [table.c.project == project, table.c.id == digest]
+        ours += [table.c.session == ""] if kind is ModelRecord else []
+
+        def delete_row(connection: Connection) -> None:
+            gone = connection.execute(delete(table).where(*ours)).rowcount
+            named_by = pruning.naming(connection, kind, project, digest)
+            check_deletable(kind, project, digest, found=gone > 0, named_by=named_by)
+            self._queue(connection, [digest])
+            self._insert_all(connection, rows)
+
+        await self._write(delete_row)
 
     async def commit_round(self, commit: RoundCommit) -> None:
         """Write a round at once. Writing the same round again changes nothing; another one is a `ConflictError`.

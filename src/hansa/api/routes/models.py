@@ -34,6 +34,7 @@ _UPLOAD: Final[dict[str, Any]] = {
     "status_code": 201,
     "openapi_extra": {"requestBody": {"required": True, "content": _BYTES}},
 }
+_DELETE: Final[dict[str, Any]] = {"methods": ["DELETE"], "status_code": 204, "response_class": Response}
 _FILE: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The safetensors file", "content": _BYTES},
     206: {"description": "The range that was asked for"},
@@ -67,6 +68,7 @@ class ModelRoutes:
         )
         add(Permission.UPLOAD, "/models", self.upload_model, methods=["POST"], response_model=ModelShape, **_UPLOAD)
         add(Permission.READ, "/models/{model}", self.get_model, response_model=ModelShape)
+        add(Permission.DELETE, "/models/{model}", self.delete_model, **_DELETE)
         add(Permission.DOWNLOAD, "/models/{model}/file", self.download_model, responses=_FILE, response_class=Response)
         add(Permission.READ, "/models/{model}/ancestors", self.list_ancestors, response_model=listing)
         add(Permission.READ, "/models/{model}/descendants", self.list_descendants, response_model=listing)
@@ -85,6 +87,11 @@ class ModelRoutes:
     async def get_model(self, project: str, model: str) -> dict[str, Any]:
         """A model, by its digest."""
         return record_document(await self._controller.find_model(project, model))
+
+    async def delete_model(self, project: str, model: str, me: Caller) -> Response:
+        """Delete an uploaded model that no session, prediction or other model names."""
+        await self._controller.delete_model(project, model, me.name)
+        return Response(status_code=204)
 
     async def download_model(self, project: str, model: str, request: Request, me: Caller) -> Response:
         """The safetensors file of a model; its ETag is the digest, and a Range is honoured."""
@@ -154,6 +161,7 @@ class PackageRoutes:
             **_UPLOAD,
         )
         add(Permission.READ, "/packages/{package}", self.get_package, response_model=PackageShape)
+        add(Permission.DELETE, "/packages/{package}", self.delete_package, **_DELETE)
 
     async def upload_package(self, project: str, request: Request, me: Caller) -> dict[str, Any]:
         """Upload user code: the body is a package as `hansa package build` makes it, signed or not."""
@@ -163,6 +171,11 @@ class PackageRoutes:
     async def get_package(self, project: str, package: str) -> dict[str, Any]:
         """A package, by its id."""
         return record_document(await self._controller.store.get(PackageRecord, project, package))
+
+    async def delete_package(self, project: str, package: str, me: Caller) -> Response:
+        """Delete a package that no session or prediction names."""
+        await self._controller.delete_package(project, package, me.name)
+        return Response(status_code=204)
 
 
 async def with_body(request: Request, spool: Path | None, use: Callable[[bytes | memoryview], Awaitable[T]]) -> T:

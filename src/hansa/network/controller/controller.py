@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -403,6 +403,31 @@ class Controller:
         await self._keep(project, [archive], record, audit_line(project, by, "package.upload", digest, detail=name))
         return record
 
+    async def delete_model(self, project: str, digest: str, by: str = SERVER) -> None:
+        """Delete an uploaded model; raises `ConflictError` when a session, a prediction or another model names it."""
+        uploaded = await self.store.list(ModelRecord, Query(project, {"id": digest, "session": ""}, limit=1))
+        if not uploaded.items:
+            found = await self.find_model(project, digest)
+            raise ConflictError(
+                f"model {digest[:12]}… is that of round {found.round} of session {found.session}: change which models "
+                "the session keeps (`hansa session keep`), or delete it"
+            )
+        await self._delete_upload(ModelRecord, project, digest, audit_line(project, by, "model.delete", digest))
+
+    async def delete_package(self, project: str, package: str, by: str = SERVER) -> None:
+        """Delete a package; raises `ConflictError` when a session or a prediction names it."""
+        await self._delete_upload(PackageRecord, project, package, audit_line(project, by, "package.delete", package))
+
+    async def _delete_upload(
+        self, kind: type[ModelRecord] | type[PackageRecord], project: str, digest: str, told: AuditRecord
+    ) -> None:
+        """The row, and the bytes as soon as nobody uses them."""
+        with self.retention.holds.claim([digest]) as free:
+            if not free:
+                raise ConflictError(f"{digest[:12]}… is being used at this moment: delete it later")
+            await self.store.delete_upload(kind, project, digest, told)
+        await self._finish_removals(digest)
+
     async def name_model(self, project: str, digest: str, name: str, by: str = SERVER) -> ModelRecord:
         """Call a model something; raises `NotFoundError`."""
         record = replace(await self.find_model(project, digest), name=name)
@@ -445,8 +470,6 @@ class Controller:
         spec = replace(spec, project=project)
         _check_spec(spec, seed_model, package)
         await self.store.get(ProjectRecord, project, project)
-        if package is not None:
-            await self.store.get(PackageRecord, project, package)
         session = SessionRecord(
             id=uuid.uuid4().hex[:12],
             project=project,
@@ -460,12 +483,8 @@ class Controller:
             model_prefix=None if model_prefix is None else checked_name(model_prefix, "model prefix"),
         )
         told = audit_line(project, by, "session.create", session.id, detail=session.name)
-        if seed_model is None:
+        async with self._naming(project, seed_model, package):
             await self.store.create(session, told)
-        else:
-            async with self.retention.holds.holding(seed_model):
-                await self._need_model(project, seed_model)
-                await self.store.create(session, told)
         await self.journal.record(event(project, session.id, "session.created", f"session {session.name} was created"))
         return session
 
@@ -529,10 +548,14 @@ class Controller:
             await self.store.delete_session(project, session_id, told)
             await asyncio.to_thread(shutil.rmtree, self._letters / session_id, ignore_errors=True)
         await self.journal.record(event(project, "", "session.deleted", f"session {session.name} was deleted"))
+        await self._finish_removals(session_id)
+
+    async def _finish_removals(self, deleted: str) -> None:
+        """Remove the bytes that a deletion has freed, now or when the store is back."""
         try:
             await self.retention.finish()
         except StorageUnavailableError as error:
-            _log.warning("the objects of a deleted session are removed later", session=session_id, why=str(error))
+            _log.warning("the objects of what was deleted are removed later", deleted=deleted, why=str(error))
 
     async def keep_session(self, project: str, session_id: str, keep: str | None, by: str = SERVER) -> SessionRecord:
         """Keep a session's models by another policy, from its next round or the next `prune` on; None: the default."""
@@ -591,8 +614,6 @@ class Controller:
             raise ConfigError("a prediction has neither parties nor transforms: leave them out")
         resolve(spec)
         await self.store.get(ProjectRecord, project, project)
-        if package is not None:
-            await self.store.get(PackageRecord, project, package)
         prediction = PredictionRecord(
             id=uuid.uuid4().hex[:12],
             project=project,
@@ -603,8 +624,7 @@ class Controller:
             state=SessionState.RUNNING,
             created_at=time.time(),
         )
-        async with self.retention.holds.holding(model):
-            await self._need_model(project, model)
+        async with self._naming(project, model, package):
             tree = self.tree(project)
             told = audit_line(project, by, "prediction.start", prediction.id, detail=prediction.name)
             await self.store.create(prediction, told)
@@ -650,6 +670,18 @@ class Controller:
             await patiently(self.retention.finish, who="retention")
         except HansaError as error:
             _log.error("what was pruned before could not be removed", why=str(error))
+
+    @asynccontextmanager
+    async def _naming(self, project: str, model: str | None, package: str | None) -> AsyncIterator[None]:
+        """While a row is written that names them, they are there, and nobody deletes them; raises `NotFoundError`."""
+        async with AsyncExitStack() as held:
+            for digest in filter(None, (model, package)):
+                await held.enter_async_context(self.retention.holds.holding(digest))
+            if package is not None:
+                await self.store.get(PackageRecord, project, package)
+            if model is not None:
+                await self._need_model(project, model)
+            yield
 
     async def _need_model(self, project: str, digest: str) -> None:
         try:
