@@ -125,8 +125,8 @@ def test_every_person_may_log_out_and_no_node(served: Served, tokens: dict[str, 
 def test_a_refusal_says_what_is_needed(served: Served, tokens: dict[str, str]) -> None:
     answer = served.http(tokens["viewer"]).post("/api/v1/projects/default/prune", json={})
     assert answer.json()["detail"] == (
-        "viewer (viewer) may not delete sessions, predictions, models and packages, and prune in project default; this needs one of: "
-        "owner, maintainer, site administrator"
+        "viewer (viewer) may not delete sessions, predictions, models and packages, and prune in project default; this "
+        "needs one of: owner, maintainer, site administrator"
     )
 
 
