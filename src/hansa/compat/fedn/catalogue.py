@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, TypeVar
 
+from hansa.compat.fedn.active import Active
 from hansa.compat.fedn.desk import helper_in
 from hansa.compat.fedn.gateway import Gateway
 from hansa.compat.fedn.guest import Guest
@@ -71,6 +72,7 @@ class Catalogue:
     def __init__(self, gateway: Gateway, address: tuple[str, int]) -> None:
         """address: host and port at which clients reach the gRPC services."""
         self._gateway = gateway
+        self._active = Active(gateway.notes)
         self._host, self._port = address
         self._controller = gateway.controller
         self._project = gateway.project
@@ -101,6 +103,13 @@ class Catalogue:
             if document[field] == name:
                 return document
         raise NotFoundError(f"Entity with id: {name} not found")
+
+    async def helper_of(self, model: Document) -> str | None:
+        """The helper of the session that made a model, else the active one; None: there is none."""
+        if not model["session_id"]:
+            return await self._active.helper()
+        session = await self.get("sessions", model["session_id"])
+        return str(session["session_config"]["helper_type"])
 
     # ── the network ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ from typing import Any
 from hansa.api.connections import Doors
 from hansa.api.serving import Uvicorn, listen, serve_app
 from hansa.compat.fedn.gateway import Gateway, Weak
-from hansa.compat.fedn.rest import Rest
+from hansa.compat.fedn.rest.app import Rest
 from hansa.compat.fedn.rpc import PINGS, handlers
 from hansa.errors import InputError
 from hansa.network.controller.server import ControllerServer
