@@ -114,6 +114,7 @@ class FleetClient:
     client_id: str
     train: Train
     validate: Callable[[Tensors], dict[str, Any]] = lambda _: {"loss": 0.0}
+    predict: Callable[[Tensors], dict[str, Any]] = lambda model: {"sum": float(model[0].sum())}
     name: str = ""
     tasks: list[Any] = field(default_factory=list)
     """Every task that came."""
@@ -169,6 +170,8 @@ class FleetClient:
                 await self.do_train(task)
             elif task.type == pb.MODEL_VALIDATION:
                 await self.do_validate(task)
+            elif task.type == pb.MODEL_PREDICTION:
+                await self.do_predict(task)
 
     async def _said(self, text: str, task: Any) -> None:
         status = pb.Status(
@@ -204,6 +207,12 @@ class FleetClient:
         message.timestamp.GetCurrentTime()
         await self.calls.unary("SendTelemetryMessage", message)
 
+    async def attributes(self, values: dict[str, str]) -> None:
+        told = [pb.AttributeElem(key=key, value=value) for key, value in values.items()]
+        message = pb.AttributeMessage(sender=self.sender(), attributes=told)
+        message.timestamp.GetCurrentTime()
+        await self.calls.unary("SendAttributeMessage", message)
+
     async def update(self, model: str, name: str, meta: dict[str, Any], **more: Any) -> str:
         message = pb.ModelUpdate(
             sender=self.sender(), receiver=pb.Client(name="combiner", role=pb.COMBINER), model_id=model,
@@ -212,6 +221,16 @@ class FleetClient:
         reply = (await self.calls.unary("SendModelUpdate", message)).response
         self.replies.append(reply)
         return str(reply)
+
+    async def do_predict(self, task: Any) -> None:
+        data = await self.calls.download(task.model_id, pb.Client(client_id=self.client_id, role=pb.CLIENT))
+        assert data is not None
+        message = pb.ModelPrediction(
+            sender=pb.Client(name=self.name, role=pb.CLIENT), model_id=task.model_id,
+            data=json.dumps(self.predict(self.decode(data))), correlation_id=task.correlation_id,
+            prediction_id=task.session_id,
+        )  # fmt: skip
+        self.replies.append((await self.calls.unary("SendModelPrediction", message)).response)
 
     async def do_validate(self, task: Any) -> None:
         data = await self.calls.download(task.model_id, pb.Client(client_id=self.client_id, role=pb.CLIENT))
@@ -308,6 +327,12 @@ class Fleet:
         assert not node.done(), client.ended
         return client
 
+    async def labelled(self, client: str, key: str, value: str) -> None:
+        """Until the network knows a client by a label."""
+        async with asyncio.timeout(20):
+            while self.made.tree.directory.labels(client).get(key) != value:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.01)
+
 
 @asynccontextmanager
 async def fleet(folder: Path, combiners: Sequence[str] = (), **settings: Any) -> AsyncIterator[Fleet]:
@@ -358,6 +383,26 @@ async def seeded(client: httpx.AsyncClient, tensors: Sequence[np.ndarray] = (np.
     assert answer.json() == {"success": True, "message": "Model added successfully"}
     model: str = (await client.get("/api/v1/models/", headers={"X-Limit": "1"})).json()["result"][0]["model_id"]
     return model
+
+
+CONFIG = {
+    "aggregator": "fedavg", "round_timeout": 30, "buffer_size": -1, "delete_models_storage": True,
+    "clients_required": 1, "validate": False, "helper_type": "numpyhelper",
+}  # fmt: skip
+
+
+async def start(client: httpx.AsyncClient, rounds: int = 1, start: dict[str, Any] | None = None, **config: Any) -> str:
+    """The id of a session that runs."""
+    model = await seeded(client)
+    told = {"name": "s", "session_config": {**CONFIG, "model_id": model, **config}}
+    created = await client.post("/api/v1/sessions/", json=told)
+    assert created.status_code == 201, created.text
+    session: str = created.json()["session_id"]
+    started = await client.post(
+        "/api/v1/sessions/start", json={"session_id": session, "rounds": rounds, **(start or {})}
+    )
+    assert started.json() == {"message": "Session started"}, started.text
+    return session
 
 
 async def ended(made: Fleet, session: str) -> SessionRecord:

@@ -31,12 +31,15 @@ from hansa.training.of_model import trainer_of
 from hansa.training.settings import settings_of, settled
 from hansa.wire import codec
 
-__all__ = ["App", "find_app", "load_app"]
+__all__ = ["App", "find_app", "load_app", "remembered"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MODULE = "hansa_app_"
 """Apps are modules of this name and a digest of their path, so that none is another's."""
+
+_MOST_MEMORY = 64 << 10
+"""Bytes of JSON that functions beside the server may remember."""
 
 _DATA_KEPT = 512
 """Clients whose data stay in memory; the least recently used go first."""
@@ -494,6 +497,18 @@ def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
             f"train() returned {name!r} with numbers that {dtype}, the model's dtype, cannot hold"
         )
     return cast
+
+
+def remembered(memory: Mapping[str, Any], function: str) -> dict[str, Value]:
+    """What a function of the app leaves for later calls, as it is kept; raises `AppError` for what JSON cannot hold."""
+    try:
+        text = json.dumps(dict(memory), default=_plain, allow_nan=False)
+        kept: dict[str, Value] = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AppError(f"{function}() left what cannot be kept in task.memory: {error}") from error
+    if len(text) > _MOST_MEMORY:
+        raise AppError(f"{function}() left {len(text):,} bytes in task.memory, which may have {_MOST_MEMORY:,} as JSON")
+    return kept
 
 
 def _plain(value: object) -> Any:

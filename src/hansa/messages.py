@@ -214,6 +214,9 @@ class ServerTask:
     """Seeded by the run, the round and the function."""
     config: Mapping[str, Value] = field(default_factory=dict)
     """The run's own settings, as given with `--set key=value`."""
+    memory: dict[str, Value] = field(default_factory=dict)
+    """Changed in place: what is in it after a call is there in the next one, of whichever function. It is recorded
+    with each round, and may have 64 KiB as JSON."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

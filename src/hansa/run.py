@@ -1,7 +1,9 @@
 """What to run: a `RunSpec` becomes objects here, and nowhere else; every runtime drives the same `Run`."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -27,10 +29,10 @@ from hansa.algorithm import (
     Trainer,
     Transform,
 )
-from hansa.app import App
+from hansa.app import App, remembered
 from hansa.arrays import Arrays, norm
 from hansa.errors import ConfigError
-from hansa.messages import ClientInfo, Kind, Metrics, RunSpec, ServerTask, Task, Update, Value
+from hansa.messages import Candidate, ClientInfo, Kind, Metrics, RunSpec, ServerTask, Task, Update, Value
 from hansa.pipeline import (
     Pipeline,
     check_algorithm,
@@ -182,15 +184,36 @@ class Run:
 
     # ── functions of the app, beside the server ──────────────────────────────────────────────────────────────────
 
-    def server_task(self, function: str, number: int) -> ServerTask:
-        """What a function of the app is told of a round."""
-        return ServerTask(number, derive_rng(self.spec.seed, "server", function, number), self.spec.config)
+    def selected(
+        self, app: App, clients: Sequence[Candidate], number: int, memory: dict[str, Value]
+    ) -> tuple[str, ...]:
+        """Whom the app invites to a round, by name. memory: of the app's functions, changed in place."""
+        with self._server_task("select", number, memory) as task:
+            return app.selected(clients, task)
 
-    def settings(self, app: App, model: Arrays, number: int) -> Mapping[str, Value]:
-        """The settings of clients in a round. model: what is broadcast."""
+    def configured(self, app: App, model: Arrays, number: int, memory: dict[str, Value]) -> Mapping[str, Value]:
+        """The settings of clients in a round. model: what is broadcast; memory: changed in place."""
         if "configure" not in self.spec.functions:
             return self.spec.config
-        return {**self.spec.config, **app.configured(model, self.server_task("configure", number))}
+        with self._server_task("configure", number, memory) as task:
+            return {**self.spec.config, **app.configured(model, task)}
+
+    def aggregated(
+        self, app: App, model: Arrays, updates: Iterable[tuple[str, Update]], number: int, memory: dict[str, Value]
+    ) -> Arrays:
+        """The change that the app makes of its clients' changes. memory: changed in place."""
+        with self._server_task("aggregate", number, memory) as task:
+            return app.aggregated(model, updates, task)
+
+    @contextmanager
+    def _server_task(self, function: str, number: int, memory: dict[str, Value]) -> Iterator[ServerTask]:
+        """What a function is told of a round; what it leaves in the task's memory is in `memory` afterwards."""
+        rng = derive_rng(self.spec.seed, "server", function, number)
+        task = ServerTask(number, rng, self.spec.config, deepcopy(memory))
+        yield task
+        kept = remembered(task.memory, function)
+        memory.clear()
+        memory.update(kept)
 
     def kept(self, plan: Plan, partial: Partial) -> Iterator[tuple[str, Update]]:
         """The changes that the app's aggregate is given, by name, one at a time."""

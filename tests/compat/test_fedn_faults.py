@@ -11,30 +11,25 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from fedn_fleet import Calls, Fleet, FleetClient, KotlinClient, Tensors, adds, ended, fleet, npz, pb, scripts, seeded
+from fedn_fleet import (
+    Calls,
+    Fleet,
+    FleetClient,
+    KotlinClient,
+    Tensors,
+    adds,
+    ended,
+    fleet,
+    npz,
+    pb,
+    scripts,
+    seeded,
+    start,
+)
 
 from hansa.compat.fedn.gateway import Weak
 from hansa.store.records import SessionState
 from hansa.wire.frames import Role
-
-CONFIG = {
-    "aggregator": "fedavg", "round_timeout": 30, "buffer_size": -1, "delete_models_storage": True,
-    "clients_required": 1, "validate": False, "helper_type": "numpyhelper",
-}  # fmt: skip
-
-
-async def start(client: httpx.AsyncClient, rounds: int = 1, start: dict[str, Any] | None = None, **config: Any) -> str:
-    """The id of a session that runs."""
-    model = await seeded(client)
-    told = {"name": "s", "session_config": {**CONFIG, "model_id": model, **config}}
-    created = await client.post("/api/v1/sessions/", json=told)
-    assert created.status_code == 201, created.text
-    session: str = created.json()["session_id"]
-    started = await client.post(
-        "/api/v1/sessions/start", json={"session_id": session, "rounds": rounds, **(start or {})}
-    )
-    assert started.json() == {"message": "Session started"}, started.text
-    return session
 
 
 async def values(made: Fleet, session: str) -> list[float]:

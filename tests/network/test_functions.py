@@ -10,6 +10,8 @@ from hansa.errors import AppError, ConfigError
 from hansa.evidence.stored import verify_session
 from hansa.messages import RoundRules, RunSpec
 from hansa.network.client.limits import Limits
+from hansa.network.controller.commit import last_invited, last_memory
+from hansa.network.controller.telling import Telling
 from hansa.store.records import SessionState
 
 APP = """
@@ -41,6 +43,7 @@ def train(model, task):
 def select(clients, task):
     if task.config.get("bad") == "nobody":
         return []
+    task.memory["selected"] = task.memory.get("selected", 0) + 1
     near = [client.name for client in clients if client.labels.get("region") == "eu"]
     return near if task.round == 1 else task.rng.permutation([client.name for client in clients])[:2].tolist()
 
@@ -61,7 +64,9 @@ def configure(model, task):
         pathlib.Path(os.environ["HOME"], "result.safetensors").symlink_to("/etc/hostname")
         os._exit(0)
     print("round", task.round)
-    return {"rate": float(np.abs(model["w"]).max()) / task.round}
+    rates = task.memory.setdefault("rates", [])
+    rates.append(float(np.abs(model["w"]).max()) / len(rates or [1]))
+    return {"rate": sum(rates) / (1 + task.memory.get("selected", 0))}
 
 
 @app.aggregate
@@ -73,7 +78,11 @@ def aggregate(model, updates, task):
         weight += update.num_examples
         part = {name: array.astype(np.float64) * update.num_examples for name, array in update.arrays.items()}
         total = part if total is None else {name: total[name] + part[name] for name in part}
-    return {"w": np.clip(total["w"] / weight, -1, 1), "n": np.rint(total["n"] / weight)}
+    if task.config.get("bad") == "hoard":
+        task.memory["much"] = "x" * 70_000
+    w = np.clip(total["w"] / weight, -1, 1) + 0.5 * np.array(task.memory.get("momentum", [0.0] * 4))
+    task.memory["momentum"] = w
+    return {"w": w, "n": np.rint(total["n"] / weight)}
 """
 LABELS = {"client-0": {"region": "eu"}, "client-1": {"region": "us"}, "client-2": {"region": "eu"}}
 RULES = RoundRules(min_clients=3, quorum=2, deadline=60)
@@ -129,11 +138,43 @@ async def test_a_function_that_fails_is_the_cause_of_its_session(
 
 @pytest.mark.parametrize(
     ("bad", "says"),
-    [("nobody", r"select\(\) chose nobody"), ("shape", r"'w' of the shape \(3,\); the model's is \(4,\)")],
+    [
+        ("nobody", r"select\(\) chose nobody"),
+        ("shape", r"'w' of the shape \(3,\); the model's is \(4,\)"),
+        ("hoard", r"aggregate\(\) left 70,\d\d\d bytes in task.memory, which may have 65,536"),
+    ],
 )
 def test_what_a_function_returns_is_checked(served: Path, bad: str, says: str) -> None:
     with pytest.raises(AppError, match=says):
         hansa.simulate(served, RunSpec(rounds=1, rules=RULES, config={"bad": bad}), clients=3, labels=LABELS)
+
+
+async def test_what_functions_remember_is_recorded_and_there_when_a_session_goes_on(
+    served: Path, tmp_path: Path
+) -> None:
+    spec = RunSpec(rounds=2, seed=5, rules=RULES)
+    async with federation(tmp_path) as made:
+        for number, (name, labels) in enumerate(LABELS.items()):
+            await made.client(name, number, 3, labels=labels)
+        session = await made.run(served, spec)
+        (*_, before) = await made.events(session, "round.committed")
+        await made.controller.start_session("default", session.id, further=1)
+        (continued,) = await made.events(session, "session.continued")
+        async for happened in made.controller.journal.follow("default", continued.id, session.id):
+            if happened.kind.startswith("session.f"):
+                break
+        session = await made.session(session)
+        assert session.state is SessionState.FINISHED, session.cause
+        store = made.controller.store
+        assert await last_invited(session, store) == ([], None)
+        memory = await last_memory(session, store)
+        opened = Telling("default", session.id, made.controller.journal).invited(4, ("client-1",), {"selected": 4})
+        await made.controller.journal.record(opened)
+        recalled = await last_invited(session, store)
+    assert (before.data["memory"]["selected"], len(before.data["memory"]["rates"])) == (2, 2)  # type: ignore[call-overload, index, arg-type]
+    assert (memory["selected"], len(memory["rates"]), len(memory["momentum"])) == (3, 3, 4)  # type: ignore[arg-type]
+    assert recalled == ([["client-1"]], {"selected": 4})
+    assert session.model == hansa.simulate(served, spec, clients=3, labels=LABELS, rounds=3).model_hash
 
 
 async def test_a_session_without_a_package_has_no_functions(served: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ Clients and combiners both hang on a `Link`; neither opens a port for its parent
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -99,6 +100,8 @@ class Link:
         self._hello = hello
         self._preferred = preferred
         self._outbox: asyncio.Queue[FromNode] | None = None
+        self._stream: channel.Stream[FromNode, ToNode] | None = None
+        """The one that is attached, or about to be."""
         self._parent: Place | None = None
         """The parent while it is dialled or attached."""
         self._transfers: set[channel.Channel] = set()
@@ -119,6 +122,12 @@ class Link:
         if self._outbox is None or (self._outbox.qsize() >= _BACKLOG and may_be_lost):
             return
         self._outbox.put_nowait(frame)
+
+    def relabel(self, labels: Mapping[str, str]) -> None:
+        """Say hello anew, with these labels: what is under way goes on, as after any reconnect."""
+        self._hello = replace(self._hello, labels=dict(labels))
+        if self._stream is not None:
+            self._stream.close()
 
     async def run(self) -> None:
         """Stay attached. Returns when the parent dismisses the node for good.
@@ -230,7 +239,7 @@ class Link:
 
     async def _converse(self, parent: channel.Channel, token: str) -> Redirect:
         outbox: asyncio.Queue[FromNode] = asyncio.Queue()
-        stream = channel.attach(parent, token)
+        stream = self._stream = channel.attach(parent, token)
         why = "the server ended the stream"
         jobs: list[asyncio.Task[None]] = []
         try:
@@ -260,6 +269,7 @@ class Link:
             for job in jobs:
                 job.cancel()
             stream.close()
+            self._stream = None
             if self._outbox is not None:
                 self._outbox = None
                 self._node.detached(why)

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError, RunFailedError
+from hansa.messages import Value
 from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import (
     Accepted,
@@ -122,9 +123,14 @@ class Flow:
         connected: Callable[[int], frozenset[str]],
         here: tuple[Sequence[str], RoundAttendance | None],
         *,
+        config: Mapping[str, Value],
         keeps_partial_work: bool,
     ) -> None:
-        """machine: new; connected: round → whom it may invite, where nobody comes or goes; here: all, and who does."""
+        """machine: new; connected: round → whom it may invite, where nobody comes or goes; here: all, and who does.
+
+        config: what clients are told.
+        """
+        self._config = config
         self._engine = engine
         self._behave = behave
         self._connected = connected
@@ -149,7 +155,7 @@ class Flow:
 
         outcomes: dict[Assignment, Outcome] = {}
         trained: dict[str, Assignment] = {}
-        self._engine.begin(number, broadcast, needed)
+        self._engine.begin(number, broadcast, self._config, needed)
         while True:
             stage = self._stage.copy()
             ended = self._rehearse(stage, number, behave, outcomes)
@@ -157,7 +163,7 @@ class Flow:
                 break
             if any(isinstance(outcomes.get(trained.get(each.client, each)), Folded) for each in stage.unknown):
                 # A failure has moved who was invited when: whose update was summed has another task now.
-                self._engine.begin(number, broadcast, needed)
+                self._engine.begin(number, broadcast, self._config, needed)
                 trained.clear()
             before = {client: outcomes[task] for client, task in trained.items()}
             trained |= {each.client: each for each in stage.unknown}
@@ -191,7 +197,7 @@ class Flow:
         outcomes: Mapping[Assignment, Outcome],
     ) -> None:
         """Sum the accepted anew: a failure has moved who is counted."""
-        self._engine.begin(number, broadcast, needed)
+        self._engine.begin(number, broadcast, self._config, needed)
         results = self._engine.train(accepted)
         for each in accepted:
             if results[each.client] != outcomes[each]:

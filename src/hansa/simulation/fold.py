@@ -85,8 +85,10 @@ Outcome: TypeAlias = Folded | Refused | Failed
 class Engine(Protocol):
     """Where the clients of a round train and their updates are summed."""
 
-    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
-        """Forget every sum; tasks are of this round and this model from now on.
+    def begin(
+        self, number: int, broadcast: Arrays, config: Mapping[str, Value], keep: frozenset[int] = frozenset()
+    ) -> None:
+        """Forget every sum; tasks are of this round, this model and these settings from now on.
 
         keep: earlier rounds whose models are still trained on, of an asynchronous run.
         """
@@ -149,13 +151,15 @@ class Folding:
         self.memories: dict[str, Arrays] = {}
         """What each client kept with its last committed update; without an entry, nothing."""
 
-    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
+    def begin(
+        self, number: int, broadcast: Arrays, config: Mapping[str, Value], keep: frozenset[int] = frozenset()
+    ) -> None:
         """Start a sum of zero. keep: as of `Engine.begin`."""
         self._number = number
         self._broadcasts = {base: model for base, model in self._broadcasts.items() if base in keep}
         self._broadcasts[number] = broadcast
         self._configs = {base: told for base, told in self._configs.items() if base in keep}
-        self._configs[number] = self._run.settings(self._app, broadcast, number)
+        self._configs[number] = config
         self._collusion = None
         self._plan = self._run.algorithm.aggregator.plan(self._run.template(broadcast))
         self._plain_bytes = 0
@@ -293,9 +297,11 @@ class Inline:
         """folding: of the run."""
         self._folding = folding
 
-    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
+    def begin(
+        self, number: int, broadcast: Arrays, config: Mapping[str, Value], keep: frozenset[int] = frozenset()
+    ) -> None:
         """See `Engine`."""
-        self._folding.begin(number, broadcast, keep)
+        self._folding.begin(number, broadcast, config, keep)
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
         """See `Engine`."""

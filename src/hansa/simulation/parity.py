@@ -14,7 +14,7 @@ import numpy as np
 from hansa.algorithm import Partial
 from hansa.arrays import Arrays, first_difference
 from hansa.errors import Reason, RunFailedError
-from hansa.messages import Metrics, RunSpec
+from hansa.messages import Metrics, RunSpec, Value
 from hansa.run import check_synchronous, derive_rng, resolve, seeded, suit
 from hansa.simulation.chosen import chosen_clients
 from hansa.simulation.clients import VirtualClients
@@ -97,9 +97,11 @@ class Tree:
         self._root = next(parent for parent in parents.values() if parent not in parents)
         self._partials: dict[str, Partial] = {}
 
-    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
+    def begin(
+        self, number: int, broadcast: Arrays, config: Mapping[str, Value], keep: frozenset[int] = frozenset()
+    ) -> None:
         """See `Engine`."""
-        self._folding.begin(number, broadcast, keep)
+        self._folding.begin(number, broadcast, config, keep)
         self._partials = {name: self._folding.zero() for name in (*self._parents, self._root)}
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:

@@ -17,7 +17,7 @@ from hansa.algorithm import Aggregate, Buffering, Cohort, Partial, Plan, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
-from hansa.messages import Candidate, EvaluationRules, Kind, RunSpec, merge_metrics
+from hansa.messages import Candidate, EvaluationRules, Kind, RunSpec, Value, merge_metrics
 from hansa.rounds import Round
 from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import Completed, NotMet
@@ -157,7 +157,7 @@ def simulate(
         vectorization = Vectorization(loaded, folding)
 
         def trial() -> Choice:
-            folding.begin(1, run.algorithm.broadcast(run.start(run.initial_model(loaded) if start is None else start)))
+            _try_out(folding, run, loaded, start)
             most = 1 if loaded.path is None else workers or cores()
             invited = run.cohort(clients_named if chosen is None else SomeClients(chosen), 1).invited
             return choose(folding, vectorization, invited, run.spec.rounds, most)
@@ -279,6 +279,12 @@ def _counted(spec: RunSpec, clients: int) -> RunSpec:
     return replace(spec, algorithm_options={**spec.algorithm_options, "num_clients": clients})
 
 
+def _try_out(folding: Folding, run: Run, app: App, start: Arrays | None) -> None:
+    """Begin the first round for a trial. start: the initial model; None: the app's."""
+    broadcast = run.algorithm.broadcast(run.start(run.initial_model(app) if start is None else start))
+    folding.begin(1, broadcast, run.configured(app, broadcast, 1, {}))
+
+
 def _telling(
     listeners: Sequence[Callable[[dict[str, Any]], None]], on_round: Callable[[RoundRecord], None] | None
 ) -> Callable[[RoundRecord], None] | None:
@@ -339,6 +345,8 @@ class Simulation:
     """Numbers of the clients that the run may invite, in the order of their names; None: all."""
     labels: Callable[[str], Mapping[str, str]] = lambda _name: {}
     """Of a client."""
+    memory: dict[str, Value] = field(default_factory=dict)
+    """What the app's functions have left for later calls."""
 
     def run(
         self,
@@ -406,15 +414,15 @@ class Simulation:
         run = self.setup
         if "aggregate" not in run.spec.functions:
             return run.report(plan, partial, number)
-        task = run.server_task("aggregate", number)
-        return run.aggregate_of(plan, partial, self.app.aggregated(broadcast, run.kept(plan, partial), task))
+        kept = run.kept(plan, partial)
+        return run.aggregate_of(plan, partial, run.aggregated(self.app, broadcast, kept, number, self.memory))
 
     def _cohort(self, there: Sequence[str], number: int) -> Cohort:
         """Who is invited, by the app's own function where it has one."""
         if "select" not in self.setup.spec.functions:
             return self.setup.cohort(there, number)
         clients = [Candidate(name, self.labels(name)) for name in there]
-        return Cohort(self.app.selected(clients, self.setup.server_task("select", number)))
+        return Cohort(self.setup.selected(self.app, clients, number, self.memory))
 
     def _flow(self, buffering: Buffering) -> Flow:
         """Of an asynchronous run, in which rounds are not played one by one."""
@@ -433,7 +441,8 @@ class Simulation:
         machine = Buffered(
             self.setup.spec.rules, buffering.size, buffering.max_staleness, choose, silence_is_final=True
         )
-        return Flow(machine, self.engine, behave, connected, (self._may, here), keeps_partial_work=keeps)
+        config = self.setup.spec.config
+        return Flow(machine, self.engine, behave, connected, (self._may, here), config=config, keeps_partial_work=keeps)
 
     def _play(self, number: int, broadcast: Arrays) -> Played:
         """Rehearse, train whom that needs, rehearse with what came of it: until nothing is unknown.
@@ -446,6 +455,7 @@ class Simulation:
         begins = 0.0 if here is None else here.wait(needed, rules.deadline)
         there: Sequence[str] = self._may if here is None else here.present(begins)
         will_open = here is None or len(there) >= needed
+        config = self.setup.configured(self.app, broadcast, number, self.memory)
         cohort = self._cohort(there, number) if will_open else Cohort(())
         connected = self._connected(cohort, there)
         watched = None if here is None else here.watch(self._may if self._knows_all else connected)
@@ -454,7 +464,7 @@ class Simulation:
         keeps = self.setup.algorithm.keeps_partial_work
         outcomes: dict[Assignment, Outcome] = {}
         trained: dict[str, Assignment] = {}
-        self.engine.begin(number, broadcast)
+        self.engine.begin(number, broadcast, config)
         while True:
             machine = Round(number, Kind.TRAIN, rules, lambda _connected: cohort)
             played = rehearse(
@@ -464,21 +474,26 @@ class Simulation:
                 break
             if any(assignment.client in trained for assignment in played.unknown):
                 # A failure has moved the moment at which a substitute began, and with it how much it can do.
-                self.engine.begin(number, broadcast)
+                self.engine.begin(number, broadcast, config)
                 trained.clear()
             trained |= {assignment.client: assignment for assignment in played.unknown}
             results = self.engine.train(played.unknown)
             outcomes |= {trained[client]: outcome for client, outcome in results.items()}
         _completed(played.ended, outcomes)
         if {task for task in trained.values() if isinstance(outcomes[task], Folded)} != set(played.accepted):
-            self._fold_again(number, broadcast, played, outcomes)
+            self._fold_again(number, broadcast, config, played, outcomes)
         return Played(played.ended, outcomes, played.accepted, {}, played.seconds)
 
     def _fold_again(
-        self, number: int, broadcast: Arrays, played: Rehearsal, outcomes: Mapping[Assignment, Outcome]
+        self,
+        number: int,
+        broadcast: Arrays,
+        config: Mapping[str, Value],
+        played: Rehearsal,
+        outcomes: Mapping[Assignment, Outcome],
     ) -> None:
         """Sum the accepted anew: a failure has moved the end of the round, or who began when, so others were folded."""
-        self.engine.begin(number, broadcast)
+        self.engine.begin(number, broadcast, config)
         results = self.engine.train(played.accepted)
         for assignment in played.accepted:
             before, after = outcomes[assignment], results[assignment.client]

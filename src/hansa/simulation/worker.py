@@ -76,7 +76,7 @@ class Serving:
         assert folding is not None  # noqa: S101 - it was started
         match job["do"]:
             case "begin":
-                folding.begin(job["round"], body, frozenset(job["keep"]))
+                folding.begin(job["round"], body, job["config"], frozenset(job["keep"]))
             case "show":
                 folding.show(job["round"], body)
             case "train":

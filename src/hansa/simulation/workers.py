@@ -16,7 +16,7 @@ from typing import TypeAlias
 from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.errors import RunFailedError, UserCodeError
-from hansa.messages import Contribution, Metrics, RunSpec
+from hansa.messages import Contribution, Metrics, RunSpec, Value
 from hansa.run import slots_to_arrays
 from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
 from hansa.simulation.pipes import Message, result_from, spec_to, to_bytes
@@ -96,15 +96,17 @@ class Workers:
         self._vain_losses = 0
         self._lost_with: Counter[str] = Counter()
 
-    def begin(self, number: int, broadcast: Arrays, keep: frozenset[int] = frozenset()) -> None:
+    def begin(
+        self, number: int, broadcast: Arrays, config: Mapping[str, Value], keep: frozenset[int] = frozenset()
+    ) -> None:
         """See `Engine`."""
-        self._folding.begin(number, broadcast, keep)
+        self._folding.begin(number, broadcast, config, keep)
         self._begun = [opening for opening in self._begun if opening[0]["round"] in keep]
         self._in_order = False
         self._assigned = {}
         self._outcomes = {}
         self._lost_with.clear()
-        message = {"do": "begin", "round": number, "keep": sorted(keep)}
+        message = {"do": "begin", "round": number, "config": dict(config), "keep": sorted(keep)}
         self._begun.append((message, to_bytes(broadcast)))
         self._open(self._begun[-1])
 

@@ -14,12 +14,14 @@ from hansa.compat.fedn.listing import Document, iso_time
 from hansa.errors import NotFoundError
 from hansa.store.ports import Query
 from hansa.store.records import (
+    AnswerRecord,
     ClientRecord,
     CombinerRecord,
     ContributionRecord,
     EvaluationRecord,
     ModelRecord,
     NoteRecord,
+    PredictionRecord,
     Record,
     RoundRecord,
     SampleRecord,
@@ -291,9 +293,7 @@ class Catalogue:
         return documents
 
     async def _validations(self) -> Documents:
-        documents: Documents = [
-            _measured("validation_id", note) async for note in self._gateway.notes.every("validation")
-        ]
+        documents: Documents = [_measured(note) async for note in self._gateway.notes.every("validation")]
         guests = {guest.member.node for guest in self._gateway.guests}
         async for record in self._records(EvaluationRecord):
             if record.client not in guests:
@@ -301,7 +301,22 @@ class Catalogue:
         return documents
 
     async def _predictions(self) -> Documents:
-        return [_measured("prediction_id", note) async for note in self._gateway.notes.every("prediction")]
+        asked = {each.id: each async for each in self._records(PredictionRecord)}
+        return [
+            {
+                "correlation_id": None,
+                "data": each.document,
+                "meta": None,
+                "model_id": asked[each.prediction].model,
+                "prediction_id": asked[each.prediction].name,
+                "receiver": {"client_id": None, "name": ROOT, "role": "COMBINER"},
+                "sender": self._sender(each.client),
+                "timestamp": iso_time(each.at),
+                **_times(each.at),
+            }
+            async for each in self._records(AnswerRecord)
+            if each.document is not None and each.prediction in asked
+        ]
 
     async def _metrics(self) -> Documents:
         rounds = {(each.session, each.number): each async for each in self._records(RoundRecord)}
@@ -323,19 +338,19 @@ class Catalogue:
         ]
 
     async def _telemetry(self) -> Documents:
-        told = [
-            {
-                "key": sample.name,
-                "sender": self._sender(sample.client),
-                "telemetry_id": _id("telemetry", sample.id),
-                "timestamp": iso_time(sample.at),
-                "value": sample.value,
-                **_times(sample.at),
-            }
-            async for sample in self._records(SampleRecord)
-            if not sample.session
-        ]
+        told = [self.telemetry_of(sample) async for sample in self._records(SampleRecord) if not sample.session]
         return told + [_posted("telemetry_id", note) async for note in self._gateway.notes.every("telemetry")]
+
+    def telemetry_of(self, sample: SampleRecord) -> Document:
+        """The document of a number that a client's machine tells."""
+        return {
+            "key": sample.name,
+            "sender": self._sender(sample.client),
+            "telemetry_id": _id("telemetry", sample.id),
+            "timestamp": iso_time(sample.at),
+            "value": sample.value,
+            **_times(sample.at),
+        }
 
     async def _attributes(self) -> Documents:
         return [_posted("attribute_id", note) async for note in self._gateway.notes.every("attribute")]
@@ -410,15 +425,13 @@ def _evaluation(record: EvaluationRecord) -> Document:
     }
 
 
-def _measured(field: str, note: NoteRecord) -> Document:
-    """A validation or a prediction."""
+def _measured(note: NoteRecord) -> Document:
+    """A validation."""
     names = ("correlation_id", "data", "meta", "model_id", "session_id")
     told = {name: note.data.get(name) or None for name in names}
-    if field == "prediction_id":
-        del told["session_id"]
     said = note.data.get("receiver")
     receiver = {"client_id": None, "name": ROOT, "role": "COMBINER", **(said if isinstance(said, dict) else {})}
-    return {**told, "receiver": receiver, "sender": note.data.get("sender"), **_told(field, note)}
+    return {**told, "receiver": receiver, "sender": note.data.get("sender"), **_told("validation_id", note)}
 
 
 def _posted(field: str, note: NoteRecord) -> Document:

@@ -27,7 +27,9 @@ from hansa.messages import ClientInfo, Contribution, Kind, Metrics, RunSpec, Sam
 from hansa.network.client.outbox import leave
 from hansa.run import resolve
 from hansa.wire import codec, packing
-from hansa.wire.frames import Blob, Evaluated, FromNode, Offer, OpenRound, Progress, RoundKey, Samples
+from hansa.wire.frames import Answer as Work
+from hansa.wire.frames import Blob, Evaluated, FromNode, Offer, OpenRound, Predicted, Progress, RoundKey, Samples
+from hansa.wire.limits import MAX_DOCUMENT
 
 __all__ = ["Answer", "Desk", "Errand", "round_config"]
 
@@ -47,14 +49,14 @@ class Errand:
     id: str
     """The correlation id."""
     key: RoundKey
+    session: str
+    """What the client calls the session that it is of; of a prediction the id that its asker has given it."""
     model: str
     """Digest of the model."""
     helper: str
     """The format that it is fetched in."""
     data: str
     """JSON: the round's configuration, of which every value is text; empty for a validation."""
-    predicts: bool = False
-    """A prediction, which is of no round: the key's run is the prediction's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Answer:
     """Digest of the model that it was given."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """num_examples and whatever else it tells of its training; of a validation its metrics."""
+    document: str = ""
+    """What it predicts, as JSON."""
     file: Path | None = None
     """The trained model; whoever takes the answer deletes it."""
 
@@ -114,14 +118,12 @@ class Desk:
     async def aclose(self) -> None:
         """Nothing has to be ended."""
 
-    async def work(
-        self, opened: OpenRound, on_frame: Callable[[FromNode], None], _: object = None
-    ) -> Offer | Evaluated:
+    async def work(self, opened: OpenRound, on_frame: Callable[[FromNode], None], _: object = None) -> Work:
         """Have the client do a task; raises `UserCodeError` for an answer that cannot be used."""
         key = opened.key
         if key.kind is Kind.PROGRAM:
             raise UserCodeError(f"{self._client.name} is a FEDn client, which runs no program of parties")
-        if key.kind is Kind.EVALUATE and not self._validates:
+        if key.kind is not Kind.TRAIN and not self._validates:
             raise UserCodeError(f"{self._client.name} does not evaluate models")
         helper = helper_in(opened.spec)
         await self._files.make(opened.model.digest, helper, lambda: self._model(opened.model))
@@ -135,11 +137,15 @@ class Desk:
             answer.drop()
 
     def _errand(self, opened: OpenRound, helper: str) -> Errand:
-        key, model = opened.key, opened.model.digest
-        data = ""
-        if key.kind is Kind.TRAIN:
-            data = json.dumps(round_config(opened.spec, key, self._round_id(key), model, helper))
-        return Errand(str(uuid.uuid4()), key, model, helper, data)
+        key, model, session, data = opened.key, opened.model.digest, opened.key.run, ""
+        match key.kind:
+            case Kind.TRAIN:
+                data = json.dumps(round_config(opened.spec, key, self._round_id(key), model, helper))
+            case Kind.PREDICT:
+                session, data = opened.spec.name, json.dumps({"presigned_url": ""})
+            case _:
+                pass
+        return Errand(str(uuid.uuid4()), key, session, model, helper, data)
 
     async def _ask(self, errand: Errand, lease: float, on_frame: Callable[[FromNode], None]) -> Answer:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -151,9 +157,9 @@ class Desk:
             for look in itertools.count(1):
                 if (await asyncio.wait([answered], timeout=lease / _LOOKS))[0]:
                     break
-                if key.kind is Kind.EVALUATE and look >= _LOOKS:
-                    self._validates = False
-                    raise UserCodeError(f"{self._client.name} has not evaluated the model in {lease:g} seconds")
+                if key.kind is not Kind.TRAIN and look >= _LOOKS:
+                    self._validates &= key.kind is not Kind.EVALUATE
+                    raise UserCodeError(f"{self._client.name} has not answered ({key.kind}) in {lease:g} seconds")
                 if self._here():
                     on_frame(Progress(key, self._client.name, key.kind.value, 0, 0))
             return answered.result()
@@ -179,11 +185,12 @@ class Desk:
                 return True
         return False
 
-    def answer(self, answer: Answer, key: RoundKey | None, kind: Kind) -> str:
-        """Take a client's answer; returns in a word what becomes of it. key: as the client says it, if it can."""
+    def answer(self, answer: Answer, key: RoundKey | None, kind: Kind, session: str = "") -> str:
+        """Take a client's answer; returns in a word what becomes of it. key, session: as it says it, if it can."""
         self._validates |= kind is Kind.EVALUATE
         for errand, answered in self._given.values():
-            if errand.key.kind is kind and errand.model == answer.model and (key is None or key == errand.key):
+            alike = errand.key.kind is kind and errand.model == answer.model
+            if alike and (key is None or key == errand.key) and (not session or session == errand.session):
                 if answered.done():
                     answer.drop()
                     return "duplicate"
@@ -207,9 +214,11 @@ class Desk:
             return codec.decode(blob.inline)
         return codec.load(self._objects / blob.digest)
 
-    def _finish(self, opened: OpenRound, helper: str, answer: Answer) -> Offer | Evaluated:
+    def _finish(self, opened: OpenRound, helper: str, answer: Answer) -> Work:
         """The client's half of the run's algorithm, over what the client has trained or measured."""
         key, name = opened.key, self._client.name
+        if key.kind is Kind.PREDICT:
+            return Predicted(key, name, _document(answer.document))
         numbers = _numbers(answer.metadata)
         if key.kind is Kind.EVALUATE:
             return Evaluated(key, name, _examples(answer.metadata, otherwise=1), numbers)
@@ -271,6 +280,18 @@ def _app_of(returned: Update) -> App:
         raise AssertionError("a FEDn client evaluates by itself")
 
     return app
+
+
+def _document(text: str) -> bytes:
+    """A prediction; raises `UserCodeError` for what is no JSON, or too much."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserCodeError(f"the prediction is no JSON: {error}") from error
+    document = text.encode()
+    if len(document) > MAX_DOCUMENT:
+        raise UserCodeError(f"the prediction has {len(document):,} bytes, and may have {MAX_DOCUMENT:,}: return less")
+    return document
 
 
 def _examples(metadata: Mapping[str, Any], otherwise: int | None = None) -> int:

@@ -4,10 +4,9 @@ import asyncio
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from hashlib import sha256
 from hmac import compare_digest
@@ -16,25 +15,31 @@ from typing import Any, Final
 
 import structlog
 
-from hansa.compat.fedn.desk import Answer, Errand
+from hansa.compat.fedn.desk import Answer
+from hansa.compat.fedn.formats import NUMPY
 from hansa.compat.fedn.guest import Guest, Membership
 from hansa.compat.fedn.models import Files, Uploads
 from hansa.compat.fedn.notes import Notes
 from hansa.compat.fedn.numbers import Numbers
 from hansa.errors import AuthenticationError, InputError, NotFoundError, PermissionDeniedError
-from hansa.messages import Kind
+from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.controller.controller import Controller
 from hansa.store.disk import make_directory, write_whole
 from hansa.wire import codec, tokens
-from hansa.wire.frames import Role, RoundKey
+from hansa.wire.frames import Role
 from hansa.wire.tls import Trust
 
-__all__ = ["Gateway", "Weak", "token_in"]
+__all__ = ["Gateway", "Weak", "fits_label", "token_in"]
 
 _log = structlog.get_logger(__name__)
 
 _LONGEST: Final = 256
 """Characters of an id or a name."""
+_ATTRIBUTES: Final = 48
+"""That a client may have as labels."""
+_OUR_LABELS: Final = "fedn."
+_PREDICTING: Final = 600.0
+"""Seconds that clients have for a prediction."""
 _MEMBER: Final = "member.json"
 
 
@@ -134,10 +139,13 @@ class Gateway:
                 )
             added_at = known.member.added_at if known is not None else time.time()
             name = name or client_id
-            member = Membership(client_id, name, node, join_token, preferred, validates, package, ip, added_at)
+            attributes = known.member.attributes if known is not None else {}
+            member = Membership(
+                client_id, name, node, join_token, preferred, validates, package, ip, added_at, attributes
+            )
             await asyncio.to_thread(self._remember, member)
             if known is not None:
-                known.member = member
+                known.become(member)
                 return known
             guest = self._guests[client_id] = self._guest(member)
         return guest
@@ -228,7 +236,7 @@ class Gateway:
     def updated(self, guest: Guest, model: str, upload: str, metadata: Mapping[str, Any], round_id: str) -> str:
         """A client has trained; returns in a word what becomes of it. round_id: as it says; empty: it says nothing."""
         key = self.numbers.key(round_id)
-        answer = Answer(model, metadata, self.uploads.take(guest.member.client_id, upload))
+        answer = Answer(model, metadata, file=self.uploads.take(guest.member.client_id, upload))
         became = guest.answer(answer, key, Kind.TRAIN)
         _log.debug("an update came", client=guest.member.node, model=model[:12], became=became)
         return became
@@ -238,19 +246,40 @@ class Gateway:
         return guest.answer(Answer(model, metrics), None, Kind.EVALUATE)
 
     def note(self, kind: str, guest: Guest, document: Mapping[str, Any]) -> None:
-        """Something that a client tells. kind: status, validation, prediction or attribute."""
+        """Something that a client tells. kind: status, validation or attribute."""
         sender = {"name": guest.member.name, "role": "CLIENT", "client_id": guest.member.client_id}
         told = {"sender": sender, **{key: value for key, value in document.items() if key != "sender"}}
         session = str(document.get("session_id", ""))
         self.notes.tell(kind, told, session=session if session in self.numbers.sessions else "")
 
-    async def predict(self, prediction: str, model: str, helper: str) -> int:
-        """Have all clients that listen predict with a model; returns how many. Raises `NotFoundError`."""
-        await self.model_file(None, model, helper)
-        key = RoundKey(prediction, 0, Kind.EVALUATE)
-        data = json.dumps({"presigned_url": ""})
-        errands = (Errand(str(uuid.uuid4()), key, model, helper, data, predicts=True) for _ in self._guests)
-        return sum(guest.post(errand) for guest, errand in zip(self.guests, errands, strict=True))
+    def predicted(self, guest: Guest, model: str, prediction: str, document: str) -> str:
+        """A client has predicted; returns in a word what becomes of it. prediction: the id that it was given."""
+        return guest.answer(Answer(model, document=document), None, Kind.PREDICT, prediction)
+
+    async def predict(self, prediction: str, model: str, helper: str, by: str) -> None:
+        """Have all clients predict with a model, as `Controller.predict`. prediction: the id that its asker gives."""
+        config = {} if helper == NUMPY else {"helper_type": helper}
+        rules = RoundRules(min_clients=1, deadline=_PREDICTING, lease=_PREDICTING)
+        spec = RunSpec(name=prediction, rounds=1, rules=rules, config=config)
+        await self.controller.predict(self.project, spec, model=model, by=by)
+
+    async def describe(self, guest: Guest, told: Mapping[str, str]) -> None:
+        """A client says something of itself: it is a label of the client, as far as there may be such a label."""
+        async with self._adding:
+            attributes = dict(guest.member.attributes)
+            for key, value in told.items():
+                if fits_label(key, value) and len(attributes | {key: value}) <= _ATTRIBUTES:
+                    attributes[key] = value
+                else:
+                    _log.warning("an attribute is no label", client=guest.member.node, attribute=key[:64])
+            if attributes != guest.member.attributes and self._guests.get(guest.member.client_id) is guest:
+                guest.become(replace(guest.member, attributes=attributes))
+                await asyncio.to_thread(self._remember, guest.member)
+
+    def node_of(self, client_id: str) -> str:
+        """The name in hansa of a FEDn client; of anybody else what was given."""
+        known = self._guests.get(client_id)
+        return client_id if known is None else known.member.node
 
     async def forget(self, client_id: str) -> bool:
         """A client is none any more: it is sent away, and its token holds no more. False: nobody has this id."""
@@ -294,6 +323,11 @@ class Gateway:
             await asyncio.sleep(self._silence / 3)
             gone = [guest for guest in self._guests.values() if not guest.is_here]
             await asyncio.gather(*(guest.leave() for guest in gone))
+
+
+def fits_label(key: str, value: str) -> bool:
+    """Whether an attribute may be a label of a client."""
+    return 0 < len(key) <= _LONGEST and len(value) <= _LONGEST and not key.startswith(_OUR_LABELS)
 
 
 def token_in(header: str) -> str:

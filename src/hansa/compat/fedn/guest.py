@@ -3,26 +3,32 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import structlog
+from pydantic import ByteSize
 
 from hansa.compat.fedn.desk import Answer, Desk, Errand
 from hansa.compat.fedn.models import Files
 from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, PermissionDeniedError
 from hansa.messages import ClientInfo, Kind, Sample
 from hansa.network.client.agent import Agent
+from hansa.network.client.policy import Outbound, SitePolicy
+from hansa.network.client.site import Site
 from hansa.wire.frames import RoundKey
+from hansa.wire.limits import MAX_DOCUMENT
 from hansa.wire.tls import Trust
 
 __all__ = ["Guest", "Membership", "ReplacedError"]
 
 _log = structlog.get_logger(__name__)
 
+_SITE: Final = SitePolicy(outbound=Outbound(predictions=ByteSize(MAX_DOCUMENT)))
+"""Its owner has no `site.toml`: a client that answers predictions has a function for it."""
 _LABEL: Final = 256
 """Characters of a label; a name that is longer is cut."""
 
@@ -52,6 +58,14 @@ class Membership:
     ip: str = ""
     added_at: float = 0.0
     """POSIX seconds."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """What it says of itself, the newest value of each: labels of the client in hansa."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Of the client in hansa."""
+        own = {"fedn.name": self.name[:_LABEL], "fedn.client_id": self.client_id[:_LABEL]}
+        return {**self.attributes, **own}
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +104,6 @@ class Guest:
         self._heard = -silence
         self.heard_at = 0.0
         """POSIX seconds at which it was heard of last; 0: not since this server began."""
-        self._posted: set[str] = set()
         self._running: asyncio.Task[None] | None = None
         self._agent: Agent | None = None
         self._barred: HansaError | None = None
@@ -138,8 +151,7 @@ class Guest:
             while stream.end is None:
                 while stream.waiting:
                     errand = stream.waiting.popleft()
-                    if self.desk.waits_for(errand) or errand.id in self._posted:
-                        self._posted.discard(errand.id)
+                    if self.desk.waits_for(errand):
                         yield errand
                 stream.wake.clear()
                 if not stream.waiting and stream.end is None:
@@ -150,22 +162,21 @@ class Guest:
             if self._stream is stream:
                 self._stream = None
 
-    def answer(self, answer: Answer, key: RoundKey | None, kind: Kind) -> str:
-        """Take what it has made of an errand; its agent comes for it, if it is not here."""
+    def answer(self, answer: Answer, key: RoundKey | None, kind: Kind, session: str = "") -> str:
+        """Take what it has made of an errand; its agent comes for it, if it is not here. See `Desk.answer`."""
         self.arrive()
-        return self.desk.answer(answer, key, kind)
+        return self.desk.answer(answer, key, kind, session)
+
+    def become(self, member: Membership) -> None:
+        """It has other facts about itself, under the same ids."""
+        before, self.member = self.member, member
+        if self._agent is not None and member.labels != before.labels:
+            self._agent.relabel(member.labels)
 
     def report(self, values: Sequence[Sample]) -> None:
         """What it tells of its machine."""
         if self._agent is not None:
             self._agent.report(values)
-
-    def post(self, errand: Errand) -> bool:
-        """Have it do something that no round waits for; False: it does not listen."""
-        if self._stream is not None:
-            self._posted.add(errand.id)
-            self._hand_out(errand)
-        return self._stream is not None
 
     # ── its agent ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -186,7 +197,6 @@ class Guest:
     async def _serve(self) -> None:
         self._work.mkdir(parents=True, exist_ok=True)
         member = self.member
-        labels = {"fedn.name": member.name[:_LABEL], "fedn.client_id": member.client_id[:_LABEL]}
         agent = self._agent = Agent(
             self._client,
             join=self._join,
@@ -194,8 +204,9 @@ class Guest:
             work=self._work,
             app=self._work,
             preferred=member.preferred,
-            labels=labels,
+            labels=member.labels,
             trust=self._trust,
+            site=Site(self._work, _SITE),
             workshop=lambda *_: self.desk,
         )
         try:

@@ -33,7 +33,11 @@ PINGS: Final = 5000
 """Milliseconds between the keepalive pings of FEDn's Python clients."""
 _PIECE: Final = 1 << 20
 """Bytes of a piece of a model."""
-_TYPES: Final = {Kind.TRAIN: pb.MODEL_UPDATE, Kind.EVALUATE: pb.MODEL_VALIDATION}
+_TYPES: Final = {
+    Kind.TRAIN: pb.MODEL_UPDATE,
+    Kind.EVALUATE: pb.MODEL_VALIDATION,
+    Kind.PREDICT: pb.MODEL_PREDICTION,
+}
 _FINAL: Final = (
     (ReplacedError, grpc.StatusCode.ALREADY_EXISTS),
     (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
@@ -164,10 +168,17 @@ class _Face:
         return await self._answered(context, request.sender, take, "")
 
     async def status(self, request: Any, context: Any) -> Any:
-        return await self._noted(context, request, "status", data=request.data)
+        async def take(guest: Guest) -> str:
+            self._gateway.note("status", guest, _document(request, data=request.data))
+            return "received"
+
+        return await self._answered(context, request.sender, take, "Status")
 
     async def prediction(self, request: Any, context: Any) -> Any:
-        return await self._noted(context, request, "prediction", data=request.data)
+        async def take(guest: Guest) -> str:
+            return self._gateway.predicted(guest, request.model_id, request.prediction_id, request.data)
+
+        return await self._answered(context, request.sender, take, "ModelPrediction")
 
     async def metric(self, request: Any, context: Any) -> Any:
         async def take(guest: Guest) -> str:
@@ -182,6 +193,7 @@ class _Face:
         async def take(guest: Guest) -> str:
             for each in request.attributes:
                 self._gateway.note("attribute", guest, _document(request, key=each.key, value=each.value))
+            await self._gateway.describe(guest, {each.key: each.value for each in request.attributes})
             return "received"
 
         return await self._answered(context, request.sender, take, "AttributeMessage")
@@ -193,13 +205,6 @@ class _Face:
             return "received"
 
         return await self._answered(context, request.sender, take, "TelemetryMessage")
-
-    async def _noted(self, context: Any, request: Any, kind: str, **more: object) -> Any:
-        async def take(guest: Guest) -> str:
-            self._gateway.note(kind, guest, _document(request, **more))
-            return "received"
-
-        return await self._answered(context, request.sender, take, type(request).__name__)
 
     # ── who is there ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -256,8 +261,8 @@ def _request(errand: Errand, guest: Guest) -> Any:
         data=errand.data,
         correlation_id=errand.id,
         timestamp=str(datetime.now(UTC)),
-        session_id=errand.key.run,
-        type=pb.MODEL_PREDICTION if errand.predicts else _TYPES[errand.key.kind],
+        session_id=errand.session,
+        type=_TYPES[errand.key.kind],
     )
 
 

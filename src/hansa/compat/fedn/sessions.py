@@ -1,11 +1,13 @@
 """FEDn's sessions as hansa's: a configuration becomes a run's specification; further rounds continue the session."""
 
 import ast
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from hansa.compat.fedn.formats import NUMPY, helper_names
+from hansa.compat.fedn.functions import functions_of, package_of
 from hansa.compat.fedn.gateway import Gateway
 from hansa.errors import InputError, NotFoundError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
@@ -53,7 +55,11 @@ class Sessions:
                 raise InputError(f"Class 'SessionConfigDTO' is missing field {field}")
         seed = str(told.get("seed_model_id") or config["model_id"])
         name = str(told.get("name") or "session")
-        session = await self._controller.create_session(self._project, spec_of(name, config), seed_model=seed, by=by)
+        spec, package = spec_of(name, config), None
+        if spec.functions:
+            archive = await asyncio.to_thread(package_of, str(config["server_functions"]))
+            package = (await self._controller.add_package(self._project, archive, by)).id
+        session = await self._controller.create_session(self._project, spec, seed_model=seed, package=package, by=by)
         kept = {field: config.get(field) for field in _KEPT}
         note = {"session_config": kept, "seed_model_id": told.get("seed_model_id")}
         await self._gateway.notes.put("session", note, session=session.id, name=session.id)
@@ -129,14 +135,12 @@ class Sessions:
 
 def spec_of(name: str, config: Mapping[str, Any]) -> RunSpec:
     """The run of a session's configuration; raises `InputError` for what hansa cannot do."""
-    if config.get("server_functions"):
-        raise InputError(
-            "server functions are not run from a session's configuration here: install them as plug-ins (a policy, an "
-            "aggregator or an algorithm), which docs/how-to/from-fedn.md shows"
-        )
+    functions = functions_of(config["server_functions"]) if config.get("server_functions") else ()
     if config["helper_type"] not in helper_names():
         raise InputError(f"there is no helper {config['helper_type']!r}; there is: {', '.join(helper_names())}")
-    algorithm, aggregator, options = _algorithm(str(config["aggregator"]), _options(config.get("aggregator_kwargs")))
+    named = "fedavg" if "aggregate" in functions else str(config["aggregator"])  # functions go before it, as in FEDn
+    given = {} if "aggregate" in functions else _options(config.get("aggregator_kwargs"))
+    algorithm, aggregator, options = _algorithm(named, given)
     timeout, wanted = _whole(config["round_timeout"], "round_timeout"), int(config["buffer_size"])
     rules = RoundRules(
         min_clients=max(1, int(config["clients_required"])),
@@ -154,6 +158,7 @@ def spec_of(name: str, config: Mapping[str, Any]) -> RunSpec:
         rounds=1,
         range_bits=_RANGE_BITS,
         rules=rules,
+        functions=functions,
         evaluation=EvaluationRules(every=1 if _truth(config["validate"]) else 0, central=False),
         config={} if helper == NUMPY else {"helper_type": helper},
     )

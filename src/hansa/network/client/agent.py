@@ -457,6 +457,10 @@ class Agent:
         if told:
             await self._noted(opened, "log", _BYTES_OF_A_NUMBER * told.total(), frozenset(told))
 
+    def relabel(self, labels: Mapping[str, str]) -> None:
+        """Have other labels from now on, in the place of all that it had."""
+        self._link.relabel(labels)
+
     def report(self, values: Sequence[Sample]) -> None:
         """What the owner's own software tells of its machine, while there is a connection."""
         if self._link.connected:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
 from hansa.algorithm import Aggregate, State
@@ -37,6 +37,7 @@ __all__ = [
     "last_event",
     "last_invited",
     "last_link",
+    "last_memory",
     "last_working",
     "receipt_of",
     "round_commit",
@@ -76,6 +77,8 @@ class Outcomes:
     opened_at: float
     broadcast: str
     """Digest of what the clients were given."""
+    memory: Mapping[str, Value] = field(default_factory=dict)
+    """What the app's functions have left for later calls."""
     working: Mapping[str, int] | None = None
     """Of an asynchronous run, who is at work when the round is over, on which round's model; None: it is none."""
 
@@ -139,12 +142,16 @@ async def last_counted(session: SessionRecord, store: MetadataStore) -> dict[str
     return found
 
 
-async def last_invited(session: SessionRecord, store: MetadataStore) -> Sequence[Sequence[str]]:
+async def last_invited(
+    session: SessionRecord, store: MetadataStore
+) -> tuple[Sequence[Sequence[str]], Mapping[str, Value] | None]:
     """Whom a controller that died had invited to the round after the last committed one, one invitation after another.
 
-    None of a round that ended without it: a session that was stopped, or has failed, begins that round anew.
+    And what the app's functions remembered then; None: there is nothing to recall. Nobody was invited to a round that
+    ended without it: a session that was stopped, or has failed, begins that round anew.
     """
     invitations: list[Sequence[str]] = []
+    memory: Mapping[str, Value] | None = None
     ends = [f"session.{state}" for state in (SessionState.STOPPED, SessionState.FAILED)]
     where = {"session": session.id, "kind": [OPENED, *ends]}
     offset, total = 0, 1
@@ -152,10 +159,20 @@ async def last_invited(session: SessionRecord, store: MetadataStore) -> Sequence
         page = await store.list(EventRecord, Query(session.project, where, sort="-id", limit=100, offset=offset))
         for told in page.items:
             if told.kind in ends or told.data["round"] != session.round + 1:
-                return invitations[::-1]
+                return invitations[::-1], memory
+            if not invitations and isinstance(told.data.get("memory"), Mapping):
+                memory = cast("Mapping[str, Value]", told.data["memory"])
             invitations.append([str(name) for name in cast("Sequence[Value]", told.data["invited"])])
         offset, total = offset + len(page.items), page.total
-    return invitations[::-1]
+    return invitations[::-1], memory
+
+
+async def last_memory(session: SessionRecord, store: MetadataStore) -> dict[str, Value]:
+    """What the app's functions had left for later calls when the last committed round was over."""
+    where = {"session": session.id, "kind": COMMITTED}
+    events = (await store.list(EventRecord, Query(session.project, where, sort="-id", limit=1))).items
+    told = events[0].data.get("memory") if events else None
+    return dict(told) if isinstance(told, Mapping) else {}
 
 
 async def last_working(session: SessionRecord, store: MetadataStore) -> Mapping[str, int]:
@@ -210,7 +227,7 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
     committed = event(
         session.project, session.id, COMMITTED, summary, round=number, model=model, metrics=metrics,
         accepted=record.accepted, rejected=record.rejected, failed=record.failed, missing=list(completed.missing),
-        seconds=now - opened_at, **working,
+        seconds=now - opened_at, **working, **({"memory": dict(outcomes.memory)} if outcomes.memory else {}),
     )  # fmt: skip
     return RoundCommit(
         session=replace(session, round=number, model=model),

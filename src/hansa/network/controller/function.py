@@ -1,8 +1,8 @@
 """The process that calls one function of an app once: `python -m hansa.network.controller.function`.
 
-It reads `call.json` and safetensors files in a folder, and leaves `result.json`, or `result.safetensors` for arrays, or
-`error.json`. It keeps nothing: the next call is another process, so that what a function leaves in memory decides
-nothing.
+It reads `call.json` and safetensors files in a folder, and leaves `result.json`, or `result.safetensors` for arrays,
+and `memory.json`; or `error.json`. It keeps nothing: the next call is another process, so that what a function leaves
+anywhere but in `task.memory` decides nothing.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from hansa.run import resolve
 from hansa.store.documents import spec_from_json
 from hansa.wire import codec
 
-__all__ = ["CALL", "ERROR", "MODEL", "RESULT", "RESULT_ARRAYS", "main"]
+__all__ = ["CALL", "ERROR", "MEMORY", "MODEL", "RESULT", "RESULT_ARRAYS", "main"]
 
-CALL, MODEL, RESULT, RESULT_ARRAYS, ERROR = (
-    "call.json", "model.safetensors", "result.json", "result.safetensors", "error.json",
+CALL, MODEL, RESULT, RESULT_ARRAYS, MEMORY, ERROR = (
+    "call.json", "model.safetensors", "result.json", "result.safetensors", "memory.json", "error.json",
 )  # fmt: skip
 
 
@@ -46,16 +46,18 @@ def main() -> None:
 
 def _called(path: Path, call: Mapping[str, Any], folder: Path) -> None:
     app, run = load_app(path), resolve(spec_from_json(call["spec"]))
-    task = run.server_task(call["function"], call["round"])
+    number, memory = call["round"], call["memory"]
     match call["function"]:
         case "select":
             clients = [Candidate(name, labels) for name, labels in call["clients"]]
-            _write(folder, list(app.selected(clients, task)))
+            _write(folder / RESULT, list(run.selected(app, clients, number, memory)))
         case "configure":
-            _write(folder, app.configured(codec.load(folder / MODEL), task))
+            _write(folder / RESULT, dict(run.configured(app, codec.load(folder / MODEL), number, memory)))
         case _:
-            made = app.aggregated(codec.load(folder / MODEL), _updates(call["updates"], folder), task)
+            updates = _updates(call["updates"], folder)
+            made = run.aggregated(app, codec.load(folder / MODEL), updates, number, memory)
             codec.save(made, folder / RESULT_ARRAYS)
+    _write(folder / MEMORY, memory)
 
 
 def _updates(told: list[Any], folder: Path) -> Iterator[tuple[str, Update]]:
@@ -63,8 +65,8 @@ def _updates(told: list[Any], folder: Path) -> Iterator[tuple[str, Update]]:
         yield client, Update(codec.load(folder / file), num_examples, metrics)
 
 
-def _write(folder: Path, value: Any) -> None:
-    (folder / RESULT).write_text(json.dumps(value), encoding="utf-8")
+def _write(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from typing import Any, Final
 
 import structlog
 
+from hansa.app import remembered
 from hansa.arrays import Arrays
-from hansa.errors import RunFailedError, WireError
+from hansa.errors import AppError, RunFailedError, WireError
 from hansa.messages import Candidate, Update, Value
 from hansa.network.client.limits import Limits
 from hansa.network.controller.central import CentralEvaluation
 from hansa.network.controller.confined import beside_server, running
-from hansa.network.controller.function import CALL, ERROR, MODEL, RESULT, RESULT_ARRAYS
+from hansa.network.controller.function import CALL, ERROR, MEMORY, MODEL, RESULT, RESULT_ARRAYS
 from hansa.network.files import opened
 from hansa.store.disk import explained
 from hansa.store.documents import spec_to_json
@@ -48,45 +49,62 @@ class _Call:
     number: int
     """The round."""
     told: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Value] = field(default_factory=dict)
     model: Arrays | None = None
     updates: Iterable[tuple[str, Update]] = ()
 
 
 class AppFunctions:
-    """Calls select, configure and aggregate of sessions' packages. Every failure is a `RunFailedError`."""
+    """Calls select, configure and aggregate of sessions' packages. Every failure is a `RunFailedError`.
+
+    memory: what the functions of a session have left for later calls; it is changed in place when a call has succeeded.
+    """
 
     def __init__(self, central: CentralEvaluation, limits: Limits = DEFAULT_LIMITS) -> None:
         """central: has the packages, and says how they are confined; limits: of one call."""
         self._central = central
         self.limits = limits
 
-    async def select(self, session: SessionRecord, number: int, clients: Sequence[Candidate]) -> tuple[str, ...]:
+    async def select(
+        self, session: SessionRecord, number: int, clients: Sequence[Candidate], memory: dict[str, Value]
+    ) -> tuple[str, ...]:
         """Whom the app invites, by name."""
         told = [[client.name, dict(client.labels)] for client in clients]
-        names = await self._call(session, _Call("select", number, {"clients": told}))
+        names, kept = await self._call(session, _Call("select", number, {"clients": told}, memory))
         known = {client.name for client in clients}
         chosen = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
         if not chosen or not known.issuperset(chosen):
             raise _failed(_Call("select", number), "it chose others than the clients that it was given")
+        _replace(memory, kept)
         return tuple(sorted(set(chosen)))
 
-    async def configure(self, session: SessionRecord, number: int, model: Arrays) -> Mapping[str, Value]:
+    async def configure(
+        self, session: SessionRecord, number: int, model: Arrays, memory: dict[str, Value]
+    ) -> Mapping[str, Value]:
         """What the app tells clients, over the run's own settings."""
-        settings = await self._call(session, _Call("configure", number, model=model))
+        settings, kept = await self._call(session, _Call("configure", number, memory=memory, model=model))
         if not isinstance(settings, dict):
             raise _failed(_Call("configure", number), "it gave no settings")
+        _replace(memory, kept)
         return {**session.spec.config, **settings}
 
     async def aggregate(
-        self, session: SessionRecord, number: int, model: Arrays, updates: Iterator[tuple[str, Update]]
+        self,
+        session: SessionRecord,
+        number: int,
+        model: Arrays,
+        updates: Iterator[tuple[str, Update]],
+        memory: dict[str, Value],
     ) -> Arrays:
         """The change that the app makes of its clients' changes."""
-        made = await self._call(session, _Call("aggregate", number, model=model, updates=updates))
+        made, kept = await self._call(session, _Call("aggregate", number, memory=memory, model=model, updates=updates))
         if not isinstance(made, Arrays):
             raise _failed(_Call("aggregate", number), "it gave no change")
+        _replace(memory, kept)
         return made
 
-    async def _call(self, session: SessionRecord, call: _Call) -> Any:
+    async def _call(self, session: SessionRecord, call: _Call) -> tuple[Any, dict[str, Value]]:
+        """(what it returns, what functions remember from now on)."""
         if session.package is None:
             raise _failed(call, "the session has no package that could hold it")
         code = await self._central.code(session.package)
@@ -132,22 +150,28 @@ def _lay_out(folder: Path, session: SessionRecord, call: _Call) -> None:
         codec.save(update.arrays, folder / name)
         listed.append([client, update.num_examples, dict(update.metrics), name])
     told = {"function": call.function, "round": call.number, "spec": spec_to_json(session.spec), "updates": listed}
-    (folder / CALL).write_text(json.dumps({**told, **call.told}), encoding="utf-8")
+    (folder / CALL).write_text(json.dumps({**told, **call.told, "memory": dict(call.memory)}), encoding="utf-8")
 
 
-def _result(folder: Path, call: _Call, printed: str) -> Any:
-    """What a call has left. Raises `RunFailedError`, with the traceback of the app's code."""
+def _result(folder: Path, call: _Call, printed: str) -> tuple[Any, dict[str, Value]]:
+    """(result, memory) of a call. Raises `RunFailedError`, with the traceback of the app's code."""
     try:
         if (folder / ERROR).exists():
             told = json.loads(_read(folder / ERROR))
             raise _failed(call, str(told["message"])[:_SHOWN], str(told["traceback"])[-_SHOWN:])
+        memory = remembered(json.loads(_read(folder / MEMORY)), call.function)
         if (folder / RESULT_ARRAYS).exists():
-            return codec.decode(opened(folder / RESULT_ARRAYS))
-        return json.loads(_read(folder / RESULT))
+            return codec.decode(opened(folder / RESULT_ARRAYS)), memory
+        return json.loads(_read(folder / RESULT)), memory
     except FileNotFoundError as error:
         raise _failed(call, "its process ended without a result", printed) from error
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, WireError) as error:
+    except (AppError, OSError, ValueError, TypeError, KeyError, RecursionError, WireError) as error:
         raise _failed(call, f"what it left cannot be read: {error}") from error
+
+
+def _replace(memory: dict[str, Value], kept: Mapping[str, Value]) -> None:
+    memory.clear()
+    memory.update(kept)
 
 
 def _read(file: Path) -> str:

@@ -25,6 +25,7 @@ from hansa.network.controller.commit import (
     last_event,
     last_invited,
     last_link,
+    last_memory,
     last_working,
     receipt_of,
     round_commit,
@@ -132,6 +133,10 @@ class SessionRunner:
         self._leaving = asyncio.Event()
         self.away = ""
         """Which store it waits for, and what to do about it; empty while there is none."""
+        self._memory: dict[str, Value] = {}
+        """What the app's functions have left for later calls."""
+        self._recalled: Mapping[str, Value] | None = None
+        """The same when the round was opened that a controller that died had under way, until it is open again."""
         self.calls = ""
         """Which of the app's functions it waits for; empty while there is none."""
         self._telling = Telling(session.project, session.id, around.journal)
@@ -243,8 +248,9 @@ class SessionRunner:
         state = await self._patiently(lambda: state_of(self.session, self._run, store, objects))
         self._link = await self._patiently(lambda: last_link(self.session, store))
         self._counted = await self._patiently(lambda: last_counted(self.session, store))
+        self._memory = await self._patiently(lambda: last_memory(self.session, store))
         if self._is_resumed:
-            self._invited = await self._patiently(lambda: last_invited(self.session, store))
+            self._invited, self._recalled = await self._patiently(lambda: last_invited(self.session, store))
             self._taking_part.update(*self._invited)
             await self._take_up()
         if await self._owes_an_evaluation():
@@ -281,6 +287,8 @@ class SessionRunner:
             spec = await self._configured(number, broadcast)
             if self._stopped:
                 return None
+            if self._recalled is not None:  # whoever selected is not asked again, and has left what it had to leave
+                self._memory, self._recalled = dict(self._recalled), None
             planning = asyncio.create_task(asyncio.to_thread(self._planned, broadcast))
             phase = self._open(Kind.TRAIN, number, blob, spec, self._invited)
             self._invited = ()
@@ -326,6 +334,7 @@ class SessionRunner:
                 kept_size=kept_size,
                 opened_at=opened_at,
                 broadcast=trained.broadcast,
+                memory=dict(self._memory),
             )
             journal = await self._patiently(lambda: last_event(self.session, self._around.store))
             async with self._changing:
@@ -363,7 +372,7 @@ class SessionRunner:
             return await asyncio.to_thread(run.report, trained.plan, total, number, private=True)
         model, kept = run.algorithm.broadcast(state), run.kept(trained.plan, total)
         with self._calling("aggregate"):
-            made = await self._around.functions.aggregate(self.session, number, model, kept)
+            made = await self._around.functions.aggregate(self.session, number, model, kept, self._memory)
         return run.aggregate_of(trained.plan, total, made)
 
     def _total(self, trained: _Trained) -> Partial:
@@ -381,13 +390,15 @@ class SessionRunner:
         if "configure" not in spec.functions:
             return spec
         with self._calling("configure"):
-            return replace(spec, config=await self._around.functions.configure(self.session, number, broadcast))
+            functions, memory = self._around.functions, self._memory
+            told = await functions.configure(self.session, number, broadcast, memory)
+        return replace(spec, config=told)
 
     async def _selected(self, number: int, available: Sequence[str]) -> Cohort:
         """Whom the app's own function invites."""
         clients = [Candidate(name, dict(self._around.labels(name))) for name in available]
         with self._calling("select"):
-            return Cohort(await self._around.functions.select(self.session, number, clients))
+            return Cohort(await self._around.functions.select(self.session, number, clients, self._memory))
 
     @contextmanager
     def _calling(self, function: str) -> Iterator[None]:
@@ -534,7 +545,8 @@ class SessionRunner:
             """Stored while they work, before the round is committed: a controller that dies goes on with them."""
             self._taking_part.update(clients)
             if kind is Kind.TRAIN:
-                invited = self._telling.invited(number, clients)
+                memory = self._memory if "select" in run.spec.functions else None
+                invited = self._telling.invited(number, clients, memory)
                 self._noting.append(asyncio.create_task(self._patiently(lambda: self._around.journal.record(invited))))
 
         phase = Phase(

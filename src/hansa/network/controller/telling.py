@@ -27,10 +27,11 @@ class Telling:
         """An event that happens now and is not stored yet."""
         return event(self._project, self._session, kind, message, **data)
 
-    def invited(self, number: int, clients: tuple[str, ...]) -> EventRecord:
-        """Who has a place in a round now (`commit.last_invited` reads it)."""
+    def invited(self, number: int, clients: tuple[str, ...], memory: Mapping[str, Value] | None = None) -> EventRecord:
+        """Who has a place in a round now (`commit.last_invited` reads it). memory: of the app's function that chose."""
         message = f"round {number}: invited {listed(clients)}"
-        return self.event(OPENED, message, round=number, invited=list(clients))
+        remembered = {"memory": dict(memory)} if memory is not None else {}
+        return self.event(OPENED, message, round=number, invited=list(clients), **remembered)
 
     def opened(self, key: RoundKey) -> None:
         """A phase begins."""

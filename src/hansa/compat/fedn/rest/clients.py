@@ -1,7 +1,9 @@
 """Clients, combiners, and what is known of them: attributes and telemetry."""
 
+import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -10,9 +12,10 @@ from starlette.responses import Response
 from hansa.api.permissions import Permission
 from hansa.compat.fedn.active import Active
 from hansa.compat.fedn.catalogue import Catalogue
-from hansa.compat.fedn.gateway import Gateway
+from hansa.compat.fedn.gateway import Gateway, fits_label
 from hansa.compat.fedn.rest.exchange import Way, answer, read_object, token_of
-from hansa.errors import AuthenticationError, HansaError, InputError
+from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError
+from hansa.store.records import ClientRecord, SampleRecord
 from hansa.wire.frames import ROOT
 
 __all__ = ["ClientRoutes"]
@@ -40,7 +43,7 @@ class ClientRoutes:
         yield Way("clients/{id:path}", self._delete, admit, ("DELETE",))
         yield Way("combiners/clients/count", self._count_below, read, ("POST",))
         yield Way("combiners/{id:path}", self._delete_combiner, admit, ("DELETE",))
-        yield Way("attributes", self._post_attribute, run, ("POST",))
+        yield Way("attributes", self._post_attribute, Permission.LABEL_NODES, ("POST",))
         yield Way("attributes/current", self._current_attributes, read, ("POST",))
         yield Way("telemetry", self._post_telemetry, run, ("POST",))
 
@@ -150,15 +153,31 @@ class ClientRoutes:
         return found
 
     async def _post_attribute(self, request: Request) -> Response:
-        key, value, sender = await _posted(request)
-        kept = {"key": key, "value": str(value), "sender": sender}
-        note = self._gateway.notes.tell("attribute", kept)
+        """Of a client of the network it is a label that an operator gives."""
+        (key, value, sender), gateway = await _posted(request), self._gateway
+        if fits_label(key, str(value)):
+            with suppress(NotFoundError):
+                node = gateway.node_of(str(sender.get("client_id") or ""))
+                await gateway.controller.label_client(gateway.project, node, {key: str(value)}, request.state.by)
+        note = gateway.notes.tell("attribute", {"key": key, "value": str(value), "sender": sender})
         return answer(await self._catalogue.get("attributes", note.name), 201)
 
     async def _post_telemetry(self, request: Request) -> Response:
-        key, value, sender = await _posted(request)
-        note = self._gateway.notes.tell("telemetry", {"key": key, "value": float(value), "sender": sender})
-        return answer(await self._catalogue.get("telemetry", note.name), 201)
+        """Of a client of the network it is a number like those that clients tell themselves."""
+        (key, value, sender), gateway, at = await _posted(request), self._gateway, time.time()
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise InputError("value must be a number") from error
+        node, store = gateway.node_of(str(sender.get("client_id") or "")), gateway.controller.store
+        try:
+            await store.get(ClientRecord, gateway.project, f"{gateway.project}/{node}")
+        except NotFoundError:
+            note = gateway.notes.tell("telemetry", {"key": key, "value": number, "sender": sender})
+            return answer(await self._catalogue.get("telemetry", note.name), 201)
+        sample = SampleRecord(f"{node}/{key}/{at}", gateway.project, "", 0, "", node, key, 0, number, at)
+        await store.put(sample)
+        return answer(self._catalogue.telemetry_of(sample), 201)
 
 
 async def _posted(request: Request) -> tuple[str, Any, Mapping[str, Any]]:

@@ -66,7 +66,8 @@ class SessionRoutes:
         if model is None:
             raise InputError("No models found in the repository")
         document = await self._catalogue.get("models", str(model))
-        await self._gateway.predict(prediction, str(model), await self._catalogue.helper_of(document) or NUMPY)
+        helper = await self._catalogue.helper_of(document) or NUMPY
+        await self._gateway.predict(prediction, str(model), helper, request.state.by)
         return answer({"message": "Prediction session started"})
 
     async def _query(self, request: Request) -> Response:
