@@ -159,10 +159,9 @@ def _result(folder: Path, call: _Call, printed: str) -> tuple[Any, dict[str, Val
         if (folder / ERROR).exists():
             told = json.loads(_read(folder / ERROR))
             raise _failed(call, str(told["message"])[:_SHOWN], str(told["traceback"])[-_SHOWN:])
-        memory = remembered(json.loads(_read(folder / MEMORY)), call.function)
-        if (folder / RESULT_ARRAYS).exists():
-            return codec.decode(opened(folder / RESULT_ARRAYS)), memory
-        return json.loads(_read(folder / RESULT)), memory
+        arrays = folder / RESULT_ARRAYS
+        made = codec.decode(opened(arrays)) if arrays.exists() else json.loads(_read(folder / RESULT))
+        return made, remembered(json.loads(_read(folder / MEMORY)), call.function)
     except FileNotFoundError as error:
         raise _failed(call, "its process ended without a result", printed) from error
     except (AppError, OSError, ValueError, TypeError, KeyError, RecursionError, WireError) as error:
