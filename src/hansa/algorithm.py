@@ -158,7 +158,10 @@ class Vectorized(Protocol):
         """Clients at once, by what memory allows."""
 
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
-        """As `Trainer.fit`; a client's update does not depend on the others."""
+        """As `Trainer.fit`; a client's update does not depend on the others.
+
+        What is returned may be computed later: who looks at an update waits for it.
+        """
 
     def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
         """As `Trainer.gradient`; the same."""

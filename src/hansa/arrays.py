@@ -172,7 +172,8 @@ def subtract(new: Arrays, old: Arrays) -> Arrays:
             raise ArraysMismatchError(
                 f"the trained model has {new[name].dtype} for {name!r}, but the model has {array.dtype}: convert it"
             )
-    return Arrays({name: _difference(new[name], old[name]) for name in old})
+    with np.errstate(over="ignore", invalid="ignore"):  # the aggregator names what is not finite
+        return Arrays({name: _difference(new[name], old[name]) for name in old})
 
 
 def apply(params: Arrays, change: Arrays) -> Arrays:
@@ -268,8 +269,7 @@ def _frozen(name: str, value: npt.ArrayLike) -> Array:
 def _difference(new: Array, old: Array) -> Array:
     dtype = delta_dtype(old.dtype)
     if dtype != DTYPES["I64"]:
-        with np.errstate(over="ignore", invalid="ignore"):  # the aggregator names what is not finite
-            return np.asarray(np.subtract(new, old, dtype=dtype, casting="same_kind"))
+        return np.asarray(np.subtract(new, old, dtype=dtype, casting="same_kind"))
     wrapped = np.asarray(np.subtract(new.astype(dtype), old.astype(dtype)))
     above = new > old
     wrapped = np.where(above & (wrapped < 0), np.iinfo(dtype).max, wrapped)

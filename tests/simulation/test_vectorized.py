@@ -9,13 +9,15 @@ import pytest
 
 from hansa.app import App
 from hansa.arrays import Arrays
-from hansa.messages import EvaluationRules, Metrics, RoundRules
+from hansa.messages import EvaluationRules, Metrics, RoundRules, Update
 from hansa.run import names
 from hansa.simulation import LogNormalSpeeds, SimulationResult, Stragglers, simulate
 from hansa.simulation.load import load
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 
 torch = pytest.importorskip("torch")
+
+from hansa.training.stacks import TorchStacks  # noqa: E402 - torch is optional
 
 APP = """
 import os
@@ -136,6 +138,23 @@ def test_whoever_cannot_train_fails_alone_and_in_the_same_words(app: Path) -> No
     assert set(together.rounds[0].rejected) == {"client-9"}
     assert "the disk is gone" in together.rounds[0].failed["client-5"]
     assert not together.because
+
+
+class Late(list[Update]):
+    """Updates of which the second is found to be missing only when somebody looks at it."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if index == 1:
+            raise RuntimeError("the device lost it")
+        return super().__getitem__(index)
+
+
+def test_whose_update_is_lost_when_it_is_looked_at_trains_alone(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = simulate(app, clients=5, rounds=2)
+    fit = TorchStacks.fit
+    monkeypatch.setattr(TorchStacks, "fit", lambda *given: Late(fit(*given)))
+    together = simulate(app, clients=5, rounds=2, engine="vectorized")
+    assert_same_history(together, alone)
 
 
 def test_a_failure_ends_the_simulation_with_its_own_traceback(app: Path) -> None:

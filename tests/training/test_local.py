@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import ClientInfo, Task
-from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
+from hansa.training.local import LocalWork, count, evaluation_examples, filled, training_examples
 
 X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
 
@@ -16,8 +18,8 @@ def task(data: Any = None, seed: int = 0, **more: Any) -> Task:
     return Task(ClientInfo("client-7"), 1, np.random.default_rng(seed), data, **more)
 
 
-def seen(work: LocalWork, num_examples: int, given: Task) -> list[np.ndarray]:
-    return [np.arange(num_examples)[batch] for batch in work.batches(num_examples, given)]
+def seen(work: LocalWork, num_examples: int, asked: Task) -> list[np.ndarray]:
+    return [np.arange(num_examples)[batch] for batch in work.batches(num_examples, asked)]
 
 
 def test_every_epoch_sees_every_example_once_in_another_order() -> None:
@@ -41,6 +43,22 @@ def test_a_batch_as_large_as_the_data_is_all_of_it_in_its_own_order() -> None:
 def test_drop_last_leaves_out_the_short_batch_but_never_everything() -> None:
     assert [len(batch) for batch in seen(LocalWork(batch_size=4, epochs=2, drop_last=True), 10, task())] == [4] * 4
     assert [len(batch) for batch in seen(LocalWork(batch_size=4, drop_last=True), 3, task())] == [3]
+
+
+@given(
+    st.builds(LocalWork, st.none() | st.integers(1, 9), st.none(), st.none() | st.integers(1, 9), st.booleans()),
+    st.integers(1, 20),
+    st.floats(0.01, 1.0),
+    st.integers(0, 3),
+)
+def test_all_batches_at_once_are_those_one_by_one(work: LocalWork, num_examples: int, share: float, more: int) -> None:
+    size = work.largest(num_examples) + more
+    one_by_one, at_once = task(work=share), task(work=share)
+    batches = list(work.batches(num_examples, one_by_one))
+    for mine, theirs in zip(work.drawn(num_examples, at_once, size), filled(batches, size), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert max(map(count, batches)) == work.largest(num_examples)
+    assert at_once.rng.bit_generator.state == one_by_one.rng.bit_generator.state
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from hansa.aggregators.mean import WeightedMean
+from hansa.algorithm import Algorithm
 from hansa.algorithms.fedavg import fedavg
 from hansa.algorithms.fedbn import fedbn
+from hansa.algorithms.mime import mime
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays, is_floating, subtract
 from hansa.errors import AppError, ArraysMismatchError, InputError
@@ -84,6 +87,44 @@ def test_arrays_keep_nothing_of_the_module() -> None:
     with torch.no_grad():
         module.weight.add_(1)
     assert np.array_equal(arrays["weight"], before)
+
+
+def test_bfloat16_rounds_products_and_neither_weights_nor_steps() -> None:
+    """A product of (1 + 2⁻¹⁰)·1 is 1 in bfloat16; the step of 2⁻¹⁰ is in the weights, and in the next product."""
+
+    def one_weight() -> nn.Module:
+        module = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(module.weight)
+        return module
+
+    def mean(outputs: torch.Tensor, _targets: torch.Tensor) -> torch.Tensor:
+        return outputs.mean()
+
+    x, y = np.full((4, 1), 1 + 2**-10, np.float32), np.zeros((4, 1), np.float32)
+    narrow, wide = (
+        TorchTrainer(one_weight, mean, sgd(lr=2**-10), steps=16, bfloat16=chosen) for chosen in (True, False)
+    )
+    model = narrow.initial_model(np.random.default_rng(0))
+    assert narrow.evaluate(model, task((x, y))).values["loss"] == 1
+    assert wide.evaluate(model, task((x, y))).values["loss"] == 1 + 2**-10
+    trained = narrow.fit(model, task((x, y))).arrays["weight"]
+    assert trained.dtype == np.float32
+    assert trained.item() == 1 - 16 * 2**-10  # each step is 2⁻¹⁰ · 1
+    assert narrow.gradient(model, task((x, y))).arrays["weight"].item() == 1
+    assert narrow.vectorized(model, task((x, y))) == (
+        "its products are in bfloat16, which brings nothing where many small models share them"
+    )
+
+
+@pytest.mark.parametrize("algorithm", [fedavg, mime])
+def test_bfloat16_learns_what_float32_does(algorithm: Callable[..., Algorithm]) -> None:
+    losses = []
+    for chosen in (True, False):
+        of = trainer(optimizer=sgd(lr=0.1), batch_size=10, epochs=3, bfloat16=chosen)
+        *_, last = play(algorithm(WeightedMean()), of, {"ada": (X, LABELS)}, rounds=4)
+        losses.append(of.evaluate(last.params, task()).values["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_channels_last_weights_travel_in_ordinary_order() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hansa.arrays import Arrays
 from hansa.errors import InputError
 from hansa.messages import ClientInfo, GradientCorrection, Task, Update
-from hansa.training.local import padded
+from hansa.training.local import filled, padded
 
 torch = pytest.importorskip("torch")
 from hansa.training.rehearsal import OPTIMIZERS  # noqa: E402 - needs torch
@@ -330,7 +330,7 @@ def test_batches_are_filled_up_to_sizes_that_a_clients_own_examples_decide() -> 
 
 def test_a_schedule_lets_clients_go_when_they_are_done() -> None:
     first, second, third = [slice(0, 2)] * 3, [np.array([1, 0]), np.array([2])], [slice(0, 1)]
-    schedule = Schedule([first, second, third], [0, 2, 5], 2)
+    schedule = Schedule([filled(each, 2) for each in (first, second, third)], [0, 2, 5])
     assert list(schedule) == [(0, 3, 2), (1, 2, 1), (2, 1, 0)]
     assert schedule.index[0].tolist() == [[0, 1], [3, 2], [5, 5]]
     assert schedule.index[1].tolist() == [[0, 1], [4, 4], [5, 5]]  # one example twice, and who is done

@@ -70,7 +70,8 @@ class Vectorization:
         self.prepare(assignments)
         if self._together is not None:
             for window in _windows(assignments, self._together):
-                self._halves(window, self._together)
+                for half in self._halves(window, self._together).values():
+                    attempt(half)
 
     def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
         """What does each client's half; whose training fails is not in there, so that it fails alone."""
@@ -80,7 +81,7 @@ class Vectorization:
         for name, work in (("fit", together.fit), ("gradient", together.gradient)):
             with self._folding.profile.measure("training"):
                 answers = _answers(work, {client: each for client, each in asked.items() if each.work == name})
-            halves |= {client: partial(self._half, asked[client], update) for client, update in answers.items()}
+            halves |= {client: partial(self._half, asked[client], answer) for client, answer in answers.items()}
         return halves
 
     def _asked(self, assignment: Assignment) -> "_Request | None":
@@ -93,12 +94,16 @@ class Vectorization:
             return _Request(asked.work, asked.model, asked.task, task.rng.bit_generator.state, task, fresh)
         return None
 
-    def _half(self, request: "_Request", update: Update) -> Update:
-        """The client's half, from its beginning, with the answer."""
+    def _half(self, request: "_Request", answer: Callable[[], Update]) -> Update:
+        """The client's half, from its beginning, with the answer; where it failed, as of a client alone."""
         generator = request.begun.rng.bit_generator
-        answering = _Answering(self._app.trainer, request.work, update, generator.state)
+        with self._folding.profile.measure("training"):
+            update = attempt(answer)
+        trainer = self._app.trainer
+        if not isinstance(update, Raised):
+            trainer = _Answering(trainer, request.work, update, generator.state)
         generator.state = request.fresh
-        return self._folding.client_half(answering, request.begun)
+        return self._folding.client_half(trainer, request.begun)
 
     def _measured(self, clients: Sequence[str], together: Vectorized) -> dict[str, Metrics]:
         tasks = [self._folding.evaluation_task(client) for client in clients]
@@ -115,18 +120,21 @@ def _windows(items: Sequence[T], together: Vectorized | None) -> Iterator[Sequen
 _Work: TypeAlias = Callable[[Sequence[Arrays], Sequence[Task]], Sequence[Update]]
 
 
-def _answers(work: _Work, asked: "Mapping[str, _Request]") -> dict[str, Update]:
-    """The updates of all whose training does not fail: where it does, each half of them is tried, and so on."""
+def _answers(work: _Work, asked: "Mapping[str, _Request]") -> dict[str, Callable[[], Update]]:
+    """The updates of all whose training does not fail: where it does, each half of them is tried, and so on.
+
+    They need not be there yet: who asks for one waits for it.
+    """
     if not asked:
         return {}
     for each in asked.values():
         each.task.rng.bit_generator.state = each.state
     updates = attempt(partial(work, [each.model for each in asked.values()], [each.task for each in asked.values()]))
     if not isinstance(updates, Raised):
-        return dict(zip(asked, updates, strict=True))
+        return {client: partial(updates.__getitem__, n) for client, n in zip(asked, range(len(updates)), strict=True)}
     clients = list(asked)
     parts = (clients[: len(clients) // 2], clients[len(clients) // 2 :]) if len(clients) > 1 else ()
-    return {client: update for part in parts for client, update in _answers(work, {c: asked[c] for c in part}).items()}
+    return {client: answer for part in parts for client, answer in _answers(work, {c: asked[c] for c in part}).items()}
 
 
 class Stacked(Inline):

@@ -41,7 +41,8 @@ def anchor_of(setup: Setup, module: torch.nn.Module, correction: GradientCorrect
     def gradients(inputs: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         held = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in start.items()}
         with torch.random.fork_rng(devices=setup.generators()):
-            loss = setup.loss(torch.func.functional_call(module, held, (inputs,)), targets)
+            outputs = setup.forward(lambda x: torch.func.functional_call(module, held, (x,)), inputs)
+            loss = setup.loss(outputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
         return [(p, g) for name, p in trained.items() if (g := held[name].grad) is not None]
 

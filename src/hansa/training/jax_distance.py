@@ -32,11 +32,19 @@ class Distances:
     """Of the optimizer of an app, after any number of steps."""
 
     setup: JaxSetup
+    _known: dict[tuple[int, float, frozenset[str]], Mapping[str, float]] = field(default_factory=dict)
+    """What was asked for."""
     _moved: dict[float, list[Mapping[str, npt.NDArray[np.float64]]]] = field(default_factory=dict)
     """For each proximal weight, tensor → distance after each step, in stretches."""
 
-    def after(self, steps: int, proximal: float, frozen: frozenset[str]) -> dict[str, float]:
+    def after(self, steps: int, proximal: float, frozen: frozenset[str]) -> Mapping[str, float]:
         """As `Update.step_sum`, by tensor; 0, unknown, where a step is not proportional to the gradients so far."""
+        asked = steps, proximal, frozen
+        if asked not in self._known:
+            self._known[asked] = self._after(*asked)
+        return self._known[asked]
+
+    def _after(self, steps: int, proximal: float, frozen: frozenset[str]) -> Mapping[str, float]:
         stretch = 1 << max((steps - 1).bit_length(), _STRETCH.bit_length() - 1)
         known = self._moved.setdefault(proximal, [])
         if not known or len(next(iter(known[0].values()), ())) < stretch:

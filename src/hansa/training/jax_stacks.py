@@ -1,9 +1,10 @@
 """Local work with JAX: from tasks to rows of a stack, and back to updates. One client alone is a stack of one."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, groupby, islice
-from typing import Any, TypeAlias
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from hansa.training.jax_distance import Distances
 from hansa.training.jax_programs import Fixed, Form, Leaves, Programs, State
 from hansa.training.jax_setup import Batch as Examples
 from hansa.training.jax_setup import JaxSetup
-from hansa.training.local import Batch, count, evaluation_examples, filled, padded, training_examples
+from hansa.training.local import Batch, Filled, count, evaluation_examples, filled, padded, training_examples
 
 __all__ = ["JaxStacks", "Work", "prepare"]
 
@@ -42,9 +43,6 @@ _MODELS_PER_CLIENT = 8
 """For each parameter: it, its gradient, the result twice, two of an optimizer, two of a correction."""
 
 _NO_CONTRAST = "the algorithm compares representations with those of other models"
-
-_Steps: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Of one client: its examples in each step, shape (steps, batch), and how many of them count, shape (steps,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class _Stack:
         self._taken = 0
         self._losses: list[tuple[Any, npt.NDArray[np.int32]]] = []
 
-    def take(self, steps: Sequence[_Steps], room: int) -> None:
+    def take(self, steps: Sequence[Filled], room: int) -> None:
         """Take the next steps of each client, at most `room`; the device may not be done with them afterwards."""
         longest, batch = max(len(each[1]) for each in steps), steps[0][0].shape[1]
         shape = (self._rows, room, batch)
@@ -117,8 +115,9 @@ class _Stack:
         """Until the device is done."""
         jax.block_until_ready(self._state)  # type: ignore[no-untyped-call]  # JAX leaves it unannotated
 
-    def finish(self) -> list[tuple[dict[str, Array], float]]:
-        """(trained tensors, mean loss over the examples of all steps) of each client."""
+    @cached_property
+    def results(self) -> list[tuple[dict[str, Array], float]]:
+        """(trained tensors, mean loss over the examples of all steps) of each client; waits for the device."""
         trained = {name: np.asarray(leaf) for name, leaf in self._state.trained.items()}
         totals, seen = np.zeros(self._rows), np.zeros(self._rows)
         for losses, counts in self._losses:
@@ -133,6 +132,8 @@ class _Stack:
     def _stacked(self, arrays: Sequence[Array]) -> Array:
         if self._rows == 1:
             return arrays[0]
+        if all(array is arrays[0] for array in arrays):
+            return np.broadcast_to(arrays[0], (self._rows, *arrays[0].shape))
         return np.stack([*arrays, *[arrays[0]] * (self._rows - len(arrays))])
 
 
@@ -144,6 +145,7 @@ class Work:
         self.setup = setup
         self.programs = Programs(setup)
         self._distances = Distances(setup)
+        self._known: tuple[Arrays, Leaves] | None = None
 
     # ── one client ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,7 +162,7 @@ class Work:
                     stack.take([filled(some, batch)], room)
                     taken += len(some)
                     stack.wait()  # the next batch that is asked for reports progress
-            ((trained, loss),) = stack.finish()
+            ((trained, loss),) = stack.results
         return self.update(client, trained, loss, taken)
 
     def gradient(self, model: Arrays, task: Task) -> Update:
@@ -206,7 +208,13 @@ class Work:
         if task.correction is not None and task.correction.contrast is not None:
             raise AppError("this algorithm compares representations, which JaxTrainer does not know: use TorchTrainer")
         x, y = self.setup.examples(training_examples(task))
-        return _Client(model, self.setup.tree.leaves(model), task.correction, x, y, self.key(task))
+        return _Client(model, self._leaves(model), task.correction, x, y, self.key(task))
+
+    def _leaves(self, model: Arrays) -> Leaves:
+        """As `Tree.leaves`; the last ones are kept, since most clients of a round begin with one model."""
+        if self._known is None or self._known[0] is not model:
+            self._known = model, self.setup.tree.leaves(model)
+        return self._known[1]
 
     def key(self, task: Task) -> npt.NDArray[np.uint32]:
         """The random key of a task; nothing is drawn where the model asks for none."""
@@ -219,7 +227,7 @@ class Work:
         return 1 << (max(1, min(_STEPS, fits)).bit_length() - 1)
 
     def gradients(
-        self, clients: Sequence[_Client], steps: Sequence[Sequence[_Steps]], rows: int, *, full: bool
+        self, clients: Sequence[_Client], steps: Sequence[Sequence[Filled]], rows: int, *, full: bool
     ) -> list[tuple[Leaves, float]]:
         """(gradient, loss) of each client over all of its batches; steps: one for each batch."""
         form = Form(rows, full)
@@ -287,6 +295,25 @@ def _room_for(largest: int, batch_size: int | None) -> int:
     return min(size, batch_size)
 
 
+class _Updates(Sequence[Update]):
+    """Each is made when it is asked for: while the device works on one stack, the updates of another are folded."""
+
+    def __init__(self, length: int, made: Callable[[int], Update]) -> None:
+        self._length = length
+        self._made = made
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Update: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Update]: ...
+    def __getitem__(self, index: int | slice) -> Update | Sequence[Update]:
+        numbers = range(self._length)[index]
+        return self._made(numbers) if isinstance(numbers, int) else [self._made(number) for number in numbers]
+
+
 # ── many clients at once ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -324,26 +351,33 @@ class JaxStacks:
     most: int
     """Clients at once, by their memory."""
 
-    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Update]:
-        """As `JaxTrainer.fit`, for each of them."""
+    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
+        """As `JaxTrainer.fit`, for each of them; who looks at an update waits for it."""
         planned = self.work.setup.work
         clients = [self._client(model, task) for model, task in zip(models, tasks, strict=True)]
-        batches = [list(planned.batches(len(c.x), task)) for c, task in zip(clients, tasks, strict=True)]
-        found: dict[int, Update] = {}
+        sizes = [_room_for(planned.largest(len(client.x)), planned.batch_size) for client in clients]
+        steps = [planned.drawn(len(c.x), task, size) for c, task, size in zip(clients, tasks, sizes, strict=True)]
         with self.work.setup.on_device():
-            stacks = list(self._stacks(clients, batches, planned.batch_size))
+            stacks = list(self._stacks(clients, [len(counts) for _, counts in steps], sizes))
             made = [_Stack(self.work, [clients[n] for n in numbers], rows, full=False) for numbers, rows, _ in stacks]
             # Breadth first: stacks that wait for no result of each other keep all cores busy.
             walks = [
-                self._steps(stack, [clients[n] for n in numbers], [batches[n] for n in numbers], rows, batch)
+                self._taken(stack, clients[numbers[0]], [steps[n] for n in numbers], rows, batch)
                 for stack, (numbers, rows, batch) in zip(made, stacks, strict=True)
             ]
             while walks:
                 walks = [walk for walk in walks if next(walk, None) is not None]
-            for stack, (numbers, _, _) in zip(made, stacks, strict=True):
-                for number, (trained, loss) in zip(numbers, stack.finish(), strict=True):
-                    found[number] = self.work.update(clients[number], trained, loss, len(batches[number]))
-        return [found[number] for number in range(len(clients))]
+        rows = {
+            number: (stack, row)
+            for stack, (numbers, _, _) in zip(made, stacks, strict=True)
+            for row, number in enumerate(numbers)
+        }
+
+        def update(number: int) -> Update:
+            stack, row = rows[number]
+            return self.work.update(clients[number], *stack.results[row], len(steps[number][1]))
+
+        return _Updates(len(clients), update)
 
     def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Update]:
         """As `JaxTrainer.gradient`, for each of them."""
@@ -352,7 +386,8 @@ class JaxStacks:
         batches = [list(setup.neighbours(len(c.x), task)) for c, task in zip(clients, tasks, strict=True)]
         found: dict[int, Update] = {}
         with setup.on_device():
-            for numbers, rows, batch in self._stacks(clients, batches, setup.evaluation_batch_size):
+            sizes = [_room_for(count(each[0]), setup.evaluation_batch_size) for each in batches]
+            for numbers, rows, batch in self._stacks(clients, list(map(len, batches)), sizes):
                 some = [clients[n] for n in numbers]
                 steps = [[filled([each], batch) for each in batches[n]] for n in numbers]
                 for number, done in zip(numbers, self.work.gradients(some, steps, rows, full=False), strict=True):
@@ -383,12 +418,14 @@ class JaxStacks:
         return client
 
     def _stacks(
-        self, clients: Sequence[_Client], batches: Sequence[Sequence[Batch]], batch_size: int | None
+        self, clients: Sequence[_Client], lengths: Sequence[int], sizes: Sequence[int]
     ) -> Iterator[tuple[list[int], int, int]]:
-        """(clients, rows, examples in a batch): clients that are alike share a stack, those with more steps first."""
+        """(clients, rows, examples in a batch): clients that are alike share a stack, those with more steps first.
+
+        lengths: how many steps each takes; sizes: of its batches, as `_room_for`.
+        """
         alike: dict[Hashable, list[int]] = {}
-        sizes = [_room_for(count(each[0]), batch_size) for each in batches]  # no batch is larger than the first
-        for number in sorted(range(len(clients)), key=lambda number: -len(batches[number])):
+        for number in sorted(range(len(clients)), key=lambda number: -lengths[number]):
             alike.setdefault(clients[number].alike(sizes[number]), []).append(number)
         for numbers in alike.values():
             rows = self.rows or 1 << (len(numbers) - 1).bit_length()
@@ -396,12 +433,9 @@ class JaxStacks:
                 some = numbers[start : start + rows]
                 yield some, rows, sizes[some[0]]
 
-    def _steps(
-        self, stack: _Stack, clients: Sequence[_Client], batches: Sequence[Sequence[Batch]], rows: int, batch: int
-    ) -> Iterator[bool]:
-        """Take all steps of a stack, block by block."""
-        room = self.work.room(clients[0], batch, rows)
-        steps = [filled(each, batch) for each in batches]
-        for start in range(0, max(map(len, batches)), room):
+    def _taken(self, stack: _Stack, client: _Client, steps: Sequence[Filled], rows: int, batch: int) -> Iterator[bool]:
+        """Take all steps of a stack, block by block. client: one of it."""
+        room = self.work.room(client, batch, rows)
+        for start in range(0, max(len(counts) for _, counts in steps), room):
             stack.take([(index[start : start + room], counts[start : start + room]) for index, counts in steps], room)
             yield True

@@ -1,7 +1,8 @@
 """Arrays and the pytrees of JAX: there and back, with the bits."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import jax
@@ -16,7 +17,7 @@ _ALONE = "weights"
 """The name of a model that is one array."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tree:
     """The shape of a user's parameters: any pytree of arrays.
 
@@ -44,17 +45,17 @@ class Tree:
             raise AppError(f"two of init's arrays have one name: {sorted({n for n in names if names.count(n) > 1})}")
         return cls(names, tuple(leaf for _, leaf in paths), structure)
 
-    @property
+    @cached_property
     def trained(self) -> tuple[str, ...]:
         """The names of the leaves that gradients reach."""
         return tuple(name for name, like in zip(self.names, self.like, strict=True) if _is_floating(like))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all leaves."""
         return sum(like.size * like.dtype.itemsize for like in self.like)
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Of the first floating leaf: that of floating examples."""
         return next((np.dtype(like.dtype) for like in self.like if _is_floating(like)), np.dtype(np.float32))
@@ -67,16 +68,18 @@ class Tree:
     def leaves(self, model: Mapping[str, Array]) -> dict[str, Array]:
         """The tensors of a model, in the order and dtypes of the tree; raises `ArraysMismatchError`."""
         ordered = {name: model[name] for name in self.names if name in model} | dict(model)
-        expected = {name: np.broadcast_to(np.empty((), x.dtype), x.shape) for name, x in self._items()}
-        check_same_structure(expected, ordered, "the model received")
-        return {name: ordered[name].astype(x.dtype, copy=False) for name, x in self._items()}
+        check_same_structure(self._expected, ordered, "the model received")
+        return {name: ordered[name].astype(x.dtype, copy=False) for name, x in self._expected.items()}
 
     def params(self, leaves: Mapping[str, Any]) -> Any:
         """The pytree of these leaves; None where there is none of that name, which is no leaf to JAX."""
         return jax.tree.unflatten(self.structure, [leaves.get(name) for name in self.names])
 
-    def _items(self) -> Sequence[tuple[str, jax.ShapeDtypeStruct]]:
-        return list(zip(self.names, self.like, strict=True))
+    @cached_property
+    def _expected(self) -> dict[str, Array]:
+        """Arrays of the leaves' shapes and dtypes that take no memory."""
+        made = (np.broadcast_to(np.empty((), each.dtype), each.shape) for each in self.like)
+        return dict(zip(self.names, made, strict=True))
 
 
 def _is_floating(like: jax.ShapeDtypeStruct) -> bool:

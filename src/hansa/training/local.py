@@ -23,6 +23,7 @@ from hansa.messages import Task
 
 __all__ = [
     "Batch",
+    "Filled",
     "LocalWork",
     "count",
     "evaluation_examples",
@@ -34,6 +35,9 @@ __all__ = [
 
 Batch: TypeAlias = "slice | npt.NDArray[np.intp]"
 """Which examples a step uses: their indices, or a slice where they are neighbours in the data."""
+
+Filled: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Batches as rows, (steps, size) indices of examples, and how many of each count, (steps,); the others fill up."""
 
 _NEARLY = 1e-9
 """A share of the work this little above a whole number of steps is that number: 0.7 · 10 is 7.000000000000001."""
@@ -81,6 +85,26 @@ class LocalWork:
                 if done == planned:
                     return
 
+    def largest(self, num_examples: int) -> int:
+        """Examples in the first batch, which is the largest."""
+        return min(num_examples, self.batch_size or num_examples)
+
+    def drawn(self, num_examples: int, task: Task, size: int) -> Filled:
+        """All of `batches` at once, as `filled`: the same numbers are drawn, and progress is reported once."""
+        step, per_pass = self.largest(num_examples), self._per_pass(num_examples)
+        planned = self.planned(num_examples, task.work)
+        passes = -(-planned // per_pass)
+        if step == num_examples:
+            order = np.broadcast_to(np.arange(num_examples), (passes, num_examples))
+        else:
+            order = np.stack([task.rng.permutation(num_examples) for _ in range(passes)])
+        lacks = max(0, per_pass * step - num_examples)
+        order = _widened(order[:, : per_pass * step], lacks, (per_pass - 1) * step)
+        counts = np.full(planned, step)
+        counts[per_pass - 1 :: per_pass] -= lacks
+        task.progress(planned, planned)
+        return _widened(order.reshape(-1, step)[:planned], size - step, 0), counts
+
     def _per_pass(self, num_examples: int) -> int:
         if self.batch_size is None or self.batch_size >= num_examples:
             return 1
@@ -112,7 +136,7 @@ def padded(largest: int, batch_size: int | None) -> int:
     return power * 3 // 4 if largest <= power * 3 // 4 and power >= 4 else power  # noqa: PLR2004 - ¾ of 4 is whole
 
 
-def filled(batches: Sequence[Batch], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def filled(batches: Sequence[Batch], size: int) -> Filled:
     """Batches as rows, and how many each has; one that is smaller is filled up with its first example."""
     arrays = [np.arange(each.start, each.stop) if isinstance(each, slice) else each for each in batches]
     flat: npt.NDArray[np.int64] = np.concatenate(arrays)
@@ -121,6 +145,11 @@ def filled(batches: Sequence[Batch], size: int) -> tuple[npt.NDArray[np.int64], 
     counts = np.array([len(each) for each in arrays])
     begins, place = np.cumsum(counts) - counts, np.arange(size)
     return np.take(flat, begins[:, None] + np.where(place < counts[:, None], place, 0)), counts
+
+
+def _widened(rows: npt.NDArray[np.int64], more: int, column: int) -> npt.NDArray[np.int64]:
+    """Rows with so many columns more, all like this one."""
+    return np.concatenate([rows, np.repeat(rows[:, column, None], more, axis=1)], axis=1) if more else rows
 
 
 def known_distance(step_sum: float) -> float:

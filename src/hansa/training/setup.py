@@ -34,6 +34,7 @@ class Setup:
     threads: int | None
     format: torch.memory_format
     representation: str | None
+    bfloat16: bool = False
     built: threading.local = field(default_factory=threading.local)
     """Has `module`, where this thread has built one."""
 
@@ -76,6 +77,14 @@ class Setup:
         channels = self.format if inputs.dim() == 4 else torch.preserve_format  # noqa: PLR2004 - (n, c, h, w)
         return inputs.to(self.device, memory_format=channels), targets.to(self.device)
 
+    def forward(self, function: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> Any:
+        """A forward pass; with `bfloat16` its products are in that dtype, and what comes of it is in float32 again."""
+        if not self.bfloat16:
+            return function(inputs)
+        # Anew for each pass: it keeps the weights that it has rounded, which the next step changes.
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return _widened(function(inputs))
+
     def generators(self) -> list[torch.device]:
         """Devices beside the CPU whose random state a task touches."""
         return [self.device] if self.device.type == "cuda" else []
@@ -107,6 +116,13 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     answers = outputs.argmax(dim=1) if outputs.dim() > targets.dim() else outputs > 0
     return (answers == targets).double().mean()
+
+
+def _widened(outputs: Any) -> Any:
+    if isinstance(outputs, tuple):
+        return tuple(map(_widened, outputs))
+    narrow = isinstance(outputs, torch.Tensor) and outputs.dtype == torch.bfloat16
+    return outputs.float() if narrow else outputs
 
 
 def seed(rng: np.random.Generator) -> int:

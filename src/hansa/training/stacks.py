@@ -1,7 +1,7 @@
 """Local work of many clients in one computation, with PyTorch: from tasks to stacks, and back to updates."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -13,7 +13,7 @@ from hansa.arrays import Array, Arrays, delta_dtype
 from hansa.errors import AppError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.corrections import obstacle
-from hansa.training.local import Batch, count, evaluation_examples, padded, training_examples
+from hansa.training.local import Filled, LocalWork, count, evaluation_examples, filled, padded, training_examples
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
 from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
@@ -38,6 +38,8 @@ _SHARE_OF_DEVICE = 0.25
 _MODELS_PER_CLIENT = 8
 """For each parameter: it, its gradient, the result twice, two of an optimizer, two of a correction."""
 
+_NARROW = "its products are in bfloat16, which brings nothing where many small models share them"
+
 _TRIED = 8
 """Examples on which the module is tried."""
 
@@ -50,16 +52,15 @@ class _Client:
     correction: GradientCorrection | None
     x: torch.Tensor
     y: torch.Tensor
-    batches: Sequence[Batch]
-    size: int
-    """As `padded`."""
+    steps: Filled
+    """Its batches, of as many examples as `padded` says."""
 
     def alike(self, shared: Sequence[str]) -> Hashable:
         """Clients in one stack have the same; shared: tensors of the model that all rows share."""
         asked = self.correction or GradientCorrection()
         places = [self.model[name].__array_interface__["data"][0] for name in shared]
         kinds = (self.x.shape[1:], self.x.dtype, self.y.shape[1:], self.y.dtype)
-        return self.size, *kinds, asked.proximal, asked.offset is None, asked.frozen, *places
+        return self.steps[0].shape[1], *kinds, asked.proximal, asked.offset is None, asked.frozen, *places
 
 
 _Work: TypeAlias = "Callable[[Stack, Schedule, Sequence[_Client], torch.nn.Module], Fitted]"
@@ -74,7 +75,7 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     model, task: those of one client, on whose examples the module is tried. Nothing of the task is drawn.
     """
     x, y = training_examples(task)
-    why = obstacle(task.correction)
+    why = obstacle(task.correction) or (_NARROW if setup.bfloat16 else None)
     if why is not None:
         return why
     module = setup.loaded(model)
@@ -114,8 +115,7 @@ class TorchStacks:
         """As `TorchTrainer.fit`, for each of them."""
         work = self.setup.work
         clients = [
-            self._client(model, task, partial(work.batches, task=task), work.batch_size)
-            for model, task in zip(models, tasks, strict=True)
+            self._client(model, task, partial(_drawn, work, task)) for model, task in zip(models, tasks, strict=True)
         ]
         trained = self._in_stacks(clients, self._fitted, train=True)
         return [
@@ -127,7 +127,7 @@ class TorchStacks:
         """As `TorchTrainer.gradient`, for each of them."""
         setup = self.setup
         clients = [
-            self._client(model, task, partial(setup.neighbours, task=task), setup.evaluation_batch_size)
+            self._client(model, task, partial(_in_order, setup, task))
             for model, task in zip(models, tasks, strict=True)
         ]
         trained = self._in_stacks(clients, _differentiated, train=False)
@@ -171,9 +171,8 @@ class TorchStacks:
 
     # ── from tasks to stacks, and back ───────────────────────────────────────────────────────────────────────────────
 
-    def _client(
-        self, model: Arrays, task: Task, batches: Callable[[int], Iterable[Batch]], batch_size: int | None
-    ) -> _Client:
+    def _client(self, model: Arrays, task: Task, steps: Callable[[int], Filled]) -> _Client:
+        """steps: of so many examples."""
         why = obstacle(task.correction)
         if why is not None:
             raise AppError(f"{task.client.name} cannot train with others: {why}")
@@ -182,16 +181,14 @@ class TorchStacks:
         x, y = self.setup.batch(*given, slice(0, len(given[0])), self.setup.module())
         if not y.is_floating_point() and int(y.min()) < 0:
             raise InputError(f"{task.client.name} has targets below 0, which a loss may leave out of its mean")
-        drawn = list(batches(len(x)))
-        size = padded(count(drawn[0]), batch_size)  # no batch is larger than the first
-        return _Client(model, task.correction, x.contiguous(), y, drawn, size)
+        return _Client(model, task.correction, x.contiguous(), y, steps(len(x)))
 
     def _in_stacks(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> list[_Trained]:
         """Clients that are alike share a stack, those with more steps first."""
         trained = trained_parameters(self.setup.module())
         shared = [name for name in clients[0].model if name not in trained]
         stacks: dict[Hashable, list[int]] = {}
-        for number in sorted(range(len(clients)), key=lambda number: -len(clients[number].batches)):
+        for number in sorted(range(len(clients)), key=lambda number: -len(clients[number].steps[0])):
             stacks.setdefault(clients[number].alike(shared), []).append(number)
         found: dict[int, _Trained] = {}
         with self.setup.on_threads():
@@ -215,7 +212,7 @@ class TorchStacks:
         }
         x, y = torch.cat([each.x for each in clients]), torch.cat([each.y for each in clients])
         starts = np.cumsum([0, *(len(each.x) for each in clients)])[:-1].tolist()
-        schedule = Schedule([each.batches for each in clients], starts, clients[0].size)
+        schedule = Schedule([each.steps for each in clients], starts)
         done = work(Stack(module, parameters, self.each, x, y, dense=self.dense), schedule, clients, module)
         stacks = {name: array_of_tensor(stack) for name, stack in done.parameters.items()}
         return [
@@ -234,6 +231,15 @@ class TorchStacks:
         offsets = stacked_offsets(corrections, trained)
         correct = corrector(list(stack.parameters.values()), asked.proximal, offsets, held)
         return stack.fit(schedule, optimizer, steps, correct, self.multiple)
+
+
+def _drawn(work: LocalWork, task: Task, num_examples: int) -> Filled:
+    return work.drawn(num_examples, task, padded(work.largest(num_examples), work.batch_size))
+
+
+def _in_order(setup: Setup, task: Task, num_examples: int) -> Filled:
+    batches = list(setup.neighbours(num_examples, task))
+    return filled(batches, padded(count(batches[0]), setup.evaluation_batch_size))  # no batch is larger than the first
 
 
 def _differentiated(stack: Stack, schedule: Schedule, clients: Sequence[_Client], _: torch.nn.Module) -> Fitted:

@@ -52,6 +52,7 @@ class TorchTrainer:
         device: str = "cpu",
         threads: int | None = 1,
         channels_last: bool = False,
+        bfloat16: bool = False,
         representation: str | None = None,
     ) -> None:
         """Settings; nothing is built yet.
@@ -61,8 +62,10 @@ class TorchTrainer:
         `LocalWork`; a module with BatchNorm needs drop_last, as it refuses a batch of one. metrics: each a mean over
         the batch; None: accuracy where the targets are integers. threads: of torch while this trains; 1 gives the same
         bits on every machine of a kind, None leaves torch's own setting, which is faster for a large model that has a
-        machine for itself. channels_last: faster for convolutions. representation: the submodule whose output MOON
-        compares, by name, for example "1" or "encoder".
+        machine for itself. channels_last: faster for convolutions. bfloat16: products in that dtype, by
+        torch's autocast, and weights, losses and steps as they are: faster for convolutions on processors that know it,
+        with two or three digits for each product. representation: the submodule whose output MOON compares, by name,
+        for example "1" or "encoder".
         """
         if (
             isinstance(module, torch.nn.Module)
@@ -84,6 +87,7 @@ class TorchTrainer:
             threads=threads,
             format=torch.channels_last if channels_last else torch.preserve_format,
             representation=representation,
+            bfloat16=bfloat16,
         )
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:
@@ -112,7 +116,7 @@ class TorchTrainer:
                 optimizer.zero_grad()
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 anchors = anchor(inputs, targets)
-                outputs, beside = forward(inputs)
+                outputs, beside = self._setup.forward(forward, inputs)
                 loss = self._setup.loss(outputs, targets)
                 (loss + beside).backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
                 correct(parameters)
@@ -139,7 +143,7 @@ class TorchTrainer:
             module.zero_grad()
             for batch in self._setup.neighbours(len(x), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
-                loss = self._setup.loss(module(inputs), targets)
+                loss = self._setup.loss(self._setup.forward(module, inputs), targets)
                 (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # as above
                 losses.append((loss.detach(), count(batch)))
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
@@ -165,7 +169,7 @@ class TorchTrainer:
             module.eval()
             for batch in self._setup.neighbours(len(x), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
-                outputs = module(inputs)
+                outputs = self._setup.forward(module, inputs)
                 for name, function in self._setup.measures(targets).items():
                     sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
         return Metrics({name: mean_of(values) for name, values in sums.items()}, len(x))

@@ -21,7 +21,7 @@ import torch
 from torch.func import functional_call
 
 from hansa.training.dense import Dense
-from hansa.training.local import Batch, filled
+from hansa.training.local import Filled
 from hansa.training.steps import Correct, Steps, first_rows
 
 __all__ = ["Fitted", "PerExample", "Schedule", "Stack", "per_example", "replace_parameters"]
@@ -60,17 +60,18 @@ def _means(losses: torch.Tensor) -> torch.Tensor:
 class Schedule:
     """The batches of all rows of a stack, step by step. Rows with more steps come first."""
 
-    def __init__(self, batches: Sequence[Sequence[Batch]], starts: Sequence[int], size: int) -> None:
-        """batches: of each client, among its own examples; starts: where those begin; size: of `padded`."""
-        self.steps = [len(each) for each in batches]
-        self.index = np.empty((self.steps[0], len(batches), size), np.int64)
+    def __init__(self, clients: Sequence[Filled], starts: Sequence[int]) -> None:
+        """clients: the batches of each, among its own examples; starts: where those begin."""
+        size = clients[0][0].shape[1]
+        self.steps = [len(index) for index, _ in clients]
+        self.index = np.empty((self.steps[0], len(clients), size), np.int64)
         """Which examples each row uses in each step."""
-        self.counts = np.ones((self.steps[0], len(batches)), np.int64)
+        self.counts = np.ones((self.steps[0], len(clients)), np.int64)
         """How many of them count; the others fill up."""
-        for row, (each, start) in enumerate(zip(batches, starts, strict=True)):
-            rows, self.counts[: len(each), row] = filled(each, size)
-            np.add(rows, start, out=self.index[: len(each), row])
-            self.index[len(each) :, row] = start
+        for row, ((index, counts), start) in enumerate(zip(clients, starts, strict=True)):
+            self.counts[: len(index), row] = counts
+            np.add(index, start, out=self.index[: len(index), row])
+            self.index[len(index) :, row] = start
         self.full = [bool(full) for full in (self.counts == size).all(axis=1)]
         """Whether all of them count, in all rows."""
 
