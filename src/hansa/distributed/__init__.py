@@ -33,6 +33,7 @@ from hansa.protocols.mixing import (
 from hansa.protocols.models import Model
 from hansa.protocols.parts import Bottom, Parts, Top, VerticalParts
 from hansa.protocols.pushsum import Pushed, pushsum
+from hansa.protocols.secure_fedavg import secure_fedavg
 from hansa.protocols.split import SplitBottom, SplitTop, split_learning
 from hansa.protocols.splitfed import splitfed
 from hansa.protocols.topology import (
@@ -106,6 +107,7 @@ __all__ = [
     "ring",
     "run",
     "second_eigenvalue",
+    "secure_fedavg",
     "spectral_gap",
     "split_learning",
     "splitfed",
