@@ -118,7 +118,7 @@ class TorchTrainer:
                 anchors = anchor(inputs, targets)
                 outputs, beside = self._setup.forward(forward, inputs)
                 loss = self._setup.loss(outputs, targets)
-                (loss + beside).backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
+                (loss + beside).backward()
                 correct(parameters)
                 for parameter, gradient in anchors:
                     if parameter.grad is not None:
@@ -144,7 +144,7 @@ class TorchTrainer:
             for batch in self._setup.neighbours(len(x), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 loss = self._setup.loss(self._setup.forward(module, inputs), targets)
-                (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # as above
+                (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
                 losses.append((loss.detach(), count(batch)))
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
             for name, parameter in module.named_parameters():
