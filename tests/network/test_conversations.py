@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,9 +88,9 @@ class Table:
         )
         await self.conversation.open()
 
-    async def send(self, letter: Letter, data: memoryview) -> None:
+    async def send(self, letter: Letter, parts: Iterable[memoryview]) -> None:
         """The way of every party; see `Post`."""
-        await self._asked(self.conversation.send(f"p{letter.sender}", letter, pieces(data)))
+        await self._asked(self.conversation.send(f"p{letter.sender}", letter, pieces(b"".join(parts))))
 
     async def receive(self, awaited: Awaited) -> AsyncGenerator[memoryview, None]:
         got = self.conversation.receive(f"p{awaited.receiver}", awaited)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-__all__ = ["created", "mapped", "opened", "pieces"]
+__all__ = ["created", "left_size", "mapped", "opened", "pieces"]
 
 _PIECE: Final = 1 << 20
 
@@ -32,6 +32,15 @@ def pieces(path: Path, size: int) -> Iterator[memoryview]:
     Raises an `OSError` as `opened`, before the first piece.
     """
     return _pieces(_left(path), size)
+
+
+def left_size(path: Path) -> int:
+    """Bytes of a file that user code has left. Raises an `OSError` as `opened`."""
+    descriptor = _left(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 def created(path: Path) -> BinaryIO:

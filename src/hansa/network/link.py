@@ -6,7 +6,7 @@ Clients and combiners both hang on a `Link`; neither opens a port for its parent
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -163,15 +163,24 @@ class Link:
             _log.info("not connected", why=why, again_in=round(wait, 2))
             await asyncio.sleep(wait)
 
-    async def download(self, blob: Blob, target: Path, on_progress: Callable[[int], None] | None = None) -> Path:
+    async def download(
+        self,
+        blob: Blob,
+        target: Path,
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        aside: Path | None = None,
+    ) -> Path:
         """An object as a file, whole and verified; resumes where a broken stream stopped.
+
+        aside: the folder in which it comes together, where user code may write to the target's; None: the target's.
 
         Raises `NotFoundError` when the parent has no use for it any more, `WireError` when its bytes are not its own,
         and `StorageError` when the disk does not take it: nothing of it stays there then.
         """
         if await asyncio.to_thread(target.exists):
             return target
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+        part = (aside or target.parent) / f"{target.name}.{uuid.uuid4().hex[:8]}.part"
         backoff = Backoff()
         try:
             with explained("keep a download in", target.parent):
@@ -188,7 +197,7 @@ class Link:
             part.unlink(missing_ok=True)
         return target
 
-    async def upload(self, name: str, parts: Sequence[bytes | memoryview], offset: int) -> int:
+    async def upload(self, name: str, parts: Iterable[bytes | memoryview], offset: int) -> int:
         """Send the bytes from an offset; returns how many the parent has.
 
         Raises `ConnectionFailedError`, after a wait: whoever offers again at once does not spin.

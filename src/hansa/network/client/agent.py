@@ -40,13 +40,13 @@ from hansa.network.client.site import Outgoing, Site
 from hansa.network.client.telemetry import MEASURED, Machine
 from hansa.network.client.workshop import SCRATCH, Workshop
 from hansa.network.entrance import Entrance
-from hansa.network.files import mapped
+from hansa.network.files import pieces
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
 from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.statements import round_statement
-from hansa.wire import frames
+from hansa.wire import frames, packing
 from hansa.wire.frames import (
     Admission,
     Answer,
@@ -432,12 +432,15 @@ class Agent:
             await self._note_logged(opened)
 
     def _measured(self, opened: OpenRound, offer: Offer) -> None:
-        """Raise `PermissionDeniedError` for an update that is longer than the site lets leave."""
+        """Raise `PermissionDeniedError` for an update that is longer than the site lets leave.
+
+        What is measured is a copy that its code cannot change, and the server takes no bytes of another digest.
+        """
         model, update = opened.model, offer.blob
-        self._site.check_norm(
-            update.inline or mapped(update_file(self._objects, offer.key)),
-            model.inline or mapped(self._objects / model.digest),
-        )
+        content = update.inline or b"".join(pieces(update_file(self._objects, offer.key), update.size))
+        if packing.digest([content]) != update.digest:
+            raise UserCodeError("the app's process has changed its update after it was written: it was ended")
+        self._site.check_norm(content, model.inline or b"".join(pieces(self._objects / model.digest, model.size)))
 
     async def _worked(self, opened: OpenRound, code: Code) -> Answer:
         self._at_work, self._printed_bytes = opened.key, 0
@@ -570,7 +573,7 @@ class Agent:
                 reported = have
                 self._link.send(Progress(opened.key, self.client.name, "download", have, blob.size))
 
-        await self._link.download(blob, self._objects / blob.digest, on_progress)
+        await self._link.download(blob, self._objects / blob.digest, on_progress, aside=self._work)
         if blob.digest in self._models:
             self._models.remove(blob.digest)
         self._models.append(blob.digest)
@@ -598,13 +601,13 @@ class Agent:
         if offer is None:
             return
         try:
-            data = await asyncio.to_thread(mapped, update_file(self._objects, offer.key))
+            data = await asyncio.to_thread(pieces, update_file(self._objects, offer.key), offer.blob.size)
         except FileNotFoundError:
             if self._outbox.get(admission.key) is offer:
                 raise
             return  # the round closed meanwhile
         try:
-            await self._link.upload(admission.upload, [data], admission.offset)
+            await self._link.upload(admission.upload, data, admission.offset)
         except (ConnectionFailedError, NotFoundError, WireError) as error:
             _log.info("upload interrupted", client=self.client.name, round=admission.key.round, why=str(error))
             if self._link.connected and self._outbox.get(admission.key) is offer:

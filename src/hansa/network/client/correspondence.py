@@ -5,7 +5,7 @@ Both can be repeated, and are until they are done: the connection may go, and th
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeVar
@@ -24,7 +24,7 @@ from hansa.errors import (
 )
 from hansa.network.client.outbox import letter_file
 from hansa.network.entrance import Entrance
-from hansa.network.files import opened
+from hansa.network.files import created, left_size, pieces
 from hansa.network.jobs import Jobs
 from hansa.network.link import Backoff
 from hansa.programs.encoding import encode
@@ -47,7 +47,7 @@ _ON_THE_WAY: Final = 64 << 20
 class Post(Protocol):
     """The way to the controller."""
 
-    async def send(self, letter: Letter, data: memoryview) -> None:
+    async def send(self, letter: Letter, parts: Iterable[memoryview]) -> None:
         """Have a letter kept. Raises `ConflictError` where earlier ones are missing."""
 
     def receive(self, awaited: Awaited) -> AsyncGenerator[memoryview, None]:
@@ -62,11 +62,11 @@ class Relay:
         self._entrance = entrance
         self._channel: channel.Channel | None = None
 
-    async def send(self, letter: Letter, data: memoryview) -> None:
+    async def send(self, letter: Letter, parts: Iterable[memoryview]) -> None:
         """See `Post`."""
         there, token = await self._dialled()
         try:
-            await channel.send_letter(there, token, letter, chunks.split([data]))
+            await channel.send_letter(there, token, letter, chunks.split(parts))
         except AuthenticationError as error:
             raise self._doubted(error) from error
 
@@ -157,7 +157,7 @@ class Correspondence:
         word = encode(End(self._read, Arrays({name: np.float64(value) for name, value in metrics.items()})))
         blob = Blob(blake3(word).hexdigest(), len(word))
         last = Letter(self.key, self._number, self._number, 0, blob)
-        await self._repeatedly(lambda: self._post.send(last, memoryview(word)))
+        await self._repeatedly(lambda: self._post.send(last, [memoryview(word)]))
 
     async def aclose(self) -> None:
         """Nothing is carried any more."""
@@ -173,14 +173,13 @@ class Correspondence:
         while True:
             letter = await self._queues[receiver].get()
             if letter.blob.inline:
-                await self._repeatedly(lambda: self._post.send(letter, memoryview(letter.blob.inline)))  # noqa: B023 - done before the next
+                await self._repeatedly(lambda: self._post.send(letter, [memoryview(letter.blob.inline)]))  # noqa: B023 - done before the next
             else:
                 file = letter_file(self._objects, letter)
                 self._files.add(file)
-                data = await asyncio.to_thread(opened, file)
-                if len(data) != letter.blob.size:
+                if await asyncio.to_thread(left_size, file) != letter.blob.size:
                     raise UserCodeError("the app's process has changed a letter after it was written: it was ended")
-                await self._repeatedly(lambda: self._post.send(letter, data))  # noqa: B023 - done before the next
+                await self._repeatedly(lambda: self._post.send(letter, pieces(file, letter.blob.size)))  # noqa: B023 - done before the next
                 self._files.discard(file)
                 file.unlink(missing_ok=True)
             self._kept += 1
@@ -214,7 +213,7 @@ class Correspondence:
                     size += len(data)
                     if large is None and size > INLINE_LIMIT:
                         self._files.add(file)
-                        large = closing.enter_context(file.open("wb"))
+                        large = closing.enter_context(created(file))
                         large.write(small)
                     (small.extend if large is None else large.write)(data)
         if not size:

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -87,8 +87,8 @@ class _Here:
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
 
-    async def send(self, letter: Letter, data: memoryview) -> None:
-        await self._conversation.send(CENTRAL, letter, _pieces(data))
+    async def send(self, letter: Letter, parts: Iterable[memoryview]) -> None:
+        await self._conversation.send(CENTRAL, letter, _placed(parts))
 
     async def receive(self, awaited: Awaited) -> AsyncGenerator[memoryview, None]:
         async with aclosing(self._conversation.receive(CENTRAL, awaited)) as pieces:
@@ -96,6 +96,11 @@ class _Here:
                 yield memoryview(piece)
 
 
-async def _pieces(data: memoryview) -> AsyncIterator[tuple[int, memoryview]]:
-    for offset in range(0, len(data), CHUNK):
-        yield offset, data[offset : offset + CHUNK]
+async def _placed(parts: Iterable[memoryview]) -> AsyncIterator[tuple[int, memoryview]]:
+    """Each piece with its place in the whole."""
+    offset = 0
+    for part in parts:
+        for begin in range(0, len(part), CHUNK):
+            piece = part[begin : begin + CHUNK]
+            yield offset, piece
+            offset += len(piece)

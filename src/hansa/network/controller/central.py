@@ -15,6 +15,7 @@ from hansa.messages import ClientInfo, Metrics
 from hansa.network.client.code import Code
 from hansa.network.client.confinement import Confinement
 from hansa.network.client.workshop import Workshop
+from hansa.network.files import created
 from hansa.packages.package import SUFFIX
 from hansa.store.disk import write_whole
 from hansa.store.ports import ObjectStore
@@ -27,6 +28,10 @@ _log = structlog.get_logger(__name__)
 
 _LEASE: Final = 600.0
 """Seconds that it may be silent, at least: nobody else could do it."""
+
+
+_COPIED: Final = 1 << 20
+"""Bytes copied at once."""
 
 
 class CentralEvaluation:
@@ -53,7 +58,7 @@ class CentralEvaluation:
         seen = self._place(session.package) / "objects" / blob.digest
         async with self._turns[session.package]:
             try:
-                await asyncio.to_thread(shutil.copyfile, path, seen)  # to the stored one user code could write
+                await asyncio.to_thread(_copy, path, seen)  # to the stored one user code could write
                 answer = await workshop.work(opened, lambda _frame: None)
             finally:
                 seen.unlink(missing_ok=True)
@@ -94,6 +99,11 @@ class CentralEvaluation:
     def _place(self, package: str) -> Path:
         """The folder in which a package is at work."""
         return Path(self._scratch.name) / package
+
+
+def _copy(path: Path, seen: Path) -> None:
+    with path.open("rb") as source, created(seen) as target:
+        shutil.copyfileobj(source, target, _COPIED)
 
 
 def _print_line(line: str) -> None:
