@@ -164,6 +164,21 @@ def test_json_nested_without_end_is_refused_and_fells_nothing(served: Served, ad
     assert tables(kept(served)) == before
 
 
+def test_a_login_cannot_be_made_longer_by_a_browser(served: Served) -> None:
+    """Twelve hours after a login, what was copied of it is of no use, whatever was asked for with it meanwhile."""
+    people = served.server.controller.people
+    served.person("ada")
+    token, record = served.run(people.issue("ada", called="login", expires_in=100.0))
+    assert record.expires_at is not None
+    browser = served.http(token).post("/api/v1/login/browser")
+    code = served.http(token).post("/api/v1/login/codes").json()["code"]
+    by_code = served.http().post("/api/v1/login/code", json={"code": code})
+    for answer in (browser, by_code):
+        assert answer.status_code == 201
+        assert answer.json()["record"]["expires_at"] <= record.expires_at + 1
+        assert "Max-Age=9" in answer.headers["set-cookie"] or "Max-Age=100;" in answer.headers["set-cookie"]
+
+
 def test_a_token_that_ends_makes_none_that_outlives_it(served: Served) -> None:
     """Whoever has copied one cannot renew it for ever, neither by tokens of its own nor by a browser's."""
     own = served.http(served.token(name="ada")).post(

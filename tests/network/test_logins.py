@@ -13,7 +13,7 @@ from hansa.network.controller.logins import Logins
 from hansa.network.controller.people import People
 from hansa.network.controller.throttle import Throttle
 from hansa.store.ports import Query
-from hansa.store.records import INSTALLATION, AccountRecord, TokenRecord
+from hansa.store.records import INSTALLATION, AccountRecord, AuditRecord, TokenRecord
 from hansa.store.sqlite import SqliteStore
 from hansa.wire import tokens
 
@@ -158,3 +158,43 @@ def test_a_throttle_forgets_what_is_long_ago_and_keeps_few_keys() -> None:
     for number in range(20_000):
         throttle.count(str(number), 11.0)
     assert len(throttle._attempts) == 10_000
+
+
+@pytest.mark.parametrize("how", ["the password is changed", "the token is revoked", "the account is disabled"])
+async def test_a_code_to_log_in_ends_with_the_token_that_it_was_asked_for_with(door: Door, how: str) -> None:
+    token, record = await door.logins.log_in("ada", RIGHT, "10.0.0.1")
+    asked_with = tokens.verify(PUBLIC, token)
+    code, _ = await door.logins.make_code("ada", asked_with)
+    match how:
+        case "the password is changed":
+            await door.logins.set_password("ada", NEW)
+        case "the token is revoked":
+            await door.people.revoke("ada", INSTALLATION, record.id)
+        case _:
+            await door.people.create_account("root", admin=True)
+            await door.people.disable("ada")
+    with pytest.raises(AuthenticationError, match="whoever made it is logged out"):
+        await door.logins.log_in_by_code(code, "10.0.0.9")
+    lines = (await door.store.list(AuditRecord, Query(INSTALLATION, {"action": "login"}, sort="-id", limit=1))).items
+    assert [(line.target, line.outcome, line.detail) for line in lines] == [("ada", "failed", "10.0.0.9")]
+
+
+async def test_a_code_logs_in_once_and_for_no_longer_than_the_token_that_it_was_asked_for_with(door: Door) -> None:
+    token, record = await door.people.issue("ada", called="short", expires_in=60.0)
+    code, _ = await door.logins.make_code("ada", tokens.verify(PUBLIC, token))
+    gate = asyncio.Event()
+
+    async def use() -> TokenRecord | None:
+        await gate.wait()
+        try:
+            return (await door.logins.log_in_by_code(code, "10.0.0.9"))[1]
+        except AuthenticationError:
+            return None
+
+    both = [asyncio.create_task(use()) for _ in range(2)]
+    gate.set()
+    made = [found for found in await asyncio.gather(*both) if found is not None]
+    assert len(made) == 1
+    assert made[0].expires_at is not None
+    assert record.expires_at is not None
+    assert made[0].expires_at <= record.expires_at + 1

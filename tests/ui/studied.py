@@ -86,7 +86,7 @@ class Studied(Served):
         """That signs a person in, who is a site administrator by default."""
         if name == "root":
             self.admin()
-        return self.server.controller.logins.make_code(name)[0]
+        return self.run(self.server.controller.logins.make_code(name))[0]
 
     def follow(self, name: str, running: Coroutine[Any, Any, None]) -> None:
         """Have a node run beside the server until that ends."""

@@ -134,7 +134,7 @@ async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> d
     client = None
     if first:
         client, _ = await server.controller.issue_token(settings.project, _FIRST_CLIENT, Role.CLIENT)
-    code, _ = server.controller.logins.make_code(who)
+    code, _ = await server.controller.logins.make_code(who)
     return {
         "url": server.url,
         "studio": f"{server.url}/ui/#code={code}",

@@ -64,7 +64,7 @@ class LocalStudio:
     def link(self) -> str:
         """An address that logs a browser of this machine in, once and within ten minutes."""
         operator = self._run(self._server.controller.people.operator(_OPERATOR))
-        code, _ = self._server.controller.logins.make_code(operator.id)
+        code, _ = self._run(self._server.controller.logins.make_code(operator.id))
         return f"{self._server.url}{ROOT}#code={code}"
 
     def show(self, records: Sequence[Record]) -> int:

@@ -1,5 +1,6 @@
 """People: who may log in, and who is what in a project."""
 
+import time
 from typing import Annotated, Any
 
 from fastapi import Path, Request
@@ -124,7 +125,7 @@ class UserRoutes:
     async def create_login_code(self, me: Caller) -> dict[str, Any]:
         """A code that logs the caller in, once and within ten minutes: for a link that opens the Studio."""
         await self._unbounded(me)
-        return record_document(LoginCode(*self._controller.logins.make_code(me.name)))
+        return record_document(LoginCode(*await self._controller.logins.make_code(me.name, me)))
 
     async def log_in_by_code(self, body: LoginByCode, request: Request, response: Response) -> dict[str, Any]:
         """Log a browser in with a code: it keeps the token, which holds for 12 hours, in a cookie."""
@@ -133,7 +134,10 @@ class UserRoutes:
         return kept(request, response, made)
 
     async def log_in_browser(self, me: Caller, request: Request, response: Response) -> dict[str, Any]:
-        """Log a browser in with the token of this request: it keeps another, which may do the same for 12 hours."""
+        """Log a browser in with the token of this request: it keeps another, which may do the same for as long.
+
+        For 12 hours at most, and no longer than the token of the request holds.
+        """
         people = self._controller.people
         bounds = await people.bounds(me, me.project)
         made = await people.issue(
@@ -141,7 +145,7 @@ class UserRoutes:
             called="studio",
             project=me.project,
             bound=bounds.token,
-            expires_in=bounds.lifetime(HOLDS),
+            expires_in=bounds.login(HOLDS),
             action="login",
         )
         return kept(request, response, made)
@@ -199,7 +203,7 @@ def address_of(request: Request) -> str:
 def kept(request: Request, response: Response, made: tuple[str, TokenRecord]) -> dict[str, Any]:
     """A token that goes into the browser's cookie, and is not told."""
     token, record = made
-    keep_token(request.scope, response, token, HOLDS)
+    keep_token(request.scope, response, token, HOLDS if record.expires_at is None else record.expires_at - time.time())
     return record_document(IssuedToken("", record))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from hansa.errors import AuthenticationError, NotFoundError, ThrottledError
@@ -12,6 +13,7 @@ from hansa.network.controller.passwords import Passwords
 from hansa.network.controller.people import People
 from hansa.network.controller.throttle import Throttle
 from hansa.store.records import INSTALLATION, AccountRecord, TokenRecord
+from hansa.wire.tokens import Identity
 
 __all__ = ["HOLDS", "Logins"]
 
@@ -32,6 +34,15 @@ _LONGEST: Final = 100
 """Characters of a name that are remembered: no account has more."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Code:
+    name: str
+    """Whom it logs in."""
+    until: float
+    """On the clock."""
+    asked_with: Identity | None
+
+
 class Logins:
     """From a name and a password to a token that holds for some hours."""
 
@@ -44,8 +55,8 @@ class Logins:
         self._by_address = Throttle(_MOST_OF_ADDRESS, _WINDOW)
         self._told = Throttle(1, _WINDOW)
         """Of one that is slowed down one line is kept in the window: the record does not grow with the attempts."""
-        self._codes: dict[str, tuple[str, float]] = {}
-        """Hash of a code → (whom it logs in, until when, on the clock)."""
+        self._codes: dict[str, _Code] = {}
+        """By their hashes, oldest first."""
 
     async def log_in(self, name: str, password: str, address: str) -> tuple[str, TokenRecord]:
         """A token for a person; address: of the network, where the attempt comes from.
@@ -55,13 +66,18 @@ class Logins:
         account = await self._proven(name, password, address)
         return await self._people.issue(account.id, called="login", expires_in=HOLDS, action="login")
 
-    def make_code(self, name: str) -> tuple[str, float]:
-        """(a code that logs this person in once, the POSIX time until which it does): for a browser of theirs."""
+    async def make_code(self, name: str, asked_with: Identity | None = None) -> tuple[str, float]:
+        """(a code that logs this person in once, the POSIX time until which it does): for a browser of theirs.
+
+        asked_with: the holder of a token, with which the code ends, and what it logs in; None: the server itself asks.
+        """
         code, now = secrets.token_urlsafe(24), self._clock()
-        self._codes = {key: kept for key, kept in self._codes.items() if kept[1] > now}
+        self._codes = {key: kept for key, kept in self._codes.items() if kept.until > now}
         while len(self._codes) >= _MOST_CODES:
             del self._codes[next(iter(self._codes))]
-        self._codes[_hashed(code)] = name, now + _CODE_HOLDS
+        self._codes[_hashed(code)] = _Code(name, now + _CODE_HOLDS, asked_with)
+        by = SERVER if asked_with is None else name
+        await self._people.note(audit_line(INSTALLATION, by, "login.code", name))
         return code, time.time() + _CODE_HOLDS
 
     async def log_in_by_code(self, code: str, address: str) -> tuple[str, TokenRecord]:
@@ -70,14 +86,26 @@ class Logins:
         if (wait := self._by_address.wait(address, now)) > 0:
             raise ThrottledError(f"there were too many attempts to log in: wait {wait:.0f} seconds", wait=wait)
         self._by_address.count(address, now)
-        name, until = self._codes.pop(_hashed(code), ("", 0.0))
-        if until <= now:
+        found = self._codes.pop(_hashed(code), None)
+        lasts = await self._lasts(found) if found is not None and found.until > now else 0.0
+        if found is None or lasts <= 0:
+            who = found.name if found is not None else _UNKNOWN
+            await self._people.note(audit_line(INSTALLATION, who, "login", who, outcome="failed", detail=address))
             raise AuthenticationError(
-                "this link to log in was used already, or is older than ten minutes: `hansa studio` makes another"
+                "this link to log in was used already, is older than ten minutes, or whoever made it is logged out: "
+                "`hansa studio` makes another"
             )
         self._by_address.forgive(address)
-        account = await self._people.account(name)
-        return await self._people.issue(account.id, called="studio", expires_in=HOLDS, action="login")
+        return await self._people.issue(found.name, called="studio", expires_in=lasts, action="login")
+
+    async def _lasts(self, code: "_Code") -> float:
+        """Seconds for which a login by this code holds; 0: it logs nobody in (any more)."""
+        try:
+            if (await self._people.account(code.name)).disabled:
+                return 0.0
+            return HOLDS if code.asked_with is None else (await self._people.bounds(code.asked_with)).login(HOLDS)
+        except (AuthenticationError, NotFoundError):
+            return 0.0
 
     async def change_password(self, name: str, current: str, new: str, address: str, keep: str) -> AccountRecord:
         """Another password for who knows the current one; keep: the id of the token that goes on to hold."""

@@ -51,10 +51,16 @@ class Bounds:
     """Whether they are a site administrator, by a token that is not bounded."""
     until: float | None = None
     """POSIX seconds until which a token that is bounded holds: none that is made with it holds longer."""
+    ends: float | None = None
+    """POSIX seconds until which the token holds, bounded or not; None: for ever."""
 
     def lifetime(self, wanted: float) -> float:
         """Seconds for which a token may hold that is made with this one. wanted: as asked for."""
         return wanted if self.until is None else min(wanted, self.until - time.time())
+
+    def login(self, wanted: float) -> float:
+        """Seconds for which a browser may be logged in with this token: for no longer than it holds itself."""
+        return wanted if self.ends is None else min(wanted, self.ends - time.time())
 
     @property
     def roles(self) -> tuple[ProjectRole, ...]:
@@ -88,13 +94,13 @@ class People:
         limit = None if token.role == Role.PERSON else ProjectRole(token.role)
         admin, until = account.admin and limit is None, None if limit is None else token.expires_at
         if project == INSTALLATION:
-            return Bounds(None, limit, admin, until)
+            return Bounds(None, limit, admin, until, token.expires_at)
         member = None
         if token.project in {INSTALLATION, project}:
             members = await self.members(project)
             member = members.get(account.id) if members is not None else None
             if members is not None and (member is not None or account.admin):
-                return Bounds(None if account.admin else member, limit, admin, until)
+                return Bounds(None if account.admin else member, limit, admin, until, token.expires_at)
         raise NotFoundError(f"{identity.name} knows no project {project!r}; `hansa project list` shows those it knows")
 
     async def members(self, project: str) -> Mapping[str, ProjectRole] | None:
