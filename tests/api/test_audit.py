@@ -1,5 +1,6 @@
 """Who did what, over HTTP and from the command line: every deed leaves a line, and no line a secret."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -11,10 +12,14 @@ from served import Served
 from typer.testing import CliRunner, Result
 
 from hansa.api.client import Client, log_in
+from hansa.api.permissions import Permission
+from hansa.api.server import openapi
 from hansa.cli import app as commands
 from hansa.errors import AuthenticationError, CorruptionError, NotFoundError, PermissionDeniedError, ThrottledError
+from hansa.packages.package import build
 from hansa.store.audit import verify_audit
-from hansa.store.records import ProjectRole
+from hansa.store.ports import Query
+from hansa.store.records import AuditRecord, ProjectRole
 
 CANARY = "canary-7f3a9c-secret"
 Line = tuple[str, str, str]
@@ -213,3 +218,94 @@ def test_a_collector_reads_the_record_as_opentelemetry_logs(fresh: Served, root:
         assert said["hansa.audit.number"] == line.number
         assert said["hansa.audit.link"] == line.link
         assert {a.key: a.value.string_value for a in resource.resource.attributes}["service.name"] == "hansa"
+
+
+CHANGING = {
+    (method.upper(), path.removeprefix("/api/v1"))
+    for path, operations in openapi()["paths"].items()
+    for method, operation in operations.items()
+    if method != "get" or operation["x-permission"] == Permission.DOWNLOAD
+}
+OF_A_PROVIDER = {
+    *(("POST", f"/login/oidc{way}") for way in ("", "/code", "/device", "/device/token")),
+    *((method, "/users/{user}/subject") for method in ("PUT", "DELETE")),
+}
+"""`network/test_sign_on` and `api/test_openid` have a provider, and look at the record."""
+
+
+def test_every_route_that_changes_something_or_hands_out_models_leaves_a_line(  # noqa: PLR0915 - every route
+    fresh: Served, root: Client, app: Path
+) -> None:
+    http, place, ids = fresh.http(fresh.admin()), "/projects/{project}", {"project": "default"}
+    package = root.packages.upload(app)
+    spec = {"name": "x", "rounds": 1, "evaluation": {"every": 0}}
+    waiting = {"name": "x", "rounds": 1, "rules": {"min_clients": 9, "quorum": 9}, "evaluation": {"every": 0}}
+    seed = http.post("/api/v1/projects/default/initial-models", json={"package": package.id, "spec": spec}, timeout=60)
+    ids |= {"model": seed.json()["model"]["id"], "models": "all"}
+    session = {"spec": waiting, "seed_model": ids["model"], "package": package.id}
+    question = {"model": ids["model"], "package": package.id, "rules": {"min_clients": 9, "quorum": 9}}
+    missing = set(CHANGING) - OF_A_PROVIDER
+
+    def call(method: str, path: str, body: object = None, *, by: httpx.Client = http, **more: object) -> httpx.Response:
+        missing.discard((method, path))
+        before = lines()
+        options = more if body is None else {"json": body, **more}
+        answer = by.request(method, "/api/v1" + path.format(**ids), timeout=60, **options)  # type: ignore[arg-type]
+        assert answer.status_code < 300, (path, answer.text)
+        assert lines() > before, f"{method} {path} has left no line in the audit record"
+        return answer
+
+    def lines() -> int:
+        projects = ("", *(project.id for project in root.projects.list()))
+        query = (Query(project, limit=1) for project in projects)
+        return sum(fresh.run(fresh.server.controller.store.list(AuditRecord, each)).total for each in query)
+
+    call("POST", "/projects", {"name": "other"})
+    call("POST", f"{place}/apps", content=app.read_bytes())
+    call("POST", f"{place}/apps/example")
+    call("POST", f"{place}/packages", content=build(app))
+    call("POST", f"{place}/models", content=root.models.download(ids["model"], fresh.folder / "model").read_bytes())
+    call("POST", f"{place}/initial-models", {"package": package.id, "spec": spec})
+    call("GET", f"{place}/models/{{model}}/file")
+    ids["session"] = call("POST", f"{place}/sessions", session).json()["id"]
+    call("POST", f"{place}/sessions/{{session}}/start")
+    call("PUT", f"{place}/sessions/{{session}}/keep", {"keep": "last 1"})
+    call("POST", f"{place}/sessions/{{session}}/stop")
+    call("GET", f"{place}/sessions/{{session}}/bundle/{{models}}")
+    call("POST", f"{place}/sessions/{{session}}/resume")
+    call("POST", f"{place}/sessions/{{session}}/stop")
+    call("DELETE", f"{place}/sessions/{{session}}")
+    simulated = {"package": package.id, "spec": {**spec, "rounds": 100_000}, "clients": 1}
+    ids["session"] = call("POST", f"{place}/simulations", simulated).json()["id"]
+    call("POST", f"{place}/sessions/{{session}}/stop")
+    ids["prediction"] = call("POST", f"{place}/predictions", question).json()["id"]
+    call("GET", f"{place}/predictions/{{prediction}}/answers")
+    call("POST", f"{place}/predictions/{{prediction}}/stop")
+    call("DELETE", f"{place}/predictions/{{prediction}}")
+    ids["token"] = call("POST", f"{place}/tokens", {"name": "idle", "role": "client"}).json()["record"]["id"]
+    call("DELETE", f"{place}/tokens/{{token}}")
+    fresh.run(fresh.nodes.client("ward"))
+    ids["name"] = "ward"
+    call("PATCH", f"{place}/clients/{{name}}/labels", {"labels": {"region": "eu"}})
+    call("DELETE", f"{place}/nodes/{{name}}")
+    fresh.run(asyncio.wait([fresh.nodes.nodes.pop("ward")]))  # it was put out
+    api_token = call("POST", f"{place}/api-tokens", {"name": "ci", "role": "viewer", "expires_in": 60}).json()
+    ids["token"] = api_token["record"]["id"]
+    call("DELETE", f"{place}/api-tokens/{{token}}")
+    call("PUT", f"{place}/quota", {"sessions": 5})
+    call("POST", f"{place}/prune", {"dry_run": False})
+    password = {"name": "ida", "password": CANARY}
+    call("POST", "/users", password)
+    ids["user"] = "ida"
+    call("PUT", f"{place}/members/{{user}}", {"role": "viewer"})
+    call("DELETE", f"{place}/members/{{user}}")
+    ida = fresh.http(call("POST", "/login", password, by=fresh.http()).json()["token"])
+    code = call("POST", "/login/codes", by=ida).json()["code"]
+    call("POST", "/login/code", {"code": code}, by=fresh.http())
+    call("POST", "/login/browser", by=ida)
+    call("PUT", "/me/password", {"current": CANARY, "password": CANARY + "!"}, by=ida)
+    call("POST", "/logout", by=ida)
+    call("PUT", "/users/{user}/password", {"password": CANARY})
+    call("POST", "/users/{user}/disable")
+    call("POST", "/users/{user}/enable")
+    assert missing == set()

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -145,3 +146,22 @@ def test_the_server_ends_its_streams_at_once_when_it_ends(fresh: Served) -> None
         fresh.restart()
         assert ended.wait(2)
         reader.join()
+
+
+def test_of_many_streams_that_are_asked_for_at_once_none_is_too_many(served: Served) -> None:
+    token, gate = served.token(name="hasty"), threading.Barrier(48)
+    believed = client_context(served.server.trust)
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(
+        base_url=served.url, headers=headers, trust_env=False, limits=httpx.Limits(), verify=believed
+    ) as many:
+
+        def ask(_: int) -> httpx.Response:
+            gate.wait()
+            return many.send(many.build_request("GET", STREAM), stream=True)
+
+        with ThreadPoolExecutor(48) as pool:
+            answers = list(pool.map(ask, range(48)))
+        for answer in answers:
+            answer.close()
+    assert sorted(answer.status_code for answer in answers) == [200] * 32 + [429] * 16

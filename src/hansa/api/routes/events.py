@@ -82,24 +82,33 @@ class EventRoutes:
         Stored events come in order, without a gap, each with its id. Live items (`event: live`: progress, log lines)
         have none and are not kept. A list's `cursor` is the `after` that follows it.
         """
-        if self._open.total() >= self._limits.streams or self._open[me.token_id] >= self._limits.streams_of_one:
+        self._admit(me.token_id)
+        try:
+            if session:
+                await self._controller.store.get(SessionRecord, project, session)
+            start = last_event_id if last_event_id is not None else after
+            if start is None:
+                start = await self._cursors.newest(project)
+            source = self._controller.journal.follow(project, start, session)
+            return _EventStream(self, project, token_of(request.scope), me.token_id, source)
+        except BaseException:
+            self.release(me.token_id)
+            raise
+
+    def _admit(self, token_id: str) -> None:
+        """A place for a stream, from now on: of many that are asked for at once none is too many."""
+        if self._open.total() >= self._limits.streams or self._open[token_id] >= self._limits.streams_of_one:
             raise ThrottledError("too many event streams are open: close one, or share one between tabs")
-        if session:
-            await self._controller.store.get(SessionRecord, project, session)
-        start = last_event_id if last_event_id is not None else after
-        if start is None:
-            start = await self._cursors.newest(project)
-        return _EventStream(
-            self,
-            project,
-            token_of(request.scope),
-            me.token_id,
-            self._controller.journal.follow(project, start, session),
-        )
+        self._open[token_id] += 1
+
+    def release(self, token_id: str) -> None:
+        """A stream is over."""
+        self._open[token_id] -= 1
+        if not self._open[token_id]:
+            del self._open[token_id]
 
     async def run(self, stream: "_EventStream", receive: Receive, send: Send) -> None:
         """Send a stream until its reader has gone or may read no longer, or the server ends."""
-        self._open[stream.token_id] += 1
         change = asyncio.create_task(self._controller.people.changed())
         ends = [asyncio.create_task(self._closing.wait()), asyncio.create_task(_gone(receive))]
         pending = asyncio.ensure_future(anext(stream.source))
@@ -117,7 +126,6 @@ class EventRoutes:
                 else:
                     await _send(send, ": still here\n\n")
         finally:
-            self._open[stream.token_id] -= 1
             for task in (pending, change, *ends):
                 task.cancel()
             await asyncio.gather(pending, change, *ends, return_exceptions=True)
@@ -148,8 +156,11 @@ class _EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await self._routes.run(self, receive, send)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._routes.run(self, receive, send)
+        finally:
+            self._routes.release(self.token_id)
         await send({"type": "http.response.body", "body": b""})
 
 

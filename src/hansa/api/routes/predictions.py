@@ -12,6 +12,7 @@ from hansa.api.requests import NewPrediction
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.shapes import AnswerShape, PredictionShape, WaitingShape
+from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
 from hansa.store.documents import spec_from_json
 from hansa.store.ports import Query
@@ -70,12 +71,19 @@ class PredictionRoutes:
             said = f"prediction {found.name} begins"
         return record_document(Waiting(found.id, found.state, said, phase))
 
-    async def list_answers(
-        self, project: str, prediction: str, client: str | None = None, limit: Limit = 20, offset: Offset = 0
+    async def list_answers(  # noqa: PLR0917 - the framework fills them in by name
+        self,
+        project: str,
+        prediction: str,
+        me: Caller,
+        client: str | None = None,
+        limit: Limit = 20,
+        offset: Offset = 0,
     ) -> dict[str, Any]:
         """What clients have predicted, or why they did not, by name."""
         store, cursor = self._controller.store, await self._cursors.newest(project)
         await store.get(PredictionRecord, project, prediction)
+        await self._controller.people.note(audit_line(project, me.name, "prediction.read", prediction))
         where = {"prediction": prediction} | ({"client": client} if client is not None else {})
         page = await store.list(AnswerRecord, Query(project, where, sort="client", limit=limit, offset=offset))
         return listed(page, cursor, limit, offset)
