@@ -1,24 +1,40 @@
 """Nodes that have joined and mean harm: nobody is taken from the network, and no session fails by what they say."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from federation import PROJECT, Federation
 from nodes import access_token
 from untouched import TOLD, rows, tables
 
-from hansa.errors import ConnectionFailedError, PermissionDeniedError, WireError
+from hansa.arrays import Arrays
+from hansa.errors import ConnectionFailedError, PermissionDeniedError, QuotaExceededError, WireError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec, Sample
 from hansa.network.controller.journal import Live
+from hansa.network.controller.quotas import QuotaKind
 from hansa.store.ports import Query
-from hansa.store.records import EventRecord, SessionState
-from hansa.wire import channel
+from hansa.store.records import AnswerRecord, EventRecord, SessionState
+from hansa.wire import channel, codec
 from hansa.wire._generated import control_pb2
 from hansa.wire.channel import Stream
-from hansa.wire.frames import Dismiss, FromNode, Hello, LogLine, OpenRound, Presence, Present, Role, Samples, ToNode
+from hansa.wire.frames import (
+    Dismiss,
+    FromNode,
+    Hello,
+    LogLine,
+    OpenRound,
+    Predicted,
+    Presence,
+    Present,
+    Role,
+    Samples,
+    ToNode,
+)
 
 APP = """
 import numpy as np
@@ -224,6 +240,43 @@ async def test_what_a_client_logs_in_a_session_that_did_not_invite_it_is_heard_b
         heard = [await logged(following), await logged(following)]
         await made.controller.stop_session(PROJECT, session.id, "an operator")
     assert heard == [("client.logged", session.id, "member"), ("log", session.id, "member")]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"\xff\xfe", b"no JSON", b"[" * 200_000, b"NaN", b"[1e999]", b'"\\ud800"', b'"a\0b"', b"", b"1" * 10_000],
+    ids=["bytes", "text", "deep", "nan", "infinite", "half", "nul", "nothing", "digits"],
+)
+async def test_a_prediction_that_not_every_reader_takes_is_rejected_and_leaves_nothing_under_way(
+    made: Federation, document: bytes
+) -> None:
+    control, arrays = made.controller, Arrays({"w": np.zeros(3, np.float32)})
+    model = await control.add_model(PROJECT, b"".join(codec.encode(arrays)))
+    after = await newest(made)
+    async with Villain(made, "villain", Role.CLIENT) as stream:
+        await stream.send(hello(Role.CLIENT))
+        await stream.receive()
+        await seen(made, "client.connected", "villain", after)
+        asked = await control.predict(PROJECT, RunSpec(rules=RoundRules(deadline=30.0)), model=model.id)
+        task = made.tree._predicting[asked.id]
+        opened = await stream.receive()
+        assert isinstance(opened, OpenRound)
+        await stream.send(Predicted(opened.key, "villain", document))
+        ended = await task
+    answers = (await control.store.list(AnswerRecord, Query(PROJECT, {"prediction": asked.id}))).items
+    assert ended.state is not SessionState.RUNNING
+    assert [(answer.document, "no JSON" in answer.reason) for answer in answers] == [(None, True)]
+
+
+async def test_predictions_count_into_the_storage_of_a_project(made: Federation) -> None:
+    control, arrays = made.controller, Arrays({"w": np.zeros(3, np.float32)})
+    model = await control.add_model(PROJECT, b"".join(codec.encode(arrays)))
+    await control.quotas.change(PROJECT, {QuotaKind.STORAGE: 10_000}, "root")
+    asked = await control.predict(PROJECT, RunSpec(), model=model.id)
+    await control.stop_prediction(PROJECT, asked.id)
+    await control.store.put(AnswerRecord(f"{asked.id}/ward", PROJECT, asked.id, "ward", 1.0, json.dumps("x" * 10_000)))
+    with pytest.raises(QuotaExceededError, match="predictions among them"):
+        await control.predict(PROJECT, RunSpec(), model=model.id)
 
 
 async def logged(following: AsyncIterator[EventRecord | Live]) -> tuple[str, str, object]:

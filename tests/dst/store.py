@@ -428,6 +428,12 @@ class MemoryStore:
         await self._reading()
         return self.database.stored_bytes(project)
 
+    async def answered_bytes(self, project: str) -> int:
+        """Of all predictions."""
+        await self._reading()
+        rows = self.database.rows[AnswerRecord].values()
+        return sum(len(row["document"] or "") for row in rows if row["project"] == project)
+
     async def prunable(self, release: Release, limit: int = 500) -> Pruned:
         """What `prune` would mark."""
         await self._reading()

@@ -707,6 +707,7 @@ async def test_a_prediction_goes_with_its_answers_and_no_others(store: MetadataS
 
     answers = [AnswerRecord(f"{name}/a", PROJECT, name, "a", 1.0, "{}") for name in ("p", "q")]
     await store.put(asked("p"), asked("q"), *answers)
+    assert (await store.answered_bytes(PROJECT), await store.answered_bytes("another")) == (4, 0)
     await store.delete_prediction(PROJECT, "p")
     assert [row.id for row in (await store.list(PredictionRecord, Query(PROJECT))).items] == ["q"]
     assert [row.id for row in (await store.list(AnswerRecord, Query(PROJECT))).items] == ["q/a"]

@@ -230,6 +230,9 @@ class MetadataStore(Protocol):
     async def descendants(self, project: str, model: str, limit: int = 1000) -> Sequence[ModelRecord]:
         """Every model that was made from this one, oldest first."""
 
+    async def answered_bytes(self, project: str) -> int:
+        """Characters of what clients of a project have predicted, as it is kept."""
+
     async def stored_bytes(self, project: str) -> int:
         """Bytes of what a project's rows hold on to: models, states, aggregates, packages, each object once."""
 

@@ -11,10 +11,18 @@ from sqlalchemy import JSON, ColumnElement, Select, Table, Text, collate, func, 
 from hansa.errors import ConfigError
 from hansa.rounds.eligible import label_pairs
 from hansa.store.ports import Query
-from hansa.store.records import ContributionRecord, EventRecord, ModelRecord, PackageRecord, ProjectRecord, RoundRecord
+from hansa.store.records import (
+    AnswerRecord,
+    ContributionRecord,
+    EventRecord,
+    ModelRecord,
+    PackageRecord,
+    ProjectRecord,
+    RoundRecord,
+)
 from hansa.store.schema import TABLES, RecordType, field_types, order_column, project_column
 
-__all__ = ["SEARCH", "SEARCHED", "page", "stored_bytes", "trail_down", "trail_up"]
+__all__ = ["SEARCH", "SEARCHED", "answered_bytes", "page", "stored_bytes", "trail_down", "trail_up"]
 
 SEARCH: Final = "search"
 """In `Query.where` no column, but a part of a name."""
@@ -199,3 +207,10 @@ def stored_bytes(project: str) -> Select[Any]:
     ).subquery()
     each = select(func.max(named.c.size).label("size")).group_by(named.c.digest).subquery()
     return select(func.coalesce(func.sum(each.c.size), 0))
+
+
+def answered_bytes(project: str) -> Select[Any]:
+    """How long the predictions of a project's clients are together."""
+    answers = TABLES[AnswerRecord]
+    length = func.coalesce(func.sum(func.length(answers.c.document)), 0)
+    return select(length).where(answers.c.project == project)

@@ -311,6 +311,11 @@ class SqlStore(ABC):
         total = queries.stored_bytes(project)
         return int(await self._read(lambda connection: connection.execute(total).scalar_one()))
 
+    async def answered_bytes(self, project: str) -> int:
+        """Characters of what clients of a project have predicted, as it is kept."""
+        total = queries.answered_bytes(project)
+        return int(await self._read(lambda connection: connection.execute(total).scalar_one()))
+
     async def prunable(self, release: Release, limit: int = 500) -> Pruned:
         """What `prune` would mark now, the oldest first; limit: of each kind."""
         return await self._read(lambda connection: pruning.prunable(connection, release, limit))

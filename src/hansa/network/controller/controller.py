@@ -161,7 +161,7 @@ class Controller:
             for session in (await self.store.list(SessionRecord, running)).items:
                 await self._take_up(project.id, session)
             for prediction in (await self.store.list(PredictionRecord, running)).items:
-                self.tree(project.id).predict(prediction)
+                await self._ask_again(prediction)
         self._opened.set()
 
     async def _mark_absent(self, project: str) -> None:
@@ -190,6 +190,14 @@ class Controller:
             seal = await sealed(ended, ended.state, cause, self.store, self._signer.sign)
             await self.store.put(ended, event(project, session.id, f"session.{ended.state}", cause, **seal))
             _log.error("a session could not go on", session=session.id, why=str(error))
+
+    async def _ask_again(self, prediction: PredictionRecord) -> None:
+        try:
+            self.tree(prediction.project).predict(prediction)
+        except HansaError as error:  # for example a plug-in that is not installed any more
+            cause = f"it could not go on when the controller came back: {type(error).__name__}: {error}"
+            await self.store.put(replace(prediction, state=SessionState.FAILED, cause=cause, ended_at=time.time()))
+            _log.error("a prediction could not go on", prediction=prediction.id, why=str(error))
 
     async def aclose(self) -> None:
         """Leave; running sessions are taken up by the next `open`."""
@@ -614,6 +622,7 @@ class Controller:
             raise ConfigError("a prediction has neither parties nor transforms: leave them out")
         resolve(spec)
         await self.store.get(ProjectRecord, project, project)
+        await self.quotas.need_prediction(project, by)
         prediction = PredictionRecord(
             id=uuid.uuid4().hex[:12],
             project=project,

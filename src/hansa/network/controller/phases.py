@@ -1,6 +1,7 @@
 """The driver of one phase on the network: it carries out what a `Round` asks for, and tells it what happened."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -241,12 +242,20 @@ class Phase:
             case Evaluated() if self.plan.key.kind is Kind.EVALUATE:
                 self._take_report(now, frame)
             case Predicted() if self.plan.key.kind is Kind.PREDICT:
-                known = self._round.invited if isinstance(self._round, Round) else frozenset()
-                if frame.client in known and frame.client not in self.predictions:
-                    self.predictions[frame.client] = frame
-                    self._tell(Accepted(now, frame.client, 1))
+                self._take_prediction(now, frame)
             case _:
                 pass
+
+    def _take_prediction(self, now: float, frame: Predicted) -> None:
+        known = self._round.invited if isinstance(self._round, Round) else frozenset()
+        if frame.client not in known or frame.client in self.predictions:
+            return
+        if not _is_json(frame.document):
+            detail = "what it predicts is no JSON that every reader takes: nothing of it is kept"
+            self._tell(Rejected(now, frame.client, Reason.MALFORMED, detail))
+            return
+        self.predictions[frame.client] = frame
+        self._tell(Accepted(now, frame.client, 1))
 
     def expects(self, client: str) -> bool:
         """Whether a failure of this client would be news: it is invited, and has not failed before."""
@@ -355,3 +364,12 @@ class Phase:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _is_json(document: bytes) -> bool:
+    """Whether it can be told again as it is: in UTF-8, not too deep, without NaN, infinity or half a character."""
+    try:
+        json.dumps(json.loads(document), ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return False
+    return b"\0" not in document

@@ -131,6 +131,16 @@ class Quotas:
                 project, QuotaKind.STORAGE, by, f"{_bytes(used)} of {_bytes(most.storage)} are used"
             )
 
+    async def need_prediction(self, project: str, by: str) -> None:
+        """Raise unless there is room for answers, which count beside the objects that a project holds on to."""
+        most = (await self.of(project)).storage
+        if most is None:
+            return
+        used = await self._store.stored_bytes(project) + await self._store.answered_bytes(project)
+        if used >= most:
+            said = f"{_bytes(used)} of {_bytes(most)} are used, predictions among them"
+            raise await self._refused(project, QuotaKind.STORAGE, by, said)
+
     @asynccontextmanager
     async def storing(self, project: str, digest: str, size: int, by: str) -> AsyncIterator[None]:
         """Room for an object while it is stored and its row is written; one that the project has takes none."""
