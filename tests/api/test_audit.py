@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.logs.v1.logs_pb2 import SEVERITY_NUMBER_INFO, LogsData
@@ -246,8 +247,10 @@ def test_every_route_that_changes_something_or_hands_out_models_leaves_a_line(  
     question = {"model": ids["model"], "package": package.id, "rules": {"min_clients": 9, "quorum": 9}}
     missing = set(CHANGING) - OF_A_PROVIDER
 
-    def call(method: str, path: str, body: object = None, *, by: httpx.Client = http, **more: object) -> httpx.Response:
-        missing.discard((method, path))
+    def call(
+        method: str, path: str, body: object = None, *, by: httpx.Client = http, route: str = "", **more: object
+    ) -> httpx.Response:
+        missing.discard((method, route or path))
         before = lines()
         options = more if body is None else {"json": body, **more}
         answer = by.request(method, "/api/v1" + path.format(**ids), timeout=60, **options)  # type: ignore[arg-type]
@@ -294,6 +297,10 @@ def test_every_route_that_changes_something_or_hands_out_models_leaves_a_line(  
     call("DELETE", f"{place}/api-tokens/{{token}}")
     call("PUT", f"{place}/quota", {"sessions": 5})
     call("POST", f"{place}/prune", {"dry_run": False})
+    other = root.models.upload({"w": np.zeros(1, np.float32)})
+    call("DELETE", f"{place}/models/{other.id}", route=f"{place}/models/{{model}}")
+    unused = http.post("/api/v1/projects/default/apps", content=app.read_bytes() + b"# unused").json()["id"]
+    call("DELETE", f"{place}/packages/{unused}", route=f"{place}/packages/{{package}}")
     password = {"name": "ida", "password": CANARY}
     call("POST", "/users", password)
     ids["user"] = "ida"

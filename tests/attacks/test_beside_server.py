@@ -86,7 +86,7 @@ class Scientist:
     def client(self) -> Client:
         return self.served.client(self.project, self.served.token(ProjectRole.DATA_SCIENTIST, self.project, "bob"))
 
-    def rows(self, kind: type[ModelRecord]) -> int:
+    def rows(self, kind: type[ModelRecord | SessionRecord]) -> int:
         return self.served.run(self.served.server.controller.store.list(kind, Query(self.project, limit=1))).total
 
     def audited(self) -> list[tuple[str, str]]:
@@ -192,6 +192,22 @@ def test_simulations_count_as_sessions_of_the_projects_quota(served: Served, sci
     served.run(quotas.change(scientist.project, {QuotaKind.SESSIONS: None, QuotaKind.STORAGE: 10}, "root"))
     assert scientist.simulate(package).status_code == 409
     assert ("quota", "refused") in scientist.audited()
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "a\nb", "x" * 300])
+def test_a_session_that_is_simulated_has_a_name_that_a_session_may_have(scientist: Scientist, name: str) -> None:
+    asked = {"package": scientist.package("pass"), "spec": {"name": name, "rounds": 1}}
+    for path in ("initial-models", "simulations"):
+        assert scientist.http().post(f"{scientist.base}/{path}", json=asked).status_code == 422
+    assert scientist.rows(SessionRecord) == scientist.rows(ModelRecord) == 0
+
+
+def test_a_package_of_another_project_is_not_there(served: Served, scientist: Scientist) -> None:
+    theirs = Scientist(served, f"{scientist.project}-of-others").package("print('ours alone')")
+    asked = {"package": theirs, "spec": {"name": "x", "rounds": 1}}
+    for path in ("initial-models", "simulations"):
+        assert scientist.http().post(f"{scientist.base}/{path}", json=asked).status_code == 404
+    assert scientist.rows(SessionRecord) == 0
 
 
 def test_files_with_the_servers_secrets_are_hidden_wherever_they_lie(

@@ -131,7 +131,7 @@ async def test_a_task_that_is_given_again_just_before_it_is_dropped_begins_anew(
     task = replace(opened("run", 60.0), model=Blob("0" * 64, 8))
     asked, answered = asyncio.Queue[None](), asyncio.Queue[HansaError | None]()
 
-    async def download(*_: object) -> None:
+    async def download(*_: object, **_more: object) -> None:
         asked.put_nowait(None)
         if (error := await answered.get()) is not None:
             raise error
@@ -287,7 +287,7 @@ async def test_the_model_of_a_task_that_waits_for_its_turn_stays(
     made, _, _ = agent
     there: asyncio.Queue[str] = asyncio.Queue()
 
-    async def download(blob: Blob, target: Path, _on_progress: object) -> Path:
+    async def download(blob: Blob, target: Path, _on_progress: object, **_more: object) -> Path:
         target.write_bytes(b"model")  # noqa: ASYNC240 - five bytes
         there.put_nowait(blob.digest)
         return target

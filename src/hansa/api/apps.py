@@ -22,6 +22,7 @@ from hansa.messages import RunSpec
 from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.confined import ConfinedProcess, beside_server, running
 from hansa.network.controller.controller import Controller
+from hansa.network.controller.names import checked_name
 from hansa.network.files import opened
 from hansa.packages.package import build, read
 from hansa.simulation import RoundRecord as SimulatedRound
@@ -94,6 +95,7 @@ class Apps:
 
     async def draw(self, project: str, package: str, spec: RunSpec, by: str) -> tuple[ModelRecord, RunSpec]:
         """The initial model of a package's app, as a model of the project, and the spec as it suits the app."""
+        checked_name(spec.name, "session")
         await self._controller.need_walls(project, by)
         if self._drawing >= _MOST_AT_ONCE:
             raise ConflictError(f"{_MOST_AT_ONCE} apps are giving their initial models on this server: try again soon")
@@ -123,6 +125,7 @@ class Apps:
 
     async def simulate(self, project: str, package: str, spec: RunSpec, clients: int, by: str) -> SessionRecord:
         """A session that is simulated here from now on, with virtual clients."""
+        checked_name(spec.name, "session")
         await self._controller.need_walls(project, by)
         if len(self._running) >= _MOST_AT_ONCE:
             raise ConflictError(f"{_MOST_AT_ONCE} simulations are running on this server: wait, or stop one")
