@@ -101,6 +101,17 @@ def test_the_server_stops_on_ctrl_c_and_goes_on_when_it_is_started_again(hansa: 
     assert hansa.run("session", "list").returncode == 0
 
 
+def test_what_a_server_prints_to_a_file_or_a_journal_lets_nobody_in(hansa: Hansa) -> None:
+    process = hansa.start("up", "--port", 0, "--grpc-port", 0)
+    printed = line_with(process, "hansa is up")
+    while "Ctrl-C" not in printed:
+        printed += line_with(process, "")
+    assert "/ui/" in printed
+    assert "#code=" not in printed
+    assert "eyJ" not in printed
+    assert "hansa token create NAME" in printed
+
+
 def test_a_client_and_a_combiner_stop_on_ctrl_c_and_on_sigterm(hansa: Hansa, server: Server) -> None:
     client = hansa.client(server, "client-0")
     client.send_signal(signal.SIGINT)

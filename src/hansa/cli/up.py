@@ -67,6 +67,7 @@ def up(
 
     The first start makes a token for you, saves it for the other commands of this user, and prints once how a client
     joins. With --json one object is printed when it is ready. Ctrl-C and SIGTERM end it in order, with exit code 130.
+    Tokens and codes are printed to a terminal or with --json, and to no file or journal.
     """
     from hansa.settings import Settings
 
@@ -91,7 +92,8 @@ async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
     while True:
         async with AsyncExitStack() as beside:
             beside.push_async_callback(server.aclose)
-            facts = await _facts(server, settings, first=first)
+            seen = as_json or sys.stdout.isatty()
+            facts = await _facts(server, settings, first=first, secrets=seen)
             if settings.fedn:
                 facts |= await _open_fedn(server, settings, beside)
             if as_json:
@@ -126,18 +128,21 @@ async def _opened_again(settings: "Settings") -> "ApiServer":
             await asyncio.sleep(_PAUSE)
 
 
-async def _facts(server: "ApiServer", settings: "Settings", *, first: bool) -> dict[str, Any]:
-    """What is told when the server is ready; secrets are in it on the first start alone."""
+async def _facts(server: "ApiServer", settings: "Settings", *, first: bool, secrets: bool) -> dict[str, Any]:
+    """What is told when the server is ready.
+
+    secrets: whether tokens and codes may be in it, which do not belong in a file or a journal that others read.
+    """
     from hansa.wire.frames import Role
 
     who, made, replaced = await _operator(server, settings)
     client = None
-    if first:
+    if first and secrets:
         client, _ = await server.controller.issue_token(settings.project, _FIRST_CLIENT, Role.CLIENT)
-    code, _ = await server.controller.logins.make_code(who)
+    code = f"#code={(await server.controller.logins.make_code(who))[0]}" if secrets else ""
     return {
         "url": server.url,
-        "studio": f"{server.url}/ui/#code={code}",
+        "studio": f"{server.url}/ui/{code}",
         "grpc_address": server.grpc_address,
         "ca": server.fingerprint,
         "project": settings.project,
@@ -199,11 +204,15 @@ def _welcome(facts: dict[str, Any]) -> None:
         say(f"A first client joins, {where}, with the token that is shown this once:")
         say(f"  HANSA_TOKEN={facts['client_token']} \\\n    hansa client start {joining}")
     else:
-        say("A client joins with a token of its own (those of earlier starts still hold):")
+        say(
+            "A client joins with a token of its own, of `hansa token create NAME` (those of earlier starts still hold):"
+        )
         say(f"  HANSA_TOKEN=… hansa client start {joining}")
     say("")
     say("Next, in another terminal:")
     say("  hansa token create NAME            a token for another client")
+    if "#" not in facts["studio"]:  # nobody is before a terminal: the code would be in a file
+        say("  hansa studio                       a link that signs you in to the Studio")
     say("  hansa session start app.py         a session; clients run the app that it brings")
     say("Ctrl-C stops the server; started again, it goes on where it was.")
     say("")
