@@ -91,7 +91,7 @@ class EventRoutes:
                 start = await self._cursors.newest(project)
             source = self._controller.journal.follow(project, start, session)
             return _EventStream(self, project, token_of(request.scope), me.token_id, source)
-        except BaseException:
+        except BaseException:  # a request that was cancelled, too: its place is given back
             self.release(me.token_id)
             raise
 
