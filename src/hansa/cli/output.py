@@ -38,8 +38,10 @@ def in_terminal() -> bool:
 
 
 def say(text: str, *, as_json: bool = False) -> None:
-    """A line for a person: on standard output, which is a program's with `--json`."""
-    typer.echo(text, err=as_json)
+    """A line for a person, who reads it as it is: on standard output, which is a program's with `--json`."""
+    from hansa.network.terminal import harmless
+
+    typer.echo(harmless(text), err=as_json)
 
 
 def counted(number: int, what: str) -> str:

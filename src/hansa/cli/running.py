@@ -108,10 +108,12 @@ class _Line:
         self._colours = colours
 
     def __call__(self, _logger: Any, _method: str, entry: MutableMapping[str, Any]) -> str:
+        from hansa.network.terminal import in_a_line
+
         level = str(entry.pop("level", "info"))
-        happened = str(entry.pop("event", ""))
-        trace = entry.pop("exception", "")
-        keys = " ".join(f"{key}={value}" for key, value in entry.items())
+        happened = in_a_line(str(entry.pop("event", "")))
+        trace = in_a_line(str(entry.pop("exception", "")))
+        keys = " ".join(f"{key}={in_a_line(str(value))}" for key, value in entry.items())
         clock = time.strftime("%H:%M:%S")
         if self._colours:
             colour = {"warning": "yellow", "error": "red", "critical": "red"}.get(level)
@@ -119,7 +121,7 @@ class _Line:
             happened = typer.style(happened, fg=colour) if colour else happened
         elif level != "info":
             happened = f"{level}: {happened}"
-        return f"{clock}  {happened}  {keys}".rstrip() + (f"\n{trace}" if trace else "")
+        return f"{clock}  {happened}  {keys}".rstrip() + (f"\n    {trace}" if trace else "")
 
 
 def interrupt_on_sigterm() -> None:

@@ -44,6 +44,7 @@ from hansa.network.files import pieces
 from hansa.network.jobs import Jobs
 from hansa.network.link import Link
 from hansa.network.patience import patiently
+from hansa.network.terminal import in_a_line
 from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.statements import round_statement
 from hansa.wire import frames, packing
@@ -626,7 +627,7 @@ class Agent:
 
     def _printed_by(self, key: RoundKey | None, printed: Counter[str], line: str) -> None:
         """The same of a task. printed: counts what is told."""
-        print(f"[{self.client.name}] {line}", flush=True)  # noqa: T201 - the owner's terminal shows the owner's code
+        print(f"[{self.client.name}] {in_a_line(line)}", flush=True)  # noqa: T201 - the owner's terminal shows the owner's code
         if key is not None and self._site.policy.outbound.prints:
             printed["bytes"] += len(line)
             self._link.send(LogLine(key, self.client.name, line))
