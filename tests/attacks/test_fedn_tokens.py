@@ -74,4 +74,4 @@ def test_a_tensor_that_claims_more_than_is_there_is_refused_before_it_is_made() 
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("0.npy", member.getvalue() + bytes(80))
     with pytest.raises(InputError, match="claims the shape"):
-        read_model(file.getvalue(), helper_of(NUMPY), 1 << 20)
+        read_model(file, helper_of(NUMPY), 1 << 20)

@@ -9,7 +9,8 @@ import pytest
 from fedn_fleet import npz, tensors_of
 
 from hansa.arrays import Arrays
-from hansa.compat.fedn.formats import Helper, helper_names, helper_of, read_model, read_update, write_model
+from hansa.compat.fedn import formats
+from hansa.compat.fedn.formats import Helper, helper_names, helper_of
 from hansa.errors import ConfigError, InputError
 
 MODEL = Arrays(
@@ -21,6 +22,20 @@ MODEL = Arrays(
     }
 )
 NUMPY, BINARY, ANDROID = map(helper_of, ("numpyhelper", "binaryhelper", "androidhelper"))
+
+
+def read_model(data: bytes, helper: Helper, limit: int) -> Arrays:
+    return formats.read_model(io.BytesIO(data), helper, limit)
+
+
+def read_update(data: bytes, helper: Helper, model: Arrays) -> Arrays:
+    return formats.read_update(io.BytesIO(data), helper, model)
+
+
+def write_model(model: Arrays, helper: Helper) -> bytes:
+    file = io.BytesIO()
+    formats.write_model(model, helper, file)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", ["numpyhelper", "binaryhelper", "androidhelper"])
@@ -101,6 +116,19 @@ def test_other_members_are_refused(names: list[str]) -> None:
             out.writestr(name, b"x")
     with pytest.raises(InputError, match="without a gap"):
         read_model(file.getvalue(), NUMPY, 1000)
+
+
+def test_tensors_in_columns_and_of_no_dimension_and_of_no_number_are_read() -> None:
+    tensors = [np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.float64(4), np.zeros((0, 3))]
+    read = read_model(npz(tensors), NUMPY, 1000)
+    assert [each.tolist() for each in read.values()] == [each.tolist() for each in tensors]
+    assert [each.shape for each in read.values()] == [(2, 3), (), (0, 3)]
+
+
+def test_a_tensor_that_ends_early_is_refused() -> None:
+    file = io.BytesIO(npz([np.random.default_rng(0).normal(size=1000)]))
+    with pytest.raises(InputError, match=r"no \.npz of numbers"):
+        read_model(file.getvalue()[:-400] + file.getvalue()[-300:], NUMPY, 10_000)
 
 
 def test_half_a_number_is_refused() -> None:

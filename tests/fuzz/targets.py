@@ -161,17 +161,19 @@ def _helpers(data: bytes) -> None:
     """A model, by itself and against one that it was trained from."""
     helper = HELPERS[(data[0] if data else 0) % len(HELPERS)]
     with suppress(InputError):
-        trained = formats.read_update(data[1:], helper, TEMPLATE)
+        trained = formats.read_update(io.BytesIO(data[1:]), helper, TEMPLATE)
         assert [(each.shape, each.dtype) for each in trained.values()] == [
             (each.shape, each.dtype) for each in TEMPLATE.values()
         ]
     with suppress(InputError):
-        assert formats.read_model(data[1:], helper, 1 << 20).nbytes <= (1 << 20) + (1 << 17)
+        assert formats.read_model(io.BytesIO(data[1:]), helper, 1 << 20).nbytes <= (1 << 20) + (1 << 17)
 
 
 def _helper_files() -> Iterator[bytes]:
     for number, helper in enumerate(HELPERS):
-        yield bytes([number]) + formats.write_model(TEMPLATE, helper)
+        file = io.BytesIO()
+        formats.write_model(TEMPLATE, helper, file)
+        yield bytes([number]) + file.getvalue()
     deflated = io.BytesIO()
     np.savez_compressed(deflated, **{"0": np.ones((2, 3), ">f8"), "1": np.ones((), np.int32)})
     yield b"\0" + deflated.getvalue()

@@ -21,7 +21,7 @@ import structlog
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.compat.fedn.formats import NUMPY, helper_of, read_update
-from hansa.compat.fedn.models import Files
+from hansa.compat.fedn.models import Files, Room
 from hansa.errors import InputError, UserCodeError
 from hansa.messages import ClientInfo, Contribution, Kind, Metrics, RunSpec, Sample, Task, Update
 from hansa.network.client.outbox import leave
@@ -37,6 +37,8 @@ _log = structlog.get_logger(__name__)
 
 _EARLY_KEPT: Final = 2
 """Answers that stay whose task has not come (again): this server was restarted while the client trained."""
+_COPIES: Final = 4
+"""Of a model, that are in memory while an update is made of what a client has trained from it."""
 _ANSWERED_KEPT: Final = 16
 _LOOKS: Final = 3
 """In a lease: a client that is heard of keeps a training task by it, and has one lease for an evaluation."""
@@ -86,6 +88,7 @@ class Desk:
         client: ClientInfo,
         objects: Path,
         files: Files,
+        room: Room,
         *,
         here: Callable[[], bool],
         hand_out: Callable[[Errand], None],
@@ -94,12 +97,13 @@ class Desk:
     ) -> None:
         """objects: where the agent keeps models and updates; files: models as clients fetch them.
 
-        here: whether the client was heard of lately; hand_out: give it an errand now, if it listens; validates: whether
-        its kind evaluates models at all; round_id: what clients call a round.
+        room: to work on models; here: whether the client was heard of lately; hand_out: give it an errand now, if it
+        listens; validates: whether its kind evaluates models at all; round_id: what clients call a round.
         """
         self._client = client
         self._objects = objects
         self._files = files
+        self._room = room
         self._here = here
         self._hand_out = hand_out
         self._round_id = round_id
@@ -132,7 +136,8 @@ class Desk:
             answer = await self._ask(self._errand(opened, helper), opened.spec.rules.lease, on_frame)
         self._answered.append((key, answer.model))
         try:
-            return await asyncio.to_thread(self._finish, opened, helper, answer)
+            async with self._room.of(_COPIES * opened.model.size if answer.file is not None else 0):
+                return await asyncio.to_thread(self._finish, opened, helper, answer)
         finally:
             answer.drop()
 
@@ -226,11 +231,12 @@ class Desk:
             raise UserCodeError(f"{name} reported an update of round {key.round} without a model")
         model = self._model(opened.model)
         try:
-            trained = read_update(answer.file.read_bytes(), helper_of(helper), model)
+            with answer.file.open("rb") as file:
+                trained = read_update(file, helper_of(helper), model)
         except InputError as error:
             raise UserCodeError(f"the update of {name} cannot be used: {error}") from error
-        returned = Update(trained, _examples(answer.metadata), numbers)
-        run, app = resolve(opened.spec), _app_of(returned)
+        run, app = resolve(opened.spec), _app_of(Update(trained, _examples(answer.metadata), numbers))
+        del trained  # what is made of it is as large
         update = run.train(app, model, run.task(app, self._client, key.round, key.kind), private=True)
         contribution = Contribution(name, update.num_examples, update.metrics)
         return Offer(key, name, leave(packing.pack(update), self._objects, key), (contribution,))
@@ -268,12 +274,12 @@ def round_config(spec: RunSpec, key: RoundKey, round_id: str, model: str, helper
 
 
 def _app_of(returned: Update) -> App:
-    """An app whose training was done elsewhere."""
-    app = App()
+    """An app whose training was done elsewhere, once. It keeps nothing, however long it is there itself."""
+    app, waiting = App(), [returned]
 
     @app.train
     def train(_model: Arrays, _task: Task) -> Update:
-        return returned
+        return waiting.pop()
 
     @app.evaluate
     def evaluate(_model: Arrays, _task: Task) -> Metrics:

@@ -12,13 +12,13 @@ same whichever helper wrote it; nothing in it is ever unpickled.
 Others are plug-ins of the group `hansa.fedn_helpers`.
 """
 
-import io
 import math
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -34,15 +34,20 @@ NUMPY: Final = "numpyhelper"
 _GROUP: Final = "hansa.fedn_helpers"
 _SLACK: Final = 1 << 16
 """Bytes that the members' headers may add to a file."""
+_PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Helper:
     """How a list of tensors is a file. Made by a plug-in's factory without arguments."""
 
-    save: Callable[[Sequence[Array]], bytes]
-    load: Callable[[bytes, int], Sequence[Array]]
-    """(file, the most bytes that its tensors may have) → tensors. Raises `InputError` for what is no such file."""
+    save: Callable[[Iterable[Array], IO[bytes]], None]
+    """(tensors, file that is open for writing)."""
+    load: Callable[[IO[bytes], int], Iterable[Array]]
+    """(file that can be sought in, the most bytes that its tensors may have) → tensors, one after another.
+
+    Raises `InputError` for what is no such file.
+    """
 
 
 def helper_names() -> list[str]:
@@ -56,27 +61,26 @@ def helper_of(name: str) -> Helper:
     return made
 
 
-def write_model(model: Arrays, helper: Helper) -> bytes:
-    """The file that clients are given. bfloat16, which numpy's own files cannot name, goes out as float32."""
-    return helper.save([_portable(array) for array in model.values()])
+def write_model(model: Arrays, helper: Helper, file: IO[bytes]) -> None:
+    """Write the file that clients are given. bfloat16, which numpy's own files cannot name, goes out as float32."""
+    helper.save(map(_portable, model.values()), file)
 
 
-def read_model(data: bytes, helper: Helper, limit: int) -> Arrays:
+def read_model(file: IO[bytes], helper: Helper, limit: int) -> Arrays:
     """A model that somebody uploads: its tensors are called by their places, from "0". limit: bytes of all tensors."""
-    return Arrays({str(place): array for place, array in enumerate(helper.load(data, limit))})
+    return Arrays({str(place): array for place, array in enumerate(helper.load(file, limit))})
 
 
-def read_update(data: bytes, helper: Helper, model: Arrays) -> Arrays:
+def read_update(file: IO[bytes], helper: Helper, model: Arrays) -> Arrays:
     """A model that a client has trained from this one: the same names, shapes and dtypes. Raises `InputError`."""
     expected = list(model.values())
     limit = max(1, sum(array.size for array in expected)) * np.dtype(np.float64).itemsize
-    loaded = list(helper.load(data, limit))
+    loaded = list(helper.load(file, limit))
     if len(loaded) == 1 and loaded[0].ndim == 1 and (len(expected) != 1 or expected[0].shape != loaded[0].shape):
         loaded = _split(loaded[0], expected)
     if len(loaded) != len(expected):
         raise InputError(f"the file holds {len(loaded)} tensors, and the model has {len(expected)}: return all of them")
-    tensors = zip(model.items(), loaded, strict=True)
-    return Arrays({name: _as(name, tensor, like) for (name, like), tensor in tensors})
+    return Arrays({name: _as(name, loaded.pop(0), like) for name, like in model.items()})
 
 
 # ── the three helpers ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -97,50 +101,73 @@ def android_helper() -> Helper:
     return _flat(np.dtype("<f4"))
 
 
-def _save_zip(tensors: Sequence[Array]) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, **{str(place): tensor for place, tensor in enumerate(tensors)})  # type: ignore[arg-type]
-    return file.getvalue()
+def _save_zip(tensors: Iterable[Array], file: IO[bytes]) -> None:
+    """As `numpy.savez`, with one tensor in memory at a time."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for place, tensor in enumerate(tensors):
+            with archive.open(f"{place}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(tensor), allow_pickle=False)
 
 
-def _load_zip(data: bytes, limit: int) -> list[Array]:
+def _load_zip(file: IO[bytes], limit: int) -> Iterator[Array]:
     """Sizes are those that the directory states: zipfile reads no more than that of a member."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            members = {each.filename: each for each in file.infolist()}
+        with zipfile.ZipFile(file) as archive:
+            members = {each.filename: each for each in archive.infolist()}
             wanted = [f"{place}.npy" for place in range(len(members))]
-            if set(members) != set(wanted) or len(members) != len(file.infolist()):
+            if set(members) != set(wanted) or len(members) != len(archive.infolist()):
                 raise InputError("the file is no list of tensors: its members must be 0.npy, 1.npy … without a gap")
             if sum(each.file_size for each in members.values()) > limit + _SLACK + 128 * len(members):
                 raise InputError(f"the file unpacks to more than the {limit:,} bytes that it may hold")
-            return [_npy(file.read(name)) for name in wanted]
+            for name in wanted:
+                with archive.open(name) as member:
+                    yield _npy(member, members[name].file_size)
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"the file is no .npz of numbers ({error}): write it with numpy.savez") from error
 
 
-def _npy(member: bytes) -> Array:
+def _npy(member: IO[bytes], size: int) -> Array:
     """Raises `ValueError` for a header that claims more than is there, before anything of that size is made."""
-    file = io.BytesIO(member)
-    version = np.lib.format.read_magic(file)
+    version = np.lib.format.read_magic(member)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if math.prod(shape) * dtype.itemsize != len(member) - file.tell():
-        raise ValueError(f"a header claims the shape {shape} of {dtype}, and {len(member) - file.tell()} bytes follow")
-    file.seek(0)
-    array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    shape, by_column, dtype = read_header(member)
+    left = size - member.tell()
+    if dtype.hasobject or dtype.kind not in "biufc" or math.prod(shape) * dtype.itemsize != left:
+        raise ValueError(f"a header claims the shape {shape} of {dtype}, and {left} bytes follow")
+    array: Array = np.empty(shape[::-1] if by_column else shape, dtype)
+    _fill(array, member)
+    array = array.transpose() if by_column else array
     return array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
 
 
-def _flat(dtype: np.dtype[Any]) -> Helper:
-    def save(tensors: Sequence[Array]) -> bytes:
-        return b"".join(np.asarray(tensor, dtype).tobytes() for tensor in tensors)
+def _fill(array: Array, file: IO[bytes]) -> None:
+    """Read it in pieces, straight to where they belong; raises `EOFError`."""
+    if not array.nbytes:
+        return
+    into, at = array.reshape(-1).view(np.uint8).data, 0
+    while at < len(into):
+        piece = file.read(min(_PIECE, len(into) - at))
+        if not piece:
+            raise EOFError(f"a tensor ends after {at:,} of {len(into):,} bytes")
+        into[at : at + len(piece)] = piece
+        at += len(piece)
 
-    def load(data: bytes, limit: int) -> list[Array]:
-        if len(data) % dtype.itemsize:
-            raise InputError(f"{len(data)} bytes are no whole number of {dtype.name}")
-        if len(data) > limit:
-            raise InputError(f"the file holds {len(data):,} bytes, more than the {limit:,} that it may")
-        return [np.frombuffer(data, dtype)]
+
+def _flat(dtype: np.dtype[Any]) -> Helper:
+    def save(tensors: Iterable[Array], file: IO[bytes]) -> None:
+        for tensor in tensors:
+            file.write(np.ascontiguousarray(tensor, dtype).data)
+
+    def load(file: IO[bytes], limit: int) -> Iterator[Array]:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size % dtype.itemsize:
+            raise InputError(f"{size} bytes are no whole number of {dtype.name}")
+        if size > limit:
+            raise InputError(f"the file holds {size:,} bytes, more than the {limit:,} that it may")
+        array: Array = np.empty(size // dtype.itemsize, dtype)
+        _fill(array, file)
+        yield array
 
     return Helper(save, load)
 

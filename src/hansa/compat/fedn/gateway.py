@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from enum import StrEnum
@@ -18,15 +19,15 @@ import structlog
 from hansa.compat.fedn.desk import Answer
 from hansa.compat.fedn.formats import NUMPY
 from hansa.compat.fedn.guest import Guest, Membership
-from hansa.compat.fedn.models import Files, Uploads
+from hansa.compat.fedn.models import Files, Room, Uploads
 from hansa.compat.fedn.notes import Notes
 from hansa.compat.fedn.numbers import Numbers
-from hansa.errors import AuthenticationError, InputError, NotFoundError, PermissionDeniedError
+from hansa.errors import AuthenticationError, InputError, NotFoundError, PermissionDeniedError, StorageError
 from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.controller.controller import Controller
 from hansa.store.disk import make_directory, write_whole
 from hansa.wire import codec, tokens
-from hansa.wire.frames import Role
+from hansa.wire.frames import Blob, Role
 from hansa.wire.tls import Trust
 
 __all__ = ["Gateway", "Weak", "fits_label", "token_in"]
@@ -40,6 +41,11 @@ _ATTRIBUTES: Final = 48
 _OUR_LABELS: Final = "fedn."
 _PREDICTING: Final = 600.0
 """Seconds that clients have for a prediction."""
+_AS_FLOAT64: Final = 8
+"""Times the size of a model's file that an update's may have: what is float64 there may be an int8 here."""
+_HEADERS: Final = 1 << 20
+_ROOM: Final = 192 << 20
+"""Bytes of models that are worked on at once."""
 _MEMBER: Final = "member.json"
 
 
@@ -70,7 +76,7 @@ class Gateway:
     ) -> None:
         """folder: for all that is kept of them; join, trust: how their agents find the network.
 
-        silence: seconds after which a client that says nothing is gone; limit: bytes of an upload.
+        silence: seconds after which a client that says nothing is gone; limit: bytes of what all have uploaded.
         """
         self.controller = controller
         self.project = project
@@ -80,9 +86,13 @@ class Gateway:
         self._clients = folder / "clients"
         self.files = Files(folder / "models")
         self.uploads = Uploads(folder / "uploads", limit)
+        self._limit = limit
+        self._room = Room(_ROOM)
         self._guests: dict[str, Guest] = {}
         """By client id."""
         self._adding = asyncio.Lock()
+        self._sent_away: set[str] = set()
+        """Client ids of those that were deleted since this server began: they are not added again by themselves."""
         self.notes = Notes(controller.store, project)
         self.numbers = Numbers(self.notes)
         self._watching: asyncio.Task[None] | None = None
@@ -144,6 +154,7 @@ class Gateway:
                 client_id, name, node, join_token, preferred, validates, package, ip, added_at, attributes
             )
             await asyncio.to_thread(self._remember, member)
+            self._sent_away.discard(client_id)
             if known is not None:
                 known.become(member)
                 return known
@@ -152,26 +163,37 @@ class Gateway:
 
     def check_client(self, token: str) -> None:
         """Raise `AuthenticationError` unless a client with this token may have what all clients may."""
-        if token or self.weak is not Weak.JOINING:
+        if self._holder(token) is None and (token or self.weak is not Weak.JOINING):
             identity = tokens.verify(self.controller.public_key, token, tokens.JOINING)
             if identity.role is not Role.CLIENT or identity.project != self.project:
                 raise AuthenticationError(f"the token of {identity.name} is none of a client of {self.project}")
 
+    async def caller(self, token: str, said: str, name: str, peer: str) -> Guest:
+        """As `called`; where everybody may join, whoever comes here straight, without asking where to go, is added."""
+        try:
+            return self.called(token, said, peer)
+        except AuthenticationError:
+            stranger = said and said not in self._guests and said not in self._sent_away
+            if self.weak is not Weak.JOINING or not stranger:
+                raise
+            await self.add(said, name, "")
+            return self.called(token, said, peer)
+
     def called(self, token: str, said: str, peer: str) -> Guest:
         """Who makes a gRPC call. token: empty, where it came with none; said: the client id or name that it gives.
 
-        Raises `AuthenticationError`, and `PermissionDeniedError` for who speaks for another.
+        A token that a client was added with holds for it as long as it is a member, also when it has expired: FEDn's
+        clients have no other. Raises `AuthenticationError`, and `PermissionDeniedError` for who speaks for another.
         """
-        named = self._named(said, peer)
-        if token and not self._is_foreign(token):
-            node = tokens.verify(self.controller.public_key, token, tokens.JOINING).name
-            guest = next(
-                (each for each in self._guests.values() if compare_digest(each.member.join_token, token)), None
-            )
-            if guest is None:  # also where another token, of another project perhaps, has the same name in it
-                raise AuthenticationError(f"{node} has not been added with this token: POST /api/v1/clients/add first")
+        named, guest = self._named(said, peer), self._holder(token)
+        if guest is not None:
             if said and named is not guest:
-                raise PermissionDeniedError(f"the token is that of {node}, which may not speak for {said[:64]!r}")
+                whose = f"the token is that of {guest.member.node}"
+                raise PermissionDeniedError(f"{whose}, which may not speak for {said[:64]!r}")
+        elif token and not self._is_foreign(token):
+            node = tokens.verify(self.controller.public_key, token, tokens.JOINING).name
+            # also where another token, of another project perhaps, has the same name in it
+            raise AuthenticationError(f"{node} has not been added with this token: POST /api/v1/clients/add first")
         elif self.weak is Weak.OFF:
             raise AuthenticationError("Token is missing")
         elif named is None:
@@ -180,6 +202,12 @@ class Gateway:
             guest = named
         guest.hear()
         return guest
+
+    def _holder(self, token: str) -> Guest | None:
+        """Who was added with this token."""
+        if not token:
+            return None
+        return next((each for each in self._guests.values() if _is_same(each.member.join_token, token)), None)
 
     def _is_foreign(self, token: str) -> bool:
         """Whether it is as none: where everybody may join, a fleet may still send the tokens of its former server."""
@@ -203,6 +231,8 @@ class Gateway:
     async def _joining(self, token: str, client_id: str, known: Guest | None) -> tuple[str, str]:
         """(name in the network, join token) of who is to be added."""
         if token:
+            if known is not None and _is_same(known.member.join_token, token):
+                return known.member.node, token
             try:
                 self.check_client(token)
             except AuthenticationError:
@@ -232,6 +262,12 @@ class Gateway:
         async with self.controller.retention.holds.holding(model):
             path = await self.controller.objects.fetch(model)
             return await self.files.make(model, helper, lambda: codec.load(path))
+
+    async def uploaded(self, guest: Guest, pieces: AsyncIterator[tuple[str, bytes]]) -> str:
+        """A client sends a model, as `Uploads.receive`: one like those that were given out, where any were."""
+        largest = self.files.largest
+        most = min(self._limit, _AS_FLOAT64 * largest + _HEADERS) if largest else self._limit
+        return await self.uploads.receive(guest.member.client_id, pieces, most)
 
     def updated(self, guest: Guest, model: str, upload: str, metadata: Mapping[str, Any], round_id: str) -> str:
         """A client has trained; returns in a word what becomes of it. round_id: as it says; empty: it says nothing."""
@@ -286,6 +322,7 @@ class Gateway:
         guest = self._guests.pop(client_id, None)
         if guest is None:
             return False
+        self._sent_away.add(client_id)
         await guest.leave()
         with suppress(NotFoundError):
             await self.controller.nodes.revoke(self.project, guest.member.node, by="fedn")
@@ -301,9 +338,23 @@ class Gateway:
             trust=self._trust,
             work=self._folder(member.client_id),
             files=self.files,
+            room=self._room,
+            fetch=self._fetch,
             silence=self._silence,
             round_id=lambda key: self.numbers.of(key.run, key.round),
         )
+
+    async def _fetch(self, blob: Blob, target: Path) -> bool:
+        """A guest's agent has the server's own object, and no copy of it."""
+        if await asyncio.to_thread(target.exists):
+            return True
+        try:
+            found = await self.controller.objects.fetch(blob.digest)
+            await asyncio.to_thread(os.link, found, target)
+        except (NotFoundError, StorageError, OSError) as error:  # then it comes as it comes to everybody
+            _log.info("a model is not at hand", model=blob.digest[:12], why=str(error))
+            return False
+        return True
 
     def _folder(self, client_id: str) -> Path:
         """A client may call itself as it likes; it names no path."""
@@ -334,6 +385,10 @@ def token_in(header: str) -> str:
     """The token of an authorization header; empty: there is none, which FEDn's Python clients write as "None"."""
     token = header.removeprefix("Bearer").strip()
     return "" if token == "None" else token  # noqa: S105 - no password
+
+
+def _is_same(token: str, other: str) -> bool:
+    return compare_digest(token.encode(), other.encode())
 
 
 def _node_name(client_id: str) -> str:

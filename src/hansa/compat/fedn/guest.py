@@ -13,10 +13,10 @@ import structlog
 from pydantic import ByteSize
 
 from hansa.compat.fedn.desk import Answer, Desk, Errand
-from hansa.compat.fedn.models import Files
+from hansa.compat.fedn.models import Files, Room
 from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, PermissionDeniedError
 from hansa.messages import ClientInfo, Kind, Sample
-from hansa.network.client.agent import Agent
+from hansa.network.client.agent import Agent, Fetch
 from hansa.network.client.policy import Outbound, SitePolicy
 from hansa.network.client.site import Site
 from hansa.wire.frames import RoundKey
@@ -88,18 +88,22 @@ class Guest:
         trust: Trust,
         work: Path,
         files: Files,
+        room: Room,
+        fetch: Fetch,
         silence: float,
         round_id: Callable[[RoundKey], str],
     ) -> None:
         """join, trust: how its agent finds the network; work: its agent's folder; files: models as clients fetch them.
 
-        silence: seconds after which a client that neither listens nor says anything is gone.
+        room: to work on models; fetch: has the server's own objects; silence: seconds after which a client that
+        neither listens nor says anything is gone.
         """
         self.member = member
         self.peer = ""
         """The connection that its stream came by."""
         self._join, self._trust, self._work = join, trust, work
         self._silence = silence
+        self._fetch = fetch
         self._stream: _Stream | None = None
         self._heard = -silence
         self.heard_at = 0.0
@@ -114,6 +118,7 @@ class Guest:
             client,
             work / "objects",
             files,
+            room,
             here=lambda: self.is_here,
             hand_out=self._hand_out,
             validates=member.validates,
@@ -208,6 +213,7 @@ class Guest:
             trust=self._trust,
             site=Site(self._work, _SITE),
             workshop=lambda *_: self.desk,
+            fetch=self._fetch,
         )
         try:
             await agent.run()

@@ -4,20 +4,44 @@ import asyncio
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from hansa.arrays import Arrays
 from hansa.compat.fedn.formats import helper_of, write_model
-from hansa.errors import InputError, NotFoundError
+from hansa.errors import ConnectionFailedError, InputError, NotFoundError
 from hansa.store.disk import explained
 
-__all__ = ["Files", "Uploads"]
+__all__ = ["Files", "Room", "Uploads"]
 
 _FILES_KEPT: Final = 8
 """Model files that stay, each in one helper's format; a round needs one or two."""
 _UPLOADS_KEPT: Final = 4
 """Uploads of one client that nothing was made of yet; an older one was of a task that is over."""
+
+
+class Room:
+    """Memory that work on models may take at once: who would take more waits, unless nobody else works."""
+
+    def __init__(self, limit: int) -> None:
+        """limit: bytes."""
+        self._limit = limit
+        self._taken = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def of(self, size: int) -> AsyncIterator[None]:
+        """Room for so many bytes."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._limit)
+            self._taken += size
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
 
 
 class Files:
@@ -28,6 +52,8 @@ class Files:
         self._folder = _emptied(folder)
         self._known: OrderedDict[tuple[str, str], Path] = OrderedDict()
         self._turn = asyncio.Lock()
+        self.largest = 0
+        """Bytes of the largest one that was made."""
 
     def find(self, model: str, helper: str) -> Path | None:
         """The file of a model, by its digest; None: it was not made, or is no more."""
@@ -49,43 +75,53 @@ class Files:
 
     def _write(self, file: Path, helper: str, load: Callable[[], Arrays]) -> None:
         with explained("keep a model for FEDn's clients in", self._folder):
-            file.write_bytes(write_model(load(), helper_of(helper)))
+            made = helper_of(helper)
+            with file.open("wb") as out:
+                write_model(load(), made, out)
+                self.largest = max(self.largest, out.tell())
 
 
 class Uploads:
     """What clients have sent, until they say what it is."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """folder: their own; limit: bytes of one upload."""
+        """folder: their own; limit: bytes of all uploads that wait, of whichever client."""
         self._folder = _emptied(folder)
         self._limit = limit
+        self._held = 0
+        """Bytes that are here, or on their way."""
         self._whole: dict[str, OrderedDict[str, Path]] = {}
 
-    async def receive(self, client: str, pieces: AsyncIterator[tuple[str, bytes]]) -> str:
-        """Keep the bytes of the pieces (name of the upload, data); returns the name.
+    async def receive(self, client: str, pieces: AsyncIterator[tuple[str, bytes]], most: int) -> str:
+        """Keep the bytes of the pieces (name of the upload, data); returns the name. most: bytes.
 
-        A client that sends the same again, whole or after a break, has its last whole one kept. Raises `InputError`.
+        A client that sends the same again, whole or after a break, has its last whole one kept. Raises `InputError`,
+        and `ConnectionFailedError` while there is no room for more.
         """
         file, name, size = self._folder / uuid.uuid4().hex, "", 0
         whole = False
         try:
             with explained("keep an upload in", self._folder), file.open("wb") as out:
                 async for given, data in pieces:
-                    name, size = name or given, size + len(data)
+                    name, size, self._held = name or given, size + len(data), self._held + len(data)
                     if given and given != name:
                         raise InputError(f"one upload has two names, {name[:64]!r} and {given[:64]!r}")
-                    if size > self._limit:
-                        raise InputError(f"an upload has more than the {self._limit:,} bytes that it may have")
+                    if size > most:
+                        raise InputError(f"an upload has more than the {most:,} bytes that it may have")
+                    if self._held > self._limit:
+                        raise ConnectionFailedError("uploads of other clients fill the room that there is: try again")
                     out.write(data)
             if not name:
                 raise InputError("an upload has no id")
             whole = True
         finally:
             if not whole:
+                self._held -= size
                 file.unlink(missing_ok=True)
         kept = self._whole.setdefault(client, OrderedDict())
         for old in (kept.pop(name, None), kept.popitem(last=False)[1] if len(kept) >= _UPLOADS_KEPT else None):
             if old is not None:
+                self._held -= old.stat().st_size
                 old.unlink(missing_ok=True)
         kept[name] = file
         return name
@@ -95,6 +131,7 @@ class Uploads:
         file = self._whole.get(client, OrderedDict()).pop(name, None)
         if file is None:
             raise NotFoundError(f"there is no upload {name[:64]!r} of {client}: send the model first")
+        self._held -= file.stat().st_size
         return file
 
 

@@ -70,6 +70,7 @@ def handlers(gateway: Gateway) -> tuple[Any, ...]:
             SendModelUpdate=unary(face.update, pb.ModelUpdate.FromString, _bytes),
             SendModelValidation=unary(face.validation, pb.ModelValidation.FromString, _bytes),
             SendModelPrediction=unary(face.prediction, pb.ModelPrediction.FromString, _bytes),
+            SendBackwardCompletion=unary(face.backward, pb.BackwardCompletion.FromString, _bytes),
             SendModelMetric=unary(face.metric, pb.ModelMetric.FromString, _bytes),
             SendAttributeMessage=unary(face.attributes, pb.AttributeMessage.FromString, _bytes),
             SendTelemetryMessage=unary(face.telemetry, pb.TelemetryMessage.FromString, _bytes),
@@ -96,7 +97,7 @@ class _Face:
 
     async def tasks(self, request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            guest = self._caller(context, request.sender)
+            guest = await self._caller(context, request.sender)
             async for errand in guest.listen(context.peer()):
                 yield _request(errand, guest)
         except HansaError as error:
@@ -132,7 +133,7 @@ class _Face:
         async def pieces() -> AsyncIterator[tuple[str, bytes]]:
             async for request in requests:
                 if not sender:
-                    sender.append(self._caller(context, request.sender))
+                    sender.append(await self._caller(context, request.sender))
                 yield request.id, request.data
 
         try:
@@ -140,14 +141,14 @@ class _Face:
             first = await anext(flow, None)
             if first is None:
                 raise InputError("an upload has no bytes")
-            name = await self._gateway.uploads.receive(sender[0].member.client_id, _with(first, flow))
+            name = await self._gateway.uploaded(sender[0], _with(first, flow))
         except HansaError as error:
             await _abort(context, error)
         return pb.ModelResponse(id=name, status=pb.OK, message="Got model successfully.")
 
     async def download(self, request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            guest = self._caller(context, request.sender)
+            guest = await self._caller(context, request.sender)
             file = await self._gateway.model_file(guest, request.id, NUMPY)
         except NotFoundError as error:
             yield pb.ModelResponse(id=request.id, status=pb.FAILED, message=str(error))
@@ -180,6 +181,12 @@ class _Face:
 
         return await self._answered(context, request.sender, take, "ModelPrediction")
 
+    async def backward(self, request: Any, context: Any) -> Any:
+        async def take(_: Guest) -> str:
+            return "late: no pass of gradients was asked for"
+
+        return await self._answered(context, request.sender, take, "BackwardCompletion")
+
     async def metric(self, request: Any, context: Any) -> Any:
         async def take(guest: Guest) -> str:
             step = request.step.value if request.HasField("step") else 0
@@ -210,7 +217,7 @@ class _Face:
 
     async def active(self, request: Any, context: Any) -> Any:
         try:
-            self._caller(context, request.sender)
+            await self._caller(context, request.sender)
         except HansaError as error:
             await _abort(context, error)
         here = (guest for guest in self._gateway.guests if guest.is_here)
@@ -221,19 +228,19 @@ class _Face:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _caller(self, context: Any, sender: Any) -> Guest:
+    async def _caller(self, context: Any, sender: Any) -> Guest:
         """Who calls, by token, metadata and message; raises `AuthenticationError`, `PermissionDeniedError`."""
         metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
         named, inside = metadata.get("client", ""), sender.client_id
         token = token_in(metadata.get("authorization", ""))
-        guest = self._gateway.called(token, named or inside or sender.name, context.peer())
+        guest = await self._gateway.caller(token, named or inside or sender.name, sender.name, context.peer())
         if inside and inside != guest.member.client_id:
             raise PermissionDeniedError(f"{guest.member.client_id} may not speak for {inside[:64]!r}")
         return guest
 
     async def _answered(self, context: Any, sender: Any, take: Callable[[Guest], Awaitable[str]], what: str) -> Any:
         try:
-            guest = self._caller(context, sender)
+            guest = await self._caller(context, sender)
             said = await take(guest)
         except HansaError as error:
             await _abort(context, error)

@@ -50,9 +50,10 @@ def read_trail(dump: Path, folder: Path) -> tuple[Sequence[OldModel], Sequence[s
 
 def load_model(model: OldModel, helper: str) -> Arrays:
     """Its tensors, called by their places. Raises `InputError` that names the file."""
-    data = model.file.read_bytes()
+    most = _LIMIT * model.file.stat().st_size + _LEAST
     try:
-        return read_model(data, helper_of(helper), _LIMIT * len(data) + _LEAST)
+        with model.file.open("rb") as file:
+            return read_model(file, helper_of(helper), most)
     except InputError as error:
         raise InputError(f"{model.file}: {error}") from error
 

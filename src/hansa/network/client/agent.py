@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import structlog
 
@@ -51,6 +51,7 @@ from hansa.wire import frames, packing
 from hansa.wire.frames import (
     Admission,
     Answer,
+    Blob,
     Closed,
     Evaluated,
     FromNode,
@@ -73,9 +74,12 @@ from hansa.wire.node_key import holds
 from hansa.wire.tls import WORLD, Trust
 from hansa.wire.transport import GRPC, Transport
 
-__all__ = ["Agent", "Workplace"]
+__all__ = ["Agent", "Fetch", "Workplace"]
 
 T = TypeVar("T")
+
+Fetch: TypeAlias = Callable[[Blob, Path], Awaitable[bool]]
+"""Puts an object into a file that is not there yet, or is whole; False: it has it not."""
 
 _log = structlog.get_logger(__name__)
 
@@ -130,10 +134,12 @@ class Agent:
         transport: Transport = GRPC,
         key_age: float = math.inf,
         workshop: Callable[[Code, ClientInfo, Path, Callable[[str], None]], Workplace] = Workshop,
+        fetch: Fetch | None = None,
     ) -> None:
         """app: the owner's own code, None to run what sessions bring; work: a folder for models and updates.
 
-        join, token, trust, key_age: see `Entrance`; site: the owner's rules; by default none.
+        join, token, trust, key_age: see `Entrance`; site: the owner's rules; by default none; fetch: of an agent in a
+        server's own process, for models that need no way over the network.
         """
         self.client = client
         entrance = Entrance(join, token, work, trust, transport, key_age=key_age)
@@ -146,6 +152,7 @@ class Agent:
         self._objects = work / "objects"
         self._workshops: dict[Code, Workplace] = {}
         self._open_workshop = workshop
+        self._fetch = fetch
         self._turns: dict[Code, asyncio.Lock] = {}
         self._tasks: dict[RoundKey, asyncio.Task[bool]] = {}
         self._repeated: dict[RoundKey, OpenRound] = {}
@@ -574,7 +581,9 @@ class Agent:
                 reported = have
                 self._link.send(Progress(opened.key, self.client.name, "download", have, blob.size))
 
-        await self._link.download(blob, self._objects / blob.digest, on_progress, aside=self._work)
+        target = self._objects / blob.digest
+        if self._fetch is None or not await self._fetch(blob, target):
+            await self._link.download(blob, target, on_progress, aside=self._work)
         if blob.digest in self._models:
             self._models.remove(blob.digest)
         self._models.append(blob.digest)

@@ -14,7 +14,14 @@ from hansa.compat.fedn.active import Active
 from hansa.compat.fedn.catalogue import Catalogue
 from hansa.compat.fedn.gateway import Gateway, fits_label
 from hansa.compat.fedn.rest.exchange import Way, answer, read_object, token_of
-from hansa.errors import AuthenticationError, HansaError, InputError, NotFoundError
+from hansa.errors import (
+    AuthenticationError,
+    ConnectionFailedError,
+    HansaError,
+    InputError,
+    NotFoundError,
+    StorageUnavailableError,
+)
 from hansa.store.records import ClientRecord, SampleRecord
 from hansa.wire.frames import ROOT
 
@@ -56,6 +63,8 @@ class ClientRoutes:
             return await self._assigned(request, told)
         except AuthenticationError as error:
             return answer({"message": str(error)}, 401)
+        except (ConnectionFailedError, StorageUnavailableError) as error:  # FEDn's clients come again after this alone
+            return answer({"success": False, "status": "retry", "message": str(error)}, 203)
         except HansaError as error:
             return answer({"success": False, "message": str(error)}, 400)
 

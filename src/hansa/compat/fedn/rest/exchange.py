@@ -1,10 +1,11 @@
 """How FEDn's requests are read, and answered in its words."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import IO, Any, Final, TypeAlias
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -91,7 +92,8 @@ async def read_object(request: Request) -> dict[str, Any]:
     return told
 
 
-async def read_file(request: Request, limit: int) -> tuple[bytes, dict[str, str]]:
+@asynccontextmanager
+async def read_file(request: Request, limit: int) -> AsyncIterator[tuple[IO[bytes], dict[str, str]]]:
     """(the uploaded file, what else the form says, with the file's name as `file_name`). limit: bytes of the file."""
     announced = request.headers.get("content-length", "")
     if not announced.isdigit() or int(announced) > limit + SMALL:
@@ -101,7 +103,7 @@ async def read_file(request: Request, limit: int) -> tuple[bytes, dict[str, str]
         if not isinstance(file, UploadFile):
             raise InputError("Missing file")
         told = {key: value for key, value in form.items() if isinstance(value, str)}
-        return await file.read(), told | {"file_name": file.filename or ""}
+        yield file.file, told | {"file_name": file.filename or ""}
 
 
 async def asked(request: Request) -> Asked:

@@ -1,5 +1,7 @@
 """Models and helpers."""
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
@@ -65,9 +67,10 @@ class ModelRoutes:
         return answer({"message": "Active helper set"})
 
     async def _upload(self, request: Request) -> Response:
-        data, told = await read_file(request, self._limit)
-        helper = known_helper(told.get("helper") or await self._active.helper() or NUMPY)
-        arrays = read_model(data, helper_of(helper), min(self._limit, _UNPACKED * len(data) + SMALL))
+        async with read_file(request, self._limit) as (file, told):
+            helper = known_helper(told.get("helper") or await self._active.helper() or NUMPY)
+            most = min(self._limit, _UNPACKED * file.seek(0, os.SEEK_END) + SMALL)
+            arrays = await asyncio.to_thread(read_model, file, helper_of(helper), most)
         name = told.get("name") or ""
         await self._controller.add_model(self._project, b"".join(codec.encode(arrays)), name, request.state.by)
         if await self._active.helper() is None:

@@ -1,5 +1,6 @@
 """Compute packages, which clients fetch and run; hansa never opens one."""
 
+import asyncio
 import hashlib
 import uuid
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ class PackageRoutes:
         yield Way("packages/checksum", self._checksum, read, for_clients=True)
 
     async def _upload(self, request: Request) -> Response:
-        data, told = await read_file(request, _LARGEST)
+        async with read_file(request, _LARGEST) as (file, told):
+            data = await asyncio.to_thread(file.read)
         helper = known_helper(told.get("helper") or await self._active.helper() or NUMPY)
         file_name = Path(told["file_name"]).name
         suffix = next((each for each in _SUFFIXES if file_name.endswith(each)), None)
