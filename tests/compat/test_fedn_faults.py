@@ -11,7 +11,9 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from federation import PROJECT
 from fedn_fleet import (
+    CONFIG,
     Calls,
     Fleet,
     FleetClient,
@@ -28,7 +30,10 @@ from fedn_fleet import (
 )
 
 from hansa.compat.fedn.gateway import Weak
-from hansa.store.records import SessionState
+from hansa.compat.fedn.listing import Asked, select
+from hansa.errors import AuthenticationError, StorageUnavailableError
+from hansa.store.records import SessionRecord, SessionState
+from hansa.wire import tokens
 from hansa.wire.frames import Role
 
 
@@ -334,3 +339,196 @@ async def test_a_server_that_comes_back_takes_the_update_that_was_trained_meanwh
         result = await values(made, session)
     assert result == [2, 2]
     assert [json.loads(task.data)["session_id"] for task in patient.tasks][:1] == [session]
+
+
+async def test_momentum_outlives_rounds_combiners_and_a_session_that_is_continued(tmp_path: Path) -> None:
+    """FedOpt below two combiners, in two goes and a restart, is FedAdam over all rounds at once."""
+    kwargs = {"serveropt": "adam", "learning_rate": 0.1}
+    async with fleet(tmp_path, ["north", "south"]) as made, scripts(made) as client:
+        for name, amount, combiner in (("a", 1, "north"), ("b", 3, "south")):
+            await made.start(client_of(made, name, amount), preferred=combiner)
+        config = {"clients_required": 2, "aggregator": "fedopt", "aggregator_kwargs": kwargs}
+        whole = await values(made, await start(client, rounds=3, **config))
+        session = await start(client, rounds=1, **config)
+        first = await values(made, session)
+        record = await made.made.controller.store.get(SessionRecord, PROJECT, session)
+        (before,) = await made.made.events(record, "session.finished")
+        told = await client.post("/api/v1/sessions/start", json={"session_id": session, "rounds": 2})
+        async for happened in made.made.controller.journal.follow("default", before.id, session):
+            if happened.kind == "session.finished":
+                break
+        second = await values(made, session)
+    assert told.json() == {"message": "Session started"}
+    assert second == whole
+    assert first != pytest.approx([each / 3 for each in whole], rel=1e-3), "each step alone would be a third of all"
+
+
+async def test_only_chosen_clients_validate(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as made, scripts(made) as client:
+        clients = [await made.start(client_of(made, name)) for name in ("a", "b")]
+        await values(made, await start(client, start={"client_ids": "b"}, validate=True))
+        await until(lambda: any(task.type == pb.MODEL_VALIDATION for task in clients[1].tasks))
+    assert [len(each.tasks) for each in clients] == [0, 2]
+
+
+async def test_zeros_and_empty_texts_are_told_as_they_are(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as made, scripts(made) as client:
+        sender = await made.start(client_of(made, "a", metrics={"loss": 0.0}))
+        await values(made, await start(client))
+        await sender.attributes({"note": ""})
+        await sender.attributes({})
+        await sender.telemetry({})
+        await sender.calls.unary("SendModelMetric", pb.ModelMetric(sender=sender.sender(), model_id="none"))
+        metrics = (await client.get("/api/v1/metrics/?key=loss")).json()["result"]
+        attributes = (await client.get("/api/v1/attributes/")).json()["result"]
+    assert [each["value"] for each in metrics] == [0.0]
+    assert [(each["key"], each["value"]) for each in attributes] == [("note", "")]
+    assert sender.ended is None
+
+
+def test_round_ids_are_in_the_order_of_numbers() -> None:
+    documents = [{"round_id": str(number)} for number in (10, 9, 2, 100)]
+    _, found = select(documents, Asked({}, sort="round_id", descending=False))
+    assert [each["round_id"] for each in found] == ["2", "9", "10", "100"]
+    count, _ = select(documents, Asked({"round_id__gt": "9"}))
+    assert count == 2
+
+
+async def test_settings_of_a_round_have_their_types_and_a_session_its_own_seed(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as made, scripts(made) as client:
+        await made.start(client_of(made, "a", 5))
+        older = await seeded(client, [np.ones(2, np.float32)])
+        last = (await ended(made, await start(client))).model
+        session = await ended(made, await start(client, model_id=older))
+        document = (await client.get("/api/v1/rounds/2")).json()["round_config"]
+        first = (await client.get(f"/api/v1/models/{session.model}")).json()
+    assert (document["buffer_size"], document["validate"], document["aggregator_kwargs"]) == (-1, False, None)
+    assert first["parent_model"] == older != last
+
+
+async def test_a_refused_start_leaves_nothing_behind_and_sessions_run_side_by_side(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as made, scripts(made) as client:
+        await made.start(client_of(made, "a", 2))
+        model = await seeded(client)
+        config = {**CONFIG, "model_id": model, "clients_required": 9}
+        made_ = (await client.post("/api/v1/sessions/", json={"name": "s", "session_config": config})).json()
+        refused = await client.post("/api/v1/sessions/start", json={"session_id": made_["session_id"], "rounds": 1})
+        state = (await client.get("/get_controller_status")).json()
+        both = [await start(client, rounds=2) for _ in range(2)]
+        results = [await values(made, each) for each in both]
+    assert refused.status_code == 400
+    assert state == {"state": "idle"}
+    assert results == [[4, 4]] * 2
+
+
+async def test_a_round_without_its_clients_ends_its_session_with_a_cause_at_the_deadline(tmp_path: Path) -> None:
+    async with fleet(tmp_path, silence=0.5) as made, scripts(made) as client:
+        gone = client_of(made, "gone")
+        working = asyncio.Event()
+
+        async def never(_: Any) -> None:
+            working.set()
+            await asyncio.Event().wait()
+
+        gone.do_train = never  # type: ignore[method-assign]
+        await made.start(gone)
+        session = await start(client, round_timeout=2)
+        await working.wait()
+        made.running[-1].cancel()
+        record = await ended(made, session)
+    assert record.state is SessionState.FAILED
+    assert record.cause
+
+
+async def test_clients_come_and_go_while_lists_are_read(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as made, scripts(made) as client:
+
+        async def comes(number: int) -> None:
+            told = {"client_id": f"c-{number}", "name": "same", "package": "local"}
+            assert (await client.post("/api/v1/clients/add", json=told)).status_code == 200
+            assert (await client.get("/api/v1/clients/")).status_code == 200
+            if number % 2:
+                assert (await client.delete(f"/api/v1/clients/c-{number}")).status_code == 200
+
+        await asyncio.gather(*map(comes, range(30)))
+        left = (await client.get("/api/v1/clients/count")).json()
+    assert left == 15
+
+
+async def test_nothing_that_was_staged_stays(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as made, scripts(made) as client:
+        await made.start(client_of(made, "a"))
+        await values(made, await start(client, rounds=12, validate=True))
+        folder = tmp_path / "controller" / "fedn"
+        uploads, models = (len(list((folder / name).iterdir())) for name in ("uploads", "models"))
+    assert uploads == 0
+    assert models <= 8
+
+
+async def test_a_token_holds_for_its_client_when_it_has_expired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FEDn's clients have no other, and never renew it."""
+    monkeypatch.setattr(tokens, "_LEEWAY", 0)
+    async with fleet(tmp_path, fedn_weak="off") as made, scripts(made) as client:
+        token, _ = await made.made.controller.issue_token("default", "a", Role.CLIENT, expires_in=4)
+        kotlin = KotlinClient(made.server.grpc_address, "id-a", adds(2, 1), name="a", token=token)
+        await made.start(kotlin, token)
+        await until(lambda: expired(made, token))
+        again = await client.post(
+            "/api/v1/clients/add", json={"client_id": "id-a", "name": "a"}, headers={"Authorization": f"Bearer {token}"}
+        )
+        other = await client.post(
+            "/api/v1/clients/add", json={"client_id": "id-b", "name": "b"}, headers={"Authorization": f"Bearer {token}"}
+        )
+        result = await values(made, await start(client))
+    assert (again.status_code, other.status_code) == (200, 401)
+    assert result == [2, 2]
+
+
+def expired(made: Fleet, token: str) -> bool:
+    try:
+        tokens.verify(made.made.controller.public_key, token, tokens.JOINING)
+    except AuthenticationError:
+        return True
+    return False
+
+
+async def test_what_is_told_before_a_client_listens_and_of_no_task_is_answered(tmp_path: Path) -> None:
+    """Telemetry, and gradients that nobody asked for: a failure of either would end a client's thread."""
+    async with fleet(tmp_path) as made:
+        sender = pb.Client(name="a", role=pb.CLIENT, client_id="a")
+        calls = Calls(made.server.grpc_address, (("client", "a"),))
+        told = pb.TelemetryMessage(sender=sender, telemetries=[pb.TelemetryElem(key="load", value=1.0)])
+        first = await calls.unary("SendTelemetryMessage", told)
+        second = await calls.unary("SendBackwardCompletion", pb.BackwardCompletion(sender=sender, gradient_id="g"))
+        await calls.channel.close()
+    assert first.response.endswith("received")
+    assert second.response.endswith("no pass of gradients was asked for")
+
+
+async def test_a_client_that_comes_straight_is_let_in_where_everybody_is(tmp_path: Path) -> None:
+    """`fedn client start --combiner HOST`, which asks nobody where to go; one that was deleted is not let in again."""
+    async with fleet(tmp_path) as made, scripts(made) as client:
+        straight = client_of(made, "straight", 6)
+        made.running.append(asyncio.create_task(straight.run()))
+        await until(lambda: "straight" in made.made.tree.directory.clients)
+        result = await values(made, await start(client))
+        await client.delete("/api/v1/clients/straight")
+        await until(lambda: straight.ended is not None)
+    assert result == [6, 6]
+    assert straight.ended is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_store_that_is_away_has_clients_come_again_and_does_not_end_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their connecting knows 200, 203, 400, 401 and 404, and nothing else."""
+    async with fleet(tmp_path) as made, scripts(made) as client:
+
+        async def away(*_: object, **__: object) -> None:
+            raise StorageUnavailableError("the database is away")
+
+        monkeypatch.setattr(made.made.controller, "issue_token", away)
+        told = await client.post("/api/v1/clients/add", json={"client_id": "a", "name": "a", "package": "local"})
+    assert (told.status_code, told.json()["status"]) == (203, "retry")

@@ -2,27 +2,37 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from fedn_fleet import differences
-from processes import Hansa, Server
+from processes import Hansa, Server, line_with
+
+from hansa.wire.authority import Authority
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CLIENT = """
-import io, sys
+import io, os, sys
 import numpy as np
 from fedn.network.clients.fedn_client import ConnectToApiResult, FednClient
 
 url, name, amount = sys.argv[1], sys.argv[2], int(sys.argv[3])
+token, preferred, holds = os.environ.get("TOKEN"), os.environ.get("PREFERRED", ""), os.environ.get("HOLDS", "").split()
+trained = 0
 
 def load(model):
     model.seek(0)
@@ -30,34 +40,49 @@ def load(model):
         return [file[str(i)] for i in range(len(file.files))]
 
 def train(model, settings):
-    trained = [each + np.float32(amount) for each in load(model)]
+    global trained
+    trained += 1
+    print("training", trained, flush=True)
+    if str(trained) in holds:
+        open("hold").read()  # a pipe: until somebody has written to it, and closed it
+    arrays = [each + np.float32(amount) for each in load(model)]
     client.log_metric({"loss": 0.0})
     out = io.BytesIO()
-    np.savez_compressed(out, **{str(i): each for i, each in enumerate(trained)})
+    np.savez_compressed(out, **{str(i): each for i, each in enumerate(arrays)})
     return out, {"training_metadata": {"num_examples": amount}}
 
 client = FednClient(train, lambda model: {"mean": float(load(model)[0].mean())}, lambda model: {"sum": 1.0})
 client.set_client_id(name)
 client.set_name(name)
-told = {"name": name, "client_id": name, "preferred_combiner": "", "package": "local"}
-result, combiner = client.connect_to_api(url, None, told)
+told = {"name": name, "client_id": name, "preferred_combiner": preferred, "package": "local"}
+result, combiner = client.connect_to_api(url, token, told)
 assert result == ConnectToApiResult.Assigned, combiner
-client.init_grpchandler(config=combiner, client_name=name, token=None)
+client.init_grpchandler(config=combiner, client_name=name, token=token)
 client.log_attributes({"charging": "yes"})
+print("joined", flush=True)
 client.run(with_telemetry=True, with_heartbeat=True)
 """
 
 SCRIPT = """
-import json, sys, time
+import inspect, json, sys, time
 from fedn import APIClient
 
 api = APIClient("localhost", int(sys.argv[1]))
-assert api.set_active_model("seed.npz")["success"]
-assert api.set_active_package("package.tgz", "numpyhelper", "adds", "") == {"message": "Package uploaded"}
+answers, called = {}, set()
+
+def ask(method, *given, answer="", **named):
+    called.add(method)
+    told = getattr(api, method)(*given, **named)
+    if answer:
+        answers[answer] = told
+    return told
+
+assert ask("set_active_model", "seed.npz")["success"]
+assert ask("set_active_package", "package.tgz", "numpyhelper", "adds", "") == {"message": "Package uploaded"}
 print("ready", flush=True)
-while api.get_active_clients()["count"] < 3:
+while ask("get_active_clients")["count"] < 4:
     time.sleep(0.2)
-session = api.start_session(name="real", rounds=4, min_clients=3, round_timeout=120)["session_id"]
+session = ask("start_session", name="real", rounds=4, min_clients=4, round_timeout=120)["session_id"]
 print(session, flush=True)
 
 def patiently(ask):
@@ -67,40 +92,72 @@ def patiently(ask):
         except Exception:  # the server is away
             time.sleep(0.5)
 
-while patiently(lambda: api.session_is_finished(session)) is not True:
+while patiently(lambda: ask("session_is_finished", session)) is not True:
     time.sleep(0.2)
-time.sleep(1)
-model = api.get_active_model()["model_id"]
+model = ask("get_active_model")["model_id"]
+while ask("get_validations", model_id=model)["count"] < 4:
+    time.sleep(0.2)
 first = lambda found: found["result"][0]
-answers = {
-    "models_list": api.get_models(), "models_get": api.get_model(model), "models_count": api.get_models_count(),
-    "clients_list": api.get_clients(), "clients_count": api.get_clients_count(),
-    "clients_get": api.get_client(first(api.get_clients())["client_id"]),
-    "combiners_list": api.get_combiners(), "combiners_get": api.get_combiner("root"),
-    "combiners_count": api.get_combiners_count(), "controller_status": api.get_controller_status(),
-    "packages_list": api.get_packages(), "package_active": api.get_active_package(),
-    "packages_count": api.get_packages_count(),
-    "packages_get": api.get_package(first(api.get_packages())["package_id"]),
-    "rounds_list": api.get_rounds(), "rounds_get": api.get_round("1"), "rounds_count": api.get_rounds_count(),
-    "sessions_list": api.get_sessions(), "sessions_get": api.get_session(session),
-    "sessions_count": api.get_sessions_count(), "statuses_list": api.get_statuses(session_id=session),
-    "statuses_get": api.get_status(first(api.get_statuses())["status_id"]),
-    "statuses_count": api.get_statuses_count(), "validations_list": api.get_validations(session_id=session),
-    "validations_get": api.get_validation(first(api.get_validations())["validation_id"]),
-    "validations_count": api.get_validations_count(), "predictions_list": api.get_predictions(),
-    "model_ancestors": api.get_model_trail(model), "attributes_current": api.get_current_attributes(["a", "nope"]),
-}
-assert api.download_model(model, "out.npz")["success"]
-assert api.download_package("again.tgz")["success"]
-assert api.start_predictions("p") == {"message": "Prediction session started"}
-while api.get_predictions(model_id=model)["count"] < 2:
+for noun in ("client", "combiner", "model", "package", "round", "session", "status", "validation"):
+    many = noun + ("es" if noun == "status" else "s")
+    listed = ask(f"get_{many}", answer=f"{many}_list")
+    ask(f"get_{many}_count", answer=f"{many}_count")
+    ask(f"get_{noun}", first(listed)[f"{noun}_id"], answer=f"{many}_get")
+ask("get_statuses", session_id=session, event_type="MODEL_UPDATE", n_max=3, answer="statuses_list")
+ask("get_models", session_id=session, n_max=2, answer="models_list")
+assert ask("get_sessions", name="real")["count"] == 1
+assert ask("get_session", name="real")["session_id"] == session
+assert ask("get_session_status", session) == "Finished"
+ask("get_controller_status", answer="controller_status")
+ask("get_active_package", answer="package_active")
+ask("get_model_trail", model, answer="model_ancestors")
+ask("get_client_config", checksum=False, answer="client_config")
+assert len(ask("get_package_checksum")["checksum"]) == 64
+charging = {"key": "charging", "value": "no", "sender": {"name": "x", "role": "CLIENT", "client_id": "x"}}
+ask("add_attributes", charging, answer="attributes_add")
+assert ask("get_current_attributes", ["a", "x"]) == {"a": {"charging": "yes"}, "x": {"charging": "no"}}
+assert ask("download_model", model, "out.npz")["success"]
+assert ask("download_package", "again.tgz")["success"]
+assert ask("start_predictions", "p", model_id=model) == {"message": "Prediction session started"}
+while ask("get_predictions", model_id=model)["count"] < 2:
     time.sleep(0.2)
-assert api.get_session(name="real")["session_id"] == session
-assert api.continue_session(session, rounds=1) == {"message": "Session started"}
-while not (api.get_rounds_count() == 5 and api.session_is_finished(session)):
+ask("get_predictions", model_id=model, sender_role="CLIENT", answer="predictions_list")
+assert ask("continue_session", session, rounds=1) == {"message": "Session started"}
+while not (ask("get_rounds_count") == 5 and ask("session_is_finished", session)):
     time.sleep(0.2)
-print(json.dumps(answers), flush=True)
+assert "split learning" in ask("start_splitlearning_session", name="split")["message"]
+methods = {name for name, _ in inspect.getmembers(APIClient, inspect.isfunction) if not name.startswith("_")}
+print(json.dumps({"answers": answers, "left out": sorted(methods - called)}), flush=True)
 """
+
+COMMANDS = """
+import json
+import click
+from fedn.cli import main
+
+def walk(command, path):
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from walk(each, (*path, name))
+    else:
+        yield " ".join(path)
+
+print(json.dumps(sorted(walk(main, ()))))
+"""
+
+NOUNS = ("client", "combiner", "model", "package", "round", "session", "status", "validation")
+STARTED = {"client start", "session start", "model set-active"}
+"""Commands that the first test runs by themselves."""
+LOCAL = {"package create", "run build", "run startup", "run train", "run validate"}
+"""Commands that need no server."""
+NOT_OURS = {
+    "client get-config": "asks FEDn's Studio", "combiner start": "FEDn's own server", "controller start": "the same",
+    "hooks start": "the same", "run combiner": "the same", "studio login": "FEDn's Studio",
+    **dict.fromkeys(
+        (f"project {verb}" for verb in ("add-combiner", "create", "delete", "get", "list", "set-context", "update")),
+        "FEDn's Studio",
+    ),
+}  # fmt: skip
 
 TRAIN = """
 import sys
@@ -146,8 +203,11 @@ def package(folder: Path) -> None:
     (folder / "adds" / "train.py").write_text(TRAIN)
     (folder / "adds" / "validate.py").write_text(VALIDATE)
     (folder / "adds" / "fedn.yaml").write_text(
-        "entry_points:\n  train:\n    command: python train.py\n  validate:\n    command: python validate.py\n"
+        "entry_points:\n"
+        + "".join(f"  {name}:\n    command: python {name}.py\n" for name in ("build", "startup", "train", "validate"))
     )
+    for name in ("build", "startup"):
+        (folder / "adds" / f"{name}.py").write_text(f"open('{name}.done', 'w').close()\n")
     with tarfile.open(folder / "package.tgz", "w:gz") as file:
         file.add(folder / "adds", arcname="adds")
 
@@ -157,65 +217,214 @@ def up(hansa: Hansa, folder: Path, rest: int = 0, grpc: int = 0) -> Server:
     return hansa.up("--fedn", "--data", folder / "data")
 
 
+class Programs:
+    """FEDn's programs, each in a folder of its own."""
+
+    def __init__(self, folder: Path, programs: Path, hansa: Hansa, server: Server) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+        self.url = server.facts["fedn_url"].replace("127.0.0.1", "localhost")
+        self.token = json.loads((hansa.folder / "credentials.json").read_text())["token"]
+        self.environment = {
+            "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "FEDN_AUTH_TOKEN": self.token,
+            "FEDN_CONTROLLER_URL": self.url,
+        }  # fmt: skip
+        self._programs = programs
+        (folder / "client.py").write_text(CLIENT)
+        (folder / "script.py").write_text(SCRIPT)
+        (folder / "commands.py").write_text(COMMANDS)
+        package(folder)
+        np.savez(folder / "seed.npz", **{"0": np.zeros(3, np.float32), "1": np.zeros((2, 2), np.float32)})
+
+    def start(self, program: str, *arguments: object, inside: str = "", **environment: str) -> "subprocess.Popen[str]":
+        """inside: the folder, by its name; by default one that is made for it."""
+        own = self.folder / f"p{len(self.started)}"
+        own.mkdir()
+        with (own / "err").open("w") as errors:
+            process = subprocess.Popen(
+                [str(self._programs / program), *map(str, arguments)],
+                cwd=self.folder / (inside or own.name), env=self.environment | environment,
+                stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def said(self, process: "subprocess.Popen[str]", text: str) -> str:
+        """The next line that begins so."""
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(text):
+                return line.strip()
+        number = self.started.index(process)
+        raise AssertionError((self.folder / f"p{number}" / "err").read_text())
+
+    def run(self, *arguments: object) -> str:
+        """What a command of FEDn's says."""
+        done = subprocess.run(
+            [self._programs / arguments[0], *map(str, arguments[1:])],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    def client(self, name: str, amount: int, **environment: str) -> "subprocess.Popen[str]":
+        """One that has joined."""
+        client = self.start("python", self.folder / "client.py", f"{self.url}/", name, amount, **environment)
+        self.said(client, "joined")
+        return client
+
+    def end(self) -> None:
+        for each in self.started:
+            each.kill()
+        for each in self.started:
+            each.wait()
+            if each.stdout is not None:
+                each.stdout.close()
+
+
 def test_clients_scripts_commands_and_packages_run_as_they_are_and_over_a_kill(
     hansa: Hansa, fedn: Path, tmp_path: Path
 ) -> None:
     server = up(hansa, tmp_path)
-    url, grpc_address = server.facts["fedn_url"], server.facts["fedn_grpc_address"]
-    port = url.rpartition(":")[2]
-    token = json.loads((hansa.folder / "credentials.json").read_text())["token"]
-    package(tmp_path)
-    np.savez(tmp_path / "seed.npz", **{"0": np.zeros(3, np.float32), "1": np.zeros((2, 2), np.float32)})
-    (tmp_path / "client.py").write_text(CLIENT)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {
-        "PATH": f"{fedn}:/usr/bin:/bin", "HOME": str(tmp_path), "FEDN_AUTH_TOKEN": token, "FEDN_CONTROLLER_URL": url,
-    }  # fmt: skip
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*command: object) -> "subprocess.Popen[str]":
-        own = tmp_path / f"p{len(started)}"
-        own.mkdir()
-        with (own / "err").open("w") as errors:
-            place = tmp_path if command[1] == "script.py" else own
-            process = subprocess.Popen(
-                list(map(str, command)), cwd=place, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
-        started.append(process)
-        return process
-
+    programs = Programs(tmp_path, fedn, hansa, server)
+    url, token = programs.url, programs.token
+    port, grpc_port = (int(server.facts[each].rpartition(":")[2]) for each in ("fedn_url", "fedn_grpc_address"))
     try:
-        script = start(fedn / "python", "script.py", port)
-        assert script.stdout is not None
-        assert script.stdout.readline() == "ready\n", (tmp_path / "p0" / "err").read_text()
+        script = programs.start("python", "script.py", port, inside=".")
+        programs.said(script, "ready")
         for name, amount in (("a", 1), ("b", 3)):
-            start(fedn / "python", tmp_path / "client.py", f"{url}/", name, amount)
-        start(fedn / "fedn", "client", "start", "-u", url, "-n", "remote")
-        assert script.stdout.readline().strip()  # the session is under way
+            programs.client(name, amount)
+        programs.start("fedn", "client", "start", "-u", url, "-n", "remote")
+        (tmp_path / "own").mkdir()
+        shutil.copytree(tmp_path / "adds", tmp_path / "own" / "client")
+        programs.start("fedn", "client", "start", "-u", url, "-n", "local", "--local-package", inside="own")
+        session = programs.said(script, "")  # it is under way
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
-        up(hansa, tmp_path, int(port), int(grpc_address.rpartition(":")[2]))
-        answers = json.loads(script.stdout.readline())
-        listed = {}
-        for noun in ("client", "combiner", "model", "package", "round", "session", "status", "validation"):
-            listed[noun] = subprocess.run(
-                [fedn / "fedn", noun, "list", "-t", token], env=environment, capture_output=True, text=True, check=True
-            ).stdout
-        begun = subprocess.run(
-            [fedn / "fedn", "session", "start", "-t", token, "-n", "cli", "-r", "1", "-mc", "3"],
-            env=environment, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        up(hansa, tmp_path, port, grpc_port)
+        told = json.loads(programs.said(script, "{"))
+        there = json.loads(programs.run("python", "commands.py"))
+        known = {f"{noun} {verb}" for noun in NOUNS for verb in ("get", "list")} | STARTED | LOCAL | NOT_OURS.keys()
+        listed = {noun: programs.run("fedn", noun, "list", "-t", token, "--n_max", 2) for noun in NOUNS}
+        of_session = {
+            noun: programs.run("fedn", noun, "list", "-t", token, "-s", session)
+            for noun in ("model", "round", "status", "validation")
+        }
+        gotten = {}
+        for noun in NOUNS:
+            many = noun + ("es" if noun == "status" else "s")
+            name = told["answers"][f"{many}_get"][f"{noun}_id"]
+            gotten[noun] = programs.run("fedn", noun, "get", "-t", token, "-id", name)
+        active = programs.run("fedn", "model", "set-active", "-t", token, "-f", "seed.npz")
+        programs.run("fedn", "package", "create", "-p", "adds", "-n", "made.tgz")
+        for entry in ("build", "startup"):
+            programs.run("fedn", "run", entry, "-p", "adds", "-v")
+        for entry, made in (("train", "train.npz"), ("validate", "validate.json")):
+            files = ("-i", tmp_path / "seed.npz", "-o", tmp_path / made)
+            programs.run("fedn", "run", entry, "-p", "adds", *files, "-v")
+        begun = programs.run("fedn", "session", "start", "-t", token, "-n", "cli", "-r", 1, "-mc", 4)
     finally:
-        for each in started:
-            each.kill()
-        for each in started:
-            each.wait()
-            if each.stdout is not None:
-                each.stdout.close()
-    flaws = [flaw for name, body in answers.items() for flaw in differences(ANSWERS[name]["body"], body, name)]
-    assert [flaw for flaw in flaws if not flaw.startswith("attributes_current")] == []
+        programs.end()
+    assert told["left out"] == []
+    assert set(there) == known
+    flaws = [flaw for name, body in told["answers"].items() for flaw in differences(ANSWERS[name]["body"], body, name)]
+    assert flaws == []
     with np.load(tmp_path / "out.npz") as file:
-        assert file["0"].tolist() == pytest.approx([4 * (1 + 9 + 100) / 14] * 3, rel=1e-6)
+        assert file["0"].tolist() == pytest.approx([4 * (1 + 9 + 100 + 100) / 24] * 3, rel=1e-6)
     assert (tmp_path / "again.tgz").read_bytes() == (tmp_path / "package.tgz").read_bytes()
-    assert all("Found" in text for text in listed.values())
-    assert "started successfully" in begun.stdout + begun.stderr
+    assert {noun: text for noun, text in (listed | of_session | gotten).items() if "Found" not in text} == {}
+    assert "Error" not in active
+    assert {path.name for path in tmp_path.glob("adds/*.done")} == {"build.done", "startup.done"}
+    assert [(tmp_path / name).exists() for name in ("made.tgz", "train.npz", "validate.json")] == [True] * 3
+    assert "started successfully" in begun
+
+
+def test_a_session_goes_on_when_its_combiner_and_its_controller_are_killed(
+    hansa: Hansa, fedn: Path, tmp_path: Path
+) -> None:
+    """Each while a client trains, which hands in what it has made when they are gone, or back."""
+    server = up(hansa, tmp_path)
+    programs = Programs(tmp_path, fedn, hansa, server)
+    port, grpc_port = (int(server.facts[each].rpartition(":")[2]) for each in ("fedn_url", "fedn_grpc_address"))
+    token = hansa.json("token", "create", "north", "--role", "combiner")["token"]
+    combiner = hansa.start("combiner", "start", *server.join_options, "--json", HANSA_TOKEN=token)
+    line_with(combiner, '"connected"')
+    api = {"base_url": programs.url, "headers": {"Authorization": f"Bearer {programs.token}"}, "timeout": 30}
+    try:
+        programs.run("fedn", "model", "set-active", "-t", programs.token, "-f", "seed.npz")
+        held = programs.client("a", 1, PREFERRED="north", HOLDS="2 3")
+        programs.client("b", 3, PREFERRED="north")
+        os.mkfifo(tmp_path / "p0" / "hold")
+        programs.run("fedn", "session", "start", "-t", programs.token, "-n", "long", "-r", 4, "-mc", 2)
+        programs.said(held, "training 2")
+        with httpx.Client(**api) as client:
+            attached = {each["client_id"]: each["combiner"] for each in client.get("/api/v1/clients/").json()["result"]}
+        combiner.kill()
+        combiner.wait()
+        (tmp_path / "p0" / "hold").write_text("go on")
+        programs.said(held, "training 3")
+        server.process.kill()
+        server.process.wait()
+        server = up(hansa, tmp_path, port, grpc_port)
+        (tmp_path / "p0" / "hold").write_text("go on")
+        ended = hansa.run("session", "watch", "long", timeout=200)
+        with httpx.Client(**api) as client:
+            session = client.get("/api/v1/sessions/?name=long").json()["result"][0]
+            rounds = [
+                each["combiners"][0]["data"]["aggregation_time"]["nr_aggregated_models"]
+                for each in client.get("/api/v1/rounds/").json()["result"]
+            ]
+            model = client.get(f"/api/v1/models/{session['session_config']['model_id']}/parameters").json()["array"]
+    finally:
+        programs.end()
+    assert attached == {"a": "north", "b": "north"}
+    assert session["status"] == "Finished", ended.stdout + ended.stderr
+    fourth, third, second, first = rounds
+    assert (fourth, third, first) == (2, 2, 2)
+    assert second in {1, 2}  # what was summed at the combiner is gone with it, unless its client is back in time
+    assert model[0] == pytest.approx([sum(2.5 if many == 2 else 1 for many in rounds)] * 3, rel=1e-6)
+
+
+def test_clients_verify_a_server_by_tls_and_send_it_their_tokens(hansa: Hansa, fedn: Path, tmp_path: Path) -> None:
+    """As FEDn's clients do it: at port 443, against the system's authorities, or one that is named, and then untold."""
+    with closing(socket.socket()) as probe:
+        try:
+            probe.bind(("127.0.0.1", 443))
+        except OSError as error:
+            pytest.skip(f"FEDn's clients speak TLS at port 443 alone, which cannot be had here: {error}")
+    authority = Authority.new()
+    shown = authority.certify(["localhost", "127.0.0.1"])
+    for name, text in (("ca.pem", authority.certificate), ("chain.pem", shown.chain), ("key.pem", shown.key)):
+        (tmp_path / name).write_text(text)
+    hansa.environment |= {
+        "HANSA_TLS_CERT": str(tmp_path / "chain.pem"), "HANSA_TLS_KEY": str(tmp_path / "key.pem"),
+        "HANSA_FEDN_TLS": "on", "HANSA_FEDN_WEAK": "calls", "HANSA_FEDN_ADVERTISE": "localhost:443",
+        "HANSA_HOST": "127.0.0.1",
+    }  # fmt: skip
+    server = up(hansa, tmp_path, grpc=443)
+    hansa.environment["HANSA_CA"] = str(tmp_path / "ca.pem")
+    programs = Programs(tmp_path, fedn, hansa, server)
+    authorities = {"REQUESTS_CA_BUNDLE": str(tmp_path / "ca.pem")}
+    programs.environment |= authorities
+    roots = {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(tmp_path / "ca.pem")}
+    named = {"FEDN_GRPC_ROOT_CERT_PATH": str(tmp_path / "ca.pem")}
+    try:
+        programs.run("fedn", "model", "set-active", "-t", programs.token, "-f", "seed.npz")
+        for name, amount, way in (("a", 1, roots), ("b", 3, named)):
+            token = hansa.json("token", "create", name)["token"]
+            programs.client(name, amount, TOKEN=token, **way)
+        doubting = programs.start("python", tmp_path / "client.py", f"{programs.url}/", "c", 1, REQUESTS_CA_BUNDLE="")
+        verify = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        headers = {"Authorization": f"Bearer {programs.token}"}
+        with httpx.Client(base_url=programs.url, headers=headers, verify=verify, timeout=30) as client:
+            while client.get("/api/v1/clients/count?status=online").json() < 2:
+                time.sleep(0.1)
+        programs.run("fedn", "session", "start", "-t", programs.token, "-n", "secure", "-r", 2, "-mc", 2)
+        hansa.run("session", "watch", "secure", timeout=200)
+        with httpx.Client(base_url=programs.url, headers=headers, verify=verify, timeout=30) as client:
+            session = client.get("/api/v1/sessions/?name=secure").json()["result"][0]
+            clients = client.get("/api/v1/clients/").json()["result"]
+        assert doubting.wait(60) != 0
+    finally:
+        programs.end()
+    assert session["status"] == "Finished"
+    assert {each["client_id"] for each in clients} == {"a", "b"}

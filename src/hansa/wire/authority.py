@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hansa.errors import InputError
-from hansa.wire.tls import Certificate, fingerprint
+from hansa.wire.tls import CONTROLLER, Certificate, fingerprint
 
 __all__ = ["Authority", "check", "expires_at", "new_request"]
 
@@ -96,6 +96,18 @@ def expires_at(chain: str) -> float:
         return _read(chain).not_valid_after_utc.timestamp()
     except ValueError as error:
         raise InputError(f"this is no certificate in PEM: {error}") from error
+
+
+def name_in(chain: str) -> str:
+    """A name that the first certificate of a chain (PEM) is made out to; raises `InputError` where there is none."""
+    try:
+        names = _read(chain).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise InputError(f"the certificate is made out to no host: {error}") from error
+    found = [str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)]
+    if not found:
+        raise InputError("the certificate is made out to no host's name and to no address")
+    return found[0].replace("*", CONTROLLER)
 
 
 def check(certificate: Certificate) -> None:

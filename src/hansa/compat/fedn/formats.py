@@ -68,7 +68,10 @@ def write_model(model: Arrays, helper: Helper, file: IO[bytes]) -> None:
 
 def read_model(file: IO[bytes], helper: Helper, limit: int) -> Arrays:
     """A model that somebody uploads: its tensors are called by their places, from "0". limit: bytes of all tensors."""
-    return Arrays({str(place): array for place, array in enumerate(helper.load(file, limit))})
+    read = Arrays({str(place): array for place, array in enumerate(helper.load(file, limit))})
+    if not read.nbytes:
+        raise InputError("the file holds no number: it is no model")
+    return read
 
 
 def read_update(file: IO[bytes], helper: Helper, model: Arrays) -> Arrays:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -39,6 +40,10 @@ _LONGEST: Final = 256
 _ATTRIBUTES: Final = 48
 """That a client may have as labels."""
 _OUR_LABELS: Final = "fedn."
+_TOLD: Final = 600
+"""Documents that a client may tell in a minute: statuses, validations and attributes."""
+_TEXT: Final = 64 << 10
+"""Characters of a text in one."""
 _PREDICTING: Final = 600.0
 """Seconds that clients have for a prediction."""
 _AS_FLOAT64: Final = 8
@@ -91,6 +96,9 @@ class Gateway:
         self._guests: dict[str, Guest] = {}
         """By client id."""
         self._adding = asyncio.Lock()
+        self._minute = 0
+        self._told: Counter[str] = Counter()
+        """Documents by client id, in this minute."""
         self._sent_away: set[str] = set()
         """Client ids of those that were deleted since this server began: they are not added again by themselves."""
         self.notes = Notes(controller.store, project)
@@ -102,7 +110,9 @@ class Gateway:
         self.notes.open()
         await self.numbers.open()
         for member in await asyncio.to_thread(self._remembered):
-            self._guests[member.client_id] = self._guest(member)
+            guest = self._guests[member.client_id] = self._guest(member)
+            if await asyncio.to_thread(guest.has_learned):
+                guest.return_early()
         self._watching = asyncio.create_task(self._watch())
 
     async def aclose(self) -> None:
@@ -282,9 +292,21 @@ class Gateway:
         return guest.answer(Answer(model, metrics), None, Kind.EVALUATE)
 
     def note(self, kind: str, guest: Guest, document: Mapping[str, Any]) -> None:
-        """Something that a client tells. kind: status, validation or attribute."""
+        """Something that a client tells. kind: status, validation or attribute. What is too much is left out."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            self._minute, self._told = minute, Counter()
+        self._told[guest.member.client_id] += 1
+        if self._told[guest.member.client_id] > _TOLD:
+            if self._told[guest.member.client_id] == _TOLD + 1:
+                _log.warning("a client tells too much; left out", client=guest.member.node, a_minute=_TOLD)
+            return
         sender = {"name": guest.member.name, "role": "CLIENT", "client_id": guest.member.client_id}
-        told = {"sender": sender, **{key: value for key, value in document.items() if key != "sender"}}
+        rest = {key: value for key, value in document.items() if key != "sender"}
+        told = {
+            "sender": sender,
+            **{key: value[:_TEXT] if isinstance(value, str) else value for key, value in rest.items()},
+        }
         session = str(document.get("session_id", ""))
         self.notes.tell(kind, told, session=session if session in self.numbers.sessions else "")
 

@@ -16,6 +16,9 @@ __all__ = ["Graph"]
 
 _LISTED: Final = 'limit: Int = 25, skip: Int = 0, sortKey: String = "committed_at", sortOrder: String = "desc"'
 _DEEPEST: Final = 8
+_LISTS: Final = 2000
+_OBJECTS: Final = 20_000
+"""That one query may make: its types link to each other, so that each level multiplies."""
 _LONGEST: Final = 20_000
 """Characters of a query."""
 
@@ -84,6 +87,8 @@ class _Roots:
 
     def __init__(self, found: Mapping[str, list[Document]]) -> None:
         self._found = found
+        self._lists = self._objects = 0
+        """That were made for this query."""
 
     def query(self) -> dict[str, Any]:
         one = {"session": "sessions", "model": "models", "validation": "validations", "status": "statuses"}
@@ -100,6 +105,9 @@ class _Roots:
         return None
 
     def _many(self, collection: str, where: Mapping[str, Any], _info: Any, **asked: Any) -> list[dict[str, Any]]:
+        self._lists += 1
+        if self._lists > _LISTS:
+            raise GraphQLError(f"a query may have {_LISTS:,} lists: ask for less at once")
         headers = {
             "x-limit": str(asked.get("limit") or ""),
             "x-skip": str(asked.get("skip") or ""),
@@ -108,6 +116,9 @@ class _Roots:
         }
         named = {key: asked[key] for key in ("name", "sessionId", "session_id") if asked.get(key) is not None}
         _, found = select(self._found.get(collection, []), Asked.of({**where, **named}, headers))
+        self._objects += len(found)
+        if self._objects > _OBJECTS:
+            raise GraphQLError(f"a query may have {_OBJECTS:,} objects: ask for less at once")
         return [self._linked(collection, each) for each in found]
 
     def _linked(self, collection: str, document: Document) -> dict[str, Any]:

@@ -183,6 +183,15 @@ class Guest:
         if self._agent is not None:
             self._agent.report(values)
 
+    def has_learned(self) -> bool:
+        """Whether its agent has kept updates of which it was not told what became."""
+        return any((self._work / "outbox").glob("[!.]*"))
+
+    def return_early(self) -> None:
+        """This server was away: what the client had handed in before is offered, and the client has time to come."""
+        self._heard = asyncio.get_running_loop().time()
+        self.arrive()
+
     # ── its agent ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def arrive(self) -> None:

@@ -22,6 +22,7 @@ _OPERATORS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "ne": lambda a, b: a != b,
     "eq": lambda a, b: a == b,
 }
+_DIGITS: Final = 18
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -91,7 +92,10 @@ def _holds(value: Any, operator: str, wanted: Any) -> bool:
     if isinstance(wanted, list):
         return any(_holds(value, operator, each) for each in wanted)
     try:
-        return _OPERATORS[operator](*_alike(value, wanted))
+        here, there = _alike(value, wanted)
+        if operator not in {"eq", "ne"} and _is_number(here) and _is_number(there):
+            here, there = int(here), int(there)  # ids of rounds are numbers, as text
+        return _OPERATORS[operator](here, there)
     except TypeError:
         return False
 
@@ -110,6 +114,10 @@ def _alike(value: Any, wanted: Any) -> tuple[Any, Any]:
         except ValueError:
             return value, wanted
     return (value if value is None or isinstance(value, str) else str(value)), str(wanted)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS
 
 
 def _time(text: str) -> datetime:

@@ -14,7 +14,7 @@ from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.run import names
 from hansa.store.records import SessionRecord, SessionState
 
-__all__ = ["Sessions"]
+__all__ = ["NO_SPLIT_LEARNING", "Sessions"]
 
 _REQUIRED: Final = (
     "aggregator",
@@ -30,6 +30,11 @@ _KEPT: Final = (*_REQUIRED, "aggregator_kwargs", "requested_clients", "rounds", 
 _OPTIMIZERS: Final = {"adam": "fedadam", "yogi": "fedyogi", "adagrad": "fedadagrad"}
 _FEDOPT: Final = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.99, "tau": 1e-4}
 """The defaults of FEDn's server optimisers, which are not hansa's."""
+_SPLIT: Final = frozenset({"splitlearningagg", "splitlearninghelper"})
+NO_SPLIT_LEARNING: Final = (
+    "split learning of FEDn's clients is not served here: parties run it as a program, "
+    "see docs/how-to/split-and-vertical.md"
+)
 _RANGE_BITS: Final = 10
 """A value may change by 1,024 times its tensor's scale: FEDn's scripts were never told that there is a bound."""
 _LEASE: Final = 20.0
@@ -50,6 +55,8 @@ class Sessions:
         config = told.get("session_config")
         if not isinstance(config, Mapping):
             raise InputError("Class 'SessionDTO' is missing field session_config")
+        if _SPLIT & {str(config.get("aggregator")), str(config.get("helper_type"))}:
+            raise InputError(NO_SPLIT_LEARNING)
         for field in _REQUIRED:
             if config.get(field) is None:
                 raise InputError(f"Class 'SessionConfigDTO' is missing field {field}")

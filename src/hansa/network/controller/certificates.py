@@ -14,7 +14,7 @@ import structlog
 from hansa.network.certificates import client_roots, shown_from_files
 from hansa.settings import Settings
 from hansa.store.disk import explained, write_whole
-from hansa.wire.authority import Authority, expires_at
+from hansa.wire.authority import Authority, expires_at, name_in
 from hansa.wire.service import Shown
 from hansa.wire.tls import CONTROLLER, WORLD, Certificate, Scheme, Trust
 
@@ -66,6 +66,18 @@ class Secured:
     def trust(self) -> Trust:
         """How nodes know the controller, unless an operator's certificate is of an authority of his own."""
         return Trust(fingerprint=self.authority.fingerprint) if self.pinned and self.authority is not None else WORLD
+
+    @property
+    def own_trust(self) -> Trust:
+        """How this process itself knows its own port: by what is shown there, whoever has signed it."""
+        if self.pinned or self.shown is None:
+            return self.trust
+        chain = self.shown.certificate().chain
+        return Trust(roots=chain, name=name_in(chain))
+
+    def own_address(self, address: str) -> str:
+        """Its own port as this process dials it: not through what may be before it."""
+        return f"{Scheme.PLAIN}://{address}" if self.shown is None else self.scheme_of(address)
 
     def scheme_of(self, address: str) -> str:
         """An address with the scheme that it is dialled with."""

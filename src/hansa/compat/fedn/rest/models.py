@@ -124,7 +124,8 @@ class ModelRoutes:
                 while piece := file.read(SMALL):
                     yield piece
 
-        headers = {"Content-Disposition": f"attachment; filename={model}"}
+        size = os.fstat(file.fileno()).st_size
+        headers = {"Content-Disposition": f"attachment; filename={model}", "Content-Length": str(size)}
         return StreamingResponse(pieces(), media_type="application/octet-stream", headers=headers)
 
     async def _parameters(self, request: Request) -> Response:

@@ -11,7 +11,7 @@ from hansa.compat.fedn.formats import NUMPY
 from hansa.compat.fedn.gateway import Gateway
 from hansa.compat.fedn.graphql import Graph
 from hansa.compat.fedn.rest.exchange import Way, answer, read_object
-from hansa.compat.fedn.sessions import Sessions
+from hansa.compat.fedn.sessions import NO_SPLIT_LEARNING, Sessions
 from hansa.errors import InputError
 
 __all__ = ["SessionRoutes"]
@@ -79,4 +79,4 @@ class SessionRoutes:
 
 
 async def _no_split_learning(_: Request) -> Response:
-    raise InputError("split learning runs as a program of parties here: see docs/how-to/split-and-vertical.md")
+    raise InputError(NO_SPLIT_LEARNING)
