@@ -24,6 +24,7 @@ from hansa.distributed import (
     pushsum,
     ring,
     run,
+    secure_fedavg,
     split_learning,
     splitfed,
     star,
@@ -64,6 +65,7 @@ def runs() -> Iterator[tuple[str, Outcome]]:
     yield "hierarchical", run(hierarchical(app, rounds=2, inner_rounds=2), hierarchy([2, 3]), seed=1)
     yield "split learning", run(split_learning(PARTS, share, rounds=2, batch_size=8), wheel(4), seed=1)
     yield "splitfed", run(splitfed(PARTS, share, rounds=2, batch_size=8), hubs(2, 5), seed=1)
+    yield "secure averaging", run(secure_fedavg(app, rounds=2), star(5), seed=1)
     parts = vertical_mlp_parts([(2, 4)] * 3, (12, 3), learning_rate=0.1)
     yield "vertical", run(vertical(parts, records, salt=b"0" * 16, epochs=2, batch_size=8), star(3), seed=1)
 

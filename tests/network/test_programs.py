@@ -23,6 +23,7 @@ from hansa.network.entrance import Entrance
 from hansa.programs.encoding import encode
 from hansa.programs.ending import load, numbers
 from hansa.run import check_program
+from hansa.simulation import simulate
 from hansa.store.ports import Query
 from hansa.store.records import ModelRecord, SessionRecord, SessionState
 from hansa.wire import channel, chunks
@@ -141,6 +142,44 @@ Y = (X[:, 0] > 0).astype(np.float32)
 def program(parties):
     trees = XGBoostTrees({"objective": "binary:logistic", "max_depth": 2})
     return bagging(trees, lambda client: (X[client.index :: 2], Y[client.index :: 2]), rounds=3), star(parties)
+"""
+
+SECURE = """
+import os
+import pathlib
+import time
+
+import numpy as np
+import hansa
+from hansa.distributed import secure_fedavg, star
+
+app = hansa.App()
+GATE = pathlib.Path("GATE")
+
+
+@app.model
+def model(rng):
+    return {"w": rng.normal(size=3)}
+
+
+@app.data
+def data(client):
+    return np.random.default_rng(client.index).normal(size=3)
+
+
+@app.train
+def train(model, task):
+    if task.client.index == 1 and task.round == 2 and GATE.exists():
+        GATE.with_suffix(".pid").write_text(str(os.getpid()))
+        GATE.with_suffix(".reached").touch()
+        while GATE.exists():
+            time.sleep(0.01)
+    return hansa.Update({"w": model["w"] + 0.5 * (task.data - model["w"])}, 1 + task.client.index)
+
+
+@app.program
+def program(parties):
+    return secure_fedavg(app, rounds=3), star(parties)
 """
 
 TALK = """
@@ -296,6 +335,37 @@ async def test_trees_are_grown_to_the_bits_of_one_process(tmp_path: Path) -> Non
         session = await made.run(app, spec)
         assert session.state is SessionState.FINISHED, session.cause
         assert [encode(left(made, session, name)) for name in spec.parties] == list(map(encode, in_process(app, spec)))
+
+
+async def test_a_server_that_averages_securely_ends_with_the_bits_of_fedavg(tmp_path: Path) -> None:
+    app = written(tmp_path / "app", SECURE)
+    spec = RunSpec(name="secure", seed=4, parties=("central", "a", "b", "c"), rules=RULES)
+    async with federation(tmp_path) as made:
+        await joined(made, spec.parties[1:])
+        session = await made.run(app, spec)
+        assert session.state is SessionState.FINISHED, session.cause
+        plain = simulate(load_app(app), clients=3, rounds=3, seed=4, progress=False)
+        assert [left(made, session, name).model for name in "abc"] == [plain.model] * 3
+        file = await beside_the_server(made, f"secure-{session.id}")
+        assert file == encode(Model(plain.model))[-len(file) :]
+
+
+async def test_a_party_that_is_killed_has_other_secrets_and_ends_a_secure_session(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    app = written(tmp_path / "app", SECURE.replace('GATE")', f'{gate}")'))
+    spec = RunSpec(seed=4, parties=("central", "a", "b", "c"), rules=RULES)
+    async with federation(tmp_path) as made:
+        await joined(made, spec.parties[1:])
+        session = await made.start(app, spec)
+        await appears(gate.with_suffix(".reached"))
+        await made.leave("b")  # its worker process is killed with it
+        await made.gone("b")
+        gate.unlink()
+        await made.client("b")
+        failed = await made.end(session)
+        assert failed.state is SessionState.FAILED
+        assert "party 2 (b) was run again and sent party 0 (central) another letter than before" in failed.cause
 
 
 async def test_large_letters_arrive_whole(talk: Path, tmp_path: Path) -> None:
