@@ -231,7 +231,8 @@ class Gate:
     """A TCP way to a port, on a port of its own: while it is closed, connections are refused and none is left."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
+        """The port that new connections lead to."""
         self.port = 0
         self.up = self.down = 0
         """Bytes to the target and from it."""
@@ -256,7 +257,7 @@ class Gate:
         assert way is not None
         self._ways.add(way)
         with suppress(ConnectionError, asyncio.CancelledError):
-            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+            there, back = await asyncio.open_connection("127.0.0.1", self.target)
             try:
                 await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer, up=False))
             finally:

@@ -20,6 +20,7 @@ PLACEHOLDERS = {
     "name": "x",
     "token": "x",
     "user": "nobody",
+    "path": "app.py",
     "prediction": "5d41402abc4b",
 }
 

@@ -304,6 +304,14 @@ class _Leases:
         await self._disk.after("lease")
         return True
 
+    async def await_turn(self, name: str, holder: str, lease: float) -> None:
+        """From now on."""
+        self._rows[f"{name}/{holder}"] = 0, holder, _clock() + lease
+
+    async def leave_queue(self, name: str, holder: str) -> None:
+        """Now."""
+        self._rows.pop(f"{name}/{holder}", None)
+
     async def give_up(self, name: str, epoch: int) -> None:
         """Now."""
         await self._disk.before("lease")
@@ -337,6 +345,14 @@ class MemoryStore:
     def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:
         """A claim by a lease that this database counts: the code that does it over PostgreSQL."""
         return LeaseLeadership(_Leases(self.database, self._disk), name, lease)
+
+    async def replicas(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Who leads, and who waits."""
+        rows = self.database.leases
+        waiting = sorted(
+            who for key, (_, who, until) in rows.items() if key.startswith(f"{name}/") and until > _clock()
+        )
+        return rows.get(name, (0, "", 0.0))[1], tuple(waiting)
 
     def fenced(self, leadership: Leadership) -> "MemoryStore":
         """The same store for the writes of a leader."""

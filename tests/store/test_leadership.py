@@ -1,7 +1,9 @@
 """One leader for each database: who may lead, who takes over, and what a former leader can still do."""
 
 import asyncio
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -158,6 +160,26 @@ async def test_a_killed_leader_is_followed_by_the_one_that_waits(store: Metadata
     assert leadership.epoch == 2
     await store.fenced(leadership).put(a_session())
     await leadership.release()
+
+
+async def test_who_waits_to_lead_is_known_while_it_waits_and_no_longer(reopened: Reopened):
+    first, second = await reopened(), await reopened()
+    leading = first.leadership("controller")
+    await leading.acquire()
+    me = f"process {os.getpid()} on {socket.gethostname()}"
+    assert await first.replicas("controller") == (me, ())
+
+    following = second.leadership("controller")
+    waiting = asyncio.create_task(following.acquire())
+    async with asyncio.timeout(20):
+        while await first.replicas("controller") != (me, (me,)):  # noqa: ASYNC110 - nobody is told of another's row
+            await asyncio.sleep(0)
+    assert await first.replicas("another") == ("", ())
+    await leading.release()
+    await waiting
+
+    assert await second.replicas("controller") == (me, ())
+    await following.release()
 
 
 # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -80,7 +80,8 @@ class Studied(Served):
 
     def fill(self, place: str) -> str:
         """A path with the ids that it names."""
-        return place.format(session=self.session.id, other=self.other.id, model=self.session.model)
+        session = self.session
+        return place.format(session=session.id, other=self.other.id, model=session.model, package=session.package)
 
     def code(self, name: str = "root") -> str:
         """That signs a person in, who is a site administrator by default."""

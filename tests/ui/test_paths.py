@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,15 @@ from browser import Visit, visit
 from playwright.sync_api import Browser, expect
 from studied import APP, Studied
 
-from hansa.messages import ClientInfo
+from hansa.messages import ClientInfo, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
+from hansa.network.client.approvals import Approvals
+from hansa.network.client.policy import SitePolicy
 from hansa.network.client.site import Site
+from hansa.packages.package import read, signed
+from hansa.packages.signature import new_key, read_key
 from hansa.run import names
-from hansa.store.records import SessionRecord
+from hansa.store.records import SessionRecord, SessionState
 
 
 @pytest.fixture
@@ -164,6 +169,49 @@ def test_a_name_that_is_markup_is_text(visitor: Visit, studied: Studied) -> None
     visitor.expected = ()
     assert page.title() != "taken"
     assert page.locator("main script, main img").count() == 0
+
+
+def test_a_third_party_reads_a_package_signs_it_and_brings_it_back(
+    visitor: Visit, studied: Studied, tmp_path: Path
+) -> None:
+    page = visitor.open(studied.fill("p/default/packages/{package}"))
+    expect(page.locator(".title .pill")).to_have_text("not signed")
+    page.get_by_role("button", name="wards.py").click()
+    expect(page.get_by_role("dialog").locator("pre")).to_contain_text("def initial_model(rng):")
+    visitor.flawless()
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download", exact=True).click()
+    archive = Path(download.value.path()).read_bytes()
+    new_key(tmp_path / "key.pem")
+    key = read_key(tmp_path / "key.pem")
+    page.get_by_label("The signed package").set_input_files({
+        "name": "wards.hansa", "mimeType": "application/zip", "buffer": signed(archive, key),
+    })  # fmt: skip
+    expect(page.locator(".title .pill")).to_have_text("signed")
+    assert page.url != f"{visitor.url}/ui/{studied.fill('p/default/packages/{package}')}"
+    policy = tomllib.loads(page.locator(".command pre").first.inner_text())
+    package = read(archive)
+    assert policy == {"code": {"digests": [package.digest]}}
+    expect(page.locator(".command pre").first).to_contain_text(str(read(signed(archive, key)).signer()))
+    visitor.sound()
+
+
+def test_a_session_that_a_site_must_approve_says_where_and_how(visitor: Visit, studied: Studied) -> None:
+    studied.run(studied.nodes.client("careful", policy=SitePolicy(approval=True)))
+    rules = RoundRules(min_clients=1, quorum=1, deadline=120, only=("careful",))
+    spec = RunSpec(name="asked", rounds=1, rules=rules)
+    session = studied.run(studied.nodes.start(studied.app, spec))
+    page = visitor.open("p/default/packages")
+    row = page.get_by_role("region", name="Clients that wait for an approval").locator("tbody tr")
+    expect(row).to_contain_text("careful")
+    expect(row).to_contain_text(f"hansa client approve {session.id} --work FOLDER")
+    visitor.flawless()
+    Approvals(studied.folder / "careful").say(session.id, approved=True)
+    assert studied.run(studied.nodes.end(session)).state is SessionState.FINISHED
+    expect(row).to_have_count(0)
+    studied.run(studied.nodes.leave("careful"))
+    visitor.sound()
 
 
 def test_a_viewer_is_offered_nothing_that_they_may_not(browser: Browser, studied: Studied) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "Curve",
     "Curves",
     "DeviceState",
+    "Failing",
     "InitialModel",
     "Installed",
     "IssuedToken",
@@ -26,9 +27,11 @@ __all__ = [
     "Option",
     "Place",
     "ProjectQuota",
+    "Replica",
     "RoundColumns",
     "ServerInfo",
     "Spread",
+    "SystemState",
     "Topology",
     "User",
     "Waiting",
@@ -283,3 +286,53 @@ class Waiting:
     """For a person."""
     phase: Why | None
     """The phase under way; None when the session does not run, or is between phases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A server over the installation's database."""
+
+    name: str
+    """As it calls itself: its process and its host."""
+    leads: bool
+    """Whether it serves; else it waits to take over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A node that has failed lately, or is away."""
+
+    project: str
+    node: str
+    role: Role
+    connected: bool
+    failures: int
+    """In the last hour."""
+    last_at: float
+    """When it failed last, or was seen last."""
+    cause: str
+    """Of the newest failure, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemState:
+    """How the installation is: what its operator looks at."""
+
+    replicas: tuple[Replica, ...]
+    window: float
+    """Seconds that `rounds` and `updates` are of."""
+    rounds: int
+    """Committed in the window, in all projects."""
+    updates: int
+    """Accepted in these rounds."""
+    stored: int
+    """Bytes of models, states and packages of all projects."""
+    disk_free: int
+    """Bytes that the disk of the server's data folder has left."""
+    disk_size: int
+    streams: int
+    """Event streams that are open."""
+    lag: float | None
+    """Seconds from an event to its being told, the longest of the newest hundred; None: nobody was told one yet."""
+    failing: tuple[Failing, ...]
+    """Nodes that failed within the last hour or went away within the last day, the newest first."""

@@ -84,7 +84,7 @@ def create_app(
     }
     common: dict[str, Any] = {"dependencies": [Depends(bearer)], "responses": responses}
     for tag, prefix, routes in (
-        ("server", "", ServerRoutes(controller, cursors, ca)),
+        ("server", "", ServerRoutes(controller, cursors, ca, bounds.spool)),
         ("sessions", _PROJECT, SessionRoutes(controller, cursors, bounds, apps)),
         ("apps", _PROJECT, AppRoutes(controller, apps)),
         ("models", _PROJECT, ModelRoutes(controller, cursors, bounds)),

@@ -18,6 +18,7 @@ __all__ = [
     "ContributionShape",
     "CurvesShape",
     "EventShape",
+    "FailingShape",
     "InitialModelShape",
     "InstalledShape",
     "IssuedTokenShape",
@@ -28,17 +29,21 @@ __all__ = [
     "MetricShape",
     "ModelShape",
     "NodeShape",
+    "PackageContentsShape",
     "PackageShape",
+    "PackedFileShape",
     "ProblemShape",
     "ProjectQuotaShape",
     "ProjectShape",
     "PruneReportShape",
+    "ReplicaShape",
     "RoundShape",
     "SampleShape",
     "ServerInfoShape",
     "SessionShape",
     "Shape",
     "SpreadShape",
+    "SystemStateShape",
     "TokenShape",
     "TopologyShape",
     "UserShape",
@@ -392,6 +397,33 @@ class PackageShape(Shape):
     created_at: float
 
 
+class PackedFileShape(Shape):
+    """A file of a package."""
+
+    size: int
+    """Bytes."""
+    blake3: str = Field(examples=[DIGEST])
+    executable: bool
+
+
+class PackageContentsShape(Shape):
+    """What a package holds, who has signed it, and what a client would start."""
+
+    id: str = Field(examples=[DIGEST])
+    """blake3 of the archive."""
+    digest: str = Field(examples=[DIGEST])
+    """blake3 of the manifest: what is signed, and what a data owner allows."""
+    name: str
+    signer: str | None = Field(examples=["ed25519:" + "3d" * 32])
+    """The public key of who signed it; null: nobody has."""
+    runs: list[str]
+    """A line for each thing that a client would start."""
+    requirements: list[str]
+    """Names and versions that a client would install."""
+    files: dict[str, PackedFileShape]
+    """By their paths."""
+
+
 class TokenShape(Shape):
     """A token that was issued; the token itself is not kept."""
 
@@ -527,6 +559,52 @@ class ServerInfoShape(Shape):
     """Connected now, in the projects that the caller knows."""
     ca: str = Field(examples=["sha256:" + "0f" * 32])
     """Fingerprint of the authority by which nodes know the server; empty: by one that the world believes."""
+
+
+class ReplicaShape(Shape):
+    """A server over the installation's database."""
+
+    name: str = Field(examples=["process 812 on north-1"])
+    leads: bool
+    """Whether it serves; else it waits to take over."""
+
+
+class FailingShape(Shape):
+    """A node that has failed lately, or is away."""
+
+    project: str
+    node: str = Field(examples=["hospital-north"])
+    role: Role
+    connected: bool
+    failures: int
+    """In the last hour."""
+    last_at: float
+    """When it failed last, or was seen last."""
+    cause: str
+    """Of the newest failure, for a person."""
+
+
+class SystemStateShape(Shape):
+    """How the installation is: what its operator looks at."""
+
+    replicas: list[ReplicaShape]
+    window: float
+    """Seconds that `rounds` and `updates` are of."""
+    rounds: int
+    """Committed in the window, in all projects."""
+    updates: int
+    """Accepted in these rounds."""
+    stored: int
+    """Bytes of models, states and packages of all projects."""
+    disk_free: int
+    """Bytes that the disk of the server's data folder has left."""
+    disk_size: int
+    streams: int
+    """Event streams that are open."""
+    lag: float | None
+    """Seconds from an event to its being told, the longest of the newest hundred; null: nobody was told one yet."""
+    failing: list[FailingShape]
+    """Nodes that failed within the last hour or went away within the last day, the newest first."""
 
 
 class OptionShape(Shape):

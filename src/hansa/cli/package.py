@@ -11,7 +11,7 @@ from hansa.cli.output import print_json, print_table, relative, say, size, when
 if TYPE_CHECKING:
     from hansa.packages.package import Package
 
-__all__ = ["commands", "described", "print_package"]
+__all__ = ["commands", "print_package"]
 
 commands = typer.Typer(no_args_is_help=True, help="Packages: user code that sessions ship to clients.")
 
@@ -109,7 +109,7 @@ def inspect(file: PackageFile, *, as_json: Json = False) -> None:
     """Show what a package holds, who has signed it, and what would run. Nothing of it is run."""
     from hansa.packages.package import read as opened
 
-    print_package(described(opened(_bytes(file))), as_json=as_json)
+    print_package(opened(_bytes(file)).described(), as_json=as_json)
 
 
 @commands.command()
@@ -141,24 +141,8 @@ def delete(
         say(f"Package {gone.id[:12]} ({gone.name}, {size(gone.size)}) is deleted.")
 
 
-def described(package: "Package") -> dict[str, Any]:
-    """What a package is, for `inspect`, as plain values. Raises `AppError` for a signature that does not hold."""
-    return {
-        "name": package.manifest.name,
-        "digest": package.digest,
-        "id": package.id,
-        "signer": package.signer(),
-        "runs": _what_runs(package),
-        "requirements": list(package.requirements),
-        "files": {
-            name: {"size": packed.size, "blake3": packed.blake3, "executable": packed.executable}
-            for name, packed in sorted(package.manifest.files.items())
-        },
-    }
-
-
 def print_package(description: dict[str, Any], *, as_json: bool) -> None:
-    """Print what `described` found."""
+    """Print what `Package.described` says."""
     if as_json:
         print_json(description)
         return
@@ -174,21 +158,6 @@ def print_package(description: dict[str, Any], *, as_json: bool) -> None:
     for label, text in rows:
         say(f"{label if label != before else '':<9}  {_printable(text)}")
         before = label
-
-
-def _what_runs(package: "Package") -> list[str]:
-    """A line for each thing that a client would start."""
-    import shlex
-    import tempfile
-
-    from hansa.training.command import read_toml
-
-    entry = package.manifest.entry
-    if entry.endswith(".py"):
-        return [f"Python imports {entry}, and calls the functions that it gives to its hansa.App"]
-    with tempfile.TemporaryDirectory(prefix="hansa-inspect-") as folder:
-        app = read_toml(package.unpack(Path(folder)))
-    return [f"{name}: {shlex.join(arguments)}" for name, arguments in app.commands.items()]
 
 
 def _printable(text: str) -> str:

@@ -8,7 +8,7 @@ import typer
 from hansa.cli.joining import Work, work_folder
 from hansa.cli.options import Json, expand
 from hansa.cli.output import counted, print_json, say, size
-from hansa.cli.package import described, print_package
+from hansa.cli.package import print_package
 
 if TYPE_CHECKING:
     from hansa.messages import ClientInfo
@@ -61,7 +61,7 @@ def inspect(*, work: Work = None, site: SiteFile = None, as_json: Json = False) 
     packages: list[dict[str, Any]] = []
     for file in sorted((folder / "packages").glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime):
         try:
-            packages.append(described(opened(file.read_bytes())))
+            packages.append(opened(file.read_bytes()).described())
         except HansaError as error:
             packages.append({"id": file.stem, "refused": str(error)})
     waiting = Approvals(folder).open_requests()

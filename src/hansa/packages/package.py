@@ -1,10 +1,12 @@
 """Packages: built by whoever writes an app, opened and unpacked by whoever is to run it."""
 
+import shlex
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from blake3 import blake3
 
@@ -17,6 +19,7 @@ from hansa.packages.manifest import MANIFEST, REQUIREMENTS, Manifest, Packed
 from hansa.packages.requirements import check_lock
 from hansa.packages.signature import SIGNATURE, Signature, sign
 from hansa.store.disk import explained
+from hansa.training.command import read_toml
 
 __all__ = ["SUFFIX", "Package", "build", "package_name", "read", "signed"]
 
@@ -49,6 +52,33 @@ class Package:
         Raises `AppError` for a signature that does not hold.
         """
         return self.signature.verify(self.digest) if self.signature is not None else None
+
+    def runs(self) -> list[str]:
+        """A line for each thing that a client would start; nothing of it is started here.
+
+        Raises `AppError` for commands that cannot be read.
+        """
+        entry = self.manifest.entry
+        if entry.endswith(".py"):
+            return [f"Python imports {entry}, and calls the functions that it gives to its hansa.App"]
+        with tempfile.TemporaryDirectory(prefix="hansa-inspect-") as folder:
+            app = read_toml(self.unpack(Path(folder)))
+        return [f"{name}: {shlex.join(arguments)}" for name, arguments in app.commands.items()]
+
+    def described(self) -> dict[str, Any]:
+        """What it holds, who has signed it and what would run, as plain values; raises `AppError`, as `signer`."""
+        return {
+            "name": self.manifest.name,
+            "digest": self.digest,
+            "id": self.id,
+            "signer": self.signer(),
+            "runs": self.runs(),
+            "requirements": list(self.requirements),
+            "files": {
+                name: {"size": packed.size, "blake3": packed.blake3, "executable": packed.executable}
+                for name, packed in sorted(self.manifest.files.items())
+            },
+        }
 
     def unpack(self, folder: Path) -> Path:
         """Write the files into a folder and return the app's path in it; raises `StorageError`."""

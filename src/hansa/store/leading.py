@@ -7,6 +7,7 @@ go by the kernel when the process ends, however it ends; one that is only stoppe
 
 import asyncio
 import fcntl
+import math
 import os
 import re
 import socket
@@ -21,14 +22,26 @@ from typing import Any, Final, Protocol, Self, TextIO
 from hansa.errors import ConflictError, HansaError, InputError
 from hansa.store.disk import explained
 
-__all__ = ["LeaseLeadership", "Leases", "LockLeadership"]
+__all__ = ["LeaseLeadership", "Leases", "LockLeadership", "Queue"]
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _POLL: Final = 0.25
 """Seconds between two tries of a candidate."""
+_TOLD: Final = 3.0
+"""Seconds for which a candidate is known to wait that says nothing more; it says so three times in them."""
 
 
-class Leases(Protocol):
+class Queue(Protocol):
+    """Where candidates say that they wait; each call is one transaction."""
+
+    async def await_turn(self, name: str, holder: str, lease: float) -> None:
+        """Be known to wait for `lease` seconds from now."""
+
+    async def leave_queue(self, name: str, holder: str) -> None:
+        """Wait no more."""
+
+
+class Leases(Queue, Protocol):
     """What a lease needs of a database; each call is one transaction."""
 
     async def holder(self, name: str) -> str:
@@ -47,11 +60,12 @@ class Leases(Protocol):
 class _Claim(ABC):
     """What both have in common: a name, an epoch, and waiting."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, queue: Queue) -> None:
         if not _NAME.fullmatch(name):
             raise InputError(f"{name!r} cannot be the name of a leadership: write up to 64 of a-z, 0-9 and '-'")
         self.name = name
         self.lost = asyncio.Event()
+        self._queue: Final = queue
         self._epoch = 0
         self._cause = ""
 
@@ -83,11 +97,19 @@ class _Claim(ABC):
         if self.held:
             raise ConflictError(f"{self.name!r} is led from here already, as epoch {self._epoch}: release it first")
         until = None if timeout is None else time.monotonic() + timeout
+        told = -math.inf
         while holder := await self._try():
             left = _POLL if until is None else until - time.monotonic()
             if left <= 0:
                 raise ConflictError(f"{self.name!r} is led by {holder}: stop it first, or wait until it ends")
+            if time.monotonic() - told >= _TOLD / 3:
+                told = time.monotonic()
+                with suppress(HansaError):  # people want to know who waits; who cannot say so waits all the same
+                    await self._queue.await_turn(self.name, _this_process(), _TOLD)
             await asyncio.sleep(min(_POLL, left))
+        if told > -math.inf:
+            with suppress(HansaError):
+                await self._queue.leave_queue(self.name, _this_process())
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -103,7 +125,7 @@ class LeaseLeadership(_Claim):
     """`Leadership` by a lease of `lease` seconds in a database that counts them."""
 
     def __init__(self, leases: Leases, name: str, lease: float) -> None:
-        super().__init__(name)
+        super().__init__(name, leases)
         if not lease > 0:
             raise InputError(f"a lease of {lease:g} s cannot be held: give it at least a second or two")
         self._leases: Final = leases
@@ -188,8 +210,8 @@ class LockLeadership(_Claim):
     advance: (name, holder) → the next epoch, stored.
     """
 
-    def __init__(self, path: Path, name: str, advance: Callable[[str, str], Awaitable[int]]) -> None:
-        super().__init__(name)
+    def __init__(self, path: Path, name: str, advance: Callable[[str, str], Awaitable[int]], queue: Queue) -> None:
+        super().__init__(name, queue)
         self.path: Final = path.with_name(f"{path.name}.{name}.lock")
         self._advance: Final = advance
         self._file: TextIO | None = None

@@ -6,13 +6,26 @@ for that; a new leader takes the row FOR UPDATE, which does. So a write is done 
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, Insert, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, bindparam, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from hansa.errors import ConflictError
 from hansa.store.schema import LEASES
 
-__all__ = ["FIRST", "check", "give_up", "holder_of", "renew", "take"]
+__all__ = [
+    "FIRST",
+    "await_turn",
+    "check",
+    "give_up",
+    "holder_of",
+    "leave_queue",
+    "renew",
+    "replicas",
+    "take",
+]
 
+_CANDIDATE: Final = "/"
+"""Between the name of a leadership and that of who waits for it: no leadership has it in its name."""
 FIRST: Final = {"name": bindparam("lease_name"), "epoch": 0, "holder": "", "until": 0.0}
 """The values of a row of which nobody has been the leader yet."""
 
@@ -59,6 +72,39 @@ def renew(connection: Connection, name: str, epoch: int, lease: float, clock: Co
     """Let the lease run on from now; False when somebody has led since."""
     ours = (LEASES.c.name == name, LEASES.c.epoch == epoch)
     return connection.execute(update(LEASES).where(*ours).values(until=clock + lease)).rowcount == 1
+
+
+def await_turn(
+    connection: Connection,
+    first: sqlite.Insert | postgresql.Insert,
+    name: str,
+    holder: str,
+    *,
+    lease: float,
+    clock: ColumnElement[float],
+) -> None:
+    """Say for `lease` seconds that a candidate waits, and forget those that have said nothing more.
+
+    first: inserts into the table, and can say what to do about a row that is there.
+    """
+    waiting = LEASES.c.name.like(f"{name}{_CANDIDATE}%")
+    connection.execute(delete(LEASES).where(waiting, LEASES.c.until <= clock))
+    row = {"name": f"{name}{_CANDIDATE}{holder}", "epoch": 0, "holder": holder, "until": clock + lease}
+    connection.execute(
+        first.values(row).on_conflict_do_update(index_elements=[LEASES.c.name], set_={"until": first.excluded.until})
+    )
+
+
+def leave_queue(connection: Connection, name: str, holder: str) -> None:
+    """A candidate waits no more."""
+    connection.execute(delete(LEASES).where(LEASES.c.name == f"{name}{_CANDIDATE}{holder}"))
+
+
+def replicas(connection: Connection, name: str, clock: ColumnElement[float]) -> tuple[str, tuple[str, ...]]:
+    """(who leads or led last, empty for nobody; who waits to, by name)."""
+    leader = connection.execute(select(LEASES.c.holder).where(LEASES.c.name == name)).scalar_one_or_none()
+    waiting = select(LEASES.c.holder).where(LEASES.c.name.like(f"{name}{_CANDIDATE}%"), LEASES.c.until > clock)
+    return leader or "", tuple(connection.execute(waiting.order_by(LEASES.c.holder)).scalars())
 
 
 def give_up(connection: Connection, name: str, epoch: int) -> None:

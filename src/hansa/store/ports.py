@@ -269,6 +269,9 @@ class MetadataStore(Protocol):
         lease: seconds for which nobody takes over from a leader that says nothing, if the store counts time.
         """
 
+    async def replicas(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """(who leads or led last under a name, empty for nobody; who waits to), as they call themselves."""
+
     def fenced(self, leadership: Leadership) -> "MetadataStore":
         """The same store for the writes of a leader, as of the epoch that it holds now (else `ConflictError`).
 

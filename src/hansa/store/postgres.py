@@ -89,6 +89,10 @@ class PostgresStore(SqlStore):
         """A claim by a row that says until when, by the server's clock."""
         return LeaseLeadership(_Leases(self._keep), name, lease)
 
+    async def replicas(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Who leads, and who waits, by the server's clock."""
+        return await self._read(lambda connection: leases.replicas(connection, name, _CLOCK))
+
     async def _connect(self) -> Lanes:
         writer, reader, keeper = self._engine(1), self._engine(_READERS), self._engine(1)
         for engine, first in ((writer, _WRITE), (keeper, _KEEP)):
@@ -194,6 +198,17 @@ class _Leases:
     async def renew(self, name: str, epoch: int, lease: float) -> bool:
         """Let the lease run on from now; False when somebody has led since."""
         return bool(await self._keep(lambda connection: leases.renew(connection, name, epoch, lease, _CLOCK)))
+
+    async def await_turn(self, name: str, holder: str, lease: float) -> None:
+        """Be known to wait for `lease` seconds from now."""
+        first = insert(LEASES)
+        await self._keep(
+            lambda connection: leases.await_turn(connection, first, name, holder, lease=lease, clock=_CLOCK)
+        )
+
+    async def leave_queue(self, name: str, holder: str) -> None:
+        """Wait no more."""
+        await self._keep(lambda connection: leases.leave_queue(connection, name, holder))
 
     async def give_up(self, name: str, epoch: int) -> None:
         """End the lease now."""

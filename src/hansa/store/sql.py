@@ -100,6 +100,10 @@ class SqlStore(ABC):
         """A claim that is not made yet, see `MetadataStore`."""
 
     @abstractmethod
+    async def replicas(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Who leads and who waits, see `MetadataStore`."""
+
+    @abstractmethod
     async def _connect(self) -> Lanes:
         """Make the lanes of a database that is migrated to the newest schema."""
 

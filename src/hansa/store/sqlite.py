@@ -106,7 +106,22 @@ class SqliteStore(SqlStore):
 
     def leadership(self, name: str, *, lease: float = 3.0) -> Leadership:  # noqa: ARG002  # the kernel counts no time
         """A claim by a lock on a file beside the database, which ends with its process."""
-        return LockLeadership(self.path, name, self._advance)
+        return LockLeadership(self.path, name, self._advance, self)
+
+    async def replicas(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Who leads, and who waits, by this host's clock."""
+        return await self._read(lambda connection: leases.replicas(connection, name, literal(time.time())))
+
+    async def await_turn(self, name: str, holder: str, lease: float) -> None:
+        """Be known to wait for `lease` seconds from now."""
+        first, now = insert(LEASES), literal(time.time())
+        await self._write(
+            lambda connection: leases.await_turn(connection, first, name, holder, lease=lease, clock=now), fence=False
+        )
+
+    async def leave_queue(self, name: str, holder: str) -> None:
+        """Wait no more."""
+        await self._write(lambda connection: leases.leave_queue(connection, name, holder), fence=False)
 
     async def _advance(self, name: str, holder: str) -> int:
         first = insert(LEASES).values(leases.FIRST).on_conflict_do_nothing()

@@ -9,16 +9,19 @@ from typing import Annotated, Any, BinaryIO, Final, TypeVar
 
 from fastapi import Depends, Request
 from fastapi import Query as QueryParameter
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from hansa.api.documents import record_document
 from hansa.api.guard import Limits, Routes, caller
 from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
-from hansa.api.shapes import ModelShape, PackageShape
+from hansa.api.shapes import ModelShape, PackageContentsShape, PackageShape
+from hansa.errors import NotFoundError
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
+from hansa.packages.package import SUFFIX, Package
+from hansa.packages.package import read as read_package
 from hansa.store.ports import Page
 from hansa.store.records import ModelRecord, PackageRecord
 from hansa.wire.tokens import Identity
@@ -30,6 +33,8 @@ T = TypeVar("T")
 _IN_MEMORY: Final = 4 << 20
 """Bytes up to which an upload is not spooled to disk, and of one write to it."""
 _BYTES: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_SHOWN: Final = 1 << 20
+"""Bytes of a package's file that are shown as text."""
 _UPLOAD: Final[dict[str, Any]] = {
     "status_code": 201,
     "openapi_extra": {"requestBody": {"required": True, "content": _BYTES}},
@@ -40,6 +45,7 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
     206: {"description": "The range that was asked for"},
     304: {"description": "The caller has it already"},
 }
+_PACKAGE: Final[dict[int | str, dict[str, Any]]] = {200: {"description": "The package", "content": _BYTES}}
 Caller = Annotated[Identity, Depends(caller)]
 Trail = Annotated[int, QueryParameter(ge=1, le=1000, description="Models at most.")]
 Parent = Annotated[
@@ -160,8 +166,14 @@ class PackageRoutes:
             response_model=PackageShape,
             **_UPLOAD,
         )
-        add(Permission.READ, "/packages/{package}", self.get_package, response_model=PackageShape)
-        add(Permission.DELETE, "/packages/{package}", self.delete_package, **_DELETE)
+        one = "/packages/{package}"
+        add(Permission.READ, one, self.get_package, response_model=PackageShape)
+        add(Permission.READ, f"{one}/contents", self.get_contents, response_model=PackageContentsShape)
+        file: dict[str, Any] = {"response_class": Response, "responses": _PACKAGE}
+        add(Permission.VERIFY, f"{one}/file", self.get_package_file, **file)
+        text: dict[str, Any] = {"response_class": PlainTextResponse}
+        add(Permission.VERIFY, f"{one}/files/{{path:path}}", self.get_text, **text)
+        add(Permission.DELETE, one, self.delete_package, **_DELETE)
 
     async def upload_package(self, project: str, request: Request, me: Caller) -> dict[str, Any]:
         """Upload user code: the body is a package as `hansa package build` makes it, signed or not."""
@@ -176,6 +188,33 @@ class PackageRoutes:
         """Delete a package that no session or prediction names."""
         await self._controller.delete_package(project, package, me.name)
         return Response(status_code=204)
+
+    async def get_contents(self, project: str, package: str) -> dict[str, Any]:
+        """What a package holds, who has signed it, and what a client would start. Nothing of it is run."""
+        _, opened = await self._opened(project, package)
+        return await asyncio.to_thread(opened.described)
+
+    async def get_package_file(self, project: str, package: str) -> Response:
+        """The package itself, to be looked at and signed."""
+        archive, opened = await self._opened(project, package)
+        headers = {"content-disposition": f'attachment; filename="{opened.manifest.name}{SUFFIX}"'}
+        return Response(archive, headers=headers, media_type="application/octet-stream")
+
+    async def get_text(self, project: str, package: str, path: str) -> Response:
+        """A file of a package as text, to be read before it may run; what is no UTF-8 in it is replaced."""
+        _, opened = await self._opened(project, package)
+        found = opened.files.get(path)
+        if found is None:
+            raise NotFoundError(f"there is no file {path!r} in the package {package[:12]}")
+        return PlainTextResponse(found.content[:_SHOWN].decode(errors="replace"))
+
+    async def _opened(self, project: str, package: str) -> tuple[bytes, Package]:
+        """(the archive, what is in it) of a package; raises `AppError` for another system's archive."""
+        record = await self._controller.store.get(PackageRecord, project, package)
+        async with self._controller.retention.holds.holding(record.id):
+            found = await self._controller.objects.fetch(record.id)
+            archive = await asyncio.to_thread(found.read_bytes)
+        return archive, await asyncio.to_thread(read_package, archive)
 
 
 async def with_body(request: Request, spool: Path | None, use: Callable[[bytes | memoryview], Awaitable[T]]) -> T:

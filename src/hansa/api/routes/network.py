@@ -1,10 +1,12 @@
 """The network and its places: clients, combiners, tokens, projects, the server, the caller."""
 
 import asyncio
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import Depends
@@ -29,9 +31,11 @@ from hansa.api.shapes import (
     PruneReportShape,
     SampleShape,
     ServerInfoShape,
+    SystemStateShape,
     TokenShape,
     TopologyShape,
 )
+from hansa.api.state import system_state
 from hansa.errors import ConfigError, PermissionDeniedError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.quotas import QuotaKind
@@ -185,8 +189,9 @@ class NetworkRoutes:
 class ServerRoutes:
     """What is not in a project's path."""
 
-    def __init__(self, controller: Controller, cursors: Cursors, ca: str = "") -> None:
-        """controller: of this server; ca: fingerprint by which nodes know it."""
+    def __init__(self, controller: Controller, cursors: Cursors, ca: str = "", data: Path | None = None) -> None:
+        """controller: of this server; ca: fingerprint by which nodes know it; data: its folder."""
+        self._data = data if data is not None else Path(tempfile.gettempdir())
         self._ca = ca
         self._controller = controller
         self._cursors = cursors
@@ -198,6 +203,7 @@ class ServerRoutes:
         add = routes.add
         add(Permission.KNOW_ONESELF, "/me", self.get_me, response_model=MeShape)
         add(Permission.USE_SERVER, "/server", self.get_server, response_model=ServerInfoShape)
+        add(Permission.ADMINISTER, "/system", self.get_system, response_model=SystemStateShape)
         add(Permission.USE_SERVER, "/installed", self.get_installed, response_model=InstalledShape)
         add(Permission.USE_SERVER, "/projects", self.list_projects, response_model=list_shape(ProjectShape))
         add(
@@ -238,6 +244,10 @@ class ServerRoutes:
                 ca=self._ca,
             )
         )
+
+    async def get_system(self) -> dict[str, Any]:
+        """How the installation is: its replicas, what passes through it, what it stores, and which nodes fail."""
+        return record_document(await system_state(self._controller, self._data))
 
     async def get_installed(self) -> dict[str, Any]:
         """The algorithms and aggregators that sessions can name here, with their options."""

@@ -317,7 +317,7 @@ class Controller:
             raise ConfigError(f"{name!r} would be a person: people log in, and make API tokens for themselves")
         if name in {CENTRAL, ROOT}:
             raise ConfigError(f"{name!r} is hansa's own name; choose another for this {role.value}")
-        checked_name(name, "identity")
+        checked_name(name, "node")
         holds = _TIME_TO_JOIN if expires_in is None else expires_in
         token, jti = tokens.issue(self._key, name, role, project, holds, audience=tokens.JOINING)
         now = time.time()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ _log = structlog.get_logger(__name__)
 
 _BACKLOG = 1000
 """Live items that a slow reader may fall behind by; older ones are dropped, stored events never."""
+_LAGS = 100
+"""Events of which it is remembered how long it took to tell them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,17 @@ class Journal:
         self._store = store
         self._followers: set[asyncio.Queue[Live | None]] = set()
         self._pending: set[asyncio.Task[None]] = set()
+        self._lags: deque[float] = deque(maxlen=_LAGS)
+
+    @property
+    def lag(self) -> float | None:
+        """The longest time, in seconds, that passed lately until followers were told an event; None: none was told."""
+        return max(self._lags, default=None)
+
+    @property
+    def following(self) -> int:
+        """How many follow now."""
+        return len(self._followers)
 
     async def record(self, *events: EventRecord) -> None:
         """Store events in one transaction and tell the followers."""
@@ -79,14 +93,18 @@ class Journal:
         self._followers.add(queue)
         try:
             wanted = {session, ""} if session else None
+            catching_up = True
             while True:
                 page = await self._store.list(EventRecord, Query(project, after=after, limit=1000))
                 for stored in page.items:
                     after = stored.id
+                    if not catching_up:
+                        self._lags.append(max(0.0, time.time() - stored.at))
                     if wanted is None or stored.session in wanted:
                         yield stored
                 if page.total > len(page.items):
                     continue
+                catching_up = False
                 while (item := await queue.get()) is not None:
                     if item.project == project and (wanted is None or item.session in wanted):
                         yield item

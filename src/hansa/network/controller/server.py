@@ -37,11 +37,12 @@ from hansa.wire.service import Shown
 from hansa.wire.tls import read_pem, server_name
 from hansa.wire.tokens import Identity
 
-__all__ = ["ControllerServer"]
+__all__ = ["LEADERSHIP", "ControllerServer"]
 
 _log = structlog.get_logger(__name__)
 
-_LEADERSHIP = "controller"
+LEADERSHIP = "controller"
+"""What a controller leads under."""
 _PAUSE = 1.0
 """Seconds after which a database that is away is asked again."""
 
@@ -74,7 +75,7 @@ class ControllerServer:
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
         keys = SigningKeys.of(settings.data / "keys")
         secure = Secured.of(settings)
-        leadership = store.leadership(_LEADERSHIP)
+        leadership = store.leadership(LEADERSHIP)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(store.close)
             await store.open()

@@ -12,8 +12,14 @@ export class ApiError extends Error {
   }
 }
 
-/** Ask the server. body: what is sent as JSON, or a Blob as it is. Returns what it answers; null for nothing. */
+/**
+ * Ask the server. body: what is sent as JSON, or a Blob as it is. Returns what it answers; null for nothing.
+ * @param {string} path
+ * @param {{method?: string, body?: any, token?: string, signal?: AbortSignal}} [options]
+ * @returns {Promise<any>}
+ */
 export async function call(path, { method = "GET", body, token, signal } = {}) {
+  /** @type {Record<string, string>} */
   const headers = {};
   if (token) headers.Authorization = `Bearer ${token}`;
   const raw = body instanceof Blob;

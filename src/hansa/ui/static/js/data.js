@@ -9,6 +9,8 @@ const PAUSE = 700; // milliseconds between two readings of one resource at least
  * A resource of the API. Returns {data, error, loading, at, reload}.
  * path: null reads nothing. on: which events make it old, as a function of {event} or {live}; after a break it is always old.
  * What was read stays shown while it is read anew, and when that fails.
+ * @param {string | null} path
+ * @param {{on?: (news: any) => any, every?: number}} [options]
  */
 export function useResource(path, { on, every } = {}) {
   const [state, set] = useState({ path, data: null, error: null, at: null });

@@ -16,7 +16,7 @@ function leave(project, stop) {
   }, IDLE);
 }
 
-addEventListener("connect", ({ ports: [port] }) => {
+addEventListener("connect", (/** @type {any} */ { ports: [port] }) => {
   const following = new Map();
   let heard = Date.now();
   const gone = () => {

@@ -5,10 +5,19 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
-export const absent = (value) => value === null || value === undefined || Number.isNaN(value);
+export const absent = (value) => typeof value !== "number" || Number.isNaN(value);
+
+/** What an object itself has under a name that somebody else has chosen: "constructor" is of every object. */
+export const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 
 /** 12,345 */
 export const count = (value) => (absent(value) ? ABSENT : whole.format(value));
+
+/** How often in a minute: 12,345 or 0.3. */
+export const rate = (value) => (absent(value) ? ABSENT : value >= 10 ? whole.format(value) : String(+value.toPrecision(2)));
+
+/** Text with the beginnings of the long digests and keys in it: the whole is for a title. */
+export const brief = (text) => text.replace(/\b[0-9a-f]{24,}\b/g, (digits) => `${digits.slice(0, 12)}…`);
 
 /** Four significant digits, without an exponent where it can be read without one. */
 export function number(value) {

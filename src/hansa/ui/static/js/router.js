@@ -24,8 +24,17 @@ export function setQuery(changes) {
   go(location.pathname + (text ? `?${text}` : ""), { replace: true });
 }
 
+/** A part of an address as it was written; as it stands, where nobody can have written it so. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 const read = () => ({
-  parts: location.pathname.slice(ROOT.length).split("/").filter(Boolean).map(decodeURIComponent),
+  parts: location.pathname.slice(ROOT.length).split("/").filter(Boolean).map(decoded),
   query: Object.fromEntries(new URLSearchParams(location.search)),
 });
 
@@ -44,7 +53,8 @@ export function useRoute() {
 export function followLinks() {
   document.addEventListener("click", (event) => {
     if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
-    const link = event.composedPath().find((node) => node.localName === "a");
+    const path = /** @type {Element[]} */ (event.composedPath());
+    const link = /** @type {HTMLAnchorElement | undefined} */ (path.find((node) => node.localName === "a"));
     if (!link || !link.hasAttribute("href") || link.target || link.hasAttribute("download")) return;
     const url = new URL(link.getAttribute("href") ?? "", location.href);
     if (url.origin !== location.origin || !url.pathname.startsWith(ROOT)) return;

@@ -2,10 +2,10 @@
 import { call, path } from "../api.js";
 import { useApp } from "../context.js";
 import { useNow, useResource } from "../data.js";
-import { bytes, count, moment, plural, span } from "../format.js";
+import { bytes, count, moment, plural, rate, span } from "../format.js";
 import { html } from "../html.js";
 import { Act, toast } from "../parts/acts.js";
-import { Card, Figures, Title } from "../parts/page.js";
+import { Card, Figures, Notice, Title } from "../parts/page.js";
 import { Bar, Empty, Loaded } from "../parts/states.js";
 import { Ago, Status } from "../parts/status.js";
 import { Rows } from "../parts/table.js";
@@ -45,25 +45,56 @@ export function Users() {
 export function System() {
   const { me, project } = useApp();
   const server = useResource("/server", { every: 5000 });
+  const system = useResource("/system", { every: 5000 });
   const projects = useResource("/projects", { every: 30000 });
   const connection = useConnection();
   const now = useNow();
   return html`<${Loaded} resource=${server} level=${1} skeleton=${html`<${Title} title="System" /><${Bar} width=${300} />`}>${(one) => html`<div class="stack">
     <${Title} title="System">hansa ${one.version}, up since ${moment(one.started_at)}<//>
-    <${Figures} items=${[
-      { label: "Uptime", value: span(one.uptime + Math.max(0, now - (server.at ?? 0) / 1000)), sub: `version ${one.version}` },
-      { label: "Connected clients", value: count(one.clients), sub: "in the projects that you know" },
-      { label: "Combiners", value: count(one.combiners), sub: "connected" },
-      { label: "Event stream", value: connection.state === "live" ? "live" : connection.state, sub: `last heard ${span(Math.max(0, now - connection.heard / 1000))} ago` },
-      { label: "Data shown", value: `${span(Math.max(0, now - (server.at ?? 0) / 1000))}`, unit: "old", sub: "asked every 5 s" },
-    ]} />
-    <${Card} title="Addresses"><dl class="defs body"><dt>REST API and Studio</dt><dd class="mono">${location.origin}</dd><dt>Nodes join at</dt><dd class="mono">${one.grpc_address}</dd><dt>Signed in as</dt><dd>${me.name}</dd></dl><//>
+    <${Loaded} resource=${system} skeleton=${html`<${Figures} items=${["Replicas", "Throughput", "Storage", "Event lag"].map((label) => ({ label, value: html`<${Bar} width=${60} />`, sub: html`<${Bar} width=${90} />` }))} />`}>${(state) => html`<${State} state=${state} server=${one} />`}<//>
+    <${Card} title="This page" note="what your browser sees of the server"><dl class="defs body">
+      <dt>Event stream</dt><dd>${connection.state === "live" ? "live" : connection.state}, last heard ${span(Math.max(0, now - connection.heard / 1000))} ago</dd>
+      <dt>Data shown</dt><dd>${span(Math.max(0, now - (server.at ?? 0) / 1000))} old; asked every 5 s</dd>
+      <dt>Uptime</dt><dd>${span(one.uptime + Math.max(0, now - (server.at ?? 0) / 1000))}</dd>
+      <dt>REST API and Studio</dt><dd class="mono">${location.origin}</dd><dt>Nodes join at</dt><dd class="mono">${one.grpc_address}</dd><dt>Signed in as</dt><dd>${me.name}</dd></dl><//>
     <${Card} title="Projects"><${Loaded} resource=${projects} skeleton=${html`<div class="body"><${Bar} width=${240} /></div>`}>${(data) => html`<${Rows} label="Projects" rows=${data.items} sort="id" columns=${[
       { id: "id", label: "Project", sort: "id", show: (row) => html`<a class="name" href=${to("p", row.id)}>${row.id}</a>${row.id === project ? " (shown)" : ""}` },
       { id: "use", label: "Use", show: (row) => html`<${Use} project=${row.id} />` },
       { id: "at", label: "Created", n: true, sort: "created_at", show: (row) => html`<${Ago} at=${row.created_at} />` },
     ]} empty=${html`<${Empty} title="No project yet" />`} />`}<//><//>
   </div>`}<//>`;
+}
+
+const PER_MINUTE = 60;
+
+function State({ state, server }) {
+  const waiting = state.replicas.length - 1;
+  const perMinute = (n) => rate((PER_MINUTE * n) / state.window);
+  const failed = state.failing.filter((one) => one.failures > 0).length;
+  return html`<div class="stack">
+    <${Figures} items=${[
+      { label: "Replicas", value: count(state.replicas.length), sub: waiting ? `1 leads, ${count(waiting)} waiting to take over` : "this one leads; none would take over" },
+      { label: "Nodes connected", value: count(server.clients), unit: "clients", sub: plural(server.combiners, "combiner") },
+      { label: "Throughput", value: perMinute(state.updates), unit: "updates / min", sub: `${perMinute(state.rounds)} rounds / min, over ${span(state.window)}` },
+      { label: "Storage", value: bytes(state.stored), sub: `${bytes(state.disk_free)} of ${bytes(state.disk_size)} free on its disk` },
+      { label: "Event lag", value: state.lag === null ? "—" : span(state.lag), sub: `at most, lately; ${plural(state.streams, "stream")} open` },
+      { label: "Failing nodes", value: count(failed), sub: `in the last hour; ${count(state.failing.length - failed)} away` },
+    ]} />
+    ${state.disk_free < 0.05 * state.disk_size && html`<${Notice} kind="warn">The disk of the data folder is nearly full: sessions wait when it is. Prune projects in their settings, or give it room.<//>`}
+    <div class="grid-2">
+      <${Card} title="Replicas" note="servers over this database"><${Rows} label="Replicas" rows=${state.replicas} key=${(one) => one.name} columns=${[
+        { id: "name", label: "Process", show: (one) => html`<span class="name">${one.name}</span>` },
+        { id: "leads", label: "Status", show: (one) => html`<${Status} state=${one.leads ? "running" : "waiting"}>${one.leads ? "leads" : "stands by"}<//>` },
+      ]} /><//>
+      <${Card} title="Failing nodes" note="with their newest cause"><${Rows} label="Failing nodes" rows=${state.failing} key=${(one) => `${one.project}/${one.node}`} size=${10} sort="-last_at" columns=${[
+        { id: "node", label: "Node", sort: "node", show: (one) => html`<a class="name" href=${one.role === "client" ? to("p", one.project, "clients", one.node) : to("p", one.project, "network")}>${one.node}</a> <span class="muted">${one.project}</span>` },
+        { id: "connected", label: "Status", sort: "connected", show: (one) => html`<${Status} state=${one.failures ? "failed" : "offline"}>${one.failures ? (one.connected ? "fails" : "failed, away") : "away"}<//>` },
+        { id: "failures", label: "Failures", n: true, sort: "failures", show: (one) => count(one.failures) },
+        { id: "cause", label: "Cause", clip: true, show: (one) => html`<span title=${one.cause}>${one.cause.split("\n")[0]}</span>` },
+        { id: "last_at", label: "Last", n: true, sort: "last_at", show: (one) => html`<${Ago} at=${one.last_at} />` },
+      ]} empty=${html`<${Empty} icon="check" title="No node fails">None has failed in the last hour, and none went away in the last day.<//>`} /><//>
+    </div>
+  </div>`;
 }
 
 function Use({ project }) {

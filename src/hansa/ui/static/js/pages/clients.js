@@ -14,6 +14,7 @@ import { Ago, Pill, Status } from "../parts/status.js";
 import { Choose, List, SaveList, Search } from "../parts/table.js";
 import { setQuery, to } from "../router.js";
 
+const DRAWN = 12; // metrics that are drawn
 const ofNodes = ({ event }) => event && /^(client|combiner|node)\./.test(event.kind);
 
 export function Clients({ route }) {
@@ -46,7 +47,7 @@ export function Clients({ route }) {
     <${Title} title="Clients" actions=${join}>They hold the data and train where the data are<//>
     <${Card} title="All clients" note=${total === null ? "" : plural(total, "client")} right=${html`
         <${Search} label="Part of a name" value=${search} onChange=${(value) => setQuery({ search: value })} />
-        <${Choose} label="Status" value=${connected} options=${[["", "All"], ["true", "connected"], ["false", "offline"]]} onChange=${(value) => setQuery({ connected: value })} />
+        <${Choose} label="Status" value=${connected} options=${[["", "Any status"], ["true", "connected"], ["false", "offline"]]} onChange=${(value) => setQuery({ connected: value })} />
         <${Choose} label="Server" value=${combiner} options=${[["", "All servers"], ["root", "controller"], ...(combiners.data?.items ?? []).map((one) => [one.name, one.name])]} onChange=${(value) => setQuery({ combiner: value })} />
         <${SaveList} name=${`clients-${project}`} fetch=${all} columns=${[["name", (c) => c.name], ["connected", (c) => c.connected], ["server", (c) => c.combiner], ["labels", (c) => JSON.stringify(c.labels)], ["version", (c) => c.version], ["first_seen", (c) => iso(c.first_seen)], ["last_seen", (c) => iso(c.last_seen)]]} />`}>
       <${List} path=${`${base}/clients`} filter=${filter} sort="name" columns=${columns} on=${ofNodes} label="Clients" onTotal=${tell}
@@ -83,7 +84,7 @@ export function ClientPage({ route }) {
       { label: "Failed or missing", value: taken.data ? count(outcomes("failed") + outcomes("missing")) : html`<${Bar} width=${40} />`, sub: "" },
       { label: "Version", value: one.version || "—", sub: Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(", ") || "no labels" },
     ]} />
-    ${curves.length > 0 && html`<div class="grid-2">${curves.map((curve) => html`<${Chart} key=${curve.id} title=${curve.name} note="this client's training" name=${curve.name} series=${[curve]} file=${`${name}-${curve.name}`} theme=${theme} />`)}</div>`}
+    ${curves.length > 0 && html`<div class="grid-2">${curves.slice(0, DRAWN).map((curve) => html`<${Chart} key=${curve.id} title=${curve.name} note="this client's training" name=${curve.name} series=${[curve]} file=${`${name}-${curve.name}`} theme=${theme} />`)}</div>`}
     <${Card} title="Participation" note="the newest first">
       <${List} path=${`${base}/contributions`} filter=${{ client: name }} sort="-round" on=${mine} label=${`Participation of ${name}`} columns=${[
         { id: "session", label: "Session", sort: "session", show: (row) => html`<a class="mono" href=${to("p", project, "sessions", row.session)}>${row.session.slice(0, 8)}</a>` },

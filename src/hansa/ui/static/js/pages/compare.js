@@ -14,6 +14,7 @@ import { Choose, Rows, SaveList } from "../parts/table.js";
 import { setQuery, to } from "../router.js";
 import { ranked, title } from "./session.js";
 
+const DRAWN = 12; // metrics that are drawn
 const MOST = 8;
 
 export function Compare({ route }) {
@@ -46,7 +47,7 @@ export function Compare({ route }) {
     ${ids.map((id) => html`<${Fetched} key=${id} id=${id} onFound=${(one) => gather((before) => new Map(before).set(id, one))} />`)}
     <${Title} title="Compare sessions" actions=${left.length > 0 && ids.length < MOST && html`<${Choose} label="Add a session" value="" onChange=${(id) => id && set([...ids, id])} options=${[["", "Add a session …"], ...left.map((one) => [one.id, label(one)])]} />`}>${plural(ids.length, "session")}; the table chooses which are drawn<//>
     ${!ids.length && html`<section class="card"><${Empty} icon="git-compare" title="Nothing to compare yet" actions=${html`<a class="button" href=${to("p", project, "sessions")}>Choose sessions</a>`}>Choose two or more in the list of sessions, or add them here.<//></section>`}
-    ${charts.length > 0 && html`<div class="grid-2">${charts.map(([name, series]) => html`<${Chart} key=${name} title=${title(name)} name=${name} series=${series} note="by round" file=${`compare-${name}`} theme=${theme} />`)}</div>`}
+    ${charts.length > 0 && html`<div class="grid-2">${charts.slice(0, DRAWN).map(([name, series]) => html`<${Chart} key=${name} title=${title(name)} name=${name} series=${series} note="by round" file=${`compare-${name}`} theme=${theme} />`)}</div>`}
     ${ids.length > 0 && html`<${Card} title="Sessions" right=${html`<${SaveList} name="compared-sessions" fetch=${async () => known} columns=${[["id", ({ session }) => session.id], ["name", ({ session }) => session.name], ["state", ({ session }) => session.state], ["rounds", ({ session }) => session.round], ...metrics.map((name) => [name, (one) => last(one, name)])]} />`}>
       ${known.length < ids.length && known.length === 0 ? html`<div class="body"><${Bar} width=${320} /></div>` : html`<${Rows} label="Compared sessions" rows=${known} key=${({ session }) => session.id} columns=${[
         { id: "draw", label: "", name: "Draw", show: ({ session }) => html`<input type="checkbox" aria-label=${`Draw ${label(session)}`} checked=${!hidden.includes(session.id)} onChange=${() => hide(hidden.includes(session.id) ? hidden.filter((one) => one !== session.id) : [...hidden, session.id])} />` },

@@ -1,4 +1,5 @@
 // Which page an address is.
+import { own } from "../format.js";
 import { html } from "../html.js";
 import { Empty } from "../parts/states.js";
 import { to } from "../router.js";
@@ -12,7 +13,8 @@ import { Model, Models } from "./models.js";
 import { Network } from "./network.js";
 import { NewSession } from "./new-session.js";
 import { Overview } from "./overview.js";
-import { Audit, Members, NewProject, Packages, Settings, Tokens } from "./projects.js";
+import { PackagePage, Packages } from "./packages.js";
+import { Audit, Members, NewProject, Settings, Tokens } from "./projects.js";
 import { Session } from "./session.js";
 import { Sessions } from "./sessions.js";
 
@@ -21,7 +23,7 @@ const Closed = () => html`<${Empty} level=${1} icon="lock" title="You know no su
 
 const OF_PROJECT = {
   audit: [Audit], clients: [Clients, ClientPage], events: [Events], members: [Members], models: [Models, Model], network: [Network],
-  packages: [Packages], sessions: [Sessions, Session], settings: [Settings], tokens: [Tokens],
+  packages: [Packages, PackagePage], sessions: [Sessions, Session], settings: [Settings], tokens: [Tokens],
 };
 const NAMED = { "clients/join": Join, "projects/new": NewProject, "sessions/compare": Compare, "sessions/new": NewSession };
 const OF_INSTALLATION = { audit: InstallationAudit, system: System, users: Users };
@@ -33,11 +35,10 @@ export function pageOf({ parts }, known) {
     if (!known) return { Page: Closed, nav: "" };
     if (!third) return { Page: Overview, nav: "p/" };
     const nav = `p/${third}`;
-    if (NAMED[`${third}/${fourth}`]) return { Page: NAMED[`${third}/${fourth}`], nav };
-    const Page = OF_PROJECT[third]?.[fourth ? 1 : 0];
+    const Page = own(NAMED, `${third}/${fourth}`) ?? own(OF_PROJECT, third)?.[fourth ? 1 : 0];
     return { Page: Page ?? Lost, nav };
   }
-  if (first === "admin" && !third) return { Page: OF_INSTALLATION[second] ?? Lost, nav: `admin/${second}` };
+  if (first === "admin" && !third) return { Page: own(OF_INSTALLATION, second) ?? Lost, nav: `admin/${second}` };
   if (first === "account" && !second) return { Page: Account, nav: "account" };
   if (first === "projects" && second === "new" && !third) return { Page: NewProject, nav: "" };
   if (parts.length === 0) return { Page: () => html`<h1 class="visually-hidden">Studio</h1>`, nav: "" };

@@ -2,7 +2,7 @@
 import { call, path, query } from "../api.js";
 import { useApp } from "../context.js";
 import { useResource } from "../data.js";
-import { bytes, count, iso, moment, plural } from "../format.js";
+import { brief, bytes, count, iso, moment, plural } from "../format.js";
 import { html, useState } from "../html.js";
 import { Act, Command, Dialog, toast } from "../parts/acts.js";
 import { Icon } from "../parts/icon.js";
@@ -96,20 +96,6 @@ export function Settings() {
   </div>`}<//>`;
 }
 
-export function Packages() {
-  const { project } = useApp();
-  const base = path`/projects/${project}`;
-  return html`<div class="stack"><${Title} title="Packages">User code that sessions ship to clients; each owner decides on their own machine which of it may run<//>
-    <${Notice}>A data owner allows code by its hash or by who has signed it, in the policy of their own site: no server can do it for them. <code>hansa site allow DIGEST</code> on the client's machine.<//>
-    <${Card} title="Packages"><${List} path=${`${base}/packages`} sort="-created_at" label="Packages" columns=${[
-      { id: "name", label: "Name", sort: "name", show: (one) => html`<span class="name">${one.name}</span>` },
-      { id: "id", label: "Digest", show: (one) => html`<span class="mono" title=${one.id}>${one.id.slice(0, 16)}…</span>` },
-      { id: "size", label: "Size", n: true, sort: "size", show: (one) => bytes(one.size) },
-      { id: "created_at", label: "Uploaded", n: true, sort: "created_at", show: (one) => html`<${Ago} at=${one.created_at} />` },
-      { id: "use", label: "", name: "Use", show: (one) => html`<a class="button small" href=${`${to("p", project, "sessions", "new")}?package=${one.id}`}>Start a session</a>` },
-    ]} empty=${html`<${Empty} icon="package" title="No package yet" actions=${html`<a class="button primary" href=${to("p", project, "sessions", "new")}>Upload an app</a>`}>An app becomes a package when a session is started with it.<//>`} /><//></div>`;
-}
-
 const ROLES = ["owner", "maintainer", "data-scientist", "viewer", "auditor"];
 
 export function Members() {
@@ -187,9 +173,9 @@ export function AuditTable({ base, name, filters }) {
       { id: "at", label: "When", sort: filters && "at", show: (row) => html`<time dateTime=${iso(row.at)}>${moment(row.at)}</time>` },
       { id: "actor", label: "Who", sort: filters && "actor", show: (row) => html`<span class="name">${row.actor}</span>` },
       { id: "action", label: "Action", sort: filters && "action", show: (row) => row.action },
-      { id: "target", label: "To what", clip: true, show: (row) => row.target || "—" },
+      { id: "target", label: "To what", clip: true, show: (row) => (row.target ? html`<span title=${row.target}>${brief(row.target)}</span>` : "—") },
       { id: "outcome", label: "Outcome", sort: filters && "outcome", show: (row) => html`<${Status} state=${row.outcome} />` },
-      { id: "detail", label: "Detail", clip: true, show: (row) => row.detail || "—" },
+      { id: "detail", label: "Detail", clip: true, show: (row) => (row.detail ? html`<span title=${row.detail}>${brief(row.detail)}</span>` : "—") },
     ]} empty=${html`<${Empty} icon="history" title="Nothing is on record yet" />`} />
   <//>`;
 }

@@ -2,7 +2,7 @@
 import { address, call, path, query } from "../api.js";
 import { useApp } from "../context.js";
 import { useNow, useResource } from "../data.js";
-import { bytes, count, metric, number, plural, span } from "../format.js";
+import { bytes, count, metric, number, own, plural, span } from "../format.js";
 import { html, useEffect, useMemo, useState } from "../html.js";
 import { Act } from "../parts/acts.js";
 import { Chart, Histogram, SERIES } from "../parts/chart.js";
@@ -21,6 +21,7 @@ import { to } from "../router.js";
 const BACK = 5; // rounds over which a figure's change is told
 const RECENT = 10; // rounds whose length tells how long the rest will take
 const PINS = 6;
+const DRAWN = 12; // metrics that are drawn, and so many more each time that somebody asks
 const NORM = "update_norm"; // what servers measure of each update, among the metrics of training
 
 export function Session({ route }) {
@@ -132,12 +133,14 @@ function KeyFigures({ session, curves, rounds }) {
   ]} />`;
 }
 
-export const title = (name) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+/** A metric's name as a heading: what stands there, should it be empty, can be seen. */
+export const title = (name) => (name ? name[0].toUpperCase() + name.slice(1).replaceAll("_", " ") : "(no name)");
 
 function Charts({ session, curves, bands, pins, unpin }) {
   const { project } = useApp();
   const theme = useTheme();
   const pinned = usePinned(project, session, pins);
+  const [most, draw] = useState(DRAWN);
   const cards = useMemo(() => {
     const made = new Map();
     for (const one of curves ?? []) {
@@ -145,7 +148,7 @@ function Charts({ session, curves, bands, pins, unpin }) {
       made.set(key, [...(made.get(key) ?? []), one]);
     }
     for (const one of bands ?? []) if (!made.has(`${one.kind}/${one.name}`)) made.set(`${one.kind}/${one.name}`, []);
-    const order = ([key]) => (key.startsWith("evaluate") ? 0 : 10) + (/accuracy$/.test(key) ? 0 : /loss$/.test(key) ? 1 : 2);
+    const order = (/** @type {[string, any]} */ [key]) => (key.startsWith("evaluate") ? 0 : 10) + (/accuracy$/.test(key) ? 0 : /loss$/.test(key) ? 1 : 2);
     return [...made].sort((a, b) => order(a) - order(b) || a[0].localeCompare(b[0])).map(([key, found]) => {
       const [kind, name] = [key.slice(0, key.indexOf("/")), key.slice(key.indexOf("/") + 1)];
       const colour = name === "loss" || isCost(name) ? "orange" : "blue";
@@ -158,8 +161,10 @@ function Charts({ session, curves, bands, pins, unpin }) {
   }, [curves, bands, pinned]);
   if (!curves) return html`<div class="grid-2"><div class="card" style=${{ height: "330px" }}></div><div class="card" style=${{ height: "330px" }}></div></div>`;
   if (!cards.length) return html`<div class="grid-2"><${Chart} title="Metrics" name="" series=${[]} empty="The first round has not been evaluated yet; what the app reports will be drawn here" theme=${theme} /></div>`;
-  return html`<div class="grid-2">${cards.map(({ key, name, kind, series, band }) => html`<${Chart} key=${key} title=${title(name)} name=${name} series=${series} band=${band} file=${`${session.name}-${kind}-${name}`} theme=${theme}
-    note=${`${kind === "train" ? "in training" : "evaluated"}${band ? " · band: clients p10–p90" : ""}`} />`)}</div>`;
+  const left = cards.length - most;
+  return html`<div class="grid-2">${cards.slice(0, most).map(({ key, name, kind, series, band }) => html`<${Chart} key=${key} title=${title(name)} name=${name} series=${series} band=${band} file=${`${session.name}-${kind}-${name}`} theme=${theme}
+    note=${`${kind === "train" ? "in training" : "evaluated"}${band ? " · band: clients p10–p90" : ""}`} />`)}</div>
+    ${left > 0 && html`<button class="button" onClick=${() => draw(most + DRAWN)}>Draw ${count(Math.min(DRAWN, left))} more of ${plural(left, "metric")}</button>`}`;
 }
 
 /** The curves of clients that are pinned: [{client, curves: "kind/name" → {rounds, values}}] */
@@ -252,7 +257,7 @@ function Participants({ session, pins, toggle }) {
     { id: "client", label: "Client", sort: "client", show: (row) => html`<a class="name" href=${to("p", project, "clients", row.client)}>${row.client}</a>` },
     { id: "outcome", label: "Outcome", sort: "outcome", show: (row) => html`<${Status} state=${row.outcome} />` },
     { id: "num_examples", label: "Examples", n: true, sort: "num_examples", show: (row) => count(row.num_examples) },
-    ...metrics.map((key) => ({ id: key, label: title(key), n: true, show: (row) => metric(key, row.metrics[key]) })),
+    ...metrics.map((key) => ({ id: key, label: title(key), n: true, show: (row) => metric(key, own(row.metrics, key)) })),
     { id: "norm", label: "Update norm", n: true, sort: "norm", show: (row) => number(row.norm) },
     { id: "reason", label: "Reason", clip: true, show: (row) => row.reason || "—" },
   ];
@@ -260,13 +265,13 @@ function Participants({ session, pins, toggle }) {
   return html`<div class="stack"><${Card} title="Clients" note=${`in round ${count(Number(at))}; pin some to draw them above`} right=${html`
       <${Search} label="Part of a name" value=${name} onChange=${search} />
       <${Choose} label="Round" value=${round} options=${rounds} onChange=${choose} />
-      <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => r.metrics[key]]), ["norm", (r) => r.norm], ["reason", (r) => r.reason]]} />`}>
+      <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => own(r.metrics, key)]), ["norm", (r) => r.norm], ["reason", (r) => r.reason]]} />`}>
       <${List} path=${base} filter=${filter} sort="client" columns=${columns} on=${mine} label="Clients in the round" empty=${html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => { search(""); choose(""); }}>Clear the filter</button>`} />`} />
     <//>
     <div class="grid-2">
       <${Histogram} title="Data sizes" note=${`examples per accepted update, round ${count(Number(at))}`} values=${sizes} format=${(v) => count(Math.round(v))} file=${`${session.name}-data-sizes`} />
       ${norms.length > 0 && html`<${Histogram} title="Update norms" note=${`L2, as the servers measured, round ${count(Number(at))}`} values=${norms} format=${number} file=${`${session.name}-update-norms`} />`}
-      ${metrics.slice(0, norms.length ? 0 : 1).map((key) => html`<${Histogram} key=${key} title=${`${title(key)} of clients`} note=${`in training, round ${count(Number(at))}`} values=${all.data.items.map((one) => one.metrics[key])} format=${(v) => metric(key, v)} file=${`${session.name}-${key}`} />`)}
+      ${metrics.slice(0, norms.length ? 0 : 1).map((key) => html`<${Histogram} key=${key} title=${`${title(key)} of clients`} note=${`in training, round ${count(Number(at))}`} values=${all.data.items.map((one) => own(one.metrics, key))} format=${(v) => metric(key, v)} file=${`${session.name}-${key}`} />`)}
     </div>
   </div>`;
 }

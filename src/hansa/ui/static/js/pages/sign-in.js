@@ -54,7 +54,7 @@ export function SignIn({ onDone }) {
     const given = new FormData(event.target);
     enter(() => way === "password"
       ? call("/login", { method: "POST", body: { name: given.get("name"), password: given.get("password"), cookie: true } })
-      : call("/login/browser", { method: "POST", token: given.get("token").trim() }).catch((failure) => {
+      : call("/login/browser", { method: "POST", token: String(given.get("token")).trim() }).catch((failure) => {
         throw failure.status === 401 ? Object.assign(failure, { message: "This token does not hold: it may be misspelt, expired or revoked." }) : failure;
       }));
   };

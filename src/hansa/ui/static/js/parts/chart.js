@@ -23,7 +23,7 @@ function align(series, band) {
   return { rounds, lines: series.map((one) => spread(one.rounds, one.values)), low: band && spread(band.rounds, band.low), high: band && spread(band.rounds, band.high) };
 }
 
-function options(width, name, series, data, dark) {
+function options(width, name, series, data) {
   const line = (one, k) => ({
     label: one.label,
     stroke: ink(one.colour ?? SERIES[k % SERIES.length]),
@@ -78,7 +78,7 @@ export function Chart({ title, note, name, series, band, file = title, empty = "
 
   useEffect(() => {
     if (!wide || !data.rounds.length || asTable) return undefined;
-    const made = new uPlot(options(wide, name, series, data), columns, place.current);
+    const made = new (/** @type {any} */ (uPlot))(options(wide, name, series, data), columns, place.current);
     made.root.setAttribute("aria-hidden", "true");
     made.hooks.setCursor = [(u) => hover(u.cursor.idx ?? null)];
     plot.current = made;

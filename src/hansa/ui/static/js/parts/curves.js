@@ -1,6 +1,6 @@
 // A session's curves, which grow round by round: only what is new is read again.
 import { call, path } from "../api.js";
-import { html, useEffect, useRef, useState } from "../html.js";
+import { useEffect, useRef, useState } from "../html.js";
 import { useNews } from "../stream.js";
 
 const PAUSE = 700;

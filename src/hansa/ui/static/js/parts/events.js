@@ -7,6 +7,7 @@ import { useNews } from "../stream.js";
 import { Empty, Failure, Bar } from "./states.js";
 import { Glyph } from "./status.js";
 
+/** @type {[RegExp, string][]} */
 const KINDS = [
   [/failed|crashed|rejected/, "failed"], [/finished/, "finished"], [/committed/, "accepted"], [/evaluated/, "evaluating"],
   [/started|opened/, "running"], [/connected/, "connected"], [/left|revoke/, "offline"], [/stopped/, "stopped"],

@@ -2,7 +2,7 @@
 import { call } from "../api.js";
 import { useApp } from "../context.js";
 import { useNow } from "../data.js";
-import { span, time } from "../format.js";
+import { own, span, time } from "../format.js";
 import { html, useEffect, useRef, useState } from "../html.js";
 import { go, to } from "../router.js";
 import { drop, useConnection } from "../stream.js";
@@ -83,7 +83,7 @@ export function Shell({ nav, route, children }) {
 
 function Side({ nav, open }) {
   const { me, project, can } = useApp();
-  const link = (section, [id, label, icon]) => {
+  const link = (/** @type {string} */ section, /** @type {string[]} */ [id, label, icon]) => {
     const here = nav === `${section}/${id}`;
     const address = section === "p" ? (id ? to("p", project, id) : to("p", project)) : to("admin", id);
     return html`<a key=${id} href=${address} aria-current=${here ? "page" : undefined}><${Icon} name=${icon} />${label}</a>`;
@@ -104,7 +104,7 @@ function Side({ nav, open }) {
       ${me.admin && html`<h2>Installation</h2>`}
       ${me.admin && ADMINISTERING.map((page) => link("admin", page))}
     </nav>
-    <footer>hansa ${document.querySelector("meta[name=version]").content}</footer>
+    <footer>hansa ${/** @type {HTMLMetaElement} */ (document.querySelector("meta[name=version]")).content}</footer>
   </aside>`;
 }
 
@@ -114,7 +114,7 @@ function Crumbs({ route }) {
   const parts = route.parts[0] === "p" ? route.parts.slice(2) : route.parts;
   const base = route.parts[0] === "p" ? ["p", route.parts[1]] : [];
   const all = parts.length ? parts : ["Overview"];
-  const label = (part) => NAMES[part] ?? (/^[0-9a-f]{64}$/.test(part) ? part.slice(0, 10) : part[0].toUpperCase() + part.slice(1));
+  const label = (part) => own(NAMES, part) ?? (/^[0-9a-f]{64}$/.test(part) ? part.slice(0, 10) : part[0].toUpperCase() + part.slice(1));
   return html`<nav class="crumbs" aria-label="Where you are"><ol>
     ${all.map((part, k) => html`<li key=${k}>${k === all.length - 1 || (base.length === 0 && k === 0)
       ? html`<span aria-current=${k === all.length - 1 ? "page" : undefined}>${k ? (/^[0-9a-f]{64}$/.test(part) ? part.slice(0, 10) : part) : label(part)}</span>`

@@ -1,6 +1,6 @@
 // A state is a glyph, a word and a colour: no two of them alone.
 import { html } from "../html.js";
-import { ago, iso, moment } from "../format.js";
+import { ago, iso, moment, own } from "../format.js";
 import { useNow } from "../data.js";
 
 const GLYPHS = {
@@ -23,7 +23,7 @@ const STATES = {
 };
 
 export function Glyph({ state }) {
-  const [shape, colour] = STATES[state] ?? ["ring", "grey"];
+  const [shape, colour] = own(STATES, state) ?? ["ring", "grey"];
   return html`<svg class="glyph c-${colour}" viewBox="0 0 12 12" aria-hidden="true">${GLYPHS[shape]}</svg>`;
 }
 

@@ -1,5 +1,5 @@
 // The aggregation tree: drawn where it fits, a list of rows where it does not; choosing a server filters the clients.
-import { count, plural } from "../format.js";
+import { count, own, plural } from "../format.js";
 import { html } from "../html.js";
 import { Rows } from "./table.js";
 import { Ago, Glyph, Status } from "./status.js";
@@ -92,7 +92,7 @@ function Drawing({ nodes, leaves, depth, dots, chosen, onChoose }) {
         ${shown.map((state, k) => {
           const cx = left + (k % PER_ROW) * 12.5;
           const cy = below + 30 + Math.floor(k / PER_ROW) * 13;
-          const colour = `var(--${COLOURS[state] ?? "grey"})`;
+          const colour = `var(--${own(COLOURS, state) ?? "grey"})`;
           return state === "idle"
             ? html`<circle cx=${cx} cy=${cy} r="3.6" fill="none" stroke=${colour} stroke-width="1.4" />`
             : html`<circle cx=${cx} cy=${cy} r="4.2" fill=${colour} />`;
