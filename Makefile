@@ -9,12 +9,13 @@
 #   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
 #   make bench   the benchmarks, beside this machine's own limits
 #   make bench-simulators   hansa's simulation beside other simulators, which it installs in environments of their own
+#   make scripts types of the Studio's scripts, by TypeScript, which npm brings
 #   make shots   images of every page of the Studio, in both themes and three widths, in shots/
 #   make docs    reference pages from the code, and the site in site/
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check audit sbom faults dst fuzz bench bench-simulators docs shots
+.PHONY: demo test check audit sbom faults dst fuzz bench bench-simulators docs scripts shots
 
 demo:
 	@tools/install server,sklearn
@@ -66,6 +67,9 @@ docs:
 	@tools/install dev
 	@$(VENV)/bin/python tools/reference.py
 	@$(RUN) zensical build --clean --strict
+
+scripts:
+	@tools/scripts
 
 shots:
 	@tools/install dev

@@ -1,8 +1,14 @@
 """The Studio before a large store: 10,000 clients, 1,000 rounds, 100 clients in each: first paint, and one update.
 
     python benchmarks/studio.py [--clients 10000] [--rounds 1000]
+    python benchmarks/studio.py --hour [--pace 10]
 
 Needs Chromium (Debian: apt-get install chromium). One update is a committed round that reaches an open session page.
+
+With `--hour`: the memory of pages over what an hour brings, a round of a session every ten seconds with its clients'
+comings, goings and progress. Each event is stored, streamed, rendered and waited for before the next one; between two
+rounds there are `--pace` seconds: 0, as fast as the pages follow, or 10, the hour itself. Heaps are told after a
+forced collection of garbage.
 """
 
 import argparse
@@ -10,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +26,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "api"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "ui"))
 
 from browser import chromium, visit
+from playwright.sync_api import Page
 from studied import Studied
 
 from hansa.messages import Kind, RunSpec
-from hansa.network.controller.journal import event
+from hansa.network.controller.journal import Journal, event
+from hansa.store.ports import Query
 from hansa.store.records import (
     ClientRecord,
     ContributionRecord,
+    EventRecord,
     MetricRecord,
     Record,
     RoundRecord,
@@ -34,6 +44,8 @@ from hansa.store.records import (
 )
 
 _COHORT = 100
+_A_MINUTE = 6
+"""Rounds."""
 _SESSION = "5d41402abc4b"
 _PAINTED = """() => new Promise((done) => new PerformanceObserver((list) =>
   done(list.getEntriesByName("first-contentful-paint")[0].startTime)).observe({type: "paint", buffered: true}))"""
@@ -57,9 +69,80 @@ def a_round(number: int, clients: int, rng: random.Random) -> list[Record]:
     for k in rng.sample(range(clients), _COHORT):
         name, told = f"client-{k:05d}", {"loss": loss * rng.uniform(0.8, 1.3)}
         rows.append(
-            ContributionRecord(f"{key}/{name}", "default", _SESSION, number, name, "accepted", 64, metrics=told)
+            ContributionRecord(
+                f"{key}/{name}",
+                "default",
+                _SESSION,
+                number,
+                name,
+                "accepted",
+                64,
+                metrics=told,
+                norm=rng.uniform(0.5, 2.0),
+            )
         )
     return rows
+
+
+def collected(tab: Page) -> dict[str, float]:
+    """What a tab holds once its garbage is gone: megabytes of heap, nodes of documents, listeners."""
+    session = tab.context.new_cdp_session(tab)
+    session.send("HeapProfiler.enable")
+    session.send("HeapProfiler.collectGarbage")
+    session.send("Performance.enable")
+    told = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    return {"heap": told["JSHeapUsedSize"] / 1e6, "nodes": told["Nodes"], "listeners": told["JSEventListeners"]}
+
+
+async def at_work(journal: Journal, names: Sequence[str]) -> None:
+    """Every client of a round says how far it is."""
+    for name in names:
+        journal.live("default", _SESSION, "client.progress", client=name, phase="train", done=1, total=2)
+
+
+def an_hour(minutes: int, pace: float) -> None:
+    """Print what three open pages hold while an hour's events come."""
+    rng = random.Random(0)  # noqa: S311 - no secret
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        studied = Studied(Path(folder))
+        store, journal = studied.server.controller.store, studied.server.controller.journal
+        total = minutes * _A_MINUTE
+        session = SessionRecord(
+            _SESSION, "default", "hour", RunSpec(name="hour", project="default", rounds=total), SessionState.RUNNING,
+            1.7e9, started_at=1.7e9,
+        )  # fmt: skip
+        names = [f"client-{k:05d}" for k in range(_COHORT)]
+        clients = [ClientRecord(f"default/{name}", "default", name, "root", True, 1.7e9, 1.7e9) for name in names]
+        studied.run(store.put(session, *clients))
+        with visit(browser, studied.url, studied.code()) as made:
+            tabs = {"session": made.page, "events": made.context.new_page(), "network": made.context.new_page()}
+            for name, tab in tabs.items():
+                tab.goto(f"{studied.url}/ui/p/default/{name if name != 'session' else f'sessions/{_SESSION}'}")
+                tab.wait_for_selector(".live[data-state=live]")
+            for number in range(1, total + 1):
+                began, who = time.monotonic(), rng.choice(names)
+                for kind in ("node.left", "client.connected"):
+                    studied.run(journal.record(event("default", "", kind, f"{who}: {kind}", name=who)))
+                opened = event("default", _SESSION, "round.opened", f"round {number}", round=number, invited=names)
+                studied.run(journal.record(opened))
+                studied.run(at_work(journal, names))
+                session = replace(session, round=number, model=f"{number:064x}")
+                studied.run(store.put(session, *a_round(number, _COHORT, rng)))
+                studied.run(journal.record(event("default", _SESSION, "round.committed", f"round {number}: committed")))
+                newest = studied.run(store.list(EventRecord, Query("default", sort="-id", limit=1))).items[0].id
+                tabs["events"].wait_for_selector(f"[data-event='{newest}']")
+                tabs["session"].wait_for_selector(f".figures dd.value:has-text('{number:,} /')")
+                tabs["network"].wait_for_selector(f".events [data-event='{newest - 2}']")
+                if number % (10 * _A_MINUTE) == 0:
+                    held = {name: collected(tab) for name, tab in tabs.items()}
+                    said = "   ".join(
+                        f"{name} {one['heap']:5.2f} MB {one['nodes']:6,.0f} nodes {one['listeners']:5,.0f} listeners"
+                        for name, one in held.items()
+                    )
+                    print(f"{number // _A_MINUTE:3} min, {newest:,} events   {said}", flush=True)
+                time.sleep(max(0.0, pace - (time.monotonic() - began)))
+        studied.close()
 
 
 def main() -> None:
@@ -67,7 +150,13 @@ def main() -> None:
     asked = argparse.ArgumentParser()
     asked.add_argument("--clients", type=int, default=10_000)
     asked.add_argument("--rounds", type=int, default=1_000)
+    asked.add_argument("--hour", action="store_true")
+    asked.add_argument("--minutes", type=int, default=60)
+    asked.add_argument("--pace", type=float, default=0.0)
     given = asked.parse_args()
+    if given.hour:
+        an_hour(given.minutes, given.pace)
+        return
     rng = random.Random(0)  # noqa: S311 - no secret
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         studied = Studied(Path(folder))

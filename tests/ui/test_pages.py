@@ -15,7 +15,7 @@ def test_a_page_is_without_a_fault_in_both_themes(visitor: Visit, studied: Studi
     page = visitor.open(studied.fill(place))
     visitor.flawless()
     page.get_by_role("button", name="Dark theme").click()
-    visitor.flawless()
+    visitor.flawless(colours=True)
     page.set_viewport_size({"width": 420, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.set_viewport_size({"width": 1440, "height": 900})

@@ -35,7 +35,8 @@ def _hold(route: Route) -> None:
 STATES = {"error": _refuse(500, "The disk is full"), "forbidden": _refuse(403, "Not for your role"), "loading": _hold}
 
 
-def _shown(made: Visit, studied: Studied, place: str, state: str) -> None:
+def _shown(made: Visit, studied: Studied, place: str, state: str, *, whole: bool = True) -> None:
+    """whole: whether all is looked at in the dark theme too, and not its colours alone."""
     made.expected = ("Failed to load resource",)
     page, context = made.page, made.context
     patterns = ("**/api/v1/projects/**", "**/api/v1/users**", "**/api/v1/server", "**/api/v1/audit**")
@@ -48,7 +49,7 @@ def _shown(made: Visit, studied: Studied, place: str, state: str) -> None:
             made.still()
         made.flawless()
         page.get_by_role("button", name="Dark theme").click()
-        made.flawless()
+        made.flawless(colours=not whole)
         page.get_by_role("button", name="Light theme").click()
     finally:
         for pattern in patterns:
@@ -61,7 +62,39 @@ def _shown(made: Visit, studied: Studied, place: str, state: str) -> None:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("place", SOME)
 def test_a_page_in_another_state_is_without_a_fault(visitor: Visit, studied: Studied, place: str, state: str) -> None:
-    _shown(visitor, studied, place, state)
+    _shown(visitor, studied, place, state, whole=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_page_is_without_a_fault_in_both_themes(visitor: Visit, studied: Studied) -> None:
+    for place in PLACES:
+        for theme in ("light", "dark"):
+            visitor.open(studied.fill(place), theme=theme)
+            visitor.flawless()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_signing_in_is_without_a_fault_whatever_the_server_says(browser: Browser, studied: Studied, theme: str) -> None:
+    with visit(browser, studied.url) as made:
+        made.page.evaluate(f"localStorage.setItem('hansa.theme', '{theme}')")
+        made.page.reload()
+        expect(made.page.get_by_role("heading", name="Sign in")).to_be_visible()
+        made.flawless()
+        made.page.get_by_role("button", name="Use a token instead").click()
+        made.flawless()
+        made.expected = ("Failed to load resource",)
+        for state in ("error", "forbidden", "loading"):
+            made.context.route("**/api/v1/login/browser", STATES[state])
+            made.page.get_by_label("Token").fill("x")
+            made.page.get_by_role("button", name="Sign in", exact=True).click()
+            if state == "loading":
+                expect(made.page.get_by_role("button", name="Signing in …")).to_be_disabled()
+            else:
+                expect(made.page.get_by_role("alert")).to_contain_text("says the test")
+            made.flawless()
+            made.context.unroute("**/api/v1/login/browser")
 
 
 @pytest.mark.slow
@@ -86,5 +119,5 @@ def test_every_page_of_an_empty_project_is_without_a_fault(nothing: Visit) -> No
     nothing.expected = ("404",)
     for place in PLACES:
         for theme in ("light", "dark"):
-            nothing.open(place.format(session="none", other="none", model="none"), theme=theme)
+            nothing.open(place.format(session="none", other="none", model="none", package="none"), theme=theme)
             nothing.flawless()
