@@ -4,7 +4,7 @@ import { useApp } from "../context.js";
 import { useResource } from "../data.js";
 import { bytes, count, short } from "../format.js";
 import { html, useEffect, useState } from "../html.js";
-import { Command, Dialog, toast } from "../parts/acts.js";
+import { Act, Command, Dialog, toast } from "../parts/acts.js";
 import { Icon } from "../parts/icon.js";
 import { Card, Figures, Notice, Title } from "../parts/page.js";
 import { Bar, Empty, Loaded } from "../parts/states.js";
@@ -63,7 +63,10 @@ export function PackagePage({ route }) {
   return html`<${Loaded} resource=${record} level=${1} skeleton=${html`<${Title} title=${id.slice(0, 12)} /><${Bar} width=${300} />`}>${(one) => html`<div class="stack">
     <${Title} title=${one.name} state=${held.data && html`<${Pill} state=${held.data.signer ? "accepted" : "missing"}>${held.data.signer ? "signed" : "not signed"}<//>`} actions=${html`
         ${can("verify") && html`<a class="button" href=${address(`${base}/file`)} download=${`${one.name}.hansa`}><${Icon} name="download" />Download</a>`}
-        ${can("run") && html`<a class="button primary" href=${`${to("p", project, "sessions", "new")}?package=${one.id}`}><${Icon} name="player-play" />Start a session</a>`}`}>
+        ${can("run") && html`<a class="button primary" href=${`${to("p", project, "sessions", "new")}?package=${one.id}`}><${Icon} name="player-play" />Start a session</a>`}
+        ${can("delete") && html`<${Act} className="danger quiet" icon="trash" done="The package is deleted"
+          confirm=${{ title: `Delete ${one.name}?`, text: "It goes if no session or prediction names it. This cannot be undone; whoever has its file can upload it again.", act: "Delete", word: one.name }}
+          act=${async () => { await call(base, { method: "DELETE" }); go(to("p", project, "packages"), { replace: true }); }}>Delete<//>`}`}>
       Uploaded <${Ago} at=${one.created_at} />; reading it here runs nothing of it
     <//>
     <${Loaded} resource=${held} skeleton=${html`<div class="card body"><${Bar} width=${320} /></div>`}>${(inside) => html`<${Inside} record=${one} inside=${inside} base=${base} />`}<//>
