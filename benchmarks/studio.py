@@ -131,9 +131,9 @@ def an_hour(minutes: int, pace: float) -> None:
                 studied.run(store.put(session, *a_round(number, _COHORT, rng)))
                 studied.run(journal.record(event("default", _SESSION, "round.committed", f"round {number}: committed")))
                 newest = studied.run(store.list(EventRecord, Query("default", sort="-id", limit=1))).items[0].id
-                tabs["events"].wait_for_selector(f"[data-event='{newest}']")
-                tabs["session"].wait_for_selector(f".figures dd.value:has-text('{number:,} /')")
-                tabs["network"].wait_for_selector(f".events [data-event='{newest - 2}']")
+                tabs["events"].locator(f"[data-event='{newest}']").first.wait_for(state="attached")
+                tabs["session"].locator(f".figures dd.value:has-text('{number:,} /')").first.wait_for(state="attached")
+                tabs["network"].locator(f".events [data-event='{newest - 2}']").first.wait_for(state="attached")
                 if number % (10 * _A_MINUTE) == 0:
                     held = {name: collected(tab) for name, tab in tabs.items()}
                     said = "   ".join(

@@ -30,7 +30,7 @@ from hansa.algorithm import (
     Transform,
 )
 from hansa.app import App, remembered
-from hansa.arrays import Arrays, norm
+from hansa.arrays import Arrays, length
 from hansa.errors import ConfigError
 from hansa.messages import Candidate, ClientInfo, Kind, Metrics, RunSpec, ServerTask, Task, Update, Value
 from hansa.pipeline import (
@@ -158,11 +158,11 @@ class Run:
         self.pipeline.check(update.arrays)
 
     def measured(self, update: Update) -> float | None:
-        """At a server: the L2 norm of an update as it came, to be recorded beside it.
+        """At a server: the L2 norm of an update as it came, to six digits, to be recorded beside it.
 
         None where the sum is published with noise: that would not cover a number of one client.
         """
-        return None if self.pipeline.releases else norm(update.arrays)
+        return None if self.pipeline.releases else length(update.arrays)
 
     def counted(self, plan: Plan, update: Update, staleness: int, base: Arrays, current: Arrays) -> Update:
         """At a server of an asynchronous run: what is summed of an update. base: what its client was given.

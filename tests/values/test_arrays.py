@@ -19,7 +19,9 @@ from hansa.arrays import (
     delta_dtype,
     first_difference,
     is_floating,
+    length,
     map_floating,
+    norm,
     scale,
     subtract,
     zeros_like,
@@ -277,3 +279,17 @@ def test_map_floating_leaves_other_tensors_alone():
 def test_a_constant_change_is_of_floating_tensors_in_the_dtype_of_their_change():
     model = Arrays({"h": np.zeros((2, 1), np.float16), "n": np.zeros(3, np.int8), "d": np.zeros(())})
     assert constant_change(model, 0.25) == Arrays({"h": np.full((2, 1), 0.25, np.float32), "d": np.array(0.25)})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_the_length_that_people_read_is_the_norm_to_six_digits(dtype: type[np.generic]) -> None:
+    rng = np.random.default_rng(0)
+    arrays = Arrays({"w": rng.normal(size=(300, 700)).astype(dtype), "b": rng.normal(size=3).astype(dtype)})
+    assert length(Arrays({**arrays, "steps": np.array(10**6)})) == pytest.approx(norm(arrays), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e30, 1e-30, np.inf, np.nan])
+def test_what_float32_cannot_square_has_a_length_too(value: float) -> None:
+    arrays = Arrays({"w": np.full(4, value, np.float32)})
+    assert length(arrays) == pytest.approx(norm(arrays), nan_ok=True)
+    assert length(arrays) == pytest.approx(2 * value, nan_ok=True)
