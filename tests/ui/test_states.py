@@ -69,7 +69,7 @@ def test_a_page_in_another_state_is_without_a_fault(visitor: Visit, studied: Stu
 @pytest.mark.timeout(600)
 def test_every_page_is_without_a_fault_in_both_themes(visitor: Visit, studied: Studied) -> None:
     for place in PLACES:
-        for theme in ("light", "dark"):
+        for theme in ("dark", "light"):  # the light one is left to whoever comes next
             visitor.open(studied.fill(place), theme=theme)
             visitor.flawless()
 
