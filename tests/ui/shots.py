@@ -10,9 +10,24 @@ from pathlib import Path
 
 from browser import chromium, visit
 from places import PLACES
+from playwright.sync_api import Page
 from studied import Studied
 
 WIDTHS = (1440, 1024, 420)
+
+
+def photograph(page: Page, folder: Path, name: str) -> int:
+    """An image at each width; at how many the page is wider than the screen."""
+    faults = 0
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(120)  # charts are drawn anew
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            faults += 1
+            print(f"{name} is wider than {width} pixels")
+        page.screenshot(path=folder / f"{name}-{width}.png", full_page=True)
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    return faults
 
 
 def main(arguments: list[str]) -> int:
@@ -24,19 +39,20 @@ def main(arguments: list[str]) -> int:
         studied = Studied(Path(data))
         try:
             studied.populate()
+            with visit(browser, studied.url) as stranger:
+                if part in "sign-in":
+                    for theme in ("light", "dark"):
+                        stranger.page.evaluate(f"localStorage.setItem('hansa.theme', '{theme}')")
+                        stranger.page.reload()
+                        stranger.page.wait_for_selector("h1")
+                        faults += photograph(stranger.page, folder, f"sign-in-{theme}")
+                print(*stranger.wrong, sep="\n")
             with visit(browser, studied.url, studied.code()) as made:
                 for place in (place for place in PLACES if part in place):
                     name = re.sub(r"\W+", "-", place.partition("/default")[2] or place).strip("-") or "overview"
                     for theme in ("light", "dark"):
                         made.open(studied.fill(place), theme=theme)
-                        for width in WIDTHS:
-                            made.page.set_viewport_size({"width": width, "height": 900})
-                            made.page.wait_for_timeout(120)  # charts are drawn anew
-                            if made.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-                                faults += 1
-                                print(f"{place} is wider than {width} pixels")
-                            made.page.screenshot(path=folder / f"{name}-{theme}-{width}.png", full_page=True)
-                        made.page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+                        faults += photograph(made.page, folder, f"{name}-{theme}")
                 print(*made.wrong, sep="\n")
         finally:
             studied.close()

@@ -115,7 +115,7 @@ function Approve({ record, inside, base }) {
   return html`<${Card} title="Approve it" note="no server can approve code for a site"><div class="body grid-2">
     <div class="stack"><h3>As a data owner</h3>
       <p class="second">Put this into the policy of your site (<code>--site site.toml</code>), once you have read the files below. The digest is of the files, whoever has packed or signed them.</p>
-      <${Command} text=${`[code]\ndigests = [\n  "${inside.digest}",\n]${inside.signer ? `\n# or everything that this key has signed:\n# signers = ["${inside.signer}"]` : ""}`} label="Copy the policy" /></div>
+      <${Command} text=${`[code]\ndigests = [\n"${inside.digest}"\n]${inside.signer ? `\n# or everything that this key has signed:\n# signers = ["${inside.signer}"]` : ""}`} label="Copy the policy" /></div>
     ${can("verify") && html`<div class="stack"><h3>As a trusted third party</h3>
       <p class="second">Sites that name your key in <code>signers</code> run what you have signed. ${can("upload") ? html`<a class="linked" href=${address(`${base}/file`)} download=${`${record.name}.hansa`}>Download the package</a>, sign it on your own machine, and bring it back: it gets another id, and keeps its digest.` : "Download it, sign it on your own machine, and give it to who may upload packages."}</p>
       <${Command} text=${`hansa package inspect ${record.name}.hansa\nhansa package sign ${record.name}.hansa`} label="Copy the commands" />
