@@ -194,10 +194,12 @@ def test_a_third_party_reads_a_package_signs_it_and_brings_it_back(
     package = read(archive)
     assert policy == {"code": {"digests": [package.digest]}}
     expect(page.locator(".command pre").first).to_contain_text(str(read(signed(archive, key)).signer()))
+    gone = page.url.rpartition("/")[2]
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_label("to confirm").fill("wards")
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    expect(page.get_by_role("region", name="Packages").locator("tbody tr")).to_have_count(1)
+    expect(page.get_by_role("region", name="Packages").locator(f"a.name[href$='{package.id}']")).to_have_count(1)
+    expect(page.get_by_role("region", name="Packages").locator(f"a.name[href$='{gone}']")).to_have_count(0)
     visitor.sound()
 
 
