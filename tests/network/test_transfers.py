@@ -15,7 +15,7 @@ from hansa.errors import ConnectionFailedError, NotFoundError, Reason, WireError
 from hansa.messages import ClientInfo, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
 from hansa.wire import channel, chunks, codec
-from hansa.wire.frames import Admission, Hello, Presence, Role, Settled, Verdict
+from hansa.wire.frames import Admission, Hello, OpenRound, Presence, Role, Settled, Verdict
 
 CHUNK = chunks.CHUNK
 SPEC = RunSpec(name="run", rules=RoundRules(lease=30, deadline=60))
@@ -153,6 +153,35 @@ async def test_a_download_that_breaks_at_any_byte_goes_on_where_it_broke(
         assert await made.sealed() is not None
     assert sum(received) == 2 * codec.size(LARGE)  # down and up
     assert trainings(app) == 1
+
+
+@pytest.mark.parametrize("instead", ["a bit flipped", "cut off", "longer", "a link"])
+async def test_a_model_that_was_changed_where_it_lies_is_fetched_again(instead: str, tmp_path: Path) -> None:
+    content = b"".join(codec.encode(LARGE))
+    async with rig() as made, made.node("ward") as ward, made.node("other") as other:
+        made.open("ward", "other", model=LARGE)
+        opened = await ward.told(OpenRound)
+        await other.told(OpenRound)
+        target = tmp_path / opened.model.digest
+        await ward.link.download(opened.model, target)
+        before = target.stat()
+        assert await ward.link.download(opened.model, target) == target
+        assert target.stat() == before  # untouched
+        changed = {
+            "a bit flipped": content[:-1] + bytes([content[-1] ^ 1]),
+            "cut off": content[:-1],
+            "longer": content + b"x",
+            "a link": content,
+        }[instead]
+        elsewhere = tmp_path / "elsewhere" if instead == "a link" else target
+        target.unlink()
+        elsewhere.write_bytes(changed)
+        if elsewhere != target:
+            target.symlink_to(elsewhere)
+        await ward.link.download(opened.model, target)
+        assert not target.is_symlink()
+        assert target.read_bytes() == content
+        assert elsewhere.read_bytes() == content
 
 
 async def test_bulk_has_a_connection_of_its_own_which_ends_with_it(app: Path, tmp_path: Path) -> None:

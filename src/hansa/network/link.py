@@ -4,6 +4,7 @@ Clients and combiners both hang on a `Link`; neither opens a port for its parent
 """
 
 import asyncio
+import os
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ from hansa.errors import (
     WireError,
 )
 from hansa.network.entrance import Entrance, Place
+from hansa.network.files import pieces
 from hansa.store.disk import explained
 from hansa.wire import channel, chunks
 from hansa.wire.calls import DownloadRequest
@@ -173,12 +175,14 @@ class Link:
     ) -> Path:
         """An object as a file, whole and verified; resumes where a broken stream stopped.
 
+        One that lies there already is verified too: a disk may have changed it, or user code that can write there.
+
         aside: the folder in which it comes together, where user code may write to the target's; None: the target's.
 
         Raises `NotFoundError` when the parent has no use for it any more, `WireError` when its bytes are not its own,
         and `StorageError` when the disk does not take it: nothing of it stays there then.
         """
-        if await asyncio.to_thread(target.exists):
+        if await asyncio.to_thread(_lies_at, target, blob):
             return target
         part = (aside or target.parent) / f"{target.name}.{uuid.uuid4().hex[:8]}.part"
         backoff = Backoff()
@@ -318,6 +322,25 @@ async def _write(stream: channel.Stream[FromNode, ToNode], outbox: "asyncio.Queu
                 await stream.send(frame)
             except WireError as error:  # this frame cannot be sent; those after it can
                 _log.error("a frame was left out", frame=type(frame).__name__, why=str(error))
+
+
+def _lies_at(target: Path, blob: Blob) -> bool:
+    """Whether the object is there; what is there in its place gives way."""
+    if not os.path.lexists(target):
+        return False
+    hashed = blake3(max_threads=blake3.AUTO)
+    try:
+        for piece in pieces(target, blob.size + 1):
+            hashed.update(piece)
+    except OSError as error:
+        _log.warning("what lies in the place of an object is not it", object=blob.digest, why=str(error))
+    else:
+        if hashed.hexdigest() == blob.digest:
+            return True
+        _log.warning("an object has been changed where it lies, and is fetched again", object=blob.digest)
+    with explained("remove a changed object from", target.parent):
+        target.unlink(missing_ok=True)
+    return False
 
 
 def _check_file(part: Path, blob: Blob) -> None:
