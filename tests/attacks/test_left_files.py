@@ -151,3 +151,58 @@ async def test_an_update_that_is_not_the_one_that_was_measured_stays_where_it_is
         session = await made.run(hostile, spec)
     assert session.state is SessionState.FAILED
     assert "the app's process has changed its update after it was written" in session.cause
+
+
+SHADY = """
+import os
+
+import numpy as np
+
+import hansa
+from hansa.network.client import outbox
+from hansa.wire import codec
+
+app = hansa.App()
+
+
+@app.model
+def initial_model(rng):
+    return {"w": np.zeros(50_000, np.float32)}
+
+
+@app.train
+def train(model, task):
+    outbox.codec = Shady()
+    return hansa.Update({"w": model["w"] + np.float32(1)}, num_examples=1)
+
+
+class Shady:
+    def write(self, parts, place):
+        HOW
+
+    def __getattr__(self, name):
+        return getattr(codec, name)
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["pass", "place.symlink_to(HELD)", "place.mkdir(); (place / 'file').write_text('x')", "os.mkfifo(place)"],
+    ids=["nothing", "a link", "a folder", "a pipe"],
+)
+async def test_an_update_that_is_no_ordinary_file_fails_its_task_alone(how: str, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    held.write_bytes(HELD)
+    (tmp_path / "shady").mkdir()
+    app = tmp_path / "shady" / "app.py"
+    app.write_text(SHADY.replace("HOW", how).replace("HELD", repr(str(held))))
+    rules = RoundRules(deadline=60, replace_failed=False)
+    async with federation(tmp_path) as made:
+        await made.client("ward")
+        session = await made.run(app, RunSpec(rounds=1, rules=rules))
+        assert made.nodes["ward"].done() is False
+        left = [path.name for path in (tmp_path / "ward" / "objects").iterdir() if path.name.startswith("update-")]
+    assert session.state is SessionState.FAILED
+    assert "has not left the file that it speaks of" in session.cause
+    assert left == []
+    assert held.read_bytes() == HELD

@@ -105,7 +105,7 @@ class Bench:
         self._world = world
         self._client = client
         memory = Memory(objects.with_name("memory"))
-        self._worker = Worker(None, Path("app.py"), client, objects, memory)  # type: ignore[arg-type]
+        self._worker = Worker(None, Path("app.py"), client, objects, memory, out=objects)  # type: ignore[arg-type]
         self._worker._app = app_of(world.plan.clients)
         self._lock = asyncio.Lock()
         self._rng = random.Random(f"bench {world.plan.seed} {client.name} {world.loop.now}")  # noqa: S311 - a simulation

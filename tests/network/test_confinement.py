@@ -176,8 +176,15 @@ async def test_it_sees_nothing_of_the_node_and_writes_to_its_own_folders_alone(
     print(told(lambda: open({str(tmp_path / "source" / "app.py")!r}).read(8).strip() + " "))
     print(told(lambda: open(os.environ["HOME"] + "/mine", "w").write("x")))
     print(told(lambda: open(__file__, "a").write("x")))
+    work = {str(tmp_path / "work")!r}
+    print(told(lambda: open(work + "/objects/model").read()))
+    print(told(lambda: open(work + "/objects/model", "a")))
+    print(told(lambda: os.unlink(work + "/objects/model")))
+    print(len(os.listdir(work + "/memory")))
     """
     async with bench(textwrap.dedent(body), rules) as made:
+        (tmp_path / "work" / "objects" / "model").write_text("of another session")
+        (tmp_path / "work" / "memory" / "another").mkdir(parents=True)
         await made.look()
     assert made.lines == [
         "PermissionError",
@@ -186,6 +193,10 @@ async def test_it_sees_nothing_of_the_node_and_writes_to_its_own_folders_alone(
         "OSError",
         "import ",
         "1",
+        "1",
+        "of another session",
+        "OSError",
+        "OSError",
         "1",
     ]
     assert not outside.exists()
@@ -338,6 +349,11 @@ def test_it_ends_with_its_agent_though_that_is_killed_and_it_is_busy(tool: Tool,
         (
             Limits(disk=1 << 20),
             "while True: open(f'{os.environ[\"HOME\"]}/{time.time()}', 'wb').write(bytes(1 << 18)); time.sleep(0.05)",
+            "a task may hold 1,048,576 here: it was ended",
+        ),
+        (
+            Limits(disk=1 << 20),
+            "while True: open(f'{sys.argv[6]}/{time.time()}', 'wb').write(bytes(1 << 18)); time.sleep(0.05)",
             "a task may hold 1,048,576 here: it was ended",
         ),
         (Limits(wall=1.0), "time.sleep(60)", "a task may take 1 here: it was ended"),

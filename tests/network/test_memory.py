@@ -110,7 +110,7 @@ async def test_a_client_whose_disk_is_lost_starts_from_none(tmp_path: Path) -> N
         await made.controller.stop_session("default", session.id, "a test")
         await made.leave("client-0")
         lost = (await made.session(session)).round
-        for file in (tmp_path / "client-0" / "memory").glob("*/*"):
+        for file in (tmp_path / "client-0" / "memory").glob("*/*/*"):
             file.unlink()
         await made.client("client-0")
         await made.controller.start_session("default", session.id)

@@ -122,6 +122,8 @@ class Correspondence:
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._jobs = Jobs()
         self._files: set[Path] = set()
+        self._brought: Path | None = None
+        """The large letter that the party was given last."""
 
     def may(self, frame: Letter | Awaited) -> bool:
         """Whether the party may say this: the code of its worker process can write what it likes."""
@@ -145,9 +147,15 @@ class Correspondence:
         self._queues[letter.receiver].put_nowait(letter)
 
     async def bring(self, awaited: Awaited) -> Letter:
-        """The letter that the party awaits; a large one as a file in the folder of objects (`letter_file`)."""
+        """The letter that the party awaits; a large one as a file in the folder of objects (`letter_file`).
+
+        It has read the one before by then.
+        """
+        if self._brought is not None:
+            self._brought.unlink(missing_ok=True)
         letter = await self._unbroken(self._fetched(awaited))
         self._read[awaited.sender] += 1
+        self._brought = None if letter.blob.inline else letter_file(self._objects, letter)
         return letter
 
     async def end(self, metrics: Mapping[str, float]) -> None:

@@ -30,15 +30,20 @@ class Party:
         opened: OpenRound,
         info: ClientInfo,
         objects: Path,
+        out: Path,
         *,
         send: Callable[[FromNode], None],
         receive: Callable[[], Letter],
         write: Callable[[Callable[[], None]], None],
     ) -> None:
-        """send, receive: to and from the agent; write: calls what writes a file, until the disk has taken it."""
+        """objects, out: where letters lie that have come, and that are left; send, receive: to and from the agent.
+
+        write: calls what writes a file, until the disk has taken it.
+        """
         self._opened = opened
         self._info = info
         self._objects = objects
+        self._out = out
         self._send = send
         self._receive = receive
         self._write = write
@@ -66,7 +71,7 @@ class Party:
             crew.close()
         result = crew.ended[number].result
         if result:
-            file = update_file(self._objects, self._opened.key)
+            file = update_file(self._out, self._opened.key)
             self._write(lambda: _written(file, result))
         return Evaluated(self._opened.key, self._opened.invited[0], 1, numbers(decode(result)) if result else {})
 
@@ -74,7 +79,7 @@ class Party:
         blob = Blob(blake3(frame).hexdigest(), len(frame), frame if len(frame) <= INLINE_LIMIT else b"")
         letter = Letter(self._opened.key, sender, receiver, self._sent[receiver], blob)
         if not blob.inline:
-            self._write(lambda: _written(letter_file(self._objects, letter), frame))
+            self._write(lambda: _written(letter_file(self._out, letter), frame))
         self._sent[receiver] += 1
         self._send(letter)
 
@@ -87,10 +92,7 @@ class Party:
         self._read[sender] += 1
         if letter.blob.inline:
             return letter.blob.inline
-        file = letter_file(self._objects, letter)
-        frame = file.read_bytes()
-        file.unlink()
-        return frame
+        return letter_file(self._objects, letter).read_bytes()
 
 
 def _written(file: Path, data: bytes) -> None:

@@ -100,13 +100,16 @@ class _Logged:
 class Worker:
     """One app, one client, one task at a time."""
 
-    def __init__(self, pipe: FramePipe, app_path: Path, info: ClientInfo, objects: Path, memory: Memory) -> None:
-        """objects: the folder in which models lie by digest, and in which updates are left."""
+    def __init__(
+        self, pipe: FramePipe, app_path: Path, info: ClientInfo, objects: Path, memory: Memory, *, out: Path
+    ) -> None:
+        """objects: the folder in which models lie by digest; out: that in which updates and letters are left."""
         self._pipe = pipe
         self._app_path = app_path
         self._info = info
         self._objects = objects
         self._memory = memory
+        self._out = out
         self._app: App | None = None
         self._current: _Current | None = None
         self._run: Run | None = None
@@ -175,6 +178,7 @@ class Worker:
             opened,
             self._info,
             self._objects,
+            self._out,
             send=self._send,
             receive=self._letter,
             write=lambda write: self._patiently(opened.key, write),
@@ -199,7 +203,7 @@ class Worker:
         name = self._info.name
         contribution = Contribution(name, update.num_examples, update.metrics)
         parts = packing.pack(update)
-        left = self._patiently(opened.key, lambda: leave(parts, self._objects, opened.key))
+        left = self._patiently(opened.key, lambda: leave(parts, self._out, opened.key))
         memory = update.memory
         if memory is not None:
             self._patiently(opened.key, lambda: self._memory.keep(opened.key, left.digest, memory))
@@ -215,7 +219,7 @@ class Worker:
         said = ""
         while True:
             try:
-                with explained("keep an update in", self._objects):
+                with explained("keep an update in", self._out):
                     return write()
             except StorageUnavailableError as error:
                 if str(error) != said:
@@ -285,13 +289,15 @@ def main() -> None:
     parser.add_argument("--client", type=client_info, required=True)
     parser.add_argument("--objects", type=Path, required=True)
     parser.add_argument("--memory", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limits", type=Limits.decode, default=NO_LIMITS)
     given = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's: it ends this process in order
     given.limits.apply()
     connection = socket.socket(fileno=given.fd)
     threading.Thread(target=_end_with_the_agent, args=(connection,), daemon=True, name="end-with-the-agent").start()
-    Worker(FramePipe(connection), given.app, given.client, given.objects, Memory(given.memory)).serve()
+    memory = Memory(given.memory)
+    Worker(FramePipe(connection), given.app, given.client, given.objects, memory, out=given.out).serve()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,9 @@ from hansa.messages import ClientInfo, Kind
 from hansa.network.client.code import Code
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.correspondence import Correspondence
+from hansa.network.client.outbox import letter_file, update_file
 from hansa.network.client.pipe import read_frame, write_frame
+from hansa.network.patience import patiently
 from hansa.settings import environment_for_user_code
 from hansa.store.disk import bytes_in, explained
 from hansa.wire import framing
@@ -44,6 +47,12 @@ __all__ = ["SCRATCH", "Workshop"]
 
 SCRATCH = "scratch-"
 """How the name of a worker process's own folder begins, beside the folder of objects."""
+
+_OUT = "out"
+"""The folder in it for updates and letters."""
+
+_CODES_KEPT = 32
+"""Packages of which it stays what they keep between rounds."""
 
 _FAREWELL = 1.0
 """Seconds for a process that is done to end, and for what it printed last."""
@@ -76,7 +85,10 @@ class Workshop:
         on_line: Callable[[str], None],
         confinement: Confinement = NO_CONFINEMENT,
     ) -> None:
-        """objects: what user code keeps between rounds lies in a folder beside it; on_line: told each printed line.
+        """objects: where models lie, and what the code leaves is put; on_line: told each printed line.
+
+        A package's code writes to two folders beside it, which no other code sees: one that goes with its process, and
+        one for what it keeps between rounds.
 
         confinement: of code that a session brought; an owner's own app is trusted.
         """
@@ -158,25 +170,27 @@ class Workshop:
 
     def _command(self, descriptor: int) -> tuple[Sequence[str], Mapping[str, str]]:
         """(arguments, environment) of the worker process; a package's files are laid out for it."""
-        memory = self._objects.with_name("memory")
-        arguments = [
-            *(str(self._code.python), "-u", "-m", "hansa.network.client.worker", "--fd", str(descriptor)),
-            *("--objects", str(self._objects), "--memory", str(memory), "--client", json.dumps(asdict(self._client))),
-        ]
         if not self._code.package:
-            return [*arguments, "--app", str(self._code.path)], environment_for_user_code()
+            return self._arguments(descriptor, self._code.path), environment_for_user_code()
         with explained("lay out the package in", self._objects):
-            memory.mkdir(exist_ok=True)
+            _make_room(self._memory)
             self._scratch = scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self._objects.parent))
-            (scratch / "home").mkdir()
-        app = self._code.placed(scratch)
+            for folder in ("home", _OUT):
+                (scratch / folder).mkdir()
         rules = self._confinement
         command = rules.command(
-            [*arguments, "--app", str(app), "--limits", rules.limits.encode()],
-            writable=(scratch, self._objects, memory),
-            readable=(self._code.environment,) if self._code.environment is not None else (),
+            [*self._arguments(descriptor, self._code.placed(scratch)), "--limits", rules.limits.encode()],
+            writable=(scratch, self._memory),
+            readable=(self._objects, *filter(None, (self._code.environment,))),
         )
         return command, rules.environment(scratch / "home")
+
+    def _arguments(self, descriptor: int, app: Path) -> list[str]:
+        return [
+            *(str(self._code.python), "-u", "-m", "hansa.network.client.worker", "--fd", str(descriptor)),
+            *("--objects", str(self._objects), "--memory", str(self._memory), "--out", str(self._out)),
+            *("--client", json.dumps(asdict(self._client)), "--app", str(app)),
+        ]
 
     async def _watch_limits(self) -> None:
         """Kill the process once its task has used more than it may."""
@@ -184,11 +198,11 @@ class Workshop:
         if not self._code.package or not limits.watched:
             return
         begun, before = loop.time(), await self._cpu_seconds()
+        kept = await asyncio.to_thread(bytes_in, self._memory) if limits.disk is not None else 0
         while not self._beyond:
             await asyncio.sleep(_LIMITS_LOOK)
             used, took = await self._cpu_seconds() - before, loop.time() - begun
-            folder = self._scratch if limits.disk is not None else None
-            holds = await asyncio.to_thread(bytes_in, folder) if folder is not None else 0
+            holds = await asyncio.to_thread(self._held, kept) if limits.disk is not None else 0
             if limits.cpu is not None and used > limits.cpu:
                 self._beyond = f"it used {used:.1f} CPU seconds, and a task may use {limits.cpu:g} here: it was ended"
             elif limits.wall is not None and took > limits.wall:
@@ -196,6 +210,42 @@ class Workshop:
             elif limits.disk is not None and holds > limits.disk:
                 self._beyond = f"it wrote {holds:,} bytes, and a task may hold {limits.disk:,} here: it was ended"
         self._kill()
+
+    @property
+    def _out(self) -> Path:
+        """Where the process leaves what is large."""
+        return self._scratch / _OUT if self._scratch is not None else self._objects
+
+    @property
+    def _memory(self) -> Path:
+        """What the code keeps between rounds."""
+        return self._objects.with_name("memory") / (self._code.package or "own")
+
+    def _held(self, kept: int) -> int:
+        """Bytes in the folders of the process. kept: those in the one that stays, before the task."""
+        scratch = self._scratch
+        return (bytes_in(scratch) if scratch is not None else 0) + max(0, bytes_in(self._memory) - kept)
+
+    async def _take(self, frame: Answer | Letter) -> None:
+        """Put the file of which the process speaks where no package's code can write.
+
+        Raises `UserCodeError` where there is none, or no ordinary one.
+        """
+        match frame:
+            case Letter() if not frame.blob.inline:
+                file, needed = letter_file(self._objects, frame), True
+            case Offer() if not frame.blob.inline:
+                file, needed = update_file(self._objects, frame.key), True
+            case Evaluated(key) if key.kind is Kind.PROGRAM:  # a party's result, if it has one
+                file, needed = update_file(self._objects, key), False
+            case _:
+                return
+        if self._out == self._objects:
+            return
+        left = self._out / file.name
+        taken = await patiently(lambda: asyncio.to_thread(_moved, left, file), who=f"client {self._client.name}")
+        if needed and not taken:
+            raise UserCodeError("the app's process has not left the file that it speaks of: it was ended")
 
     async def _answer(
         self, opened: OpenRound, on_frame: Callable[[FromNode], None], correspondence: Correspondence | None
@@ -221,6 +271,7 @@ class Workshop:
                     self._failed_hard = False
                     raise UserCodeError(frame.message, frame.traceback)
                 case Offer() | Evaluated() | Predicted():
+                    await self._take(frame)
                     self._failed_hard = False
                     return frame
                 case Heartbeat():
@@ -237,6 +288,7 @@ class Workshop:
     async def _relay(self, frame: Letter | Awaited, correspondence: Correspondence) -> None:
         """Take a letter, or give the process the one that it awaits, however long that takes; unless it ends."""
         if isinstance(frame, Letter):
+            await self._take(frame)
             await correspondence.take(frame)
             return
         bringing = asyncio.ensure_future(correspondence.bring(frame))
@@ -355,6 +407,29 @@ class Workshop:
         if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # its own group: commands that it started go with it
+
+
+def _moved(left: Path, file: Path) -> bool:
+    """Whether an ordinary file was there, and lies elsewhere now; it is looked at where no code can change it."""
+    with explained("keep an update in", file.parent):
+        try:
+            left.replace(file)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return False
+    mode = file.lstat().st_mode
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(file, ignore_errors=True)
+    elif not stat.S_ISREG(mode):
+        file.unlink()
+    return stat.S_ISREG(mode)
+
+
+def _make_room(memory: Path) -> None:
+    """Have this folder, newest of those beside it, of which those that were idle for longest go."""
+    memory.mkdir(parents=True, exist_ok=True)
+    os.utime(memory)
+    for idle in sorted(memory.parent.iterdir(), key=lambda each: -each.lstat().st_mtime)[_CODES_KEPT:]:
+        shutil.rmtree(idle, ignore_errors=True)
 
 
 def _cpu_seconds(pid: int) -> float:
