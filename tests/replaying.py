@@ -23,7 +23,7 @@ def replayed(app: Path, spec: RunSpec, clients: int, parts: Iterable[Contributio
     accepted = sorted((part for part in parts if part.outcome == ACCEPTED), key=lambda part: part.client)
     for number in range(1, spec.rounds + 1):
         broadcast = run.algorithm.broadcast(state)
-        folding.begin(number, broadcast, frozenset(range(number)))
+        folding.begin(number, broadcast, spec.config, frozenset(range(number)))
         for part in (each for each in accepted if each.round == number):
             outcome = folding.train(Assignment(part.client, 1.0, part.base or 0))
             assert isinstance(outcome, Folded), outcome

@@ -20,6 +20,8 @@ STARTS_A_SHELL = frozenset(
 FETCHES = frozenset({"urllib.request", "requests", "aiohttp", "http.client", "urllib3", "ftplib"})
 CALLS_OUT = frozenset({"api/transport.py", "network/controller/openid.py"})
 """The Python client of the REST API, and the OpenID provider that the operator has set."""
+RUNS_CODE = frozenset({"compat/fedn/functions.py"})
+"""Part of an app, in the process of a package's code: a FEDn session's functions come as text."""
 BY_NAME = frozenset({"__init__.py"})
 """The front page, whose names are a closed table."""
 
@@ -49,7 +51,7 @@ def _imports(names: list[str], where: str) -> Iterator[str]:
 
 
 def _calls(name: str, keywords: list[ast.keyword], where: str) -> Iterator[str]:
-    if name in RUNS_TEXT | LOADS_OBJECTS | STARTS_A_SHELL:
+    if name in LOADS_OBJECTS | STARTS_A_SHELL or (name in RUNS_TEXT and where not in RUNS_CODE):
         yield f"calls {name}"
     if name.rpartition(".")[2] == "import_module" and where not in BY_NAME:
         yield f"calls {name}"

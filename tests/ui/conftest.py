@@ -3,13 +3,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import Visit, chromium, visit
 from studied import Studied
+
+expect.set_options(timeout=30_000)  # milliseconds after which a page that does not show something never will
 
 
 @pytest.fixture(scope="module")
