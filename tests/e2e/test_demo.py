@@ -46,6 +46,7 @@ def test_a_demo_that_is_interrupted_leaves_no_process(hansa: Hansa, number: sign
     assert hansa.alive() == []
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_killed_takes_its_processes_along(hansa: Hansa) -> None:
     demo = hansa.start(*SMALL)
     line_with(demo, "round ")
@@ -56,6 +57,7 @@ def test_a_demo_that_is_killed_takes_its_processes_along(hansa: Hansa) -> None:
     assert hansa.alive() == [process for process in hansa.alive() if process.pid == demo.pid]
 
 
+@pytest.mark.slow
 def test_a_demo_with_an_app_that_fails_says_so_and_leaves_no_process(hansa: Hansa, tiny: Path) -> None:
     tiny.write_text(
         tiny.read_text().replace("    return hansa.Update", '    raise ValueError("no beds")\n    return hansa.Update')

@@ -2,6 +2,7 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 from processes import Hansa, Server, line_with
 
 from hansa.simulation import simulate
@@ -60,6 +61,7 @@ def test_ctrl_c_detaches_from_a_session_and_leaves_it_running(hansa: Hansa, serv
     assert "round 2/2" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_client_killed_mid_session_and_started_again_takes_part_again(
     hansa: Hansa, server: Server, tiny: Path
 ) -> None:

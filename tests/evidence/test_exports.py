@@ -10,10 +10,22 @@ from hansa.api.server import ApiServer
 from hansa.errors import NotFoundError
 from hansa.evidence.bundle import open_bundle, verify_bundle
 from hansa.evidence.findings import Verification
-from hansa.messages import RoundRules, RunSpec
+from hansa.evidence.record import gather
+from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.controller.export import Models
 from hansa.settings import Settings
-from hansa.store.records import SessionRecord, SessionState
+from hansa.store.ports import Page, Query
+from hansa.store.records import (
+    EvaluationRecord,
+    EventRecord,
+    MetricRecord,
+    ModelRecord,
+    Record,
+    RoundRecord,
+    SessionRecord,
+    SessionState,
+)
+from hansa.store.sqlite import SqliteStore
 
 TWO = RoundRules(min_clients=2, quorum=2, deadline=120)
 
@@ -40,6 +52,37 @@ async def test_a_session_under_way_is_whole_up_to_where_it_is_and_its_end_is_not
     assert ended.state is SessionState.FINISHED, ended.cause
     assert (under_way.rounds, under_way.updates, under_way.unsigned, under_way.sealed) == (2, 4, 0, False)
     assert (over.rounds, over.updates, over.sealed) == (4, 8, True)
+
+
+@pytest.mark.parametrize("kind", [EventRecord, RoundRecord, EvaluationRecord, MetricRecord, ModelRecord])
+async def test_what_is_evaluated_while_a_session_is_read_is_there_whole_or_not_at_all(
+    kind: type[Record], tmp_path: Path
+) -> None:
+    store = SqliteStore(tmp_path / "hansa.db")
+    await store.open()
+    row = SessionRecord("s1", PROJECT, "night", RunSpec(), SessionState.RUNNING, 1.0, round=1)
+    report = EvaluationRecord("s1/1/a", PROJECT, "s1", 1, "a", 6, "0" * 64, 2.0, {"loss": 0.5})
+    number = MetricRecord("s1/1/loss", PROJECT, "s1", 1, Kind.EVALUATE, "loss", 0.5, 6)
+    told = EventRecord(0, PROJECT, "s1", "round.evaluated", "", 2.0, {"round": 1, "metrics": {"loss": 0.5}})
+
+    class Meanwhile:
+        """The store, to which an evaluation is written just before rows of one kind are read."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        async def list(self, asked: type[Record], query: Query) -> Page[Record]:
+            if asked is kind:
+                await store.put(report, number, told)
+            return await store.list(asked, query)
+
+    await store.put(row)
+    found = await gather(Meanwhile(), PROJECT, "s1")  # type: ignore[arg-type]
+    seen = {len(found.evaluations), len(found.metrics), len(found.events)}
+    assert seen == ({1} if kind is EventRecord else {0})
+    again = await gather(store, PROJECT, "s1")
+    assert (len(again.evaluations), len(again.metrics), len(again.events)) == (1, 1, 1)
+    await store.close()
 
 
 async def test_a_session_that_was_stopped_and_resumed_has_two_ends_and_the_last_one_counts(

@@ -91,7 +91,9 @@ def test_a_session_whose_controller_cannot_write_says_so_and_goes_on_after_a_res
     assert lab.end(session).model == hansa.simulate(lab.app, spec, clients=CLIENTS).model_hash
 
 
-@pytest.mark.parametrize("schedule", [STANDS, draw(5)], ids=["who stands still", "seed 5"])
+@pytest.mark.parametrize(
+    "schedule", [STANDS, pytest.param(draw(5), marks=pytest.mark.slow)], ids=["who stands still", "seed 5"]
+)
 def test_a_session_outlives_a_schedule(lab: Lab, schedule: Schedule) -> None:
     assert judge(lab, schedule, f"schedule-{schedule.seed}") == []
 

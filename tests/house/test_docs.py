@@ -127,9 +127,14 @@ def test_every_public_name_has_a_docstring(reference: ModuleType) -> None:
 # ── examples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+LONG = frozenset({"pytorch.md", "jax.md", "simulate-fast.md"})
+"""Pages whose examples compile, or train in many processes."""
+
+
 def pages_with(language: str) -> list[Any]:
     found = [page for page in PAGES if any(example.language == language for example in examples(page))]
-    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in found]
+    marks = dict.fromkeys(LONG, pytest.mark.slow)
+    return [pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks.get(page.name, ())) for page in found]
 
 
 @pytest.mark.parametrize("page", pages_with("python"))

@@ -285,6 +285,7 @@ def test_a_large_model_has_a_stack_of_its_own_whose_bits_are_those_of_a_client_a
         assert update.arrays == of.fit(start, task(client)).arrays
 
 
+@pytest.mark.slow
 def test_dropout_is_that_of_each_client_alone_and_none_in_evaluation() -> None:
     of, start = trainer(with_dropout), model()
     alone = [of.fit(start, task(client)) for client in range(3)]
@@ -322,6 +323,7 @@ def test_why_clients_cannot_train_together_is_said_in_words(of: JaxTrainer, why:
     assert why in found
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_filled_up_is_trained_as_it_is() -> None:
     """One step on 7 examples in a batch of 8, which a filled batch would centre elsewhere."""
     of = trainer(centred, optax.sgd(0.1), epochs=1)

@@ -82,6 +82,7 @@ def test_without_any_client_the_example_is_simulated_on_the_server(browser: Brow
         made.sound()
 
 
+@pytest.mark.slow
 def test_a_session_can_name_whatever_is_registered_on_the_server_with_its_options(
     visitor: Visit, studied: Studied
 ) -> None:

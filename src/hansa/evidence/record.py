@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from hansa.messages import Kind
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import (
     ContributionRecord,
@@ -86,12 +87,16 @@ class Evidence:
 
 
 async def gather(store: MetadataStore, project: str, session: str) -> Evidence:
-    """All rows of a session; raises `NotFoundError` for no such session."""
+    """All rows of a session; raises `NotFoundError` for no such session.
+
+    More may be stored while they are read. Events come first: what one tells was stored with it, and is read after it.
+    """
     record = await store.get(SessionRecord, project, session)
 
     async def rows(kind: type[R], sort: str) -> tuple[R, ...]:
         return tuple([row async for row in _all(store, kind, project, {"session": session}, sort)])
 
+    events = await rows(EventRecord, "id")
     found = Evidence(
         record,
         await rows(RoundRecord, "number"),
@@ -99,10 +104,20 @@ async def gather(store: MetadataStore, project: str, session: str) -> Evidence:
         await rows(EvaluationRecord, "id"),
         await rows(MetricRecord, "id"),
         await rows(ModelRecord, "round"),
-        await rows(EventRecord, "id"),
+        events,
     )
     found = replace(found, handovers=await _handovers(store, project, found))
-    return found.until(record.round) if record.state is SessionState.RUNNING else found
+    return _told(found).until(record.round) if record.state is SessionState.RUNNING else found
+
+
+def _told(found: Evidence) -> Evidence:
+    """Without what was evaluated since the events were read."""
+    told = {event.data.get("round") for event in found.events if event.kind == "round.evaluated"}
+    return replace(
+        found,
+        evaluations=tuple(row for row in found.evaluations if row.round in told),
+        metrics=tuple(row for row in found.metrics if row.kind is not Kind.EVALUATE or row.round in told),
+    )
 
 
 async def _handovers(store: MetadataStore, project: str, found: Evidence) -> tuple[HandoverRecord, ...]:
