@@ -88,13 +88,19 @@ def test_records_are_shown_once_each(opened: LocalStudio, app: Path, tmp_path: P
 
 def test_the_commands_print_a_link_and_end_on_ctrl_c(app: Path, tmp_path: Path) -> None:
     hansa = Hansa(tmp_path)
-    hansa.environment["BROWSER"] = "true"  # the command, which opens nothing
+    browser, started = tmp_path / "browser", tmp_path / "started"
+    browser.write_text(f'#!/bin/sh\necho "$@" >{started}\n')
+    browser.chmod(0o700)
+    hansa.environment["BROWSER"] = str(browser)
     try:
         simulating = hansa.start(
             "simulate", app, "--clients", 3, "--rounds", 2, "--studio", "--json", "--record", tmp_path / "record"
         )
         told = [json.loads(simulating.stdout.readline()) for _ in range(4)]
         assert re.match(r"http://127\.0\.0\.1:\d+/ui/#code=", told[0]["studio"])
+        page = Path(started.read_text().strip().removeprefix("file://"))  # its arguments, which all can read: no code
+        assert page.stat().st_mode & 0o777 == 0o600
+        assert f'href="{told[0]["studio"]}"' in page.read_text()
         assert told[-1]["rounds"] == 2
         assert interrupted(simulating) == 130
 

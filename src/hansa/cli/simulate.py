@@ -2,7 +2,6 @@
 
 import sys
 import time
-import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hansa.cli.board import Row, open_board
+from hansa.cli.browsing import open_link
 from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, names_of
 from hansa.cli.output import counted, print_json, say, size, span
 from hansa.cli.privacy import sentence
@@ -183,7 +183,7 @@ def _followed(until_closed: ExitStack, spec: "RunSpec", clients: int, engine: st
         print_json({"studio": link})
     else:
         say(f"the Studio shows it, until Ctrl-C: {link}")
-    webbrowser.open(link)
+    open_link(link)
     return until_closed.enter_context(opened.follow(spec, clients, engine))
 
 

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hansa.cli.browsing import open_link
 from hansa.cli.options import ConnectionOptions, Json, expand
 from hansa.cli.output import counted, print_json, say
 
@@ -54,7 +54,7 @@ def studio(
         else:
             say(link)
         if browser:
-            webbrowser.open(link)
+            open_link(link)
         return
     from hansa.experiments.sessions import find_records
 
@@ -68,7 +68,7 @@ def studio(
             say(f"  {link}")
         sys.stdout.flush()
         if browser:
-            webbrowser.open(link)
+            open_link(link)
         until_interrupted()
 
 
