@@ -188,6 +188,12 @@ def test_simulations_count_as_sessions_of_the_projects_quota(served: Served, sci
     served.run(quotas.change(scientist.project, {QuotaKind.SESSIONS: 1}, "root"))
     first, second = scientist.simulate(package), scientist.simulate(package)
     assert (first.status_code, second.status_code) == (201, 409)
+    model = scientist.client().models.upload({"w": np.zeros(2, np.float32)})
+    asked = {"spec": {"name": "y", "rounds": 1}, "seed_model": model.id}
+    created = scientist.http().post(f"{scientist.base}/sessions", json=asked).json()["id"]
+    refused = scientist.http().post(f"{scientist.base}/sessions/{created}/start")
+    assert (refused.status_code, "1 of 1 run" in refused.json()["detail"]) == (409, True)
+    assert scientist.http().get(f"{scientist.base}/quota").json()["sessions"]["used"] == 1
     scientist.http().post(f"{scientist.base}/sessions/{first.json()['id']}/stop")
     served.run(quotas.change(scientist.project, {QuotaKind.SESSIONS: None, QuotaKind.STORAGE: 10}, "root"))
     assert scientist.simulate(package).status_code == 409

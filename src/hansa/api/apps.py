@@ -131,10 +131,9 @@ class Apps:
             raise ConflictError(f"{_MOST_AT_ONCE} simulations are running on this server: wait, or stop one")
         controller, number = self._controller, uuid.uuid4().hex[:12]
         place = self._running[number] = _Simulation(project)  # from now on: of two at once one may be too many
+        controller.quotas.simulating[project] += 1
         try:
-            mine = sum(each.project == project for each in self._running.values())
-            running = controller.tree(project).running + mine - 1
-            await controller.quotas.need_session(project, running, by)
+            await controller.quotas.need_session(project, controller.tree(project).running - 1, by)
             await controller.store.get(PackageRecord, project, package)
             begun = await SimulatedSession.begin(
                 controller.store, controller.objects, session=number, project=project, spec=spec, clients=clients,
@@ -146,9 +145,12 @@ class Apps:
             place.task = asyncio.create_task(work, name=f"simulation {number}")
         finally:
             if place.task is None:
-                del self._running[number]
-        place.task.add_done_callback(lambda _: self._running.pop(number, None))
+                self._over(number)
+        place.task.add_done_callback(lambda _: self._over(number))
         return begun.session
+
+    def _over(self, number: str) -> None:
+        self._controller.quotas.simulating[self._running.pop(number).project] -= 1
 
     def simulates(self, project: str, session: str) -> bool:
         """Whether this session is simulated here now."""

@@ -70,6 +70,8 @@ class Quotas:
         self, store: MetadataStore, defaults: Quota = UNBOUNDED, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """defaults: of projects that have none of their own; clock: seconds; it never goes back."""
+        self.simulating: Counter[str] = Counter()
+        """Project → simulations that run on the server: they count as sessions."""
         self._store = store
         self._defaults = defaults
         self._clock = clock
@@ -96,7 +98,7 @@ class Quotas:
         """What a project uses; running: its sessions now."""
         own, most = _own(await self._store.get(ProjectRecord, project, project)), await self.of(project)
         used = {
-            QuotaKind.SESSIONS: running,
+            QuotaKind.SESSIONS: running + self.simulating[project],
             QuotaKind.STORAGE: await self._store.stored_bytes(project),
             QuotaKind.CLIENTS: len(await self._clients(project)),
         }
@@ -124,6 +126,7 @@ class Quotas:
     async def need_session(self, project: str, running: int, by: str) -> None:
         """Raise unless one more session may run, and store what its rounds make. Ask with sessions held as they are."""
         most = await self.of(project)
+        running += self.simulating[project]
         if most.sessions is not None and running >= most.sessions:
             raise await self._refused(project, QuotaKind.SESSIONS, by, f"{running} of {most.sessions} run")
         if most.storage is not None and (used := await self._store.stored_bytes(project)) >= most.storage:
