@@ -251,7 +251,9 @@ class Buffered:
         self.is_open, self._sealing = True, False
         self._over_at = self._now + self.rules.deadline
         self._connected = due.connected
-        self.counted, self._examples, self._lapsed, self._gone, self._places = {}, 0, {}, {}, None
+        self.counted, self._examples, self._lapsed, self._places = {}, 0, {}, None
+        # what had become of their earlier tasks in this round died with the driver; they were given another after it
+        self._gone = {client: self.at_work[client].base for client in due.invited if client in self.at_work}
         self._queue, self._given = dict.fromkeys(sorted(due.connected)), set(due.invited)
         self.at_work |= {client: Place(self.number, Working(self._now)) for client in due.invited}
         returned, self._returned = {**self._returned, **dict.fromkeys(due.invited)}, {}
