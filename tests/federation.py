@@ -36,8 +36,10 @@ class Federation(LocalNetwork):
 
 
 @asynccontextmanager
-async def federation(folder: Path, combiners: Iterable[str] = ()) -> AsyncIterator[Federation]:
+async def federation(
+    folder: Path, combiners: Iterable[str] = (), central_data: Path | None = None
+) -> AsyncIterator[Federation]:
     """A controller on free ports, with these combiners below the root; everything is stopped at the end."""
     with cradle.workers():
-        async with Federation.open(folder, combiners, silence=5.0) as network:
+        async with Federation.open(folder, combiners, silence=5.0, central_data=central_data) as network:
             yield network

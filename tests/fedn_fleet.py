@@ -26,6 +26,9 @@ from hansa.store.records import SessionRecord
 pb: Any = fedn_pb2
 
 Tensors = list[np.ndarray]
+Forward = Callable[[str, str], np.ndarray]
+"""(client id, is_sl_inference) → what its bottom makes of its records."""
+Backward = Callable[[np.ndarray], None]
 Train = Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]]
 
 PIECE = 1 << 20
@@ -128,6 +131,10 @@ class FleetClient:
     token: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     """What it logs in every training."""
+    forward: Forward = lambda *_: np.zeros((0, 0), np.float32)
+    backward: Backward = lambda _: None
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What it says of each backward pass."""
 
     async def run(self) -> None:
         """Until it is cancelled, or the server says something that is final."""
@@ -172,6 +179,10 @@ class FleetClient:
                 await self.do_validate(task)
             elif task.type == pb.MODEL_PREDICTION:
                 await self.do_predict(task)
+            elif task.type == pb.FORWARD:
+                await self.do_forward(task)
+            elif task.type == pb.BACKWARD:
+                await self.do_backward(task)
 
     async def _said(self, text: str, task: Any) -> None:
         status = pb.Status(
@@ -200,6 +211,29 @@ class FleetClient:
         await self.calls.upload(name, self.encode(model))
         meta = {"training_metadata": metadata, "processing_time": 0.1, "config": task.data}
         await self.update(task.model_id, name, meta)
+
+    async def do_forward(self, task: Any) -> None:
+        output = self.forward(self.client_id, json.loads(task.data)["is_sl_inference"])
+        file, name = io.BytesIO(), str(uuid.uuid4())
+        np.savez_compressed(file, **{self.client_id: output})
+        await self.calls.upload(name, file.getvalue())
+        meta = {"training_metadata": {"num_examples": len(output)}, "config": task.data}
+        await self.update(task.model_id, name, meta)
+
+    async def do_backward(self, task: Any) -> None:
+        data = await self.calls.download(task.model_id, pb.Client(client_id=self.client_id, role=pb.CLIENT))
+        assert data is not None
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            self.backward(file[self.client_id])
+        await self.stepped(task)
+
+    async def stepped(self, task: Any) -> None:
+        message = pb.BackwardCompletion(
+            sender=self.sender(), receiver=task.sender, gradient_id=task.model_id, session_id=task.session_id,
+            meta=json.dumps({"processing_time": 0.1, "config": task.data, "status": "success"} | self.meta),
+        )  # fmt: skip
+        message.timestamp.GetCurrentTime()
+        self.replies.append((await self.calls.unary("SendBackwardCompletion", message)).response)
 
     async def telemetry(self, values: dict[str, float]) -> None:
         told = [pb.TelemetryElem(key=key, value=value) for key, value in values.items()]
@@ -337,7 +371,7 @@ class Fleet:
 @asynccontextmanager
 async def fleet(folder: Path, combiners: Sequence[str] = (), **settings: Any) -> AsyncIterator[Fleet]:
     """The weakest mode, where a test does not say otherwise: tokens have tests of their own."""
-    async with federation(folder, combiners) as made:
+    async with federation(folder, combiners, settings.pop("central_data", None)) as made:
         chosen = {
             "fedn_tls": "off",
             "fedn_weak": "joining",

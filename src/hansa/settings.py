@@ -254,6 +254,11 @@ class Settings(BaseSettings):
         default="where-possible",
         description="Whether code that sessions bring runs only where all of its confinement can be enforced.",
     )
+    central_data: Path | None = Field(
+        default=None,
+        description="Folder, outside `HANSA_DATA`, that code beside a server may read, as `settings['data']`: labels "
+        "of split learning. Whoever may start sessions can read it.",
+    )
     package_key: Path = Field(
         default=Path("~/.config/hansa/package-key.pem"),
         description="Private key, made by `hansa package key`; where the file is there, it signs what is packed here.",

@@ -21,6 +21,10 @@ import pytest
 from fedn_fleet import differences
 from processes import Hansa, Server, line_with
 
+from hansa.compat.fedn.split import LogisticTop, logistic_score
+from hansa.distributed import Split, aligned_vertical, run, star
+from hansa.messages import ClientInfo
+from hansa.training.numpy_parts import DenseBottom
 from hansa.wire.authority import Authority
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -125,9 +129,76 @@ ask("get_predictions", model_id=model, sender_role="CLIENT", answer="predictions
 assert ask("continue_session", session, rounds=1) == {"message": "Session started"}
 while not (ask("get_rounds_count") == 5 and ask("session_is_finished", session)):
     time.sleep(0.2)
-assert "split learning" in ask("start_splitlearning_session", name="split")["message"]
+assert "required minimum of 9" in ask("start_splitlearning_session", name="split", min_clients=9)["message"]
 methods = {name for name, _ in inspect.getmembers(APIClient, inspect.isfunction) if not name.startswith("_")}
 print(json.dumps({"answers": answers, "left out": sorted(methods - called)}), flush=True)
+"""
+
+SPLIT_CLIENT = """
+import io, os, sys
+import numpy as np
+from fedn.network.clients.fedn_client import FednClient
+
+url, name = sys.argv[1], sys.argv[2]
+x, test, weights = (np.load(f"../{each}-{name}.npy") for each in ("train", "test", "weights"))
+
+def forward(client_id, is_sl_inference):
+    out = io.BytesIO()
+    np.savez_compressed(out, **{client_id: (test if is_sl_inference == "True" else x) @ weights})
+    return out, {"training_metadata": {"num_examples": len(x)}}
+
+def backward(gradients, client_id):
+    global weights
+    gradients.seek(0)
+    with np.load(gradients) as file:
+        weights = weights - np.float32(0.1) * (x.T @ file[client_id])
+    np.save(f"../trained-{name}.npy", weights)
+    return {}
+
+client = FednClient()
+client.set_forward_callback(forward)
+client.set_backward_callback(backward)
+client.set_client_id(name)
+client.set_name(name)
+told = {"name": name, "client_id": name, "preferred_combiner": "", "package": "local"}
+result, combiner = client.connect_to_api(url, None, told)
+client.init_grpchandler(config=combiner, client_name=name, token=None)
+print("joined", flush=True)
+client.run(with_telemetry=False, with_heartbeat=True)
+"""
+
+FORWARD = """
+import sys
+import numpy as np
+from fedn.utils.helpers.helpers import save_metadata
+client, out, testing = sys.argv[1:]
+x = np.load(("test" if testing == "True" else "train") + f"-{client}.npy")
+with open(out, "wb") as file:
+    np.savez_compressed(file, **{client: x @ np.load(f"weights-{client}.npy")})
+save_metadata({"num_examples": len(x)}, out)
+"""
+
+BACKWARD = """
+import sys
+import numpy as np
+gradients, client = sys.argv[1:]
+with np.load(gradients) as file:
+    weights = np.load(f"weights-{client}.npy") - np.float32(0.1) * (np.load(f"train-{client}.npy").T @ file[client])
+np.save(f"weights-{client}.npy", weights)
+"""
+
+SPLIT_SCRIPT = """
+import sys, time
+from fedn import APIClient
+
+api = APIClient("localhost", int(sys.argv[1]))
+while api.get_active_clients()["count"] < 2:
+    time.sleep(0.2)
+told = api.start_splitlearning_session(name="split", rounds=5, min_clients=2, round_timeout=120, validate=True)
+assert told["message"] == "Splitlearning session started", told
+while not api.session_is_finished(told["session_id"]):
+    time.sleep(0.2)
+print(api.get_session_status(told["session_id"]), flush=True)
 """
 
 COMMANDS = """
@@ -382,6 +453,62 @@ def test_a_session_goes_on_when_its_combiner_and_its_controller_are_killed(
     assert (fourth, third, first) == (2, 2, 2)
     assert second in {1, 2}  # what was summed at the combiner is gone with it, unless its client is back in time
     assert model[0] == pytest.approx([sum(2.5 if many == 2 else 1 for many in rounds)] * 3, rel=1e-6)
+
+
+def test_split_learning_has_the_result_of_one_process(hansa: Hansa, fedn: Path, tmp_path: Path) -> None:
+    """A client with callbacks, and one of `fedn client start` with a package's entry points."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(50, 6)).astype(np.float32)
+    y = (x.sum(axis=1) > 0).astype(np.float32)
+    columns = {"a": slice(0, 3), "b": slice(3, 6)}
+    weights = {name: rng.normal(size=(3, 2)).astype(np.float32) for name in columns}
+    (tmp_path / "labels").mkdir()
+    np.savez(tmp_path / "labels" / "labels.npz", y_train=y[:40], y_test=y[40:])
+    home = tmp_path / "own" / "client"
+    home.mkdir(parents=True)
+    for name, folder in (("a", tmp_path), ("b", home)):
+        own = x[:, columns[name]]
+        for which, each in (("train", own[:40]), ("test", own[40:]), ("weights", weights[name])):
+            np.save(folder / f"{which}-{name}.npy", each)
+    for name, text in (("forward", FORWARD), ("backward", BACKWARD)):
+        (home / f"{name}.py").write_text(text)
+    (home / "fedn.yaml").write_text(
+        "entry_points:\n" + "".join(f"  {name}:\n    command: python {name}.py\n" for name in ("forward", "backward"))
+    )
+    hansa.environment["HANSA_CENTRAL_DATA"] = str(tmp_path / "labels")
+    server = up(hansa, tmp_path)
+    programs = Programs(tmp_path, fedn, hansa, server)
+    (tmp_path / "split_client.py").write_text(SPLIT_CLIENT)
+    (tmp_path / "split_script.py").write_text(SPLIT_SCRIPT)
+    try:
+        client = programs.start("python", tmp_path / "split_client.py", f"{programs.url}/", "a")
+        programs.said(client, "joined")
+        local = ("--local-package", "-n", "b", "-i", "b")
+        programs.start("fedn", "client", "start", "-u", programs.url, *local, inside="own")
+        script = programs.start("python", "split_script.py", programs.url.rpartition(":")[2], inside=".")
+        status = programs.said(script, "")
+        metrics = {
+            each["name"]: each["value"]
+            for each in map(json.loads, hansa.run("metrics", "split", "--clients", "--json").stdout.splitlines())
+            if each["client"] == "central"
+        }
+    finally:
+        programs.end()
+
+    def data(client: ClientInfo) -> Split:
+        of = y if client.index == 0 else x[:, columns["_ab"[client.index]]]
+        return Split(of[:40], of[40:])
+
+    def bottom(party: int, _: np.random.Generator) -> DenseBottom:
+        return DenseBottom({"weight0": weights["_ab"[party]]}, 0.1, rectify_last=False)
+
+    program = aligned_vertical(LogisticTop, data, score=logistic_score, bottom=bottom, rounds=5)
+    lead, first, second = run(program, star(3), seed=0).results
+    assert status == "Finished"
+    assert np.load(tmp_path / "trained-a.npy") == pytest.approx(first.part["weight0"], rel=1e-5)
+    assert np.load(home / "weights-b.npy") == pytest.approx(second.part["weight0"], rel=1e-5)
+    assert metrics["losses"] == pytest.approx(lead.losses[-1], rel=1e-5)
+    assert metrics["accuracies"] == lead.accuracies[-1]
 
 
 def test_clients_verify_a_server_by_tls_and_send_it_their_tokens(hansa: Hansa, fedn: Path, tmp_path: Path) -> None:

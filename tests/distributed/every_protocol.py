@@ -14,6 +14,8 @@ import hansa
 from hansa.distributed import (
     Outcome,
     Records,
+    Split,
+    aligned_vertical,
     dsgd,
     exponential,
     gossip,
@@ -35,8 +37,8 @@ from hansa.distributed import (
 )
 from hansa.messages import ClientInfo
 from hansa.programs.encoding import encode
-from hansa.training.numpy import NumpyTrainer, mlp
-from hansa.training.numpy_parts import mlp_parts, vertical_mlp_parts
+from hansa.training.numpy import NumpyTrainer, cross_entropy, mlp
+from hansa.training.numpy_parts import DenseBottom, DenseTop, mlp_parts, vertical_mlp_parts
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 30, 6)).astype(np.float32)
@@ -56,6 +58,12 @@ def records(client: ClientInfo) -> Records:
     return Records(own, X[0][own][:, 2 * client.index :][:, :2], Y[0][own] if client.index == 0 else None)
 
 
+def side(client: ClientInfo) -> Split:
+    return Split(
+        *(Y[0], Y[0][:9]) if client.index == 0 else (X[0][:, client.index :][:, :2], X[0][:9, client.index :][:, :2])
+    )
+
+
 def runs() -> Iterator[tuple[str, Outcome]]:
     yield "gossip", run(gossip(lambda i: {"w": X[i]}, steps=5), torus(2, 4))
     yield "large messages", run(gossip(lambda i: {"w": np.full(300_000, i, np.float32)}, steps=2), ring(5))
@@ -68,6 +76,11 @@ def runs() -> Iterator[tuple[str, Outcome]]:
     yield "secure averaging", run(secure_fedavg(app, rounds=2), star(5), seed=1)
     parts = vertical_mlp_parts([(2, 4)] * 3, (12, 3), learning_rate=0.1)
     yield "vertical", run(vertical(parts, records, salt=b"0" * 16, epochs=2, batch_size=8), star(3), seed=1)
+    bottom = lambda p, rng: DenseBottom({"weight0": rng.normal(size=(2, p))}, 0.1, rectify_last=True)  # noqa: E731
+    top = lambda width, rng: DenseTop({"weight0": rng.normal(size=(width, 3))}, 0.1, cross_entropy)  # noqa: E731
+    score = lambda z, y: (cross_entropy(z.copy(), y)[0], float((z.argmax(axis=1) == y).mean()))  # noqa: E731
+    program = aligned_vertical(top, side, score=score, bottom=bottom, rounds=2)
+    yield "aligned vertical", run(program, star(3), seed=1)
 
 
 for name, outcome in runs():

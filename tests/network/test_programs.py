@@ -15,7 +15,7 @@ from federation import PROJECT, Federation, federation
 from hansa.app import load_app
 from hansa.arrays import Arrays
 from hansa.distributed import Model, run
-from hansa.errors import ConfigError, NotFoundError, PermissionDeniedError, WireError
+from hansa.errors import ConfigError, InputError, NotFoundError, PermissionDeniedError, WireError
 from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.client.ledger import LEDGER, departures
 from hansa.network.client.policy import Outbound, Privacy, SitePolicy
@@ -510,3 +510,13 @@ async def caller(network: Federation, name: str, project: str, role: Role) -> tu
 def test_a_run_of_parties_that_cannot_be_is_refused(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         check_program(RunSpec(**changes))
+
+
+async def test_what_is_no_folder_of_its_own_is_no_data_for_code_beside_the_server(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="which is no folder"):
+        async with federation(tmp_path, central_data=tmp_path / "missing"):
+            pass
+    (tmp_path / "controller" / "labels").mkdir(parents=True)
+    with pytest.raises(InputError, match="which is hidden: move it out"):
+        async with federation(tmp_path, central_data=tmp_path / "controller" / "labels"):
+            pass

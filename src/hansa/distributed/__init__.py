@@ -11,6 +11,7 @@ outcome = run(dsgd(app, rounds=50), ring(8), seed=1)
 
 from hansa.distributed.runtime import Outcome, run
 from hansa.programs.ending import load
+from hansa.protocols.aligned import AlignedTrained, Split, aligned_vertical
 from hansa.protocols.alignment import align
 from hansa.protocols.boosting import Boosted, Trees, bagging, cyclic
 from hansa.protocols.dsgd import dsgd
@@ -58,6 +59,7 @@ from hansa.protocols.vertical import PartyTrained, Records, vertical
 from hansa.protocols.worker import Program, Worker
 
 __all__ = [
+    "AlignedTrained",
     "Boosted",
     "Bottom",
     "EdgeTrained",
@@ -69,6 +71,7 @@ __all__ = [
     "Pushed",
     "Records",
     "ServerTrained",
+    "Split",
     "SplitBottom",
     "SplitTop",
     "Teams",
@@ -80,6 +83,7 @@ __all__ = [
     "VerticalParts",
     "Worker",
     "align",
+    "aligned_vertical",
     "bagging",
     "check_column_stochastic",
     "check_doubly_stochastic",

@@ -63,11 +63,12 @@ class LocalNetwork:
         store: str = "",
         objects: str = "",
         tls: Literal["on", "off"] = "on",
+        central_data: Path | None = None,
     ) -> AsyncIterator[Self]:
         """A controller on a free port, with these combiners below the root; everything is stopped at the end.
 
         advertise: host:port at which nodes reach it, where that is not its own port. store, objects: URLs, as in
-        `Settings`. The environment plays no part.
+        `Settings`; central_data: see there. The environment plays no part.
         """
         here = Settings(
             data=folder / "controller",
@@ -85,6 +86,7 @@ class LocalNetwork:
             tls_client_ca=None,
             tls_names="",
             confinement="off",
+            central_data=central_data,
         )
         server = await ControllerServer.open(here)
         network = cls(server, folder, silence)

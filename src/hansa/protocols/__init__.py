@@ -19,6 +19,7 @@ run it: `hansa.distributed` and the network. Import its modules, or what `hansa.
 | `split`        | split learning                                                              |
 | `splitfed`     | the same in parallel, with averages                                         |
 | `vertical`     | parties with different features of the same people                          |
+| `aligned`      | the same where all have the same records in the same order                  |
 | `alignment`    | which people all parties know                                               |
 | `fedgkt`       | small and large networks that teach each other                              |
 """

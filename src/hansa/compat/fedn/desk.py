@@ -12,7 +12,6 @@ import math
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +19,13 @@ import structlog
 
 from hansa.app import App
 from hansa.arrays import Arrays
+from hansa.compat.fedn.errand import Answer, Errand
 from hansa.compat.fedn.formats import NUMPY, helper_of, read_update
 from hansa.compat.fedn.models import Files, Room
+from hansa.compat.fedn.passes import Passes
 from hansa.errors import InputError, UserCodeError
 from hansa.messages import ClientInfo, Contribution, Kind, Metrics, RunSpec, Sample, Task, Update
+from hansa.network.client.correspondence import Correspondence
 from hansa.network.client.outbox import leave
 from hansa.run import resolve
 from hansa.wire import codec, packing
@@ -31,7 +33,7 @@ from hansa.wire.frames import Answer as Work
 from hansa.wire.frames import Blob, Evaluated, FromNode, Offer, OpenRound, Predicted, Progress, RoundKey, Samples
 from hansa.wire.limits import MAX_DOCUMENT
 
-__all__ = ["Answer", "Desk", "Errand", "round_config"]
+__all__ = ["Desk", "round_config"]
 
 _log = structlog.get_logger(__name__)
 
@@ -40,44 +42,10 @@ _EARLY_KEPT: Final = 2
 _COPIES: Final = 4
 """Of a model, that are in memory while an update is made of what a client has trained from it."""
 _ANSWERED_KEPT: Final = 16
+_LEASE: Final = 20.0
+"""Seconds within which it is said that a party is here."""
 _LOOKS: Final = 3
 """In a lease: a client that is heard of keeps a training task by it, and has one lease for an evaluation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """A task, as a FEDn client gets it."""
-
-    id: str
-    """The correlation id."""
-    key: RoundKey
-    session: str
-    """What the client calls the session that it is of; of a prediction the id that its asker has given it."""
-    model: str
-    """Digest of the model."""
-    helper: str
-    """The format that it is fetched in."""
-    data: str
-    """JSON: the round's configuration, of which every value is text; empty for a validation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a client made of an errand."""
-
-    model: str
-    """Digest of the model that it was given."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """num_examples and whatever else it tells of its training; of a validation its metrics."""
-    document: str = ""
-    """What it predicts, as JSON."""
-    file: Path | None = None
-    """The trained model; whoever takes the answer deletes it."""
-
-    def drop(self) -> None:
-        """Nobody takes it."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
 
 
 class Desk:
@@ -86,22 +54,26 @@ class Desk:
     def __init__(
         self,
         client: ClientInfo,
-        objects: Path,
+        client_id: str,
+        work: Path,
         files: Files,
         room: Room,
         *,
         here: Callable[[], bool],
-        hand_out: Callable[[Errand], None],
+        hand_out: Callable[[Errand], bool],
         validates: bool = True,
         round_id: Callable[[RoundKey], str] = lambda key: str(key.round),
     ) -> None:
-        """objects: where the agent keeps models and updates; files: models as clients fetch them.
+        """client, client_id: it, and as it calls itself; work: its agent's folder; files: models as clients fetch them.
 
         room: to work on models; here: whether the client was heard of lately; hand_out: give it an errand now, if it
-        listens; validates: whether its kind evaluates models at all; round_id: what clients call a round.
+        listens, which it returns; validates: whether its kind evaluates models at all; round_id: what clients call a
+        round.
         """
         self._client = client
-        self._objects = objects
+        self._client_id = client_id
+        self._work = work
+        self._objects = work / "objects"
         self._files = files
         self._room = room
         self._here = here
@@ -122,18 +94,25 @@ class Desk:
     async def aclose(self) -> None:
         """Nothing has to be ended."""
 
-    async def work(self, opened: OpenRound, on_frame: Callable[[FromNode], None], _: object = None) -> Work:
+    async def work(
+        self,
+        opened: OpenRound,
+        on_frame: Callable[[FromNode], None],
+        correspondence: Correspondence | None = None,
+    ) -> Work:
         """Have the client do a task; raises `UserCodeError` for an answer that cannot be used."""
         key = opened.key
-        if key.kind is Kind.PROGRAM:
-            raise UserCodeError(f"{self._client.name} is a FEDn client, which runs no program of parties")
+        if correspondence is not None:
+            return await self._passes(opened, on_frame).run(correspondence)
         if key.kind is not Kind.TRAIN and not self._validates:
             raise UserCodeError(f"{self._client.name} does not evaluate models")
         helper = helper_in(opened.spec)
         await self._files.make(opened.model.digest, helper, lambda: self._model(opened.model))
         answer = self._early.pop(key, None)
         if answer is None or answer.model != opened.model.digest:
-            answer = await self._ask(self._errand(opened, helper), opened.spec.rules.lease, on_frame)
+            lease = opened.spec.rules.lease
+            patience = math.inf if key.kind is Kind.TRAIN else lease
+            answer = await self._ask(self._errand(opened, helper), lease, patience, on_frame)
         self._answered.append((key, answer.model))
         try:
             async with self._room.of(_COPIES * opened.model.size if answer.file is not None else 0):
@@ -152,19 +131,37 @@ class Desk:
                 pass
         return Errand(str(uuid.uuid4()), key, session, model, helper, data)
 
-    async def _ask(self, errand: Errand, lease: float, on_frame: Callable[[FromNode], None]) -> Answer:
+    def _passes(self, opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Passes:
+        """Of split learning: a pass may take as long as the session's deadline."""
+        rules = opened.spec.rules
+
+        def told(number: int) -> Mapping[str, object]:
+            key = RoundKey(opened.key.run, number, Kind.TRAIN)
+            return round_config(opened.spec, key, self._round_id(key), "", "")
+
+        return Passes(
+            opened,
+            self._client_id,
+            self._work,
+            lambda errand: self._ask(errand, min(_LEASE, rules.deadline), rules.deadline, on_frame),
+            told,
+        )
+
+    async def _ask(self, errand: Errand, lease: float, patience: float, on_frame: Callable[[FromNode], None]) -> Answer:
+        """lease: seconds within which it is said that the client is here; patience: for which it may take."""
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         key = errand.key
         self._given[key] = errand, answered
         self._tell = on_frame
         try:
-            self._hand_out(errand)
+            if self._hand_out(errand) and errand.gradients is not None and errand.gradients.fetched:
+                answered.set_result(Answer(errand.model))
             for look in itertools.count(1):
                 if (await asyncio.wait([answered], timeout=lease / _LOOKS))[0]:
                     break
-                if key.kind is not Kind.TRAIN and look >= _LOOKS:
+                if look * lease / _LOOKS >= patience:
                     self._validates &= key.kind is not Kind.EVALUATE
-                    raise UserCodeError(f"{self._client.name} has not answered ({key.kind}) in {lease:g} seconds")
+                    raise UserCodeError(f"{self._client.name} has not answered ({key.kind}) in {patience:g} seconds")
                 if self._here():
                     on_frame(Progress(key, self._client.name, key.kind.value, 0, 0))
             return answered.result()
@@ -175,12 +172,23 @@ class Desk:
 
     @property
     def errands(self) -> tuple[Errand, ...]:
-        """Those that wait for an answer: given again to a client that listens anew."""
+        """Those that wait for an answer."""
         return tuple(errand for errand, _ in self._given.values())
+
+    def listened(self) -> tuple[Errand, ...]:
+        """The client listens anew: what it is given (again).
+
+        It has then done with whatever it had fetched of gradients: a second time it would step its bottom twice.
+        """
+        for errand, answered in self._given.values():
+            if errand.gradients is not None and errand.gradients.fetched and not answered.done():
+                answered.set_result(Answer(errand.model))
+        return self.errands
 
     def waits_for(self, errand: Errand) -> bool:
         """Whether an answer is still wanted."""
-        return errand.key in self._given
+        given = self._given.get(errand.key)
+        return given is not None and given[0] is errand and not given[1].done()
 
     def log(self, model: str, values: Sequence[Sample]) -> bool:
         """Numbers that it measured on the way, in the errand with this model; False: it has none of it."""

@@ -17,6 +17,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
@@ -26,7 +27,17 @@ from hansa.arrays import Array, Arrays, is_floating
 from hansa.errors import InputError
 from hansa.run import names, plugin
 
-__all__ = ["NUMPY", "Helper", "helper_names", "helper_of", "read_model", "read_update", "write_model"]
+__all__ = [
+    "NUMPY",
+    "Helper",
+    "helper_names",
+    "helper_of",
+    "read_model",
+    "read_one",
+    "read_update",
+    "write_model",
+    "write_one",
+]
 
 NUMPY: Final = "numpyhelper"
 """The helper of who names none."""
@@ -86,6 +97,22 @@ def read_update(file: IO[bytes], helper: Helper, model: Arrays) -> Arrays:
     return Arrays({name: _as(name, loaded.pop(0), like) for name, like in model.items()})
 
 
+def write_one(file: IO[bytes], name: str, array: Array) -> None:
+    """What a client is given of gradients, as FEDn's splitlearninghelper writes them: by its own id, and no other's."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        _put(archive, name, array)
+
+
+def read_one(file: IO[bytes], limit: int) -> Array:
+    """The one array of such a file, whatever it is called; raises `InputError`. limit: bytes."""
+    with _archive(file, limit) as archive:
+        members = archive.infolist()
+        if len(members) != 1:
+            raise InputError(f"the file holds {len(members)} arrays: one is wanted, that of the client itself")
+        with archive.open(members[0]) as member:
+            return _npy(member, members[0].file_size)
+
+
 # ── the three helpers ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -108,23 +135,34 @@ def _save_zip(tensors: Iterable[Array], file: IO[bytes]) -> None:
     """As `numpy.savez`, with one tensor in memory at a time."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for place, tensor in enumerate(tensors):
-            with archive.open(f"{place}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(tensor), allow_pickle=False)
+            _put(archive, str(place), np.asarray(tensor))
+
+
+def _put(archive: zipfile.ZipFile, name: str, array: Array) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _load_zip(file: IO[bytes], limit: int) -> Iterator[Array]:
+    with _archive(file, limit) as archive:
+        members = {each.filename: each for each in archive.infolist()}
+        wanted = [f"{place}.npy" for place in range(len(members))]
+        if set(members) != set(wanted) or len(members) != len(archive.infolist()):
+            raise InputError("the file is no list of tensors: its members must be 0.npy, 1.npy … without a gap")
+        for name in wanted:
+            with archive.open(name) as member:
+                yield _npy(member, members[name].file_size)
+
+
+@contextmanager
+def _archive(file: IO[bytes], limit: int) -> Iterator[zipfile.ZipFile]:
     """Sizes are those that the directory states: zipfile reads no more than that of a member."""
     try:
         with zipfile.ZipFile(file) as archive:
-            members = {each.filename: each for each in archive.infolist()}
-            wanted = [f"{place}.npy" for place in range(len(members))]
-            if set(members) != set(wanted) or len(members) != len(archive.infolist()):
-                raise InputError("the file is no list of tensors: its members must be 0.npy, 1.npy … without a gap")
-            if sum(each.file_size for each in members.values()) > limit + _SLACK + 128 * len(members):
+            members = archive.infolist()
+            if sum(each.file_size for each in members) > limit + _SLACK + 128 * len(members):
                 raise InputError(f"the file unpacks to more than the {limit:,} bytes that it may hold")
-            for name in wanted:
-                with archive.open(name) as member:
-                    yield _npy(member, members[name].file_size)
+            yield archive
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"the file is no .npz of numbers ({error}): write it with numpy.savez") from error
 

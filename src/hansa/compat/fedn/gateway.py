@@ -17,18 +17,20 @@ from typing import Any, Final
 
 import structlog
 
-from hansa.compat.fedn.desk import Answer
+from hansa.compat.fedn.errand import Answer
 from hansa.compat.fedn.formats import NUMPY
 from hansa.compat.fedn.guest import Guest, Membership
 from hansa.compat.fedn.models import Files, Room, Uploads
 from hansa.compat.fedn.notes import Notes
 from hansa.compat.fedn.numbers import Numbers
+from hansa.compat.fedn.passes import PREFIX
 from hansa.errors import AuthenticationError, InputError, NotFoundError, PermissionDeniedError, StorageError
 from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.controller.controller import Controller
 from hansa.store.disk import make_directory, write_whole
 from hansa.wire import codec, tokens
 from hansa.wire.frames import Blob, Role
+from hansa.wire.limits import MAX_LETTER
 from hansa.wire.tls import Trust
 
 __all__ = ["Gateway", "Weak", "fits_label", "token_in"]
@@ -261,9 +263,14 @@ class Gateway:
     # ── models and answers ───────────────────────────────────────────────────────────────────────────────────────
 
     async def model_file(self, guest: Guest | None, model: str, helper: str) -> Path:
-        """A model, in the format of the guest's errand that it is of, else in that of `helper`; `NotFoundError`."""
+        """A model, in the format of the guest's errand that it is of, else in that of `helper`; `NotFoundError`.
+
+        Of a backward pass, what its gradients are.
+        """
         for errand in guest.desk.errands if guest is not None else ():
             if errand.model == model:
+                if errand.gradients is not None:
+                    return errand.gradients.file
                 helper = errand.helper
         found = self.files.find(model, helper)
         if found is not None:
@@ -273,23 +280,39 @@ class Gateway:
             path = await self.controller.objects.fetch(model)
             return await self.files.make(model, helper, lambda: codec.load(path))
 
+    async def fetched(self, guest: Guest, model: str) -> None:
+        """A client has all of what it asked for with this id."""
+        for errand in guest.desk.errands:
+            if errand.model == model and errand.gradients is not None:
+                await errand.gradients.note()
+
     async def uploaded(self, guest: Guest, pieces: AsyncIterator[tuple[str, bytes]]) -> str:
-        """A client sends a model, as `Uploads.receive`: one like those that were given out, where any were."""
+        """A client sends a model, as `Uploads.receive`: one like those that were given out, where any were.
+
+        What it makes of its own examples in a forward pass is like nothing that is known here.
+        """
+        if any(errand.model.startswith(PREFIX) for errand in guest.desk.errands):
+            return await self.uploads.receive(guest.member.client_id, pieces, min(self._limit, MAX_LETTER + _HEADERS))
         largest = self.files.largest
         most = min(self._limit, _AS_FLOAT64 * largest + _HEADERS) if largest else self._limit
         return await self.uploads.receive(guest.member.client_id, pieces, most)
 
     def updated(self, guest: Guest, model: str, upload: str, metadata: Mapping[str, Any], round_id: str) -> str:
         """A client has trained; returns in a word what becomes of it. round_id: as it says; empty: it says nothing."""
-        key = self.numbers.key(round_id)
         answer = Answer(model, metadata, file=self.uploads.take(guest.member.client_id, upload))
-        became = guest.answer(answer, key, Kind.TRAIN)
+        if model.startswith(PREFIX):
+            return guest.answer(answer, None, Kind.PROGRAM)
+        became = guest.answer(answer, self.numbers.key(round_id), Kind.TRAIN)
         _log.debug("an update came", client=guest.member.node, model=model[:12], became=became)
         return became
 
     def validated(self, guest: Guest, model: str, metrics: Mapping[str, Any]) -> str:
         """A client has evaluated; returns in a word what becomes of it."""
         return guest.answer(Answer(model, metrics), None, Kind.EVALUATE)
+
+    def stepped(self, guest: Guest, gradients: str, metadata: Mapping[str, Any]) -> str:
+        """A client has done a backward pass; returns in a word what becomes of it. gradients: the id of the pass."""
+        return guest.answer(Answer(gradients, metadata), None, Kind.PROGRAM)
 
     def note(self, kind: str, guest: Guest, document: Mapping[str, Any]) -> None:
         """Something that a client tells. kind: status, validation or attribute. What is too much is left out."""

@@ -12,7 +12,8 @@ from typing import Final
 import structlog
 from pydantic import ByteSize
 
-from hansa.compat.fedn.desk import Answer, Desk, Errand
+from hansa.compat.fedn.desk import Desk
+from hansa.compat.fedn.errand import Answer, Errand
 from hansa.compat.fedn.models import Files, Room
 from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, PermissionDeniedError
 from hansa.messages import ClientInfo, Kind, Sample
@@ -116,7 +117,8 @@ class Guest:
         self._client = client
         self.desk = Desk(
             client,
-            work / "objects",
+            member.client_id,
+            work,
             files,
             room,
             here=lambda: self.is_here,
@@ -150,7 +152,7 @@ class Guest:
         self.arrive()
         if self._stream is not None:
             self._end(ReplacedError(f"another process listens as {self.member.client_id}: stop one of them"))
-        stream = self._stream = _Stream(asyncio.Event(), deque(self.desk.errands))
+        stream = self._stream = _Stream(asyncio.Event(), deque(self.desk.listened()))
         self.peer = peer
         try:
             while stream.end is None:
@@ -233,10 +235,13 @@ class Guest:
             self._barred = PermissionDeniedError(f"{member.node} was dismissed from this network")
         self._end(self._barred)
 
-    def _hand_out(self, errand: Errand) -> None:
-        if self._stream is not None:
-            self._stream.waiting.append(errand)
-            self._stream.wake.set()
+    def _hand_out(self, errand: Errand) -> bool:
+        """Whether it listens."""
+        if self._stream is None:
+            return False
+        self._stream.waiting.append(errand)
+        self._stream.wake.set()
+        return True
 
     def _end(self, why: HansaError) -> None:
         if self._stream is not None:

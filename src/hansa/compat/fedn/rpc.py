@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]  # protobuf ships no types
 
 from hansa.compat.fedn._generated import fedn_pb2
-from hansa.compat.fedn.desk import Errand
+from hansa.compat.fedn.errand import Errand
 from hansa.compat.fedn.formats import NUMPY
 from hansa.compat.fedn.gateway import Gateway, token_in
 from hansa.compat.fedn.guest import Guest, ReplacedError
@@ -158,6 +158,7 @@ class _Face:
         with file.open("rb") as data:
             while piece := data.read(_PIECE):
                 yield pb.ModelResponse(id=request.id, data=piece, status=pb.IN_PROGRESS)
+        await self._gateway.fetched(guest, request.id)
         yield pb.ModelResponse(id=request.id, status=pb.OK)
 
     # ── what is told ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,8 +183,8 @@ class _Face:
         return await self._answered(context, request.sender, take, "ModelPrediction")
 
     async def backward(self, request: Any, context: Any) -> Any:
-        async def take(_: Guest) -> str:
-            return "late: no pass of gradients was asked for"
+        async def take(guest: Guest) -> str:
+            return self._gateway.stepped(guest, request.gradient_id, _object(request.meta, "meta"))
 
         return await self._answered(context, request.sender, take, "BackwardCompletion")
 
@@ -269,8 +270,14 @@ def _request(errand: Errand, guest: Guest) -> Any:
         correlation_id=errand.id,
         timestamp=str(datetime.now(UTC)),
         session_id=errand.session,
-        type=_TYPES[errand.key.kind],
+        type=_type(errand),
     )
+
+
+def _type(errand: Errand) -> Any:
+    if errand.key.kind is Kind.PROGRAM:
+        return pb.FORWARD if errand.gradients is None else pb.BACKWARD
+    return _TYPES[errand.key.kind]
 
 
 def _combiner() -> Any:

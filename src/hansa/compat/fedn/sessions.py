@@ -4,17 +4,20 @@ import ast
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from hansa.compat.fedn.formats import NUMPY, helper_names
 from hansa.compat.fedn.functions import functions_of, package_of
 from hansa.compat.fedn.gateway import Gateway
+from hansa.compat.fedn.split import AGGREGATOR, package_of_top
 from hansa.errors import InputError, NotFoundError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.run import names
 from hansa.store.records import SessionRecord, SessionState
+from hansa.wire.frames import CENTRAL
 
-__all__ = ["NO_SPLIT_LEARNING", "Sessions"]
+__all__ = ["Sessions"]
 
 _REQUIRED: Final = (
     "aggregator",
@@ -30,11 +33,6 @@ _KEPT: Final = (*_REQUIRED, "aggregator_kwargs", "requested_clients", "rounds", 
 _OPTIMIZERS: Final = {"adam": "fedadam", "yogi": "fedyogi", "adagrad": "fedadagrad"}
 _FEDOPT: Final = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.99, "tau": 1e-4}
 """The defaults of FEDn's server optimisers, which are not hansa's."""
-_SPLIT: Final = frozenset({"splitlearningagg", "splitlearninghelper"})
-NO_SPLIT_LEARNING: Final = (
-    "split learning of FEDn's clients is not served here: parties run it as a program, "
-    "see docs/how-to/split-and-vertical.md"
-)
 _RANGE_BITS: Final = 10
 """A value may change by 1,024 times its tensor's scale: FEDn's scripts were never told that there is a bound."""
 _LEASE: Final = 20.0
@@ -55,16 +53,16 @@ class Sessions:
         config = told.get("session_config")
         if not isinstance(config, Mapping):
             raise InputError("Class 'SessionDTO' is missing field session_config")
-        if _SPLIT & {str(config.get("aggregator")), str(config.get("helper_type"))}:
-            raise InputError(NO_SPLIT_LEARNING)
+        splits = config.get("aggregator") == AGGREGATOR
         for field in _REQUIRED:
-            if config.get(field) is None:
+            if config.get(field) is None and not (splits and field == "model_id"):
                 raise InputError(f"Class 'SessionConfigDTO' is missing field {field}")
-        seed = str(told.get("seed_model_id") or config["model_id"])
+        seed = None if splits else str(told.get("seed_model_id") or config["model_id"])
         name = str(told.get("name") or "session")
-        spec, package = spec_of(name, config), None
-        if spec.functions:
-            archive = await asyncio.to_thread(package_of, str(config["server_functions"]))
+        spec, package = spec_of_split(name, config) if splits else spec_of(name, config), None
+        if spec.functions or splits:
+            make = package_of_top if splits else partial(package_of, str(config["server_functions"]))
+            archive = await asyncio.to_thread(make)
             package = (await self._controller.add_package(self._project, archive, by)).id
         session = await self._controller.create_session(self._project, spec, seed_model=seed, package=package, by=by)
         kept = {field: config.get(field) for field in _KEPT}
@@ -80,10 +78,14 @@ class Sessions:
         rounds = _whole(told.get("rounds") or 1, "rounds")
         if session.state is SessionState.RUNNING:
             raise InputError("A session is already running!")
-        needed = session.spec.rules.min_clients
-        if len(self._controller.tree(self._project).directory.clients) < needed:
-            raise InputError(f"Number of available clients is lower than the required minimum of {needed}")
         first = session.state is SessionState.CREATED
+        if session.spec.parties and not first:
+            raise InputError(
+                "split learning is not continued, since its clients' parts have gone on: start another session"
+            )
+        needed = session.spec.rules.min_clients
+        if self._available(session, told) < needed:
+            raise InputError(f"Number of available clients is lower than the required minimum of {needed}")
         if first:
             await self._controller.store.put(self._settled(session, told, rounds))
         try:
@@ -105,10 +107,28 @@ class Sessions:
         rules = session.spec.rules
         if told.get("round_timeout"):
             rules = replace(rules, deadline=float(_whole(told["round_timeout"], "round_timeout")))
+        prefix = str(told["model_name_prefix"]) if told.get("model_name_prefix") else session.model_prefix
+        if session.spec.parties:
+            config = {**session.spec.config, "rounds": rounds}
+            parties = (CENTRAL, *self._present(told))
+            return replace(session, spec=replace(session.spec, rules=rules, parties=parties, config=config))
         if told.get("client_ids"):
             rules = replace(rules, only=self._nodes(str(told["client_ids"])))
-        prefix = str(told["model_name_prefix"]) if told.get("model_name_prefix") else session.model_prefix
         return replace(session, spec=replace(session.spec, rounds=rounds, rules=rules), model_prefix=prefix)
+
+    def _available(self, session: SessionRecord, told: Mapping[str, Any]) -> int:
+        """Clients that could take part now."""
+        if session.spec.parties:
+            return len(self._present(told))
+        return len(self._controller.tree(self._project).directory.clients)
+
+    def _present(self, told: Mapping[str, Any]) -> tuple[str, ...]:
+        """The parties of split learning, in their order: FEDn's clients that are here, or those that are asked for."""
+        connected = self._controller.tree(self._project).directory.clients
+        here = {guest.member.client_id: guest.member.node for guest in self._gateway.guests}
+        wanted = self._nodes(str(told["client_ids"])) if told.get("client_ids") else tuple(here.values())
+        of = {node: client_id for client_id, node in here.items()}
+        return tuple(sorted((node for node in wanted if node in connected and node in of), key=lambda node: of[node]))
 
     def _nodes(self, client_ids: str) -> tuple[str, ...]:
         known = {guest.member.client_id: guest.member.node for guest in self._gateway.guests}
@@ -138,6 +158,15 @@ class Sessions:
             return await self._controller.store.get(SessionRecord, self._project, session_id)
         except NotFoundError as error:
             raise InputError("Session with specified ID does not exist") from error
+
+
+def spec_of_split(name: str, config: Mapping[str, Any]) -> RunSpec:
+    """The run of split learning, whose parties and rounds are known when it starts; raises `InputError`."""
+    timeout = float(_whole(config["round_timeout"], "round_timeout"))
+    least = max(1, int(config["clients_required"]))
+    rules = RoundRules(min_clients=least, deadline=timeout, lease=min(_LEASE, timeout))
+    told = {"rounds": 1, "validate": _truth(config["validate"])}
+    return RunSpec(name=name, algorithm="fedavg", rounds=1, rules=rules, parties=(CENTRAL,), config=told)
 
 
 def spec_of(name: str, config: Mapping[str, Any]) -> RunSpec:

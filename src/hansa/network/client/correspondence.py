@@ -133,6 +133,14 @@ class Correspondence:
             return frame.receiver == self._number != frame.sender and frame.number == self._read[frame.sender]
         return frame.sender == self._number != frame.receiver and frame.number == self._sent[frame.receiver]
 
+    def resume(self, other: int, *, read: int, sent: int) -> None:
+        """Go on behind so many letters of another party and to it: those that were sent are kept.
+
+        Of a party that does not run from its beginning again; called before anything else.
+        """
+        self._read[other], self._sent[other] = read, sent
+        self._kept += sent
+
     async def take(self, letter: Letter) -> None:
         """A letter of the party goes on its way, behind those before it; waits while too many are."""
         self._sent[letter.receiver] += 1

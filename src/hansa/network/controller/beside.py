@@ -9,7 +9,6 @@ from pathlib import Path
 import structlog
 
 from hansa.errors import ConflictError, InputError
-from hansa.messages import ClientInfo
 from hansa.network.client.correspondence import Correspondence
 from hansa.network.client.outbox import update_file
 from hansa.network.client.results import result_in
@@ -58,7 +57,7 @@ class BesideServer:
         code = await self._central.code(package)
         objects = place / "objects"
         correspondence = Correspondence(_Here(conversation), opened, objects)
-        workshop = Workshop(code, ClientInfo(CENTRAL), objects, self._print, self._central.confinement)
+        workshop = Workshop(code, self._central.here, objects, self._print, self._central.confinement)
         try:
             try:
                 done = await workshop.work(opened, lambda _frame: None, correspondence)

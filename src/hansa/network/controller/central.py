@@ -37,10 +37,12 @@ _COPIED: Final = 1 << 20
 class CentralEvaluation:
     """Runs what sessions' packages have as their central evaluation."""
 
-    def __init__(self, objects: ObjectStore, confinement: Confinement) -> None:
-        """objects: where packages and models are; confinement: of the apps."""
+    def __init__(self, objects: ObjectStore, confinement: Confinement, data: Path | None = None) -> None:
+        """objects: where packages and models are; confinement: of the apps; data: a folder that they may read."""
         self._objects = objects
         self.confinement = confinement
+        self.here = ClientInfo(CENTRAL, settings={} if data is None else {"data": str(data)})
+        """Who apps are here."""
         self._workshops: dict[str, Workshop] = {}
         self._unpacking = asyncio.Lock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -92,8 +94,8 @@ class CentralEvaluation:
     async def _workshop(self, package: str) -> Workshop:
         code = await self.code(package)
         if package not in self._workshops:
-            here, objects = ClientInfo(CENTRAL), self._place(package) / "objects"
-            self._workshops[package] = Workshop(code, here, objects, _print_line, self.confinement)
+            objects = self._place(package) / "objects"
+            self._workshops[package] = Workshop(code, self.here, objects, _print_line, self.confinement)
         return self._workshops[package]
 
     def _place(self, package: str) -> Path:

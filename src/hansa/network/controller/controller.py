@@ -100,13 +100,15 @@ class Controller:
         telemetry: float = KEPT_FOR,
         functions: Limits = DEFAULT_LIMITS,
         spool: Path | None = None,
+        data: Path | None = None,
     ) -> None:
         """keys: those that sign tokens, and did; address: host:port at which nodes reach the root.
 
         keep: which models are kept of sessions that do not say it; leads: whether this controller leads still;
         confinement: of apps that run beside it, functions: limits of one call of their functions; sign_on: logging in
         by an OpenID provider, None: nobody does; telemetry: seconds for which what machines tell of themselves is kept;
-        quotas: of projects that have none of their own; spool: folder for updates of aggregators that keep them.
+        quotas: of projects that have none of their own; spool: folder for updates of aggregators that keep them; data:
+        folder that code beside it may read.
         """
         self.store = store
         self.objects = objects
@@ -134,7 +136,7 @@ class Controller:
             dismiss=lambda node, why: self.tree(node.project).dismiss(node.name, node.grant, why),
         )
         self._sign_on = sign_on(self.people) if sign_on is not None else None
-        self._central = CentralEvaluation(objects, confinement)
+        self._central = CentralEvaluation(objects, confinement, data)
         self._functions = AppFunctions(self._central, functions)
         self._beside = BesideServer(self._central, self.add_model, self.journal)
         self._letters = (spool if spool is not None else Path(tempfile.gettempdir())) / "letters"

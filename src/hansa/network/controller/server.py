@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -101,6 +102,7 @@ class ControllerServer:
                 sign_on=sign_on,
                 quotas=Quota(settings.quota_sessions, settings.quota_storage, settings.quota_clients),
                 spool=settings.data,
+                data=_central_data(settings),
             )
             self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
@@ -185,6 +187,7 @@ def _confined(settings: Settings) -> Confinement:
     hidden = (settings.data, settings.credentials, settings.package_key, *settings.secret_files())
     rules = Confinement(
         network=False,
+        shown=tuple(filter(None, (_central_data(settings),))),
         hidden=tuple(path.expanduser().resolve() for path in hidden),
         limits=worker_beside_server(settings.function_memory),
     )
@@ -192,6 +195,18 @@ def _confined(settings: Settings) -> Confinement:
     if found.missing and settings.confinement != "off":
         _log.warning("apps evaluated here are not confined in all", missing=found.missing, why=found.why_not)
     return found
+
+
+def _central_data(settings: Settings) -> Path | None:
+    """The folder that code beside the server may read; raises `InputError` where there is none, or it is hidden."""
+    if settings.central_data is None:
+        return None
+    folder = settings.central_data.expanduser().resolve()
+    if not folder.is_dir():
+        raise InputError(f"HANSA_CENTRAL_DATA is {folder}, which is no folder")
+    if folder.is_relative_to(settings.data.resolve()):
+        raise InputError(f"HANSA_CENTRAL_DATA is {folder}, in the server's own folder, which is hidden: move it out")
+    return folder
 
 
 def _sign_on(settings: Settings) -> Callable[[People], SignOn] | None:

@@ -11,7 +11,7 @@ from hansa.compat.fedn.formats import NUMPY
 from hansa.compat.fedn.gateway import Gateway
 from hansa.compat.fedn.graphql import Graph
 from hansa.compat.fedn.rest.exchange import Way, answer, read_object
-from hansa.compat.fedn.sessions import NO_SPLIT_LEARNING, Sessions
+from hansa.compat.fedn.sessions import Sessions
 from hansa.errors import InputError
 
 __all__ = ["SessionRoutes"]
@@ -33,7 +33,7 @@ class SessionRoutes:
         yield Way("predictions/start", self._predict, run, ("POST",))
         yield Way("sessions", self._create, run, ("POST",))
         yield Way("sessions/start", self._start, run, ("POST",))
-        yield Way("sessions/start_splitlearning_session", _no_split_learning, run, ("POST",))
+        yield Way("sessions/start_splitlearning_session", self._start_split, run, ("POST",))
         yield Way("sessions/{id}", self._change, run, ("PATCH", "PUT"))
         yield Way("graphql", self._query, read, ("POST",))
 
@@ -49,6 +49,10 @@ class SessionRoutes:
     async def _start(self, request: Request) -> Response:
         await self._sessions.start(await read_object(request), request.state.by)
         return answer({"message": "Session started"})
+
+    async def _start_split(self, request: Request) -> Response:
+        await self._sessions.start(await read_object(request), request.state.by)
+        return answer({"message": "Splitlearning session started"})
 
     async def _change(self, request: Request) -> Response:
         name = request.path_params["id"]
@@ -76,7 +80,3 @@ class SessionRoutes:
         if not isinstance(variables, dict):
             raise InputError("variables must be an object")
         return answer(await self._graph.answer(str(told.get("query", "")), variables))
-
-
-async def _no_split_learning(_: Request) -> Response:
-    raise InputError(NO_SPLIT_LEARNING)
