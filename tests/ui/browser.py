@@ -24,6 +24,11 @@ window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => window.violations.push(
   `${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));
 """
+_TURN = """async (address) => {
+  history.pushState(null, "", address);
+  dispatchEvent(new PopStateEvent("popstate"));
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+}"""
 
 
 @contextmanager
@@ -77,6 +82,27 @@ class Visit:
         self.still()
         return self.page
 
+    def turn_to(self, path: str) -> Page:
+        """Go to a page as the Studio's own links do, which loads nothing that is here already."""
+        self.page.evaluate(_TURN, f"/ui/{path}")
+        self.still()
+        return self.page
+
+    def forget(self) -> None:
+        """Be a stranger again: signed out, with nothing stored; but files that came once stay in the cache."""
+        self.page.evaluate("localStorage.clear(); sessionStorage.clear(); history.replaceState(null, '', '/ui/none')")
+        self.page.unroute_all()
+        self.context.clear_cookies()
+        self.wrong.clear()
+
+    def arrive(self, code: str = "") -> None:
+        """Come to the server's own address; code: that signs in."""
+        self.page.goto(f"{self.url}/ui/" + (f"#code={code}" if code else ""))
+        self.page.wait_for_selector("h1")
+        if code:
+            self.page.wait_for_selector("nav.nav")
+            self.still()
+
     def still(self) -> None:
         """Wait until nothing is on its way."""
         expect(self.page.locator("main h1").first).to_be_attached()
@@ -125,12 +151,8 @@ def visit(browser: Browser, url: str, code: str = "", *, width: int = 1440) -> I
     context.add_init_script(_NOTE_VIOLATIONS)
     made = Visit(context, context.new_page(), url)
     made.watch(made.page)
-    made.page.goto(f"{url}/ui/" + (f"#code={code}" if code else ""))
-    made.page.wait_for_selector("h1")
-    if code:
-        made.page.wait_for_selector("nav.nav")
-        made.still()
     try:
+        made.arrive(code)
         yield made
     finally:
         context.close()

@@ -36,7 +36,10 @@ def _visitor(browser: Browser, studied: Studied) -> Iterator[Visit]:
 
 
 @pytest.fixture
-def visitor(_visitor: Visit) -> Visit:
+def visitor(_visitor: Visit, studied: Studied) -> Visit:
     """A site administrator's browser, which several tests use one after the other."""
     _visitor.wrong.clear()
+    if not _visitor.context.cookies():
+        _visitor.forget()
+        _visitor.arrive(studied.code())
     return _visitor

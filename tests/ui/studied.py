@@ -1,11 +1,13 @@
 """A server with the Studio, and a network with real training below it."""
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from served import Served
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hansa.api.server import ApiServer
 from hansa.messages import RoundRules, RunSpec
@@ -14,7 +16,7 @@ from hansa.settings import Settings
 from hansa.store.records import ProjectRole, SessionRecord
 from hansa.ui import Studio
 
-__all__ = ["APP", "Studied"]
+__all__ = ["APP", "Studied", "Unwell"]
 
 APP = """
 import numpy as np
@@ -49,9 +51,41 @@ def evaluate(model, task):
 """
 
 
+_ASKED = tuple(f"/api/v1/{part}" for part in ("projects/", "users", "server", "system", "audit"))
+"""What pages ask for, and not who is signed in."""
+_REFUSED = {"error": (500, "The disk is full"), "forbidden": (403, "Not for your role")}
+
+
+class Unwell:
+    """ASGI: in the place of the REST API while it is in a state: `error`, `forbidden`, or `loading`, which has no end.
+
+    A page's event stream, and where it begins, are answered as ever.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.state = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        beginning = scope.get("query_string", b"").startswith(b"limit=1&") and path.endswith("/events")
+        if not self.state or beginning or path.endswith("/events/stream") or not path.startswith(_ASKED):
+            await self._app(scope, receive, send)
+        elif self.state == "loading":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        else:
+            status, title = _REFUSED[self.state]
+            body = json.dumps({"title": title, "status": status, "detail": f"{title}, says the test."}).encode()
+            headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+
 class Studied(Served):
     """A server with the Studio in front."""
 
+    unwell: Unwell
     session: SessionRecord
     """One that has ended."""
     other: SessionRecord
@@ -59,7 +93,12 @@ class Studied(Served):
 
     async def opened(self, port: int = 0) -> ApiServer:
         settings = Settings(data=self.folder / "controller", port=port, grpc_port=0, silence=5.0)
-        return await ApiServer.open(settings, Studio)
+
+        def front(app: ASGIApp) -> ASGIApp:
+            self.unwell = Unwell(app)
+            return Studio(self.unwell)
+
+        return await ApiServer.open(settings, front)
 
     @property
     def app(self) -> Path:

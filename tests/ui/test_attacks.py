@@ -125,14 +125,14 @@ SHOWN = {
 
 @pytest.mark.parametrize("place", [*SHOWN, *(place for place in PLACES if place not in SHOWN)])
 def test_a_client_that_is_named_like_markup_and_talks_like_it_is_text(looker: Visit, beset: Beset, place: str) -> None:
-    page = looker.open(beset.fill(place.replace("client-0", "client-1")))
+    page = looker.turn_to(beset.fill(place.replace("client-0", "client-1")))
     for text in SHOWN.get(place, ()):
         expect(page.locator("main").get_by_text(text.splitlines()[0]).first).to_be_attached()
     _untaken(looker)
 
 
 def test_what_a_hostile_client_is_called_is_found_and_pinned_like_any_other(looker: Visit, beset: Beset) -> None:
-    page = looker.open(beset.fill("p/default/sessions/{session}?tab=clients"))
+    page = looker.turn_to(beset.fill("p/default/sessions/{session}?tab=clients"))
     page.get_by_role("combobox", name="Round").select_option("1")
     page.get_by_role("button", name=f"Pin {NAME}").click()
     expect(page.get_by_role("button", name=f"Remove {NAME}").first).to_be_visible()
@@ -144,7 +144,7 @@ def test_what_a_hostile_client_is_called_is_found_and_pinned_like_any_other(look
 
 
 def test_metrics_named_like_parts_of_every_object_are_numbers_where_there_are_any(looker: Visit, beset: Beset) -> None:
-    page = looker.open(beset.fill("p/default/sessions/{session}?tab=clients"))
+    page = looker.turn_to(beset.fill("p/default/sessions/{session}?tab=clients"))
     page.get_by_role("combobox", name="Round").select_option("1")
     rows = page.get_by_role("region", name="Clients in the round").locator("tbody tr")
     expect(rows.filter(has_text=NAME)).to_contain_text("0.500")
@@ -163,7 +163,7 @@ def test_metrics_named_like_parts_of_every_object_are_numbers_where_there_are_an
 
 
 def test_two_hundred_metrics_of_one_client_are_drawn_when_somebody_asks(looker: Visit, beset: Beset) -> None:
-    page = looker.open(beset.fill("p/default/sessions/{session}"))
+    page = looker.turn_to(beset.fill("p/default/sessions/{session}"))
     expect(page.locator(".plot").first).to_be_visible()
     assert page.locator(".plot").count() == 12
     page.get_by_role("button", name=re.compile(r"^Draw \d+ more")).click()
@@ -172,7 +172,7 @@ def test_two_hundred_metrics_of_one_client_are_drawn_when_somebody_asks(looker: 
 
 
 def test_a_spreadsheet_gets_text_in_the_place_of_a_formula(looker: Visit, beset: Beset) -> None:
-    looker.open("p/default/clients")
+    looker.turn_to("p/default/clients")
     module = "performance.getEntriesByType('resource').map(({ name }) => name).find((name) => name.endsWith('acts.js'))"
     cells = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", '"=1', "a,=1", "plain", "1e5"]
     text = looker.page.evaluate(
@@ -184,7 +184,7 @@ def test_a_spreadsheet_gets_text_in_the_place_of_a_formula(looker: Visit, beset:
         assert not [cell for cell in told if cell[:1] in set("=+-@\t\r\n\uff1d")]
         assert told[8:] == cells[8:]
     assert numbers == ["-1.5", "", "true"]
-    page = looker.open(beset.fill("p/default/sessions/{session}?tab=clients"))
+    page = looker.turn_to(beset.fill("p/default/sessions/{session}?tab=clients"))
     page.get_by_role("combobox", name="Round").select_option("1")
     with page.expect_download() as table:
         page.locator("section.card", has=page.get_by_role("heading", name="Clients", exact=True)).get_by_role(

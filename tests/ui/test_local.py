@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import visit
+from browser import Visit, visit
 from playwright.sync_api import Browser, expect
 from processes import Hansa
 from studied import APP
@@ -31,18 +31,24 @@ def opened() -> Iterator[LocalStudio]:
         yield studio
 
 
+@pytest.fixture(scope="module")
+def looker(browser: Browser, opened: LocalStudio) -> Iterator[Visit]:
+    address, _, code = opened.link().partition("/ui/#code=")
+    with visit(browser, address, code) as made:
+        yield made
+
+
 def simulated(app: Path, **settings: object) -> SimulationResult:
     return simulate(app, clients=4, rounds=3, progress=False, **settings)  # type: ignore[arg-type]
 
 
 def test_a_simulation_is_seen_while_it_goes_on_with_nothing_to_press(
-    browser: Browser, opened: LocalStudio, app: Path
+    looker: Visit, opened: LocalStudio, app: Path
 ) -> None:
-    address, _, code = opened.link().partition("/ui/#code=")
     result = simulated(app, name="wards")
-    with opened.follow(result.spec, 4, "inline") as followed, visit(browser, address, code) as made:
+    with opened.follow(result.spec, 4, "inline") as followed:
         followed.round(result.rounds[0])
-        page = made.open("p/simulations/sessions")
+        page = looker.turn_to("p/simulations/sessions")
         page.get_by_role("link", name="wards").first.click()
         figure = page.locator(".figures dd.value").first
         expect(figure).to_have_text(re.compile(r"^1 / 3$"))
@@ -56,12 +62,11 @@ def test_a_simulation_is_seen_while_it_goes_on_with_nothing_to_press(
         with page.expect_download() as download:
             page.get_by_role("link", name="Model", exact=True).click()
         assert download.value.path().stat().st_size > 0
-        made.still()
-        made.flawless()
+        looker.still()
+        looker.flawless()
 
 
-def test_one_that_raises_says_so(browser: Browser, opened: LocalStudio, app: Path) -> None:
-    address, _, code = opened.link().partition("/ui/#code=")
+def test_one_that_raises_says_so(looker: Visit, opened: LocalStudio, app: Path) -> None:
     result = simulated(app, name="broken")
 
     def broken() -> None:
@@ -71,11 +76,10 @@ def test_one_that_raises_says_so(browser: Browser, opened: LocalStudio, app: Pat
 
     with pytest.raises(InputError):
         broken()
-    with visit(browser, address, code) as made:
-        page = made.open("p/simulations/sessions")
-        page.get_by_role("link", name="broken").first.click()
-        expect(page.get_by_text("InputError: the disk is full")).to_be_visible()
-        made.sound()
+    page = looker.turn_to("p/simulations/sessions")
+    page.get_by_role("link", name="broken").first.click()
+    expect(page.get_by_text("InputError: the disk is full")).to_be_visible()
+    looker.sound()
 
 
 def test_records_are_shown_once_each(opened: LocalStudio, app: Path, tmp_path: Path) -> None:

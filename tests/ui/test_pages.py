@@ -4,9 +4,9 @@ import re
 
 import httpx
 import pytest
-from browser import Visit, visit
+from browser import Visit
 from places import PLACES
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 from studied import Studied
 
 
@@ -23,7 +23,7 @@ def test_a_page_is_without_a_fault_in_both_themes(visitor: Visit, studied: Studi
 
 def test_a_session_that_runs_is_seen_to_move(visitor: Visit, studied: Studied) -> None:
     session = studied.run(studied.nodes.create(studied.app, studied.spec(rounds=5, name="moving")))
-    page = visitor.open(f"p/default/sessions/{session.id}")
+    page = visitor.turn_to(f"p/default/sessions/{session.id}")
     expect(page.get_by_text("created", exact=True)).to_be_visible()
     page.get_by_role("button", name="Start").click()
     expect(page.locator(".figures dd.value").first).to_have_text(re.compile(r"^5 / 5$"))
@@ -35,29 +35,31 @@ def test_a_session_that_runs_is_seen_to_move(visitor: Visit, studied: Studied) -
     visitor.sound()
 
 
-def test_a_link_signs_in_once_and_leaves_a_cookie_that_no_script_can_read(browser: Browser, studied: Studied) -> None:
+def test_a_link_signs_in_once_and_leaves_a_cookie_that_no_script_can_read(visitor: Visit, studied: Studied) -> None:
     code = studied.code()
-    with visit(browser, studied.url, code) as made:
-        assert "code" not in made.page.url
-        cookie = made.context.cookies()[0]
-        assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (
-            "__Host-hansa", True, True, "Strict",
-        )  # fmt: skip
-        assert made.page.evaluate("document.cookie") == ""
-    with visit(browser, studied.url) as again:
-        again.expected = ("401",)
-        again.page.goto(f"{studied.url}/ui/#code={code}")
-        again.page.reload()
-        expect(again.page.get_by_role("alert")).to_contain_text("was used already")
+    visitor.forget()
+    visitor.arrive(code)
+    assert "code" not in visitor.page.url
+    cookie = visitor.context.cookies()[0]
+    assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (
+        "__Host-hansa", True, True, "Strict",
+    )  # fmt: skip
+    assert visitor.page.evaluate("document.cookie") == ""
+    visitor.forget()
+    visitor.expected = ("401",)
+    visitor.page.goto(f"{studied.url}/ui/#code={code}")
+    expect(visitor.page.get_by_role("alert")).to_contain_text("was used already")
+    visitor.expected = ()
 
 
-def test_who_signs_out_is_out(browser: Browser, studied: Studied) -> None:
-    with visit(browser, studied.url, studied.code()) as made:
-        made.open("account")
-        made.page.get_by_role("button", name="Sign out").click()
-        expect(made.page.get_by_role("heading", name="Sign in")).to_be_visible()
-        assert made.context.cookies() == []
-        made.flawless()
+def test_who_signs_out_is_out(visitor: Visit, studied: Studied) -> None:
+    visitor.forget()
+    visitor.arrive(studied.code())
+    visitor.turn_to("account")
+    visitor.page.get_by_role("button", name="Sign out").click()
+    expect(visitor.page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert visitor.context.cookies() == []
+    visitor.flawless()
 
 
 def test_a_file_is_kept_for_good_and_the_page_is_not(studied: Studied) -> None:

@@ -22,71 +22,83 @@ from hansa.run import names
 from hansa.store.records import SessionRecord, SessionState
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Studied]:
-    """A server on which nothing has happened yet."""
-    made = Studied(tmp_path)
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
+    """A server on which nothing has happened yet, and later nothing outside the test's own project."""
+    made = Studied(tmp_path_factory.mktemp("empty"))
     yield made
     made.close()
 
 
-def test_from_an_empty_server_to_a_model_of_ones_own(browser: Browser, empty: Studied, tmp_path: Path) -> None:
-    with visit(browser, empty.url, empty.code()) as made:
-        page = made.open("projects/new")
-        page.get_by_label("Name").fill("cardiology")
-        page.get_by_role("button", name="Create the project").click()
-        expect(page.get_by_role("heading", name="First steps")).to_be_visible()
-        made.flawless()
-
-        page.get_by_role("link", name="Join a client").click()
-        page.get_by_label("Name").fill("ward-1")
-        page.get_by_role("button", name="Make the command").click()
-        expect(page.get_by_text("Waiting for ward-1")).to_be_visible()
-        told = shlex.split(page.locator(".command pre").inner_text().replace("\\\n", " "))
-        token, join = told[0].removeprefix("HANSA_TOKEN="), told[told.index("--join") + 1]
-        assert (told[1:4], told[told.index("--ca") + 1]) == (["hansa", "client", "start"], empty.server.fingerprint)
-        agent = Agent(
-            ClientInfo("ward-1", 0, 1), join=join, token=token, work=tmp_path / "ward-1",
-            trust=empty.nodes.trust, site=Site(tmp_path / "ward-1"),
-        )  # fmt: skip
-        empty.follow("ward-1", agent.run())
-        expect(page.get_by_text("ward-1 is connected.")).to_be_visible()
-        made.flawless()
-
-        page.get_by_role("link", name="start a session").click()
-        page.get_by_text("A file of yours").click()
-        page.get_by_label("The app's file").set_input_files({
-            "name": "wards.py", "mimeType": "text/x-python", "buffer": APP.encode(),
-        })  # fmt: skip
-        page.get_by_label("Name").fill("mine")
-        page.get_by_label("Rounds").fill("3")
-        page.get_by_role("button", name="Start the session").click()
-        expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
-        expect(page.locator(".title .pill")).to_have_text("finished")
-        with page.expect_download() as model:
-            page.get_by_role("link", name="Model", exact=True).click()
-        assert model.value.suggested_filename.endswith(".safetensors")
-        assert Path(model.value.path()).stat().st_size > 100
-        made.sound()
+@pytest.fixture(scope="module")
+def _newcomer(browser: Browser, empty: Studied) -> Iterator[Visit]:
+    with visit(browser, empty.url) as made:
+        yield made
 
 
-def test_without_any_client_the_example_is_simulated_on_the_server(browser: Browser, empty: Studied) -> None:
-    with visit(browser, empty.url, empty.code()) as made:
-        page = made.open("p/default/sessions/new")
-        expect(page.get_by_role("radio", name="Simulate here")).to_be_checked()
-        page.get_by_label("Rounds").fill("3")
-        page.get_by_role("button", name="Start the session").click()
-        expect(page.locator(".title .pill")).to_have_text("finished", timeout=60_000)
-        expect(page.locator(".figures dd.value").first).to_have_text(re.compile("^3 / 3"))
-        expect(page.get_by_text(re.compile("simulated · fedavg"))).to_be_visible()
-        made.sound()
+@pytest.fixture
+def newcomer(_newcomer: Visit, empty: Studied) -> Visit:
+    """Somebody who has just followed the link that `hansa up` prints."""
+    _newcomer.forget()
+    _newcomer.arrive(empty.code())
+    return _newcomer
+
+
+def test_from_an_empty_server_to_a_model_of_ones_own(newcomer: Visit, empty: Studied, tmp_path: Path) -> None:
+    page = newcomer.turn_to("projects/new")
+    page.get_by_label("Name").fill("cardiology")
+    page.get_by_role("button", name="Create the project").click()
+    expect(page.get_by_role("heading", name="First steps")).to_be_visible()
+    newcomer.flawless()
+
+    page.get_by_role("link", name="Join a client").click()
+    page.get_by_label("Name").fill("ward-1")
+    page.get_by_role("button", name="Make the command").click()
+    expect(page.get_by_text("Waiting for ward-1")).to_be_visible()
+    told = shlex.split(page.locator(".command pre").inner_text().replace("\\\n", " "))
+    token, join = told[0].removeprefix("HANSA_TOKEN="), told[told.index("--join") + 1]
+    assert (told[1:4], told[told.index("--ca") + 1]) == (["hansa", "client", "start"], empty.server.fingerprint)
+    agent = Agent(
+        ClientInfo("ward-1", 0, 1), join=join, token=token, work=tmp_path / "ward-1",
+        trust=empty.nodes.trust, site=Site(tmp_path / "ward-1"),
+    )  # fmt: skip
+    empty.follow("ward-1", agent.run())
+    expect(page.get_by_text("ward-1 is connected.")).to_be_visible()
+    newcomer.flawless()
+
+    page.get_by_role("link", name="start a session").click()
+    page.get_by_text("A file of yours").click()
+    page.get_by_label("The app's file").set_input_files({
+        "name": "wards.py", "mimeType": "text/x-python", "buffer": APP.encode(),
+    })  # fmt: skip
+    page.get_by_label("Name").fill("mine")
+    page.get_by_label("Rounds").fill("3")
+    page.get_by_role("button", name="Start the session").click()
+    expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
+    expect(page.locator(".title .pill")).to_have_text("finished")
+    with page.expect_download() as model:
+        page.get_by_role("link", name="Model", exact=True).click()
+    assert model.value.suggested_filename.endswith(".safetensors")
+    assert Path(model.value.path()).stat().st_size > 100
+    newcomer.sound()
+
+
+def test_without_any_client_the_example_is_simulated_on_the_server(newcomer: Visit) -> None:
+    page = newcomer.turn_to("p/default/sessions/new")
+    expect(page.get_by_role("radio", name="Simulate here")).to_be_checked()
+    page.get_by_label("Rounds").fill("3")
+    page.get_by_role("button", name="Start the session").click()
+    expect(page.locator(".title .pill")).to_have_text("finished", timeout=60_000)
+    expect(page.locator(".figures dd.value").first).to_have_text(re.compile("^3 / 3"))
+    expect(page.get_by_text(re.compile("simulated · fedavg"))).to_be_visible()
+    newcomer.sound()
 
 
 @pytest.mark.slow
 def test_a_session_can_name_whatever_is_registered_on_the_server_with_its_options(
     visitor: Visit, studied: Studied
 ) -> None:
-    page = visitor.open("p/default/sessions/new")
+    page = visitor.turn_to("p/default/sessions/new")
     offered = page.get_by_role("combobox", name="Algorithm").locator("option")
     expect(offered).to_have_text(names("hansa.algorithms"))
     expect(page.get_by_role("combobox", name="Aggregator").locator("option")).to_have_text(names("hansa.aggregators"))
@@ -112,7 +124,7 @@ def test_a_session_can_name_whatever_is_registered_on_the_server_with_its_option
 
 
 def test_an_app_that_cannot_be_read_is_told_in_place(visitor: Visit) -> None:
-    page = visitor.open("p/default/sessions/new")
+    page = visitor.turn_to("p/default/sessions/new")
     visitor.expected = ("Failed to load resource",)
     page.get_by_text("A file of yours").click()
     page.get_by_label("The app's file").set_input_files({
@@ -125,7 +137,7 @@ def test_an_app_that_cannot_be_read_is_told_in_place(visitor: Visit) -> None:
 
 
 def test_a_pinned_client_is_drawn_over_the_global_model(visitor: Visit, studied: Studied) -> None:
-    page = visitor.open(studied.fill("p/default/sessions/{session}?tab=clients"))
+    page = visitor.turn_to(studied.fill("p/default/sessions/{session}?tab=clients"))
     page.get_by_role("button", name="Pin client-1").click()
     expect(page.get_by_role("button", name="Remove client-1").first).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("Loss over 6 rounds: .*client-1"))).to_have_count(2)
@@ -141,7 +153,7 @@ def test_a_pinned_client_is_drawn_over_the_global_model(visitor: Visit, studied:
 
 
 def test_the_settings_in_which_two_sessions_differ_are_listed(visitor: Visit, studied: Studied) -> None:
-    page = visitor.open(studied.fill("p/default/sessions/compare?ids={session},{other}"))
+    page = visitor.turn_to(studied.fill("p/default/sessions/compare?ids={session},{other}"))
     rows = page.get_by_role("region", name="Settings that differ").locator("tbody tr")
     expect(rows).to_have_count(1)
     expect(rows.first).to_contain_text("rounds")
@@ -151,7 +163,7 @@ def test_the_settings_in_which_two_sessions_differ_are_listed(visitor: Visit, st
 
 
 def test_a_model_names_who_contributed_back_to_its_seed(visitor: Visit, studied: Studied) -> None:
-    page = visitor.open(studied.fill("p/default/models/{model}"))
+    page = visitor.turn_to(studied.fill("p/default/models/{model}"))
     expect(page.get_by_role("region", name="Who contributed").locator("tbody tr")).to_have_count(3)
     graph = page.get_by_role("region", name="Lineage graph")
     expect(graph).to_contain_text("seed")
@@ -162,7 +174,7 @@ def test_a_model_names_who_contributed_back_to_its_seed(visitor: Visit, studied:
 def test_a_name_that_is_markup_is_text(visitor: Visit, studied: Studied) -> None:
     hostile = "<script>document.title='taken'</script><img src=x onerror=alert(1)>"
     studied.report(hostile)
-    page = visitor.open("p/default/events")
+    page = visitor.turn_to("p/default/events")
     expect(page.locator("[data-event]").first).to_contain_text(hostile)
     page.goto(f"{studied.url}/ui/p/default/clients/%3Cscript%3Ealert(1)%3C%2Fscript%3E")
     visitor.expected = ("404",)
@@ -175,7 +187,7 @@ def test_a_name_that_is_markup_is_text(visitor: Visit, studied: Studied) -> None
 def test_a_third_party_reads_a_package_signs_it_and_brings_it_back(
     visitor: Visit, studied: Studied, tmp_path: Path
 ) -> None:
-    page = visitor.open(studied.fill("p/default/packages/{package}"))
+    page = visitor.turn_to(studied.fill("p/default/packages/{package}"))
     expect(page.locator(".title .pill")).to_have_text("not signed")
     page.get_by_role("button", name="wards.py").click()
     expect(page.get_by_role("dialog").locator("pre")).to_contain_text("def initial_model(rng):")
@@ -209,7 +221,7 @@ def test_a_session_that_a_site_must_approve_says_where_and_how(visitor: Visit, s
     rules = RoundRules(min_clients=1, quorum=1, deadline=120, only=("careful",))
     spec = RunSpec(name="asked", rounds=1, rules=rules)
     session = studied.run(studied.nodes.start(studied.app, spec))
-    page = visitor.open("p/default/packages")
+    page = visitor.turn_to("p/default/packages")
     row = page.get_by_role("region", name="Clients that wait for an approval").locator("tbody tr")
     expect(row).to_contain_text("careful")
     expect(row).to_contain_text(f"hansa client approve {session.id} --work FOLDER")
@@ -236,7 +248,7 @@ def test_a_viewer_is_offered_nothing_that_they_may_not(browser: Browser, studied
 
 
 def test_everything_is_reached_without_a_mouse(visitor: Visit) -> None:
-    page = visitor.open("p/default")
+    page = visitor.turn_to("p/default")
     page.keyboard.press("Control+k")
     expect(page.get_by_role("combobox", name="Where to")).to_be_focused()
     visitor.flawless()
@@ -255,7 +267,7 @@ def test_everything_is_reached_without_a_mouse(visitor: Visit) -> None:
 
 
 def test_a_token_is_shown_once_and_can_be_revoked(visitor: Visit) -> None:
-    page = visitor.open("p/default/tokens")
+    page = visitor.turn_to("p/default/tokens")
     page.get_by_label("Name").fill("nightly")
     page.get_by_role("button", name="Make the token").click()
     dialog = page.get_by_role("dialog", name="Your new token")
