@@ -1,7 +1,7 @@
 # Needs python3 (3.11 to 3.13) and make; everything else is installed into .venv on first use.
 #   make demo    a federated network on this machine: controller, two combiners, ten clients (ARGS=--json for one object)
 #   make test    every test but the slow ones, on two cores (ARGS="-k rounds" to choose, "-n 0" to debug)
-#   make check   the gates: style, types, layers, broad excepts, import closure, the documentation site
+#   make check   the gates: style, types, layers, broad excepts, import closure, the Studio's scripts, the documentation site
 #   make audit   known weaknesses of everything that is installed; part of check, where it may find no advisory source
 #   make sbom    a bill of materials (CycloneDX) of what is installed here, in hansa.cdx.json (ARGS=FILE)
 #   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
@@ -9,7 +9,7 @@
 #   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
 #   make bench   the benchmarks, beside this machine's own limits
 #   make bench-simulators   hansa's simulation beside other simulators, which it installs in environments of their own
-#   make scripts types of the Studio's scripts, by TypeScript, which npm brings
+#   make scripts types of the Studio's scripts, by TypeScript, which npm brings; part of check, where there is npm
 #   make shots   images of every page of the Studio, in both themes and three widths, in shots/
 #   make docs    reference pages from the code, and the site in site/
 VENV ?= .venv
@@ -32,6 +32,7 @@ check:
 	@$(RUN) mypy
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/python tools/gates.py
+	@tools/scripts
 	@$(RUN) zensical build --clean --strict
 	@$(VENV)/bin/python tools/audit.py
 
@@ -69,7 +70,7 @@ docs:
 	@$(RUN) zensical build --clean --strict
 
 scripts:
-	@tools/scripts
+	@tools/scripts --required
 
 shots:
 	@tools/install dev
