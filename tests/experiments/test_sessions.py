@@ -12,7 +12,7 @@ from hansa.errors import InputError
 from hansa.evidence.stored import verify_session
 from hansa.experiments.sessions import SimulatedSession, find_records, show_record
 from hansa.messages import Kind, RoundRules, RunSpec
-from hansa.simulation import Dropouts, SimulationResult, simulate
+from hansa.simulation import Dropouts, LogNormalSpeeds, SimulationResult, simulate
 from hansa.simulation.record import open_record
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import MetadataStore, ObjectStore, Query
@@ -125,6 +125,24 @@ async def test_rounds_of_an_asynchronous_run_keep_whose_model_each_update_was_ma
         parts = (await store.list(ContributionRecord, Query(LAB, {"session": shown.id, "round": done.round}))).items
         stale = {p.client: p.round - p.base for p in parts if p.outcome == "accepted" and p.base is not None}
         assert stale == done.staleness
+
+
+async def test_an_asynchronous_round_tells_of_two_tasks_of_one_client(
+    app: Path, tmp_path: Path, store: MetadataStore, objects: ObjectStore
+) -> None:
+    result = simulate(
+        app, clients=6, rounds=12, algorithm="fedbuff", algorithm_options={"buffer": 3, "max_staleness": 0},
+        devices=LogNormalSpeeds(sigma=0.5, jitter=0.5),
+    )  # fmt: skip
+    assert any(done.rejected.keys() & set(done.accepted) for done in result.rounds), "first too late, then in time"
+    shown = await show_record(store, objects, LAB, open_record(result.save_record(tmp_path / "record")))
+    assert shown is not None
+    parts = (await store.list(ContributionRecord, Query(LAB, {"session": shown.id}))).items
+    stale = {(part.client, part.base, part.round) for part in parts if part.outcome == "rejected"}
+    assert stale == {(name, done.bases[name], done.round) for done in result.rounds for name in done.rejected}
+    for done in result.rounds:
+        told = [part for part in parts if part.round == done.round]
+        assert len(told) == len(done.accepted) + len(done.rejected) + len(done.missing)
 
 
 async def test_a_simulation_under_way_is_seen_round_by_round_and_its_failure_too(

@@ -1,5 +1,7 @@
 """Rounds that end with their K-th update, whoever sends it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +29,7 @@ from hansa.rounds.events import (
     Seal,
     Sealed,
     Tick,
+    Unused,
     WakeAt,
     Withdraw,
 )
@@ -173,6 +176,26 @@ def test_a_lost_sum_leaves_the_round_open():
     assert sealed(machine, 2.0, "ab").contributors == ("a", "b")
 
 
+def test_an_update_of_a_task_that_was_given_up_counts_and_where_it_is_lost_the_newer_task_stays():
+    machine = opened(size=2, at_once=4)
+    machine.silence_is_final = True
+    for client in "ab":
+        machine.handle(Accepted(1.0, client, 5))
+    sealed(machine, 1.0, "ab")
+    machine.handle(Due(1.0, ALL))
+    machine.handle(Progressed(50.0, "d", "train", 1.0, 2.0))
+    assert "c" in invited(machine.handle(Tick(60.0)))
+    other = machine.copy()
+    for each in (machine, other):
+        each.handle(Accepted(60.5, "c", 5, base=1))
+        each.handle(Accepted(60.5, "a", 5))
+    assert sealed(machine, 60.5, "ac").unused == ()
+    other.handle(Sealed(60.5, frozenset("a")))
+    assert (other.counted, other.at_work["c"].base) == ({"a": 0}, 2)
+    other.handle(Accepted(60.6, "b", 5))
+    assert sealed(other, 60.6, "ab").unused == (Unused("c", 1),)
+
+
 def test_a_stopped_run_is_abandoned():
     machine = opened()
     assert machine.handle(Cancelled(1.0, "by ann")) == [Finish(Abandoned("by ann"))]
@@ -188,6 +211,31 @@ def test_a_copy_goes_its_own_way():
     assert not machine.counted
 
 
+def tasks_of(machine: Buffered, outcome: Completed) -> list[tuple[str, int]]:
+    """(client, base) of all that the round tells of, when it has just ended."""
+    counted = [(client, machine.number - machine.counted[client]) for client in outcome.contributors]
+    return [*counted, *((each.client, each.base) for each in outcome.unused)]
+
+
+def test_each_of_a_clients_tasks_is_told_of():
+    machine = opened(size=3, at_once=3, rules=replace(RULES, lease=5000.0))
+    machine.handle(Accepted(1.0, "a", 5))
+    machine.handle(Accepted(1.0, "b", 5))
+    machine.handle(Tick(1000.0))
+    sealed(machine, 1000.0, "ab")
+    machine.handle(Due(1000.0, ALL))
+    assert machine.at_work["c"].base == 1
+    machine.handle(Rejected(1001.0, "c", Reason.NOT_FINITE, "NaN"))
+    assert invited(machine.handle(Tick(1001.0))) == ("c",)
+    machine.handle(Failed(1002.0, "c", "no data"))
+    for client in "abd":
+        machine.handle(Tick(1002.0))
+        machine.handle(Accepted(1002.0, client, 5))
+    outcome = sealed(machine, 1002.0, "abd")
+    assert outcome.unused == (Unused("c", 1, "NaN", Reason.NOT_FINITE), Unused("c", 2, "no data"))
+    assert (outcome.rejected, outcome.failed) == ({}, {"c": "no data"})
+
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["accepted", "failed", "rejected", "progressed", "tick", "gone", "back"]),
@@ -199,12 +247,14 @@ EVENTS = st.lists(
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
-@given(events=EVENTS, size=st.integers(1, 4), at_once=st.integers(1, 4))
-def test_whatever_happens_nobody_has_two_tasks_nor_counts_twice(
-    events: list[tuple[str, str, float]], size: int, at_once: int
+@given(events=EVENTS, size=st.integers(1, 4), at_once=st.integers(1, 4), final=st.sampled_from([False, True]))
+def test_whatever_happens_nobody_counts_twice_and_each_task_is_told_of_once(
+    events: list[tuple[str, str, float]], size: int, at_once: int, *, final: bool
 ):
     machine = opened(size, at_once)
+    machine.silence_is_final = final
     now, given_out, silent = 0.0, {(client, 1) for client in machine.at_work}, set[str]()
+    told: list[tuple[str, int]] = []
     for kind, client, after in events:
         now += after
         made: dict[str, Event] = {
@@ -228,8 +278,11 @@ def test_whatever_happens_nobody_has_two_tasks_nor_counts_twice(
                     silent.add(each)
                 case Seal():
                     pending += machine.handle(Sealed(now, frozenset(machine.counted)))
-                case Finish(Completed(contributors)):
+                case Finish(Completed(contributors) as outcome):
                     assert len(set(contributors)) == len(contributors) <= size
+                    told += tasks_of(machine, outcome)
+                    assert len(set(told)) == len(told)
+                    assert set(told) == given_out - {(name, place.base) for name, place in machine.at_work.items()}
                     pending += machine.handle(Due(now, ALL))
                 case Finish():
                     return

@@ -208,11 +208,11 @@ def simulated_round(told: Mapping[str, Any]) -> SimulatedRound:
 
 
 def _contributions(session: SessionRecord, done: SimulatedRound) -> Iterator[ContributionRecord]:
-    """One row for each client of whom the round tells."""
+    """One row for each client of whom the round tells, two where an asynchronous one tells of two tasks."""
 
     def row(client: str, outcome: str, reason: str = "", examples: int = 0) -> ContributionRecord:
-        stale = done.staleness.get(client)
-        base = None if stale is None else done.round - stale
+        stale = done.staleness.get(client) if outcome == ACCEPTED else None
+        base = done.bases.get(client) if stale is None else done.round - stale
         key = f"{session.id}/{base or done.round}/{client}"
         return ContributionRecord(
             key, session.project, session.id, done.round, client, outcome, examples, reason=reason, base=base

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Any, Self
+from typing import Self
 
 from hansa.algorithm import Cohort
 from hansa.errors import Reason, UpdateRejectedError
@@ -42,6 +42,7 @@ from hansa.rounds.events import (
     Seal,
     Sealed,
     Tick,
+    Unused,
     WakeAt,
     Withdraw,
 )
@@ -75,16 +76,6 @@ class _Lapsed:
     """Whether it was heard again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    """A client whose task has come to nothing in this round."""
-
-    base: int
-    message: str
-    reason: Reason | None = None
-    """Of a rejection; None: it failed."""
-
-
 @dataclass(slots=True)
 class Buffered:
     """Events in, commands out, as `Round`; but it is not over with `Finish`: `Due` opens the next round."""
@@ -111,9 +102,8 @@ class Buffered:
     _given: set[str] = field(default_factory=set)
     """Who was given this round's model."""
     _lapsed: dict[str, _Lapsed] = field(default_factory=dict)
-    _gone: dict[str, int] = field(default_factory=dict)
-    """Who was given this round's model after it had lapsed with an older one → that one's round."""
-    _refused: dict[str, _Refused] = field(default_factory=dict)
+    _unused: dict[tuple[str, int], Unused] = field(default_factory=dict)
+    """(client, base) → what became of a task that is over: a client may have several of them in a round."""
     _returned: dict[str, None] = field(default_factory=dict)
     """Who came back while no updates were taken, and is to have its task again."""
     _examples: int = 0
@@ -130,8 +120,7 @@ class Buffered:
             _queue=dict(self._queue),
             _given=set(self._given),
             _lapsed=dict(self._lapsed),
-            _gone=dict(self._gone),
-            _refused=dict(self._refused),
+            _unused=dict(self._unused),
             _returned=dict(self._returned),
         )
 
@@ -146,11 +135,13 @@ class Buffered:
 
     def base_of(self, client: str) -> int | None:
         """The round whose model a client has for its task in this round; None: it has none."""
-        for tasks in self._tasks:
+        for tasks in (self.at_work, self._lapsed):
             if client in tasks:
                 base: int = tasks[client].base
                 return base
-        return self.number - self.counted[client] if client in self.counted else None
+        if client in self.counted:
+            return self.number - self.counted[client]
+        return max((base for name, base in self._unused if name == client), default=None)
 
     @property
     def bases(self) -> Mapping[str, int]:
@@ -218,30 +209,32 @@ class Buffered:
         client, base = event.client, self.base_of(event.client)
         match event:
             case Accepted(_, _, num_examples, summed) if client not in self.counted and (summed or base):
-                self.counted[client] = self.number - (summed or base or 0)
+                self._count(client, summed or base or 0)
                 self._examples += num_examples
-                if base is not None and summed in (0, base):  # else it has a newer task by now
-                    self._end_task(client)
             case Accepted():
                 pass
             case _ if client not in self.at_work and client not in self._lapsed:
                 pass  # the first word of a client stands
             case Rejected(_, _, reason, detail):
                 if reason not in ABOUT_THE_ROUND:  # else the lease decides
-                    self._refused[client] = _Refused(self._end_task(client), detail, reason)
+                    self._refuse(client, detail, reason)
             case Failed(_, _, message):
-                self._refused[client] = _Refused(self._end_task(client), message)
+                self._refuse(client, message)
 
-    def _end_task(self, client: str) -> int:
-        """The round whose model it had for its task, which is over."""
-        tasks = next(each for each in self._tasks if client in each)
-        base: int = tasks.pop(client).base
-        return base
+    def _count(self, client: str, base: int) -> None:
+        """Its update for the task with this base is in the sum, whatever that task had come to; it may have a newer."""
+        self.counted[client] = self.number - base
+        self._unused.pop((client, base), None)
+        for tasks in (self.at_work, self._lapsed):
+            if client in tasks and tasks[client].base == base:
+                del tasks[client]
 
-    @property
-    def _tasks(self) -> tuple[dict[str, Any], ...]:
-        """Of places, and of what they have come to; the newest first."""
-        return self.at_work, self._lapsed, self._refused
+    def _refuse(self, client: str, message: str, reason: Reason | None = None) -> None:
+        task = self.at_work.pop(client, None) or self._lapsed.pop(client)
+        self._end(Unused(client, task.base, message, reason))
+
+    def _end(self, task: Unused) -> None:
+        self._unused[task.client, task.base] = task
 
     # ── one round ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -253,7 +246,9 @@ class Buffered:
         self._connected = due.connected
         self.counted, self._examples, self._lapsed, self._places = {}, 0, {}, None
         # what had become of their earlier tasks in this round died with the driver; they were given another after it
-        self._gone = {client: self.at_work[client].base for client in due.invited if client in self.at_work}
+        for client in due.invited:
+            if client in self.at_work:
+                self._end(Unused(client, self.at_work[client].base))
         self._queue, self._given = dict.fromkeys(sorted(due.connected)), set(due.invited)
         self.at_work |= {client: Place(self.number, Working(self._now)) for client in due.invited}
         returned, self._returned = {**self._returned, **dict.fromkeys(due.invited)}, {}
@@ -312,7 +307,7 @@ class Buffered:
             if not has_its_model:
                 self._given.add(client)
             if lapsed is not None and not has_its_model:
-                self._gone[client] = lapsed.base
+                self._end(Unused(client, lapsed.base))
         yield from self._invitations(clients)
 
     def _invitations(self, clients: Iterable[str]) -> Iterator[Command]:
@@ -347,14 +342,14 @@ class Buffered:
         over = self._now >= self._over_at or len(self.counted) >= self.size
         if over or (not self.at_work and len(self.counted) >= self.rules.quorum):
             enough = len(self.counted) >= self.rules.quorum
-            return [self._done() if enough else self._finish(self._not_met("the sum was sealed"))]
+            return [self._finish(self._lists()) if enough else self._finish(self._not_met("the sum was sealed"))]
         again = [client for client in self.at_work if client in self._connected]
         self._returned = {}
         return [*self._invitations(again), *self._go_on()]
 
     def _reconcile(self, event: Sealed) -> None:
         """Make the books agree with the sum; who was counted and is not in it has its task again."""
-        counted: dict[str, int] = {}
+        bases: dict[str, int] = {}
         for client in sorted(event.contributors):
             base = event.bases.get(client, self.base_of(client))
             if base is None:
@@ -362,12 +357,15 @@ class Buffered:
                     Reason.NOT_INVITED,
                     f"a sum for round {self.number} holds {client}, who took no part in it; drop that sum",
                 )
-            counted[client] = self.number - base
-            if client not in self.counted and self.base_of(client) == base:
-                self._end_task(client)
+            bases[client] = base
         for client in sorted(self.counted.keys() - event.contributors):
-            self.at_work[client] = Place(self.number - self.counted[client], Working(self._now))
-        self.counted = counted
+            base = self.number - self.counted.pop(client)
+            if client in self.at_work or client in self._lapsed:  # with a newer model
+                self._end(Unused(client, base))
+            else:
+                self.at_work[client] = Place(base, Working(self._now))
+        for client, base in bases.items():
+            self._count(client, base)
 
     def _seal(self) -> Command:
         self._sealing = True
@@ -382,28 +380,28 @@ class Buffered:
             why = f"{why}, {len(self._connected)} clients are connected, and {needed} are needed"
         return self._finish(self._not_met(why))
 
-    def _done(self) -> Command:
-        """Everyone who is done with in this round is in one list, or was counted after its earlier task was refused."""
-        bases = {client: each.base for client, each in self._refused.items()}
-        bases |= self._gone | {client: each.base for client, each in self._lapsed.items()}
-        counted, missing = tuple(sorted(self.counted)), tuple(sorted(self._lapsed | self._gone))
-        return self._finish(Completed(counted, missing, *self._rejected_and_failed(), bases))
-
-    def _rejected_and_failed(self) -> tuple[Mapping[str, tuple[Reason, str]], Mapping[str, str]]:
-        missing = self._lapsed.keys() | self._gone.keys()
-        refused = {client: each for client, each in sorted(self._refused.items()) if client not in missing}
-        rejected = {name: (each.reason, each.message) for name, each in refused.items() if each.reason is not None}
-        return rejected, {name: each.message for name, each in refused.items() if each.reason is None}
+    def _lists(self) -> Completed:
+        """Whoever is done with: a client may be counted, and be in one of the other lists with its last task, too."""
+        lapsed = {(client, each.base): Unused(client, each.base) for client, each in self._lapsed.items()}
+        unused = tuple(each for _, each in sorted((self._unused | lapsed).items()))
+        last = {each.client: each for each in unused}
+        return Completed(
+            tuple(sorted(self.counted)),
+            tuple(client for client, each in last.items() if each.message is None),
+            {name: (each.reason, each.message or "") for name, each in last.items() if each.reason is not None},
+            {name: each.message for name, each in last.items() if each.message is not None and each.reason is None},
+            unused,
+        )
 
     def _finish(self, outcome: Outcome) -> Command:
-        self.is_open, self._refused = False, {}  # what comes before the next round opens is told with that one
+        self.is_open, self._unused = False, {}  # what comes before the next round opens is told with that one
         return Finish(outcome)
 
     # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def why(self, now: float) -> Why:
         """What it waits for."""
-        rejected = sum(each.reason is not None for each in self._refused.values())
+        lists = self._lists()
         state = RoundState.CLOSED
         if self.is_open:
             state = RoundState.SEALING if self._sealing else RoundState.OPEN
@@ -415,7 +413,7 @@ class Buffered:
             state=state,
             connected=len(self._connected),
             needed=max(self.rules.min_clients, self.rules.quorum),
-            invited=len(self.at_work) + len(self.counted) + len(self._lapsed) + len(self._refused),
+            invited=len(self.at_work) + len(self.counted) + len(self._lapsed) + len(self._unused),
             accepted=len(self.counted),
             examples=self._examples,
             quorum=self.rules.quorum,
@@ -432,23 +430,20 @@ class Buffered:
                 for client, place in sorted(self.at_work.items())
             ),
             withdrawn=tuple(sorted(self._lapsed)),
-            rejected=rejected,
-            failed=len(self._refused) - rejected,
+            rejected=len(lists.rejected),
+            failed=len(lists.failed),
             staleness=max(self.counted.values(), default=0),
         )
 
     def _not_met(self, why: str) -> NotMet:
-        rejected = {
-            name: (each.reason, each.message) for name, each in self._refused.items() if each.reason is not None
-        }
-        failed = {name: each.message for name, each in self._refused.items() if each.reason is None}
+        lists = self._lists()
         said = [
             f"{title} {listed(words)}"
             for title, words in (
                 ("still at work:", sorted(self.at_work)),
                 ("lost their lease:", sorted(self._lapsed)),
-                ("rejected:", [f"{name} ({reason}: {text})" for name, (reason, text) in rejected.items()]),
-                ("failed:", [f"{name} ({text})" for name, text in failed.items()]),
+                ("rejected:", [f"{name} ({reason}: {text})" for name, (reason, text) in lists.rejected.items()]),
+                ("failed:", [f"{name} ({text})" for name, text in lists.failed.items()]),
             )
             if words
         ]
@@ -456,8 +451,8 @@ class Buffered:
             f"round {self.number}: {len(self.counted)} of {self.size} updates are in its buffer, the quorum is "
             f"{self.rules.quorum}, and {why}; {'; '.join([*said, f'lengthen `deadline` ({self.rules.deadline:g} s)'])} "
             "or lower `quorum`",
-            tuple(sorted(self.counted)),
-            tuple(sorted(self._lapsed)),
-            rejected,
-            failed,
+            lists.contributors,
+            lists.missing,
+            lists.rejected,
+            lists.failed,
         )

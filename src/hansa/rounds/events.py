@@ -148,6 +148,19 @@ Event: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
+class Unused:
+    """A task of an asynchronous round that has come to nothing: it was rejected, failed, or its client fell silent."""
+
+    client: str
+    base: int
+    """The round whose model it had."""
+    message: str | None = None
+    """Of a rejection or a failure; None: nothing was heard."""
+    reason: Reason | None = None
+    """Of a rejection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The sum holds at least a quorum."""
 
@@ -158,10 +171,10 @@ class Completed:
     rejected: Mapping[str, tuple[Reason, str]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     """Client → message."""
-    bases: Mapping[str, int] = field(default_factory=dict)
-    """Of an asynchronous round: whoever is missing, rejected or failed → the round whose model it had.
+    unused: tuple[Unused, ...] = ()
+    """Of an asynchronous round, by client and base: where a client had several tasks, the lists have the last of them.
 
-    There a client may be counted, too, whose earlier task was refused in the same round.
+    There a client may be counted, too, whose earlier task came to nothing in the same round.
     """
 
 

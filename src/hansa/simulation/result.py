@@ -55,6 +55,8 @@ class RoundRecord:
     """Invited clients of whom nothing counts: they dropped out, or were late or no longer needed."""
     staleness: Mapping[str, int] = field(default_factory=dict)
     """Of an asynchronous run: accepted client → rounds committed while it trained; else empty."""
+    bases: Mapping[str, int] = field(default_factory=dict)
+    """Of an asynchronous run: client that is rejected, failed or missing → the round whose model it had; else empty."""
     failed_evaluations: Mapping[str, str] = field(default_factory=dict)
     """Client → what its code raised while it evaluated."""
     samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)

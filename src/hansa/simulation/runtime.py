@@ -400,6 +400,7 @@ class Simulation:
             failed=dict(completed.failed),
             missing=completed.missing,
             staleness=played.staleness,
+            bases={task.client: task.base for task in completed.unused},
             virtual_seconds=played.seconds,
             upload_bytes=sum(outcome.upload_bytes for outcome in counted),
             samples={

@@ -1,6 +1,7 @@
 """From the end of a round to rows, and from rows back to the state that the next round starts from."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
@@ -9,7 +10,7 @@ from hansa.algorithm import Aggregate, State
 from hansa.errors import ConflictError
 from hansa.messages import Kind, Metrics, Signature, Value, merge_metrics
 from hansa.network.controller.journal import event
-from hansa.rounds.events import Completed
+from hansa.rounds.events import Completed, Unused
 from hansa.run import Run
 from hansa.statements import end_statement, round_statement
 from hansa.store.link import ACCEPTED, round_link, run_digest
@@ -191,7 +192,8 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
     number, model, state, opened_at = outcomes.number, outcomes.model, outcomes.state, outcomes.opened_at
     now = time.time()
     contributions = tuple(_contributions(session, number, outcomes))
-    aggregate, completed = outcomes.aggregate, outcomes.completed
+    became = Counter(part.outcome for part in contributions)
+    aggregate = outcomes.aggregate
     reports = [(part.metrics, part.num_examples) for part in aggregate.contributions.values()]
     metrics = {name: merged.values[name] for name, merged in merge_metrics(reports).items()}
     parent = session.model or session.seed_model or ""
@@ -204,9 +206,9 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
         model=model,
         state=state,
         accepted=len(aggregate.contributions),
-        rejected=len(completed.rejected),
-        failed=len(completed.failed),
-        missing=len(completed.missing),
+        rejected=became["rejected"],
+        failed=became["failed"],
+        missing=became["missing"],
         weight=sum(part.num_examples for part in aggregate.contributions.values()),
         opened_at=opened_at,
         closed_at=now,
@@ -226,7 +228,8 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
     working = {"working": dict(outcomes.working)} if outcomes.working is not None else {}
     committed = event(
         session.project, session.id, COMMITTED, summary, round=number, model=model, metrics=metrics,
-        accepted=record.accepted, rejected=record.rejected, failed=record.failed, missing=list(completed.missing),
+        accepted=record.accepted, rejected=record.rejected, failed=record.failed,
+        missing=[part.client for part in contributions if part.outcome == "missing"],
         seconds=now - opened_at, **working, **({"memory": dict(outcomes.memory)} if outcomes.memory else {}),
     )  # fmt: skip
     return RoundCommit(
@@ -323,14 +326,23 @@ def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> I
             signature=part.signature.value if part.signature is not None else None,
             norm=part.norm,
         )
+    if flows:
+        for task in completed.unused:
+            yield row(task.client, *_became(task), task.base)
+        return
     for client, (reason, detail) in completed.rejected.items():
-        yield row(client, "rejected", f"{reason}: {detail}", completed.bases.get(client, 0))
+        yield row(client, "rejected", f"{reason}: {detail}")
     for client, message in completed.failed.items():
-        yield row(client, "failed", message, completed.bases.get(client, 0))
+        yield row(client, "failed", message)
     for client in completed.missing:
-        lost = "its lease ended, and nothing arrived before the round closed"
-        why = lost if flows else "nothing arrived before the round closed"
-        yield row(client, "missing", why, completed.bases.get(client, 0))
+        yield row(client, "missing", "nothing arrived before the round closed")
+
+
+def _became(task: Unused) -> tuple[str, str]:
+    """(outcome, reason) of a task of an asynchronous round of which nothing counts."""
+    if task.message is None:
+        return "missing", "its lease ended, and nothing arrived before the round closed"
+    return ("failed", task.message) if task.reason is None else ("rejected", f"{task.reason}: {task.message}")
 
 
 def _metrics(session: SessionRecord, record: RoundRecord) -> Iterator[MetricRecord]:
