@@ -160,7 +160,7 @@ class Vectorized(Protocol):
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
         """As `Trainer.fit`; a client's update does not depend on the others.
 
-        What is returned may be computed later: who looks at an update waits for it.
+        Best as `Updates`: then what can be done with all of them at once is.
         """
 
     def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:

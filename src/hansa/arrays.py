@@ -15,7 +15,7 @@ aggregators reject both by name, and no number wraps around.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
@@ -40,7 +40,9 @@ __all__ = [
     "map_floating",
     "norm",
     "scale",
+    "stacked",
     "subtract",
+    "subtract_from_each",
     "zeros_like",
 ]
 
@@ -177,6 +179,12 @@ def subtract(new: Arrays, old: Arrays) -> Arrays:
         return Arrays({name: _difference(new[name], old[name]) for name in old})
 
 
+def subtract_from_each(stacks: Mapping[str, Array], old: Arrays) -> Arrays:
+    """`subtract` of many models at once, to the same bits. stacks: of their tensors, each of shape (models, …)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Arrays({name: _difference(stacks[name], array) for name, array in old.items()})
+
+
 def apply(params: Arrays, change: Arrays) -> Arrays:
     """`params + change`, in the dtypes of `params`, each value rounded once."""
     check_same_structure(params, change, "the change")
@@ -212,6 +220,14 @@ def length(arrays: Mapping[str, Array]) -> float:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         total = sum(_square(array) for array in arrays.values() if is_floating(array))
     return math.sqrt(total) if 0 < total < math.inf else norm(arrays)
+
+
+def stacked(arrays: Sequence[Array]) -> Array:
+    """Arrays along a new first axis; one that comes again and again is not copied."""
+    first = arrays[0]
+    if all(array is first for array in arrays):
+        return np.broadcast_to(first, (len(arrays), *first.shape))
+    return np.stack(arrays)
 
 
 def zeros_like(arrays: Arrays) -> Arrays:

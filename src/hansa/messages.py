@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
     "Task",
     "TransformSpec",
     "Update",
+    "Updates",
     "Value",
     "merge_metrics",
 ]
@@ -278,6 +279,40 @@ class Update:
         object.__setattr__(self, "step_sum", _steps(step_sum))
         object.__setattr__(self, "memory", memory if memory is None or isinstance(memory, Arrays) else Arrays(memory))
         object.__setattr__(self, "packing", dict(packing or {}))
+
+
+class Updates(Sequence[Update]):
+    """Updates of many clients in one value: tensors along a first axis, a row for each client."""
+
+    def __init__(
+        self,
+        arrays: Mapping[str, npt.ArrayLike],
+        num_examples: Sequence[int],
+        metrics: Sequence[Mapping[str, float]],
+        step_sums: Sequence[float | Mapping[str, float]],
+    ) -> None:
+        """arrays: of the shape (clients, …); the others: one for each client, as of an `Update`."""
+        self.arrays = Arrays(arrays)
+        self.num_examples = num_examples
+        self.metrics = metrics
+        self.step_sums = step_sums
+
+    def __len__(self) -> int:
+        return len(self.num_examples)
+
+    @overload
+    def __getitem__(self, row: int) -> Update: ...
+    @overload
+    def __getitem__(self, row: slice) -> "Updates": ...
+    def __getitem__(self, row: int | slice) -> "Update | Updates":
+        arrays = {name: stack[row] for name, stack in self.arrays.items()}
+        if isinstance(row, slice):
+            return Updates(arrays, self.num_examples[row], self.metrics[row], self.step_sums[row])
+        return Update(arrays, self.num_examples[row], self.metrics[row], step_sum=self.step_sums[row])
+
+    def changed(self, arrays: Mapping[str, npt.ArrayLike]) -> "Updates":
+        """The same with other tensors."""
+        return Updates(arrays, self.num_examples, self.metrics, self.step_sums)
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,26 @@ def test_every_algorithm_runs_as_with_one_client_after_another(app: Path, algori
         assert_alike(together.state.slots[name], slot)
 
 
+def test_changes_that_are_summed_at_once_are_those_that_each_client_offers(app: Path) -> None:
+    """FedProx without its pull is FedAvg, and each client's half is done and folded for itself."""
+    at_once, alone = (
+        simulate(app, clients=5, rounds=3, engine="vectorized", algorithm=name, algorithm_options=options)
+        for name, options in (("fedavg", {}), ("fedprox", {"mu": 0.0}))
+    )
+    assert at_once.model_hash == alone.model_hash
+    for mine, theirs in zip(without_seconds(at_once), without_seconds(alone), strict=True):
+        assert mine == theirs
+
+
+def test_whose_update_has_no_room_is_refused_as_one_after_another(app: Path) -> None:
+    def run(engine: Any) -> SimulationResult:
+        return simulate(app, clients=5, rounds=1, engine=engine, max_weight=64)
+
+    alone, together = run("inline"), run("vectorized")
+    assert together.rounds[0].rejected == alone.rounds[0].rejected != {}
+    assert_same_history(together, alone)
+
+
 def test_whoever_cannot_train_fails_alone_and_in_the_same_words(app: Path) -> None:
     def run(engine: Any) -> SimulationResult:
         return simulate(app, clients=14, rounds=2, engine=engine, tolerate_failures=True)

@@ -55,10 +55,14 @@ def test_all_batches_at_once_are_those_one_by_one(work: LocalWork, num_examples:
     size = work.largest(num_examples) + more
     one_by_one, at_once = task(work=share), task(work=share)
     batches = list(work.batches(num_examples, one_by_one))
-    for mine, theirs in zip(work.drawn(num_examples, at_once, size), filled(batches, size), strict=True):
+    other, third = task(seed=1, work=share), task(seed=2, work=1.0)
+    sizes = [num_examples, num_examples, num_examples + 1]
+    drawn = work.drawn(sizes, [at_once, other, third], lambda most: work.largest(most) + more)
+    for mine, theirs in zip(drawn[0], filled(batches, size), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert max(map(count, batches)) == work.largest(num_examples)
     assert at_once.rng.bit_generator.state == one_by_one.rng.bit_generator.state
+    assert len(drawn[2][1]) == work.planned(num_examples + 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from hansa.algorithm import Partial
 from hansa.arrays import Array, Arrays, delta_dtype, is_floating
 from hansa.errors import ConfigError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Update
+from hansa.messages import Contribution, Update, Updates
 
 __all__ = [
     "BLOCK",
@@ -21,6 +21,7 @@ __all__ = [
     "check_arrays",
     "check_new",
     "check_settings",
+    "check_stacks",
     "check_total",
     "check_update",
     "planned",
@@ -81,21 +82,24 @@ def planned(template: Arrays, max_weight: int, range_bits: int) -> SumPlan:
     )
 
 
-def check_update(plan: SumPlan, update: Update) -> None:
-    """Structure, weight, finiteness and range; the reason names the tensor."""
-    if not 1 <= update.num_examples <= plan.max_weight:
-        raise UpdateRejectedError(
-            Reason.WEIGHT,
-            f"num_examples is {update.num_examples}; it must be 1 to max_weight = {plan.max_weight}",
-        )
-    check_arrays(plan, update.arrays)
+def check_update(plan: SumPlan, update: Update) -> dict[str, float]:
+    """Structure, weight, finiteness and range; the reason names the tensor. Returns the largest |Δ| of each tensor."""
+    _check_examples(plan, update.num_examples)
+    return check_arrays(plan, update.arrays)
 
 
-def check_arrays(plan: SumPlan, arrays: Arrays) -> None:
-    """Structure, finiteness and range of a change."""
-    _check_structure(plan, arrays)
-    for name, tensor in plan.tensors.items():
-        _check_values(name, tensor, arrays[name])
+def check_arrays(plan: SumPlan, arrays: Arrays) -> dict[str, float]:
+    """Structure, finiteness and range of a change. Returns the largest |Δ| of each tensor."""
+    _check_structure(plan, arrays, ())
+    return {name: _checked(name, tensor, arrays[name]) for name, tensor in plan.tensors.items()}
+
+
+def check_stacks(plan: SumPlan, updates: Updates) -> dict[str, float]:
+    """`check_update` of many at once; the reason does not say whose."""
+    for num_examples in updates.num_examples:
+        _check_examples(plan, num_examples)
+    _check_structure(plan, updates.arrays, (len(updates),))
+    return {name: _checked(name, tensor, updates.arrays[name]) for name, tensor in plan.tensors.items()}
 
 
 def check_announced(update: Update, contribution: Contribution) -> None:
@@ -151,7 +155,15 @@ def _tensor_plan(name: str, array: Array, finest: int, limit: int) -> TensorPlan
     return TensorPlan(array.shape, dtype, exponent, math.ldexp(min(limit, representable), exponent))
 
 
-def _check_structure(plan: SumPlan, arrays: Arrays) -> None:
+def _check_examples(plan: SumPlan, num_examples: int) -> None:
+    if not 1 <= num_examples <= plan.max_weight:
+        raise UpdateRejectedError(
+            Reason.WEIGHT, f"num_examples is {num_examples}; it must be 1 to max_weight = {plan.max_weight}"
+        )
+
+
+def _check_structure(plan: SumPlan, arrays: Arrays, rows: tuple[int, ...]) -> None:
+    """rows: of stacks, how many; else nothing."""
     if list(arrays) != list(plan.tensors):
         unknown = [name for name in arrays if name not in plan.tensors]
         missing = [name for name in plan.tensors if name not in arrays]
@@ -161,7 +173,7 @@ def _check_structure(plan: SumPlan, arrays: Arrays) -> None:
         )
     for name, tensor in plan.tensors.items():
         array = arrays[name]
-        if array.shape != tensor.shape or array.dtype != tensor.dtype:
+        if array.shape != rows + tensor.shape or array.dtype != tensor.dtype:
             raise UpdateRejectedError(
                 Reason.STRUCTURE,
                 f"{name!r} is {array.dtype}{list(array.shape)}, but the change of this model's tensor is "
@@ -169,11 +181,13 @@ def _check_structure(plan: SumPlan, arrays: Arrays) -> None:
             )
 
 
-def _check_values(name: str, tensor: TensorPlan, array: Array) -> None:
-    """Finite, and within the bound; one pass, block by block."""
+def _checked(name: str, tensor: TensorPlan, array: Array) -> float:
+    """Finite, and within the bound; one pass, block by block. Returns the largest magnitude."""
+    largest = 0.0
     for block in blocks(array):
         low, high = block.min().item(), block.max().item()
         if -tensor.bound <= low and high <= tensor.bound:
+            largest = max(largest, -low, high)
             continue
         if not (math.isfinite(low) and math.isfinite(high)):
             raise UpdateRejectedError(Reason.NOT_FINITE, f"{name!r} holds NaN or infinity")
@@ -182,3 +196,4 @@ def _check_values(name: str, tensor: TensorPlan, array: Array) -> None:
             f"{name!r} changes by up to {max(-low, high):.3g}, more than {tensor.bound:.3g} is not summed; "
             "check the learning rate, or raise range_bits",
         )
+    return largest

@@ -13,6 +13,7 @@ roundings of float64). Means of integers and bools are rounded half to even; a t
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -27,6 +28,7 @@ from hansa.aggregators.fixed_point import (
     check_announced,
     check_new,
     check_settings,
+    check_stacks,
     check_total,
     check_update,
     planned,
@@ -35,7 +37,7 @@ from hansa.aggregators.fixed_point import (
 from hansa.algorithm import Aggregate, Aggregator, Partial, Shape
 from hansa.arrays import DTYPES, Array, Arrays
 from hansa.errors import ConfigError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Update
+from hansa.messages import Contribution, Update, Updates
 
 __all__ = ["SumPlan", "TensorPlan", "WeightedMean", "unweighted"]
 
@@ -74,14 +76,28 @@ class WeightedMean:
         """Add one update; `partial` is changed and returned, or left alone on an error."""
         check_new(partial, (contribution.client,))
         check_announced(update, contribution)
-        self.check(plan, update)
+        largest = check_update(plan, update)
         weight = 1 if self.uniform else update.num_examples
         check_total(plan, partial.weight + weight)
-        scratch = _scratch(plan)
         for name, tensor in plan.tensors.items():
-            _fold(partial.sums[name], update.arrays[name], tensor, weight, scratch)
+            _fold(partial.sums[name], update.arrays[name][np.newaxis], tensor, np.array([weight]), largest[name])
         partial.weight += weight
         partial.contributions[contribution.client] = contribution
+        return partial
+
+    def accumulate_all(
+        self, plan: SumPlan, partial: Partial, updates: Updates, contributions: Sequence[Contribution]
+    ) -> Partial:
+        """`accumulate` of many at once, to the same bits; where one may not be counted, `partial` is left alone."""
+        check_new(partial, (contribution.client for contribution in contributions))
+        largest = check_stacks(plan, updates)
+        weights = np.ones(len(updates), np.int64) if self.uniform else np.array(updates.num_examples, np.int64)
+        added = int(weights.sum())
+        check_total(plan, partial.weight + added)
+        for name, tensor in plan.tensors.items():
+            _fold(partial.sums[name], updates.arrays[name], tensor, weights, largest[name])
+        partial.weight += added
+        partial.contributions.update((contribution.client, contribution) for contribution in contributions)
         return partial
 
     def merge(self, plan: SumPlan, left: Partial, right: Partial) -> Partial:
@@ -132,6 +148,9 @@ def unweighted(aggregator: Aggregator) -> Aggregator:
     return replace(cast("Any", aggregator), uniform=True) if hasattr(aggregator, "uniform") else aggregator
 
 
+_EXACT = 2.0**52
+"""Half of that from which whole numbers have gaps in float64."""
+
 _Scratch: TypeAlias = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 
@@ -141,20 +160,29 @@ def _scratch(plan: SumPlan) -> _Scratch:
     return np.empty(size, np.float64), np.empty(size, np.int64)
 
 
-def _fold(total: Array, array: Array, tensor: TensorPlan, weight: int, scratch: _Scratch) -> None:
-    """`total` += weight · rint(array / 2^exponent), in place and exactly."""
-    inverse = math.ldexp(1.0, -tensor.exponent)
-    for block, sums in zip(blocks(array), blocks(total), strict=True):
-        scaled, whole = scratch[0][: block.size], scratch[1][: block.size]
+def _fold(total: Array, stack: Array, tensor: TensorPlan, weights: npt.NDArray[np.int64], largest: float) -> None:
+    """`total` += Σ weights[i] · rint(stack[i] / 2^exponent), in place and exactly; largest: |Δ| in the stack.
+
+    Whole numbers whose magnitudes sum to less than 2^53 add up in float64 without rounding, in whatever order; where
+    they are not known to, they are added in int64.
+    """
+    flat, sums = stack.reshape(len(stack), -1), total.reshape(-1)
+    inverse, column = math.ldexp(1.0, -tensor.exponent), weights[:, np.newaxis]
+    fits = largest * inverse * int(weights.sum()) < _EXACT
+    width = max(1, BLOCK // len(stack))
+    scratch = np.empty((len(stack), min(width, sums.size)))
+    for start in range(0, sums.size, width):
+        block = flat[:, start : start + width]
         if tensor.dtype.kind == "f":
-            np.copyto(scaled, block)
-            np.multiply(scaled, inverse, out=scaled)
-            np.rint(scaled, out=scaled)
-            np.copyto(whole, scaled, casting="unsafe")
-            np.multiply(whole, weight, out=whole)
+            whole: Array = scratch[:, : block.shape[1]]
+            np.multiply(block, inverse, out=whole)
+            np.rint(whole, out=whole)
+            whole = whole if fits else whole.astype(np.int64)
+            np.multiply(whole, column, out=whole)
         else:
-            np.multiply(block, weight, out=whole)
-        np.add(sums, whole, out=sums)
+            whole = np.multiply(block, column)
+        added = np.add.reduce(whole, axis=0) if len(whole) > 1 else whole[0]
+        sums[start : start + width] += added.astype(np.int64, copy=False)
 
 
 def _mean(total: Array, tensor: TensorPlan, weight: int, scratch: _Scratch) -> Array:

@@ -2,14 +2,17 @@
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
+from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Partial, Plan, Trainer
+from hansa.algorithms import fedavg
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update, Value
+from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update, Updates, Value
 from hansa.run import Run
 from hansa.simulation.attacks import Attackers, Collusion, moments
 from hansa.simulation.clients import VirtualClients
@@ -34,8 +37,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """One training task."""
 
     client: str
@@ -204,6 +206,18 @@ class Folding:
             return self._run.client_half(trainer, self._broadcasts[task.round], task)
 
     @property
+    def sends_plain_changes(self) -> bool:
+        """Whether each client's half is FedAvg's, w − w₀, and the sum takes it as it is."""
+        algorithm = self._run.algorithm
+        alone = self._run.pipeline.transforms or self._attackers is not None or algorithm.buffering is not None
+        return algorithm.client_update is fedavg.client_update and not alone
+
+    @property
+    def broadcast(self) -> Arrays:
+        """What the clients of this round are given."""
+        return self._broadcasts[self._number]
+
+    @property
     def colluders(self) -> tuple[str, ...]:
         """Clients whose honest updates others of this round need to know."""
         collude = self._attackers is not None and self._attackers.collude
@@ -239,6 +253,22 @@ class Folding:
         weight = partial.weight - before
         logged = tuple(self._logged.pop(client, ()))
         return Folded(update.num_examples, weight, update.metrics, update.memory, self._upload_bytes(update), logged)
+
+    def offer_all(self, clients: Sequence[str], updates: Updates) -> dict[str, Outcome]:
+        """`offer` of updates of this round's model, into its sum: at once where all may be counted, by a mean."""
+        aggregator, number = self._run.algorithm.aggregator, self._number
+        if isinstance(aggregator, WeightedMean):
+            parts = zip(clients, updates.num_examples, updates.metrics, strict=True)
+            contributions = [Contribution(*part) for part in parts]
+            with self.profile.measure("folding"), suppress(UpdateRejectedError):
+                aggregator.accumulate_all(self._plan, self.partial, updates, contributions)
+                nbytes = self._upload_bytes(updates[0])
+                return {each.client: self._folded(each, aggregator.uniform, nbytes) for each in contributions}
+        return {client: self.offer(client, updates[row], self.partial, number) for row, client in enumerate(clients)}
+
+    def _folded(self, part: Contribution, uniform: bool, nbytes: int) -> Folded:  # noqa: FBT001 - passed on
+        logged = tuple(self._logged.pop(part.client, ()))
+        return Folded(part.num_examples, 1 if uniform else part.num_examples, part.metrics, None, nbytes, logged)
 
     def _upload_bytes(self, update: Update) -> int:
         if update.packing:

@@ -480,6 +480,8 @@ class Simulation:
             trained |= {assignment.client: assignment for assignment in played.unknown}
             results = self.engine.train(played.unknown)
             outcomes |= {trained[client]: outcome for client, outcome in results.items()}
+            if all(isinstance(outcome, Folded) for outcome in outcomes.values()):
+                break  # as the rehearsal has taken for granted
         _completed(played.ended, outcomes)
         if {task for task in trained.values() if isinstance(outcomes[task], Folded)} != set(played.accepted):
             self._fold_again(number, broadcast, config, played, outcomes)

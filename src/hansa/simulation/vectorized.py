@@ -14,8 +14,8 @@ import numpy as np
 
 from hansa.algorithm import Trainer, Vectorized
 from hansa.app import App
-from hansa.arrays import Arrays
-from hansa.messages import Metrics, Task, Update
+from hansa.arrays import Arrays, subtract_from_each
+from hansa.messages import Metrics, Task, Update, Updates
 from hansa.simulation.fold import Assignment, Failed, Folding, Inline, Outcome, Raised, attempt, failure
 
 __all__ = ["Stacked", "Vectorization"]
@@ -39,8 +39,14 @@ class Vectorization:
         self.prepare(assignments)
         outcomes: dict[str, Outcome] = {}
         for window in _windows(assignments, self._together):
-            halves = {} if self._together is None else self._halves(window, self._together)
-            outcomes |= {each.client: self._folding.train(each, half=halves.get(each.client)) for each in window}
+            done: Mapping[str, Outcome] = {}
+            halves: Mapping[str, Callable[[], Update]] = {}
+            if self._together is not None:
+                done = self._at_once(window, self._together)
+                halves = self._halves([each for each in window if each.client not in done], self._together)
+            for each in window:
+                client = each.client
+                outcomes[client] = done.get(client) or self._folding.train(each, half=halves.get(client))
         return outcomes
 
     def evaluate(self, clients: Sequence[str]) -> dict[str, Metrics | Failed]:
@@ -72,6 +78,21 @@ class Vectorization:
             for window in _windows(assignments, self._together):
                 for half in self._halves(window, self._together).values():
                     attempt(half)
+
+    def _at_once(self, window: Sequence[Assignment], together: Vectorized) -> Mapping[str, Outcome]:
+        """Train all for whom a task can be made, subtract and fold them at once, where the algorithm is that plain."""
+        folding = self._folding
+        if not folding.sends_plain_changes:
+            return {}
+        tried = [(each.client, attempt(partial(folding.task, each))) for each in window]
+        tasks = {client: task for client, task in tried if not isinstance(task, Raised)}
+        with folding.profile.measure("training"):
+            model = folding.broadcast
+            trained = attempt(partial(together.fit, [model] * len(tasks), list(tasks.values()))) if tasks else None
+            if not isinstance(trained, Updates):
+                return {}
+            changes = trained.changed(subtract_from_each(trained.arrays, model))
+        return folding.offer_all(list(tasks), changes)
 
     def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
         """What does each client's half; whose training fails is not in there, so that it fails alone."""

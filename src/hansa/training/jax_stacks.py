@@ -1,18 +1,17 @@
 """Local work with JAX: from tasks to rows of a stack, and back to updates. One client alone is a stack of one."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, groupby, islice
-from typing import Any, overload
+from typing import Any
 
 import jax
 import numpy as np
 import numpy.typing as npt
 
-from hansa.arrays import Array, Arrays, delta_dtype
+from hansa.arrays import Array, Arrays, delta_dtype, stacked
 from hansa.errors import AppError
-from hansa.messages import GradientCorrection, Metrics, Task, Update
+from hansa.messages import GradientCorrection, Metrics, Task, Update, Updates
 from hansa.training.jax_distance import Distances
 from hansa.training.jax_programs import Fixed, Form, Leaves, Programs, State
 from hansa.training.jax_setup import Batch as Examples
@@ -115,26 +114,22 @@ class _Stack:
         """Until the device is done."""
         jax.block_until_ready(self._state)  # type: ignore[no-untyped-call]  # JAX leaves it unannotated
 
-    @cached_property
-    def results(self) -> list[tuple[dict[str, Array], float]]:
-        """(trained tensors, mean loss over the examples of all steps) of each client; waits for the device."""
+    @property
+    def results(self) -> tuple[dict[str, Array], npt.NDArray[np.float64]]:
+        """(trained tensors, a row for each client; its mean loss over all steps); waits for the device."""
         trained = {name: np.asarray(leaf) for name, leaf in self._state.trained.items()}
+        if self._rows == 1:
+            trained = {name: leaf[np.newaxis] for name, leaf in trained.items()}
         totals, seen = np.zeros(self._rows), np.zeros(self._rows)
         for losses, counts in self._losses:
             means = np.where(counts > 0, np.asarray(losses, np.float64).reshape(counts.shape), 0.0)
             totals += (means * counts).sum(1)
             seen += counts.sum(1)
-        of_row = (
-            [trained] if self._rows == 1 else [{n: v[row] for n, v in trained.items()} for row in range(self._rows)]
-        )
-        return [(of_row[row], float(totals[row] / seen[row])) for row in range(len(self._clients))]
+        count = len(self._clients)
+        return trained, totals[:count] / seen[:count]
 
     def _stacked(self, arrays: Sequence[Array]) -> Array:
-        if self._rows == 1:
-            return arrays[0]
-        if all(array is arrays[0] for array in arrays):
-            return np.broadcast_to(arrays[0], (self._rows, *arrays[0].shape))
-        return np.stack([*arrays, *[arrays[0]] * (self._rows - len(arrays))])
+        return arrays[0] if self._rows == 1 else stacked([*arrays, *[arrays[0]] * (self._rows - len(arrays))])
 
 
 class Work:
@@ -162,8 +157,9 @@ class Work:
                     stack.take([filled(some, batch)], room)
                     taken += len(some)
                     stack.wait()  # the next batch that is asked for reports progress
-            ((trained, loss),) = stack.results
-        return self.update(client, trained, loss, taken)
+            trained, (loss,) = stack.results
+        arrays = {name: trained[name][0] if name in trained else array for name, array in client.model.items()}
+        return Update(arrays, len(client.x), {"loss": loss}, step_sum=self.distances(client, taken))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """See `Trainer.gradient`."""
@@ -267,12 +263,10 @@ class Work:
                 parts.setdefault(name, []).append(np.asarray(values[:size], np.float64))
         return {name: np.concatenate(values) for name, values in parts.items()}
 
-    def update(self, client: _Client, trained: Leaves, loss: float, steps: int) -> Update:
-        """What a client has learnt."""
+    def distances(self, client: _Client, steps: int) -> Mapping[str, float]:
+        """`Update.step_sum` of a client after so many steps."""
         frozen = client.correction.frozen if client.correction else frozenset()
-        distances = self._distances.after(steps, client.proximal, frozen)
-        arrays = {name: trained.get(name, array) for name, array in client.model.items()}
-        return Update(arrays, len(client.x), {"loss": loss}, step_sum=distances)
+        return self._distances.after(steps, client.proximal, frozen)
 
     def as_gradient(self, client: _Client, sums: Leaves, loss: float) -> Update:
         """A gradient in the structure of the model."""
@@ -293,25 +287,6 @@ def _room_for(largest: int, batch_size: int | None) -> int:
     while size < largest:
         size *= 4
     return min(size, batch_size)
-
-
-class _Updates(Sequence[Update]):
-    """Each is made when it is asked for: while the device works on one stack, the updates of another are folded."""
-
-    def __init__(self, length: int, made: Callable[[int], Update]) -> None:
-        self._length = length
-        self._made = made
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> Update: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Update]: ...
-    def __getitem__(self, index: int | slice) -> Update | Sequence[Update]:
-        numbers = range(self._length)[index]
-        return self._made(numbers) if isinstance(numbers, int) else [self._made(number) for number in numbers]
 
 
 # ── many clients at once ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -351,12 +326,16 @@ class JaxStacks:
     most: int
     """Clients at once, by their memory."""
 
-    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
-        """As `JaxTrainer.fit`, for each of them; who looks at an update waits for it."""
+    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
+        """As `JaxTrainer.fit`, for each of them."""
         planned = self.work.setup.work
+
+        def room(num_examples: int) -> int:
+            return _room_for(planned.largest(num_examples), planned.batch_size)
+
         clients = [self._client(model, task) for model, task in zip(models, tasks, strict=True)]
-        sizes = [_room_for(planned.largest(len(client.x)), planned.batch_size) for client in clients]
-        steps = [planned.drawn(len(c.x), task, size) for c, task, size in zip(clients, tasks, sizes, strict=True)]
+        sizes = [room(len(client.x)) for client in clients]
+        steps = planned.drawn([len(client.x) for client in clients], tasks, room)
         with self.work.setup.on_device():
             stacks = list(self._stacks(clients, [len(counts) for _, counts in steps], sizes))
             made = [_Stack(self.work, [clients[n] for n in numbers], rows, full=False) for numbers, rows, _ in stacks]
@@ -367,17 +346,19 @@ class JaxStacks:
             ]
             while walks:
                 walks = [walk for walk in walks if next(walk, None) is not None]
-        rows = {
-            number: (stack, row)
-            for stack, (numbers, _, _) in zip(made, stacks, strict=True)
-            for row, number in enumerate(numbers)
-        }
-
-        def update(number: int) -> Update:
-            stack, row = rows[number]
-            return self.work.update(clients[number], *stack.results[row], len(steps[number][1]))
-
-        return _Updates(len(clients), update)
+        trained = {name: np.empty((len(clients), *leaf.shape), leaf.dtype) for name, leaf in clients[0].leaves.items()}
+        losses = np.empty(len(clients))
+        for stack, (numbers, _, _) in zip(made, stacks, strict=True):
+            leaves, losses[numbers] = stack.results
+            for name, rows in leaves.items():
+                trained[name][numbers] = rows[: len(numbers)]
+        names = self.work.setup.tree.trained
+        return Updates(
+            {name: trained[name] if name in names else stacked([m[name] for m in models]) for name in models[0]},
+            [len(client.x) for client in clients],
+            [{"loss": loss} for loss in losses.tolist()],
+            [self.work.distances(client, len(counts)) for client, (_, counts) in zip(clients, steps, strict=True)],
+        )
 
     def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Update]:
         """As `JaxTrainer.gradient`, for each of them."""

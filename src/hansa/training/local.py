@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -89,21 +89,37 @@ class LocalWork:
         """Examples in the first batch, which is the largest."""
         return min(num_examples, self.batch_size or num_examples)
 
-    def drawn(self, num_examples: int, task: Task, size: int) -> Filled:
-        """All of `batches` at once, as `filled`: the same numbers are drawn, and progress is reported once."""
+    def drawn(self, sizes: Sequence[int], tasks: Sequence[Task], room: Callable[[int], int]) -> list[Filled]:
+        """All of `batches` of each client at once, as `filled`: the same numbers are drawn, progress is reported once.
+
+        sizes: how many examples each has; room: the examples of a client → of its batches, filled up.
+        """
+        alike: dict[tuple[int, float], list[int]] = {}
+        for number, (size, task) in enumerate(zip(sizes, tasks, strict=True)):
+            alike.setdefault((size, task.work), []).append(number)
+        found: dict[int, Filled] = {}
+        for (size, share), numbers in alike.items():
+            index, counts = self._drawn(size, share, [tasks[number].rng for number in numbers], room(size))
+            found |= {number: (of_client, counts) for number, of_client in zip(numbers, index, strict=True)}
+            for number in numbers:
+                tasks[number].progress(len(counts), len(counts))
+        return [found[number] for number in range(len(tasks))]
+
+    def _drawn(
+        self, num_examples: int, share: float, rngs: Sequence[np.random.Generator], room: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Of clients with so many examples: indices of shape (clients, steps, room), and counts of all, (steps,)."""
         step, per_pass = self.largest(num_examples), self._per_pass(num_examples)
-        planned = self.planned(num_examples, task.work)
+        planned = self.planned(num_examples, share)
         passes = -(-planned // per_pass)
-        if step == num_examples:
-            order = np.broadcast_to(np.arange(num_examples), (passes, num_examples))
-        else:
-            order = np.stack([task.rng.permutation(num_examples) for _ in range(passes)])
+        order = np.broadcast_to(np.arange(num_examples), (len(rngs), passes, num_examples))
+        if step < num_examples:  # the rows of `permuted` are drawn as by `permutation`, one after the other
+            order = np.stack([rng.permuted(rows, axis=1) for rng, rows in zip(rngs, order, strict=True)])
         lacks = max(0, per_pass * step - num_examples)
-        order = _widened(order[:, : per_pass * step], lacks, (per_pass - 1) * step)
+        order = _widened(order[:, :, : per_pass * step], lacks, (per_pass - 1) * step)
         counts = np.full(planned, step)
         counts[per_pass - 1 :: per_pass] -= lacks
-        task.progress(planned, planned)
-        return _widened(order.reshape(-1, step)[:planned], size - step, 0), counts
+        return _widened(order.reshape(len(rngs), -1, step)[:, :planned], room - step, 0), counts
 
     def _per_pass(self, num_examples: int) -> int:
         if self.batch_size is None or self.batch_size >= num_examples:
@@ -148,8 +164,8 @@ def filled(batches: Sequence[Batch], size: int) -> Filled:
 
 
 def _widened(rows: npt.NDArray[np.int64], more: int, column: int) -> npt.NDArray[np.int64]:
-    """Rows with so many columns more, all like this one."""
-    return np.concatenate([rows, np.repeat(rows[:, column, None], more, axis=1)], axis=1) if more else rows
+    """Rows, along the last axis, with so many columns more, all like this one."""
+    return np.concatenate([rows, np.repeat(rows[..., column, None], more, axis=-1)], axis=-1) if more else rows
 
 
 def known_distance(step_sum: float) -> float:

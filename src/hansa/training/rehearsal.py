@@ -3,12 +3,13 @@
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hansa.training.chain import Layer, chain_of, is_cross_entropy
 from hansa.training.dense import Dense, NotDenseError
 from hansa.training.steps import trained_parameters
 from hansa.training.vectorized import PerExample, Stack
@@ -56,6 +57,8 @@ class Rehearsal:
     """Why clients cannot train together, as the end of a sentence."""
     dense: bool = False
     """Whether `Dense` can run the module."""
+    layers: tuple[Layer, ...] | None = None
+    """What a `Chain` can run, with the loss."""
     multiple: int = 1
     """Of how many rows a stack must be, so that the bits of one do not depend on the others."""
     saved_bytes: int = 0
@@ -76,12 +79,14 @@ def rehearse(
     if getattr(loss, "ignore_index", -1) >= 0:
         return Rehearsal("the loss leaves some targets out")
     try:
-        return _plain(module, loss, each, x, y) or _stacked(module, each, x, y)
+        tried = _plain(module, loss, each, x, y) or _stacked(module, each, x, y)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         said = str(error).strip() or type(error).__name__
         if "randomness" in said:
             return Rehearsal("the module draws random numbers while it trains (is it dropout?)")
         return Rehearsal(f"the module cannot run on stacked parameters: {said.splitlines()[0]}")
+    layers = chain_of(module, x) if is_cross_entropy(loss) and y.dim() == 1 and not y.is_floating_point() else None
+    return tried if tried.obstacle is not None or layers is None else replace(tried, layers=layers, multiple=1)
 
 
 def _plain(
@@ -122,8 +127,8 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
     with warnings.catch_warnings(record=True) as warned, _Operations() as operations:
         warnings.simplefilter("always")
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            first, counts = x.new_zeros((2, 1), dtype=torch.int64), x.new_ones(2, dtype=torch.int64)
-            stack.differentiate(stack.losses(first, counts, full=False))
+            weights = next(iter(parameters.values())).new_ones((2, 1))
+            stack.differentiate(x.new_zeros((2, 1), dtype=torch.int64), weights)
     if any("batching rule" in str(each.message) for each in warned):
         return Rehearsal("torch.vmap would run a part of the module for one client at a time")
     multiple = 1

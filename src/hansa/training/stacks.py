@@ -4,20 +4,21 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from hansa.arrays import Array, Arrays, delta_dtype
+from hansa.arrays import Array, Arrays, delta_dtype, stacked
 from hansa.errors import AppError, InputError
-from hansa.messages import GradientCorrection, Metrics, Task, Update
+from hansa.messages import GradientCorrection, Metrics, Task, Updates
+from hansa.training.chain import Layer
 from hansa.training.corrections import obstacle
-from hansa.training.local import Filled, LocalWork, count, evaluation_examples, filled, padded, training_examples
+from hansa.training.local import Filled, count, evaluation_examples, filled, padded, training_examples
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
 from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
-from hansa.training.tensors import array_of_tensor, stack_of
+from hansa.training.tensors import array_in, joined, stack_of
 from hansa.training.vectorized import (
     Fitted,
     PerExample,
@@ -48,10 +49,11 @@ _TRIED = 8
 class _Client:
     """One client's part in a stack."""
 
+    name: str
     model: Arrays
     correction: GradientCorrection | None
-    x: torch.Tensor
-    y: torch.Tensor
+    x: Any
+    y: Any
     steps: Filled
     """Its batches, of as many examples as `padded` says."""
 
@@ -59,14 +61,11 @@ class _Client:
         """Clients in one stack have the same; shared: tensors of the model that all rows share."""
         asked = self.correction or GradientCorrection()
         places = [self.model[name].__array_interface__["data"][0] for name in shared]
-        kinds = (self.x.shape[1:], self.x.dtype, self.y.shape[1:], self.y.dtype)
+        kinds = [(each.shape[1:], getattr(each, "dtype", None)) for each in (self.x, self.y)]
         return self.steps[0].shape[1], *kinds, asked.proximal, asked.offset is None, asked.frozen, *places
 
 
 _Work: TypeAlias = "Callable[[Stack, Schedule, Sequence[_Client], torch.nn.Module], Fitted]"
-
-_Trained: TypeAlias = tuple[dict[str, Array], float, float | Mapping[str, float]]
-"""(the trained tensors, the mean loss, `Update.step_sum`) of one client."""
 
 
 def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
@@ -94,7 +93,7 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     room = _STACK_BYTES
     if setup.device.type == "cuda":
         room = int(_SHARE_OF_DEVICE * torch.cuda.mem_get_info(setup.device)[1])
-    return TorchStacks(setup, each, tried.dense, tried.multiple, max(1, room // per_client))
+    return TorchStacks(setup, each, tried.dense, tried.layers, tried.multiple, max(1, room // per_client))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,41 +105,39 @@ class TorchStacks:
     """The loss of each example."""
     dense: bool
     """Whether `Dense` can run the module."""
+    layers: tuple[Layer, ...] | None
+    """What a `Chain` can run, with the loss."""
     multiple: int
     """Of how many rows a stack is a multiple."""
     most: int
     """Clients in one stack, by its memory."""
 
-    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Update]:
+    def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
         """As `TorchTrainer.fit`, for each of them."""
         work = self.setup.work
-        clients = [
-            self._client(model, task, partial(_drawn, work, task)) for model, task in zip(models, tasks, strict=True)
-        ]
-        trained = self._in_stacks(clients, self._fitted, train=True)
-        return [
-            Update({**each.model, **arrays}, len(each.x), {"loss": loss}, step_sum=steps)
-            for each, (arrays, loss, steps) in zip(clients, trained, strict=True)
-        ]
 
-    def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Update]:
+        def room(num_examples: int) -> int:
+            return padded(work.largest(num_examples), work.batch_size)
+
+        clients = self._clients(models, tasks, lambda sizes: work.drawn(sizes, tasks, room))
+        done = self._in_stacks(clients, self._fitted, train=True)
+        arrays = {
+            name: done.parameters[name] if name in done.parameters else stacked([model[name] for model in models])
+            for name in models[0]
+        }
+        return Updates(arrays, [len(each.x) for each in clients], done.metrics, done.step_sums)
+
+    def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
         """As `TorchTrainer.gradient`, for each of them."""
-        setup = self.setup
-        clients = [
-            self._client(model, task, partial(_in_order, setup, task))
-            for model, task in zip(models, tasks, strict=True)
-        ]
-        trained = self._in_stacks(clients, _differentiated, train=False)
-        updates = []
-        for each, (arrays, loss, _) in zip(clients, trained, strict=True):
-            gradient = {
-                name: arrays[name].astype(delta_dtype(array.dtype), copy=False)
-                if name in arrays
-                else np.zeros(array.shape, delta_dtype(array.dtype))
-                for name, array in each.model.items()
-            }
-            updates.append(Update(gradient, len(each.x), {"loss": loss}))
-        return updates
+        clients = self._clients(models, tasks, lambda sizes: list(map(partial(_in_order, self.setup), tasks, sizes)))
+        done = self._in_stacks(clients, _differentiated, train=False)
+        gradients = {
+            name: done.parameters[name].astype(delta_dtype(array.dtype), copy=False)
+            if name in done.parameters
+            else np.zeros((len(models), *array.shape), delta_dtype(array.dtype))
+            for name, array in models[0].items()
+        }
+        return Updates(gradients, [len(each.x) for each in clients], done.metrics, [0.0] * len(clients))
 
     def evaluate(self, model: Arrays, tasks: Sequence[Task]) -> list[Metrics]:
         """As `TorchTrainer.evaluate`, for each of them: all examples in common batches."""
@@ -171,32 +168,38 @@ class TorchStacks:
 
     # ── from tasks to stacks, and back ───────────────────────────────────────────────────────────────────────────────
 
-    def _client(self, model: Arrays, task: Task, steps: Callable[[int], Filled]) -> _Client:
-        """steps: of so many examples."""
-        why = obstacle(task.correction)
-        if why is not None:
-            raise AppError(f"{task.client.name} cannot train with others: {why}")
-        given = training_examples(task)
-        seed(task.rng)  # drawn as by a client that trains alone; the module has no use for it
-        x, y = self.setup.batch(*given, slice(0, len(given[0])), self.setup.module())
-        if not y.is_floating_point() and int(y.min()) < 0:
-            raise InputError(f"{task.client.name} has targets below 0, which a loss may leave out of its mean")
-        return _Client(model, task.correction, x.contiguous(), y, steps(len(x)))
+    def _clients(
+        self, models: Sequence[Arrays], tasks: Sequence[Task], steps: Callable[[Sequence[int]], Sequence[Filled]]
+    ) -> list[_Client]:
+        """steps: of clients with so many examples."""
+        corrections = [task.correction for task in tasks]
+        for task, correction in zip(tasks, corrections, strict=True):
+            why = obstacle(correction)
+            if why is not None:
+                raise AppError(f"{task.client.name} cannot train with others: {why}")
+        examples = [training_examples(task) for task in tasks]
+        for task in tasks:
+            seed(task.rng)  # drawn as by a client that trains alone; the module has no use for it
+        drawn = steps([len(x) for x, _ in examples])
+        return [
+            _Client(task.client.name, model, correction, x, y, filled)
+            for task, model, correction, (x, y), filled in zip(tasks, models, corrections, examples, drawn, strict=True)
+        ]
 
-    def _in_stacks(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> list[_Trained]:
+    def _in_stacks(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> "_Done":
         """Clients that are alike share a stack, those with more steps first."""
         trained = trained_parameters(self.setup.module())
         shared = [name for name in clients[0].model if name not in trained]
         stacks: dict[Hashable, list[int]] = {}
         for number in sorted(range(len(clients)), key=lambda number: -len(clients[number].steps[0])):
             stacks.setdefault(clients[number].alike(shared), []).append(number)
-        found: dict[int, _Trained] = {}
+        done = _Done({}, [{}] * len(clients), [0.0] * len(clients))
         with self.setup.on_threads():
             for numbers in stacks.values():
-                found |= zip(numbers, self._stacked([clients[n] for n in numbers], work, train=train), strict=False)
-        return [found[number] for number in range(len(clients))]
+                done.put(numbers, self._stacked([clients[n] for n in numbers], work, train=train))
+        return done
 
-    def _stacked(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> list[_Trained]:
+    def _stacked(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> Fitted:
         module = self.setup.loaded(clients[0].model)
         module.train(train)
         rows = math.ceil(len(clients) / self.multiple) * self.multiple
@@ -204,21 +207,26 @@ class TorchStacks:
         turned = {
             f"{name}.weight".removeprefix(".")
             for name, each in module.named_modules()
-            if isinstance(each, torch.nn.Linear)
+            if isinstance(each, torch.nn.Linear) and self.layers is None
         }
         parameters = {
             name: stack_of([each.model[name] for each in clients], parameter, transposed=name in turned)
             for name, parameter in trained_parameters(module).items()
         }
-        x, y = torch.cat([each.x for each in clients]), torch.cat([each.y for each in clients])
+        x, y = self._examples(clients, module)
         starts = np.cumsum([0, *(len(each.x) for each in clients)])[:-1].tolist()
         schedule = Schedule([each.steps for each in clients], starts)
-        done = work(Stack(module, parameters, self.each, x, y, dense=self.dense), schedule, clients, module)
-        stacks = {name: array_of_tensor(stack) for name, stack in done.parameters.items()}
-        return [
-            ({name: stack[row] for name, stack in stacks.items()}, loss, steps)
-            for row, (loss, steps) in enumerate(zip(done.losses, done.step_sums, strict=True))
-        ]
+        stack = Stack(module, parameters, self.each, x, y, dense=self.dense, layers=self.layers)
+        return work(stack, schedule, clients, module)
+
+    def _examples(self, clients: Sequence[_Client], module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of all of them, one client after the other."""
+        given = joined([each.x for each in clients]), joined([each.y for each in clients])
+        x, y = self.setup.batch(*given, slice(0, len(given[0])), module)
+        if not y.is_floating_point() and int(y.min()) < 0:
+            name = next(each.name for each in clients if int(each.y.min()) < 0)
+            raise InputError(f"{name} has targets below 0, which a loss may leave out of its mean")
+        return x.contiguous(), y
 
     def _fitted(self, stack: Stack, schedule: Schedule, clients: Sequence[_Client], module: torch.nn.Module) -> Fitted:
         trained = trained_parameters(module)
@@ -233,10 +241,6 @@ class TorchStacks:
         return stack.fit(schedule, optimizer, steps, correct, self.multiple)
 
 
-def _drawn(work: LocalWork, task: Task, num_examples: int) -> Filled:
-    return work.drawn(num_examples, task, padded(work.largest(num_examples), work.batch_size))
-
-
 def _in_order(setup: Setup, task: Task, num_examples: int) -> Filled:
     batches = list(setup.neighbours(num_examples, task))
     return filled(batches, padded(count(batches[0]), setup.evaluation_batch_size))  # no batch is larger than the first
@@ -244,3 +248,26 @@ def _in_order(setup: Setup, task: Task, num_examples: int) -> Filled:
 
 def _differentiated(stack: Stack, schedule: Schedule, clients: Sequence[_Client], _: torch.nn.Module) -> Fitted:
     return stack.gradients(schedule, [len(each.x) for each in clients])
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of clients, whichever stack they were in."""
+
+    parameters: dict[str, Array]
+    """Trained tensors, of the shape (clients, …)."""
+    metrics: list[Mapping[str, float]]
+    step_sums: list[float | Mapping[str, float]]
+
+    def put(self, numbers: Sequence[int], fitted: Fitted) -> None:
+        """Take the first rows of a stack for these clients."""
+        for name, stack in fitted.parameters.items():
+            rows = array_in(stack)[: len(numbers)]
+            if numbers == list(range(len(self.metrics))):  # all clients are in one stack
+                self.parameters[name] = rows
+                continue
+            if name not in self.parameters:
+                self.parameters[name] = np.empty((len(self.metrics), *rows.shape[1:]), rows.dtype)
+            self.parameters[name][numbers] = rows
+        for number, loss, steps in zip(numbers, fitted.losses, fitted.step_sums, strict=False):
+            self.metrics[number], self.step_sums[number] = {"loss": loss}, steps

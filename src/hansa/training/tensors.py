@@ -6,11 +6,19 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from hansa.arrays import DTYPES, Array, Arrays, check_same_structure
+from hansa.arrays import DTYPES, Array, Arrays, check_same_structure, stacked
 from hansa.errors import AppError
 from hansa.training.local import Batch
 
-__all__ = ["array_of_tensor", "arrays_of_module", "load_into_module", "stack_of", "taken"]
+__all__ = [
+    "array_in",
+    "array_of_tensor",
+    "arrays_of_module",
+    "joined",
+    "load_into_module",
+    "stack_of",
+    "taken",
+]
 
 
 def arrays_of_module(module: torch.nn.Module) -> Arrays:
@@ -23,13 +31,18 @@ def array_of_tensor(tensor: torch.Tensor) -> Array:
     return np.array(_view(tensor.detach().cpu()), order="C")
 
 
+def array_in(tensor: torch.Tensor) -> Array:
+    """The memory of a tensor as an ndarray in the order of C; a copy where it lies on a device, or in another order."""
+    return np.ascontiguousarray(_view(tensor.cpu()))
+
+
 def stack_of(arrays: Sequence[Array], like: torch.Tensor, *, transposed: bool = False) -> torch.Tensor:
     """Arrays along a new first axis, on the device and in the dtype of `like`.
 
     transposed: the two axes of each are in memory in the other order, as a product with its transpose wants it.
     """
     host = torch.empty((len(arrays), *like.shape), dtype=like.dtype)
-    np.stack(arrays, out=_view(host), casting="same_kind")
+    np.copyto(_view(host), stacked(arrays), casting="same_kind")
     stack = host.to(like.device)
     return stack.transpose(1, 2).contiguous().transpose(1, 2) if transposed else stack
 
@@ -61,6 +74,13 @@ def _view(tensor: torch.Tensor) -> Array:
     if tensor.dtype == torch.bfloat16:
         return cast("Array", tensor.view(torch.int16).numpy().view(DTYPES["BF16"]))
     return cast("Array", tensor.numpy())
+
+
+def joined(sources: Sequence[Any]) -> Any:
+    """Arrays or tensors, one after the other along their first axis."""
+    if all(isinstance(source, torch.Tensor) for source in sources):
+        return torch.cat(list(sources))
+    return np.concatenate([np.asarray(source) for source in sources])
 
 
 def taken(source: Any, batch: Batch) -> torch.Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
+from hansa.training.chain import Chain, Layer
 from hansa.training.dense import Dense
 from hansa.training.local import Filled
 from hansa.training.steps import Correct, Steps, first_rows
@@ -72,8 +73,8 @@ class Schedule:
             self.counts[: len(index), row] = counts
             np.add(index, start, out=self.index[: len(index), row])
             self.index[len(index) :, row] = start
-        self.full = [bool(full) for full in (self.counts == size).all(axis=1)]
-        """Whether all of them count, in all rows."""
+        self.weights = (np.arange(size) < self.counts[:, :, np.newaxis]) / self.counts[:, :, np.newaxis]
+        """Of each example in the mean of its batch; 0 where it fills up."""
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         """(step, clients that take it, clients that take another one afterwards)."""
@@ -91,7 +92,8 @@ class Schedule:
         for (step, active, _), means in zip(self, losses, strict=True):
             total[:active] += means.double().cpu().numpy()[:active] * self.counts[step, :active]
             seen[:active] += self.counts[step, :active]
-        return [float(mean) for mean in total / seen]
+        means_of_all: list[float] = (total / seen).tolist()
+        return means_of_all
 
 
 # ── stacks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,10 +122,12 @@ class Stack:
         y: torch.Tensor,
         *,
         dense: bool,
+        layers: Sequence[Layer] | None = None,
     ) -> None:
         """x, y: the examples of all clients, one client after the other; dense: whether `Dense` can run the module.
 
         module: has the forward pass and whatever is not in `parameters`, the stacks, which are changed in place.
+        layers: what it is made of, where a `Chain` can run it and its loss.
         """
         self.parameters = {name: torch.nn.Parameter(stack) for name, stack in parameters.items()}
         self._loss = loss
@@ -131,23 +135,26 @@ class Stack:
         self._y = y
         self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
         self._dense = Dense(module, self.parameters) if dense else None
+        self._chain = Chain(layers) if layers else None
 
-    def losses(self, index: torch.Tensor, counts: torch.Tensor, *, full: bool) -> torch.Tensor:
-        """The mean loss of each row on its batch. index: shape (rows, size); counts: (rows,), all `size` if `full`."""
+    def differentiate(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Set the gradient of each row's mean loss on its batch; None where that does not depend on a stack.
+
+        index: the examples of the batches, shape (rows, size); weights: of each in the mean. Returns the means.
+        """
         rows, size = index.shape
         chosen = index.reshape(-1)
         inputs = self._x.index_select(0, chosen).view(rows, size, *self._x.shape[1:])
+        targets = self._y.index_select(0, chosen)
+        if self._chain is not None:
+            return self._chain.differentiate(self.parameters, inputs, targets, weights)
         outputs = self._vmapped(self.parameters, inputs) if self._dense is None else self._dense(inputs)
-        losses: torch.Tensor = self._loss(outputs.flatten(0, 1), self._y.index_select(0, chosen)).view(rows, size)
-        if not full:
-            losses = losses * (torch.arange(size, device=losses.device) < counts[:, None])
-        return losses.sum(1) / counts.to(losses.dtype)
-
-    def differentiate(self, losses: torch.Tensor) -> None:
-        """Set the gradient of each row's loss with respect to the row; None where a loss does not depend on a stack."""
+        losses: torch.Tensor = self._loss(outputs.flatten(0, 1), targets).view(rows, size)
+        means = (losses * weights).sum(1)
         stacks = list(self.parameters.values())
-        for stack, gradient in zip(stacks, torch.autograd.grad(losses.sum(), stacks, allow_unused=True), strict=True):
+        for stack, gradient in zip(stacks, torch.autograd.grad(means.sum(), stacks, allow_unused=True), strict=True):
             stack.grad = gradient
+        return means.detach()
 
     def fit(
         self, schedule: Schedule, optimizer: torch.optim.Optimizer, steps: Steps, correct: Correct, multiple: int
@@ -156,16 +163,15 @@ class Stack:
         results = {name: torch.empty_like(stack) for name, stack in self.parameters.items()}
         step_sums: list[float | Mapping[str, float]] = [0.0] * len(schedule.steps)
         losses = []
-        index, counts = (torch.from_numpy(each).to(self._x.device) for each in (schedule.index, schedule.counts))
+        index, weights = self._on_device(schedule)
         for step, active, staying in schedule:
             rows = math.ceil(active / multiple) * multiple
             self._narrow(rows, optimizer)
-            means = self.losses(index[step, :rows], counts[step, :rows], full=schedule.full[step])
-            self.differentiate(means)
+            means = self.differentiate(index[step, :rows], weights[step, :rows])
             correct(list(self.parameters.values()))
             steps.count()
             optimizer.step()
-            losses.append(means.detach())
+            losses.append(means)
             if staying < active:
                 step_sums[staying:active] = [steps.sums()] * (active - staying)
                 for name, stack in self.parameters.items():
@@ -176,17 +182,20 @@ class Stack:
         """The gradient of each row's mean loss over all batches; totals: the examples of each client."""
         sums = {name: torch.zeros_like(stack) for name, stack in self.parameters.items()}
         losses = []
-        index, counts = (torch.from_numpy(each).to(self._x.device) for each in (schedule.index, schedule.counts))
+        index, weights = self._on_device(schedule)
         for step, active, _ in schedule:
-            shares = schedule.counts[step] / np.asarray(totals)
-            shares[active:] = 0.0
-            means = self.losses(index[step], counts[step], full=False)
-            self.differentiate(means * torch.from_numpy(shares).to(means))
+            means = self.differentiate(index[step], weights[step])
+            shares = torch.from_numpy(schedule.counts[step, :active] / np.asarray(totals)[:active]).to(means)
             for name, stack in self.parameters.items():
                 if stack.grad is not None:
-                    sums[name] += stack.grad
-            losses.append(means.detach())
+                    sums[name][:active] += stack.grad[:active] * shares.view(-1, *[1] * (stack.dim() - 1))
+            losses.append(means)
         return Fitted(sums, schedule.means(losses), [0.0] * len(totals))
+
+    def _on_device(self, schedule: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = next(stack.dtype for stack in self.parameters.values())
+        index, weights = torch.from_numpy(schedule.index), torch.from_numpy(schedule.weights)
+        return index.to(self._x.device), weights.to(self._x.device, dtype)
 
     def _narrow(self, rows: int, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the first rows alone; the others keep what they have."""
