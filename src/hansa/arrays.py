@@ -37,6 +37,7 @@ __all__ = [
     "first_difference",
     "is_floating",
     "length",
+    "lengths",
     "map_floating",
     "norm",
     "scale",
@@ -70,6 +71,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 
 _BLOCK = 64 * 1024
 """Elements that a norm works on at once."""
+_SHORT = 4096
+"""Elements of rows of which a call for each would cost more than what it computes."""
 
 _ALLOWED = frozenset(DTYPES.values())
 
@@ -222,6 +225,21 @@ def length(arrays: Mapping[str, Array]) -> float:
     return math.sqrt(total) if 0 < total < math.inf else norm(arrays)
 
 
+def lengths(stacks: Mapping[str, Array]) -> list[float]:
+    """`length` of many at once. stacks: of their tensors, each of shape (many, …)."""
+    many = len(next(iter(stacks.values())))
+    total = np.zeros(many)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for stack in filter(is_floating, stacks.values()):
+            rows = stack.reshape(many, -1)
+            total += _squares(rows) if rows.shape[1] <= _SHORT else [_square(row) for row in rows]
+    found = enumerate(total.tolist())
+    return [
+        math.sqrt(squares) if 0 < squares < math.inf else norm({name: stack[row] for name, stack in stacks.items()})
+        for row, squares in found
+    ]
+
+
 def stacked(arrays: Sequence[Array]) -> Array:
     """Arrays along a new first axis; one that comes again and again is not copied."""
     first = arrays[0]
@@ -281,6 +299,12 @@ def _square(array: Array) -> float:
         block = block if block.dtype in (np.float32, np.float64) else block.astype(np.float32)
         total += float(np.dot(block, block))
     return total
+
+
+def _squares(rows: Array) -> Array:
+    """`_square` of each row."""
+    rows = rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32)
+    return np.asarray(np.einsum("ij,ij->i", rows, rows), np.float64)
 
 
 def _checked_name(name: object) -> str:

@@ -30,9 +30,9 @@ from hansa.algorithm import (
     Transform,
 )
 from hansa.app import App, remembered
-from hansa.arrays import Arrays, length
+from hansa.arrays import Arrays, length, lengths
 from hansa.errors import ConfigError
-from hansa.messages import Candidate, ClientInfo, Kind, Metrics, RunSpec, ServerTask, Task, Update, Value
+from hansa.messages import Candidate, ClientInfo, Kind, Metrics, RunSpec, ServerTask, Task, Update, Updates, Value
 from hansa.pipeline import (
     Pipeline,
     check_algorithm,
@@ -163,6 +163,10 @@ class Run:
         None where the sum is published with noise: that would not cover a number of one client.
         """
         return None if self.pipeline.releases else length(update.arrays)
+
+    def measured_each(self, updates: Updates) -> Sequence[float | None]:
+        """`measured` of many at once."""
+        return [None] * len(updates) if self.pipeline.releases else lengths(updates.arrays)
 
     def counted(self, plan: Plan, update: Update, staleness: int, base: Arrays, current: Arrays) -> Update:
         """At a server of an asynchronous run: what is summed of an update. base: what its client was given.

@@ -73,6 +73,11 @@ async def test_a_record_is_a_session_with_the_rounds_clients_and_numbers_of_the_
         parts = (await store.list(ContributionRecord, of_round)).items
         assert {part.client: part.num_examples for part in parts if part.outcome == "accepted"} == done.examples
         assert {part.client for part in parts if part.outcome == "missing"} == set(done.missing)
+        accepted = {part.client: part for part in parts if part.outcome == "accepted"}
+        assert [accepted[client].norm for client in done.examples] == list(done.norms)
+        assert [accepted[client].metrics for client in done.examples] == [
+            {"loss": each} for each in done.reports["loss"]
+        ]
         numbers = (await store.list(MetricRecord, of_round)).items
         told = {(number.kind, number.client, number.name): number.value for number in numbers}
         assert told == {
@@ -111,6 +116,34 @@ async def test_it_is_there_once_however_often_it_is_shown(
     sessions = (await store.list(SessionRecord, Query(LAB))).items
     assert {session.model for session in sessions} == {first.model_hash, second.model_hash}
     assert len(sessions) == 2
+
+
+@pytest.fixture
+def measuring(app: Path) -> Path:
+    """The app, whose clients evaluate too."""
+    measures = "\n\n@app.evaluate\ndef evaluate(model, task):\n    return hansa.Metrics({'error': task.data}, 1)\n"
+    app.write_text(app.read_text() + measures)
+    return app
+
+
+async def test_what_each_client_measured_is_there_and_an_older_record_that_has_none_of_it_is_shown_too(
+    measuring: Path, tmp_path: Path, store: MetadataStore, objects: ObjectStore
+) -> None:
+    folder = simulated(measuring).save_record(tmp_path / "record")
+    shown = await show_record(store, objects, LAB, open_record(folder))
+    assert shown is not None
+    rows = (await store.list(MetricRecord, Query(LAB, {"session": shown.id, "round": 1, "name": "error"}))).items
+    assert {row.client: row.value for row in rows if row.client} == {f"client-{k}": k + 1.0 for k in range(6)}
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for done in manifest["rounds"]:
+        for later in ("reports", "norms", "evaluated", "verdicts"):
+            del done[later]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    older = await show_record(store, objects, LAB, open_record(folder))
+    assert older is not None
+    parts = (await store.list(ContributionRecord, Query(LAB, {"session": older.id, "outcome": "accepted"}))).items
+    assert {(part.norm, len(part.metrics)) for part in parts} == {(None, 0)}
 
 
 async def test_rounds_of_an_asynchronous_run_keep_whose_model_each_update_was_made_from(

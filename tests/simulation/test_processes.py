@@ -48,6 +48,8 @@ def test_the_history_is_that_of_one_process_to_the_bit(app: Path) -> None:
 
     alone, together = run("inline"), run("processes", 3)
     assert without_seconds(alone) == without_seconds(together)
+    assert [record.norms for record in alone.rounds] == [pytest.approx(record.norms) for record in together.rounds]
+    assert all(len(record.norms) == len(record.examples) > 0 for record in alone.rounds)
     assert any(record.failed for record in alone.rounds)
     assert any(record.rejected for record in alone.rounds)
     assert any(record.missing for record in alone.rounds)

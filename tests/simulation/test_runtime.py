@@ -56,6 +56,28 @@ def test_a_record_says_who_took_part_and_what_was_measured(app: Path) -> None:
     json.dumps(result.history)
 
 
+def test_a_record_keeps_what_each_client_reported_and_measured_and_how_long_its_update_was() -> None:
+    app = hansa.App()
+    app.model(lambda _: {"w": np.zeros(2, np.float32)})
+    app.data(lambda client: client.index)
+
+    @app.train
+    def train(model: hansa.Arrays, task: hansa.Task) -> hansa.Update:
+        told = {"loss": float(task.data)} | ({"odd": 0.5} if task.data % 2 else {})
+        return hansa.Update({"w": model["w"] + np.float32([3, 4]) * np.float32(task.data)}, 1, told)
+
+    @app.evaluate
+    def evaluate(_: hansa.Arrays, task: hansa.Task) -> hansa.Metrics:
+        return hansa.Metrics({"error": float(task.data)}, 1)
+
+    record = simulate(app, clients=3, rounds=1, engine="inline").rounds[0]
+    assert tuple(record.examples) == ("client-0", "client-1", "client-2")
+    assert record.reports["loss"] == (0.0, 1.0, 2.0)
+    assert record.reports["odd"] == pytest.approx((np.nan, 0.5, np.nan), nan_ok=True)
+    assert record.norms == pytest.approx((0.0, 5.0, 10.0))  # 3² + 4² = 5²
+    assert (record.evaluated, record.verdicts) == (("client-0", "client-1", "client-2"), {"error": (0.0, 1.0, 2.0)})
+
+
 def test_the_model_is_saved_for_every_safetensors_reader(app: Path, tmp_path: Path) -> None:
     result = simulate(app, clients=2, rounds=1)
     result.save(tmp_path / "model.safetensors")

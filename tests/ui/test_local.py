@@ -62,6 +62,10 @@ def test_a_simulation_is_seen_while_it_goes_on_with_nothing_to_press(
         with page.expect_download() as download:
             page.get_by_role("link", name="Model", exact=True).click()
         assert download.value.path().stat().st_size > 0
+        page.get_by_role("link", name="Clients", exact=True).last.click()
+        rows = page.get_by_role("region", name="Clients in the round").locator("tbody tr")
+        expect(rows).to_have_count(4)
+        expect(page.get_by_role("img", name=re.compile("^Update norms: ")).first).to_be_visible()
         looker.still()
         looker.flawless()
 

@@ -20,6 +20,7 @@ from hansa.arrays import (
     first_difference,
     is_floating,
     length,
+    lengths,
     map_floating,
     norm,
     scale,
@@ -293,3 +294,19 @@ def test_what_float32_cannot_square_has_a_length_too(value: float) -> None:
     arrays = Arrays({"w": np.full(4, value, np.float32)})
     assert length(arrays) == pytest.approx(norm(arrays), nan_ok=True)
     assert length(arrays) == pytest.approx(2 * value, nan_ok=True)
+
+
+def test_the_lengths_of_a_stack_are_those_of_each():
+    rng = np.random.default_rng(0)
+    each = [
+        Arrays(
+            {"short": rng.normal(size=(3, 4)).astype(np.float32), "long": rng.normal(size=9000), "steps": np.array(7)}
+        )
+        for _ in range(3)
+    ]
+    each += [
+        Arrays({"short": np.full((3, 4), value, np.float32), "long": np.zeros(9000), "steps": np.array(7)})
+        for value in (0.0, 1e-30, 1e30, np.nan)
+    ]
+    stacks = {name: np.stack([one[name] for one in each]) for name in each[0]}
+    assert lengths(stacks) == pytest.approx([length(one) for one in each], rel=1e-6, nan_ok=True)

@@ -197,29 +197,43 @@ def simulated_round(told: Mapping[str, Any]) -> SimulatedRound:
         name: {key: math.nan if value is None else value for key, value in told[name].items()}
         for name in ("metrics", "evaluation", "central")
     }
-    lists = {name: tuple(told[name]) for name in ("accepted", "missing")}
+    columns = {
+        name: {
+            key: tuple(math.nan if value is None else value for value in column) for key, column in told[name].items()
+        }
+        for name in ("reports", "verdicts")
+        if name in told
+    }
+    lists = {name: tuple(told[name]) for name in ("accepted", "missing", "evaluated", "norms") if name in told}
     samples = {
         client: tuple(
             Sample(each["name"], math.nan if each["value"] is None else each["value"], each["step"]) for each in logged
         )
         for client, logged in told.get("samples", {}).items()
     }
-    return SimulatedRound(**{**told, **numbers, **lists, "samples": samples})
+    return SimulatedRound(**{**told, **numbers, **columns, **lists, "samples": samples})
 
 
 def _contributions(session: SessionRecord, done: SimulatedRound) -> Iterator[ContributionRecord]:
     """One row for each client of whom the round tells, two where an asynchronous one tells of two tasks."""
+    reports = dict(zip(done.examples, _rows(done.reports), strict=False))
+    norms = dict(zip(done.examples, done.norms, strict=False))
 
-    def row(client: str, outcome: str, reason: str = "", examples: int = 0) -> ContributionRecord:
+    def row(client: str, outcome: str, reason: str = "") -> ContributionRecord:
         stale = done.staleness.get(client) if outcome == ACCEPTED else None
         base = done.bases.get(client) if stale is None else done.round - stale
         key = f"{session.id}/{base or done.round}/{client}"
         return ContributionRecord(
-            key, session.project, session.id, done.round, client, outcome, examples, reason=reason, base=base
+            key, session.project, session.id, done.round, client, outcome, reason=reason, base=base
         )
 
     for client in done.accepted:
-        yield row(client, ACCEPTED, examples=done.examples.get(client, 0))
+        yield replace(
+            row(client, ACCEPTED),
+            num_examples=done.examples.get(client, 0),
+            metrics=reports.get(client, {}),
+            norm=norms.get(client),
+        )
     for outcome, clients in (("rejected", done.rejected), ("failed", done.failed)):
         for client, reason in clients.items():
             yield row(client, outcome, reason)
@@ -238,11 +252,18 @@ def _samples(session: SessionRecord, done: SimulatedRound, at: float) -> Iterato
             )  # fmt: skip
 
 
+def _rows(columns: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+    """Of each client its metrics, from each metric its clients; what a client has not told is left out."""
+    for values in zip(*columns.values(), strict=True):
+        yield {name: value for name, value in zip(columns, values, strict=True) if not math.isnan(value)}
+
+
 def _metrics(session: SessionRecord, done: SimulatedRound, at: float) -> Iterator[MetricRecord]:
     for kind, client, values in (
         (Kind.TRAIN, "", done.metrics),
         (Kind.EVALUATE, "", done.evaluation),
         (Kind.EVALUATE, CENTRAL, done.central),
+        *((Kind.EVALUATE, client, told) for client, told in zip(done.evaluated, _rows(done.verdicts), strict=False)),
     ):
         for name, value in values.items():
             key = f"{session.id}/{done.round}/{kind}/{client}/{name}"

@@ -61,6 +61,8 @@ class Folded:
     """Of the update as it would travel."""
     samples: tuple[Sample, ...] = ()
     """What the client has logged on its way."""
+    norm: float | None = field(default=None, compare=False)
+    """As `Contribution.norm`, to six digits, the last of which is the machine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +243,11 @@ class Folding:
         """Fold one update into a sum of this round, unless it may not be counted. base: the round of its model."""
         aggregator = self._run.algorithm.aggregator
         before = partial.weight
-        contribution = Contribution(client, update.num_examples, update.metrics)
         try:
             with self.profile.measure("folding"):
                 self._run.check(update)
+                norm = self._run.measured(update)
+                contribution = Contribution(client, update.num_examples, update.metrics, norm=norm)
                 stale, theirs, ours = self._number - base, self._broadcasts[base], self._broadcasts[self._number]
                 counted = self._run.counted(self._plan, update, stale, theirs, ours)
                 aggregator.accumulate(self._plan, partial, counted, contribution)
@@ -252,15 +255,17 @@ class Folding:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
         weight = partial.weight - before
         logged = tuple(self._logged.pop(client, ()))
-        return Folded(update.num_examples, weight, update.metrics, update.memory, self._upload_bytes(update), logged)
+        size = self._upload_bytes(update)
+        return Folded(update.num_examples, weight, update.metrics, update.memory, size, logged, norm)
 
     def offer_all(self, clients: Sequence[str], updates: Updates) -> dict[str, Outcome]:
         """`offer` of updates of this round's model, into its sum: at once where all may be counted, by a mean."""
         aggregator, number = self._run.algorithm.aggregator, self._number
         if isinstance(aggregator, WeightedMean):
-            parts = zip(clients, updates.num_examples, updates.metrics, strict=True)
-            contributions = [Contribution(*part) for part in parts]
             with self.profile.measure("folding"), suppress(UpdateRejectedError):
+                norms = self._run.measured_each(updates)
+                parts = zip(clients, updates.num_examples, updates.metrics, norms, strict=True)
+                contributions = [Contribution(name, n, told, norm=norm) for name, n, told, norm in parts]
                 aggregator.accumulate_all(self._plan, self.partial, updates, contributions)
                 nbytes = self._upload_bytes(updates[0])
                 return {each.client: self._folded(each, aggregator.uniform, nbytes) for each in contributions}
@@ -268,7 +273,8 @@ class Folding:
 
     def _folded(self, part: Contribution, uniform: bool, nbytes: int) -> Folded:  # noqa: FBT001 - passed on
         logged = tuple(self._logged.pop(part.client, ()))
-        return Folded(part.num_examples, 1 if uniform else part.num_examples, part.metrics, None, nbytes, logged)
+        weight = 1 if uniform else part.num_examples
+        return Folded(part.num_examples, weight, part.metrics, None, nbytes, logged, part.norm)
 
     def _upload_bytes(self, update: Update) -> int:
         if update.packing:

@@ -64,8 +64,8 @@ def spec_from(message: Mapping[str, Any]) -> RunSpec:
 def result_to(result: Outcome | Metrics) -> Message:
     """What became of one client's task, as plain values; what it keeps is the body of the message."""
     match result:
-        case Folded(num_examples, weight, metrics, _, size, samples):
-            numbers: Message = {"num_examples": num_examples, "weight": weight, "upload_bytes": size}
+        case Folded(num_examples, weight, metrics, _, size, samples, norm):
+            numbers: Message = {"num_examples": num_examples, "weight": weight, "upload_bytes": size, "norm": norm}
             numbers |= {"samples": [[sample.name, sample.value, sample.step] for sample in samples]} if samples else {}
             return {"result": "folded", **numbers, "metrics": dict(metrics)}
         case Refused(reason, detail, full):
@@ -82,8 +82,8 @@ def result_from(message: Message, body: Arrays) -> Outcome | Metrics:
         case "folded":
             kept = body if message["body"] else None
             samples = tuple(Sample(*each) for each in message.get("samples", ()))
-            size = message["upload_bytes"]
-            return Folded(message["num_examples"], message["weight"], message["metrics"], kept, size, samples)
+            size, norm = message["upload_bytes"], message["norm"]
+            return Folded(message["num_examples"], message["weight"], message["metrics"], kept, size, samples, norm)
         case "refused":
             return Refused(Reason(message["reason"]), message["detail"], message["full"])
         case "failed":

@@ -1,6 +1,7 @@
 """A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -389,13 +390,16 @@ class Simulation:
             after = self.setup.finish(state, aggregate)
         self.engine.remember({client: kept for client, kept in _kept(outcomes) if client in aggregate.contributions})
         counted = [outcome for outcome in outcomes.values() if isinstance(outcome, Folded)]
+        parts = dict(sorted(aggregate.contributions.items()))
         return after, RoundRecord(
             round=number,
             model_hash=codec.digest(after.params),
             metrics=_means((each.metrics, each.num_examples) for each in aggregate.contributions.values()),
             num_examples=sum(each.num_examples for each in aggregate.contributions.values()),
             accepted=completed.contributors,
-            examples={name: each.num_examples for name, each in sorted(aggregate.contributions.items())},
+            examples={name: each.num_examples for name, each in parts.items()},
+            reports=_columns([each.metrics for each in parts.values()]),
+            norms=tuple(each.norm for each in parts.values() if each.norm is not None),
             rejected={name: f"{reason}: {detail}" for name, (reason, detail) in completed.rejected.items()},
             failed=dict(completed.failed),
             missing=completed.missing,
@@ -547,9 +551,15 @@ class Simulation:
         if rules.clients and len(there):
             cohort = self.setup.evaluation_cohort(there, record.round).invited
             results = self.engine.evaluate(record.round, state.params, cohort)
-            merged = _means((r.values, r.num_examples) for r in results.values() if not isinstance(r, Failed))
+            told = {client: r for client, r in sorted(results.items()) if not isinstance(r, Failed)}
             broken = {client: r.message for client, r in sorted(results.items()) if isinstance(r, Failed)}
-            record = replace(record, evaluation=merged, failed_evaluations=broken)
+            record = replace(
+                record,
+                evaluation=_means((r.values, r.num_examples) for r in results.values() if not isinstance(r, Failed)),
+                evaluated=tuple(told),
+                verdicts=_columns([each.values for each in told.values()]),
+                failed_evaluations=broken,
+            )
         if rules.central:
             central = self.setup.central_metrics(self.app, state.params, record.round)
             record = replace(record, central=dict(central.values))
@@ -564,6 +574,12 @@ def _kept(outcomes: Mapping[Assignment, Outcome]) -> Iterable[tuple[str, Arrays]
 
 def _means(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, float]:
     return {name: merged.values[name] for name, merged in merge_metrics(reports).items()}
+
+
+def _columns(reports: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    """Metric → its value in each report."""
+    names = sorted({name for report in reports for name in report})
+    return {name: tuple(report.get(name, math.nan) for report in reports) for name in names}
 
 
 def _completed(ended: Ended, outcomes: Mapping[Assignment, Outcome]) -> Completed:

@@ -314,4 +314,4 @@ class Workers:
     def _contribution(self, client: str) -> Contribution:
         outcome = self._outcomes[client]
         assert isinstance(outcome, Folded)  # noqa: S101 - it is in a sum
-        return Contribution(client, outcome.num_examples, outcome.metrics)
+        return Contribution(client, outcome.num_examples, outcome.metrics, norm=outcome.norm)
