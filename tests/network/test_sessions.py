@@ -1,6 +1,7 @@
 """Sessions over a real network: the same bits as in simulation, whatever the tree."""
 
 import asyncio
+import gc
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -10,6 +11,8 @@ import pytest
 from federation import federation
 
 import hansa
+from hansa.aggregators.mean import SumPlan, WeightedMean
+from hansa.algorithm import Partial
 from hansa.errors import ConflictError
 from hansa.messages import RoundRules, RunSpec
 from hansa.run import seeded
@@ -45,6 +48,29 @@ async def test_a_tree_of_three_tiers_and_five_combiners_has_the_same_bits(large_
     assert session.model == hansa.simulate(large_app, spec, clients=4).model_hash
     assert [record.weight for record in rounds] == [10 + 11 + 12 + 13] * 2
     verify_chain(rounds, contributions)
+
+
+async def test_the_sum_of_a_round_is_gone_when_that_of_the_next_one_begins(
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the garbage collector's help: sums are the largest that a server holds."""
+    zero, older = WeightedMean.zero, []
+
+    def counted(mean: WeightedMean, plan: SumPlan) -> Partial:
+        older.append(sum(type(each) is Partial for each in gc.get_objects()))
+        return zero(mean, plan)
+
+    monkeypatch.setattr(WeightedMean, "zero", counted)
+    async with federation(tmp_path) as made:
+        await made.clients(2)
+        gc.collect()
+        gc.disable()
+        try:
+            session = await made.run(app, RunSpec(rounds=3, rules=RoundRules(min_clients=2, quorum=2, deadline=60)))
+        finally:
+            gc.enable()
+    assert session.state is SessionState.FINISHED, session.cause
+    assert older == [0, 0, 0]
 
 
 async def test_the_aggregator_of_a_run_is_used_on_every_server(app: Path, tmp_path: Path) -> None:

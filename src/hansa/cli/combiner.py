@@ -49,7 +49,9 @@ def start(
 
     from hansa.network.certificates import shown_from_files
     from hansa.network.combiner.node import CombinerNode
+    from hansa.network.heap import share_heap
 
+    share_heap()
     with node.folder() as work:
         combiner = CombinerNode(
             identity.name,

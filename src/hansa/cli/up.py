@@ -69,8 +69,10 @@ def up(
     joins. With --json one object is printed when it is ready. Ctrl-C and SIGTERM end it in order, with exit code 130.
     Tokens and codes are printed to a terminal or with --json, and to no file or journal.
     """
+    from hansa.network.heap import share_heap
     from hansa.settings import Settings
 
+    share_heap()
     given = {"host": host, "port": port, "grpc_port": grpc_port, "data": data, "tls": tls, "fedn": fedn}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     settings = Settings(**chosen)

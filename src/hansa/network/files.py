@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-__all__ = ["created", "left_size", "mapped", "opened", "pieces"]
+__all__ = ["created", "left_size", "mapped", "opened", "pieces", "unload"]
 
 _PIECE: Final = 1 << 20
 
@@ -16,6 +16,12 @@ _PIECE: Final = 1 << 20
 def mapped(path: Path) -> memoryview:
     """The bytes of a file, read-only; they stay readable after the file is unlinked."""
     return _mapped(os.open(path, os.O_RDONLY))
+
+
+def unload(view: memoryview) -> None:
+    """Give back the memory of what was read of a mapped file; it is read again when it is needed."""
+    if isinstance(view.obj, mmap.mmap) and hasattr(view.obj, "madvise"):
+        view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def opened(path: Path) -> memoryview:

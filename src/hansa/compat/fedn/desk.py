@@ -115,7 +115,9 @@ class Desk:
             answer = await self._ask(self._errand(opened, helper), lease, patience, on_frame)
         self._answered.append((key, answer.model))
         try:
-            async with self._room.of(_COPIES * opened.model.size if answer.file is not None else 0):
+            if answer.file is None:
+                return await asyncio.to_thread(self._finish, opened, helper, answer)
+            async with self._room.of(_COPIES * opened.model.size):
                 return await asyncio.to_thread(self._finish, opened, helper, answer)
         finally:
             answer.drop()

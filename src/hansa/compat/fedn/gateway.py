@@ -94,7 +94,7 @@ class Gateway:
         self.files = Files(folder / "models")
         self.uploads = Uploads(folder / "uploads", limit)
         self._limit = limit
-        self._room = Room(_ROOM)
+        self._room = Room(_ROOM, controller.tree(project).hub.slot)
         self._guests: dict[str, Guest] = {}
         """By client id."""
         self._adding = asyncio.Lock()

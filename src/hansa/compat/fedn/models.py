@@ -24,20 +24,22 @@ _UPLOADS_KEPT: Final = 4
 class Room:
     """Memory that work on models may take at once: who would take more waits, unless nobody else works."""
 
-    def __init__(self, limit: int) -> None:
-        """limit: bytes."""
+    def __init__(self, limit: int, slot: asyncio.Semaphore) -> None:
+        """limit: bytes; slot: one of those of the server in whose process this is, for each update."""
         self._limit = limit
+        self._slot = slot
         self._taken = 0
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def of(self, size: int) -> AsyncIterator[None]:
-        """Room for so many bytes."""
+        """Room for an update for which so many bytes are needed."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._limit)
             self._taken += size
         try:
-            yield
+            async with self._slot:
+                yield
         finally:
             async with self._changed:
                 self._taken -= size

@@ -101,6 +101,8 @@ class Hub:
         self._upstream = upstream
         self._blobs = Blobs(upstream.fetch, _FETCHED_KEPT)
         self._uploads = Uploads(slots, lease)
+        self.slot = self._uploads.slot()
+        """Held by whoever works on an update in this process, as uploads hold it."""
         self.spool = spool
         self._phases = Phases(spool)
         self._offers = Offers(

@@ -13,6 +13,7 @@ from hansa.arrays import Arrays
 from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import Update
 from hansa.network.combiner.signatures import KeysOf, check_offer
+from hansa.network.files import unload
 from hansa.rounds.intake import Admit, Intake, Repeat
 from hansa.run import resolve
 from hansa.store.spool import empty_partial, scratch
@@ -189,6 +190,7 @@ class Phase:
             if self._plan is None:
                 self._plan, self._limit, self._outline, broadcast = await asyncio.to_thread(self._planned, model)
                 self._arrays[self.key.round] = broadcast
+                unload(model)
         if base is not None and base[0] not in self._arrays:
             self._arrays[base[0]] = codec.decode(base[1])
 

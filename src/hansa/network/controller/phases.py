@@ -267,6 +267,11 @@ class Phase:
             case None:
                 return False
 
+    def take_partials(self) -> list[Partial]:
+        """The sums of a phase that is over, for the caller alone: they are large, and the phase may stay a while."""
+        partials, self.partials = self.partials, []
+        return partials
+
     def delivered(self, partial: Partial | None) -> None:
         """The tree has handed in its sum: the one answer to a seal.
 

@@ -258,11 +258,7 @@ class SessionRunner:
         for number in range(self.session.round + 1, self.session.rounds + 1):
             if self._stopped:
                 break
-            opened_at = time.time()
-            trained = await self._train(state, number)
-            if trained is None:
-                break
-            advanced = await self._commit(state, number, opened_at, trained)
+            advanced = await self._round(state, number)
             if advanced is None:
                 break
             state = advanced
@@ -272,6 +268,12 @@ class SessionRunner:
             await self._evaluating
         if self._afterwards is not None:
             await self._afterwards
+
+    async def _round(self, state: State, number: int) -> State | None:
+        """What a round makes of a state; None when the session was stopped. Its sums are gone when it ends."""
+        opened_at = time.time()
+        trained = await self._train(state, number)
+        return None if trained is None else await self._commit(state, number, opened_at, trained)
 
     def _planned(self, broadcast: Arrays) -> Plan:
         """How the updates of a round are summed."""
@@ -301,7 +303,7 @@ class SessionRunner:
                 planning.cancel()  # nothing to cancel once it is done
         match outcome:
             case Completed():
-                return _Trained(plan, phase.partials, outcome, blob.digest)
+                return _Trained(plan, phase.take_partials(), outcome, blob.digest)
             case NotMet():
                 raise QuorumNotMetError(f"{outcome.cause}{self._telling.first_traceback(outcome.failed)}")
             case Abandoned():
