@@ -56,6 +56,12 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         return Certificate(self._signed(key.public_key(), names, now), _key_pem(key))
 
+    def certify_caller(self, name: str, now: datetime | None = None) -> Certificate:
+        """A key and a certificate for a caller, which no server can show, for ten years."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        signed = self._signed(key.public_key(), [name], now, ExtendedKeyUsageOID.CLIENT_AUTH, _TEN_YEARS)
+        return Certificate(signed, _key_pem(key))
+
     def sign(self, request: str, name: str, now: datetime | None = None) -> str:
         """The chain for a server that made its own key, under this one name, whatever it asks for; for 90 days.
 
@@ -70,13 +76,20 @@ class Authority:
             raise InputError("the request for a certificate is not signed with the elliptic-curve key that it names")
         return self._signed(key, [name], now)
 
-    def _signed(self, public: ec.EllipticCurvePublicKey, names: Sequence[str], now: datetime | None) -> str:
+    def _signed(
+        self,
+        public: ec.EllipticCurvePublicKey,
+        names: Sequence[str],
+        now: datetime | None,
+        use: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
+        lasts: timedelta = _QUARTER,
+    ) -> str:
         own, key = _read(self.certificate), _read_key(self.key)
         builder = (
-            _begun(_named(names[0]), own.subject, public, now, _QUARTER)
+            _begun(_named(names[0]), own.subject, public, now, lasts)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(digital_signature=True), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
             .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         )

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hansa.api.connections import Doors
@@ -48,7 +48,9 @@ class FednServer:
             limit=settings.max_upload,
         )
         server = service.create_server(*handlers(gateway), pings=PINGS)
-        shown = control.secure.shown if settings.fedn_tls == "on" else None
+        shown = None
+        if settings.fedn_tls == "on" and control.secure.shown is not None:  # its clients have no certificates to show
+            shown = replace(control.secure.shown, client_roots="")
         try:
             port = service.bind(server, f"{settings.host}:{settings.fedn_grpc_port}", shown)
         except InputError as error:

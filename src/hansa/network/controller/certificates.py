@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -38,6 +38,8 @@ class Secured:
     """With which nodes dial the controller."""
     pinned: bool
     """Whether nodes know the controller by the authority's fingerprint."""
+    own: Certificate | None = None
+    """What this process shows to its own port, where callers must show a certificate."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Secured":
@@ -54,13 +56,12 @@ class Secured:
             case "on":
                 pass
         authority = open_authority(folder)
-        own = shown_from_files(settings)
-        if own is not None:
-            return cls(own, authority, Scheme.TLS, pinned=False)
+        given, (roots, own) = shown_from_files(settings), _callers(settings)
+        if given is not None:
+            return cls(replace(given, client_roots=roots), authority, Scheme.TLS, pinned=False, own=own)
         names = names_of_host(settings.host, settings.tls_names)
-        return cls(
-            Shown(FromAuthority(authority, names), client_roots(settings)), authority, Scheme.NETWORK, pinned=True
-        )
+        shown = Shown(FromAuthority(authority, names), roots)
+        return cls(shown, authority, Scheme.NETWORK, pinned=True, own=own)
 
     @property
     def trust(self) -> Trust:
@@ -71,9 +72,9 @@ class Secured:
     def own_trust(self) -> Trust:
         """How this process itself knows its own port: by what is shown there, whoever has signed it."""
         if self.pinned or self.shown is None:
-            return self.trust
+            return replace(self.trust, own=self.own)
         chain = self.shown.certificate().chain
-        return Trust(roots=chain, name=name_in(chain))
+        return Trust(roots=chain, name=name_in(chain), own=self.own)
 
     def own_address(self, address: str) -> str:
         """Its own port as this process dials it: not through what may be before it."""
@@ -82,6 +83,18 @@ class Secured:
     def scheme_of(self, address: str) -> str:
         """An address with the scheme that it is dialled with."""
         return f"{self.scheme}://{address}" if self.scheme else address
+
+
+def _callers(settings: Settings) -> tuple[str, Certificate | None]:
+    """The authorities of which callers must show a certificate, and what this process shows as one of them.
+
+    It has an authority of its own for that, which lasts as long as it does, and whose key nobody else has ever.
+    """
+    roots = client_roots(settings)
+    if not roots:
+        return "", None
+    private = Authority.new()
+    return f"{roots.rstrip()}\n{private.certificate}", private.certify_caller(CONTROLLER)
 
 
 class FromAuthority:
