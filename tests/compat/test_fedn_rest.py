@@ -23,8 +23,10 @@ from fedn_fleet import (
     tensors_of,
 )
 
+from hansa.compat.fedn.catalogue import Catalogue
 from hansa.compat.fedn.formats import NUMPY, helper_of, read_model, write_model
-from hansa.store.records import SessionState
+from hansa.compat.fedn.listing import Asked, select
+from hansa.store.records import SampleRecord, SessionState
 
 ANSWERS: dict[str, Any] = json.loads(Path(__file__).with_name("fedn_answers.json").read_text())
 """Of every answer of FEDn 0.33.0's own server that was looked at: its status, and its body's keys with their types."""
@@ -230,3 +232,55 @@ def test_every_command_of_fedns_own_has_its_place_in_the_guide() -> None:
             parts = each.split()
             named.add(" ".join(parts[1:]) if parts[0] == "fedn" else f"{group} {each}")
     assert sorted(set(SURFACE["commands"]) - named) == []
+
+
+async def test_of_what_clients_tell_no_more_is_read_than_is_shown(tmp_path: Path) -> None:
+    """And what is found is what looking through all of it finds."""
+    async with fleet(tmp_path) as made:
+        gateway, store = made.server.gateway, made.made.controller.store
+        for session in ("s1", "s2"):
+            gateway.numbers.of(session, 1)
+        for number in range(60):
+            session, sender = f"s{1 + number % 2}", {"name": f"n{number % 3}", "role": "CLIENT", "client_id": "c"}
+            told = {"session_id": session, "status": f"{number}", "type": "LOG", "sender": sender}
+            gateway.notes.tell("status", told, session=session)
+            gateway.notes.tell("telemetry", {"key": "load", "value": number, "sender": sender})
+        samples = [
+            SampleRecord(f"{task}/{n}", "default", "s1" if task else "", 1, task, "c", f"k{n % 2}", n, 0.5, 1.0 + n)
+            for n in range(50)
+            for task in ("train", "")
+        ]
+        await gateway.notes.settled()
+        await store.put(*samples)
+        catalogue = Catalogue(gateway, ("localhost", 1))
+        read = 0
+        found = store.list
+
+        async def counted(kind: Any, query: Any) -> Any:
+            nonlocal read
+            page = await found(kind, query)
+            read += len(page.items)
+            return page
+
+        made.made.controller.store.list = counted  # type: ignore[method-assign]  # to see what is read
+        asks: list[tuple[str, dict[str, Any], dict[str, str], int]] = [
+            ("statuses", {}, {"x-limit": "3", "x-skip": "2"}, 5),
+            ("statuses", {"sessionId": "s1"}, {"x-limit": "4"}, 4),
+            ("statuses", {"session_id": "s2", "sender.name": "n1"}, {"x-limit": "4"}, 30),
+            ("statuses", {"session_id": "s1,s2"}, {"x-limit": "4"}, 60),
+            ("statuses", {"session_id": "unknown"}, {}, 60),
+            ("statuses", {"status__gt": "50"}, {"x-sort-order": "asc"}, 60),
+            ("statuses", {}, {"x-sort-key": "status", "x-limit": "4"}, 60),
+            ("telemetry", {}, {"x-limit": "5"}, 10),
+            ("telemetry", {"key": "k1"}, {"x-limit": "5"}, 85),
+            ("metrics", {"key": "k1", "session_id": "s1"}, {"x-limit": "6"}, 6),
+            ("metrics", {"step": "7"}, {}, 50),
+            ("validations", {"model_id": "m"}, {}, 0),
+            ("attributes", {}, {}, 0),
+        ]
+        for collection, where, headers, most in asks:
+            asked = Asked.of(where, headers)
+            expected = select(await catalogue.every(collection), asked)
+            read = 0
+            assert await catalogue.find(collection, asked) == expected, (collection, where)
+            assert read == most, (collection, where)

@@ -2,15 +2,17 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from hansa.compat.fedn.active import Active
 from hansa.compat.fedn.desk import helper_in
 from hansa.compat.fedn.gateway import Gateway
 from hansa.compat.fedn.guest import Guest
-from hansa.compat.fedn.listing import Document, iso_time
+from hansa.compat.fedn.listing import Asked, Document, iso_time, select
+from hansa.compat.fedn.sources import Source, listed
 from hansa.errors import NotFoundError
 from hansa.store.ports import Query
 from hansa.store.records import (
@@ -37,6 +39,8 @@ R = TypeVar("R", bound=Record)
 Documents: TypeAlias = list[Document]
 
 _PAGE: Final = 1000
+_TASKS: Final = ("train", "evaluate", "program")
+"""Of which a number is a metric; of none it is telemetry."""
 _NAMESPACE: Final = uuid.UUID("5d0b4d5c-2f0b-4e0e-9d3a-6f3f0e6d7a11")
 """Of ids that FEDn wants for what hansa calls by several names."""
 _STATES: Final = {
@@ -78,30 +82,40 @@ class Catalogue:
         self._host, self._port = address
         self._controller = gateway.controller
         self._project = gateway.project
-        self._makers: Mapping[str, Callable[[], Awaitable[Documents]]] = {
+        self._sources: Mapping[str, Callable[[], Awaitable[list[Source[Any]]]]] = {
             "attributes": self._attributes,
+            "metrics": self._metrics,
+            "statuses": self._statuses,
+            "telemetry": self._telemetry,
+            "validations": self._validations,
+        }
+        """Of those that clients tell, of which there are many."""
+        self._makers: Mapping[str, Callable[[], Awaitable[Documents]]] = {
             "clients": self._clients,
             "combiners": self._combiners,
-            "metrics": self._metrics,
             "models": self._models,
             "packages": self._packages,
             "predictions": self._predictions,
             "rounds": self._rounds,
             "runs": self._runs,
             "sessions": self._sessions,
-            "statuses": self._statuses,
-            "telemetry": self._telemetry,
-            "validations": self._validations,
         }
 
     async def every(self, collection: str) -> Documents:
-        """All documents of a collection."""
-        return await self._makers[collection]()
+        """All documents of a collection, oldest first."""
+        return (await self.find(collection, Asked({}, descending=False)))[1]
+
+    async def find(self, collection: str, asked: Asked) -> tuple[int, Documents]:
+        """(how many match in all, those of the page). Of what clients tell no more is read than need be."""
+        if collection not in self._sources:
+            return select(await self._makers[collection](), asked)
+        await self._gateway.notes.settled()
+        return await listed(self._controller.store, self._project, await self._sources[collection](), asked)
 
     async def get(self, collection: str, name: str) -> Document:
         """One document; raises `NotFoundError` in FEDn's words."""
         field = IDS[collection]
-        for document in await self.every(collection):
+        for document in (await self.find(collection, Asked({field: name})))[1]:
             if document[field] == name:
                 return document
         raise NotFoundError(f"Entity with id: {name} not found")
@@ -279,26 +293,23 @@ class Catalogue:
 
     # ── what clients tell ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _statuses(self) -> Documents:
-        names = ("status", "log_level", "data", "correlation_id", "type", "extra", "session_id")
-        defaults = {"log_level": "NONE", "type": "LOG"}
-        documents: Documents = [
-            {
-                **{name: note.data.get(name) or defaults.get(name) for name in names},
-                **_told("status_id", note),
-                "sender": note.data.get("sender"),
-            }
-            async for note in self._gateway.notes.every("status")
-        ]
-        return documents
+    def _noted(self, kind: str, field: str, make: Callable[[NoteRecord], Document]) -> Source[NoteRecord]:
+        """Documents that clients have told. field: their id."""
+        columns = {field: "name", "session_id": "session"}
+        known = frozenset(self._gateway.numbers.sessions)
+        return Source(NoteRecord, _each(make), "created_at", {"kind": kind}, columns, known)
 
-    async def _validations(self) -> Documents:
-        documents: Documents = [_measured(note) async for note in self._gateway.notes.every("validation")]
+    async def _statuses(self) -> list[Source[Any]]:
+        return [self._noted("status", "status_id", _status)]
+
+    async def _validations(self) -> list[Source[Any]]:
         guests = {guest.member.node for guest in self._gateway.guests}
-        async for record in self._records(EvaluationRecord):
-            if record.client not in guests:
-                documents.append(_evaluation(record))
-        return documents
+        others = [record.name async for record in self._records(ClientRecord) if record.name not in guests]
+        sources: list[Source[Any]] = [self._noted("validation", "validation_id", _measured)]
+        if others:
+            columns = {"session_id": "session", "model_id": "model"}
+            sources.append(Source(EvaluationRecord, _each(_evaluation), "at", {"client": others}, columns))
+        return sources
 
     async def _predictions(self) -> Documents:
         asked = {each.id: each async for each in self._records(PredictionRecord)}
@@ -318,8 +329,15 @@ class Catalogue:
             if each.document is not None and each.prediction in asked
         ]
 
-    async def _metrics(self) -> Documents:
-        rounds = {(each.session, each.number): each async for each in self._records(RoundRecord)}
+    async def _metrics(self) -> list[Source[Any]]:
+        columns = {"key": "name", "session_id": "session"}
+        return [Source(SampleRecord, self._measurements, "at", {"task": _TASKS}, columns)]
+
+    async def _measurements(self, samples: Sequence[SampleRecord]) -> Documents:
+        rounds: dict[tuple[str, int], RoundRecord] = {}
+        for session in sorted({sample.session for sample in samples}):
+            async for each in self._records(RoundRecord, session=session):
+                rounds[each.session, each.number] = each
         return [
             {
                 "key": sample.name,
@@ -333,13 +351,12 @@ class Catalogue:
                 "value": sample.value,
                 **_times(sample.at),
             }
-            async for sample in self._records(SampleRecord)
-            if sample.session
+            for sample in samples
         ]
 
-    async def _telemetry(self) -> Documents:
-        told = [self.telemetry_of(sample) async for sample in self._records(SampleRecord) if not sample.session]
-        return told + [_posted("telemetry_id", note) async for note in self._gateway.notes.every("telemetry")]
+    async def _telemetry(self) -> list[Source[Any]]:
+        own = Source(SampleRecord, _each(self.telemetry_of), "at", {"task": ""}, {"key": "name"})
+        return [own, self._noted("telemetry", "telemetry_id", partial(_posted, "telemetry_id"))]
 
     def telemetry_of(self, sample: SampleRecord) -> Document:
         """The document of a number that a client's machine tells."""
@@ -352,8 +369,8 @@ class Catalogue:
             **_times(sample.at),
         }
 
-    async def _attributes(self) -> Documents:
-        return [_posted("attribute_id", note) async for note in self._gateway.notes.every("attribute")]
+    async def _attributes(self) -> list[Source[Any]]:
+        return [self._noted("attribute", "attribute_id", partial(_posted, "attribute_id"))]
 
     def _sender(self, node: str) -> Document:
         member = next((guest.member for guest in self._gateway.guests if guest.member.node == node), None)
@@ -362,13 +379,20 @@ class Catalogue:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _records(self, kind: type[R]) -> AsyncIterator[R]:
+    async def _records(self, kind: type[R], **where: str) -> AsyncIterator[R]:
         offset, total = 0, 1
         while offset < total:
-            page = await self._controller.store.list(kind, Query(self._project, limit=_PAGE, offset=offset))
+            page = await self._controller.store.list(kind, Query(self._project, where, limit=_PAGE, offset=offset))
             for record in page.items:
                 yield record
             offset, total = offset + _PAGE, page.total
+
+
+def _each(make: Callable[[R], Document]) -> Callable[[Sequence[R]], Awaitable[Documents]]:
+    async def made(rows: Sequence[R]) -> Documents:
+        return [make(row) for row in rows]
+
+    return made
 
 
 def status_of(session: SessionRecord, told: object = None) -> str:
@@ -422,6 +446,16 @@ def _evaluation(record: EvaluationRecord) -> Document:
         "timestamp": iso_time(record.at),
         "validation_id": _id("validation", record.id),
         **_times(record.at),
+    }
+
+
+def _status(note: NoteRecord) -> Document:
+    names = ("status", "log_level", "data", "correlation_id", "type", "extra", "session_id")
+    defaults = {"log_level": "NONE", "type": "LOG"}
+    return {
+        **{name: note.data.get(name) or defaults.get(name) for name in names},
+        **_told("status_id", note),
+        "sender": note.data.get("sender"),
     }
 
 

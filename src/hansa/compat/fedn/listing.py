@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from hansa.errors import InputError
 
-__all__ = ["Asked", "Document", "iso_time", "matches", "plain", "select"]
+__all__ = ["Asked", "Document", "iso_time", "matches", "plain", "plain_text", "select"]
 
 Document: TypeAlias = Mapping[str, Any]
 """What FEDn calls an entity: times are `datetime`, all else is JSON."""
@@ -23,6 +23,8 @@ _OPERATORS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "eq": lambda a, b: a == b,
 }
 _DIGITS: Final = 18
+_NOTHING: Final = frozenset({"null", "None"})
+"""How a script writes that there is none."""
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -48,6 +50,16 @@ class Asked:
             _whole(headers, "x-skip") or 0,
             limit or None,
         )
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The same by the names that documents have, each with its operator, if there is one."""
+        return {_snake(name): wanted for name, wanted in self.where.items()}
+
+
+def plain_text(wanted: object) -> bool:
+    """Whether a value is asked for as it stands, and not as a list or as nothing."""
+    return isinstance(wanted, str) and "," not in wanted and wanted not in _NOTHING
 
 
 def select(documents: Sequence[Document], asked: Asked) -> tuple[int, list[Document]]:
@@ -102,7 +114,7 @@ def _holds(value: Any, operator: str, wanted: Any) -> bool:
 
 def _alike(value: Any, wanted: Any) -> tuple[Any, Any]:
     """Both in the type that the document has: a number that is asked for as text stays text where the field is."""
-    if wanted is None or (isinstance(wanted, str) and wanted in {"null", "None"}):
+    if wanted is None or (isinstance(wanted, str) and wanted in _NOTHING):
         return value, None
     if isinstance(value, datetime):
         return value, _time(str(wanted))

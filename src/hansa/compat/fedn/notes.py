@@ -74,6 +74,10 @@ class Notes:
         await self._waiting.join()
         return await self._store.get(NoteRecord, self._project, f"{kind}/{name}")
 
+    async def settled(self) -> None:
+        """Wait until all that was told is stored."""
+        await self._waiting.join()
+
     async def every(self, kind: str) -> AsyncIterator[NoteRecord]:
         """All documents of a kind, oldest first."""
         await self._waiting.join()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -20,7 +21,6 @@ from hansa.compat.fedn.active import Active
 from hansa.compat.fedn.catalogue import IDS, Catalogue
 from hansa.compat.fedn.gateway import Gateway
 from hansa.compat.fedn.legacy import LEGACY
-from hansa.compat.fedn.listing import select
 from hansa.compat.fedn.rest.clients import ClientRoutes
 from hansa.compat.fedn.rest.exchange import Handler, Way, answer, asked, refusal, token_of
 from hansa.compat.fedn.rest.models import ModelRoutes
@@ -75,11 +75,11 @@ class Rest:
 
     def _collection(self, name: str) -> Iterator[Route]:
         async def listed(request: Request) -> Response:
-            count, found = select(await self._catalogue.every(name), await asked(request))
+            count, found = await self._catalogue.find(name, await asked(request))
             return answer({"count": count, "result": found})
 
         async def counted(request: Request) -> Response:
-            count, _ = select(await self._catalogue.every(name), await asked(request))
+            count, _ = await self._catalogue.find(name, replace(await asked(request), skip=0, limit=1))
             return answer(count)
 
         async def one(request: Request) -> Response:
