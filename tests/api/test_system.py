@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from served import Served
 
 from hansa.api.state import system_state
 from hansa.messages import RoundRules, RunSpec
+from hansa.network.combiner.traffic import Traffic
 from hansa.network.controller.journal import Journal, event
 from hansa.store.records import EventRecord
 
@@ -69,6 +71,36 @@ def test_replicas_throughput_storage_and_failing_nodes_are_told_with_their_cause
     assert "the scanner is switched off" in failing["client-1"]["cause"]
     assert (failing["client-0"]["failures"], failing["client-0"]["connected"]) == (0, False)
     assert {one["role"] for one in told["failing"]} == {"client"}
+
+
+def test_traffic_is_what_passes_the_controller_in_both_directions(tmp_path: Path) -> None:
+    elements, nbytes = 300_000, 1_200_000
+    app = tmp_path / "app.py"
+    app.write_text(APP.replace("np.zeros(4,", f"np.zeros({elements},"))
+    made = Served(tmp_path)
+    try:
+        made.run(made.nodes.client("client-0"))
+        before = made.http(made.admin()).get("/api/v1/system").json()
+        made.run(made.nodes.run(app, RunSpec(rounds=1, rules=RoundRules(min_clients=1, quorum=1, deadline=60))))
+        told = made.http(made.admin()).get("/api/v1/system").json()
+    finally:
+        made.close()
+    for way in ("sent", "received"):
+        assert before[way] < 10_000
+        assert nbytes < told[way] < 1.1 * nbytes
+
+
+def test_traffic_is_forgotten_after_its_window() -> None:
+    now = [5.0]
+    traffic = Traffic(lambda: now[0])
+    traffic.sent(7)
+    now[0] = 300.0
+    traffic.received(3)
+    assert traffic.lately() == (7, 3)
+    now[0] = 611.0
+    assert traffic.lately() == (0, 3)
+    now[0] = 5000.0
+    assert traffic.lately() == (0, 0)
 
 
 def test_what_is_long_ago_is_not_told(trained: Served) -> None:

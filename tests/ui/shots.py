@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
                         faults += photograph(stranger.page, folder, f"sign-in-{theme}")
                 print(*stranger.wrong, sep="\n")
             with visit(browser, studied.url, studied.code()) as made:
+                made.page.emulate_media(reduced_motion="reduce")  # nothing is halfway
                 for place in (place for place in PLACES if part in place):
                     name = re.sub(r"\W+", "-", place.partition("/default")[2] or place).strip("-") or "overview"
                     for theme in ("light", "dark"):

@@ -99,18 +99,20 @@ def test_a_session_can_name_whatever_is_registered_on_the_server_with_its_option
     visitor: Visit, studied: Studied
 ) -> None:
     page = visitor.turn_to("p/default/sessions/new")
-    offered = page.get_by_role("combobox", name="Algorithm").locator("option")
+    offered = page.get_by_role("combobox", name="Algorithm", exact=True).locator("option")
     expect(offered).to_have_text(names("hansa.algorithms"))
-    expect(page.get_by_role("combobox", name="Aggregator").locator("option")).to_have_text(names("hansa.aggregators"))
+    expect(page.get_by_role("combobox", name="Aggregator", exact=True).locator("option")).to_have_text(
+        names("hansa.aggregators")
+    )
     page.get_by_text("A file of yours").click()
     page.get_by_label("The app's file").set_input_files({
         "name": "wards.py", "mimeType": "text/x-python", "buffer": APP.encode(),
     })  # fmt: skip
     page.get_by_text("Simulate here").click()
     page.get_by_label("Rounds", exact=True).fill("2")
-    page.get_by_role("combobox", name="Algorithm").select_option("fedadam")
+    page.get_by_role("combobox", name="Algorithm", exact=True).select_option("fedadam")
     page.get_by_label("Algorithm: learning rate").fill("0.25")
-    page.get_by_role("combobox", name="Aggregator").select_option("krum")
+    page.get_by_role("combobox", name="Aggregator", exact=True).select_option("krum")
     page.get_by_role("button", name="Start the session").click()
     assert page.get_by_label("Aggregator: f").evaluate("(field) => field.validity.valueMissing")
     page.get_by_label("Aggregator: f").fill("1")

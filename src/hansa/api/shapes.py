@@ -594,6 +594,10 @@ class SystemStateShape(Shape):
     """Committed in the window, in all projects."""
     updates: int
     """Accepted in these rounds."""
+    sent: int
+    """Bytes in the window to the nodes right below this controller: models, and all that is said to them."""
+    received: int
+    """Bytes in the window from them. What passes between combiners and their own nodes is not in it."""
     stored: int
     """Bytes of models, states and packages of all projects."""
     disk_free: int

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hansa.api.results import Failing, Replica, SystemState
+from hansa.network.combiner.traffic import WINDOW
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import LEADERSHIP
 from hansa.store.ports import MetadataStore, Query
@@ -16,8 +17,6 @@ from hansa.wire.frames import Role
 
 __all__ = ["system_state"]
 
-_WINDOW: Final = 600.0
-"""Seconds over which rounds and updates are counted."""
 _HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
 _PAGE: Final = 1000
@@ -36,15 +35,18 @@ async def system_state(controller: Controller, data: Path, clock: Callable[[], f
     failing: list[Failing] = []
     for project in projects:
         stored += await store.stored_bytes(project.id)
-        async for event in _since(store, project.id, "round.committed", now - _WINDOW):
+        async for event in _since(store, project.id, "round.committed", now - WINDOW):
             rounds, updates = rounds + 1, updates + int(str(event.data.get("accepted", 0)))
         failing += await _failing(store, project.id, now)
+    sent, received = controller.traffic.lately()
     disk = await asyncio.to_thread(shutil.disk_usage, data)
     return SystemState(
         replicas=(Replica(leader, leads=True), *(Replica(name, leads=False) for name in waiting)),
-        window=_WINDOW,
+        window=WINDOW,
         rounds=rounds,
         updates=updates,
+        sent=sent,
+        received=received,
         stored=stored,
         disk_free=disk.free,
         disk_size=disk.total,

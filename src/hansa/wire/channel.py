@@ -143,6 +143,9 @@ class Stream(Generic[S, R]):
         self._sending = asyncio.Lock()
         self._connecting = address is not None
         self._closed = False
+        self.sent = 0
+        """Bytes of frames, so far."""
+        self.received = 0
 
     async def send(self, frame: S) -> None:
         """Send one frame; waits while the other side does not read. Raises what ended the stream, once it has ended."""
@@ -152,6 +155,7 @@ class Stream(Generic[S, R]):
                 await _connected(self._call)
                 self._connecting = False
             await _write(self._call, data)
+        self.sent += len(data)
 
     async def receive(self) -> R | None:
         """The next frame; None once either side has ended the stream in good order."""
@@ -162,7 +166,10 @@ class Stream(Generic[S, R]):
             if self._closed:
                 return None
             raise
-        return None if data is grpc.aio.EOF else self._decode(data)
+        if data is grpc.aio.EOF:
+            return None
+        self.received += len(data)
+        return self._decode(data)
 
     async def __aiter__(self) -> AsyncIterator[R]:
         """Frames, to the end."""

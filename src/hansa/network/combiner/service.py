@@ -9,6 +9,7 @@ from typing import Any
 from hansa.errors import ConnectionFailedError, InputError, PermissionDeniedError, WireError
 from hansa.network.combiner.children import Child
 from hansa.network.combiner.hub import Hub
+from hansa.network.combiner.traffic import Traffic
 from hansa.wire import chunks, service
 from hansa.wire.calls import DownloadRequest
 from hansa.wire.channel import Stream, split_address
@@ -41,12 +42,20 @@ class NodeService:
     """Serves the children of one or more hubs; which hub is a matter of the identity's project."""
 
     def __init__(
-        self, hub: Callable[[Identity], Hub], authenticate: Authenticate, public_key: Callable[[], str]
+        self,
+        hub: Callable[[Identity], Hub],
+        authenticate: Authenticate,
+        public_key: Callable[[], str],
+        traffic: Traffic | None = None,
     ) -> None:
-        """hub: identity → its hub, or raise `PermissionDeniedError`; public_key: PEM, told to combiners below."""
+        """hub: identity → its hub, or raise `PermissionDeniedError`; public_key: PEM, told to combiners below.
+
+        traffic: where to count what passes, for who asks.
+        """
         self._hub = hub
         self._authenticate = authenticate
         self._public_key = public_key
+        self._traffic = traffic if traffic is not None else Traffic()
         self._transfers: Counter[str] = Counter()
         """How many each node has under way, by what its token is revoked by."""
 
@@ -94,7 +103,7 @@ class NodeService:
         outbox.put_nowait(Welcome(hub.name, hub.children.lease / 3, key))
         hub.join(child)
         try:
-            await _first_of(_write(stream, outbox), _read(stream, hub, child), ended.wait())
+            await _first_of(self._write(stream, outbox), self._read(stream, hub, child), ended.wait())
         finally:
             hub.leave(child)
         if why:
@@ -102,17 +111,44 @@ class NodeService:
                 async with asyncio.timeout(_FAREWELL):
                     await stream.send(Redirect(why[0]))
 
+    async def _write(self, stream: Stream[ToNode, FromNode], outbox: "asyncio.Queue[ToNode]") -> None:
+        while True:
+            before = stream.sent
+            await stream.send(await outbox.get())
+            self._traffic.sent(stream.sent - before)
+
+    async def _read(self, stream: Stream[ToNode, FromNode], hub: Hub, child: Child) -> None:
+        """Frames as they come; those of a client, who may flood, in their measure (a combiner's are those of many)."""
+        loop = asyncio.get_running_loop()
+        left, since = float(_BURST), loop.time()
+        before = stream.received
+        async for frame in stream:
+            self._traffic.received(stream.received - before)
+            before = stream.received
+            if child.role is Role.CLIENT:
+                now = loop.time()
+                left, since = min(_BURST, left + (now - since) * _PER_SECOND) - 1, now
+                if left < 0:
+                    await asyncio.sleep(-left / _PER_SECOND)
+            hub.receive(child, frame)
+
     async def _download(self, identity: Identity, request: DownloadRequest) -> AsyncGenerator[bytes, None]:
         hub = self._hub(identity)
         with hub.dismissed.ends(identity.token_id), self._transferring(identity):
             data = await hub.read(request.digest)
             for frame in chunks.split([data], request.offset):
                 yield frame
+                self._traffic.sent(len(frame))
 
     async def _upload(self, identity: Identity, name: str, pieces: AsyncIterator[tuple[int, memoryview]]) -> int:
         hub = self._hub(identity)
         with hub.dismissed.ends(identity.token_id), self._transferring(identity):
-            return await hub.write(identity.name, name, pieces)
+            return await hub.write(identity.name, name, self._counted(pieces))
+
+    async def _counted(self, pieces: AsyncIterator[tuple[int, memoryview]]) -> AsyncIterator[tuple[int, memoryview]]:
+        async for offset, piece in pieces:
+            self._traffic.received(len(piece))
+            yield offset, piece
 
     @contextmanager
     def _transferring(self, identity: Identity) -> Iterator[None]:
@@ -124,24 +160,6 @@ class NodeService:
             yield
         finally:
             self._transfers -= Counter((identity.token_id,))
-
-
-async def _write(stream: Stream[ToNode, FromNode], outbox: "asyncio.Queue[ToNode]") -> None:
-    while True:
-        await stream.send(await outbox.get())
-
-
-async def _read(stream: Stream[ToNode, FromNode], hub: Hub, child: Child) -> None:
-    """Frames as they come; those of one client, who may flood, in their measure (a combiner's are those of many)."""
-    loop = asyncio.get_running_loop()
-    left, since = float(_BURST), loop.time()
-    async for frame in stream:
-        if child.role is Role.CLIENT:
-            now = loop.time()
-            left, since = min(_BURST, left + (now - since) * _PER_SECOND) - 1, now
-            if left < 0:
-                await asyncio.sleep(-left / _PER_SECOND)
-        hub.receive(child, frame)
 
 
 async def _first_of(*jobs: Any) -> None:

@@ -27,6 +27,7 @@ from hansa.messages import RunSpec
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.limits import Limits
 from hansa.network.combiner.hub import Hub
+from hansa.network.combiner.traffic import Traffic
 from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.beside import BesideServer
 from hansa.network.controller.central import CentralEvaluation
@@ -115,6 +116,8 @@ class Controller:
         self.retention = Retention(store, objects, keep, leads)
         self.quotas = Quotas(store, quotas)
         self.journal = Journal(store)
+        self.traffic = Traffic()
+        """Of the nodes right below it, lately."""
         self.public_key = keys.public
         """PEM: what tokens are verified with."""
         self._key = keys.private

@@ -105,7 +105,7 @@ class ControllerServer:
                 data=_central_data(settings),
             )
             self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
-            face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key)
+            face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key, controller.traffic)
             nodes = controller.nodes
             directory = service.directory_handler(
                 nodes.enroll, nodes.access, nodes.rotate, self._assign, self._certify, authenticate=self._authenticate

@@ -235,7 +235,8 @@ class SessionRunner:
     # ── rounds ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _begin(self) -> None:
-        message = f"{self.session.name} goes on after round {self.session.round}"
+        last = self.session.round
+        message = f"{self.session.name} goes on after round {last}" if last else f"{self.session.name} begins"
         running = {"state": SessionState.RUNNING, "started_at": time.time(), "cause": "", "ended_at": None}
         await self._note("session.started", message, running)
         self.under_way.set()

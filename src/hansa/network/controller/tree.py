@@ -383,8 +383,8 @@ class ProjectTree:
         gone = [record for name in presence.left for record in await self._gone(name, now)]
         events = [
             *(self._event("node.left", name, "is gone") for name in presence.left),
-            *(self._event("client.connected", p.client, f"connected to {p.combiner}") for p in presence.joined),
-            *(self._event("combiner.connected", p.client, f"serves below {p.combiner}") for p in presence.combiners),
+            *(self._event("client.connected", p.client, f"connected to {_said(p)}") for p in presence.joined),
+            *(self._event("combiner.connected", p.client, f"serves below {_said(p)}") for p in presence.combiners),
         ]
         joined = [
             *(audit_line(self.project, p.client, "client.join", p.combiner) for p in presence.joined),
@@ -436,3 +436,8 @@ class ProjectTree:
             except NotFoundError:
                 pass
         return records
+
+
+def _said(present: Present) -> str:
+    """The server that a node's stream ends at, in words."""
+    return "the controller" if present.combiner == ROOT else present.combiner

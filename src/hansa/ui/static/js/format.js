@@ -3,7 +3,7 @@
 export const ABSENT = "—";
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 
 export const absent = (value) => typeof value !== "number" || Number.isNaN(value);
 
@@ -31,6 +31,12 @@ export function number(value) {
 
 /** Whether a metric of this name lies between 0 and 1 and is read as a share. */
 export const isShare = (name) => /accuracy|precision|recall|^f1|auc|_rate$/.test(name);
+
+/** What servers measure of each update, among the metrics of training. */
+export const NORM = "update_norm";
+
+/** A metric's or a setting's name as a heading: what stands there, should it be empty, can be seen. */
+export const title = (name) => (name ? name[0].toUpperCase() + name.slice(1).replaceAll("_", " ") : "(no name)");
 
 /** A metric's value, with the unit that its name promises. */
 export function metric(name, value) {

@@ -2,7 +2,7 @@
 import { call, path } from "../api.js";
 import { useApp } from "../context.js";
 import { useNow, useResource } from "../data.js";
-import { bytes, count, moment, plural, rate, span } from "../format.js";
+import { ago, bytes, count, moment, plural, rate, span } from "../format.js";
 import { html } from "../html.js";
 import { Act, toast } from "../parts/acts.js";
 import { Card, Figures, Notice, Title } from "../parts/page.js";
@@ -53,8 +53,8 @@ export function System() {
     <${Title} title="System">hansa ${one.version}, up since ${moment(one.started_at)}<//>
     <${Loaded} resource=${system} skeleton=${html`<${Figures} items=${["Replicas", "Throughput", "Storage", "Event lag"].map((label) => ({ label, value: html`<${Bar} width=${60} />`, sub: html`<${Bar} width=${90} />` }))} />`}>${(state) => html`<${State} state=${state} server=${one} />`}<//>
     <${Card} title="This page" note="what your browser sees of the server"><dl class="defs body">
-      <dt>Event stream</dt><dd>${connection.state === "live" ? "live" : connection.state}, last heard ${span(Math.max(0, now - connection.heard / 1000))} ago</dd>
-      <dt>Data shown</dt><dd>${span(Math.max(0, now - (server.at ?? 0) / 1000))} old; asked every 5 s</dd>
+      <dt>Event stream</dt><dd>${connection.state === "live" ? "live" : connection.state}, last heard ${ago(connection.heard / 1000, now)}</dd>
+      <dt>Data shown</dt><dd>read ${ago((server.at ?? 0) / 1000, now)}, and again every 5 s</dd>
       <dt>Uptime</dt><dd>${span(one.uptime + Math.max(0, now - (server.at ?? 0) / 1000))}</dd>
       <dt>REST API and Studio</dt><dd class="mono">${location.origin}</dd><dt>Nodes join at</dt><dd class="mono">${one.grpc_address}</dd><dt>Signed in as</dt><dd>${me.name}</dd></dl><//>
     <${Card} title="Projects"><${Loaded} resource=${projects} skeleton=${html`<div class="body"><${Bar} width=${240} /></div>`}>${(data) => html`<${Rows} label="Projects" rows=${data.items} sort="id" columns=${[
@@ -70,12 +70,14 @@ const PER_MINUTE = 60;
 function State({ state, server }) {
   const waiting = state.replicas.length - 1;
   const perMinute = (n) => rate((PER_MINUTE * n) / state.window);
+  const perSecond = (n) => `${bytes(n / Math.min(state.window, server.uptime))}/s`;
   const failed = state.failing.filter((one) => one.failures > 0).length;
   return html`<div class="stack">
     <${Figures} items=${[
-      { label: "Replicas", value: count(state.replicas.length), sub: waiting ? `1 leads, ${count(waiting)} waiting to take over` : "this one leads; none would take over" },
+      { label: "Replicas", value: count(state.replicas.length), sub: waiting ? `one leads, ${count(waiting)} would take over` : "it leads, and none stands by" },
       { label: "Nodes connected", value: count(server.clients), unit: "clients", sub: plural(server.combiners, "combiner") },
-      { label: "Throughput", value: perMinute(state.updates), unit: "updates / min", sub: `${perMinute(state.rounds)} rounds / min, over ${span(state.window)}` },
+      { label: "Throughput", value: perMinute(state.updates), unit: "updates / min", sub: `${perMinute(state.rounds)} ${rate((PER_MINUTE * state.rounds) / state.window) === "1" ? "round" : "rounds"} / min` },
+      { label: "Traffic", value: perSecond(state.received), unit: "up", sub: `${perSecond(state.sent)} down, right below` },
       { label: "Storage", value: bytes(state.stored), sub: `${bytes(state.disk_free)} of ${bytes(state.disk_size)} free on its disk` },
       { label: "Event lag", value: state.lag === null ? "—" : span(state.lag), sub: `at most, lately; ${plural(state.streams, "stream")} open` },
       { label: "Failing nodes", value: count(failed), sub: `in the last hour; ${count(state.failing.length - failed)} away` },

@@ -2,7 +2,7 @@
 import { call, path, query } from "../api.js";
 import { useApp } from "../context.js";
 import { useResource } from "../data.js";
-import { count, iso, metric, plural, short } from "../format.js";
+import { NORM, count, iso, metric, number, plural, short, title } from "../format.js";
 import { html, useMemo, useState } from "../html.js";
 import { Act } from "../parts/acts.js";
 import { Chart } from "../parts/chart.js";
@@ -69,6 +69,8 @@ export function ClientPage({ route }) {
   const taken = useResource(`${base}/contributions${query({ client: name, limit: 1000, sort: "-round" })}`, { on: mine });
   const curves = useMemo(() => byMetric(taken.data?.items ?? []), [taken.data]);
   const joined = node.data?.items[0];
+  const total = taken.data?.total ?? 0;
+  const tasks = total > 1000 ? `of the newest 1,000 of ${count(total)} tasks` : `of ${plural(total, "task")}`;
   const outcomes = (what) => taken.data?.items.filter((one) => one.outcome === what).length;
   return html`<${Loaded} resource=${client} level=${1} skeleton=${html`<${Title} title=${name} />`}>${(one) => html`<div class="stack">
     <${Title} title=${one.name} state=${html`<${Pill} state=${joined?.revoked ? "revoked" : one.connected ? "connected" : "offline"} />`}
@@ -79,12 +81,12 @@ export function ClientPage({ route }) {
     <//>
     <${Figures} items=${[
       { label: "Server", value: one.combiner === "root" ? "controller" : one.combiner || "—", sub: one.combiner ? "its stream ends there" : "it is away" },
-      { label: "Accepted updates", value: taken.data ? count(outcomes("accepted")) : html`<${Bar} width=${40} />`, sub: "of the newest 1,000" },
+      { label: "Accepted updates", value: taken.data ? count(outcomes("accepted")) : html`<${Bar} width=${40} />`, sub: tasks },
       { label: "Rejected", value: taken.data ? count(outcomes("rejected")) : html`<${Bar} width=${40} />`, sub: "with a reason" },
-      { label: "Failed or missing", value: taken.data ? count(outcomes("failed") + outcomes("missing")) : html`<${Bar} width=${40} />`, sub: "" },
+      { label: "Failed or missing", value: taken.data ? count(outcomes("failed") + outcomes("missing")) : html`<${Bar} width=${40} />`, sub: "with a cause" },
       { label: "Version", value: one.version || "—", sub: Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(", ") || "no labels" },
     ]} />
-    ${curves.length > 0 && html`<div class="grid-2">${curves.slice(0, DRAWN).map((curve) => html`<${Chart} key=${curve.id} title=${curve.name} note="this client's training" name=${curve.name} series=${[curve]} file=${`${name}-${curve.name}`} theme=${theme} />`)}</div>`}
+    ${curves.length > 0 && html`<div class="grid-2">${curves.slice(0, DRAWN).map((curve) => html`<${Chart} key=${curve.id} title=${title(curve.name)} note="this client's training" name=${curve.name} series=${[curve]} file=${`${name}-${curve.name}`} theme=${theme} />`)}</div>`}
     <${Card} title="Participation" note="the newest first">
       <${List} path=${`${base}/contributions`} filter=${{ client: name }} sort="-round" on=${mine} label=${`Participation of ${name}`} columns=${[
         { id: "session", label: "Session", sort: "session", show: (row) => html`<a class="mono" href=${to("p", project, "sessions", row.session)}>${row.session.slice(0, 8)}</a>` },
@@ -92,6 +94,7 @@ export function ClientPage({ route }) {
         { id: "outcome", label: "Outcome", sort: "outcome", show: (row) => html`<${Status} state=${row.outcome} />` },
         { id: "num_examples", label: "Examples", n: true, sort: "num_examples", show: (row) => count(row.num_examples) },
         { id: "metrics", label: "Metrics", show: (row) => Object.entries(row.metrics).map(([key, value]) => `${key} ${metric(key, value)}`).join(", ") || "—" },
+        { id: "norm", label: "Update norm", n: true, sort: "norm", show: (row) => number(row.norm) },
         { id: "reason", label: "Reason", clip: true, show: (row) => row.reason || "—" },
       ]} empty=${html`<${Empty} icon="player-play" title="It has taken part in no round yet" />`} />
     <//>
@@ -105,7 +108,8 @@ function byMetric(rows) {
   const session = rows.reduce((a, b) => (a.round >= b.round ? a : b)).session;
   const made = new Map();
   for (const row of rows.filter((one) => one.session === session && one.outcome === "accepted").sort((a, b) => a.round - b.round)) {
-    for (const [name, value] of Object.entries(row.metrics)) {
+    const told = row.norm === null ? row.metrics : { ...row.metrics, [NORM]: row.norm };
+    for (const [name, value] of Object.entries(told)) {
       const curve = made.get(name) ?? { id: name, name, label: "this client", rounds: [], values: [] };
       curve.rounds.push(row.round);
       curve.values.push(value);

@@ -2,7 +2,7 @@
 import { path } from "../api.js";
 import { useApp } from "../context.js";
 import { useResource } from "../data.js";
-import { count, metric, plural, span } from "../format.js";
+import { count, metric, plural, span, title } from "../format.js";
 import { html, useEffect, useMemo, useState } from "../html.js";
 import { Chart, SERIES } from "../parts/chart.js";
 import { useCurves } from "../parts/curves.js";
@@ -12,7 +12,7 @@ import { Empty, Failure, Bar } from "../parts/states.js";
 import { Status } from "../parts/status.js";
 import { Choose, Rows, SaveList } from "../parts/table.js";
 import { setQuery, to } from "../router.js";
-import { ranked, title } from "./session.js";
+import { ranked } from "./session.js";
 
 const DRAWN = 12; // metrics that are drawn
 const MOST = 8;

@@ -2,7 +2,7 @@
 import { address, call, path, query } from "../api.js";
 import { useApp } from "../context.js";
 import { useResource } from "../data.js";
-import { bytes, count, metric, plural } from "../format.js";
+import { bytes, count, metric, plural, title } from "../format.js";
 import { html, useEffect, useMemo, useState } from "../html.js";
 import { Command } from "../parts/acts.js";
 import { Icon } from "../parts/icon.js";
@@ -12,7 +12,6 @@ import { Ago, Pill, Status } from "../parts/status.js";
 import { Choose, List, Rows, SaveList } from "../parts/table.js";
 import { to } from "../router.js";
 import { everything } from "./projects.js";
-import { title } from "./session.js";
 
 const changes = ({ event }) => event && /^round\.committed|^session\./.test(event.kind);
 const MOST = 5000; // contributions that are counted
@@ -51,7 +50,7 @@ export function Model({ route }) {
     <${Title} title=${one.name || one.id.slice(0, 12)} state=${html`<${Pill} state=${one.pruned_at ? "pruned" : "kept"} />`} actions=${html`
         ${can("download") && !one.pruned_at && html`<a class="button primary" href=${address(`${base}/file`)} download><${Icon} name="download" />Download</a>`}
         ${one.session && html`<a class="button" href=${to("p", project, "sessions", one.session)}><${Icon} name="player-play" />Its session</a>`}`}>
-      ${one.session ? `Made by round ${count(one.round)}` : "An uploaded seed"} <${Ago} at=${one.created_at} />
+      ${one.session ? `Made by round ${count(one.round)},` : "An uploaded seed,"} <${Ago} at=${one.created_at} />
     <//>
     <${Figures} items=${[
       { label: "Size", value: bytes(one.size), sub: "safetensors" },

@@ -29,8 +29,10 @@ function Registered({ label, field, choices, chosen, onChoose, options }) {
   return html`<label class="field"><span>${label}</span><select name=${field} value=${chosen} onChange=${(event) => onChoose(event.target.value)}>
       ${(one ? known : [{ name: chosen, options: [] }, ...known]).map((each) => html`<option key=${each.name} value=${each.name} selected=${each.name === chosen}>${each.name}</option>`)}</select></label>
     ${one?.options.map((option) => html`<label class="field" key=${`${chosen}/${option.name}`}><span>${label}: ${option.name.replaceAll("_", " ")}</span>
-      <input name=${`${field}.${option.name}`} required=${option.required} defaultValue=${said(options?.[option.name])} placeholder=${said(option.default)} autocomplete="off" spellcheck="false" />
-      <small>${option.required ? "It has no default" : `Empty: ${said(option.default) || "none"}`}</small></label>`)}`;
+      ${typeof option.default === "boolean"
+        ? html`<select name=${`${field}.${option.name}`} defaultValue=${said(options?.[option.name])}>${[["", `${option.default ? "yes" : "no"}, the default`], ["true", "yes"], ["false", "no"]].map(([value, text]) => html`<option key=${value} value=${value} selected=${value === said(options?.[option.name])}>${text}</option>`)}</select>`
+        : html`<input name=${`${field}.${option.name}`} required=${option.required} defaultValue=${said(options?.[option.name])} placeholder=${said(option.default)} autocomplete="off" spellcheck="false" />
+      <small>${option.required ? "It has no default" : `Empty: ${said(option.default) || "none"}`}</small>`}</label>`)}`;
 }
 
 const name = (file) => file.name.replace(/\.(py|hansa)$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 100) || "app";

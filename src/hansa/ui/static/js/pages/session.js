@@ -2,7 +2,7 @@
 import { address, call, path, query } from "../api.js";
 import { useApp } from "../context.js";
 import { useNow, useResource } from "../data.js";
-import { bytes, count, metric, number, own, plural, span } from "../format.js";
+import { NORM, bytes, count, metric, number, own, plural, span, title } from "../format.js";
 import { html, useEffect, useMemo, useState } from "../html.js";
 import { Act } from "../parts/acts.js";
 import { Chart, Histogram, SERIES } from "../parts/chart.js";
@@ -22,7 +22,7 @@ const BACK = 5; // rounds over which a figure's change is told
 const RECENT = 10; // rounds whose length tells how long the rest will take
 const PINS = 6;
 const DRAWN = 12; // metrics that are drawn, and so many more each time that somebody asks
-const NORM = "update_norm"; // what servers measure of each update, among the metrics of training
+const SECONDS = new Set(["deadline", "lease"]); // settings in seconds
 
 export function Session({ route }) {
   const { project } = useApp();
@@ -115,6 +115,12 @@ function change(curve) {
   return html`<span class=${good ? "up" : "down"}>${by > 0 ? "▲" : "▼"} ${text}</span> in ${BACK} rounds`;
 }
 
+/** Whom a round has lost, in words. */
+function lost(rounds, k) {
+  const told = ["rejected", "failed", "missing"].filter((what) => rounds[what][k]).map((what) => `${count(rounds[what][k])} ${what}`);
+  return told.join(", ") || "all that were invited";
+}
+
 function KeyFigures({ session, curves, rounds }) {
   const now = useNow();
   const total = session.spec.rounds;
@@ -127,14 +133,11 @@ function KeyFigures({ session, curves, rounds }) {
   return html`<${Figures} items=${[
     { label: "Round", value: count(session.round), unit: `/ ${count(total)}`, progress: total ? session.round / total : 0 },
     ...shown.map((curve) => ({ label: title(curve.name), value: metric(curve.name, curve.values.findLast((v) => v !== null)), sub: change(curve) })),
-    { label: "Clients in last round", value: k >= 0 ? count(rounds.accepted[k]) : "—", unit: "accepted", sub: k >= 0 ? `${count(rounds.rejected[k])} rejected, ${count(rounds.failed[k])} failed, ${count(rounds.missing[k])} missing` : "no round yet" },
+    { label: "Clients in last round", value: k >= 0 ? count(rounds.accepted[k]) : "—", unit: "accepted", sub: k >= 0 ? lost(rounds, k) : "no round yet" },
     { label: "Time per round", value: span(pace), sub: left || said },
     { label: "Examples per round", value: k >= 0 ? count(rounds.weight[k]) : "—", sub: said || "summed in the last round" },
   ]} />`;
 }
-
-/** A metric's name as a heading: what stands there, should it be empty, can be seen. */
-export const title = (name) => (name ? name[0].toUpperCase() + name.slice(1).replaceAll("_", " ") : "(no name)");
 
 function Charts({ session, curves, bands, pins, unpin }) {
   const { project } = useApp();
@@ -313,17 +316,22 @@ function Settings({ session, ended }) {
   const { project, can } = useApp();
   const model = useResource(session.model ? path`/projects/${project}/models/${session.model}` : null);
   const { spec } = session;
-  const show = (value) => (value === null ? "—" : typeof value === "object" ? html`<code>${JSON.stringify(value)}</code>` : String(value));
+  const show = (name, value) => {
+    if (value === null || value === "") return "—";
+    if (typeof value === "object") return Object.keys(value).length ? html`<code>${JSON.stringify(value)}</code>` : "none";
+    if (typeof value === "boolean") return value ? "yes" : "no";
+    return typeof value === "number" ? (SECONDS.has(name) ? span(value) : Number.isInteger(value) && name !== "seed" ? count(value) : String(value)) : value;
+  };
   const plain = Object.entries(spec).filter(([, value]) => typeof value !== "object" || Object.keys(value ?? {}).length === 0 || Array.isArray(value));
   const nested = Object.entries(spec).filter(([name, value]) => !plain.some(([other]) => other === name) && value);
   return html`<div class="grid-2">
-    <${Card} title="Run"><dl class="defs body">${plain.map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${show(value)}</dd>`)}</dl><//>
-    ${nested.map(([name, value]) => html`<${Card} key=${name} title=${title(name)}><dl class="defs body">${Object.entries(value).map(([key, one]) => html`<dt key=${key}>${key}</dt><dd>${show(one)}</dd>`)}</dl><//>`)}
+    <${Card} title="Run"><dl class="defs body">${plain.map(([name, value]) => html`<dt key=${name}>${title(name)}</dt><dd>${show(name, value)}</dd>`)}</dl><//>
+    ${nested.map(([name, value]) => html`<${Card} key=${name} title=${title(name)}><dl class="defs body">${Object.entries(value).map(([key, one]) => html`<dt key=${key}>${title(key)}</dt><dd>${show(key, one)}</dd>`)}</dl><//>`)}
     <${Card} title="Record"><dl class="defs body">
-      <dt>id</dt><dd class="mono">${session.id}</dd><dt>package</dt><dd class="mono">${session.package ?? "clients bring their own"}</dd>
-      <dt>seed model</dt><dd class="mono">${session.seed_model ?? "—"}</dd><dt>newest model</dt><dd class="mono">${session.model ?? "—"}</dd>
-      <dt>size of a model</dt><dd>${bytes(model.data?.size)}</dd><dt>keeps</dt><dd>${session.keep ?? "the server's default"}</dd>
-      ${can("verify") && ended && session.engine === null && html`<dt>signed record</dt><dd><a class="linked" href=${address(path`/projects/${project}/sessions/${session.id}/bundle`)} download>download to verify offline</a></dd>`}
+      <dt>Id</dt><dd class="mono">${session.id}</dd><dt>Package</dt><dd class="mono">${session.package ?? "clients bring their own"}</dd>
+      <dt>Seed model</dt><dd class="mono">${session.seed_model ?? "—"}</dd><dt>Newest model</dt><dd class="mono">${session.model ?? "—"}</dd>
+      <dt>Size of a model</dt><dd>${bytes(model.data?.size)}</dd><dt>Keeps</dt><dd>${session.keep ?? "the server's default"}</dd>
+      ${can("verify") && ended && session.engine === null && html`<dt>Signed record</dt><dd><a class="linked" href=${address(path`/projects/${project}/sessions/${session.id}/bundle`)} download>download to verify offline</a></dd>`}
     </dl><//>
   </div>`;
 }

@@ -1,7 +1,7 @@
 // A chart: a line for the global model, a band for its clients, further lines for whoever is pinned or compared.
 import { html, useEffect, useMemo, useRef, useState } from "../html.js";
 import uPlot from "../../vendor/uplot.js";
-import { ABSENT, absent, isShare, metric, number } from "../format.js";
+import { ABSENT, absent, count, isShare, metric, number } from "../format.js";
 import { csv, save } from "./acts.js";
 import { Icon } from "./icon.js";
 
@@ -10,6 +10,17 @@ export const SERIES = ["blue", "orange", "green", "purple", "sky", "yellow", "re
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]];
 
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+/** How a line is broken, so that two that lie on each other are both seen, by whoever tells no colours apart too. */
+const dash = (one, k) => DASHES[one.thin ? 1 + (k % 3) : k % DASHES.length];
+
+/** The ticks of an axis, with as many decimals as their distance has. */
+function ticks(share, at, step) {
+  const scale = share ? 100 : 1;
+  const decimals = (String(+(scale * step).toPrecision(3)).split(".")[1] ?? "").length;
+  const size = Math.max(...at.map(Math.abs)) * scale;
+  return at.map((tick) => (size >= 1e6 || step * scale < 1e-6 ? String(+(scale * tick).toPrecision(6)) : (scale * tick).toFixed(decimals)) + (share ? " %" : ""));
+}
 
 /** Rounds that all series have in common, and each series over them: null where it has none. */
 function align(series, band) {
@@ -28,7 +39,7 @@ function options(width, name, series, data) {
     label: one.label,
     stroke: ink(one.colour ?? SERIES[k % SERIES.length]),
     width: one.thin ? 1.4 : 2,
-    dash: one.dash ?? (one.thin ? DASHES[1 + (k % 3)] : DASHES[0]),
+    dash: dash(one, k),
     spanGaps: false,
     points: { show: data.rounds.length < 2 || undefined, size: 5 },
   });
@@ -51,7 +62,7 @@ function options(width, name, series, data) {
     bands: data.low ? [{ series: [series.length + 2, series.length + 1], fill: ink("band") }] : [],
     axes: [
       { ...axis, grid: { show: false }, size: 30, space: 60, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000] },
-      { ...axis, grid: { stroke: ink("grid"), width: 1 }, size: 62, space: 34, values: (_, ticks) => ticks.map((tick) => (isShare(name) ? `${+(100 * tick).toFixed(1)} %` : +tick.toPrecision(6))) },
+      { ...axis, grid: { stroke: ink("grid"), width: 1 }, size: 62, space: 34, values: (_, at, __, ___, step) => ticks(isShare(name), at, step) },
     ],
   };
 }
@@ -99,7 +110,7 @@ export function Chart({ title, note, name, series, band, file = title, empty = "
 
   return html`<section class="card">
     <header><h2>${title}</h2>${note && html`<span class="note">${note}</span>`}
-      <div class="right">
+      <div class="right marks">
         <button class="button small quiet icon-only" aria-pressed=${asTable} aria-label=${`${title} as a table`} title="As a table" disabled=${last < 0} onClick=${() => show(!asTable)}><${Icon} name="table" /></button>
         <button class="button small quiet icon-only" aria-label=${`Save ${title} as an image`} title="Save as PNG" disabled=${last < 0 || asTable} onClick=${() => picture(plot.current, title, heads, file)}><${Icon} name="photo" /></button>
         <button class="button small quiet icon-only" aria-label=${`Save ${title} as CSV`} title="Save as CSV" disabled=${last < 0} onClick=${() => save(`${file}.csv`, csv(heads, rows()), "text/csv")}><${Icon} name="download" /></button>
@@ -114,7 +125,7 @@ export function Chart({ title, note, name, series, band, file = title, empty = "
     </table></div>`}
     ${last >= 0 && html`<ul class="legend">
       <li>Round <b>${data.rounds[k]}</b></li>
-      ${series.map((one, i) => html`<li key=${one.id ?? one.label}><i style=${{ background: `var(--${one.colour ?? SERIES[i % SERIES.length]})` }}></i>${one.label} <b>${value(data.lines[i])}</b>${one.onRemove && html`<button class="pin" aria-label=${`Remove ${one.label}`} onClick=${one.onRemove}>×</button>`}</li>`)}
+      ${series.map((one, i) => html`<li key=${one.id ?? one.label}><svg viewBox="0 0 18 10" aria-hidden="true"><path d="M0 5h18" stroke="var(--${one.colour ?? SERIES[i % SERIES.length]})" stroke-dasharray=${dash(one, i).join(" ") || undefined} /></svg>${one.label} <b>${value(data.lines[i])}</b>${one.onRemove && html`<button class="pin" aria-label=${`Remove ${one.label}`} onClick=${one.onRemove}>×</button>`}</li>`)}
       ${data.low && html`<li>p10–p90 of clients <b>${value(data.low)} – ${value(data.high)}</b></li>`}
     </ul>`}
   </section>`;
@@ -145,19 +156,15 @@ function picture(plot, title, heads, file) {
 export function Histogram({ title, note, values, format = number, unit = "clients", file = title }) {
   const bins = useMemo(() => histogram(values), [values]);
   const most = Math.max(1, ...bins.map((bin) => bin.n));
-  const width = 100 / Math.max(1, bins.length);
   const words = bins.map((bin) => `${bin.n} between ${format(bin.from)} and ${format(bin.to)}`).join("; ");
   return html`<section class="card">
     <header><h2>${title}</h2>${note && html`<span class="note">${note}</span>`}<div class="right">
       <button class="button small quiet icon-only" aria-label=${`Save ${title} as CSV`} title="Save as CSV" disabled=${!bins.length}
         onClick=${() => save(`${file}.csv`, csv(["from", "to", unit], bins.map((bin) => [bin.from, bin.to, bin.n])), "text/csv")}><${Icon} name="download" /></button></div></header>
     ${bins.length
-      ? html`<div class="body"><svg class="graph" viewBox="0 0 400 150" role="img" aria-label=${`${title}: ${words}`}>
-          ${bins.map((bin, k) => html`<g key=${k}><rect x=${4 * width * k + 1} y=${120 - (110 * bin.n) / most} width=${Math.max(1, 4 * width - 2)} height=${(110 * bin.n) / most} rx="2" fill="var(--blue)"><title>${bin.n} ${unit}: ${format(bin.from)} to ${format(bin.to)}</title></rect></g>`)}
-          <line x1="0" x2="400" y1="120.5" y2="120.5" stroke="var(--line-strong)" />
-          <text class="small" x="0" y="138">${format(bins[0].from)}</text><text class="small" x="400" y="138" text-anchor="end">${format(bins.at(-1).to)}</text>
-          <text class="small" x="200" y="138" text-anchor="middle">highest bar: ${most}</text>
-        </svg></div>`
+      ? html`<div class="body"><div class="bars" role="img" aria-label=${`${title}: ${words}`}>
+          ${bins.map((bin, k) => html`<i key=${k} style=${{ height: `${(100 * bin.n) / most}%` }} title=${`${bin.n} ${unit}: ${format(bin.from)} to ${format(bin.to)}`}></i>`)}
+        </div><p class="ends"><span>${format(bins[0].from)}</span><span>highest bar: ${count(most)}</span><span>${format(bins.at(-1).to)}</span></p></div>`
       : html`<div class="empty"><p>Nothing to count yet</p></div>`}
   </section>`;
 }
