@@ -394,6 +394,30 @@ def test_round_ids_are_in_the_order_of_numbers() -> None:
     assert count == 2
 
 
+async def test_what_was_summed_at_a_combiner_that_is_gone_is_offered_again_and_counts(tmp_path: Path) -> None:
+    """Though the round would have a quorum without it."""
+    async with fleet(tmp_path, ["north"]) as made, scripts(made) as client:
+        slow, go = client_of(made, "slow", 10, 1), asyncio.Event()
+        train = slow.do_train
+
+        async def held(task: Any) -> None:
+            await go.wait()
+            await train(task)
+
+        slow.do_train = held  # type: ignore[method-assign]
+        await made.start(client_of(made, "quick", 4, 3), preferred="north")
+        await made.start(slow)
+        session = await start(client, clients_required=2)
+        await until(lambda: (why := made.made.tree.why(session)) is not None and why.accepted == 1)
+        await made.made.leave("north")
+        await made.made.gone("north")
+        go.set()
+        record = await ended(made, session)
+        (committed,) = await made.made.rounds(record)
+    assert record.state is SessionState.FINISHED, record.cause
+    assert (committed.accepted, committed.weight) == (2, 4)
+
+
 async def test_settings_of_a_round_have_their_types_and_a_session_its_own_seed(tmp_path: Path) -> None:
     async with fleet(tmp_path) as made, scripts(made) as client:
         await made.start(client_of(made, "a", 5))

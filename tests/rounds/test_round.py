@@ -515,9 +515,29 @@ def sealing(rules: RoundRules) -> Round:
     return round_
 
 
-def test_a_lost_update_makes_its_client_missing_when_a_quorum_remains():
-    round_ = sealing(RoundRules(enough=2))
-    assert round_.handle(Sealed(3.0, frozenset("a"))) == [Finish(Completed(("a",), missing=("b", "c")))]
+def test_whose_update_was_lost_may_offer_it_again_though_the_rest_are_a_quorum():
+    round_ = sealing(RoundRules(enough=2, lease=60.0))
+    assert round_.handle(Sealed(3.0, frozenset("a"))) == [Invite(("b", "c")), WakeAt(60.0)]
+    assert round_.handle(Accepted(4.0, "b", 5)) == [Seal()]
+    assert round_.handle(Sealed(5.0, frozenset("ab"))) == [Finish(Completed(("a", "b"), missing=("c",)))]
+
+
+def test_who_does_not_offer_a_lost_update_again_within_a_lease_is_missing():
+    round_ = sealing(RoundRules(enough=2, lease=60.0))
+    round_.handle(Sealed(3.0, frozenset("a")))
+    round_.handle(Disconnected(4.0, "b"))
+    assert round_.handle(Tick(60.0)) == [Withdraw("c", "no progress for 60 s, the lease is 60 s"), WakeAt(63.0)]
+    assert round_.handle(Tick(63.0)) == [Withdraw("b", "no progress for 60 s, the lease is 60 s"), Seal()]
+    assert round_.handle(Sealed(64.0, frozenset("a"))) == [Finish(Completed(("a",), missing=("b", "c")))]
+
+
+def test_a_lost_update_is_not_waited_for_where_enough_are_left_or_the_deadline_has_passed():
+    enough = opened(RoundRules(enough=1))
+    assert enough.handle(Accepted(1.0, "a", 5)) == [Seal()]
+    enough.handle(Accepted(2.0, "b", 5))
+    assert enough.handle(Sealed(3.0, frozenset("b"))) == [Finish(Completed(("b",), missing=("a", "c")))]
+    late = sealing(RoundRules(enough=2, deadline=50.0))
+    assert late.handle(Sealed(51.0, frozenset("a"))) == [Finish(Completed(("a",), missing=("b", "c")))]
 
 
 def test_opens_again_when_a_lost_server_leaves_less_than_the_quorum():
@@ -580,7 +600,7 @@ def test_refuses_a_sum_of_clients_that_took_no_part():
     with pytest.raises(UpdateRejectedError, match="a sum for round 1 holds eve, who took no part") as refused:
         round_.handle(Sealed(3.0, frozenset({"a", "eve"})))
     assert refused.value.reason is Reason.NOT_INVITED
-    assert round_.handle(Sealed(4.0, frozenset("a"))) == [Finish(Completed(("a",), missing=("b", "c")))]
+    assert round_.handle(Sealed(4.0, frozenset("ab"))) == [Finish(Completed(("a", "b"), missing=("c",)))]
 
 
 def test_sealed_while_open_changes_nothing():

@@ -4,8 +4,10 @@ Events in, commands out (`events`). The states:
 
     WAITING ──enough are connected──▶ OPEN ──Seal──▶ SEALING ──Sealed: a quorum──▶ CLOSED
        │                               │ ▲              │
-       │                               │ └──too few─────┤ (a lost server; before the deadline)
+       │                               │ └──some lost───┤ (with a server; before the deadline)
        └──deadline──▶ CLOSED ◀─deadline┘                └──too few, after it──▶ CLOSED
+
+Whose updates were lost with a server have them still: they have a lease to offer them again, though the rest are a quorum.
 
 Each event is applied first and time passes after it, so that a delivery that the driver hands in together with the
 deadline counts. What a duplicate or late event says is known already, or comes too late: it changes nothing.
@@ -198,7 +200,8 @@ class Round:
                 f"a sum for round {self.number} holds {listed(strangers)}, who took no part in it; drop that sum",
             )
         lost = self._reconcile(contributors)
-        if self._seats.counted >= self.rules.quorum:
+        quorate = self._seats.counted >= self.rules.quorum
+        if quorate and (not lost or self._is_over or self._is_enough):
             yield self._finish(self._seats.lists())
         elif self._is_over:
             yield self._finish(self._not_met(f"with a server the updates of {listed(lost)} were lost"))
@@ -256,7 +259,7 @@ class Round:
         if self._is_over:
             yield self._seal() if quorate else self._finish(self._not_met(""))
             return
-        if quorate and self.rules.enough is not None and self._seats.counted >= self.rules.enough:
+        if quorate and self._is_enough:
             yield self._seal()
             return
         if self._now >= self._soonest:
@@ -334,6 +337,11 @@ class Round:
         return Finish(outcome)
 
     # ── facts and words ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _is_enough(self) -> bool:
+        """Whether as many are counted as close the round, whoever is at work still."""
+        return self.rules.enough is not None and self._seats.counted >= self.rules.enough
 
     @property
     def _needed(self) -> int:
