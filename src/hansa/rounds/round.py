@@ -7,7 +7,7 @@ Events in, commands out (`events`). The states:
        │                               │ └──some lost───┤ (with a server; before the deadline)
        └──deadline──▶ CLOSED ◀─deadline┘                └──too few, after it──▶ CLOSED
 
-Whose updates were lost with a server have them still: they have a lease to offer them again, though the rest are a quorum.
+Whose updates were lost with a server have them still, and a lease to offer them again, though the rest are a quorum.
 
 Each event is applied first and time passes after it, so that a delivery that the driver hands in together with the
 deadline counts. What a duplicate or late event says is known already, or comes too late: it changes nothing.
