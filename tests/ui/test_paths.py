@@ -1,5 +1,6 @@
 """What people come for, from the first page to the last, on a real network with real training."""
 
+import csv
 import re
 import shlex
 import tomllib
@@ -151,6 +152,28 @@ def test_a_pinned_client_is_drawn_over_the_global_model(visitor: Visit, studied:
     with page.expect_download() as image:
         page.get_by_role("button", name="Save Accuracy as an image").click()
     assert Path(image.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as bars:
+        page.get_by_role("button", name="Save Update norms as an image").click()
+    assert Path(bars.value.path()).read_bytes().startswith(b"\x89PNG")
+    visitor.sound()
+
+
+def test_any_table_is_saved_as_it_reads_with_times_and_numbers_that_machines_read(
+    visitor: Visit, studied: Studied
+) -> None:
+    page = visitor.turn_to("p/default/clients/client-1")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save Participation of client-1 as CSV").click()
+    head, *rows = csv.DictReader(Path(saved.value.path()).read_text().splitlines())
+    assert {row["Session"] for row in (head, *rows)} >= {studied.session.id, studied.other.id}
+    assert {row["Outcome"] for row in (head, *rows)} == {"accepted"}
+    assert {row["Examples"] for row in (head, *rows)} == {"11"}
+    assert all(float(row["Update norm"]) > 0 for row in (head, *rows))
+    page = visitor.turn_to("p/default/network")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save Servers as CSV").click()
+    servers = list(csv.DictReader(Path(saved.value.path()).read_text().splitlines()))
+    assert [row["Server"] for row in servers] == ["root", "combiner-0", "combiner-1"]
     visitor.sound()
 
 

@@ -11,7 +11,7 @@ import { Card, Figures, Title } from "../parts/page.js";
 import { useTheme } from "../parts/shell.js";
 import { Bar, Empty, Loaded } from "../parts/states.js";
 import { Ago, Pill, Status } from "../parts/status.js";
-import { Choose, List, SaveList, Search } from "../parts/table.js";
+import { Choose, List, SaveList, Search, everything } from "../parts/table.js";
 import { setQuery, to } from "../router.js";
 
 const DRAWN = 12; // metrics that are drawn
@@ -34,14 +34,7 @@ export function Clients({ route }) {
     { id: "first_seen", label: "Joined", n: true, sort: "first_seen", show: (one) => html`<${Ago} at=${one.first_seen} />` },
     { id: "last_seen", label: "Last seen", n: true, sort: "last_seen", show: (one) => html`<${Ago} at=${one.last_seen} />` },
   ];
-  const all = async () => {
-    const rows = [];
-    for (let offset = 0; ; offset += 1000) {
-      const page = await call(`${base}/clients${query({ ...filter, limit: 1000, offset })}`);
-      rows.push(...page.items);
-      if (rows.length >= page.total || !page.items.length) return rows;
-    }
-  };
+  const all = () => everything(`${base}/clients`, filter);
   const join = can("admit_nodes") && html`<a class="button primary" href=${to("p", project, "clients", "join")}><${Icon} name="plus" />Join a client</a>`;
   return html`<div class="stack">
     <${Title} title="Clients" actions=${join}>They hold the data and train where the data are<//>
@@ -50,7 +43,7 @@ export function Clients({ route }) {
         <${Choose} label="Status" value=${connected} options=${[["", "Any status"], ["true", "connected"], ["false", "offline"]]} onChange=${(value) => setQuery({ connected: value })} />
         <${Choose} label="Server" value=${combiner} options=${[["", "All servers"], ["root", "controller"], ...(combiners.data?.items ?? []).map((one) => [one.name, one.name])]} onChange=${(value) => setQuery({ combiner: value })} />
         <${SaveList} name=${`clients-${project}`} fetch=${all} columns=${[["name", (c) => c.name], ["connected", (c) => c.connected], ["server", (c) => c.combiner], ["labels", (c) => JSON.stringify(c.labels)], ["version", (c) => c.version], ["first_seen", (c) => iso(c.first_seen)], ["last_seen", (c) => iso(c.last_seen)]]} />`}>
-      <${List} path=${`${base}/clients`} filter=${filter} sort="name" columns=${columns} on=${ofNodes} label="Clients" onTotal=${tell}
+      <${List} saved path=${`${base}/clients`} filter=${filter} sort="name" columns=${columns} on=${ofNodes} label="Clients" onTotal=${tell}
         empty=${filtered
           ? html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => setQuery({ search: null, connected: null, combiner: null })}>Clear the filter</button>`} />`
           : html`<${Empty} icon="device-desktop" title="No client has joined yet" actions=${join}>One command on the machine that holds the data connects it.<//>`} />

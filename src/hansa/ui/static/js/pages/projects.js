@@ -1,5 +1,5 @@
 // A project's own pages: making one, its settings and quotas, packages, members, tokens, audit.
-import { call, path, query } from "../api.js";
+import { call, path } from "../api.js";
 import { useApp } from "../context.js";
 import { useResource } from "../data.js";
 import { brief, bytes, count, iso, moment, plural } from "../format.js";
@@ -9,7 +9,7 @@ import { Icon } from "../parts/icon.js";
 import { Card, Figures, Notice, Title } from "../parts/page.js";
 import { Bar, Empty, Loaded } from "../parts/states.js";
 import { Ago, Status } from "../parts/status.js";
-import { Choose, List, Rows, SaveList } from "../parts/table.js";
+import { Choose, List, Rows, SaveList, everything } from "../parts/table.js";
 import { go, to } from "../router.js";
 
 const DAY = 86400;
@@ -36,17 +36,6 @@ export function Form({ send, button, children, two }) {
     ${error && html`<div role="alert"><${Notice} kind="bad">${error.message}<//></div>`}
     <div class="actions"><button class="button primary" disabled=${busy}>${button}</button></div>
   </form>`;
-}
-
-/** Everything on a list of the server, up to 100,000 rows. */
-export async function everything(base, filter = {}) {
-  const rows = [];
-  for (let offset = 0; offset < 100000; offset += 1000) {
-    const page = await call(`${base}${query({ ...filter, limit: 1000, offset })}`);
-    rows.push(...page.items);
-    if (rows.length >= page.total || !page.items.length) break;
-  }
-  return rows;
 }
 
 export function NewProject() {
@@ -168,7 +157,7 @@ export function AuditTable({ base, name, filters }) {
   return html`<${Card} title="Record" note="each line is chained to the one before it" right=${html`
       ${filters && html`<${Choose} label="Outcome" value=${outcome} onChange=${choose} options=${[["", "All outcomes"], ["done", "done"], ["failed", "failed"], ["refused", "refused"]]} />`}
       <${SaveList} name=${name} fetch=${() => everything(base, filter)} columns=${[["number", (r) => r.number], ["at", (r) => iso(r.at)], ["actor", (r) => r.actor], ["action", (r) => r.action], ["target", (r) => r.target], ["outcome", (r) => r.outcome], ["detail", (r) => r.detail], ["link", (r) => r.link]]} />`}>
-    <${List} path=${base} filter=${filter} sort=${filters ? "-number" : ""} every=${10000} label="Audit record" size=${50} columns=${[
+    <${List} saved path=${base} filter=${filter} sort=${filters ? "-number" : ""} every=${10000} label="Audit record" size=${50} columns=${[
       { id: "number", label: "No.", n: true, sort: filters && "number", show: (row) => count(row.number) },
       { id: "at", label: "When", sort: filters && "at", show: (row) => html`<time dateTime=${iso(row.at)}>${moment(row.at)}</time>` },
       { id: "actor", label: "Who", sort: filters && "actor", show: (row) => html`<span class="name">${row.actor}</span>` },

@@ -205,7 +205,7 @@ function Waiting({ base, id }) {
   return html`<${Notice} kind=${late.length ? "warn" : "info"}>
     <b>Waiting:</b> ${sentence.split(";")[0].split(": waits for")[0]}
     ${phase && html`<details><summary>${phase.outstanding.length ? `${plural(phase.outstanding.length, "client is", "clients are")} still to answer` : "nobody is to answer"}${phase.deadline !== null ? `; the deadline is in ${span(phase.deadline - phase.now)}` : ""}</summary>
-      ${phase.outstanding.length > 0 && html`<${Rows} label="Clients that the round waits for" rows=${phase.outstanding} key=${(one) => one.name} size=${10} columns=${[
+      ${phase.outstanding.length > 0 && html`<${Rows} saved label="Clients that the round waits for" rows=${phase.outstanding} key=${(one) => one.name} size=${10} columns=${[
         { id: "name", label: "Client", sort: "name", show: (one) => html`<span class="name">${one.name}</span>` },
         { id: "activity", label: "Doing", show: (one) => `${one.activity}${one.total ? ` ${number(one.done)} of ${number(one.total)}` : ""}` },
         { id: "connected", label: "Status", show: (one) => html`<${Status} state=${one.connected ? "connected" : "offline"} />` },
@@ -238,7 +238,7 @@ function Rounds({ session, rounds, curves }) {
   ];
   const heads = [["round", (row) => row.number], ...shown.map((curve) => [curve.name, (row) => at(curve.name, row.number)]), ...["accepted", "rejected", "failed", "missing", "weight", "seconds", "model"].map((name) => [name, (row) => row[name]])];
   return html`<${Card} title="Rounds" note="the newest first" right=${html`<${SaveList} name=${`${session.name}-rounds`} fetch=${async () => rows} columns=${heads} />`}>
-    <${Rows} columns=${columns} rows=${rows} key=${(row) => row.number} sort="-number" size=${25} label="Rounds" empty=${html`<${Empty} icon="hourglass" title="No round is committed yet">The first appears here as soon as it closes.<//>`} />
+    <${Rows} saved columns=${columns} rows=${rows} key=${(row) => row.number} sort="-number" size=${25} label="Rounds" empty=${html`<${Empty} icon="hourglass" title="No round is committed yet">The first appears here as soon as it closes.<//>`} />
   <//>`;
 }
 
@@ -269,7 +269,7 @@ function Participants({ session, pins, toggle }) {
       <${Search} label="Part of a name" value=${name} onChange=${search} />
       <${Choose} label="Round" value=${round} options=${rounds} onChange=${choose} />
       <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => own(r.metrics, key)]), ["norm", (r) => r.norm], ["reason", (r) => r.reason]]} />`}>
-      <${List} path=${base} filter=${filter} sort="client" columns=${columns} on=${mine} label="Clients in the round" empty=${html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => { search(""); choose(""); }}>Clear the filter</button>`} />`} />
+      <${List} saved path=${base} filter=${filter} sort="client" columns=${columns} on=${mine} label="Clients in the round" empty=${html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => { search(""); choose(""); }}>Clear the filter</button>`} />`} />
     <//>
     <div class="grid-2">
       <${Histogram} title="Data sizes" note=${`examples per accepted update, round ${count(Number(at))}`} values=${sizes} format=${(v) => count(Math.round(v))} file=${`${session.name}-data-sizes`} />

@@ -135,10 +135,38 @@ export function Chart({ title, note, name, series, band, file = title, empty = "
 function picture(plot, title, heads, file) {
   if (!plot) return;
   const from = plot.ctx.canvas;
+  const { made, pen, ratio } = paper(from.width, from.height, title, heads.slice(1).join(" · "));
+  pen.drawImage(from, 0, 56 * ratio);
+  made.toBlob((blob) => save(`${file}.png`, blob));
+}
+
+/** A histogram as a PNG. */
+function pictureOfBars(bins, most, ends, title, note, file) {
+  const ratio = devicePixelRatio || 1;
+  const [width, height] = [560 * ratio, 190 * ratio];
+  const { made, pen } = paper(width, height, title, note);
+  const [left, floor, wide] = [14 * ratio, (56 + 150) * ratio, (width - 28 * ratio) / bins.length];
+  bins.forEach((bin, k) => {
+    pen.fillStyle = ink("blue");
+    const tall = (140 * ratio * bin.n) / most;
+    pen.fillRect(left + k * wide + ratio, floor - tall, wide - 2 * ratio, tall);
+  });
+  pen.fillStyle = ink("line-strong");
+  pen.fillRect(left, floor, wide * bins.length, ratio);
+  pen.fillStyle = ink("text-2");
+  ends.forEach((text, k) => {
+    pen.textAlign = k === 0 ? "left" : k === 1 ? "center" : "right";
+    pen.fillText(text, left + (k * wide * bins.length) / 2, floor + 20 * ratio);
+  });
+  made.toBlob((blob) => save(`${file}.png`, blob));
+}
+
+/** A canvas with a title, a line of text, and room below. */
+function paper(width, height, title, note) {
   const ratio = devicePixelRatio || 1;
   const made = document.createElement("canvas");
-  made.width = from.width;
-  made.height = from.height + 62 * ratio;
+  made.width = width;
+  made.height = height + 62 * ratio;
   const pen = made.getContext("2d");
   pen.fillStyle = ink("surface");
   pen.fillRect(0, 0, made.width, made.height);
@@ -147,24 +175,25 @@ function picture(plot, title, heads, file) {
   pen.fillText(title, 14 * ratio, 24 * ratio);
   pen.font = `${12 * ratio}px Inter, sans-serif`;
   pen.fillStyle = ink("text-2");
-  pen.fillText(heads.slice(1).join(" · "), 14 * ratio, 44 * ratio);
-  pen.drawImage(from, 0, 56 * ratio);
-  made.toBlob((blob) => save(`${file}.png`, blob));
+  pen.fillText(note, 14 * ratio, 44 * ratio);
+  return { made, pen, ratio };
 }
 
 /** Counts in equal bins: a histogram of what clients have. values: numbers; format: of a bin's edge. */
 export function Histogram({ title, note, values, format = number, unit = "clients", file = title }) {
   const bins = useMemo(() => histogram(values), [values]);
   const most = Math.max(1, ...bins.map((bin) => bin.n));
+  const ends = bins.length ? [format(bins[0].from), `highest bar: ${count(most)}`, format(bins.at(-1).to)] : [];
   const words = bins.map((bin) => `${bin.n} between ${format(bin.from)} and ${format(bin.to)}`).join("; ");
   return html`<section class="card">
-    <header><h2>${title}</h2>${note && html`<span class="note">${note}</span>`}<div class="right">
+    <header><h2>${title}</h2>${note && html`<span class="note">${note}</span>`}<div class="right marks">
+      <button class="button small quiet icon-only" aria-label=${`Save ${title} as an image`} title="Save as PNG" disabled=${!bins.length} onClick=${() => pictureOfBars(bins, most, ends, title, note ?? "", file)}><${Icon} name="photo" /></button>
       <button class="button small quiet icon-only" aria-label=${`Save ${title} as CSV`} title="Save as CSV" disabled=${!bins.length}
         onClick=${() => save(`${file}.csv`, csv(["from", "to", unit], bins.map((bin) => [bin.from, bin.to, bin.n])), "text/csv")}><${Icon} name="download" /></button></div></header>
     ${bins.length
       ? html`<div class="body"><div class="bars" role="img" aria-label=${`${title}: ${words}`}>
           ${bins.map((bin, k) => html`<i key=${k} style=${{ height: `${(100 * bin.n) / most}%` }} title=${`${bin.n} ${unit}: ${format(bin.from)} to ${format(bin.to)}`}></i>`)}
-        </div><p class="ends"><span>${format(bins[0].from)}</span><span>highest bar: ${count(most)}</span><span>${format(bins.at(-1).to)}</span></p></div>`
+        </div><p class="ends">${ends.map((text) => html`<span key=${text}>${text}</span>`)}</p></div>`
       : html`<div class="empty"><p>Nothing to count yet</p></div>`}
   </section>`;
 }

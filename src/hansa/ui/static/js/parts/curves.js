@@ -43,11 +43,18 @@ export function useCurves(project, session) {
     old.current = false;
     const after = whole ? 0 : Math.max(0, last.current - AGAIN);
     try {
-      const found = await call(`${base}/curves?after=${after}`);
-      last.current = found.rounds.number.at(-1) ?? last.current;
-      set((before) => ({ ...before, error: null, curves: whole ? found.curves : merged(before.curves, found.curves), rounds: whole ? found.rounds : joined(before.rounds, found.rounds, "number") }));
-      const apart = await call(`${base}/spread?after=${after}`);
-      set((before) => ({ ...before, bands: whole ? apart.bands : merged(before.bands, apart.bands) }));
+      const read = (what) => call(`${base}/${what}?after=${after}`);
+      if (whole) {
+        const { curves, rounds } = await read("curves");
+        last.current = rounds.number.at(-1) ?? last.current;
+        set((before) => ({ ...before, error: null, curves, rounds }));
+        const { bands } = await read("spread");
+        set((before) => ({ ...before, bands }));
+      } else {
+        const [{ curves, rounds }, { bands }] = await Promise.all([read("curves"), read("spread")]); // drawn once, together
+        last.current = rounds.number.at(-1) ?? last.current;
+        set((before) => ({ error: null, curves: merged(before.curves, curves), rounds: joined(before.rounds, rounds, "number"), bands: merged(before.bands, bands) }));
+      }
     } catch (error) {
       set((before) => ({ ...before, error }));
     } finally {

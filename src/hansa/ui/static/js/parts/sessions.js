@@ -25,5 +25,5 @@ export const NoSessions = () => {
 
 export function SessionRows({ sessions }) {
   const { project } = useApp();
-  return html`<${Rows} columns=${sessionColumns(project).map((column) => ({ ...column, sort: undefined }))} rows=${sessions} label="Sessions" empty=${html`<${NoSessions} />`} />`;
+  return html`<${Rows} columns=${sessionColumns(project).map((column) => ({ ...column, sort: undefined }))} rows=${sessions} saved label="Sessions" empty=${html`<${NoSessions} />`} />`;
 }

@@ -1,6 +1,6 @@
 // A table: sorted and paged by the server or here, saved as CSV, read aloud as a table.
-import { html, useEffect, useMemo, useState } from "../html.js";
-import { query } from "../api.js";
+import { html, render, useEffect, useMemo, useState } from "../html.js";
+import { call, query } from "../api.js";
 import { useResource } from "../data.js";
 import { count } from "../format.js";
 import { csv, save } from "./acts.js";
@@ -37,8 +37,8 @@ const body = (columns, rows, key) => rows.map((row) => html`<tr key=${key(row)}>
   ${columns.map((column) => html`<td key=${column.id} class="${column.n ? "n" : ""} ${column.clip ? "clip" : ""}">${column.show(row)}</td>`)}
 </tr>`);
 
-/** Rows that are here already. columns: {id, label, show(row), n, sort, value(row), csv(row)} */
-export function Rows({ columns, rows, key = (row) => row.id, empty, label, sort: first = "", size = 50 }) {
+/** Rows that are here already. columns: {id, label, show(row), n, sort, value(row)}; saved: whether they can be saved elsewhere. */
+export function Rows({ columns, rows, key = (row) => row.id, empty, label, sort: first = "", size = 50, saved = false }) {
   const [sort, setSort] = useState(first);
   const [page, setPage] = useState(0);
   const shown = useMemo(() => {
@@ -52,7 +52,7 @@ export function Rows({ columns, rows, key = (row) => row.id, empty, label, sort:
   const pages = Math.max(1, Math.ceil(shown.length / size));
   const at = Math.min(page, pages - 1);
   if (!rows.length && empty) return empty;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
+  return html`${!saved && html`<${Save} label=${label} columns=${columns} fetch=${async () => shown} />`}<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
     <caption class="visually-hidden">${label}</caption>
     <${Heads} columns=${columns} sort=${sort} onSort=${setSort} />
     <tbody>${body(columns, shown.slice(at * size, (at + 1) * size), key)}</tbody>
@@ -68,7 +68,7 @@ function Pager({ from, size, total, onPage }) {
 }
 
 /** A list of the server, page by page. path: its route; filter: query values; on: the events that change it. */
-export function List({ path, filter = {}, columns, on, empty, label, size = 25, sort: first = "", every, key = (row) => row.id, onTotal }) {
+export function List({ path, filter = {}, columns, on, empty, label, size = 25, sort: first = "", every, key = (row) => row.id, onTotal, saved = false }) {
   const [sort, setSort] = useState(first);
   const [offset, setOffset] = useState(0);
   const wanted = JSON.stringify(filter);
@@ -84,7 +84,8 @@ export function List({ path, filter = {}, columns, on, empty, label, size = 25, 
   const data = found.data ?? (found.error ? null : kept);
   if (found.error && !data) return html`<${Failure} error=${found.error} retry=${found.reload} />`;
   if (data && data.total === 0) return empty ?? html`<${Empty} title="Nothing here" />`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label} aria-busy=${!data}><table>
+  const all = () => everything(path, { ...filter, sort: sort || null });
+  return html`${!saved && html`<${Save} label=${label} columns=${columns} fetch=${all} />`}<div class="scroll" tabindex="0" role="region" aria-label=${label} aria-busy=${!data}><table>
     <caption class="visually-hidden">${label}</caption>
     <${Heads} columns=${columns} sort=${sort} onSort=${(by) => { setSort(by); setOffset(0); }} />
     <tbody>${data ? body(columns, data.items, key) : html`<${SkeletonRows} columns=${columns.length} />`}</tbody>
@@ -92,8 +93,37 @@ export function List({ path, filter = {}, columns, on, empty, label, size = 25, 
   ${data && data.total > size && html`<${Pager} from=${offset} size=${size} total=${data.total} onPage=${setOffset} />`}`;
 }
 
+/** Everything on a list of the server, up to 100,000 rows. */
+export async function everything(path, filter = {}) {
+  const rows = [];
+  for (let offset = 0; offset < 100000; offset += 1000) {
+    const page = await call(`${path}${query({ ...filter, limit: 1000, offset })}`);
+    rows.push(...page.items);
+    if (rows.length >= page.total || !page.items.length) break;
+  }
+  return rows;
+}
+
+/** What a cell says: a time as machines write it, else what it is sorted by, else its text. */
+function said(column, row) {
+  const cell = document.createElement("div");
+  render(html`${column.show(row)}`, cell);
+  const time = cell.querySelector("time")?.dateTime;
+  const text = cell.textContent;
+  render(null, cell);
+  const value = column.value?.(row) ?? row[column.sort];
+  return time ?? (typeof value === "number" || typeof value === "string" ? value : text);
+}
+
+/** A table as it stands here, in the corner of its card. */
+function Save({ label, columns, fetch }) {
+  const told = columns.filter((column) => column.label);
+  return html`<div class="saver"><${SaveList} name=${label.toLowerCase().replaceAll(/\W+/g, "-")} label=${`Save ${label} as CSV`} fetch=${fetch} columns=${told.map((column) => [column.label, (row) => said(column, row)])} /></div>`;
+}
+
 /** Save a whole list of the server as CSV, up to 100,000 rows. */
-export function SaveList({ name, fetch, columns }) {
+/** @param {{name: string, fetch: () => Promise<any[]>, columns: any[], label?: string}} given */
+export function SaveList({ name, fetch, columns, label }) {
   const [busy, work] = useState(false);
   const run = async () => {
     work(true);
@@ -104,5 +134,5 @@ export function SaveList({ name, fetch, columns }) {
       work(false);
     }
   };
-  return html`<button class="button small quiet" disabled=${busy} onClick=${run} title="Save the table as CSV"><${Icon} name="download" />CSV</button>`;
+  return html`<button class="button small quiet" disabled=${busy} onClick=${run} aria-label=${label} title="Save the table as CSV"><${Icon} name="download" />CSV</button>`;
 }
