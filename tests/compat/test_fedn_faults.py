@@ -556,3 +556,12 @@ async def test_a_store_that_is_away_has_clients_come_again_and_does_not_end_them
         monkeypatch.setattr(made.made.controller, "issue_token", away)
         told = await client.post("/api/v1/clients/add", json={"client_id": "a", "name": "a", "package": "local"})
     assert (told.status_code, told.json()["status"]) == (203, "retry")
+
+
+async def test_probes_are_told_that_the_port_serves_without_a_token(tmp_path: Path) -> None:
+    async with fleet(tmp_path, fedn_weak="off") as made, grpc.aio.insecure_channel(made.server.grpc_address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+        assert await check(b"") == bytes([8, 1]), "field 1, SERVING"
+        assert await watch.read() == bytes([8, 1])
+        watch.cancel()

@@ -187,6 +187,13 @@ with np.load(gradients) as file:
 np.save(f"weights-{client}.npy", weights)
 """
 
+PROBE = """
+import sys, grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+health = health_pb2_grpc.HealthStub(grpc.insecure_channel(sys.argv[1]))
+print(health.Check(health_pb2.HealthCheckRequest(service="")).status)
+"""
+
 SPLIT_SCRIPT = """
 import sys, time
 from fedn import APIClient
@@ -485,6 +492,7 @@ def test_split_learning_has_the_result_of_one_process(hansa: Hansa, fedn: Path, 
         programs.start("fedn", "client", "start", "-u", programs.url, *local, inside="own")
         script = programs.start("python", "split_script.py", programs.url.rpartition(":")[2], inside=".")
         status = programs.said(script, "")
+        probed = programs.run("python", "-c", PROBE, server.facts["fedn_grpc_address"])
         metrics = {
             each["name"]: each["value"]
             for each in map(json.loads, hansa.run("metrics", "split", "--clients", "--json").stdout.splitlines())
@@ -503,6 +511,7 @@ def test_split_learning_has_the_result_of_one_process(hansa: Hansa, fedn: Path, 
     program = aligned_vertical(LogisticTop, data, score=logistic_score, bottom=bottom, rounds=5)
     lead, first, second = run(program, star(3), seed=0).results
     assert status == "Finished"
+    assert probed.split() == ["1"]
     assert np.load(tmp_path / "trained-a.npy") == pytest.approx(first.part["weight0"], rel=1e-5)
     assert np.load(home / "weights-b.npy") == pytest.approx(second.part["weight0"], rel=1e-5)
     assert metrics["losses"] == pytest.approx(lead.losses[-1], rel=1e-5)

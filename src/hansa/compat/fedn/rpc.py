@@ -4,6 +4,7 @@ FEDn's clients try again, for ever, what ends as UNAVAILABLE, and give up for go
 ends in order ends the client. So trouble that passes is always UNAVAILABLE, and no stream is ever ended without one.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -31,6 +32,8 @@ pb: Any = fedn_pb2  # generated code has no types
 
 PINGS: Final = 5000
 """Milliseconds between the keepalive pings of FEDn's Python clients."""
+_SERVING: Final = b"\x08\x01"
+"""A `HealthCheckResponse` with the status SERVING."""
 _PIECE: Final = 1 << 20
 """Bytes of a piece of a model."""
 _TYPES: Final = {
@@ -75,6 +78,9 @@ def handlers(gateway: Gateway) -> tuple[Any, ...]:
             SendAttributeMessage=unary(face.attributes, pb.AttributeMessage.FromString, _bytes),
             SendTelemetryMessage=unary(face.telemetry, pb.TelemetryMessage.FromString, _bytes),
         ),
+        grpc.method_handlers_generic_handler(
+            "grpc.health.v1.Health", {"Check": unary(_health), "Watch": streams(_watch)}
+        ),
     )
 
 
@@ -85,6 +91,16 @@ def _service(name: str, **methods: Any) -> Any:
 def _bytes(message: Any) -> bytes:
     data: bytes = message.SerializeToString()
     return data
+
+
+async def _health(_request: bytes, _context: Any) -> bytes:
+    """What probes ask (grpc.health.v1), of whatever service: it serves. Anybody may know that."""
+    return _SERVING
+
+
+async def _watch(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+    yield _SERVING
+    await asyncio.Event().wait()  # until whoever watches is gone, or this server ends
 
 
 class _Face:
