@@ -91,7 +91,7 @@ def test_without_any_client_the_example_is_simulated_on_the_server(newcomer: Vis
     page.get_by_role("button", name="Start the session").click()
     expect(page.locator(".title .pill")).to_have_text("finished", timeout=60_000)
     expect(page.locator(".figures dd.value").first).to_have_text(re.compile("^3 / 3"))
-    expect(page.get_by_text(re.compile("simulated · fedavg"))).to_be_visible()
+    expect(page.get_by_text(re.compile("simulated on the server · fedavg"))).to_be_visible()
     newcomer.sound()
 
 

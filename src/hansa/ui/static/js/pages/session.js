@@ -22,6 +22,7 @@ const BACK = 5; // rounds over which a figure's change is told
 const RECENT = 10; // rounds whose length tells how long the rest will take
 const PINS = 6;
 const DRAWN = 12; // metrics that are drawn, and so many more each time that somebody asks
+const ON_SERVER = "simulation on the server"; // the engine of those that the server ran itself
 const SECONDS = new Set(["deadline", "lease"]); // settings in seconds
 
 export function Session({ route }) {
@@ -39,7 +40,10 @@ const Skeleton = () => html`<div class="stack"><div class="title"><${Bar} width=
 function Shown({ session, reload }) {
   const { project, can } = useApp();
   const base = path`/projects/${project}/sessions/${session.id}`;
-  const { curves, bands, rounds } = useCurves(project, session.id);
+  const found = useCurves(project, session.id);
+  const rounded = session.round > 0 && !session.spec.parties.length; // a program has no rounds
+  const behind = rounded && !found.error && !found.rounds?.number.length; // they are on their way
+  const { curves, bands, rounds } = behind ? { curves: null, bands: null, rounds: null } : found;
   const running = session.state === "running";
   const simulated = session.engine !== null;
   const runs = can("run") && !simulated;
@@ -66,9 +70,8 @@ function Shown({ session, reload }) {
         ${runs && running && html`<${Act} className="danger" icon="player-stop" done="The session is stopped" act=${post("stop")}
           confirm=${{ title: `Stop ${session.name}?`, text: session.engine ? "What is committed stays. A simulation begins anew when it is started again." : "What is committed stays, and the session can be resumed later.", act: "Stop" }}>Stop session<//>`}
         ${can("delete") && !running && html`<${Remove} session=${session} />`}`}>
-      ${session.engine && "simulated · "}${session.spec.parties.length ? "program" : session.spec.algorithm}${session.spec.aggregator !== "mean" && ` · ${session.spec.aggregator}`}
+      ${session.engine && (session.engine === ON_SERVER ? "simulated on the server · " : `simulated, ${session.engine} · `)}${session.spec.parties.length ? "program" : session.spec.algorithm}${session.spec.aggregator !== "mean" && ` · ${session.spec.aggregator}`}
       ${session.seed_model && html` · from <a href=${to("p", project, "models", session.seed_model)}>${session.seed_model.slice(0, 10)}</a>`}
-      ${simulated && ` · simulated, ${session.engine}`}
       ${" "}· ${session.started_at ? html`started <${Ago} at=${session.started_at} />` : html`created <${Ago} at=${session.created_at} />`}
     <//>
     <${KeyFigures} session=${session} curves=${curves} rounds=${rounds} />
@@ -77,7 +80,7 @@ function Shown({ session, reload }) {
     ${session.state === "stopped" && html`<${Notice} kind="warn">${session.cause || "It was stopped"}.${!simulated && " What is committed stays; it can be resumed."}<//>`}
     <${Charts} session=${session} curves=${curves} bands=${bands} pins=${pins} unpin=${toggle} />
     <${Tabs} items=${tabs} label="Details of the session" />
-    ${tab === "rounds" && html`<${Rounds} session=${session} rounds=${rounds} curves=${curves} />`}
+    ${tab === "rounds" && html`<${Rounds} session=${session} rounds=${rounds} curves=${curves} behind=${behind} />`}
     ${tab === "clients" && html`<${Participants} session=${session} pins=${pins} toggle=${toggle} />`}
     ${tab === "network" && html`<${Places} session=${session} />`}
     ${tab === "rejected" && html`<${Rejected} session=${session} />`}
@@ -215,7 +218,7 @@ function Waiting({ base, id }) {
   <//>`;
 }
 
-function Rounds({ session, rounds, curves }) {
+function Rounds({ session, rounds, curves, behind }) {
   const { project } = useApp();
   const rows = useMemo(() => (rounds ? rounds.number.map((n, k) => ({
     number: n, accepted: rounds.accepted[k], rejected: rounds.rejected[k], failed: rounds.failed[k], missing: rounds.missing[k], weight: rounds.weight[k],
@@ -238,7 +241,9 @@ function Rounds({ session, rounds, curves }) {
   ];
   const heads = [["round", (row) => row.number], ...shown.map((curve) => [curve.name, (row) => at(curve.name, row.number)]), ...["accepted", "rejected", "failed", "missing", "weight", "seconds", "model"].map((name) => [name, (row) => row[name]])];
   return html`<${Card} title="Rounds" note="the newest first" right=${html`<${SaveList} name=${`${session.name}-rounds`} fetch=${async () => rows} columns=${heads} />`}>
-    <${Rows} saved columns=${columns} rows=${rows} key=${(row) => row.number} sort="-number" size=${25} label="Rounds" empty=${html`<${Empty} icon="hourglass" title="No round is committed yet">The first appears here as soon as it closes.<//>`} />
+    <${Rows} saved columns=${columns} rows=${rows} key=${(row) => row.number} sort="-number" size=${25} label="Rounds" empty=${behind
+      ? html`<div class="body" aria-busy="true"><${Bar} width=${320} /></div>`
+      : html`<${Empty} icon="hourglass" title="No round is committed yet">The first appears here as soon as it closes.<//>`} />
   <//>`;
 }
 
