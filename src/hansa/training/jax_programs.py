@@ -78,7 +78,7 @@ class Programs:
     def block(self, form: Form) -> Callable[..., tuple[State, Any]]:
         """(state, which is used up; fixed; number of the first step and how many; batches) → (state, losses).
 
-        batches: x of shape (rows, room, batch, …), and counts, as losses, of (rows, room).
+        batches: x of shape (room, rows, batch, …), and counts, as losses, of (room, rows).
         """
         return self._once("block", form, lambda: self.setup.compiled(partial(self._block, form), donated=0))
 
@@ -111,13 +111,12 @@ class Programs:
     def _block(self, form: Form, state: State, fixed: Fixed, steps: tuple[Any, Any], batches: Batch) -> Any:
         """steps: the number of the first one, and how many there are."""
         step = self._by_rows(form, partial(self._step, form), (0, Fixed._make((0, 0, 0, None, 0)), None, 0))
-        axis = 0 if form.rows == 1 else 1
 
         def body(number: Any, so_far: tuple[State, Any]) -> tuple[State, Any]:
             state, losses = so_far
-            batch = Batch(*(jax.lax.dynamic_index_in_dim(part, number, axis, keepdims=False) for part in batches))
+            batch = Batch(*(jax.lax.dynamic_index_in_dim(part, number, keepdims=False) for part in batches))
             state, loss = step(state, fixed, steps[0] + number, batch)
-            return state, jax.lax.dynamic_update_index_in_dim(losses, loss, number, axis)
+            return state, jax.lax.dynamic_update_index_in_dim(losses, loss, number, 0)
 
         losses = jnp.zeros(batches.count.shape, self.setup.tree.dtype)
         return jax.lax.fori_loop(0, steps[1], body, (state, losses))

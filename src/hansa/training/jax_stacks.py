@@ -56,10 +56,14 @@ class _Client:
     key: npt.NDArray[np.uint32]
     """Of its random numbers in training."""
 
+    @property
+    def kind(self) -> Hashable:
+        """Of its examples."""
+        return self.x.shape[1:], self.x.dtype, self.y.shape[1:], self.y.dtype
+
     def alike(self, batch: int) -> Hashable:
         """Clients in one stack have the same; batch: of `_room_for`."""
-        form = Form.of(1, self.correction, full=False)
-        return batch, self.x.shape[1:], self.x.dtype, self.y.shape[1:], self.y.dtype, form, self.proximal
+        return batch, self.kind, Form.of(1, self.correction, full=False), self.proximal
 
     @property
     def proximal(self) -> float:
@@ -70,9 +74,15 @@ class _Client:
 class _Stack:
     """The models of some clients on the device, a row for each, and their steps so far."""
 
-    def __init__(self, work: "Work", clients: Sequence[_Client], rows: int, *, full: bool) -> None:
-        """rows: at least as many as clients; those that are left have the first client's model, and take no step."""
+    def __init__(
+        self, work: "Work", clients: Sequence[_Client], rows: int, examples: tuple[Array, Array], *, full: bool
+    ) -> None:
+        """rows: at least as many as clients; those that are left have the first client's model, and take no step.
+
+        examples: those that steps are taken on, of at least these clients.
+        """
         self._clients = clients
+        self._examples = examples
         self._rows = rows
         self._form = Form.of(rows, clients[0].correction, full=full)
         self._block = work.programs.block(self._form)
@@ -92,19 +102,18 @@ class _Stack:
         self._losses: list[tuple[Any, npt.NDArray[np.int32]]] = []
 
     def take(self, steps: Sequence[Filled], room: int) -> None:
-        """Take the next steps of each client, at most `room`; the device may not be done with them afterwards."""
+        """Take the next steps of each client, at most `room`; the device may not be done with them afterwards.
+
+        steps: indices among the stack's examples.
+        """
         longest, batch = max(len(each[1]) for each in steps), steps[0][0].shape[1]
-        shape = (self._rows, room, batch)
-        first = self._clients[0]
-        x = np.zeros((*shape, *first.x.shape[1:]), first.x.dtype)
-        y = np.zeros((*shape, *first.y.shape[1:]), first.y.dtype)
-        counts = np.zeros(shape[:2], np.int32)
-        for row, (client, (index, of_step)) in enumerate(zip(self._clients, steps, strict=True)):
-            # Every index is of an example; "clip" spares numpy a copy that it would make for the sake of an error.
-            np.take(client.x, index, axis=0, out=x[row, : len(index)], mode="clip")
-            np.take(client.y, index, axis=0, out=y[row, : len(index)], mode="clip")
-            counts[row, : len(index)] = of_step
-        parts = (x, y, counts) if self._rows > 1 else (x[0], y[0], counts[0])
+        chosen = np.zeros((longest, self._rows, batch), np.int64)
+        counts = np.zeros((room, self._rows), np.int32)
+        for row, (index, of_step) in enumerate(steps):
+            chosen[: len(index), row] = index
+            counts[: len(index), row] = of_step
+        x, y = (_taken(part, chosen, room) for part in self._examples)
+        parts = (x, y, counts) if self._rows > 1 else (x[:, 0], y[:, 0], counts[:, 0])
         numbers = np.int32(self._taken), np.int32(longest)
         self._state, losses = self._block(self._state, self._fixed, numbers, Examples(*parts))
         self._taken += longest
@@ -123,8 +132,8 @@ class _Stack:
         totals, seen = np.zeros(self._rows), np.zeros(self._rows)
         for losses, counts in self._losses:
             means = np.where(counts > 0, np.asarray(losses, np.float64).reshape(counts.shape), 0.0)
-            totals += (means * counts).sum(1)
-            seen += counts.sum(1)
+            totals += (means * counts).sum(0)
+            seen += counts.sum(0)
         count = len(self._clients)
         return trained, totals[:count] / seen[:count]
 
@@ -149,7 +158,7 @@ class Work:
         client, work = self.client(model, task), self.setup.work
         may_fill = self.setup.obstacle((client.x, client.y)) is None
         with self.setup.on_device():
-            stack = _Stack(self, [client], 1, full=not may_fill)
+            stack = _Stack(self, [client], 1, (client.x, client.y), full=not may_fill)
             taken = 0
             for batch, batches in self._runs(work.batches(len(client.x), task), work.batch_size, may_fill=may_fill):
                 room = self.room(client, batch)
@@ -289,6 +298,30 @@ def _room_for(largest: int, batch_size: int | None) -> int:
     return min(size, batch_size)
 
 
+def _taken(examples: Array, chosen: npt.NDArray[np.int64], room: int) -> Array:
+    """Examples by their indices, in shape (room, *chosen.shape[1:], …); what is beyond them is not looked at."""
+    found = np.empty((room, *chosen.shape[1:], *examples.shape[1:]), examples.dtype)
+    # Every index is of an example; "clip" spares numpy a copy that it would make for the sake of an error.
+    np.take(examples, chosen, axis=0, out=found[: len(chosen)], mode="clip")
+    return found
+
+
+def _pooled(clients: Sequence[_Client]) -> tuple[dict[Hashable, tuple[Array, Array]], list[int]]:
+    """(the examples of all clients of a kind, one client after the other; where each client's begin)."""
+    alike: dict[Hashable, list[_Client]] = {}
+    ends: dict[Hashable, int] = {}
+    starts = []
+    for client in clients:
+        alike.setdefault(client.kind, []).append(client)
+        starts.append(ends.get(client.kind, 0))
+        ends[client.kind] = starts[-1] + len(client.x)
+    pools = {
+        kind: (np.concatenate([each.x for each in some]), np.concatenate([each.y for each in some]))
+        for kind, some in alike.items()
+    }
+    return pools, starts
+
+
 # ── many clients at once ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -338,7 +371,12 @@ class JaxStacks:
         steps = planned.drawn([len(client.x) for client in clients], tasks, room)
         with self.work.setup.on_device():
             stacks = list(self._stacks(clients, [len(counts) for _, counts in steps], sizes))
-            made = [_Stack(self.work, [clients[n] for n in numbers], rows, full=False) for numbers, rows, _ in stacks]
+            pools, starts = _pooled(clients)
+            steps = [(index + start, counts) for (index, counts), start in zip(steps, starts, strict=True)]
+            made = [
+                _Stack(self.work, [clients[n] for n in some], rows, pools[clients[some[0]].kind], full=False)
+                for some, rows, _ in stacks
+            ]
             # Breadth first: stacks that wait for no result of each other keep all cores busy.
             walks = [
                 self._taken(stack, clients[numbers[0]], [steps[n] for n in numbers], rows, batch)
