@@ -57,7 +57,7 @@ class Way:
 
 
 WAYS = (
-    Way("hansa", "hansa", "hansa", {"L": "vectorized", "S": "vectorized", "F": "processes", "C": "processes"}, "L"),
+    Way("hansa", "hansa", "hansa", {"L": "vectorized", "S": "vectorized", "F": "processes", "C": "processes"}, "LS"),
     Way("hansa, JAX", "hansa", "hansa", dict.fromkeys("LSFC", "jax vectorized"), "LSFC"),
     Way("hansa, auto", "hansa", "hansa", dict.fromkeys("LSFC", "auto")),
     Way("PyTorch loop", "hansa", "loop"),
