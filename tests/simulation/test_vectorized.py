@@ -1,16 +1,19 @@
 """Whole runs with many clients in one computation, against the same with one client after another."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hansa.aggregators.mean import WeightedMean
 from hansa.app import App
 from hansa.arrays import Arrays
+from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import EvaluationRules, Metrics, RoundRules, Update
-from hansa.run import names
+from hansa.run import names, plugin
 from hansa.simulation import LogNormalSpeeds, SimulationResult, Stragglers, simulate
 from hansa.simulation.load import load
 from hansa.training.numpy import NumpyTrainer, softmax_regression
@@ -138,6 +141,26 @@ def test_changes_that_are_summed_at_once_are_those_that_each_client_offers(app: 
     for mine, theirs in zip(without_seconds(at_once), without_seconds(alone), strict=True):
         assert mine == theirs
     assert [each.norms for each in at_once.rounds] == [pytest.approx(each.norms, rel=1e-6) for each in alone.rounds]
+
+
+@dataclass(frozen=True)
+class Choosy(WeightedMean):
+    """Counts nobody with more than 20 examples."""
+
+    def check(self, plan: Any, update: Update) -> None:
+        super().check(plan, update)
+        if update.num_examples > 20:
+            raise UpdateRejectedError(Reason.OUT_OF_RANGE, "too many")
+
+
+def test_an_aggregator_of_ones_own_checks_each_update(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is a mean that could sum them all at once."""
+    found = plugin
+    monkeypatch.setattr(
+        "hansa.run.plugin", lambda group, name: Choosy if group == "hansa.aggregators" else found(group, name)
+    )
+    together = simulate(app, clients=5, rounds=1, engine="vectorized")
+    assert set(together.rounds[0].rejected) == {"client-1"}
 
 
 def test_whose_update_has_no_room_is_refused_as_one_after_another(app: Path) -> None:

@@ -82,20 +82,21 @@ def planned(template: Arrays, max_weight: int, range_bits: int) -> SumPlan:
     )
 
 
-def check_update(plan: SumPlan, update: Update) -> dict[str, float]:
-    """Structure, weight, finiteness and range; the reason names the tensor. Returns the largest |Δ| of each tensor."""
+def check_update(plan: SumPlan, update: Update) -> None:
+    """Structure, weight, finiteness and range; the reason names the tensor."""
     _check_examples(plan, update.num_examples)
-    return check_arrays(plan, update.arrays)
+    check_arrays(plan, update.arrays)
 
 
-def check_arrays(plan: SumPlan, arrays: Arrays) -> dict[str, float]:
-    """Structure, finiteness and range of a change. Returns the largest |Δ| of each tensor."""
+def check_arrays(plan: SumPlan, arrays: Arrays) -> None:
+    """Structure, finiteness and range of a change."""
     _check_structure(plan, arrays, ())
-    return {name: _checked(name, tensor, arrays[name]) for name, tensor in plan.tensors.items()}
+    for name, tensor in plan.tensors.items():
+        _checked(name, tensor, arrays[name])
 
 
 def check_stacks(plan: SumPlan, updates: Updates) -> dict[str, float]:
-    """`check_update` of many at once; the reason does not say whose."""
+    """`check_update` of many at once; the reason does not say whose. Returns the largest |Δ| of each tensor."""
     for num_examples in updates.num_examples:
         _check_examples(plan, num_examples)
     _check_structure(plan, updates.arrays, (len(updates),))

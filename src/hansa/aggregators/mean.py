@@ -76,11 +76,11 @@ class WeightedMean:
         """Add one update; `partial` is changed and returned, or left alone on an error."""
         check_new(partial, (contribution.client,))
         check_announced(update, contribution)
-        largest = check_update(plan, update)
+        self.check(plan, update)
         weight = 1 if self.uniform else update.num_examples
         check_total(plan, partial.weight + weight)
         for name, tensor in plan.tensors.items():
-            _fold(partial.sums[name], update.arrays[name][np.newaxis], tensor, np.array([weight]), largest[name])
+            _fold(partial.sums[name], update.arrays[name][np.newaxis], tensor, np.array([weight]), tensor.bound)
         partial.weight += weight
         partial.contributions[contribution.client] = contribution
         return partial
@@ -88,7 +88,10 @@ class WeightedMean:
     def accumulate_all(
         self, plan: SumPlan, partial: Partial, updates: Updates, contributions: Sequence[Contribution]
     ) -> Partial:
-        """`accumulate` of many at once, to the same bits; where one may not be counted, `partial` is left alone."""
+        """`accumulate` of many at once, to the same bits; where one may not be counted, `partial` is left alone.
+
+        For this class alone: one that is made of it may check each update in its own way.
+        """
         check_new(partial, (contribution.client for contribution in contributions))
         largest = check_stacks(plan, updates)
         weights = np.ones(len(updates), np.int64) if self.uniform else np.array(updates.num_examples, np.int64)
@@ -161,7 +164,7 @@ def _scratch(plan: SumPlan) -> _Scratch:
 
 
 def _fold(total: Array, stack: Array, tensor: TensorPlan, weights: npt.NDArray[np.int64], largest: float) -> None:
-    """`total` += Σ weights[i] · rint(stack[i] / 2^exponent), in place and exactly; largest: |Δ| in the stack.
+    """`total` += Σ weights[i] · rint(stack[i] / 2^exponent), in place and exactly; largest: |Δ| at the most.
 
     Whole numbers whose magnitudes sum to less than 2^53 add up in float64 without rounding, in whatever order; where
     they are not known to, they are added in int64.
