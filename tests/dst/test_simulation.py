@@ -33,11 +33,19 @@ took the other's file; a model that a combiner had asked for too early, and aske
 while its key was stored, which the controller then did not know; a key that was stored while the store went away, which
 the controller then took for another's; a model that was removed before its file was read."""
 
-FLOWED = (ASYNCHRONOUS + 38, ASYNCHRONOUS + 58, ASYNCHRONOUS + 10721, ASYNCHRONOUS + 10310, ASYNCHRONOUS + 10809)
+FLOWED = (
+    ASYNCHRONOUS + 38,
+    ASYNCHRONOUS + 58,
+    ASYNCHRONOUS + 10721,
+    ASYNCHRONOUS + 10310,
+    ASYNCHRONOUS + 10809,
+    ASYNCHRONOUS + 14612,
+)
 """The same of asynchronous sessions: a sum that waited for a slot, which updates held that waited for the next round;
 an evaluation of one round that made a client forget its update of a model before; tasks that had ended when the
 controller died, of whose clients, at work on another by then, no row told what had become of the first; two refused
-tasks of one client in a round, of which a row told of the second."""
+tasks of one client in a round, of which a row told of the second; a refusal that came between two rounds, of a task
+that the first had told of."""
 
 
 @pytest.fixture(scope="module")

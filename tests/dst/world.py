@@ -472,7 +472,9 @@ class World:
 
     def fate(self, key: RoundKey, client: str) -> tuple[str, str]:
         """(outcome, digest) of a client's task as it is stored; empty: it is not done with."""
-        row = self.database.rows[ContributionRecord].get((PROJECT, f"{key.run}/{key.round}/{client}"))
+        rows, name = self.database.rows[ContributionRecord], f"{key.run}/{key.round}/{client}"
+        silent = (row for (project, of), row in rows.items() if project == PROJECT and of.startswith(f"{name}/"))
+        row = rows.get((PROJECT, name)) or next(silent, None)
         return (row["outcome"], row["digest"]) if row is not None else ("", "")
 
     def _committed(self, commit: Any) -> None:

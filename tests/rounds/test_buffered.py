@@ -196,6 +196,18 @@ def test_an_update_of_a_task_that_was_given_up_counts_and_where_it_is_lost_the_n
     assert sealed(other, 60.6, "ab").unused == (Unused("c", 1),)
 
 
+def test_what_comes_between_two_rounds_of_a_task_that_was_told_of_is_told_no_more():
+    machine = opened(size=1)
+    machine.handle(Progressed(30.0, "a", "train", 1.0, 2.0))
+    machine.handle(Tick(60.0))
+    machine.handle(Accepted(61.0, "a", 5))
+    assert sealed(machine, 61.0, "a").missing == ("b", "c")
+    machine.handle(Rejected(61.5, "b", Reason.STALE, "old"))
+    machine.handle(Due(62.0, ALL))
+    machine.handle(Accepted(63.0, "a", 5))
+    assert sealed(machine, 63.0, "a").unused == ()
+
+
 def test_a_stopped_run_is_abandoned():
     machine = opened()
     assert machine.handle(Cancelled(1.0, "by ann")) == [Finish(Abandoned("by ann"))]
@@ -236,11 +248,25 @@ def test_each_of_a_clients_tasks_is_told_of():
     assert (outcome.rejected, outcome.failed) == ({}, {"c": "no data"})
 
 
+def event_of(kind: str, now: float, client: str) -> Event:
+    made: dict[str, Event] = {
+        "accepted": Accepted(now, client, 1),
+        "failed": Failed(now, client, "no data"),
+        "rejected": Rejected(now, client, Reason.NOT_FINITE, "NaN"),
+        "progressed": Progressed(now, client, "train", 0.0, 0.0),
+        "tick": Tick(now),
+        "gone": Disconnected(now, client),
+        "back": Connected(now, client),
+    }
+    return made[kind]
+
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["accepted", "failed", "rejected", "progressed", "tick", "gone", "back"]),
         st.sampled_from("abcd"),
         st.floats(0.0, 40.0),
+        st.booleans(),
     ),
     max_size=60,
 )
@@ -249,41 +275,36 @@ EVENTS = st.lists(
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(events=EVENTS, size=st.integers(1, 4), at_once=st.integers(1, 4), final=st.sampled_from([False, True]))
 def test_whatever_happens_nobody_counts_twice_and_each_task_is_told_of_once(
-    events: list[tuple[str, str, float]], size: int, at_once: int, *, final: bool
+    events: list[tuple[str, str, float, bool]], size: int, at_once: int, *, final: bool
 ):
-    machine = opened(size, at_once)
+    machine = opened(size, at_once, replace(RULES, lease=30.0))
     machine.silence_is_final = final
     now, given_out, silent = 0.0, {(client, 1) for client in machine.at_work}, set[str]()
     told: list[tuple[str, int]] = []
-    for kind, client, after in events:
-        now += after
-        made: dict[str, Event] = {
-            "accepted": Accepted(now, client, 1),
-            "failed": Failed(now, client, "no data"),
-            "rejected": Rejected(now, client, Reason.NOT_FINITE, "NaN"),
-            "progressed": Progressed(now, client, "train", 0.0, 0.0),
-            "tick": Tick(now),
-            "gone": Disconnected(now, client),
-            "back": Connected(now, client),
-        }
-        pending, at_work = list(machine.handle(made[kind])), set(machine.at_work)
+    for kind, client, after, pause in events:  # pause: something happens before the next round opens
+        now, due = now + after, [] if machine.is_open else [Due(now + after, ALL)]
+        happens = event_of("tick" if due and kind == "accepted" else kind, now, client)  # nothing is summed in between
+        pending, at_work = list(machine.handle(happens)), set(machine.at_work)
+        pending += [command for event in due for command in machine.handle(event)]
         while pending:
             match pending.pop(0):
                 case Invite(clients):
-                    for each in clients:
-                        task = (each, machine.at_work[each].base)
-                        assert task not in given_out or (kind == "back" and each == client) or each in silent
-                        given_out.add(task)
+                    again = {
+                        (each, base) for each, base in given_out if each in silent or (kind, each) == ("back", client)
+                    }
+                    tasks = {(each, machine.at_work[each].base) for each in clients}
+                    assert not tasks & given_out - again
+                    given_out |= tasks
                 case Withdraw(each):
                     silent.add(each)
                 case Seal():
                     pending += machine.handle(Sealed(now, frozenset(machine.counted)))
-                case Finish(Completed(contributors) as outcome):
-                    assert len(set(contributors)) == len(contributors) <= size
+                case Finish(Completed() as outcome):
+                    assert len(set(outcome.contributors)) == len(outcome.contributors) <= size
                     told += tasks_of(machine, outcome)
                     assert len(set(told)) == len(told)
                     assert set(told) == given_out - {(name, place.base) for name, place in machine.at_work.items()}
-                    pending += machine.handle(Due(now, ALL))
+                    pending += [] if pause else machine.handle(Due(now, ALL))
                 case Finish():
                     return
                 case _:

@@ -394,7 +394,7 @@ class Buffered:
         )
 
     def _finish(self, outcome: Outcome) -> Command:
-        self.is_open, self._unused = False, {}  # what comes before the next round opens is told with that one
+        self.is_open, self._lapsed, self._unused = False, {}, {}  # told; what comes from now on is told with the next
         return Finish(outcome)
 
     # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -168,7 +168,8 @@ class ContributionRecord:
 
     id: str
     """session/number/client; of an asynchronous run with the number of the round whose model it was given, so that
-    nothing that was made from one model is counted twice."""
+    nothing that was made from one model is counted twice, and of what is missing there with that of its round behind:
+    it may count in a later one."""
     project: str
     session: str
     round: int

@@ -51,6 +51,8 @@ OPENED: Final = "round.opened"
 
 COMMITTED: Final = "round.committed"
 
+_MISSING: Final = "missing"
+
 
 Sign = Callable[[bytes], Signature]
 """The server's signature over a statement."""
@@ -208,7 +210,7 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
         accepted=len(aggregate.contributions),
         rejected=became["rejected"],
         failed=became["failed"],
-        missing=became["missing"],
+        missing=became[_MISSING],
         weight=sum(part.num_examples for part in aggregate.contributions.values()),
         opened_at=opened_at,
         closed_at=now,
@@ -229,7 +231,7 @@ def round_commit(session: SessionRecord, outcomes: Outcomes, previous: str, jour
     committed = event(
         session.project, session.id, COMMITTED, summary, round=number, model=model, metrics=metrics,
         accepted=record.accepted, rejected=record.rejected, failed=record.failed,
-        missing=[part.client for part in contributions if part.outcome == "missing"],
+        missing=[part.client for part in contributions if part.outcome == _MISSING],
         seconds=now - opened_at, **working, **({"memory": dict(outcomes.memory)} if outcomes.memory else {}),
     )  # fmt: skip
     return RoundCommit(
@@ -313,6 +315,8 @@ def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> I
 
     def row(client: str, outcome: str, reason: str = "", base: int = 0) -> ContributionRecord:
         key = f"{session.id}/{base or number}/{client}"
+        if flows and outcome == _MISSING:
+            key = f"{key}/{number}"  # a sum of a later round may hold its update, from a server that knew nothing of it
         of = (base or number) if flows else None
         return ContributionRecord(key, session.project, session.id, number, client, outcome, reason=reason, base=of)
 
@@ -335,13 +339,13 @@ def _contributions(session: SessionRecord, number: int, outcomes: Outcomes) -> I
     for client, message in completed.failed.items():
         yield row(client, "failed", message)
     for client in completed.missing:
-        yield row(client, "missing", "nothing arrived before the round closed")
+        yield row(client, _MISSING, "nothing arrived before the round closed")
 
 
 def _became(task: Unused) -> tuple[str, str]:
     """(outcome, reason) of a task of an asynchronous round of which nothing counts."""
     if task.message is None:
-        return "missing", "its lease ended, and nothing arrived before the round closed"
+        return _MISSING, "its lease ended, and nothing arrived before the round closed"
     return ("failed", task.message) if task.reason is None else ("rejected", f"{task.reason}: {task.message}")
 
 
