@@ -30,7 +30,7 @@ def test_a_package_is_built_signed_and_says_what_it_holds(hansa: Hansa, tiny: Pa
     file = tmp_path / "ward.hansa"
     made = hansa("package", "key", key, "--json")
     public = json_lines(made.stdout)[0]["public_key"]
-    built = hansa("package", "build", tmp_path / "app", "--name", "ward", "-o", file, "--json")
+    built = hansa("package", "create", tmp_path / "app", "--name", "ward", "-o", file, "--json")
     signed = hansa("package", "sign", file, "--json", HANSA_PACKAGE_KEY=str(key))
     assert (made.exit_code, built.exit_code, signed.exit_code) == (0, 0, 0)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
@@ -53,7 +53,7 @@ def test_inspect_shows_the_commands_that_would_run_without_what_steers_a_termina
     (folder / "hansa.toml").write_text(f'model = "seed"\nbuild = "make all"\ntrain = {train}\n')
     (folder / "seed").write_text("x")
     file = tmp_path / "c.hansa"
-    assert hansa("package", "build", folder, "-o", file).exit_code == 0
+    assert hansa("package", "create", folder, "-o", file).exit_code == 0
     shown = hansa("package", "inspect", file).stdout
     assert "runs       build: make all\n" in shown
     assert "\x1b" not in shown
@@ -65,7 +65,7 @@ def test_a_package_that_was_changed_after_it_was_signed_is_shown_to_nobody(
 ) -> None:
     file = tmp_path / "a.hansa"
     hansa("package", "key", key)
-    hansa("package", "build", tiny, "-o", file)
+    hansa("package", "create", tiny, "-o", file)
     hansa("package", "sign", file, "--key", key)
     files = archive.read(file.read_bytes())
     files[MANIFEST] = File(files[MANIFEST].content.replace(b'"executable": false', b'"executable": true'))
@@ -79,7 +79,7 @@ def test_a_package_that_was_changed_after_it_was_signed_is_shown_to_nobody(
 def test_a_key_that_others_can_read_signs_nothing(hansa: Hansa, tiny: Path, key: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.hansa"
     hansa("package", "key", key)
-    hansa("package", "build", tiny, "-o", file)
+    hansa("package", "create", tiny, "-o", file)
     key.chmod(0o644)
     refused = hansa("package", "sign", file, "--key", key)
     assert refused.exit_code == 1

@@ -156,7 +156,7 @@ def test_a_manifest_that_is_not_in_its_one_form_is_refused_with_what_is_wrong(ma
 
 
 def test_an_archive_without_a_manifest_is_refused_with_what_to_do() -> None:
-    with pytest.raises(AppError, match=r"has no hansa-package\.json: `hansa package build`"):
+    with pytest.raises(AppError, match=r"has no hansa-package\.json: `hansa package create`"):
         read(archive.write(FILES))
 
 

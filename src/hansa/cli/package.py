@@ -16,7 +16,7 @@ __all__ = ["commands", "print_package"]
 commands = typer.Typer(no_args_is_help=True, help="Packages: user code that sessions ship to clients.")
 
 PackageFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A package, as `hansa package build` wrote it.", show_default=False)
+    Path, typer.Argument(metavar="FILE", help="A package, as `hansa package create` wrote it.", show_default=False)
 ]
 PackageName = Annotated[str | None, typer.Option("--name", help="Name of the package; by default the app's.")]
 
@@ -59,7 +59,7 @@ def key(
 
 @commands.command()
 @expand
-def build(
+def create(
     app: AppPath,
     *,
     output: Annotated[

@@ -80,7 +80,7 @@ def _check_end(end: bytes) -> None:
     if not plain:
         raise AppError(
             "the package is not an archive that can be read: it is no zip file, or it is cut off, has a comment or is "
-            "of the 64-bit kind; `hansa package build` packs a folder"
+            "of the 64-bit kind; `hansa package create` packs a folder"
         )
     if int.from_bytes(end[-10:-6], "little") > _MAX_DIRECTORY:
         raise AppError(f"the package is larger than {MAX_FILES:,} files; it was not unpacked")

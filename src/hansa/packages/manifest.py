@@ -92,7 +92,7 @@ class Manifest:
         if not same:
             raise AppError(
                 f"the package's {MANIFEST} is not in its one form (keys sorted, none twice, one space to indent): "
-                "`hansa package build` writes it"
+                "`hansa package create` writes it"
             )
         return manifest
 

@@ -131,7 +131,7 @@ def read(data: bytes | memoryview) -> Package:
     """
     files = archive.read(data)
     if MANIFEST not in files:
-        raise AppError(f"the package has no {MANIFEST}: `hansa package build` makes a package of a folder")
+        raise AppError(f"the package has no {MANIFEST}: `hansa package create` makes a package of a folder")
     manifest = Manifest.decode(files.pop(MANIFEST).content)
     signature = Signature.decode(files.pop(SIGNATURE).content) if SIGNATURE in files else None
     manifest.check(files)

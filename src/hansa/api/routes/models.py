@@ -176,7 +176,7 @@ class PackageRoutes:
         add(Permission.DELETE, one, self.delete_package, **_DELETE)
 
     async def upload_package(self, project: str, request: Request, me: Caller) -> dict[str, Any]:
-        """Upload user code: the body is a package as `hansa package build` makes it, signed or not."""
+        """Upload user code: the body is a package as `hansa package create` makes it, signed or not."""
         archive = b"".join([chunk async for chunk in request.stream()])
         return record_document(await self._controller.add_package(project, archive, me.name))
 

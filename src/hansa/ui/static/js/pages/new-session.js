@@ -64,7 +64,7 @@ function Start({ like, chosen }) {
   const packed = async (given) => {
     if (code === "package") return given.package;
     if (code === "example") return (await call(`${base}/apps/example`, { method: "POST" })).id;
-    if (!file) throw new Error("Choose a file first: the app, as one .py file or as a package that `hansa package build` has made.");
+    if (!file) throw new Error("Choose a file first: the app, as one .py file or as a package that `hansa package create` has made.");
     if (file.name.endsWith(".hansa")) return (await call(`${base}/packages`, { method: "POST", body: file })).id;
     return (await call(`${base}/apps?name=${encodeURIComponent(name(file))}`, { method: "POST", body: file })).id;
   };
