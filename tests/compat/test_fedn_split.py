@@ -14,7 +14,7 @@ from fedn_fleet import Calls, Fleet, FleetClient, ended, fleet, pb, scripts
 
 from hansa.compat.fedn.split import LogisticTop, labels_in, logistic_score
 from hansa.distributed import Split, aligned_vertical, run, star
-from hansa.errors import AppError
+from hansa.errors import AppError, InputError
 from hansa.messages import ClientInfo, RoundRules, RunSpec
 from hansa.packages.package import build
 from hansa.programs.encoding import encode, named
@@ -253,6 +253,9 @@ def test_labels_are_zeros_and_ones_by_their_names(tmp_path: Path) -> None:
         labels_in(str(folder), testing=True)
     np.savez(folder / "labels.npz", y=np.array([0, 1]))
     with pytest.raises(AppError, match="has no y_train; it has y"):
+        labels_in(str(folder), testing=False)
+    np.savez(folder / "labels.npz", y_train=np.array([{}], object))
+    with pytest.raises(InputError, match=r"is no \.npz of numbers"):
         labels_in(str(folder), testing=False)
 
 

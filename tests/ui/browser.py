@@ -90,7 +90,8 @@ class Visit:
 
     def forget(self) -> None:
         """Be a stranger again: signed out, with nothing stored; but files that came once stay in the cache."""
-        self.page.evaluate("localStorage.clear(); sessionStorage.clear(); history.replaceState(null, '', '/ui/none')")
+        self.page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        self.page.goto("about:blank")  # whose page asks for nothing any more, without its cookies
         self.page.unroute_all()
         self.context.clear_cookies()
         self.wrong.clear()

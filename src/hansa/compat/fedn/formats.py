@@ -33,6 +33,7 @@ __all__ = [
     "helper_names",
     "helper_of",
     "read_model",
+    "read_named",
     "read_one",
     "read_update",
     "write_model",
@@ -111,6 +112,16 @@ def read_one(file: IO[bytes], limit: int) -> Array:
             raise InputError(f"the file holds {len(members)} arrays: one is wanted, that of the client itself")
         with archive.open(members[0]) as member:
             return _npy(member, members[0].file_size)
+
+
+def read_named(file: IO[bytes], limit: int) -> dict[str, Array]:
+    """The arrays of a file of `numpy.savez`, by name; raises `InputError`. limit: bytes."""
+    found: dict[str, Array] = {}
+    with _archive(file, limit) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                found[info.filename.removesuffix(".npy")] = _npy(member, info.file_size)
+    return found
 
 
 # ── the three helpers ────────────────────────────────────────────────────────────────────────────────────────────────

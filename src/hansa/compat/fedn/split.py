@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from hansa.app import App
 from hansa.arrays import Array, Arrays, check_same_structure
+from hansa.compat.fedn.formats import read_named
 from hansa.errors import AppError
 from hansa.messages import ClientInfo
 from hansa.packages.package import build
@@ -28,6 +29,7 @@ AGGREGATOR: Final = "splitlearningagg"
 HELPER: Final = "splitlearninghelper"
 
 _LABELS: Final = "labels.npz"
+_MOST_BYTES: Final = 2**32
 _RATE: Final = 0.01
 _BETAS: Final = (0.9, 0.999)
 _EPSILON: Final = 1e-8
@@ -95,18 +97,19 @@ def logistic_score(logits: Array, y: Array) -> tuple[float, float]:
 
 
 def labels_in(folder: str, *, testing: bool) -> Split:
-    """The labels of a folder; raises `AppError` that says what is to be there."""
+    """The labels of a folder; raises `AppError` or `InputError`, which say what is to be there."""
     file = Path(folder) / _LABELS
     if not folder or not file.is_file():
         raise AppError(
             f"split learning needs labels beside the server: set HANSA_CENTRAL_DATA to a folder with a file {_LABELS} "
             "that has y_train, and y_test where the session validates"
         )
-    with np.load(file, allow_pickle=False) as found:
-        wanted = ("y_train", "y_test") if testing and "y_test" in found.files else ("y_train",)
-        if missing := [name for name in wanted if name not in found.files]:
-            raise AppError(f"{file} has no {missing[0]}; it has {', '.join(found.files) or 'nothing'}")
-        labels = [np.asarray(found[name], np.float32).reshape(-1) for name in wanted]
+    with file.open("rb") as opened:
+        found = read_named(opened, _MOST_BYTES)
+    wanted = ("y_train", "y_test") if testing and "y_test" in found else ("y_train",)
+    if missing := [name for name in wanted if name not in found]:
+        raise AppError(f"{file} has no {missing[0]}; it has {', '.join(found) or 'nothing'}")
+    labels = [np.asarray(found[name], np.float32).reshape(-1) for name in wanted]
     for name, each in zip(wanted, labels, strict=True):
         if not np.isin(each, (0, 1)).all() or not len(each):
             raise AppError(f"{name} of {file} must be some labels 0 and 1: another top is an app of your own")

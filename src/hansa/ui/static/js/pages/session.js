@@ -13,7 +13,7 @@ import { Card, Figures, Notice, Tabs, Title, useTab } from "../parts/page.js";
 import { useTheme } from "../parts/shell.js";
 import { Bar, Empty, Loaded } from "../parts/states.js";
 import { Ago, Pill, Status } from "../parts/status.js";
-import { Choose, List, Rows, SaveList, Search } from "../parts/table.js";
+import { Choose, everything, List, Rows, SaveList, Search } from "../parts/table.js";
 import { Counts, Tree } from "../parts/tree.js";
 import { useWorking } from "../parts/working.js";
 import { to } from "../router.js";
@@ -273,7 +273,7 @@ function Participants({ session, pins, toggle }) {
   return html`<div class="stack"><${Card} title="Clients" note=${`in round ${count(Number(at))}; pin some to draw them above`} right=${html`
       <${Search} label="Part of a name" value=${name} onChange=${search} />
       <${Choose} label="Round" value=${round} options=${rounds} onChange=${choose} />
-      <${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${async () => all.data?.items ?? []} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => own(r.metrics, key)]), ["norm", (r) => r.norm], ["reason", (r) => r.reason]]} />`}>
+      ${all.data && html`<${SaveList} name=${`${session.name}-round-${at}-clients`} fetch=${() => everything(base, { session: session.id, round: at })} columns=${[["client", (r) => r.client], ["outcome", (r) => r.outcome], ["examples", (r) => r.num_examples], ...metrics.map((key) => [key, (r) => own(r.metrics, key)]), ["norm", (r) => r.norm], ["reason", (r) => r.reason]]} />`}`}>
       <${List} saved path=${base} filter=${filter} sort="client" columns=${columns} on=${mine} label="Clients in the round" empty=${html`<${Empty} icon="search" title="No client matches" actions=${html`<button class="button" onClick=${() => { search(""); choose(""); }}>Clear the filter</button>`} />`} />
     <//>
     <div class="grid-2">
