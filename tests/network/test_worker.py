@@ -80,14 +80,19 @@ def bench(tmp_path: Path) -> Make:
         (tmp_path / "app.py").write_text(HEAD + code)
         (tmp_path / "objects").mkdir()
         lines: list[str] = []
+        before = _workers()  # of networks that other rooms' tests keep open
         workshop = Workshop(Code(tmp_path / "app.py"), ClientInfo("ward"), tmp_path / "objects", lines.append)
         try:
             yield Bench(workshop, lines)
         finally:
             await workshop.aclose()
-            assert not [child for child in psutil.Process().children() if "hansa.network.client.worker" in _line(child)]
+            assert not _workers() - before
 
     return made
+
+
+def _workers() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children() if "hansa.network.client.worker" in _line(child)}
 
 
 def _line(process: psutil.Process) -> str:
