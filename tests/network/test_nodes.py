@@ -14,6 +14,7 @@ from rig import rig
 from hansa.arrays import Arrays
 from hansa.errors import AuthenticationError, ConflictError, InputError, NotFoundError, StorageUnavailableError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.network.combiner.children import Child
 from hansa.network.controller.signing_keys import SigningKeys, forget_former_keys, rotate_keys
 from hansa.store.ports import Query
 from hansa.store.records import AuditRecord, EventRecord, NodeRecord, Record, SessionState, TokenRecord
@@ -316,6 +317,23 @@ async def test_a_grant_that_holds_no_more_is_refused_by_the_server_that_would_be
 
         with pytest.raises(AuthenticationError, match="ward was revoked"):
             await answered(channel.attach(parent, token), hello)
+
+
+async def test_who_is_dismissed_while_it_is_welcomed_hears_both_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being sent is sent before the farewell: a stream that has begun a message can begin no other."""
+    async with rig() as made, made.dialled() as parent:
+        join = made.hub.join
+
+        def revoked_at_once(child: Child) -> None:
+            join(child)
+            made.hub.receive_from_parent(Dismiss("ward", child.grant, "ward was revoked"))
+
+        monkeypatch.setattr(made.hub, "join", revoked_at_once)
+        stream = channel.attach(parent, made.token("ward"))
+        await stream.send(Hello(Role.CLIENT, "a process", "0"))
+        told = [frame async for frame in stream]
+        assert [type(frame) for frame in told] == [Welcome, Redirect]
+        assert told[1] == Redirect("ward was revoked")
 
 
 async def answered(stream: channel.Stream[FromNode, ToNode], hello: Hello) -> ToNode | None:

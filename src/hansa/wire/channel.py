@@ -118,6 +118,9 @@ _LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.Sta
 _RESET: Final = ("Stream removed", "RST_STREAM", "Socket closed", "Connection reset")
 """How gRPC words a connection that ended in the middle of a call, under INTERNAL or UNKNOWN."""
 
+_LAST_MESSAGE: Final = 1.0
+"""Seconds that a message which has begun may take when its sender is cancelled."""
+
 _UNREACHED: Final = ("failed to connect", "errors resolving", "DNS resolution")
 """How it words a connection that was never made."""
 
@@ -142,6 +145,7 @@ class Stream(Generic[S, R]):
         self._address = address
         self._sending = asyncio.Lock()
         self._connecting = address is not None
+        self._unread = False
         self._closed = False
         self.sent = 0
         """Bytes of frames, so far."""
@@ -154,8 +158,24 @@ class Stream(Generic[S, R]):
             if self._connecting:
                 await _connected(self._call)
                 self._connecting = False
-            await _write(self._call, data)
+            await (_write(self._call, data) if self._address is not None else self._write_whole(data))
         self.sent += len(data)
+
+    async def _write_whole(self, data: bytes) -> None:
+        """On the server's side: a message that has begun is sent to its end, also when this is cancelled.
+
+        A call with a message under way takes neither another one nor, if it is the first, its end: a node would wait.
+        """
+        if self._unread:
+            raise ConnectionFailedError("the other side does not read what it is sent")
+        writing = asyncio.ensure_future(_write(self._call, data))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing], timeout=_LAST_MESSAGE)
+            self._unread = not writing.done()
+            writing.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
+            raise
 
     async def receive(self) -> R | None:
         """The next frame; None once either side has ended the stream in good order."""
