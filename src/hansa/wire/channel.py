@@ -174,7 +174,8 @@ class Stream(Generic[S, R]):
         except asyncio.CancelledError:
             await asyncio.wait([writing], timeout=_LAST_MESSAGE)
             self._unread = not writing.done()
-            writing.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
             raise
 
     async def receive(self) -> R | None:
