@@ -172,10 +172,12 @@ class Stream(Generic[S, R]):
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait([writing], timeout=_LAST_MESSAGE)
-            self._unread = not writing.done()
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            writing.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks for it
+            try:
+                await asyncio.wait([writing], timeout=_LAST_MESSAGE)
+            finally:  # it may be cancelled once more
+                self._unread = not writing.done()
+                writing.cancel()
             raise
 
     async def receive(self) -> R | None:
