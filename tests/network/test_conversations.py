@@ -245,6 +245,50 @@ async def test_a_relay_that_is_restarted_and_has_lost_letters_is_told_them_again
     assert results == [encode(each) for each in run(program, topology, over="process").results]
 
 
+@pytest.mark.parametrize("damage", ["a torn letter", "a changed letter"])
+async def test_a_letter_that_the_disk_changes_under_way_is_sent_again_by_who_runs_again(
+    damage: str, tmp_path: Path
+) -> None:
+    program, topology = PROGRAMS["large sums"]
+    async with table(tmp_path, 3) as at:
+        first = asyncio.create_task(attend(at, 0, program, topology, set()))
+        while at.conversation.letters.count((0, 1)) < 1:  # noqa: ASYNC110 - one step of the other at a time
+            await asyncio.sleep(0)
+        _damage(tmp_path / "letters", damage)
+        with pytest.raises(ConnectionFailedError, match=r"party 0 \(p0\) is to send it again"):
+            [piece async for piece in at.conversation.receive("p1", Awaited(KEY, 0, 1, 0))]
+        assert at.conversation.letters.count((0, 1)) == 0
+        results = await asyncio.gather(first, *(attend(at, n, program, topology, set()) for n in (1, 2)))
+        assert not at.failures
+    assert results == [encode(each) for each in run(program, topology, over="process").results]
+
+
+async def test_nobody_writes_before_what_was_said_is_read(tmp_path: Path) -> None:
+    """A relay that is back would write its first letter over those that it has."""
+    data = b"hello"
+    async with table(tmp_path, 2) as at:
+        await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data))
+        await at.conversation.aclose()
+        opening = asyncio.create_task(at.open())
+        await asyncio.sleep(0)
+        with pytest.raises(ConnectionFailedError, match="what its parties have said is being read"):
+            await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data))
+        await opening
+        assert await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data)) == 1
+
+
+async def test_a_letter_that_the_disk_has_changed_after_its_sender_ended_is_named(tmp_path: Path) -> None:
+    data = b"hello" * 1000
+    async with table(tmp_path, 2) as at:
+        await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data))
+        end = encode(End(np.zeros(2, np.int64), Arrays()))
+        await at.conversation.send("p0", letter(0, 0, 0, end), pieces(end))
+        (tmp_path / "letters" / "0-1.letters").write_bytes(b"")
+        with pytest.raises(ConnectionFailedError):
+            await anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 0)))
+    assert "where a letter was kept, and party 0 (p0), which wrote it, has ended" in str(at.failures[0])
+
+
 def _damage(folder: Path, how: str) -> None:
     (first, *_) = sorted(folder.glob("0-*.letters"))
     data = bytearray(first.read_bytes())

@@ -16,6 +16,7 @@ from blake3 import blake3
 from hansa.errors import (
     ConflictError,
     ConnectionFailedError,
+    CorruptionError,
     DeadlockError,
     HansaError,
     InputError,
@@ -92,6 +93,7 @@ class Conversation:
     _listening: set[int] = field(default_factory=set)
     """Parties that have a call here which waits."""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _is_open: bool = False
     _over: bool = False
 
     async def open(self) -> None:
@@ -104,13 +106,15 @@ class Conversation:
             if self.letters.count((number, number)):
                 end = b"".join(await asyncio.to_thread(list, self.letters.read((number, number), 0)))
                 self._note_end(number, _end(end, len(self.parties)), new=False)
+        self._is_open = True
         self._check_going()
 
     async def send(self, party: str, letter: Letter, pieces: AsyncIterator[tuple[int, memoryview]]) -> int:
         """Keep a letter; returns how many of this pair are kept, it among them.
 
         Raises `PermissionDeniedError` for who is not its sender, `WireError` for what is no letter, `ConflictError`
-        where earlier ones are missing, `ConnectionFailedError` while there is no room.
+        where earlier ones are missing, `ConnectionFailedError` while there is no room, or before `open` has read what
+        is kept.
         """
         pair = self._pair(party, letter, letter.sender)
         have = self.letters.count(pair)
@@ -133,7 +137,8 @@ class Conversation:
         """The letter that a party waits for, in pieces; none where it has not come after a while.
 
         Raises `PermissionDeniedError` for who is not its receiver, `ConflictError` where letters are lost that the
-        party has sent.
+        party has sent, `ConnectionFailedError` where the disk has changed the letter: its sender is told to send it
+        again.
         """
         pair = self._pair(party, awaited, awaited.receiver)
         me = awaited.receiver
@@ -150,8 +155,12 @@ class Conversation:
             self._need_open()
         if self.letters.count(pair) > awaited.number:
             pieces = self.letters.read(pair, awaited.number)
-            while (piece := await asyncio.to_thread(next, pieces, b"")) != b"":
-                yield piece
+            try:
+                while (piece := await asyncio.to_thread(next, pieces, b"")) != b"":
+                    yield piece
+            except CorruptionError as error:
+                await self._forget(pair, awaited.number, error)
+                raise ConnectionFailedError(f"{error}: {self._name(pair[0])} is to send it again") from error
 
     def said(self, number: int) -> str:
         """What a party does, in words."""
@@ -189,6 +198,8 @@ class Conversation:
     def _need_open(self) -> None:
         if self._over:
             raise NotFoundError(f"the program of session {self.key.run} is over")
+        if not self._is_open:
+            raise ConnectionFailedError(f"session {self.key.run}: what its parties have said is being read")
 
     def _check_new(self, pair: Pair, letter: Letter, have: int) -> None:
         sender, size = letter.sender, letter.blob.size
@@ -234,6 +245,16 @@ class Conversation:
         if end is not None and letter.sender not in self.ended:
             self._note_end(letter.sender, end, new=True)
         self._check_going()
+
+    async def _forget(self, pair: Pair, number: int, why: CorruptionError) -> None:
+        """The disk has changed a letter. Its sender finds that letters of its own are missing, and runs again."""
+        async with self._writing:
+            self._need_open()
+            if self.letters.count(pair) > number:
+                self.letters.forget(pair, number)
+        self._wake(pair[0])
+        if pair[0] in self.ended:
+            self.on_failure(RunFailedError(f"{why}, and {self._name(pair[0])}, which wrote it, has ended"))
 
     def _note_end(self, number: int, end: End, *, new: bool) -> None:
         self.ended[number] = end

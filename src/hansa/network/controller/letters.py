@@ -90,8 +90,16 @@ class Letters:
 
     def read(self, pair: Pair, number: int) -> Iterator[bytes]:
         """A letter in pieces; raises `CorruptionError` in place of the last one where the disk has changed it."""
+        return self._read(pair, number, self._begin(pair, number))
+
+    def forget(self, pair: Pair, number: int) -> None:
+        """A letter is lost, and those behind it with it: they are to be sent again. Not while one is written."""
+        self.size -= self._ends[pair][-1] - self._begin(pair, number)
+        del self._ends[pair][number:]
+
+    def _read(self, pair: Pair, number: int, begin: int) -> Iterator[bytes]:
         with explained("read letters in", self.folder), self._file(pair).open("rb") as file:
-            left, digest = _head(file, self._begin(pair, number))
+            left, digest = _head(file, begin)
             seen = blake3()
             while left:
                 piece = file.read(min(_PIECE, left))
@@ -110,7 +118,10 @@ class Letters:
 
 def _head(file: BinaryIO, begin: int) -> tuple[int, str]:
     file.seek(begin)
-    size, digest = _HEAD.unpack(file.read(_HEAD.size))
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        raise CorruptionError(f"{file.name} ends before byte {begin + _HEAD.size}, where a letter was kept")
+    size, digest = _HEAD.unpack(head)
     return size, digest.hex()
 
 
