@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from hansa.errors import ConfigError, CorruptionError, NotFoundError
+from hansa.evidence.receipts import Receipt, keep_receipt, read_receipts
 from hansa.messages import RoundRules, RunSpec
+from hansa.network.client import ledger
 from hansa.network.client.approvals import Approvals, Request
 from hansa.network.client.ledger import Departure, append, departures
 from hansa.network.client.policy import SitePolicy, read_policy
@@ -281,6 +285,48 @@ def test_a_line_of_the_ledger_that_was_touched_is_found(spoil: str, tmp_path: Pa
     file.write_bytes(b"".join(lines))
     with pytest.raises(CorruptionError):
         departures(file)
+
+
+async def test_threads_that_write_to_the_ledger_at_once_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of two sessions on one client: each would follow the same line, which looks as if somebody had changed one."""
+    file, met = tmp_path / "ledger.jsonl", threading.Barrier(2)
+    append(file, departure(0))
+    link = ledger._last_link  # noqa: SLF001 - between this look and the line that follows from it
+
+    def slow(size: int, path: Path) -> str:
+        found = link(size, path)
+        with suppress(threading.BrokenBarrierError):
+            met.wait(0.2)  # both are here at once only where nothing keeps them apart
+        return found
+
+    monkeypatch.setattr(ledger, "_last_link", slow)
+    await asyncio.gather(*(asyncio.to_thread(append, file, departure(number)) for number in (1, 2)))
+    assert sorted(each.round for each in departures(file)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("length", [1, 5_000])
+def test_a_line_that_a_full_disk_cut_off_is_no_part_of_the_ledger(length: int, tmp_path: Path) -> None:
+    file = tmp_path / "ledger.jsonl"
+    file.write_bytes(b"x" * length)
+    append(file, departure(0))
+    with file.open("ab") as torn:
+        torn.write(b"{" * length)
+    assert [each.round for each in departures(file)] == [0]
+    append(file, departure(1))
+    assert [each.round for each in departures(file)] == [0, 1]
+
+
+def test_a_receipt_that_was_cut_off_does_not_spoil_those_after_it(tmp_path: Path) -> None:
+    file = tmp_path / "receipts.jsonl"
+    first, second = (Receipt("2026-01-01", "s", number, "ward", 1, "u", "l", "k", "s") for number in (1, 2))
+    keep_receipt(file, first)
+    with file.open("ab") as torn:
+        torn.write(b'{"at": "2026')
+    assert read_receipts(file) == [first]
+    keep_receipt(file, second)
+    assert read_receipts(file) == [first, second]
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────

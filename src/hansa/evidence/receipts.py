@@ -11,6 +11,7 @@ from typing import Final
 
 from hansa.errors import InputError
 from hansa.store.disk import explained
+from hansa.store.lines import appending
 
 __all__ = ["RECEIPTS", "Receipt", "keep_receipt", "read_receipts"]
 
@@ -40,8 +41,8 @@ class Receipt:
 
 def keep_receipt(file: Path, receipt: Receipt) -> None:
     """Append a receipt; raises `StorageError`."""
-    with explained("keep a receipt in", file), file.open("a", encoding="utf-8") as receipts:
-        receipts.write(json.dumps(asdict(receipt)) + "\n")
+    with explained("keep a receipt in", file), appending(file) as receipts:
+        receipts.write((json.dumps(asdict(receipt)) + "\n").encode())
 
 
 def read_receipts(file: Path) -> list[Receipt]:
@@ -49,7 +50,9 @@ def read_receipts(file: Path) -> list[Receipt]:
     kinds = {field.name: field.type for field in fields(Receipt)}
     found = []
     with explained("read receipts from", file):
-        lines = file.read_bytes().splitlines()
+        *lines, being_written = file.read_bytes().split(b"\n")
+    if being_written and not lines:  # it is no file of receipts
+        lines = [being_written]
     for number, line in enumerate(lines, 1):
         try:
             document = json.loads(line)

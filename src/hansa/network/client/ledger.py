@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from hansa.errors import CorruptionError
 from hansa.store.disk import explained
+from hansa.store.lines import appending
 
 __all__ = ["LEDGER", "Departure", "append", "departures"]
 
@@ -45,7 +46,7 @@ class Departure:
 
 def append(file: Path, departure: Departure) -> None:
     """Write a line through to the disk; raises `StorageError`."""
-    with explained("write down what leaves in", file), file.open("a+b") as ledger:
+    with explained("write down what leaves in", file), appending(file) as ledger:
         fields = asdict(departure) | {"previous": _last_link(ledger.tell(), file)}
         ledger.write((json.dumps(fields) + "\n").encode())
         ledger.flush()
@@ -59,7 +60,7 @@ def departures(file: Path) -> list[Departure]:
     found: list[Departure] = []
     link = ""
     with explained("read what has left from", file):
-        lines = file.read_bytes().splitlines()
+        *lines, _being_written = file.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
             departure = Departure(**json.loads(line))
