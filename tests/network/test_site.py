@@ -293,7 +293,7 @@ async def test_threads_that_write_to_the_ledger_at_once_follow_each_other(
     """As of two sessions on one client: each would follow the same line, which looks as if somebody had changed one."""
     file, met = tmp_path / "ledger.jsonl", threading.Barrier(2)
     append(file, departure(0))
-    link = ledger._last_link  # noqa: SLF001 - between this look and the line that follows from it
+    link = ledger._last_link  # between this look and the line that follows from it
 
     def slow(size: int, path: Path) -> str:
         found = link(size, path)

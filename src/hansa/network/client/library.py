@@ -26,7 +26,10 @@ class Library:
         self._environments = work / "environments"
         self._download = download
         self._codes: dict[str, Code] = {}
-        self._lock = asyncio.Lock()
+        self._downloading = asyncio.Lock()
+        self._preparing: dict[str, asyncio.Task[Code]] = {}
+        """By digest. It goes on where whoever asked for it is gone: its thread would, too."""
+        self._building = asyncio.Lock()
 
     def open(self) -> None:
         """Clear away what an earlier process had half downloaded, and all but the newest archives."""
@@ -38,13 +41,25 @@ class Library:
 
     async def find(self, package: Blob) -> Code:
         """The package's code, ready to run. Raises `AppError`, `UserCodeError` or `StorageError` where it is not."""
-        async with self._lock:
-            if package.digest not in self._codes:
+        async with self._downloading:
+            if package.digest not in self._codes and package.digest not in self._preparing:
                 code = Code(self._archives / f"{package.digest}{SUFFIX}", package.digest)
                 self._archives.mkdir(parents=True, exist_ok=True)
                 await self._download(package, code.path)
-                self._codes[package.digest] = await asyncio.to_thread(self._ready, code)
-        return self._codes[package.digest]
+                preparing = self._preparing[package.digest] = asyncio.create_task(self._prepared(code))
+                preparing.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody asks
+        if package.digest in self._codes:
+            return self._codes[package.digest]
+        return await asyncio.shield(self._preparing[package.digest])
+
+    async def _prepared(self, code: Code) -> Code:
+        """One at a time: two packages may ask for the same environment."""
+        try:
+            async with self._building:
+                ready = self._codes[code.package] = await asyncio.to_thread(self._ready, code)
+            return ready
+        finally:
+            del self._preparing[code.package]
 
     def _ready(self, code: Code) -> Code:
         try:

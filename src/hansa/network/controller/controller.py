@@ -55,7 +55,6 @@ from hansa.store.records import (
     INSTALLATION,
     AuditRecord,
     ClientRecord,
-    CombinerRecord,
     ModelRecord,
     PackageRecord,
     PredictionRecord,
@@ -161,28 +160,13 @@ class Controller:
         """Take up every session that was running when the controller last ended, and what was to be removed."""
         self._finishing = asyncio.create_task(self._finish())
         for project in await self._projects():
-            await self._mark_absent(project.id)
+            await self.tree(project.id).mark_absent()
             running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
             for session in (await self.store.list(SessionRecord, running)).items:
                 await self._take_up(project.id, session)
             for prediction in (await self.store.list(PredictionRecord, running)).items:
                 await self._ask_again(prediction)
         self._opened.set()
-
-    async def _mark_absent(self, project: str) -> None:
-        """Nobody is connected before they have come (again), whatever the rows said when the controller ended."""
-        directory = self.tree(project).directory
-        was_connected = Query(project, where={"connected": True}, limit=1000)
-        while True:
-            clients = (await self.store.list(ClientRecord, was_connected)).items
-            combiners = (await self.store.list(CombinerRecord, was_connected)).items
-            stale: list[ClientRecord | CombinerRecord] = [
-                *(replace(row, connected=False, combiner="") for row in clients if row.name not in directory.clients),
-                *(replace(row, connected=False) for row in combiners if row.name not in directory.combiners),
-            ]
-            if not stale:
-                return
-            await self.store.put(*stale)
 
     async def _take_up(self, project: str, session: SessionRecord) -> None:
         try:

@@ -55,6 +55,7 @@ class Room:
     quotas: Quotas
     project: str
     _reserved: int = 0
+    _over: bool = False
 
     async def need(self, size: int) -> None:
         """Have room for so many bytes in all; raises `StorageUnavailableError`."""
@@ -62,9 +63,12 @@ class Room:
             more = max(size - self._reserved, _STEP)
             await self.quotas.reserve(self.project, more)
             self._reserved += more
+            if self._over:  # meanwhile
+                self.release()
 
     def release(self) -> None:
         """The program is over."""
+        self._over = True
         self.quotas.release(self.project, self._reserved)
         self._reserved = 0
 

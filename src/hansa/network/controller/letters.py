@@ -46,7 +46,8 @@ class Letters:
         """Where each letter of a file ends."""
 
     def open(self) -> None:
-        """Take up what an earlier process has kept, up to the first letter that is not whole."""
+        """Take up what an earlier process has kept, up to the first letter that is not whole. It may be repeated."""
+        self._ends, self.size = {}, 0
         with explained("keep letters in", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for file in self.folder.glob(f"*{_SUFFIX}"):

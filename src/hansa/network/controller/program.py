@@ -111,6 +111,8 @@ class ProgramRunner:
         self._noting: list[asyncio.Task[None]] = []
         self._jobs = Jobs()
         self._is_open = False
+        self._changing = asyncio.Lock()
+        """Held from reading `session` to storing what follows from it."""
 
     # ── as of every session ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -174,9 +176,10 @@ class ProgramRunner:
 
     async def keep(self, policy: str | None) -> None:
         """Keep models by another policy: a program has none that are pruned."""
-        kept = replace(self.session, keep=policy)
-        await self._around.store.put(kept)
-        self.session = kept
+        async with self._changing:
+            kept = replace(self.session, keep=policy)
+            await self._around.store.put(kept)
+            self.session = kept
 
     def why(self) -> Why | None:
         """What it waits for; None before it has begun."""
@@ -314,9 +317,10 @@ class ProgramRunner:
 
     async def _note(self, kind: str, message: str, changes: Mapping[str, Any], **data: Value) -> None:
         told = self._telling.event(kind, message, **data)
-        session = replace(self.session, **changes)
-        await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
-        self.session = session
+        async with self._changing:
+            session = replace(self.session, **changes)
+            await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
+            self.session = session
         self._around.journal.notify()
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:

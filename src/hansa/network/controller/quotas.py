@@ -76,6 +76,8 @@ class Quotas:
         self._defaults = defaults
         self._clock = clock
         self._known: dict[str, Quota] = {}
+        self._changes: Counter[str] = Counter()
+        """Project → how often its quotas were changed here: what was read before is not remembered."""
         self._promised: Counter[str] = Counter()
         """Project → bytes that somebody is about to store."""
         self._turn = asyncio.Lock()
@@ -85,13 +87,16 @@ class Quotas:
         """What holds for a project."""
         known = self._known.get(project)
         if known is None:
+            before = self._changes[project]
             try:
                 own = _own(await self._store.get(ProjectRecord, project, project))
             except NotFoundError:
                 return self._defaults
             given = {field.name: getattr(own, field.name) for field in fields(own)}
             chosen = {name: value for name, value in given.items() if value is not None}
-            known = self._known[project] = replace(self._defaults, **chosen)
+            known = replace(self._defaults, **chosen)
+            if before == self._changes[project]:
+                self._known[project] = known
         return known
 
     async def use(self, project: str, running: int) -> Mapping[QuotaKind, Use]:
@@ -119,6 +124,7 @@ class Quotas:
                 await self._store.put(changed, audit_line(project, by, "project.quota", project, detail=said))
             finally:  # whether a write that failed was done is unknown
                 self._known.pop(project, None)
+                self._changes[project] += 1
         return changed
 
     # ── asking for room ──────────────────────────────────────────────────────────────────────────────────────────

@@ -303,6 +303,22 @@ class ProjectTree:
             self.directory.assigned |= {row.name: row.assigned for row in page.items if row.assigned}
             offset, total = offset + 1000, page.total
 
+    async def mark_absent(self) -> None:
+        """Nobody is connected before they have come (again), whatever the rows said when the controller ended."""
+        was_connected = Query(self.project, where={"connected": True}, limit=1000)
+        while True:
+            async with self._rows:
+                clients = (await self._store.list(ClientRecord, was_connected)).items
+                combiners = (await self._store.list(CombinerRecord, was_connected)).items
+                here = self.directory
+                stale: list[ClientRecord | CombinerRecord] = [
+                    *(replace(row, connected=False, combiner="") for row in clients if row.name not in here.clients),
+                    *(replace(row, connected=False) for row in combiners if row.name not in here.combiners),
+                ]
+                if not stale:
+                    return
+                await self._store.put(*stale)
+
     async def label(self, client: str, labels: Mapping[str, str | None], by: str) -> ClientRecord:
         """Give a client labels, or take them away (None); raises `NotFoundError` for one that has never connected.
 
