@@ -1,6 +1,8 @@
 """What two callers do at once to one thing, in the order in which it would go wrong: stores that wait where told."""
 
 import asyncio
+import errno
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -10,19 +12,26 @@ from blake3 import blake3
 from dst.store import Database, MemoryStore
 from nodes import access_token
 
+from hansa.api.apps import Apps
+from hansa.compat.fedn.gateway import Gateway, Weak
+from hansa.experiments.sessions import SimulatedSession
 from hansa.messages import RoundRules, RunSpec
 from hansa.network.client import library
 from hansa.network.client.library import Library
+from hansa.network.controller.audit import SERVER
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.conversation import Room
 from hansa.network.controller.letters import Letters
 from hansa.network.controller.quotas import Quota, QuotaKind, Quotas
 from hansa.network.controller.signing_keys import SigningKeys
 from hansa.packages.package import build, read
+from hansa.simulation import RoundRecord as SimulatedRound
 from hansa.store.opening import open_objects
-from hansa.store.records import ClientRecord, ProjectRecord, Record, SessionRecord, SessionState
+from hansa.store.ports import RoundCommit
+from hansa.store.records import ClientRecord, ProjectRecord, Record, RoundRecord, SessionRecord, SessionState
 from hansa.wire import tokens
 from hansa.wire.frames import ROOT, Blob, Presence, Present
+from hansa.wire.tls import WORLD
 
 HEART = "heart"
 KEY = tokens.new_key()
@@ -39,6 +48,10 @@ class Waiting(MemoryStore):
     async def put(self, *records: Record) -> None:
         await self._held(*records)
         await super().put(*records)
+
+    async def commit_round(self, commit: RoundCommit) -> None:
+        await super().commit_round(commit)
+        await self._held(commit.round)
 
     async def get(self, kind: type, project: str, key: str) -> Record:  # type: ignore[override]
         found: Record = await super().get(kind, project, key)
@@ -182,3 +195,56 @@ async def test_an_environment_is_built_once_where_the_first_round_does_not_wait_
     assert code.environment == tmp_path / "work" / "environments"
     assert code == await made.find(package)
     assert len(built) == 1
+
+
+async def test_a_simulation_that_is_stopped_while_its_round_is_stored_has_that_round(
+    store: Waiting, tmp_path: Path
+) -> None:
+    await store.put(ProjectRecord(HEART, HEART, 0.0))
+    begun = await SimulatedSession.begin(
+        store, open_objects(str(tmp_path)), session="s", project=HEART, spec=RunSpec(), clients=1, engine="test", at=0.0
+    )
+    store.holds = lambda row: isinstance(row, RoundRecord)
+    first = asyncio.create_task(begun.round(SimulatedRound(1, "0" * 64), 1.0))
+    await store.met.wait()
+    first.cancel()
+    await all_that_can()
+    store.go.set()
+    await asyncio.wait([first])
+    await begun.end(SessionState.STOPPED, "stopped by ann", 2.0)
+    ended = await store.get(SessionRecord, HEART, "s")
+    assert (ended.state, ended.round, ended.model) == (SessionState.STOPPED, 1, "0" * 64)
+
+
+async def test_a_simulation_that_finds_no_room_for_its_folder_has_failed(
+    store: Waiting, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    apps = Apps(controller)
+    package = await apps.example(HEART, SERVER)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    session = await apps.simulate(HEART, package.id, RunSpec(), 1, SERVER)
+    while apps.simulates(HEART, session.id):  # noqa: ASYNC110 - a thread reads the package
+        await asyncio.sleep(0)
+    ended = await store.get(SessionRecord, HEART, session.id)
+    assert (ended.state, "No space left" in ended.cause) == (SessionState.FAILED, True)
+
+
+async def test_a_client_of_fedn_that_is_added_again_while_it_is_deleted_is_there(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at_once(work: Callable[..., object], *given: object, **options: object) -> object:
+        return work(*given, **options)
+
+    gateway = Gateway(controller, HEART, tmp_path / "fedn", join="tcp://127.0.0.1:1", trust=WORLD, weak=Weak.JOINING)
+    await gateway.add("c1", "ward", "")
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    async with controller.nodes._changing:  # where its node is revoked
+        deleting = asyncio.create_task(gateway.forget("c1"))
+        await all_that_can()
+        adding = asyncio.create_task(gateway.add("c1", "ward", ""))
+        await all_that_can()
+    await asyncio.gather(deleting, adding)
+    assert [member.client_id for member in gateway._remembered()] == ["c1"]

@@ -184,7 +184,7 @@ class Apps:
         except asyncio.CancelledError:
             found = self._running.get(begun.session.id)
             await begun.end(SessionState.STOPPED, f"stopped by {found.by if found else SERVER}", time.time())
-        except HansaError as error:
+        except (HansaError, OSError) as error:
             await begun.end(SessionState.FAILED, str(error), time.time())
         self._controller.journal.notify()
 

@@ -18,6 +18,7 @@ from hansa.errors import ConflictError, InputError
 from hansa.messages import Kind, RunSpec, Sample, Value
 from hansa.simulation import RoundRecord as SimulatedRound
 from hansa.simulation.record import MANIFEST, Record, open_record
+from hansa.store.completion import completed
 from hansa.store.link import ACCEPTED
 from hansa.store.ports import MetadataStore, ObjectStore, RoundCommit
 from hansa.store.records import (
@@ -109,11 +110,15 @@ class SimulatedSession:
             row.model, row.project, row.session, number, row.parent_model or None, 0, at, pruned_at=at, pruned_by=_KEPT
         )
         after = replace(before, round=number, model=row.model)
-        await self._store.commit_round(RoundCommit(after, row, model, contributions, metrics, tuple(events)))
-        logged = tuple(_samples(after, done, at))
+        commit = RoundCommit(after, row, model, contributions, metrics, tuple(events))
+        await completed(self._kept(commit, tuple(_samples(after, done, at))))
+
+    async def _kept(self, commit: RoundCommit, logged: Sequence[SampleRecord]) -> None:
+        """Go by what is stored, also where whoever asked is gone meanwhile."""
+        await self._store.commit_round(commit)
+        self.session = commit.session
         for start in range(0, len(logged), _AT_ONCE):
             await self._store.put(*logged[start : start + _AT_ONCE])
-        self.session = after
 
     async def end(self, state: SessionState, cause: str, at: float, model: Arrays | None = None) -> None:
         """Store how it ended, and the last model's bytes where there are any. at: POSIX seconds."""

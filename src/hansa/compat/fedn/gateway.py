@@ -98,6 +98,7 @@ class Gateway:
         self._guests: dict[str, Guest] = {}
         """By client id."""
         self._adding = asyncio.Lock()
+        """Held while somebody is added or deleted."""
         self._minute = 0
         self._told: Counter[str] = Counter()
         """Documents by client id, in this minute."""
@@ -364,14 +365,15 @@ class Gateway:
 
     async def forget(self, client_id: str) -> bool:
         """A client is none any more: it is sent away, and its token holds no more. False: nobody has this id."""
-        guest = self._guests.pop(client_id, None)
-        if guest is None:
-            return False
-        self._sent_away.add(client_id)
-        await guest.leave()
-        with suppress(NotFoundError):
-            await self.controller.nodes.revoke(self.project, guest.member.node, by="fedn")
-        await asyncio.to_thread(shutil.rmtree, self._folder(client_id), ignore_errors=True)
+        async with self._adding:
+            guest = self._guests.pop(client_id, None)
+            if guest is None:
+                return False
+            self._sent_away.add(client_id)
+            await guest.leave()
+            with suppress(NotFoundError):
+                await self.controller.nodes.revoke(self.project, guest.member.node, by="fedn")
+            await asyncio.to_thread(shutil.rmtree, self._folder(client_id), ignore_errors=True)
         return True
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
