@@ -123,7 +123,7 @@ class Conversation:
         pair = self._pair(party, letter, letter.sender)
         have = self.letters.count(pair)
         if letter.number < have:
-            await self._check_repeated(pair, letter)
+            self._check_repeated(pair, letter)
             return have
         self._check_new(pair, letter, have)
         with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self.letters.folder)) as whole:
@@ -215,9 +215,9 @@ class Conversation:
         if letter.number > have:
             raise self._lost(sender)
 
-    async def _check_repeated(self, pair: Pair, letter: Letter) -> None:
+    def _check_repeated(self, pair: Pair, letter: Letter) -> None:
         """A party that was run again says what it has said before: its program would have no one result else."""
-        if await asyncio.to_thread(self.letters.digest, pair, letter.number) == letter.blob.digest:
+        if self.letters.digest(pair, letter.number) == letter.blob.digest:
             return
         what = "ended with another result" if pair[0] == pair[1] else f"sent {self._name(pair[1])} another letter"
         flaw = RunFailedError(
@@ -237,7 +237,7 @@ class Conversation:
             if self.letters.count(pair) == letter.number:
                 await completed(self._kept(pair, letter, whole, end))  # also where its sender is gone meanwhile
             else:  # the same letter has come by two calls
-                await self._check_repeated(pair, letter)
+                self._check_repeated(pair, letter)
         self._need_open()
 
     async def _kept(self, pair: Pair, letter: Letter, whole: BinaryIO, end: End | None) -> None:

@@ -44,20 +44,22 @@ class Letters:
         """Bytes of all that is kept."""
         self._ends: dict[Pair, array[int]] = {}
         """Where each letter of a file ends."""
+        self._digests: dict[Pair, bytearray] = {}
+        """Of each letter of a file, 32 bytes: a disk may change what it says of itself, too."""
 
     def open(self) -> None:
         """Take up what an earlier process has kept, up to the first letter that is not whole. It may be repeated."""
-        self._ends, self.size = {}, 0
+        self._ends, self._digests, self.size = {}, {}, 0
         with explained("keep letters in", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for file in self.folder.glob(f"*{_SUFFIX}"):
                 sender, _, receiver = file.stem.partition("-")
-                ends = self._ends[int(sender), int(receiver)] = array("Q", _whole(file))
-                self.size += ends[-1] if ends else 0
+                for end, digest in _whole(file):
+                    self._note((int(sender), int(receiver)), end, digest)
 
     def remove(self) -> None:
         """Nobody needs them any more."""
-        self._ends, self.size = {}, 0
+        self._ends, self._digests, self.size = {}, {}, 0
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def count(self, pair: Pair) -> int:
@@ -74,8 +76,7 @@ class Letters:
 
     def digest(self, pair: Pair, number: int) -> str:
         """Of a letter that is there."""
-        with explained("read letters in", self.folder), self._file(pair).open("rb") as file:
-            return _head(file, self._begin(pair, number))[1]
+        return self._digests[pair][32 * number : 32 * number + 32].hex()
 
     def append(self, pair: Pair, size: int, digest: str, letter: BinaryIO) -> None:
         """Keep the next one. letter: a file of `size` bytes; what an append that failed has left is overwritten."""
@@ -86,29 +87,35 @@ class Letters:
             file.write(_HEAD.pack(size, bytes.fromhex(digest)))
             letter.seek(0)
             shutil.copyfileobj(letter, file, _PIECE)
-        self._ends.setdefault(pair, array("Q")).append(begin + _HEAD.size + size)
-        self.size += _HEAD.size + size
+        self._note(pair, begin + _HEAD.size + size, bytes.fromhex(digest))
 
     def read(self, pair: Pair, number: int) -> Iterator[bytes]:
         """A letter in pieces; raises `CorruptionError` in place of the last one where the disk has changed it."""
-        return self._read(pair, number, self._begin(pair, number))
+        begin = self._begin(pair, number) + _HEAD.size
+        return self._read(pair, number, begin, self._ends[pair][number] - begin, self.digest(pair, number))
 
     def forget(self, pair: Pair, number: int) -> None:
         """A letter is lost, and those behind it with it: they are to be sent again. Not while one is written."""
         self.size -= self._ends[pair][-1] - self._begin(pair, number)
         del self._ends[pair][number:]
+        del self._digests[pair][32 * number :]
 
-    def _read(self, pair: Pair, number: int, begin: int) -> Iterator[bytes]:
+    def _read(self, pair: Pair, number: int, begin: int, size: int, digest: str) -> Iterator[bytes]:
         with explained("read letters in", self.folder), self._file(pair).open("rb") as file:
-            left, digest = _head(file, begin)
+            file.seek(begin)
             seen = blake3()
-            while left:
-                piece = file.read(min(_PIECE, left))
-                left -= len(piece)
+            while size:
+                piece = file.read(min(_PIECE, size))
+                size -= len(piece)
                 seen.update(piece)
-                if not piece or (not left and seen.hexdigest() != digest):
+                if not piece or (not size and seen.hexdigest() != digest):
                     raise CorruptionError(f"letter {number} in {file.name} is not the one that was kept")
                 yield piece
+
+    def _note(self, pair: Pair, end: int, digest: bytes) -> None:
+        self.size += end - self._begin(pair, self.count(pair))
+        self._digests.setdefault(pair, bytearray()).extend(digest)
+        self._ends.setdefault(pair, array("Q")).append(end)  # last: by it the letter is there
 
     def _begin(self, pair: Pair, number: int) -> int:
         return self._ends[pair][number - 1] if number else 0
@@ -117,21 +124,12 @@ class Letters:
         return self.folder / f"{pair[0]}-{pair[1]}{_SUFFIX}"
 
 
-def _head(file: BinaryIO, begin: int) -> tuple[int, str]:
-    file.seek(begin)
-    head = file.read(_HEAD.size)
-    if len(head) < _HEAD.size:
-        raise CorruptionError(f"{file.name} ends before byte {begin + _HEAD.size}, where a letter was kept")
-    size, digest = _HEAD.unpack(head)
-    return size, digest.hex()
-
-
-def _whole(path: Path) -> Iterator[int]:
-    """Where the letters of a file end that are whole."""
+def _whole(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(where it ends, its digest) of the letters of a file that are whole."""
     end, length = 0, path.stat().st_size
     with path.open("rb") as file:
         while end + _HEAD.size <= length:
-            size, digest = _head(file, end)
+            size, digest = _HEAD.unpack(file.read(_HEAD.size))
             end += _HEAD.size + size
             if end > length:
                 return
@@ -140,6 +138,6 @@ def _whole(path: Path) -> Iterator[int]:
                 piece = file.read(min(_PIECE, size))
                 seen.update(piece)
                 size -= len(piece)
-            if seen.hexdigest() != digest:
+            if seen.digest() != digest:
                 return
-            yield end
+            yield end, digest
