@@ -4,6 +4,7 @@ Of another project nobody learns a word, and nothing there changes.
 """
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from hansa.store.records import ProjectRole
 from hansa.wire.frames import Role
 
 
-def _without_security(document: dict[str, Any]) -> dict[str, Any]:
+def _without_security() -> dict[str, Any]:
     """The document of which schemathesis does not make tokens of its own: test_guard tries those."""
+    document = deepcopy(openapi())
     del document["components"]["securitySchemes"]
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -52,7 +54,7 @@ def _schema(*, boundaries: bool) -> Any:
     """Requests to draw. boundaries: also each kind of value that is just within or just without, of every parameter."""
     phases = PhasesConfig(coverage=CoveragePhaseConfig(enabled=boundaries))
     config = SchemathesisConfig(projects=ProjectsConfig(default=ProjectConfig(phases=phases)))
-    made = schemathesis.openapi.from_dict(_without_security(openapi()), config=config)
+    made = schemathesis.openapi.from_dict(_without_security(), config=config)
     return made.exclude(path_regex="/(stream|logout)$")
 
 

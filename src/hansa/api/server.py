@@ -6,6 +6,7 @@ import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -56,6 +57,9 @@ _REFUSALS: Final = {
     429: "It was tried too often",
 }
 _REFUSED: Final = frozenset(str(status) for status in _REFUSALS)
+_PROBLEM: Final = ProblemShape.__name__
+_SCHEMA: Final = "#/components/schemas/{model}"
+"""Where the OpenAPI document has a shape."""
 
 
 def create_app(
@@ -79,9 +83,8 @@ def create_app(
     app.state.apps = apps = Apps(controller)
     gate = Gate(controller)
     bearer = HTTPBearer(description="`Authorization: Bearer TOKEN`, a person's token.", auto_error=False)
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ProblemShape, "description": about} for status, about in _REFUSALS.items()
-    }
+    # What they answer is added to the document: as a model of every route it would be built some 800 times.
+    responses: dict[int | str, dict[str, Any]] = {status: {"description": about} for status, about in _REFUSALS.items()}
     common: dict[str, Any] = {"dependencies": [Depends(bearer)], "responses": responses}
     for tag, prefix, routes in (
         ("server", "", ServerRoutes(controller, cursors, ca, bounds.spool)),
@@ -107,25 +110,31 @@ def create_app(
     return app
 
 
+@cache
 def openapi() -> dict[str, Any]:
-    """The OpenAPI document of the API, without a server."""
+    """The OpenAPI document of the API, without a server. It is everybody's: change a copy."""
     return create_app(cast("Controller", _Nobody())).openapi()
 
 
 class _Application(FastAPI):
-    """Documents problems with the media type that they have."""
+    """Documents the problem that every refusal answers."""
 
     async def described(self) -> dict[str, Any]:
         return self.openapi()
 
     def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is not None:
+            return self.openapi_schema
         made = super().openapi()
         for item in made["paths"].values():
             for operation in item.values():
-                for status, response in operation["responses"].items():
-                    content = response.get("content", {})
-                    if status in _REFUSED and "application/json" in content:
-                        content[MEDIA_TYPE] = content.pop("application/json")
+                for status in _REFUSED & operation["responses"].keys():
+                    operation["responses"][status]["content"] = {
+                        MEDIA_TYPE: {"schema": {"$ref": _SCHEMA.format(model=_PROBLEM)}}
+                    }
+        schemas = made["components"]["schemas"]
+        schemas[_PROBLEM] = ProblemShape.model_json_schema(ref_template=_SCHEMA)
+        made["components"]["schemas"] = dict(sorted(schemas.items()))
         return made
 
 

@@ -23,6 +23,7 @@ from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.correspondence import Correspondence
 from hansa.network.client.outbox import letter_file, update_file
 from hansa.network.client.pipe import read_frame, write_frame
+from hansa.network.client.printed import Printed
 from hansa.network.patience import patiently
 from hansa.settings import environment_for_user_code
 from hansa.store.disk import bytes_in, explained
@@ -55,7 +56,7 @@ _CODES_KEPT = 32
 """Packages of which it stays what they keep between rounds."""
 
 _FAREWELL = 1.0
-"""Seconds for a process that is done to end, and for what it printed last."""
+"""Seconds for a process that is done to end."""
 
 _LOOKS_PER_LEASE = 4
 _LONGEST_LOOK = 1.0
@@ -69,9 +70,6 @@ _LIMITS_LOOK = 0.25
 
 _SIGNALLED = 128
 """A shell, or bubblewrap, ends with 128 + n where what it ran was killed by signal n."""
-
-_LONGEST_LINE = 1 << 14
-"""Bytes of a printed line after which it is passed on in parts."""
 
 
 class Workshop:
@@ -96,11 +94,10 @@ class Workshop:
         self._confinement = confinement
         self._client = client
         self._objects = objects
-        self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._echo: asyncio.Task[None] | None = None
+        self._printed = Printed(on_line)
         self._lock = asyncio.Lock()
         self._loaded = False
         """Whether the process has said that it has loaded the app."""
@@ -158,9 +155,7 @@ class Workshop:
     async def _spawn(self) -> None:
         self._loaded = False
         ours, theirs = socket.socketpair()
-        reading, writing = os.pipe()  # not the subprocess's own pipe: its end would have to be waited for
-        with theirs, os.fdopen(writing, "wb") as output:
-            self._echo = asyncio.create_task(self._read_lines(reading))
+        with theirs, self._printed.open() as output:
             self._reader, self._writer = await asyncio.open_connection(sock=ours)
             command, environment = await asyncio.to_thread(self._command, theirs.fileno())
             self._process = await asyncio.create_subprocess_exec(
@@ -368,24 +363,6 @@ class Workshop:
             code = _SIGNALLED - code
         return f"exit status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
 
-    async def _read_lines(self, pipe: int) -> None:
-        """Pass on what is written to the other end of this pipe, until all who can write there are gone."""
-        output = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(output)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(pipe, "rb"))
-        pending = b""
-        try:
-            while raw := await output.read(1 << 16):
-                *lines, pending = (pending + raw).split(b"\n")
-                if len(pending) > _LONGEST_LINE:
-                    lines, pending = [*lines, pending], b""
-                for line in lines:
-                    self._on_line(line.decode(errors="replace"))
-        finally:
-            transport.close()
-        if pending:
-            self._on_line(pending.decode(errors="replace"))
-
     async def _stop(self) -> None:
         self._kill()
         process, self._process = self._process, None
@@ -398,10 +375,7 @@ class Workshop:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-        echo, self._echo = self._echo, None
-        if echo is not None:  # what it printed last; a daemon that it left behind may hold the pipe for ever
-            await asyncio.wait([echo], timeout=_FAREWELL)
-            echo.cancel()
+        self._printed.close()
 
     def _kill(self) -> None:
         if self._process is not None:

@@ -46,11 +46,13 @@ class _Code:
 class Logins:
     """From a name and a password to a token that holds for some hours."""
 
-    def __init__(self, people: People, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock: seconds; it never goes back."""
+    def __init__(
+        self, people: People, clock: Callable[[], float] = time.monotonic, passwords: Passwords | None = None
+    ) -> None:
+        """clock: seconds; it never goes back. passwords: how they are hashed; None: as is recommended."""
         self._people = people
         self._clock = clock
-        self._passwords = Passwords()
+        self._passwords = passwords or Passwords()
         self._by_account = Throttle(_MOST_OF_ACCOUNT, _WINDOW)
         self._by_address = Throttle(_MOST_OF_ADDRESS, _WINDOW)
         self._told = Throttle(1, _WINDOW)

@@ -20,9 +20,9 @@ _AT_ONCE: Final = 2
 class Passwords:
     """Makes hashes, and compares passwords with them, in the same time whether there is an account or not."""
 
-    def __init__(self) -> None:
-        """The parameters are those that the library's release recommends; a hash names its own."""
-        self._hasher = PasswordHasher()
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        """hasher: None: with the parameters that the library's release recommends; a hash names its own."""
+        self._hasher = hasher or PasswordHasher()
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def hash(self, password: str) -> str:
