@@ -38,6 +38,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MODULE = "hansa_app_"
 """Apps are modules of this name and a digest of their path, so that none is another's."""
 
+_TAKES = {
+    "model": ("rng",),
+    "data": ("client",),
+    "train": ("model", "task"),
+    "evaluate": ("model", "task"),
+    "central_evaluate": ("model", "rng"),
+    "select": ("clients", "task"),
+    "configure": ("model", "task"),
+    "aggregate": ("model", "updates", "task"),
+    "predict": ("model", "task"),
+    "program": ("parties",),
+}
+"""Role → what its function is called with."""
+
 _MOST_MEMORY = 64 << 10
 """Bytes of JSON that functions beside the server may remember."""
 
@@ -234,8 +248,12 @@ class App:
 
     @property
     def reads_config(self) -> bool:
-        """Whether functions of the app's own may look up further settings in `task.config`."""
-        return "train" in self._functions or "evaluate" in self._functions
+        """Whether something of the app's own, a function or a trainer, may look up settings in `task.config`."""
+        roles = {"train", "evaluate", "predict", "select", "configure", "aggregate"}
+        if roles & self._functions.keys() or getattr(self._given, "reads_config", False):
+            return True
+        own = self._given is not None and "trainer" not in self._settings
+        return own and not type(self._given).__module__.startswith("hansa.")
 
     def initial_model(self, rng: np.random.Generator, config: Mapping[str, Any]) -> Arrays:
         """The model of round 0 of a run with these settings."""
@@ -339,8 +357,9 @@ class App:
         before = self._functions.get(role)
         if before is not None and not _is_same_cell(before, function):
             raise AppError(f"@app.{role} is given twice: {_name(before)} and {_name(function)}; keep one of them")
-        self._functions[role] = function
-        self._settings[role] = settings_of(function)
+        settings = settings_of(function)
+        _check_takes(function, role)
+        self._functions[role], self._settings[role] = function, settings
         if role == "data":
             self._data.clear()
         return function
@@ -516,6 +535,23 @@ def _plain(value: object) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} is none of them")
+
+
+def _check_takes(function: Callable[..., Any], role: str) -> None:
+    """Raise `AppError` unless a function can be called as its role is."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of something built in, which says nothing of itself
+        return
+    taken = ", ".join(_TAKES[role])
+    try:
+        signature.bind(*_TAKES[role])
+    except TypeError as error:
+        name = _name(function).rpartition(".")[2]
+        raise AppError(
+            f"@app.{role} decorates {name}{signature}, which cannot be called with ({taken}): write "
+            f"def {name}({taken}), and settings of the run after a *"
+        ) from error
 
 
 def _is_same_cell(before: Callable[..., Any], function: Callable[..., Any]) -> bool:

@@ -39,14 +39,46 @@ def test_a_decorated_function_stays_what_it_was() -> None:
 
 @pytest.mark.parametrize("role", ["model", "data", "train", "evaluate", "central_evaluate"])
 def test_two_functions_for_one_role_are_refused_by_both_their_names(role: str) -> None:
-    def first() -> None: ...
-    def second() -> None: ...
+    def first(*_: Any) -> None: ...
+    def second(*_: Any) -> None: ...
 
     app = hansa.App()
     decorate = getattr(app, role)
     decorate(first)
     with pytest.raises(AppError, match=rf"@app\.{role} is given twice: .*first and .*second"):
         decorate(second)
+
+
+@pytest.mark.parametrize(
+    ("role", "function", "said"),
+    [
+        ("model", lambda: 1, r"@app\.model decorates <lambda>\(\), which cannot be called with \(rng\)"),
+        ("data", lambda: 1, r"write def <lambda>\(client\), and settings of the run after a \*"),
+        ("train", lambda model: model, r"cannot be called with \(model, task\)"),
+        ("evaluate", lambda _model, _task, x: x, r"cannot be called with \(model, task\)"),
+        ("aggregate", lambda model, _: model, r"cannot be called with \(model, updates, task\)"),
+    ],
+)
+def test_a_function_that_cannot_be_called_as_its_role_is_refused_where_it_is_decorated(
+    role: str, function: Callable[..., Any], said: str
+) -> None:
+    with pytest.raises(AppError, match=said):
+        getattr(hansa.App(), role)(function)
+
+
+@pytest.mark.parametrize("trainer", [TRAINER, lambda _steps=1: TRAINER, None])
+def test_only_what_may_look_settings_up_reads_them(trainer: Any) -> None:
+    app = hansa.App(trainer)
+    assert not app.reads_config
+    app.predict(lambda _, task: task.config)
+    assert app.reads_config
+
+
+def test_a_trainer_of_the_apps_own_may_read_every_setting() -> None:
+    class Own(NumpyTrainer):
+        pass
+
+    assert hansa.App(Own(softmax_regression(2, 2), learning_rate=0.1)).reads_config
 
 
 def test_a_partial_function_may_be_decorated_and_is_refused_twice_as_any_other() -> None:

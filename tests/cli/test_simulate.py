@@ -107,6 +107,51 @@ def test_a_wrong_option_is_one_paragraph(
     assert "Traceback" not in told
 
 
+LEARNS = """
+import hansa
+from hansa.training.numpy import NumpyTrainer, softmax_regression
+
+def local(learning_rate=0.1):
+    return NumpyTrainer(softmax_regression(64, 10), learning_rate)
+
+app = hansa.App(local)
+"""
+
+
+def test_a_setting_that_nobody_reads_is_refused(hansa: Callable[..., Result], write_app: Callable[[str], Path]) -> None:
+    app = write_app(LEARNS)
+    told = failure(hansa("simulate", app, "--set", "lerning_rate=1"))
+    assert (
+        "the app has no setting 'lerning_rate', and nothing else of it reads --set; its settings: learning_rate" in told
+    )
+    told = failure(hansa("simulate", app, "--algorithm", "fedprox", "--set", "mu=0.5"))
+    assert "It is an option of fedprox: --set-algorithm mu=0.5" in told
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_first_round(
+    hansa: Callable[..., Result], tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for option, place in (("--save", tmp_path / "file" / "model"), ("--record", tmp_path / "file" / "record")):
+        told = failure(hansa("simulate", tiny, option, place))
+        assert "is a file, not a directory: choose another path" in told
+        assert "round 1" not in told
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record" / "mine").touch()
+    told = failure(hansa("simulate", tiny, "--record", tmp_path / "record"))
+    assert "exists: give the record a folder of its own" in told
+    assert "round 1" not in told
+    assert hansa("simulate", tiny, "--rounds", 1, "--save", tmp_path / "new" / "model").exit_code == 0
+
+
+def test_a_path_that_the_system_refuses_is_no_bug_of_hansa(
+    hansa: Callable[..., Result], tiny: Path, tmp_path: Path
+) -> None:
+    told = failure(hansa("run", "init", tiny, "--out", tmp_path / "none" / "model"))
+    assert "No such file or directory; give a path that this user may use" in told
+    assert "Traceback" not in told
+
+
 def test_a_path_without_an_app_says_what_to_give(hansa: Callable[..., Result], tmp_path: Path) -> None:
     assert "has neither an app.py nor a hansa.toml" in failure(hansa("simulate", tmp_path))
     assert "there is no app at" in failure(hansa("simulate", tmp_path / "none.py"))

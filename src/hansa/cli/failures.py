@@ -33,6 +33,8 @@ def _message(error: BaseException) -> str:
         return str(error)
     if _users_frame(error) is not None or isinstance(error, SyntaxError):
         return f"the app raised {type(error).__name__}: {error}"
+    if _is_of_a_path(error):
+        return f"{error.filename}: {error.strerror}; give a path that this user may use"  # type: ignore[attr-defined]
     return f"hansa itself failed with {type(error).__name__}: {error}; this is a bug, please report it"
 
 
@@ -45,9 +47,16 @@ def _traceback(error: BaseException) -> str:
         told = [getattr(error, "traceback", ""), *getattr(error, "__notes__", ())]
         own = "" if frame is None or _is_ours(error) or any(told) else _formatted(error, frame)
         return "\n".join(part for part in (*told, own) if part)
+    if frame is None and _is_of_a_path(error):
+        return ""
     if isinstance(error, SyntaxError) and frame is None:
         return "".join(traceback.format_exception_only(error))
     return _formatted(error, frame if frame is not None else error.__traceback__)
+
+
+def _is_of_a_path(error: BaseException) -> bool:
+    """Whether the system refuses a file or a folder: that is no bug, whoever named it."""
+    return isinstance(error, OSError) and error.filename is not None and bool(error.strerror)
 
 
 def _formatted(error: BaseException, start: TracebackType | None) -> str:

@@ -1,6 +1,7 @@
 """`hansa simulate`: a run in this process, on all cores of this machine, or on many machines."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from hansa.cli.privacy import sentence
 from hansa.cli.studio import local_studio, until_interrupted
 
 if TYPE_CHECKING:
+    from hansa.app import App
     from hansa.messages import RunSpec
     from hansa.privacy.accounting import Spent
     from hansa.simulation import RoundRecord, SimulationResult
@@ -127,6 +129,8 @@ def simulate(
     from hansa.simulation.named_devices import devices_of
 
     given, loaded = spec.spec(name or app_name(app)), load(app)
+    _check_settings(loaded, given)
+    _check_places(save, record)
     clients = clients or loaded.clients or _CLIENTS
     began = time.perf_counter()
     title = f"{given.name}: {given.algorithm} on {counted(clients, 'virtual client')}, {counted(given.rounds, 'round')}"
@@ -173,6 +177,36 @@ def simulate(
         if followed is not None:
             sys.stdout.flush()
             until_interrupted()
+
+
+def _check_settings(app: "App", spec: "RunSpec") -> None:
+    """Refuse a setting that nobody reads: a typing error would make no difference, and nobody would know."""
+    from hansa.errors import ConfigError
+    from hansa.run import options_of
+
+    unread = [name for name in spec.config if name not in app.settings]
+    if not unread or app.reads_config:
+        return
+    said = ", ".join(app.settings) or "none (of a function that makes the trainer, the parameters are settings)"
+    message = f"the app has no setting {unread[0]!r}, and nothing else of it reads --set; its settings: {said}"
+    for kind, name in (("algorithm", spec.algorithm), ("aggregator", spec.aggregator)):
+        if unread[0] in options_of(f"hansa.{kind}s", name):
+            message += f". It is an option of {name}: --set-{kind} {unread[0]}={spec.config[unread[0]]}"
+    raise ConfigError(message)
+
+
+def _check_places(save: Path | None, record: Path | None) -> None:
+    """Raise what would be raised when all is done, and lost."""
+    from hansa.simulation.record import check_place
+    from hansa.store.disk import explained, make_directory
+
+    if record is not None:
+        check_place(record)
+    for what, place in (("the model", save), ("the record", record)):
+        if place is not None:
+            with explained(f"write {what}", place):
+                make_directory(place.absolute().parent)
+                tempfile.TemporaryFile(dir=place.absolute().parent).close()
 
 
 def _followed(until_closed: ExitStack, spec: "RunSpec", clients: int, engine: str, *, as_json: bool) -> "Followed":

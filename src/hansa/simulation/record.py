@@ -41,6 +41,7 @@ __all__ = [
     "MODEL",
     "Record",
     "app_digest",
+    "check_place",
     "here",
     "open_record",
     "plain",
@@ -123,6 +124,12 @@ def open_record(folder: str | Path) -> Record:
     return Record(file.parent, manifest)
 
 
+def check_place(folder: Path) -> None:
+    """Raise `ConflictError` where there is something in the place of a record."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConflictError(f"{folder} exists: give the record a folder of its own")
+
+
 def write_record(
     folder: str | Path,
     given: Given,
@@ -157,8 +164,7 @@ def write_record(
         "rounds": [plain(asdict(record)) for record in rounds],
     }
     with explained("write the record", place):
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise ConflictError(f"{place} exists: give the record a folder of its own")
+        check_place(place)
         make_directory(place.parent)
         part = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
         try:

@@ -137,6 +137,11 @@ class CommandTrainer:
     _building: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @property
+    def reads_config(self) -> bool:
+        """Commands get all settings of a run."""
+        return True
+
+    @property
     def can_evaluate(self) -> bool:
         """Whether there is an evaluate command."""
         return "evaluate" in self.app.commands
