@@ -4,8 +4,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import cradle
-
 from hansa.network.local import PROJECT, LocalNetwork
 from hansa.store.ports import Query
 from hansa.store.records import ContributionRecord, EventRecord, MetricRecord, RoundRecord, SessionRecord
@@ -40,6 +38,5 @@ async def federation(
     folder: Path, combiners: Iterable[str] = (), central_data: Path | None = None
 ) -> AsyncIterator[Federation]:
     """A controller on free ports, with these combiners below the root; everything is stopped at the end."""
-    with cradle.workers():
-        async with Federation.open(folder, combiners, silence=5.0, central_data=central_data) as network:
-            yield network
+    async with Federation.open(folder, combiners, silence=5.0, central_data=central_data) as network:
+        yield network

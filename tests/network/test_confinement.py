@@ -310,7 +310,8 @@ from hansa.network.client.workshop import Workshop
 async def main():
     archive, package, tool = sys.argv[1:]
     code, objects = Code(Path(archive), package), Path(archive).parent / "objects"
-    await Workshop(code, ClientInfo("ward"), objects, print, Confinement(Tool(tool), network=False)).start()
+    workshop = Workshop(code, ClientInfo("ward"), objects, print, Confinement(Tool(tool), network=False))
+    await workshop.start()
     await asyncio.sleep(1000)
 
 asyncio.run(main())
@@ -325,10 +326,12 @@ def test_it_ends_with_its_agent_though_that_is_killed_and_it_is_busy(tool: Tool,
     archive.write_bytes(build(tmp_path / "app.py"))
     arguments = [sys.executable, "-u", "-c", AGENT, str(archive), read(archive.read_bytes()).id, tool.value]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as agent:
-        assert agent.stdout is not None
-        assert agent.stdout.readline() == "here\n"
-        family = psutil.Process(agent.pid).children(recursive=True)
-        agent.kill()
+        try:
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == "here\n"
+            family = psutil.Process(agent.pid).children(recursive=True)
+        finally:
+            agent.kill()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert family
     assert alive == []

@@ -52,28 +52,21 @@ async def expected(made: Federation, session: SessionRecord, kept: set[int]) -> 
     return {digest for digest in named if digest}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest) -> str:
-    """Where the rows are."""
-    if request.param == "sqlite":
-        return ""
+@pytest.fixture(params=["sqlite and a directory", "PostgreSQL and S3"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Where the rows are, and the bytes; what each store does by itself is told in tests of stores."""
+    if request.param == "sqlite and a directory":
+        return {}
     server: PostgresServer = request.getfixturevalue("postgres")
-    return server.url(server.create_database())
-
-
-@pytest.fixture(params=["directory", "s3"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the bytes are."""
-    if request.param == "directory":
-        return ""
     service: S3Server = request.getfixturevalue("s3")
-    return service.url(service.create_bucket(), tmp_path / "cache")
+    bucket = service.create_bucket()
+    return {"store": server.url(server.create_database()), "objects": service.url(bucket, tmp_path / "cache")}
 
 
 async def test_a_session_keeps_the_last_two_models_and_states_and_its_record_stays_whole(
-    store: str, objects: str, app: Path, tmp_path: Path
+    stores: dict[str, str], app: Path, tmp_path: Path
 ) -> None:
-    async with Federation.open(tmp_path, store=store, objects=objects) as made:
+    async with Federation.open(tmp_path, **stores) as made:
         await made.clients(2)
         session = await made.end(await started(made, app, ADAM, "last 2"))
 
@@ -89,9 +82,9 @@ async def test_a_session_keeps_the_last_two_models_and_states_and_its_record_sta
 
 
 async def test_what_rounds_have_added_is_kept_with_them_and_given_up_with_them(
-    store: str, objects: str, app: Path, tmp_path: Path
+    stores: dict[str, str], app: Path, tmp_path: Path
 ) -> None:
-    async with Federation.open(tmp_path, store=store, objects=objects) as made:
+    async with Federation.open(tmp_path, **stores) as made:
         await made.clients(2)
         session = await made.end(await started(made, app, ADAM, "last 3, aggregates"))
         assert session.state is SessionState.FINISHED, session.cause

@@ -6,8 +6,10 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
+import cradle
 import pytest
 from federation import PROJECT, Federation
 from rig import KEY, LARGE, Node, Rig, filled, parts_of, rig, stopped
@@ -62,7 +64,7 @@ NO_EVALUATION = EvaluationRules(every=0)
 @asynccontextmanager
 async def process(
     made: Federation, name: str, role: Role, *, index: int = 0, total: int = 1, preferred: str = ""
-) -> AsyncIterator[asyncio.subprocess.Process]:
+) -> AsyncIterator[cradle.Popen]:
     """A node that is a process of its own; it has joined."""
     token, _ = await made.controller.issue_token(PROJECT, name, role)
     given = {
@@ -70,7 +72,7 @@ async def process(
         "token": token, "index": index, "total": total,
         "work": str(made.folder / f"work of {name}"), "preferred": preferred,
     }  # fmt: skip
-    node = await asyncio.create_subprocess_exec(sys.executable, "-c", NODE, json.dumps(given))
+    node = cradle.Popen([sys.executable, "-c", NODE, json.dumps(given)])
     try:
         await until_connected(made, name)
         yield node
@@ -78,7 +80,7 @@ async def process(
         for number in (signal.SIGCONT, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 node.send_signal(number)
-        await node.wait()
+        node.wait()
 
 
 # ── processes and signals ────────────────────────────────────────────────────────────────────────────────────────
@@ -127,12 +129,15 @@ async def test_a_stopped_client_is_replaced_after_its_lease_and_recovers_when_it
     spec = RunSpec(rounds=1, rules=rules, evaluation=NO_EVALUATION)
     names = [f"client-{i}" for i in range(3)]
     victim = hansa.run.resolve(spec).cohort(names, 1).invited[0]
+    spec = replace(spec, config={"bad": victim, "how": "hang"})  # it is not done before it is stopped
     async with Federation.open(tmp_path, silence=1.0) as made, process(made, victim, Role.CLIENT, total=3) as node:
         for index, name in enumerate(names):
             if name != victim:
                 await made.client(name, index, 3)
+        session = await made.start(app, spec)
+        await made.until_event(session, "round.opened")
         node.send_signal(signal.SIGSTOP)
-        session = await made.run(app, spec)
+        session = await made.end(session)
         rows = {row.client: row.outcome for row in await made.contributions(session)}
         assert session.state is SessionState.FINISHED, session.cause
         assert rows == {name: "missing" if name == victim else "accepted" for name in names}

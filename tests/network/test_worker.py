@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+import cradle
 import numpy as np
 import psutil
 import pytest
@@ -80,26 +81,19 @@ def bench(tmp_path: Path) -> Make:
         (tmp_path / "app.py").write_text(HEAD + code)
         (tmp_path / "objects").mkdir()
         lines: list[str] = []
-        before = _workers()  # of networks that other rooms' tests keep open
+        before = _children()  # of networks that other rooms' tests keep open
         workshop = Workshop(Code(tmp_path / "app.py"), ClientInfo("ward"), tmp_path / "objects", lines.append)
         try:
             yield Bench(workshop, lines)
         finally:
             await workshop.aclose()
-            assert not _workers() - before
+            assert not _children() - before
 
     return made
 
 
-def _workers() -> set[psutil.Process]:
-    return {child for child in psutil.Process().children() if "hansa.network.client.worker" in _line(child)}
-
-
-def _line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()} - cradle.processes()
 
 
 def train(body: str) -> str:
@@ -176,36 +170,36 @@ async def test_an_app_without_train_is_told_what_to_add(bench: Make) -> None:
 
 
 async def test_an_app_that_takes_longer_to_load_than_the_lease_is_not_ended(bench: Make) -> None:
-    code = "\nend = time.process_time() + 3\nwhile time.process_time() < end: pass\n" + train("")
+    code = "\nend = time.process_time() + 1.6\nwhile time.process_time() < end: pass\n" + train("")
     async with bench(code) as made:
-        assert isinstance(await made.work(opened(lease=1.5)), Offer)
+        assert isinstance(await made.work(opened(lease=1.0)), Offer)
     assert any(isinstance(frame, Progress) and frame.activity == "load" for frame in made.frames)
 
 
 async def test_code_that_never_lets_another_thread_run_is_seen_to_work(bench: Make) -> None:
     """One long call into C holds the interpreter's lock: nothing inside the process can report meanwhile."""
-    code = train("end = time.process_time() + 4\nwhile time.process_time() < end: sum(range(20_000_000))")
+    code = train("end = time.process_time() + 1.6\nwhile time.process_time() < end: sum(range(20_000_000))")
     async with bench(code) as made:
-        assert isinstance(await made.work(opened(lease=1.5)), Offer)
+        assert isinstance(await made.work(opened(lease=1.0)), Offer)
     assert any(isinstance(frame, Progress) and frame.activity == "train" for frame in made.frames)
 
 
 async def test_a_command_that_trains_for_the_app_is_seen_to_work(bench: Make) -> None:
-    body = "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 4: pass'], check=True)"
+    body = "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 1.6: pass'], check=True)"
     async with bench(train(body)) as made:
-        assert isinstance(await made.work(opened(lease=1.5)), Offer)
+        assert isinstance(await made.work(opened(lease=1.0)), Offer)
 
 
 async def test_what_the_app_reported_last_is_repeated_while_it_works_in_silence(bench: Make) -> None:
-    code = train("task.progress(3, 8)\nend = time.process_time() + 3\nwhile time.process_time() < end: pass")
+    code = train("task.progress(3, 8)\nend = time.process_time() + 1.6\nwhile time.process_time() < end: pass")
     async with bench(code) as made:
-        assert isinstance(await made.work(opened(lease=1.5)), Offer)
+        assert isinstance(await made.work(opened(lease=1.0)), Offer)
     assert [(frame.done, frame.total) for frame in made.frames if isinstance(frame, Progress)][-1] == (3, 8)
 
 
 async def test_an_app_that_hangs_while_it_is_loaded_is_ended(bench: Make) -> None:
     async with bench("\nthreading.Event().wait()\n") as made:
-        assert "it hangs and was ended" in str(await made.failure(opened(lease=2)))
+        assert "it hangs and was ended" in str(await made.failure(opened(lease=1.0)))
 
 
 async def test_a_daemon_that_keeps_the_output_open_keeps_nobody_waiting(bench: Make, tmp_path: Path) -> None:
