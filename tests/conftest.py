@@ -51,8 +51,15 @@ def _log_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_workers() -> Iterator[None]:
-    """Workers of simulations and of clients begin where another process has imported hansa already."""
-    with cradle.simulations(), cradle.workers():
+    """Workers of simulations begin where another process has imported hansa already."""
+    with cradle.simulations():
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick_clients() -> Iterator[None]:
+    """Workers of clients do, too."""
+    with cradle.workers():
         yield
 
 

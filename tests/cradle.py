@@ -86,6 +86,7 @@ def workers() -> Iterator[None]:
             start(self, args, shell, stdin, stdout, stderr, bufsize, **given)
 
     transport._start = _start
+    _cradle(alone=False).wait()  # not in the first test that starts a worker, whose event loop would stand still
     try:
         yield
     finally:
@@ -118,6 +119,7 @@ class _Cradle:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._lock = threading.Lock()
+        self._has_imported = False
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -135,9 +137,16 @@ class _Cradle:
         self._ours.close()
         self._process.wait()
 
+    def wait(self) -> None:
+        """Until it has imported what commands do."""
+        with self._lock:
+            if not self._has_imported:
+                self._has_imported = bool(self._ours.recv(64))
+
     def begin(self, request: dict[str, Any], streams: list[int]) -> int:
         """The process id of a child of this process."""
         message = json.dumps(request).encode()
+        self.wait()
         with self._lock:
             _adopt(True)
             try:
@@ -276,4 +285,6 @@ if __name__ == "__main__":
         importlib.import_module(_name)
     gc.collect()
     gc.freeze()
-    _become(*_wait(socket.socket(fileno=int(sys.argv[1]))))
+    _requests = socket.socket(fileno=int(sys.argv[1]))
+    _requests.send(b"ready")
+    _become(*_wait(_requests))

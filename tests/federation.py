@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import cradle
+
 from hansa.network.local import PROJECT, LocalNetwork
 from hansa.store.ports import Query
 from hansa.store.records import ContributionRecord, EventRecord, MetricRecord, RoundRecord, SessionRecord
@@ -38,5 +40,6 @@ async def federation(
     folder: Path, combiners: Iterable[str] = (), central_data: Path | None = None
 ) -> AsyncIterator[Federation]:
     """A controller on free ports, with these combiners below the root; everything is stopped at the end."""
-    async with Federation.open(folder, combiners, silence=5.0, central_data=central_data) as network:
-        yield network
+    with cradle.workers():
+        async with Federation.open(folder, combiners, silence=5.0, central_data=central_data) as network:
+            yield network

@@ -41,6 +41,11 @@ def evaluate(model, task):
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_clients(quick_clients: None) -> None:
+    """Of every test here, and of those that come later."""
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     made = Served(tmp_path_factory.mktemp("served"))

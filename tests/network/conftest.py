@@ -66,6 +66,11 @@ def misbehave(task):
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_clients(quick_clients: None) -> None:
+    """Of every test here, and of those that come later."""
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
     """An app with a small model, which misbehaves on the client named in the config, in the way named there."""
