@@ -11,14 +11,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    CDPSession,
+    ConsoleMessage,
+    Error,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 __all__ = ["Visit", "chromium", "visit"]
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-COLOURS = ["color-contrast", "link-in-text-block"]
-"""What a theme can spoil, which changes colours alone."""
+_OPTIONS = {"runOnly": RULES, "resultTypes": ["violations"], "selectors": False, "iframes": False, "preload": False}
+"""Not one rule less: no places of what is right, no frames and no media, of which the Studio has none."""
 _NOTE_VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => window.violations.push(
@@ -58,6 +68,8 @@ class Visit:
     wrong: list[str] = field(default_factory=list)
     expected: tuple[str, ...] = ()
     """Parts of console messages that a test provokes."""
+    _axe: tuple[CDPSession, int] | None = None
+    """axe in a world of its own, as long as the page's document lives, and where that is."""
 
     def watch(self, page: Page) -> Page:
         """Note errors, warnings and requests to elsewhere."""
@@ -82,10 +94,14 @@ class Visit:
         self.still()
         return self.page
 
-    def turn_to(self, path: str) -> Page:
-        """Go to a page as the Studio's own links do, which loads nothing that is here already."""
+    def turn_to(self, path: str, *, still: bool = True) -> Page:
+        """Go to a page as the Studio's own links do, which loads nothing that is here already.
+
+        still: wait until it has what it shows.
+        """
         self.page.evaluate(_TURN, f"/ui/{path}")
-        self.still()
+        if still:
+            self.still()
         return self.page
 
     def forget(self) -> None:
@@ -109,25 +125,33 @@ class Visit:
         expect(self.page.locator("main h1").first).to_be_attached()
         expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
 
-    def axe(self, *, colours: bool = False) -> list[str]:
-        """What is wrong for who cannot see, point or tell colours apart; empty when nothing is.
+    def _evaluate(self, session: CDPSession, world: int, expression: str) -> Any:
+        where = {"contextId": world, "awaitPromise": True, "returnByValue": True}
+        return session.send("Runtime.evaluate", {"expression": expression} | where)["result"].get("value")
 
-        colours: only what depends on them, at a fifth of the CPU.
-        """
-        session = self.context.new_cdp_session(self.page)  # past the page's own policy, which forbids to add a script
-        session.send("Runtime.enable")
-        world = session.send(
-            "Page.createIsolatedWorld", {"frameId": session.send("Page.getFrameTree")["frameTree"]["frame"]["id"]}
-        )
-        where = {"contextId": world["executionContextId"], "awaitPromise": True, "returnByValue": True}
-        session.send("Runtime.evaluate", {"expression": AXE + ";0"} | where)
-        only = json.dumps({"type": "rule", "values": COLOURS} if colours else RULES)
-        run = f"axe.run(document, {{runOnly: {only}}}).then((found) => JSON.stringify(found.violations))"
-        told: Any = session.send("Runtime.evaluate", {"expression": run} | where)
-        session.detach()
+    def _with_axe(self) -> tuple[CDPSession, int]:
+        """Bring axe to the page's document, once: past the page's own policy, which forbids to add a script."""
+        if self._axe is not None:
+            try:
+                self._evaluate(*self._axe, "0")
+            except Error:  # the document is gone, and axe with it
+                self._axe[0].detach()
+            else:
+                return self._axe
+        session = self.context.new_cdp_session(self.page)
+        frame = session.send("Page.getFrameTree")["frameTree"]["frame"]["id"]
+        world = session.send("Page.createIsolatedWorld", {"frameId": frame})["executionContextId"]
+        self._evaluate(session, world, AXE + ";0")
+        self._axe = session, world
+        return self._axe
+
+    def axe(self) -> list[str]:
+        """What is wrong for who cannot see, point or tell colours apart; empty when nothing is."""
+        run = f"axe.run(document, {json.dumps(_OPTIONS)}).then((found) => JSON.stringify(found.violations))"
+        found = self._evaluate(*self._with_axe(), run)
         return [
             f"{rule['id']}: {node['html'][:160]} — {node['failureSummary'][:240]}"
-            for rule in json.loads(told["result"]["value"])
+            for rule in json.loads(found)
             for node in rule["nodes"]
         ]
 
@@ -137,11 +161,21 @@ class Visit:
         assert not violations, violations
         assert not self.wrong, self.wrong
 
-    def flawless(self, *, colours: bool = False) -> None:
-        """Assert that nothing went wrong and that axe has nothing to say. colours: as of `axe`."""
+    def flawless(self) -> None:
+        """Assert that nothing went wrong and that axe has nothing to say."""
         self.sound()
-        found = self.axe(colours=colours)
+        found = self.axe()
         assert not found, "\n".join(found)
+
+    def flawless_in_both_themes(self) -> None:
+        """As `flawless`, in the theme that is shown and then in the other, which stays."""
+        seen = []
+        for turn in (False, True):
+            if turn:
+                self.page.locator("header.top button[aria-label$=' theme']").click()
+            seen.append(self.page.evaluate("document.documentElement.dataset.theme"))
+            self.flawless()
+        assert set(seen) == {"light", "dark"}
 
 
 @contextmanager

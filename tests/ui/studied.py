@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,13 @@ def evaluate(model, task):
 """
 
 
-_ASKED = tuple(f"/api/v1/{part}" for part in ("projects/", "users", "server", "system", "audit"))
+_ASKED = tuple(f"/api/v1/{part}" for part in ("projects/", "installed", "users", "server", "system", "audit"))
 """What pages ask for, and not who is signed in."""
 _REFUSED = {"error": (500, "The disk is full"), "forbidden": (403, "Not for your role")}
 
 
 class Unwell:
-    """ASGI: in the place of the REST API while it is in a state: `error`, `forbidden`, or `loading`, which has no end.
+    """ASGI: in the place of the REST API while that is in a state: `error`, `forbidden`, or `loading`: no answer yet.
 
     A page's event stream, and where it begins, are answered as ever.
     """
@@ -65,6 +66,13 @@ class Unwell:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self.state = ""
+        self._over = asyncio.Event()
+
+    async def become(self, state: str) -> None:
+        """Be in another state, or well again; whoever waits for an answer gets the API's."""
+        self.state = state
+        self._over.set()
+        self._over = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -72,8 +80,8 @@ class Unwell:
         if not self.state or beginning or path.endswith("/events/stream") or not path.startswith(_ASKED):
             await self._app(scope, receive, send)
         elif self.state == "loading":
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            await self._over.wait()
+            await self._app(scope, receive, send)
         else:
             status, title = _REFUSED[self.state]
             body = json.dumps({"title": title, "status": status, "detail": f"{title}, says the test."}).encode()
@@ -121,6 +129,15 @@ class Studied(Served):
         """A path with the ids that it names."""
         session = self.session
         return place.format(session=session.id, other=self.other.id, model=session.model, package=session.package)
+
+    @contextmanager
+    def unwell_as(self, state: str) -> Iterator[None]:
+        """The REST API in a state of `Unwell`, or as ever where that is empty."""
+        self.run(self.unwell.become(state))
+        try:
+            yield
+        finally:
+            self.run(self.unwell.become(""))
 
     def code(self, name: str = "root") -> str:
         """That signs a person in, who is a site administrator by default."""

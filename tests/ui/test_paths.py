@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from browser import Visit, visit
+from places import PLACES
 from playwright.sync_api import Browser, expect
 from studied import APP, Studied
 
@@ -43,6 +44,16 @@ def newcomer(_newcomer: Visit, empty: Studied) -> Visit:
     _newcomer.forget()
     _newcomer.arrive(empty.code())
     return _newcomer
+
+
+def test_a_server_on_which_nothing_has_happened_shows_every_page_without_a_fault_in_both_themes(
+    newcomer: Visit,
+) -> None:
+    newcomer.expected = ("404",)
+    for place in PLACES:
+        newcomer.turn_to(place.format(session="none", other="none", model="none", package="none"))
+        newcomer.flawless_in_both_themes()
+    newcomer.expected = ()
 
 
 def test_from_an_empty_server_to_a_model_of_ones_own(newcomer: Visit, empty: Studied, tmp_path: Path) -> None:

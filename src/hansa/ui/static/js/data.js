@@ -74,12 +74,29 @@ export function useResource(path, { on, every } = {}) {
   return { data: mine ? state.data : null, error: mine ? state.error : null, loading: !mine || (!state.data && !state.error), at: mine ? state.at : null, reload: load };
 }
 
+const clocks = new Map(); // by their milliseconds; all who read one hear of a tick together, and are drawn at once
+
+function tell(every, reader) {
+  if (!clocks.has(every)) {
+    const made = { readers: new Set(), tick: 0 };
+    made.tick = setInterval(() => {
+      for (const one of made.readers) one(Date.now() / 1000);
+    }, every);
+    clocks.set(every, made);
+  }
+  const { readers, tick } = clocks.get(every);
+  readers.add(reader);
+  return () => {
+    readers.delete(reader);
+    if (readers.size) return;
+    clearInterval(tick);
+    clocks.delete(every);
+  };
+}
+
 /** A clock for relative times: seconds since 1970, renewed every so many milliseconds. */
 export function useNow(every = 1000) {
   const [now, set] = useState(Date.now() / 1000);
-  useEffect(() => {
-    const tick = setInterval(() => set(Date.now() / 1000), every);
-    return () => clearInterval(tick);
-  }, [every]);
+  useEffect(() => tell(every, set), [every]);
   return now;
 }

@@ -29,7 +29,7 @@ export function Users() {
       <label class="field"><span>Password</span><input name="password" type="password" minlength="10" autocomplete="new-password" /><small>Ten characters or more; they change it under Account</small></label>
       <label class="check"><input name="admin" type="checkbox" />Site administrator</label>
     <//></div><//>
-    <${Card} title="Accounts" note=${users.data ? plural(users.data.total, "account") : ""}><${Loaded} resource=${users} skeleton=${html`<div class="body"><${Bar} width=${240} /></div>`}>${(data) => html`<${Rows} label="Accounts" rows=${data.items} key=${(one) => one.name} sort="name" columns=${[
+    <${Card} title="Accounts" note=${users.data ? plural(users.data.total, "account") : ""}><${Loaded} resource=${users} skeleton=${html`<div class="body"><${Bar} width=${240} /></div>`}>${(data) => html`<${Rows} label="Accounts" rows=${data.items} identify=${(one) => one.name} sort="name" columns=${[
       { id: "name", label: "Name", sort: "name", show: (one) => html`<span class="name">${one.name}</span>${one.name === me.name ? " (you)" : ""}` },
       { id: "admin", label: "Kind", sort: "admin", show: (one) => (one.admin ? "site administrator" : "user") },
       { id: "state", label: "Status", sort: "disabled", show: (one) => html`<${Status} state=${one.disabled ? "disabled" : "active"} />` },
@@ -84,11 +84,11 @@ function State({ state, server }) {
     ]} />
     ${state.disk_free < 0.05 * state.disk_size && html`<${Notice} kind="warn">The disk of the data folder is nearly full: sessions wait when it is. Prune projects in their settings, or give it room.<//>`}
     <div class="grid-2">
-      <${Card} title="Replicas" note="servers over this database"><${Rows} label="Replicas" rows=${state.replicas} key=${(one) => one.name} columns=${[
+      <${Card} title="Replicas" note="servers over this database"><${Rows} label="Replicas" rows=${state.replicas} identify=${(one) => one.name} columns=${[
         { id: "name", label: "Process", show: (one) => html`<span class="name">${one.name}</span>` },
         { id: "leads", label: "Status", show: (one) => html`<${Status} state=${one.leads ? "running" : "waiting"}>${one.leads ? "leads" : "stands by"}<//>` },
       ]} /><//>
-      <${Card} title="Failing nodes" note="with their newest cause"><${Rows} label="Failing nodes" rows=${state.failing} key=${(one) => `${one.project}/${one.node}`} size=${10} sort="-last_at" columns=${[
+      <${Card} title="Failing nodes" note="with their newest cause"><${Rows} label="Failing nodes" rows=${state.failing} identify=${(one) => `${one.project}/${one.node}`} size=${10} sort="-last_at" columns=${[
         { id: "node", label: "Node", sort: "node", show: (one) => html`<a class="name" href=${one.role === "client" ? to("p", one.project, "clients", one.node) : to("p", one.project, "network")}>${one.node}</a> <span class="muted">${one.project}</span>` },
         { id: "connected", label: "Status", sort: "connected", show: (one) => html`<${Status} state=${one.failures ? "failed" : "offline"}>${one.failures ? (one.connected ? "fails" : "failed, away") : "away"}<//>` },
         { id: "failures", label: "Failures", n: true, sort: "failures", show: (one) => count(one.failures) },

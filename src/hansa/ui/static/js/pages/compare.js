@@ -26,6 +26,7 @@ export function Compare({ route }) {
   const [hidden, hide] = useState([]);
   const set = (ids_) => setQuery({ ids: ids_.join(",") || null });
   const known = ids.map((id) => found.get(id)).filter(Boolean);
+  const waiting = ids.some((id) => !found.has(id)); // null: it cannot be had
   const shown = known.filter(({ session }) => !hidden.includes(session.id));
   const label = (session) => `${session.name} ${session.id.slice(0, 4)}`;
   const colour = (id) => SERIES[ids.indexOf(id) % SERIES.length];
@@ -48,8 +49,8 @@ export function Compare({ route }) {
     <${Title} title="Compare sessions" actions=${left.length > 0 && ids.length < MOST && html`<${Choose} label="Add a session" value="" onChange=${(id) => id && set([...ids, id])} options=${[["", "Add a session …"], ...left.map((one) => [one.id, label(one)])]} />`}>${plural(ids.length, "session")}; the table chooses which are drawn<//>
     ${!ids.length && html`<section class="card"><${Empty} icon="git-compare" title="Nothing to compare yet" actions=${html`<a class="button" href=${to("p", project, "sessions")}>Choose sessions</a>`}>Choose two or more in the list of sessions, or add them here.<//></section>`}
     ${charts.length > 0 && html`<div class="grid-2">${charts.slice(0, DRAWN).map(([name, series]) => html`<${Chart} key=${name} title=${title(name)} name=${name} series=${series} note="by round" file=${`compare-${name}`} theme=${theme} />`)}</div>`}
-    ${ids.length > 0 && html`<${Card} title="Sessions" right=${html`<${SaveList} name="compared-sessions" fetch=${async () => known} columns=${[["id", ({ session }) => session.id], ["name", ({ session }) => session.name], ["state", ({ session }) => session.state], ["rounds", ({ session }) => session.round], ...metrics.map((name) => [name, (one) => last(one, name)])]} />`}>
-      ${known.length < ids.length && known.length === 0 ? html`<div class="body"><${Bar} width=${320} /></div>` : html`<${Rows} saved label="Compared sessions" rows=${known} key=${({ session }) => session.id} columns=${[
+    ${(waiting || known.length > 0) && html`<${Card} title="Sessions" right=${html`<${SaveList} name="compared-sessions" fetch=${async () => known} columns=${[["id", ({ session }) => session.id], ["name", ({ session }) => session.name], ["state", ({ session }) => session.state], ["rounds", ({ session }) => session.round], ...metrics.map((name) => [name, (one) => last(one, name)])]} />`}>
+      ${known.length === 0 ? html`<div class="body" aria-busy="true"><${Bar} width=${320} /></div>` : html`<${Rows} saved label="Compared sessions" rows=${known} identify=${({ session }) => session.id} columns=${[
         { id: "draw", label: "", name: "Draw", show: ({ session }) => html`<input type="checkbox" aria-label=${`Draw ${label(session)}`} checked=${!hidden.includes(session.id)} onChange=${() => hide(hidden.includes(session.id) ? hidden.filter((one) => one !== session.id) : [...hidden, session.id])} />` },
         { id: "name", label: "Session", sort: "name", value: ({ session }) => session.name, show: ({ session }) => html`<i class="swatch" style=${{ background: `var(--${colour(session.id)})` }}></i><a class="name" href=${to("p", project, "sessions", session.id)}>${session.name}</a> <span class="muted mono">${session.id.slice(0, 4)}</span>` },
         { id: "state", label: "Status", sort: "state", value: ({ session }) => session.state, show: ({ session }) => html`<${Status} state=${session.state} />` },
@@ -59,7 +60,7 @@ export function Compare({ route }) {
         { id: "out", label: "", name: "Remove", show: ({ session }) => html`<button class="button small quiet" onClick=${() => set(ids.filter((one) => one !== session.id))}>Remove</button>` },
       ]} />`}<//>`}
     ${known.length > 1 && html`<${Card} title="Settings that differ" note=${differing.length ? plural(differing.length, "setting") : ""}>
-      <${Rows} label="Settings that differ" rows=${differing} key=${(row) => row.name} size=${100} columns=${[
+      <${Rows} label="Settings that differ" rows=${differing} identify=${(row) => row.name} size=${100} columns=${[
         { id: "name", label: "Setting", show: (row) => html`<span class="name">${row.name}</span>` },
         ...known.map(({ session }, k) => ({ id: session.id, label: label(session), show: (row) => html`<code>${row.values[k]}</code>` })),
       ]} empty=${html`<${Empty} icon="check" title="They have the same settings" />`} /><//>`}
@@ -70,7 +71,10 @@ function Fetched({ id, onFound }) {
   const { project } = useApp();
   const session = useResource(path`/projects/${project}/sessions/${id}`, { on: ({ event }) => event?.session === id && /^session\.|^round\.committed/.test(event.kind) });
   const { curves } = useCurves(project, id);
-  useEffect(() => { if (session.data && curves) onFound({ session: session.data, curves }); }, [session.data, curves]);
+  useEffect(() => {
+    if (session.data && curves) onFound({ session: session.data, curves });
+    else if (session.error) onFound(null);
+  }, [session.data, session.error, curves]);
   return session.error ? html`<section class="card"><${Failure} error=${session.error} retry=${session.reload} /></section>` : null;
 }
 

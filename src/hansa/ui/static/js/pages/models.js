@@ -23,7 +23,7 @@ export function Models() {
   return html`<div class="stack"><${Title} title="Models">Seeds, and the model of every committed round<//>
     <${Card} title="The trail" note="the newest first" right=${html`<${Choose} label="Kind" value=${kind} onChange=${choose} options=${[["", "All models"], ["seeds", "seeds"]]} />
       <${SaveList} name=${`models-${project}`} fetch=${() => everything(base, filter)} columns=${["id", "name", "session", "round", "parent", "size", "created_at"].map((name) => [name, (row) => row[name]])} />`}>
-      <${List} saved path=${base} filter=${filter} sort="-created_at" on=${changes} label="Models" key=${(one) => `${one.id}/${one.session}/${one.round}`} columns=${[
+      <${List} saved path=${base} filter=${filter} sort="-created_at" on=${changes} label="Models" identify=${(one) => `${one.id}/${one.session}/${one.round}`} columns=${[
         { id: "id", label: "Model", show: (one) => html`<a class="mono" href=${to("p", project, "models", one.id)}>${one.id.slice(0, 12)}</a>` },
         { id: "name", label: "Name", sort: "name", show: (one) => one.name || "—" },
         { id: "session", label: "Session", sort: "session", show: (one) => (one.session ? html`<a class="mono" href=${to("p", project, "sessions", one.session)}>${one.session.slice(0, 8)}</a>` : "uploaded seed") },
@@ -139,7 +139,7 @@ function Contributors({ model, above }) {
     right=${state.rows && html`<${SaveList} name=${`contributors-${model.id.slice(0, 12)}`} fetch=${async () => state.rows} columns=${["client", "updates", "examples", "last"].map((name) => [name, (row) => row[name]])} />`}>
     ${state.error ? html`<${Failure} error=${state.error} retry=${load} />`
       : !state.rows ? html`<div class="body"><${Bar} width=${260} /></div>`
-      : html`<${Rows} saved label="Who contributed" rows=${state.rows} key=${(row) => row.client} sort="-examples" size=${25} columns=${[
+      : html`<${Rows} saved label="Who contributed" rows=${state.rows} identify=${(row) => row.client} sort="-examples" size=${25} columns=${[
           { id: "client", label: "Client", sort: "client", show: (row) => html`<a class="name" href=${to("p", project, "clients", row.client)}>${row.client}</a>` },
           { id: "updates", label: "Updates", n: true, sort: "updates", show: (row) => count(row.updates) },
           { id: "examples", label: "Examples, over rounds", n: true, sort: "examples", show: (row) => count(row.examples) },

@@ -36,7 +36,7 @@ export function Network() {
           ? html`<div class="body split"><${Tree} servers=${network.servers} onChoose=${choose} /><${Counts} counts=${[["connected", network.connected], ["offline", network.clients - network.connected]]} /></div>`
           : html`<${Empty} icon="sitemap" title="Only the controller is here" actions=${can("admit_nodes") && html`<a class="button primary" href=${to("p", project, "clients", "join")}>Join a client</a>`}>Clients join the controller itself, or combiners between them and it.<//>`}
       <//>
-      ${network.servers.length > 1 && html`<${Card} title="Servers"><${Rows} label="Servers" rows=${network.servers} key=${(one) => one.name} columns=${[
+      ${network.servers.length > 1 && html`<${Card} title="Servers"><${Rows} label="Servers" rows=${network.servers} identify=${(one) => one.name} columns=${[
         { id: "name", label: "Server", sort: "name", show: (one) => html`<span class="name">${named(one)}</span>` },
         { id: "state", label: "Status", sort: "connected", show: (one) => html`<${Status} state=${one.connected ? "connected" : "offline"}>${one.connected ? "connected" : "away"}<//>` },
         { id: "parent", label: "Parent", sort: "parent", show: (one) => (one.parent === "root" ? "controller" : one.parent || "—") },

@@ -5,7 +5,7 @@ import { useResource } from "../data.js";
 import { plural } from "../format.js";
 import { html, useEffect, useState } from "../html.js";
 import { Card, Notice, Title } from "../parts/page.js";
-import { Loaded } from "../parts/states.js";
+import { Failure, Loaded } from "../parts/states.js";
 import { go, to } from "../router.js";
 
 /** An option as it was typed: a number or a truth value where it reads as one, else text. */
@@ -100,9 +100,12 @@ function Start({ like, chosen }) {
   };
 
   const radio = (group, value, current, set, title, text, disabled) => html`<label><input type="radio" name=${group} value=${value} checked=${current === value} disabled=${disabled} onChange=${() => set(value)} /><span><b>${title}</b><small>${text}</small></span></label>`;
+  const read = [here, packages, installed];
+  const missing = read.find((one) => one.error && !one.data);
   const defaults = like?.spec ?? { name: "digits", rounds: 20, seed: 0, rules: { deadline: 3600, min_clients: Math.max(1, connected) } };
-  return html`<form class="stack" onSubmit=${start}>
+  return html`<form class="stack" onSubmit=${start} aria-busy=${read.some((one) => one.loading)}>
     <${Title} title=${like ? `Again: ${like.name}` : "New session"}>One model, trained over the clients of ${project}, round by round<//>
+    ${missing && html`<section class="card"><${Failure} error=${missing.error} retry=${() => read.forEach((one) => one.reload())} /></section>`}
     <${Card} title="The app" note="what is trained, and how a client reads its data"><fieldset class="body form"><legend class="visually-hidden">The app</legend>
       <div class="choice">
         ${radio("code", "example", code, choose, "The example", "Handwritten digits, each client with its own mix of them")}

@@ -86,7 +86,7 @@ function Inside({ record, inside, base }) {
     ]} />
     <${Approve} record=${record} inside=${inside} base=${base} />
     <${Card} title="What a client would run"><ul class="plain body">${inside.runs.map((line) => html`<li key=${line}><code>${line}</code></li>`)}${inside.requirements.map((line) => html`<li key=${line}>installs <code>${line}</code></li>`)}</ul><//>
-    <${Card} title="Files" note="as the manifest lists them, each checked"><${Rows} label="Files of the package" rows=${files} key=${(file) => file.name} sort="name" columns=${[
+    <${Card} title="Files" note="as the manifest lists them, each checked"><${Rows} label="Files of the package" rows=${files} identify=${(file) => file.name} sort="name" columns=${[
       { id: "name", label: "Path", sort: "name", show: (file) => (can("verify") ? html`<button class="button quiet small" onClick=${() => show(file.name)}>${file.name}</button>` : html`<span class="name">${file.name}</span>`) },
       { id: "size", label: "Size", n: true, sort: "size", show: (file) => bytes(file.size) },
       { id: "executable", label: "Right to run", sort: "executable", show: (file) => (file.executable ? "yes" : "no") },

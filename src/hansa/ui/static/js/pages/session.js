@@ -3,7 +3,7 @@ import { address, call, path, query } from "../api.js";
 import { useApp } from "../context.js";
 import { useNow, useResource } from "../data.js";
 import { NORM, bytes, count, metric, number, own, plural, span, title } from "../format.js";
-import { html, useEffect, useMemo, useState } from "../html.js";
+import { html, useCallback, useEffect, useMemo, useState } from "../html.js";
 import { Act } from "../parts/acts.js";
 import { Chart, Histogram, SERIES } from "../parts/chart.js";
 import { useCurves } from "../parts/curves.js";
@@ -60,7 +60,8 @@ function Shown({ session, reload }) {
   ];
   const tab = useTab(tabs);
   const [pins, pin] = useState([]);
-  const toggle = (client) => pin(pins.includes(client) ? pins.filter((one) => one !== client) : [...pins, client].slice(-PINS));
+  const toggle = useCallback((client) => pin((now) => (now.includes(client) ? now.filter((one) => one !== client) : [...now, client].slice(-PINS))), []);
+  const table = useMemo(() => tab === "rounds" && html`<${Rounds} name=${session.name} rounds=${rounds} curves=${curves} behind=${behind} />`, [tab, session.name, rounds, curves, behind]);
   return html`<div class="stack">
     <${Title} title=${session.name} state=${html`<${Pill} state=${session.state} />`} actions=${html`
         ${can("download") && model}
@@ -80,7 +81,7 @@ function Shown({ session, reload }) {
     ${session.state === "stopped" && html`<${Notice} kind="warn">${session.cause || "It was stopped"}.${!simulated && " What is committed stays; it can be resumed."}<//>`}
     <${Charts} session=${session} curves=${curves} bands=${bands} pins=${pins} unpin=${toggle} />
     <${Tabs} items=${tabs} label="Details of the session" />
-    ${tab === "rounds" && html`<${Rounds} session=${session} rounds=${rounds} curves=${curves} behind=${behind} />`}
+    ${table}
     ${tab === "clients" && html`<${Participants} session=${session} pins=${pins} toggle=${toggle} />`}
     ${tab === "network" && html`<${Places} session=${session} />`}
     ${tab === "rejected" && html`<${Rejected} session=${session} />`}
@@ -165,11 +166,12 @@ function Charts({ session, curves, bands, pins, unpin }) {
       return { key, name, kind, series: [...series, ...lines.filter((one) => one.rounds.length)], band };
     });
   }, [curves, bands, pinned]);
+  const charts = useMemo(() => cards.slice(0, most).map(({ key, name, kind, series, band }) => html`<${Chart} key=${key} title=${title(name)} name=${name} series=${series} band=${band} file=${`${session.name}-${kind}-${name}`} theme=${theme}
+    note=${`${kind === "train" ? "in training" : "evaluated"}${band ? " · band: clients p10–p90" : ""}`} />`), [cards, most, session.name, theme]);
   if (!curves) return html`<div class="grid-2"><div class="card" style=${{ height: "330px" }}></div><div class="card" style=${{ height: "330px" }}></div></div>`;
   if (!cards.length) return html`<div class="grid-2"><${Chart} title="Metrics" name="" series=${[]} empty="The first round has not been evaluated yet; what the app reports will be drawn here" theme=${theme} /></div>`;
   const left = cards.length - most;
-  return html`<div class="grid-2">${cards.slice(0, most).map(({ key, name, kind, series, band }) => html`<${Chart} key=${key} title=${title(name)} name=${name} series=${series} band=${band} file=${`${session.name}-${kind}-${name}`} theme=${theme}
-    note=${`${kind === "train" ? "in training" : "evaluated"}${band ? " · band: clients p10–p90" : ""}`} />`)}</div>
+  return html`<div class="grid-2">${charts}</div>
     ${left > 0 && html`<button class="button" onClick=${() => draw(most + DRAWN)}>Draw ${count(Math.min(DRAWN, left))} more of ${plural(left, "metric")}</button>`}`;
 }
 
@@ -194,7 +196,7 @@ function usePinned(project, session, pins) {
       }
       for (const row of judged.items) add(`${row.kind}/${row.name}`, row.round, row.value);
       return { client, curves };
-    })).then((made) => !gone && set(made), () => {});
+    })).then((made) => !gone && set((before) => (made.length || before.length ? made : before)), () => {}); // nothing is drawn anew for nobody
     return () => { gone = true; };
   }, [pins.join("\n"), session.round]);
   return found;
@@ -208,7 +210,7 @@ function Waiting({ base, id }) {
   return html`<${Notice} kind=${late.length ? "warn" : "info"}>
     <b>Waiting:</b> ${sentence.split(";")[0].split(": waits for")[0]}
     ${phase && html`<details><summary>${phase.outstanding.length ? `${plural(phase.outstanding.length, "client is", "clients are")} still to answer` : "nobody is to answer"}${phase.deadline !== null ? `; the deadline is in ${span(phase.deadline - phase.now)}` : ""}</summary>
-      ${phase.outstanding.length > 0 && html`<${Rows} saved label="Clients that the round waits for" rows=${phase.outstanding} key=${(one) => one.name} size=${10} columns=${[
+      ${phase.outstanding.length > 0 && html`<${Rows} saved label="Clients that the round waits for" rows=${phase.outstanding} identify=${(one) => one.name} size=${10} columns=${[
         { id: "name", label: "Client", sort: "name", show: (one) => html`<span class="name">${one.name}</span>` },
         { id: "activity", label: "Doing", show: (one) => `${one.activity}${one.total ? ` ${number(one.done)} of ${number(one.total)}` : ""}` },
         { id: "connected", label: "Status", show: (one) => html`<${Status} state=${one.connected ? "connected" : "offline"} />` },
@@ -218,30 +220,29 @@ function Waiting({ base, id }) {
   <//>`;
 }
 
-function Rounds({ session, rounds, curves, behind }) {
+function Rounds({ name, rounds, curves, behind }) {
   const { project } = useApp();
-  const rows = useMemo(() => (rounds ? rounds.number.map((n, k) => ({
-    number: n, accepted: rounds.accepted[k], rejected: rounds.rejected[k], failed: rounds.failed[k], missing: rounds.missing[k], weight: rounds.weight[k],
-    seconds: rounds.closed_at[k] - rounds.opened_at[k], at: rounds.closed_at[k], model: rounds.model[k],
-  })) : []), [rounds]);
+  const rows = useMemo(() => rounds?.number.map((_, k) => k) ?? [], [rounds]); // a row is a place in the columns that came
+  const cell = (what) => (k) => rounds[what][k];
+  const took = (k) => rounds.closed_at[k] - rounds.opened_at[k];
+  const at = (curve) => (k) => {
+    const round = rounds.number[k];
+    const i = curve.rounds[k] === round ? k : curve.rounds.indexOf(round);
+    return i < 0 ? null : curve.values[i];
+  };
   const shown = ranked(curves ?? []).slice(0, 4);
-  const value = useMemo(() => new Map(shown.map((curve) => [curve.name, new Map(curve.rounds.map((round, k) => [round, curve.values[k]]))])), [curves]);
-  const at = (name, round) => value.get(name)?.get(round) ?? null;
+  const whole = (id, label) => ({ id, label, n: true, sort: id, value: cell(id), show: (k) => count(rounds[id][k]) });
   const columns = [
-    { id: "number", label: "Round", n: true, sort: "number", show: (row) => count(row.number) },
-    ...shown.map((curve) => ({ id: curve.name, label: title(curve.name), n: true, sort: `m-${curve.name}`, value: (row) => at(curve.name, row.number), show: (row) => metric(curve.name, at(curve.name, row.number)) })),
-    { id: "accepted", label: "Accepted", n: true, sort: "accepted", show: (row) => count(row.accepted) },
-    { id: "rejected", label: "Rejected", n: true, sort: "rejected", show: (row) => count(row.rejected) },
-    { id: "failed", label: "Failed", n: true, sort: "failed", show: (row) => count(row.failed) },
-    { id: "missing", label: "Missing", n: true, sort: "missing", show: (row) => count(row.missing) },
-    { id: "weight", label: "Examples", n: true, sort: "weight", show: (row) => count(row.weight) },
-    { id: "seconds", label: "Took", n: true, sort: "seconds", show: (row) => span(row.seconds) },
-    { id: "model", label: "Model", show: (row) => html`<a class="mono" href=${to("p", project, "models", row.model)}>${row.model.slice(0, 8)}</a>` },
-    { id: "at", label: "Closed", n: true, sort: "at", show: (row) => html`<${Ago} at=${row.at} />` },
+    whole("number", "Round"),
+    ...shown.map((curve) => ({ id: curve.name, label: title(curve.name), n: true, sort: `m-${curve.name}`, value: at(curve), show: (k) => metric(curve.name, at(curve)(k)) })),
+    whole("accepted", "Accepted"), whole("rejected", "Rejected"), whole("failed", "Failed"), whole("missing", "Missing"), whole("weight", "Examples"),
+    { id: "seconds", label: "Took", n: true, sort: "seconds", value: took, show: (k) => span(took(k)) },
+    { id: "model", label: "Model", show: (k) => html`<a class="mono" href=${to("p", project, "models", rounds.model[k])}>${rounds.model[k].slice(0, 8)}</a>` },
+    { id: "at", label: "Closed", n: true, sort: "at", value: cell("closed_at"), show: (k) => html`<${Ago} at=${rounds.closed_at[k]} />` },
   ];
-  const heads = [["round", (row) => row.number], ...shown.map((curve) => [curve.name, (row) => at(curve.name, row.number)]), ...["accepted", "rejected", "failed", "missing", "weight", "seconds", "model"].map((name) => [name, (row) => row[name]])];
-  return html`<${Card} title="Rounds" note="the newest first" right=${html`<${SaveList} name=${`${session.name}-rounds`} fetch=${async () => rows} columns=${heads} />`}>
-    <${Rows} saved columns=${columns} rows=${rows} key=${(row) => row.number} sort="-number" size=${25} label="Rounds" empty=${behind
+  const heads = [["round", cell("number")], ...shown.map((curve) => [curve.name, at(curve)]), ...["accepted", "rejected", "failed", "missing", "weight"].map((what) => [what, cell(what)]), ["seconds", took], ["model", cell("model")]];
+  return html`<${Card} title="Rounds" note="the newest first" right=${html`<${SaveList} name=${`${name}-rounds`} fetch=${async () => rows} columns=${heads} />`}>
+    <${Rows} saved columns=${columns} rows=${rows} identify=${cell("number")} sort="-number" size=${25} label="Rounds" empty=${behind
       ? html`<div class="body" aria-busy="true"><${Bar} width=${320} /></div>`
       : html`<${Empty} icon="hourglass" title="No round is committed yet">The first appears here as soon as it closes.<//>`} />
   <//>`;

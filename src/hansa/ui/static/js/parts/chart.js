@@ -1,5 +1,5 @@
 // A chart: a line for the global model, a band for its clients, further lines for whoever is pinned or compared.
-import { html, useEffect, useMemo, useRef, useState } from "../html.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../html.js";
 import uPlot from "../../vendor/uplot.js";
 import { ABSENT, absent, count, isShare, metric, number } from "../format.js";
 import { csv, save } from "./acts.js";
@@ -22,8 +22,14 @@ function ticks(share, at, step) {
   return at.map((tick) => (size >= 1e6 || step * scale < 1e-6 ? String(+(scale * tick).toPrecision(6)) : (scale * tick).toFixed(decimals)) + (share ? " %" : ""));
 }
 
+/** Whether numbers are the same, in the same order. */
+const same = (some, others) => some === others || (some.length === others.length && some.every((one, k) => one === others[k]));
+
 /** Rounds that all series have in common, and each series over them: null where it has none. */
 function align(series, band) {
+  const [first, ...others] = [...series, ...(band ? [band] : [])].map((one) => one.rounds);
+  const rising = first?.every((round, k) => !k || round > first[k - 1]);
+  if (rising && others.every((one) => same(first, one))) return { rounds: first, lines: series.map((one) => one.values), low: band?.low, high: band?.high };
   const rounds = [...new Set([...series.flatMap((one) => one.rounds), ...(band?.rounds ?? [])])].sort((a, b) => a - b);
   const at = new Map(rounds.map((round, k) => [round, k]));
   const spread = (where, values) => {
@@ -77,6 +83,7 @@ export function Chart({ title, note, name, series, band, file = title, empty = "
   const [at, hover] = useState(null);
   const [wide, resize] = useState(0);
   const [asTable, show] = useState(false);
+  const [seen, see] = useState(true);
   const data = useMemo(() => align(series, band), [series, band]);
   const columns = [data.rounds, ...data.lines, ...(data.low ? [data.low, data.high] : [])];
   const shape = JSON.stringify([series.map(({ id, label, colour, thin }) => [id, label, colour, thin]), Boolean(data.low), data.rounds.length < 2, theme, name]);
@@ -84,11 +91,18 @@ export function Chart({ title, note, name, series, band, file = title, empty = "
   useEffect(() => {
     const watch = new ResizeObserver(([entry]) => resize(Math.floor(entry.contentRect.width)));
     watch.observe(place.current);
-    return () => watch.disconnect();
+    const look = new IntersectionObserver((entries) => see(entries.at(-1).isIntersecting), { rootMargin: "25%" });
+    look.observe(place.current);
+    return () => {
+      watch.disconnect();
+      look.disconnect();
+    };
   }, []);
 
-  useEffect(() => {
+  const drawn = useRef();
+  useLayoutEffect(() => {
     if (!wide || !data.rounds.length || asTable) return undefined;
+    drawn.current = data;
     const made = new (/** @type {any} */ (uPlot))(options(wide, name, series, data), columns, place.current);
     made.root.setAttribute("aria-hidden", "true");
     made.hooks.setCursor = [(u) => hover(u.cursor.idx ?? null)];
@@ -99,7 +113,11 @@ export function Chart({ title, note, name, series, band, file = title, empty = "
     };
   }, [shape, wide > 0, data.rounds.length > 0, asTable]);
 
-  useEffect(() => { plot.current?.setData(columns); }, [data]);
+  useLayoutEffect(() => { // in the frame of the numbers below it; where nobody looks, when somebody does
+    if (!seen || drawn.current === data) return;
+    drawn.current = data;
+    plot.current?.setData(columns);
+  }, [data, seen]);
   useEffect(() => { if (wide) plot.current?.setSize({ width: wide, height: HEIGHT }); }, [wide]);
 
   const last = data.rounds.length - 1;

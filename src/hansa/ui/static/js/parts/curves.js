@@ -12,10 +12,9 @@ const key = (one) => `${one.kind}/${one.name}/${one.client ?? ""}`;
 function joined(known, fresh, axis) {
   if (!known) return fresh;
   const first = fresh[axis][0] ?? Infinity;
-  const keep = known[axis].findIndex((round) => round >= first);
-  const n = keep < 0 ? known[axis].length : keep;
+  const n = known[axis].findLastIndex((round) => round < first) + 1;
   const made = { ...fresh };
-  for (const [name, column] of Object.entries(fresh)) if (Array.isArray(column)) made[name] = [...known[name].slice(0, n), ...column];
+  for (const [name, column] of Object.entries(fresh)) if (Array.isArray(column)) made[name] = known[name].slice(0, n).concat(column);
   return made;
 }
 

@@ -1,5 +1,5 @@
 // A state is a glyph, a word and a colour: no two of them alone.
-import { html } from "../html.js";
+import { html, useMemo } from "../html.js";
 import { ago, iso, moment, own } from "../format.js";
 import { useNow } from "../data.js";
 
@@ -34,5 +34,6 @@ export const Pill = ({ state, children }) => html`<span class="pill"><${Status} 
 /** How long ago, and on hover when. */
 export function Ago({ at }) {
   const now = useNow(at && Date.now() / 1000 - at < 120 ? 1000 : 15000);
-  return at ? html`<time dateTime=${iso(at)} title=${moment(at)}>${ago(at, now)}</time>` : "—";
+  const [read, whole] = useMemo(() => (at ? [iso(at), moment(at)] : []), [at]);
+  return at ? html`<time dateTime=${read} title=${whole}>${ago(at, now)}</time>` : "—";
 }

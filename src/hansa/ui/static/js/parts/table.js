@@ -33,12 +33,12 @@ function Heads({ columns, sort, onSort }) {
   </tr></thead>`;
 }
 
-const body = (columns, rows, key) => rows.map((row) => html`<tr key=${key(row)}>
+const body = (columns, rows, identify) => rows.map((row) => html`<tr key=${identify(row)}>
   ${columns.map((column) => html`<td key=${column.id} class="${column.n ? "n" : ""} ${column.clip ? "clip" : ""}">${column.show(row)}</td>`)}
 </tr>`);
 
-/** Rows that are here already. columns: {id, label, show(row), n, sort, value(row)}; saved: whether they can be saved elsewhere. */
-export function Rows({ columns, rows, key = (row) => row.id, empty, label, sort: first = "", size = 50, saved = false }) {
+/** Rows that are here already. columns: {id, label, show(row), n, sort, value(row)}; identify: what tells a row from others; saved: whether they can be saved elsewhere. */
+export function Rows({ columns, rows, identify = (row) => row.id, empty, label, sort: first = "", size = 50, saved = false }) {
   const [sort, setSort] = useState(first);
   const [page, setPage] = useState(0);
   const shown = useMemo(() => {
@@ -55,7 +55,7 @@ export function Rows({ columns, rows, key = (row) => row.id, empty, label, sort:
   return html`${!saved && html`<${Save} label=${label} columns=${columns} fetch=${async () => shown} />`}<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>
     <caption class="visually-hidden">${label}</caption>
     <${Heads} columns=${columns} sort=${sort} onSort=${setSort} />
-    <tbody>${body(columns, shown.slice(at * size, (at + 1) * size), key)}</tbody>
+    <tbody>${body(columns, shown.slice(at * size, (at + 1) * size), identify)}</tbody>
   </table></div>
   ${pages > 1 && html`<${Pager} from=${at * size} size=${size} total=${shown.length} onPage=${(to) => setPage(to / size)} />`}`;
 }
@@ -68,7 +68,7 @@ function Pager({ from, size, total, onPage }) {
 }
 
 /** A list of the server, page by page. path: its route; filter: query values; on: the events that change it. */
-export function List({ path, filter = {}, columns, on, empty, label, size = 25, sort: first = "", every, key = (row) => row.id, onTotal, saved = false }) {
+export function List({ path, filter = {}, columns, on, empty, label, size = 25, sort: first = "", every, identify = (row) => row.id, onTotal, saved = false }) {
   const [sort, setSort] = useState(first);
   const [offset, setOffset] = useState(0);
   const wanted = JSON.stringify(filter);
@@ -88,7 +88,7 @@ export function List({ path, filter = {}, columns, on, empty, label, size = 25, 
   return html`${!saved && html`<${Save} label=${label} columns=${columns} fetch=${all} />`}<div class="scroll" tabindex="0" role="region" aria-label=${label} aria-busy=${!data}><table>
     <caption class="visually-hidden">${label}</caption>
     <${Heads} columns=${columns} sort=${sort} onSort=${(by) => { setSort(by); setOffset(0); }} />
-    <tbody>${data ? body(columns, data.items, key) : html`<${SkeletonRows} columns=${columns.length} />`}</tbody>
+    <tbody>${data ? body(columns, data.items, identify) : html`<${SkeletonRows} columns=${columns.length} />`}</tbody>
   </table></div>
   ${data && data.total > size && html`<${Pager} from=${offset} size=${size} total=${data.total} onPage=${setOffset} />`}`;
 }

@@ -119,7 +119,7 @@ function Branches({ nodes, chosen, onChoose }) {
     { id: "load", label: "Load", show: ({ server }) => html`<progress max=${most} value=${server.clients} aria-label=${`Clients of ${named(server)}`} style=${{ width: "140px" }}></progress>` },
     { id: "seen", label: "Last seen", n: true, show: ({ server }) => (server.connected ? "now" : html`<${Ago} at=${server.last_seen} />`) },
   ];
-  return html`<${Rows} columns=${columns} rows=${nodes} key=${({ server }) => server.name} label="Servers of the aggregation tree" size=${50} />`;
+  return html`<${Rows} columns=${columns} rows=${nodes} identify=${({ server }) => server.name} label="Servers of the aggregation tree" size=${50} />`;
 }
 
 export function Counts({ counts }) {
