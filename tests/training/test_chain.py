@@ -115,6 +115,31 @@ def test_layers_over_more_than_a_row_of_features_are_no_chain() -> None:
     assert chain_of(nn.Linear(FEATURES, CLASSES), torch.randn(2, 4, FEATURES)) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_numpy_has_no_products_of_is_no_chain(dtype: Any) -> None:
+    assert chain_of(nn.Linear(FEATURES, CLASSES).to(dtype), torch.randn(2, FEATURES).to(dtype)) is None
+
+
+@pytest.mark.parametrize("hidden", [64, 9001])  # products that NumPy does, and those that are left to PyTorch
+def test_bits_of_a_row_do_not_depend_on_the_others(hidden: int) -> None:
+    torch.manual_seed(2)
+    layers = [Layer("0", "1", rectified=True), Layer("2", None, rectified=False)]
+    shapes = {"0": (ROWS, hidden, FEATURES), "1": (ROWS, hidden), "2": (ROWS, CLASSES, hidden)}
+    stacks = {name: torch.randn(shape) for name, shape in shapes.items()}
+    inputs, targets = torch.randn(ROWS, SIZE, FEATURES), torch.randint(0, CLASSES, (ROWS, SIZE))
+
+    def gradients(rows: slice) -> list[Any]:
+        own = {name: nn.Parameter(stack[rows].clone()) for name, stack in stacks.items()}
+        weights = torch.full((len(targets[rows]), SIZE), 1 / SIZE)
+        means = Chain(layers).differentiate(own, inputs[rows], targets[rows].reshape(-1), weights)
+        return [means, *(parameter.grad for parameter in own.values())]
+
+    together = gradients(slice(0, ROWS))
+    for row in range(ROWS):
+        for one, of_all in zip(gradients(slice(row, row + 1)), together, strict=True):
+            assert torch.equal(one[0], of_all[row])
+
+
 def test_only_the_plain_cross_entropy_is_meant() -> None:
     assert is_cross_entropy(functional.cross_entropy)
     assert is_cross_entropy(nn.CrossEntropyLoss())

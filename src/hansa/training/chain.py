@@ -3,8 +3,9 @@
     h_0 = x;  h_l = max(0, h_{l−1} W_lᵀ + b_l), without the maximum where there is none;  p = softmax(h_L)
     ∂/∂h_L = (p − onehot(y)) · weight;  ∂/∂W_l = (∂/∂h_l)ᵀ h_{l−1};  ∂/∂b_l = Σ ∂/∂h_l;  ∂/∂h_{l−1} = ∂/∂h_l W_l
 
-What automatic differentiation computes too, in fewer and faster operations: products in the layout that a batched
-product is quick in, and the softmax with an example in each column, so that each operation is one over all of them.
+What automatic differentiation computes too, in fewer and faster operations, on a CPU: products by NumPy, whose library
+has less to do before a small one than PyTorch's, and the softmax with an example in each column, so that each operation
+is one over all of them.
 
 Functions such as exp treat the last few numbers of a tensor by other instructions. Here there are always further
 columns, which are not looked at, so that the bits of an example do not depend on how many there are.
@@ -13,14 +14,21 @@ columns, which are not looked at, so that the bits of an example do not depend o
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from hansa.arrays import Array
 
 __all__ = ["Chain", "Layer", "chain_of", "is_cross_entropy"]
 
 _LANES = 64
 """Columns come in multiples of it: at least as many as one instruction takes at once."""
+
+_SMALL = 1 << 18
+"""Multiplications in a product up to which NumPy's library is faster than PyTorch's, and keeps to one thread."""
 
 _RECTIFIERS = frozenset({functional.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_})
 _FLATTEN = frozenset({torch.flatten, torch.Tensor.flatten})
@@ -43,7 +51,12 @@ def is_cross_entropy(loss: Any) -> bool:
 
 
 def chain_of(module: torch.nn.Module, inputs: torch.Tensor) -> tuple[Layer, ...] | None:
-    """The layers of a module, where it is nothing but such a chain, and all of it is trained. inputs: a batch."""
+    """The layers of a module, where it is nothing but such a chain, and all of it is trained. inputs: a batch.
+
+    None also where it computes in a dtype that NumPy has no products of, or elsewhere than on a CPU.
+    """
+    if inputs.device.type != "cpu" or inputs.dtype not in {torch.float32, torch.float64}:
+        return None
     traced = _Traced(module, inputs)
     try:
         with torch.no_grad(), traced:
@@ -95,7 +108,7 @@ class Chain:
     def __init__(self, layers: Sequence[Layer]) -> None:
         """layers: from the inputs to the outputs."""
         self._layers = layers
-        self._rooms: dict[str, torch.Tensor] = {}
+        self._rooms: dict[str, Array] = {}
         """Memory that is used again in each step: to ask for it anew costs more than some of the products."""
 
     def differentiate(
@@ -109,47 +122,62 @@ class Chain:
 
         inputs: shape (rows, size, …); targets: class numbers (rows · size,); weights: of each example, (rows, size).
         """
-        with torch.no_grad():
-            seen = [inputs.flatten(2)]
-            for weight, bias, rectified in self._layers:
-                h = self._product(f"outputs of {weight}", seen[-1], parameters[weight].transpose(1, 2))
-                if bias is not None:
-                    h += parameters[bias][:, None]
-                seen.append(h.relu_() if rectified else h)
-            losses, slope = _cross_entropy(seen.pop(), targets, weights.reshape(-1))
-            for number, (weight, bias, _) in reversed(list(enumerate(self._layers))):
-                below = seen.pop()
-                parameters[weight].grad = self._product(f"gradient of {weight}", slope.transpose(1, 2), below)
-                if bias is not None:
-                    parameters[bias].grad = slope.sum(1)
-                if number:
-                    slope = self._product(f"slopes below {weight}", slope, parameters[weight])
-                    if self._layers[number - 1].rectified:
-                        slope *= below.sign()  # 0 or 1: nothing is below 0
-            return losses.view(weights.shape).sum(1)
+        values = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
+        below = [inputs.flatten(2).numpy()]
+        for weight, bias, rectified in self._layers:
+            h = self._product(f"outputs of {weight}", below[-1], values[weight].transpose(0, 2, 1))
+            if bias is not None:
+                np.add(h, values[bias][:, np.newaxis], out=h)
+            if rectified:
+                torch.from_numpy(h).relu_()  # faster than NumPy's maximum
+            below.append(h)
+        losses, slope = self._cross_entropy(below.pop(), targets.numpy(), weights.numpy().reshape(-1))
+        for number, (weight, bias, _) in reversed(list(enumerate(self._layers))):
+            h = below.pop()
+            _set(parameters[weight], self._product(f"gradient of {weight}", slope.transpose(0, 2, 1), h))
+            if bias is not None:
+                room = self._room(f"gradient of {bias}", (len(slope), 1, slope.shape[2]), slope.dtype)
+                _set(parameters[bias], np.matmul(np.ones(slope.shape[1], slope.dtype), slope, out=room[:, 0]))
+            if number:
+                slope = self._product(f"slopes below {weight}", slope, values[weight])
+                if self._layers[number - 1].rectified:
+                    above = self._room(f"whether above 0, below {weight}", h.shape, np.bool_)
+                    np.multiply(slope, np.greater(h, 0, out=above), out=slope)
+        return torch.from_numpy(losses.reshape(weights.shape).sum(1))
 
-    def _product(self, what: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    def _cross_entropy(self, outputs: Array, targets: Array, weights: Array) -> tuple[Array, Array]:
+        """(the loss of each example times its weight, shape (n,); its gradient in the shape of the outputs)."""
+        n, classes = len(targets), outputs.shape[-1]
+        columns = self._room("columns", (classes, n + -n % _LANES), outputs.dtype)
+        columns[:, n:] = 0
+        np.copyto(columns[:, :n], outputs.reshape(n, classes).T)
+        np.subtract(columns, columns.max(0), out=columns)
+        place = targets, np.arange(n)
+        right = columns[place]
+        np.exp(columns, out=columns)
+        total = columns.sum(0)
+        np.divide(columns, total, out=columns)
+        columns[place] -= 1
+        slopes = columns[:, :n]
+        np.multiply(slopes, weights, out=slopes)
+        np.copyto(outputs.reshape(n, classes), slopes.T)
+        return (np.log(total)[:n] - right) * weights, outputs
+
+    def _product(self, what: str, left: Array, right: Array) -> Array:
         """left @ right, row by row, in the memory of this name."""
-        rows, n, m = len(left), left.shape[1], right.shape[2]
+        found = self._room(what, (len(left), left.shape[1], right.shape[2]), left.dtype)
+        if left[0].size * right.shape[2] <= _SMALL:
+            return np.matmul(left, right, out=found)
+        torch.bmm(torch.from_numpy(left), torch.from_numpy(right), out=torch.from_numpy(found))
+        return found
+
+    def _room(self, what: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Memory for a result; the first rows of what there is, where it has more."""
         room = self._rooms.get(what)
-        if room is None or len(room) < rows or room.shape[1:] != (n, m):
-            room = self._rooms[what] = left.new_empty((rows, n, m))
-        return torch.bmm(left, right, out=room[:rows])
+        if room is None or len(room) < shape[0] or room.shape[1:] != shape[1:]:
+            room = self._rooms[what] = np.empty(shape, dtype)
+        return room[: shape[0]]
 
 
-def _cross_entropy(
-    outputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(the loss of each example times its weight, shape (n,); its gradient in the shape of the outputs)."""
-    examples, classes = len(targets), outputs.shape[-1]
-    columns = outputs.new_zeros((classes, examples + -examples % _LANES))
-    columns[:, :examples] = outputs.reshape(examples, classes).t()
-    columns -= columns.amax(0)
-    right = columns[:, :examples].gather(0, targets[None])[0]
-    columns.exp_()
-    total = columns.sum(0)
-    columns /= total
-    slopes = columns[:, :examples]
-    slopes.scatter_add_(0, targets[None], slopes.new_full((1, 1), -1.0).expand(1, examples))
-    slopes *= weights
-    return (total.log_()[:examples] - right) * weights, slopes.t().reshape(outputs.shape)
+def _set(parameter: torch.nn.Parameter, gradient: Array) -> None:
+    parameter.grad = torch.from_numpy(gradient)

@@ -85,7 +85,8 @@ def rehearse(
         if "randomness" in said:
             return Rehearsal("the module draws random numbers while it trains (is it dropout?)")
         return Rehearsal(f"the module cannot run on stacked parameters: {said.splitlines()[0]}")
-    layers = chain_of(module, x) if is_cross_entropy(loss) and y.dim() == 1 and not y.is_floating_point() else None
+    classes = is_cross_entropy(loss) and y.dim() == 1 and not y.is_floating_point()
+    layers = chain_of(module, x) if classes else None
     return tried if tried.obstacle is not None or layers is None else replace(tried, layers=layers, multiple=1)
 
 

@@ -9,13 +9,25 @@ from hansa.messages import GradientCorrection
 from hansa.training.local import known_distance
 from hansa.training.tensors import stack_of
 
-__all__ = ["Correct", "Steps", "corrector", "first_rows", "mean_of", "stacked_offsets", "trained_parameters"]
+__all__ = [
+    "Correct",
+    "Steps",
+    "corrector",
+    "first_rows",
+    "mean_of",
+    "stacked_offsets",
+    "stepper",
+    "trained_parameters",
+]
 
 
 def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that are not frozen, by name, each once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
+
+_MORE_THAN_PLAIN = ("momentum", "weight_decay", "nesterov", "maximize", "differentiable")
+"""Settings of torch.optim.SGD that plain gradient descent has not."""
 
 Correct: TypeAlias = Callable[[Sequence[torch.Tensor]], None]
 """Corrects the gradients of these parameters, in place."""
@@ -94,6 +106,26 @@ class Steps:
         self._buffers[name] = buffer
         direction = (pull + momentum * buffer if group["nesterov"] else buffer) if momentum else pull
         return float(group["lr"]) * direction
+
+
+def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    """Its `step`; of plain gradient descent w ← w − ηg the same to the bit, without what takes longer than that.
+
+    The parameters are those of its groups at each step; nothing but them may be changed meanwhile.
+    """
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # noqa: SLF001 - not told elsewhere
+    plain = type(optimizer) is torch.optim.SGD and "step" not in vars(optimizer) and not any(hooks)
+    if not plain or any(any(group[key] for key in _MORE_THAN_PLAIN) for group in optimizer.param_groups):
+        return optimizer.step
+
+    def step() -> None:
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.add_(parameter.grad, alpha=-group["lr"])
+
+    return step
 
 
 def mean_of(values: list[tuple[torch.Tensor, int]]) -> float:

@@ -23,7 +23,7 @@ from torch.func import functional_call
 from hansa.training.chain import Chain, Layer
 from hansa.training.dense import Dense
 from hansa.training.local import Filled
-from hansa.training.steps import Correct, Steps, first_rows
+from hansa.training.steps import Correct, Steps, first_rows, stepper
 
 __all__ = ["Fitted", "PerExample", "Schedule", "Stack", "per_example", "replace_parameters"]
 
@@ -162,7 +162,7 @@ class Stack:
         """Take all steps. optimizer: of these stacks; multiple: of how many rows the stack stays a multiple."""
         results = {name: torch.empty_like(stack) for name, stack in self.parameters.items()}
         step_sums: list[float | Mapping[str, float]] = [0.0] * len(schedule.steps)
-        losses = []
+        losses, move = [], stepper(optimizer)
         index, weights = self._on_device(schedule)
         for step, active, staying in schedule:
             rows = math.ceil(active / multiple) * multiple
@@ -170,7 +170,7 @@ class Stack:
             means = self.differentiate(index[step, :rows], weights[step, :rows])
             correct(list(self.parameters.values()))
             steps.count()
-            optimizer.step()
+            move()
             losses.append(means)
             if staying < active:
                 step_sums[staying:active] = [steps.sums()] * (active - staying)

@@ -1,0 +1,49 @@
+"""What a step of local training has beside the optimizer's own."""
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from hansa.training.steps import stepper  # noqa: E402 - needs torch
+
+
+def taken(step_of: Any, **settings: Any) -> tuple[list[Any], Any]:
+    """Three steps of two parameters and one that has no gradient."""
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(2)), torch.zeros(1)]
+    first, *others = parameters
+    optimizer = torch.optim.SGD([{"params": [first]}, {"params": others, "lr": 0.3}], lr=0.1, **settings)
+    step = step_of(optimizer)
+    for _ in range(3):
+        for parameter in parameters[:2]:
+            parameter.grad = torch.randn(parameter.shape)
+        step()
+    return [parameter.detach() for parameter in parameters], step
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_plain"),
+    [({}, True), ({"momentum": 0.9}, False), ({"weight_decay": 0.1}, False), ({"maximize": True}, False)],
+)
+def test_a_step_is_that_of_the_optimizer_to_the_bit(settings: dict[str, Any], *, is_plain: bool) -> None:
+    found, step = taken(stepper, **settings)
+    expected, _ = taken(lambda optimizer: optimizer.step, **settings)
+    assert all(map(torch.equal, found, expected))
+    assert (step.__name__ == "step" and not hasattr(step, "__self__")) == is_plain
+
+
+def test_who_has_hooked_on_to_the_steps_is_called_at_each() -> None:
+    called = []
+
+    def hooked(optimizer: Any) -> Any:
+        optimizer.register_step_post_hook(lambda *_: called.append(1))
+        return stepper(optimizer)
+
+    taken(hooked)
+    assert len(called) == 3
+
+
+def test_another_optimizer_steps_by_itself() -> None:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    assert stepper(optimizer) == optimizer.step
