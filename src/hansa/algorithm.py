@@ -157,6 +157,10 @@ class Vectorized(Protocol):
     def most(self) -> int:
         """Clients at once, by what memory allows."""
 
+    @property
+    def is_reentrant(self) -> bool:
+        """Whether several threads may call `fit` at once, and gain by it."""
+
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
         """As `Trainer.fit`; a client's update does not depend on the others.
 

@@ -1,5 +1,7 @@
 """Whole runs with many clients in one computation, against the same with one client after another."""
 
+import gc
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,6 +252,50 @@ def test_the_bits_do_not_depend_on_how_many_fit_into_memory(app: Path, monkeypat
     monkeypatch.setattr("hansa.training.stacks._STACK_BYTES", 2 * 8 * 4 * 83 + 4000)
     parts = simulate(app, clients=5, rounds=2, engine="vectorized")
     assert parts.model_hash == whole.model_hash
+
+
+def test_the_bits_do_not_depend_on_how_many_threads_train(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hansa.simulation.vectorized._SHARE", 1)
+    fit, trained_by = TorchStacks.fit, set[str]()
+
+    def watched(*given: Any) -> Any:
+        trained_by.add(threading.current_thread().name.split("_")[0])
+        return fit(*given)
+
+    monkeypatch.setattr(TorchStacks, "fit", watched)
+    runs = {}
+    for threads, names_seen in ((1, {"MainThread"}), (3, {"MainThread", "hansa-train"})):
+        monkeypatch.setattr("hansa.simulation.runtime.cores", lambda threads=threads: threads)
+        runs[threads] = simulate(app, clients=5, rounds=3, engine="vectorized")
+        assert trained_by == names_seen
+    assert without_seconds(runs[3]) == without_seconds(runs[1])
+    monkeypatch.setattr(TorchStacks, "is_reentrant", False)
+    trained_by.clear()
+    assert simulate(app, clients=5, rounds=3, engine="vectorized").model_hash == runs[1].model_hash
+    assert trained_by == {"MainThread"}
+
+
+def test_who_fails_in_a_thread_fails_alone(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Client 5 has no data, 6 no examples, 9 targets below 0."""
+    monkeypatch.setattr("hansa.simulation.vectorized._SHARE", 2)
+    failed = []
+    for threads in (1, 3):
+        monkeypatch.setattr("hansa.simulation.runtime.cores", lambda threads=threads: threads)
+        result = simulate(app, clients=12, rounds=1, engine="vectorized", tolerate_failures=True)
+        failed.append((result.model_hash, result.rounds[0].failed))
+    assert failed[0] == failed[1]
+    assert failed[0][1]
+
+
+def test_what_was_there_before_a_run_is_left_to_the_next_search_for_garbage(app: Path) -> None:
+    gc.unfreeze()  # as the tests have found it
+    try:
+        seen: list[int] = []
+        simulate(app, clients=2, rounds=1, engine="vectorized", on_round=lambda _: seen.append(gc.get_freeze_count()))
+        assert seen[0] > 0
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
 
 
 def test_a_client_keeps_its_memory_where_it_is_trained_one_after_another(app: Path) -> None:

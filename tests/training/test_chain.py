@@ -59,6 +59,16 @@ def test_logits_of_any_size_have_finite_losses() -> None:
     assert stacks["weight"].grad.tolist() == [[[0.0], [0.0]]]
 
 
+def test_numbers_that_are_none_are_no_warning() -> None:
+    """Tests end at a warning."""
+    stack = {"weight": nn.Parameter(torch.full((1, CLASSES, 1), 1e30))}
+    inputs = torch.tensor([[[torch.nan], [1e30]]])
+    means = Chain([Layer("weight", None, rectified=False)]).differentiate(
+        stack, inputs, torch.tensor([0, 1]), torch.ones(1, 2)
+    )
+    assert means.isnan().all()
+
+
 def test_what_is_filled_up_has_no_part_in_a_gradient() -> None:
     torch.manual_seed(1)
     stack = {"weight": nn.Parameter(torch.randn(1, CLASSES, FEATURES))}

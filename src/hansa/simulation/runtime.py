@@ -1,10 +1,11 @@
 """A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
 
+import gc
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -141,7 +142,7 @@ def simulate(
     """
     check_not_loading()
     began = time.time()
-    with _together(engine) as together:
+    with _together(engine) as together, _old_objects_at_rest():
         loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
         registered = clients if clients is not None else loaded.clients
         if registered is None:
@@ -155,7 +156,7 @@ def simulate(
         tolerate = engine in _SPREAD if tolerate_failures is None else tolerate_failures
         start = None if initial_model is None else Arrays(initial_model)
         folding = Folding(loaded, run, clients_named, tolerate_failures=tolerate, attackers=attackers)
-        vectorization = Vectorization(loaded, folding)
+        vectorization = Vectorization(loaded, folding, 1 if engine in _SPREAD or workers else cores())
 
         def trial() -> Choice:
             _try_out(folding, run, loaded, start)
@@ -230,6 +231,19 @@ def _together(engine: str) -> "AbstractContextManager[Together | None]":
     from hansa.simulation.mpi import Together  # noqa: PLC0415 - loading it starts MPI
 
     return Together()
+
+
+@contextmanager
+def _old_objects_at_rest() -> Iterator[None]:
+    """Whoever looks for garbage leaves alone what is there already: of a library, that is half a million objects."""
+    if gc.get_freeze_count():  # somebody has thought of it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _place(chosen: Choice, app: App) -> Place | None:

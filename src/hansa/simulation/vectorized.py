@@ -6,8 +6,10 @@ with a trainer that has the answer. An algorithm needs to know nothing of it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,13 +24,21 @@ __all__ = ["Stacked", "Vectorization"]
 
 T = TypeVar("T")
 
+_SHARE = 32
+"""Clients for which a thread of their own pays: each takes all steps once, however few they are for."""
+
 
 class Vectorization:
     """Trains and folds the clients of a round, as many at once as memory allows."""
 
-    def __init__(self, app: App, folding: Folding) -> None:
-        """folding: trains one client at a time, where many cannot be trained at once."""
+    def __init__(self, app: App, folding: Folding, threads: int = 1) -> None:
+        """folding: trains one client at a time, where many cannot be trained at once.
+
+        threads: how many may train, where the trainer can do that.
+        """
         self._app = app
+        self._threads = threads
+        self._others = ThreadPoolExecutor(max(1, threads - 1), "hansa-train")
         self._folding = folding
         self._together: Vectorized | None = None
         self.obstacle: str | None = None
@@ -84,15 +94,27 @@ class Vectorization:
         folding = self._folding
         if not folding.sends_plain_changes:
             return {}
-        tried = [(each.client, attempt(partial(folding.task, each))) for each in window]
-        tasks = {client: task for client, task in tried if not isinstance(task, Raised)}
+        shares = _shares(window, self._threads if together.is_reentrant else 1)
+        model, clients, trained = folding.broadcast, list[list[str]](), list[Callable[[], Sequence[Update] | Raised]]()
+        for number, share in enumerate(shares, start=1):
+            tried = [(each.client, attempt(partial(folding.task, each))) for each in share]
+            tasks = {client: task for client, task in tried if not isinstance(task, Raised)}
+            fit = partial(attempt, partial(together.fit, [model] * len(tasks), list(tasks.values())))
+            clients.append(list(tasks))
+            trained.append(self._others.submit(fit).result if number < len(shares) else fit)
         with folding.profile.measure("training"):
-            model = folding.broadcast
-            trained = attempt(partial(together.fit, [model] * len(tasks), list(tasks.values()))) if tasks else None
-            if not isinstance(trained, Updates):
-                return {}
-            changes = trained.changed(subtract_from_each(trained.arrays, model))
-        return folding.offer_all(list(tasks), changes)
+            done = [each() for each in reversed(trained)]
+            changes = [
+                each.changed(subtract_from_each(each.arrays, model))
+                for each in reversed(done)
+                if isinstance(each, Updates)
+            ]
+        if len(changes) < len(shares):
+            return {}
+        outcomes: dict[str, Outcome] = {}
+        for names, change in zip(clients, changes, strict=True):
+            outcomes |= folding.offer_all(names, change)
+        return outcomes
 
     def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
         """What does each client's half; whose training fails is not in there, so that it fails alone."""
@@ -136,6 +158,13 @@ def _windows(items: Sequence[T], together: Vectorized | None) -> Iterator[Sequen
     most = len(items) if together is None else together.most
     for start in range(0, len(items), most):
         yield items[start : start + most]
+
+
+def _shares(items: Sequence[T], most: int) -> list[Sequence[T]]:
+    """In order, one for each thread that pays."""
+    count = max(1, min(most, len(items) // _SHARE))
+    ends = [len(items) * number // count for number in range(count + 1)]
+    return [items[begin:end] for begin, end in pairwise(ends)]
 
 
 _Work: TypeAlias = Callable[[Sequence[Arrays], Sequence[Task]], Sequence[Update]]

@@ -122,6 +122,16 @@ class Chain:
 
         inputs: shape (rows, size, …); targets: class numbers (rows · size,); weights: of each example, (rows, size).
         """
+        with np.errstate(all="ignore"):  # as PyTorch does: who diverges is found out by their update
+            return self._differentiate(parameters, inputs, targets, weights)
+
+    def _differentiate(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
         values = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
         below = [inputs.flatten(2).numpy()]
         for weight, bias, rectified in self._layers:

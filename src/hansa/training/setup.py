@@ -99,14 +99,39 @@ class Setup:
     @contextmanager
     def on_threads(self) -> Iterator[None]:
         """Torch's threads as set, and afterwards as they were."""
-        before = torch.get_num_threads()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        if self.threads is None:
+            yield
+            return
+        _torch_threads.enter(self.threads)
         try:
             yield
         finally:
-            if self.threads is not None:
-                torch.set_num_threads(before)
+            _torch_threads.leave()
+
+
+class _TorchThreads:
+    """How many torch uses is one number of the process: who sets it last need not be who is done last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entered = 0
+        self._before = 1
+
+    def enter(self, number: int) -> None:
+        with self._lock:
+            if not self._entered:
+                self._before = torch.get_num_threads()
+            self._entered += 1
+            torch.set_num_threads(number)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                torch.set_num_threads(self._before)
+
+
+_torch_threads = _TorchThreads()
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

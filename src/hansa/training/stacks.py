@@ -112,6 +112,11 @@ class TorchStacks:
     most: int
     """Clients in one stack, by its memory."""
 
+    @property
+    def is_reentrant(self) -> bool:
+        """See `hansa.algorithm.Vectorized`: a `Chain` lets other threads work most of the time."""
+        return self.layers is not None
+
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
         """As `TorchTrainer.fit`, for each of them."""
         work = self.setup.work
