@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import partial
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from traceback import format_exception
+from types import CodeType, ModuleType, TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from hansa.algorithm import Trainer, Vectorized
 from hansa.arrays import Array, Arrays, check_same_structure, is_floating
 from hansa.data.examples import Split
 from hansa.data.sharing import Shares
-from hansa.errors import AppError, ArraysMismatchError
+from hansa.errors import AppError, ArraysMismatchError, HansaError
 from hansa.messages import Candidate, ClientInfo, Metrics, ServerTask, Task, Update, Value
 from hansa.protocols.topology import AnyTopology, TimeVarying, Topology
 from hansa.protocols.worker import Program
@@ -31,7 +32,7 @@ from hansa.training.of_model import trainer_of
 from hansa.training.settings import settings_of, settled
 from hansa.wire import codec
 
-__all__ = ["App", "find_app", "load_app", "remembered"]
+__all__ = ["App", "find_app", "load_app", "remembered", "users_frame", "users_traceback"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -421,6 +422,24 @@ def load_app(path: str | Path) -> App:
     app = _loaded(file)
     app.path, app.source = file, Path(path).resolve()
     return app
+
+
+def users_frame(error: BaseException) -> TracebackType | None:
+    """The first frame in an app's own file; None: it has none."""
+    frame = error.__traceback__
+    while frame is not None:
+        if str(frame.tb_frame.f_globals.get("__name__", "")).startswith(_MODULE):
+            return frame
+        frame = frame.tb_next
+    return None
+
+
+def users_traceback(error: BaseException) -> str:
+    """Of what an app has raised, from its own first frame on; empty for an error of hansa's that says all itself."""
+    frame = users_frame(error)
+    if frame is None:
+        return "" if isinstance(error, HansaError) else "".join(format_exception(error))
+    return "".join(format_exception(type(error), error, frame))
 
 
 def _loaded(file: Path) -> App:

@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from processes import Hansa, Server
+from processes import Hansa, Server, line_with
 
 NOWHERE = "http://127.0.0.1:9"
 FAR = "127.0.0.1:9"
@@ -28,6 +28,27 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(hansa: Hansa, option: str
         told = refused(hansa, "up", option, port, other, 0)
     assert str(port) in told
     assert option in told or "HANSA_" in told
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(hansa: Hansa) -> None:
+    (hansa.folder / "file").touch()
+    told = refused(hansa, "up", "--port", 0, "--grpc-port", 0, "--data", hansa.folder / "file" / "data")
+    assert "cannot keep the server's data in" in told
+    assert "is a file, not a directory: choose another path" in told
+
+
+def test_a_node_that_joins_at_the_rest_api_is_told_where_nodes_join(hansa: Hansa, server: Server) -> None:
+    token = hansa.json("token", "create", "lost")["token"]
+    wrong = server.facts["url"].removeprefix("https://")
+    client = hansa.start("client", "start", "--join", wrong, "--ca", server.facts["ca"], HANSA_TOKEN=token)
+    assert "answers as a web server, the REST API perhaps" in line_with(client, "not connected")
+    client.terminate()
+    client.wait(30)
+
+
+def test_who_gets_a_token_is_told_how_to_join_with_it(hansa: Hansa, server: Server) -> None:
+    told = hansa.run("token", "create", "new").stderr
+    assert f"hansa client start --join {server.join} --ca {server.facts['ca']}" in told
 
 
 def test_without_a_server_it_says_how_to_start_one(hansa: Hansa) -> None:

@@ -151,6 +151,7 @@ async def test_a_wrong_result_is_told_with_what_is_wrong_in_it(body: str, said: 
     async with bench(train(body)) as made:
         failure = await made.failure()
         assert said in str(failure)
+        assert "hansa/network" not in failure.traceback
         pid = made.workshop._process.pid
         await made.failure()
         assert made.workshop._process.pid == pid  # the process is as good as before
@@ -162,6 +163,7 @@ async def test_an_app_that_cannot_be_imported_is_told_with_its_line(bench: Make)
     assert "No module named 'a_module_that_nobody_has'" in str(failure)
     assert "import a_module_that_nobody_has" in failure.traceback
     assert "app.py" in failure.traceback
+    assert "hansa/network" not in failure.traceback, "it begins with the app's own frame"
 
 
 async def test_an_app_without_train_is_told_what_to_add(bench: Make) -> None:

@@ -9,9 +9,6 @@ import typer
 
 __all__ = ["report"]
 
-_APP_MODULE = "hansa_app_"
-"""How `hansa.app` names the module that it makes of an app's file."""
-
 
 def report(error: BaseException, *, as_json: bool) -> None:
     """Say it on standard error; with `--json` also as an object on standard output."""
@@ -72,10 +69,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _users_frame(error: BaseException) -> TracebackType | None:
-    """The first frame in the app's own file."""
-    frame = error.__traceback__
-    while frame is not None:
-        if str(frame.tb_frame.f_globals.get("__name__", "")).startswith(_APP_MODULE):
-            return frame
-        frame = frame.tb_next
-    return None
+    """The first frame in the app's own file; `hansa.app` is loaded where there is one."""
+    from hansa.app import users_frame
+
+    return users_frame(error)

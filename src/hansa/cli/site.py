@@ -137,7 +137,7 @@ def tell(walls: "Confinement") -> None:
         enforced=" ".join(walls.enforced),
         not_enforced=" ".join(walls.missing) or "nothing",
         by=walls.tool.value or "nobody",
-        why=walls.why_not,
+        **({"why": walls.why_not} if walls.why_not else {}),
     )
 
 

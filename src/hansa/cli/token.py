@@ -37,7 +37,7 @@ def create(
     """Make a token. It is printed this once, alone on standard output, and not kept."""
     with server.connect() as api:
         issued = api.tokens.create(name, role, None if days is None else days * _DAY)
-        address = api.server().grpc_address
+        at = api.server()
     if as_json:
         print_json(issued)
         return
@@ -45,7 +45,7 @@ def create(
     if role in {"client", "combiner"}:
         say(
             f"It is shown this once, and lets one node join, once. To join with it:\n"
-            f"  HANSA_TOKEN=… hansa {role} start --join {address}",
+            f"  HANSA_TOKEN=… hansa {role} start --join {at.grpc_address}" + f" --ca {at.ca}" * bool(at.ca),
             as_json=True,
         )
 

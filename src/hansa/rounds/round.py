@@ -269,7 +269,8 @@ class Round:
             if quorate:
                 yield self._seal()
             elif self._seats.lapsed == 0 and not self.rules.replace_failed:
-                yield self._finish(self._not_met("nobody is left who could deliver, and `replace_failed` is off"))
+                why = "nobody is left who could deliver, and `replace_failed` is off"
+                yield self._finish(self._not_met(why) if self._seats.counted else self._not_met(why, "mend that first"))
             elif self._seats.lapsed == 0 and self._seats.counted == 0:
                 yield self._finish(self._not_met("everyone failed, and nobody else is connected", "mend that first"))
             elif self.kind is not Kind.TRAIN and not self._may_yet_report():

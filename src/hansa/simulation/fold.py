@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Partial, Plan, Trainer
 from hansa.algorithms import fedavg
-from hansa.app import App
+from hansa.app import App, users_traceback
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
 from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update, Updates, Value
@@ -377,7 +377,7 @@ def attempt(work: Callable[[], T]) -> T | Raised:
 
 def failure(error: BaseException) -> Failed:
     """What is told of an exception of user code: its last line, and where."""
-    text = "".join(traceback.format_exception(error))
+    text = users_traceback(error)
     said = str(error) or "no message"
     message = said if isinstance(error, HansaError) else f"{type(error).__name__}: {said}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -238,7 +238,7 @@ def _current_task() -> "asyncio.Task[Any]":
 
 
 def _unreached(code: Any, detail: str, address: str | None) -> ConnectionFailedError:
-    if "http1.x server" in detail:
+    if "http1.x server" in detail or "ALPN" in detail:
         return ConnectionFailedError(
             f"{address} answers as a web server, the REST API perhaps: give the address at which nodes join, "
             "which `hansa up` prints"

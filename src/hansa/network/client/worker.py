@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hansa.app import App, load_app
+from hansa.app import App, load_app, users_traceback
 from hansa.arrays import Arrays
 from hansa.errors import AppError, HansaError, StorageUnavailableError, WireError
 from hansa.messages import ClientInfo, Contribution, Kind, Log, RunSpec, Sample, Task
@@ -270,9 +270,7 @@ def _failure(key: RoundKey, client: str, error: BaseException) -> TaskFailed:
     if isinstance(error, SystemExit):
         return TaskFailed(key, client, f"the app called sys.exit({error.code!r}) instead of returning a result")
     said = str(error) if isinstance(error, HansaError) else "".join(traceback.format_exception_only(error)).strip()
-    if isinstance(error, AppError):
-        return TaskFailed(key, client, said)
-    return TaskFailed(key, client, said, "".join(traceback.format_exception(error)))
+    return TaskFailed(key, client, said, users_traceback(error))
 
 
 def client_info(text: str) -> ClientInfo:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hansa.app import load_app
+from hansa.app import load_app, users_traceback
 from hansa.errors import HansaError
 from hansa.messages import Candidate, Update
 from hansa.network.client.limits import Limits
@@ -40,7 +40,7 @@ def main() -> None:
         _called(given.app, json.loads((folder / CALL).read_text(encoding="utf-8")), folder)
     except BaseException as error:  # noqa: BLE001 - the app's code may raise anything: the session is told
         said = str(error) if isinstance(error, HansaError) else "".join(traceback.format_exception_only(error)).strip()
-        told = {"message": said, "traceback": "".join(traceback.format_exception(error))}
+        told = {"message": said, "traceback": users_traceback(error)}
         (folder / ERROR).write_text(json.dumps(told), encoding="utf-8")
 
 

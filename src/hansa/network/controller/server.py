@@ -28,6 +28,7 @@ from hansa.network.controller.relay import RelayService
 from hansa.network.controller.sign_on import SignOn, SignOnRules
 from hansa.network.controller.signing_keys import SigningKeys
 from hansa.settings import Settings
+from hansa.store.disk import explained
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import Leadership, MetadataStore
 from hansa.store.retention import Policy
@@ -71,7 +72,8 @@ class ControllerServer:
         Raises `InputError` that says what to change, `StorageUnavailableError` when the database is away.
         """
         keep, sign_on = Policy.parse(settings.keep), _sign_on(settings)
-        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # who reads it has all models, and the hashes
+        with explained("keep the server's data in", settings.data):
+            settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # who reads it has all models, and the hashes
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
         keys = SigningKeys.of(settings.data / "keys")
