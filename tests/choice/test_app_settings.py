@@ -51,6 +51,13 @@ def test_data_model_and_central_evaluation_take_settings_too() -> None:
     assert app.settings == {"width": 2, "scale": 1, "offset": 0.0}
 
 
+def test_a_text_in_the_place_of_a_number_is_refused_by_the_settings_name() -> None:
+    said = "the setting 'learning_rate' of local is 'abc'; it is a number, by default 0.1"
+    with pytest.raises(AppError, match=said):
+        hansa.App(local).given_trainer({"learning_rate": "abc"})
+    assert hansa.App(local).given_trainer({"learning_rate": 1, "steps": 2}) is not None
+
+
 def test_a_parameter_before_the_star_is_no_setting() -> None:
     app = hansa.App()
     app.data(lambda _, kept=7: kept)

@@ -62,7 +62,8 @@ Filter = str | int | bool | list[str] | None
 """A column's value, or several of them."""
 
 _PAGE: Final = 1000
-_RETRIES: Final = 6
+_RETRIES: Final = 18
+"""Attempts to take up a stream: a server that is started again, or another that takes over, has about a minute."""
 _PATIENCE: Final = 5.0
 """Seconds between two attempts at most."""
 _DIGEST: Final = 64

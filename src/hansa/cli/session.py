@@ -323,7 +323,7 @@ def _with_options(name: str, options: "Mapping[str, Value]") -> str:
 
 def _watch(api: "Client", session: "SessionRecord", *, as_json: bool, after: int = 0) -> None:
     from hansa.cli.watching import ended, watch
-    from hansa.errors import RunFailedError
+    from hansa.errors import ConnectionFailedError, RunFailedError
     from hansa.store.records import SessionState
 
     try:
@@ -333,6 +333,10 @@ def _watch(api: "Client", session: "SessionRecord", *, as_json: bool, after: int
         say(f"\nDetached; the session goes on. `{again}` comes back, `hansa session stop {session.id}` stops it.",
             as_json=as_json)  # fmt: skip
         raise typer.Exit(INTERRUPTED) from None
+    except ConnectionFailedError as error:
+        raise ConnectionFailedError(
+            f"{error}\nThe session needs nobody who watches: `hansa session watch {session.id}` comes back to it."
+        ) from error
     if as_json:
         print_json(last)
     if last.state is SessionState.FAILED:

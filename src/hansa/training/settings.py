@@ -34,9 +34,21 @@ def settings_of(function: Callable[..., Any], *, positional: bool = False) -> di
 
 
 def settled(function: Callable[..., T], settings: Mapping[str, Any], config: Mapping[str, Any]) -> Callable[..., T]:
-    """The function with those of its settings that the run sets. settings: of `settings_of`."""
+    """The function with those of its settings that the run sets. settings: of `settings_of`.
+
+    Raises `AppError` for what is no number in the place of one.
+    """
     given = {name: config[name] for name in settings if name in config}
+    for name, value in given.items():
+        if _is_number(settings[name]) and not isinstance(value, int | float):
+            raise AppError(
+                f"the setting {name!r} of {_name(function)} is {value!r}; it is a number, by default {settings[name]}"
+            )
     return partial(function, **given) if given else function
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _name(function: Callable[..., Any]) -> str:
