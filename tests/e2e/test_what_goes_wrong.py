@@ -40,7 +40,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_what_to_do(hansa: Hansa) -> 
 def test_a_node_that_joins_at_the_rest_api_is_told_where_nodes_join(hansa: Hansa, server: Server) -> None:
     token = hansa.json("token", "create", "lost")["token"]
     wrong = server.facts["url"].removeprefix("https://")
-    client = hansa.start("client", "start", "--join", wrong, "--ca", server.facts["ca"], HANSA_TOKEN=token)
+    client = hansa.start("client", "start", "--join", wrong, "--json", "--ca", server.facts["ca"], HANSA_TOKEN=token)
     assert "answers as a web server, the REST API perhaps" in line_with(client, "not connected")
     client.terminate()
     client.wait(30)
