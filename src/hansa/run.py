@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
@@ -476,7 +477,10 @@ def plugin(group: str, name: str) -> Callable[..., Any]:
         _points.cache_clear()  # it may have been installed since, from a notebook
         found = {point.value: point for point in _points(group) if point.name == name}
     if not found:
-        raise ConfigError(f"there is no {name!r} in {group}; there is: {', '.join(names(group)) or 'nothing'}")
+        there = names(group)
+        alike = get_close_matches(name.lower(), there, n=1, cutoff=0.7)
+        meant = f"; do you mean {alike[0]}?" if alike else ""
+        raise ConfigError(f"there is no {name!r} in {group}; there is: {', '.join(there) or 'nothing'}{meant}")
     if len(found) > 1:
         raise ConfigError(f"{name!r} in {group} is each of {', '.join(sorted(found))}; uninstall a package, or rename")
     (point,) = found.values()

@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -13,7 +14,7 @@ from hansa.data import Examples, Split
 from hansa.errors import ConfigError, InputError
 from hansa.messages import EvaluationRules
 from hansa.simulation import SimulationResult, Table, simulate
-from hansa.training.numpy import softmax_regression
+from hansa.training.numpy import logistic_regression, softmax_regression
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(90, 4)).astype(np.float32), RNG.integers(0, 3, 90)
@@ -141,3 +142,34 @@ def test_a_bar_shows_rounds_and_numbers_where_it_is_wanted(capfd: pytest.Capture
 def test_nothing_is_shown_where_nobody_watches(capfd: pytest.CaptureFixture[str]) -> None:
     simulate("fedavg", model=MODEL, data=DATA, clients=3, rounds=2)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"learning_rte": 0.1}, "simulate takes no 'learning_rte': do you mean learning_rate?"),
+        ({"fraction": 0.5}, r"it is one of the rules, as in rules=hansa.RoundRules\(fraction=…\)"),
+        ({"mu": 0.5}, "An option of the algorithm goes into algorithm_options, a setting of the app into config"),
+    ],
+)
+def test_a_keyword_that_is_none_says_what_was_meant(keywords: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"clients": 2, "rounds": 1} | keywords
+    with pytest.raises(ConfigError, match=said):
+        hansa.simulate("fedavg", model=softmax_regression(2, 2), data=(np.zeros((4, 2)), np.zeros(4, int)), **given)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (np.zeros((4, 2)), np.zeros(3, int), "data has 4 inputs and 3 targets"),
+        (np.zeros((4, 3)), np.zeros(4, int), r"x has the shape \(2, 3\); this model takes \(n, 2\)"),
+        (np.zeros((4, 2)), np.zeros(4), "y is float64; this model takes class numbers"),
+        (np.zeros((4, 2)), np.full(4, -1), "y has classes from -1 to -1; this model has 2, numbered from 0"),
+        (np.zeros((4, 2)), np.full(4, 2), "y has classes from 2 to 2; this model has 2, numbered from 0"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_refused_in_words(x: Any, y: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        hansa.simulate("fedavg", model=softmax_regression(2, 2), data=(x, y), clients=2, rounds=1)
+    with pytest.raises(InputError, match="y has targets from -1 to 1; this model has the labels 0 and 1"):
+        hansa.simulate("fedavg", model=logistic_regression(2), data=(np.zeros((2, 2)), [-1, 1]), clients=1, rounds=1)

@@ -63,6 +63,7 @@ def list_tokens(server: ConnectionOptions, *, mine: Mine = False, limit: Limit =
         "acts for": lambda t: t.account or "",
         "created": lambda t: when(t.created_at),
         "expires": lambda t: when(t.expires_at) or "never",
+        "used": lambda t: when(t.used_at),
         "revoked": lambda t: "yes" if t.revoked else "",
     }
     print_table(page.items, columns, as_json=as_json, nothing="No token was made yet.")

@@ -30,6 +30,11 @@ class Shares:
                 raise InputError("data has no client: give a list or a mapping with the examples of each")
         else:
             self._whole, self.test = _parts(data)
+            for examples in filter(None, (self._whole, self.test)):
+                if len(examples.x) != len(examples.y):
+                    raise InputError(
+                        f"data has {len(examples.x)} inputs and {len(examples.y)} targets: each input has one target"
+                    )
         self._partitioned: dict[tuple[str, int], Partitioned] = {}
 
     @property
@@ -64,7 +69,7 @@ def _parts(data: Any) -> tuple[Examples, Examples | None]:
         first, second = data
         if isinstance(first, tuple):
             return Examples(*first), Examples(*second)
-        return Examples(first, second), None
+        return Examples(*(np.asarray(part) if isinstance(part, list) else part for part in data)), None
     raise InputError(
         f"data is a {type(data).__name__}: give a Split or a pair (x, y) to be shared, or a list or mapping of what "
         "each client has"

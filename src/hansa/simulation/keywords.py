@@ -1,8 +1,11 @@
 """What `simulate` takes as keywords: the fields of a `RunSpec`, and how a model learns that is handed over."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, TypedDict
 
+from hansa.errors import ConfigError
 from hansa.messages import EvaluationRules, RoundRules, TransformSpec, Value
 from hansa.training.learning import Learning
 
@@ -41,7 +44,18 @@ class Keywords(Settings, OneLine, total=False):
     """Both."""
 
 
+def _instead_of(name: str) -> str:
+    """What somebody may have meant."""
+    if name in {each.name for each in fields(RoundRules)}:
+        return f"it is one of the rules, as in rules=hansa.RoundRules({name}=…)"
+    alike = get_close_matches(name, Keywords.__annotations__, n=1)
+    said = f"do you mean {alike[0]}? " if alike else ""
+    return f"{said}An option of the algorithm goes into algorithm_options, a setting of the app into config"
+
+
 def parted(given: Keywords) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The keywords that are of the run, and those that are of `App.of`."""
+    """The keywords that are of the run, and those that are of `App.of`; raises `ConfigError` for any other."""
+    for name in given.keys() - Keywords.__annotations__.keys():
+        raise ConfigError(f"simulate takes no {name!r}: {_instead_of(name)}")
     learning = {name: value for name, value in given.items() if name in OneLine.__annotations__}
     return {name: value for name, value in given.items() if name not in learning}, learning

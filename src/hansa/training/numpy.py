@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.arrays import Array, Arrays, delta_dtype, is_floating
-from hansa.errors import AppError, ConfigError
+from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.local import LocalWork, count, evaluation_examples, known_distance, training_examples
 
@@ -38,6 +38,8 @@ class NumpyModel:
     """Called once per step. The params belong to the trainer: read them, keep nothing."""
     evaluate: Callable[[Params, Any, Any], Mapping[str, float]] | None = None
     """(params, x, y) → means over the examples, for example {"loss": …, "accuracy": …}; None: the loss alone."""
+    check: Callable[[Any, Any], None] | None = None
+    """Raises `InputError` for x or y that are none of this model's; called with all that a task has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class NumpyTrainer:
 
     def fit(self, model: Arrays, task: Task) -> Update:
         """Train from `model` as far as `task.work` goes."""
-        x, y = _arrays(training_examples(task))
+        x, y = self._arrays(training_examples(task))
         params = {name: array.copy() for name, array in model.items()}
         descent = _Descent(self, model, task.correction)
         total, seen = 0.0, 0
@@ -94,7 +96,7 @@ class NumpyTrainer:
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient over all local examples at once, in the dtypes of changes; zeros for tensors without one."""
-        x, y = _arrays(training_examples(task))
+        x, y = self._arrays(training_examples(task))
         loss, gradient = self.model.loss_and_gradient(model, x, y)
         arrays = {
             name: np.asarray(_namesake(name, array, gradient), delta_dtype(array.dtype))
@@ -106,11 +108,17 @@ class NumpyTrainer:
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
         """Metrics over the client's evaluation examples at once."""
-        x, y = _arrays(evaluation_examples(task))
+        x, y = self._arrays(evaluation_examples(task))
         if self.model.evaluate is None:
             loss, _ = self.model.loss_and_gradient(model, x, y)
             return Metrics({"loss": float(loss)}, len(x))
         return Metrics(self.model.evaluate(model, x, y), len(x))
+
+    def _arrays(self, pair: tuple[Any, Any]) -> tuple[Array, Array]:
+        x, y = np.asarray(pair[0]), np.asarray(pair[1])
+        if self.model.check is not None:
+            self.model.check(x, y)
+        return x, y
 
 
 class _Descent:
@@ -180,10 +188,6 @@ class _Descent:
             direction += spare
 
 
-def _arrays(pair: tuple[Any, Any]) -> tuple[Array, Array]:
-    return np.asarray(pair[0]), np.asarray(pair[1])
-
-
 def _namesake(name: str, param: Array, gradient: Mapping[str, Array]) -> Array:
     if name not in gradient:
         raise AppError(f"loss_and_gradient gives no gradient for {name!r}, only for {list(gradient)[:6]}")
@@ -216,7 +220,7 @@ def softmax_regression(num_features: int, num_classes: int, dtype: npt.DTypeLike
     def evaluate(params: Params, x: Array, y: Array) -> dict[str, float]:
         return _classified(x @ params["weight"] + params["bias"], y)
 
-    return NumpyModel(init, loss_and_gradient, evaluate)
+    return NumpyModel(init, loss_and_gradient, evaluate, _classes_of(num_features, num_classes))
 
 
 def logistic_regression(num_features: int, dtype: npt.DTypeLike = np.float32) -> NumpyModel:
@@ -238,7 +242,12 @@ def logistic_regression(num_features: int, dtype: npt.DTypeLike = np.float32) ->
         z = x @ params["weight"] + params["bias"]
         return {"loss": binary_loss(z, y), "accuracy": float(np.mean((z > 0) == (y > 0)))}
 
-    return NumpyModel(init, loss_and_gradient, evaluate)
+    def check(x: Array, y: Array) -> None:
+        _check_features(x, num_features)
+        if y.size and not (y.min() >= 0 and y.max() <= 1):
+            raise InputError(f"y has targets from {y.min()} to {y.max()}; this model has the labels 0 and 1")
+
+    return NumpyModel(init, loss_and_gradient, evaluate, check)
 
 
 def mlp(sizes: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> NumpyModel:
@@ -274,7 +283,27 @@ def mlp(sizes: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> NumpyModel
     def evaluate(params: Params, x: Array, y: Array) -> dict[str, float]:
         return _classified(_forward(params, x, layers)[-1], y)
 
-    return NumpyModel(init, loss_and_gradient, evaluate)
+    return NumpyModel(init, loss_and_gradient, evaluate, _classes_of(sizes[0], sizes[-1]))
+
+
+def _check_features(x: Array, num_features: int) -> None:
+    if x.ndim != 2 or x.shape[1] != num_features:  # noqa: PLR2004 - a row of each example
+        raise InputError(f"x has the shape {x.shape}; this model takes (n, {num_features}): reshape it, or the model")
+
+
+def _classes_of(num_features: int, num_classes: int) -> Callable[[Array, Array], None]:
+    """Class numbers from 0 on: a negative one would count from the end."""
+
+    def check(x: Array, y: Array) -> None:
+        _check_features(x, num_features)
+        if y.dtype.kind not in "iu":
+            raise InputError(f"y is {y.dtype}; this model takes class numbers, which are whole: y.astype(np.int64)")
+        if y.size and not (y.min() >= 0 and y.max() < num_classes):
+            raise InputError(
+                f"y has classes from {y.min()} to {y.max()}; this model has {num_classes}, numbered from 0"
+            )
+
+    return check
 
 
 def _forward(params: Params, x: Array, layers: range) -> list[Array]:
