@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import struct
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from browser import Visit, visit
 from places import PLACES
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from studied import APP, Studied
 
 from hansa.messages import ClientInfo, RoundRules, RunSpec
@@ -198,6 +199,15 @@ def test_the_settings_in_which_two_sessions_differ_are_listed(visitor: Visit, st
     visitor.flawless()
 
 
+def _drawing(page: Page, title: str, width: int, height: int) -> bool:
+    """Whether a drawing is saved at two pixels for one of its own; something must be drawn, which compresses badly."""
+    with page.expect_download() as image:
+        page.get_by_role("button", name=f"Save {title} as an image").click()
+    png = Path(image.value.path()).read_bytes()
+    size = struct.unpack(">II", png[16:24])
+    return (png[:4], size, len(png) > 2000) == (b"\x89PNG", (2 * width, 2 * height), True)
+
+
 def test_a_model_names_who_contributed_back_to_its_seed(visitor: Visit, studied: Studied) -> None:
     page = visitor.turn_to(studied.fill("p/default/models/{model}"))
     expect(page.get_by_role("region", name="Who contributed").locator("tbody tr")).to_have_count(3)
@@ -205,6 +215,10 @@ def test_a_model_names_who_contributed_back_to_its_seed(visitor: Visit, studied:
     expect(graph).to_contain_text("seed")
     expect(graph).to_contain_text("rounds 1–5")
     expect(graph).to_contain_text("this model")
+    assert _drawing(page, "Lineage", 652, 82)
+    page = visitor.turn_to("p/default/network")
+    assert _drawing(page, "Aggregation tree", 320, 191)
+    visitor.sound()
 
 
 def test_a_name_that_is_markup_is_text(visitor: Visit, studied: Studied) -> None:

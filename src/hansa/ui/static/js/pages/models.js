@@ -7,6 +7,7 @@ import { html, useEffect, useMemo, useState } from "../html.js";
 import { Command } from "../parts/acts.js";
 import { Icon } from "../parts/icon.js";
 import { Card, Figures, Title } from "../parts/page.js";
+import { SaveDrawing } from "../parts/picture.js";
 import { Bar, Empty, Failure, Loaded } from "../parts/states.js";
 import { Ago, Pill, Status } from "../parts/status.js";
 import { Choose, List, Rows, SaveList, everything } from "../parts/table.js";
@@ -59,7 +60,7 @@ export function Model({ route }) {
       ...(judged.data?.items ?? []).filter((row, k, all) => all.findIndex((other) => other.name === row.name) === k).slice(0, 2).map((row) => ({ label: title(row.name), value: metric(row.name, row.value), sub: row.client || "mean over clients" })),
       ...(round.data ? [{ label: "Updates in it", value: count(round.data.accepted), sub: `${count(round.data.weight)} examples` }] : []),
     ]} />
-    <${Card} title="Lineage" note="from the seed to this model, and on"><${Loaded} resource=${above} skeleton=${html`<div class="body"><${Bar} width=${300} /></div>`}>${(trail) => html`<${Lineage} model=${one} above=${trail.items} below=${below.data?.items ?? []} />`}<//><//>
+    <${Card} title="Lineage" note="from the seed to this model, and on" right=${html`<${SaveDrawing} title="Lineage" />`}><${Loaded} resource=${above} skeleton=${html`<div class="body"><${Bar} width=${300} /></div>`}>${(trail) => html`<${Lineage} model=${one} above=${trail.items} below=${below.data?.items ?? []} />`}<//><//>
     <${Contributors} model=${one} above=${above.data?.items} />
     <${Card} title="Address"><div class="body"><p class="second">blake3 of the file: whoever has the file can check that it is this one.</p><${Command} text=${one.id} label="Copy the digest" />
       ${round.data && html`<dl class="defs" style=${{ marginTop: "14px" }}><dt>Link of its round</dt><dd class="mono">${round.data.link}</dd><dt>Signed by</dt><dd class="mono">${round.data.signer ?? "nobody"}</dd></dl>`}</div><//>

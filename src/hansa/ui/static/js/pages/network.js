@@ -7,6 +7,7 @@ import { html } from "../html.js";
 import { EventLines } from "../parts/events.js";
 import { Icon } from "../parts/icon.js";
 import { Card, Figures, Notice, Title } from "../parts/page.js";
+import { SaveDrawing } from "../parts/picture.js";
 import { Bar, Empty, Loaded } from "../parts/states.js";
 import { Ago, Status } from "../parts/status.js";
 import { Rows } from "../parts/table.js";
@@ -31,7 +32,7 @@ export function Network() {
         { label: "Clients per server", value: count(Math.round(network.connected / Math.max(1, network.servers.filter((one) => one.clients).length))), sub: "where there are any, on average" },
       ]} />
       ${away.length > 0 && html`<${Notice} kind="warn">${plural(away.length, "combiner is", "combiners are")} away: ${away.slice(0, 5).map((one) => one.name).join(", ")}${away.length > 5 ? " and more" : ""}. Their clients are sent to other servers until they come back.<//>`}
-      <${Card} title="Aggregation tree" note="choose a server to see its clients">
+      <${Card} title="Aggregation tree" note="choose a server to see its clients" right=${html`<${SaveDrawing} title="Aggregation tree" />`}>
         ${network.connected + network.servers.length > 1
           ? html`<div class="body split"><${Tree} servers=${network.servers} onChoose=${choose} /><${Counts} counts=${[["connected", network.connected], ["offline", network.clients - network.connected]]} /></div>`
           : html`<${Empty} icon="sitemap" title="Only the controller is here" actions=${can("admit_nodes") && html`<a class="button primary" href=${to("p", project, "clients", "join")}>Join a client</a>`}>Clients join the controller itself, or combiners between them and it.<//>`}

@@ -10,6 +10,7 @@ import { useCurves } from "../parts/curves.js";
 import { EventLines } from "../parts/events.js";
 import { Icon } from "../parts/icon.js";
 import { Card, Figures, Notice, Tabs, Title, useTab } from "../parts/page.js";
+import { SaveDrawing } from "../parts/picture.js";
 import { useTheme } from "../parts/shell.js";
 import { Bar, Empty, Loaded } from "../parts/states.js";
 import { Ago, Pill, Status } from "../parts/status.js";
@@ -298,7 +299,7 @@ function Places({ session }) {
   }, [clients.data, working]);
   const states = dots ? [...dots.values()].flat() : [];
   const tally = (state) => states.filter((one) => one === state).length;
-  return html`<${Card} title="Network" note="what each client does now">
+  return html`<${Card} title="Network" note="what each client does now" right=${html`<${SaveDrawing} title="Network" />`}>
     <${Loaded} resource=${found} skeleton=${html`<div class="body"><${Bar} width=${300} /></div>`}>${(network) => html`<div class="body split"><${Tree} servers=${network.servers} dots=${dots} />
       <${Counts} counts=${dots ? [["training", tally("training")], ["evaluating", tally("evaluating")], ["accepted", tally("accepted")], ["idle", tally("idle")], ["failed", tally("failed") + tally("rejected")], ["offline", network.clients - network.connected]] : [["connected", network.connected], ["offline", network.clients - network.connected]]} /></div>`}<//>
   <//>`;
