@@ -283,18 +283,22 @@ def test_a_session_that_a_site_must_approve_says_where_and_how(visitor: Visit, s
     visitor.sound()
 
 
-def test_a_viewer_is_offered_nothing_that_they_may_not(browser: Browser, studied: Studied) -> None:
+def test_a_viewer_is_offered_nothing_that_they_may_not(visitor: Visit, studied: Studied) -> None:
     studied.member("vera", "viewer")
-    with visit(browser, studied.url, studied.code("vera")) as made:
-        page = made.open(studied.fill("p/default/sessions/{session}"))
-        expect(page.get_by_role("link", name="Model", exact=True)).to_have_count(0)
-        expect(page.get_by_role("button", name="Delete")).to_have_count(0)
-        expect(page.get_by_role("link", name="Audit")).to_have_count(0)
-        made.flawless()
-        made.expected = ("403",)
-        made.open("p/default/audit")
-        expect(page.get_by_text("This is not for your role")).to_be_visible()
-        made.flawless()
+    visitor.forget()
+    visitor.arrive(studied.code("vera"))
+    page = visitor.turn_to(studied.fill("p/default/sessions/{session}"))
+    expect(page.get_by_role("link", name="Account of vera")).to_be_visible()
+    expect(page.get_by_role("link", name="Model", exact=True)).to_have_count(0)
+    expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+    expect(page.get_by_role("link", name="Audit")).to_have_count(0)
+    visitor.flawless()
+    visitor.expected = ("403",)
+    visitor.turn_to("p/default/audit")
+    expect(page.get_by_text("This is not for your role")).to_be_visible()
+    visitor.flawless()
+    visitor.expected = ()
+    visitor.context.clear_cookies()  # the next to come is the administrator again
 
 
 def test_everything_is_reached_without_a_mouse(visitor: Visit) -> None:
