@@ -254,7 +254,10 @@ def test_the_bits_do_not_depend_on_how_many_fit_into_memory(app: Path, monkeypat
     assert parts.model_hash == whole.model_hash
 
 
-def test_the_bits_do_not_depend_on_how_many_threads_train(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox"])  # the updates at once, and one by one
+def test_the_bits_do_not_depend_on_how_many_threads_train(
+    app: Path, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("hansa.simulation.vectorized._SHARE", 1)
     fit, trained_by = TorchStacks.fit, set[str]()
 
@@ -266,12 +269,13 @@ def test_the_bits_do_not_depend_on_how_many_threads_train(app: Path, monkeypatch
     runs = {}
     for threads, names_seen in ((1, {"MainThread"}), (3, {"MainThread", "hansa-train"})):
         monkeypatch.setattr("hansa.simulation.runtime.cores", lambda threads=threads: threads)
-        runs[threads] = simulate(app, clients=5, rounds=3, engine="vectorized")
+        runs[threads] = simulate(app, clients=5, rounds=3, engine="vectorized", algorithm=algorithm)
         assert trained_by == names_seen
     assert without_seconds(runs[3]) == without_seconds(runs[1])
     monkeypatch.setattr(TorchStacks, "is_reentrant", False)
     trained_by.clear()
-    assert simulate(app, clients=5, rounds=3, engine="vectorized").model_hash == runs[1].model_hash
+    alone = simulate(app, clients=5, rounds=3, engine="vectorized", algorithm=algorithm)
+    assert alone.model_hash == runs[1].model_hash
     assert trained_by == {"MainThread"}
 
 

@@ -6,10 +6,10 @@ with a trainer that has the answer. An algorithm needs to know nothing of it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -94,34 +94,47 @@ class Vectorization:
         folding = self._folding
         if not folding.sends_plain_changes:
             return {}
-        shares = _shares(window, self._threads if together.is_reentrant else 1)
-        model, clients, trained = folding.broadcast, list[list[str]](), list[Callable[[], Sequence[Update] | Raised]]()
-        for number, share in enumerate(shares, start=1):
-            tried = [(each.client, attempt(partial(folding.task, each))) for each in share]
-            tasks = {client: task for client, task in tried if not isinstance(task, Raised)}
-            fit = partial(attempt, partial(together.fit, [model] * len(tasks), list(tasks.values())))
-            clients.append(list(tasks))
-            trained.append(self._others.submit(fit).result if number < len(shares) else fit)
+        tried = [(each.client, attempt(partial(folding.task, each))) for each in window]
+        tasks = {client: task for client, task in tried if not isinstance(task, Raised)}
         with folding.profile.measure("training"):
-            done = [each() for each in reversed(trained)]
+            model = folding.broadcast
+            trained = (
+                attempt(partial(self._fit, together, [model] * len(tasks), list(tasks.values()))) if tasks else None
+            )
+            if not isinstance(trained, list):
+                return {}
             changes = [
-                each.changed(subtract_from_each(each.arrays, model))
-                for each in reversed(done)
-                if isinstance(each, Updates)
+                each.changed(subtract_from_each(each.arrays, model)) for each in trained if isinstance(each, Updates)
             ]
-        if len(changes) < len(shares):
+        if len(changes) < len(trained):
             return {}
-        outcomes: dict[str, Outcome] = {}
-        for names, change in zip(clients, changes, strict=True):
-            outcomes |= folding.offer_all(names, change)
+        clients, outcomes = iter(tasks), dict[str, Outcome]()
+        for change in changes:
+            outcomes |= folding.offer_all(list(islice(clients, len(change))), change)
         return outcomes
+
+    def _fit(self, together: Vectorized, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Sequence[Update]]:
+        """`Vectorized.fit`: the updates in order, from each thread that pays."""
+        count = max(1, min(self._threads if together.is_reentrant else 1, len(tasks) // _SHARE))
+        ends = [len(tasks) * number // count for number in range(count + 1)]
+        *others, mine = (partial(together.fit, models[begin:end], tasks[begin:end]) for begin, end in pairwise(ends))
+        begun = [self._others.submit(each) for each in others]
+        try:
+            last = mine()
+        finally:
+            wait(begun)  # whatever happened here, they draw from their tasks' random numbers
+        return [*(each.result() for each in begun), last]
 
     def _halves(self, window: Sequence[Assignment], together: Vectorized) -> dict[str, Callable[[], Update]]:
         """What does each client's half; whose training fails is not in there, so that it fails alone."""
         attempts = {each.client: attempt(partial(self._asked, each)) for each in window}
         asked = {client: each for client, each in attempts.items() if isinstance(each, _Request)}
         halves: dict[str, Callable[[], Update]] = {}
-        for name, work in (("fit", together.fit), ("gradient", together.gradient)):
+        works: dict[str, _Work] = {
+            "fit": partial(self._fit, together),
+            "gradient": lambda models, tasks: [together.gradient(models, tasks)],
+        }
+        for name, work in works.items():
             with self._folding.profile.measure("training"):
                 answers = _answers(work, {client: each for client, each in asked.items() if each.work == name})
             halves |= {client: partial(self._half, asked[client], answer) for client, answer in answers.items()}
@@ -160,14 +173,8 @@ def _windows(items: Sequence[T], together: Vectorized | None) -> Iterator[Sequen
         yield items[start : start + most]
 
 
-def _shares(items: Sequence[T], most: int) -> list[Sequence[T]]:
-    """In order, one for each thread that pays."""
-    count = max(1, min(most, len(items) // _SHARE))
-    ends = [len(items) * number // count for number in range(count + 1)]
-    return [items[begin:end] for begin, end in pairwise(ends)]
-
-
-_Work: TypeAlias = Callable[[Sequence[Arrays], Sequence[Task]], Sequence[Update]]
+_Work: TypeAlias = Callable[[Sequence[Arrays], Sequence[Task]], list[Sequence[Update]]]
+"""(models, tasks) → the updates in order, in parts."""
 
 
 def _answers(work: _Work, asked: "Mapping[str, _Request]") -> dict[str, Callable[[], Update]]:
@@ -179,9 +186,10 @@ def _answers(work: _Work, asked: "Mapping[str, _Request]") -> dict[str, Callable
         return {}
     for each in asked.values():
         each.task.rng.bit_generator.state = each.state
-    updates = attempt(partial(work, [each.model for each in asked.values()], [each.task for each in asked.values()]))
-    if not isinstance(updates, Raised):
-        return {client: partial(updates.__getitem__, n) for client, n in zip(asked, range(len(updates)), strict=True)}
+    done = attempt(partial(work, [each.model for each in asked.values()], [each.task for each in asked.values()]))
+    if not isinstance(done, Raised):
+        answers = (partial(part.__getitem__, number) for part in done for number in range(len(part)))
+        return dict(zip(asked, answers, strict=True))
     clients = list(asked)
     parts = (clients[: len(clients) // 2], clients[len(clients) // 2 :]) if len(clients) > 1 else ()
     return {client: answer for part in parts for client, answer in _answers(work, {c: asked[c] for c in part}).items()}
