@@ -345,7 +345,8 @@ class App:
     def function(self, role: str, config: Mapping[str, Any] | None = None) -> Callable[..., Any]:
         """The app's function for a role, with the settings that it names; `AppError` where there is none."""
         if role not in self._functions:
-            raise AppError(f"the app has no {role} function: decorate one with @app.{role}, or give the app a trainer")
+            also = ", or give the app a trainer" if role in {"model", "train", "evaluate", "predict"} else ""
+            raise AppError(f"the app has no {role} function: decorate one with @app.{role}{also}")
         return settled(self._functions[role], self._settings[role], config or {})
 
     def has(self, role: str) -> bool:

@@ -144,6 +144,29 @@ def test_a_place_that_cannot_be_written_is_told_before_the_first_round(
     assert hansa("simulate", tiny, "--rounds", 1, "--save", tmp_path / "new" / "model").exit_code == 0
 
 
+def test_a_model_and_data_that_do_not_fit_are_no_bug_of_hansa(
+    hansa: Callable[..., Result], write_app: Callable[[str], Path]
+) -> None:
+    app = write_app(
+        LEARNS
+        + """
+import numpy as np
+from hansa.training.numpy import NumpyModel
+
+app = hansa.App(NumpyTrainer(NumpyModel(lambda rng: {"w": np.zeros(3)}, max), 0.1))
+
+@app.data
+def data(client):
+    return np.zeros((4, 2)), np.zeros(4)
+"""
+    )
+    told = failure(hansa("simulate", app))
+    assert "the app's trainer raised TypeError" in told
+    assert "see that its model, its settings and its data fit together" in told
+    assert "hansa: raised while client-0 trained in round 1" in told
+    assert "please report it" not in told
+
+
 def test_a_path_that_the_system_refuses_is_no_bug_of_hansa(
     hansa: Callable[..., Result], tiny: Path, tmp_path: Path
 ) -> None:

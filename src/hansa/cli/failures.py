@@ -9,6 +9,9 @@ import typer
 
 __all__ = ["report"]
 
+_IN_A_TASK = "hansa: raised while"
+"""How the note begins that a simulation adds."""
+
 
 def report(error: BaseException, *, as_json: bool) -> None:
     """Say it on standard error; with `--json` also as an object on standard output."""
@@ -30,6 +33,11 @@ def _message(error: BaseException) -> str:
         return str(error)
     if _users_frame(error) is not None or isinstance(error, SyntaxError):
         return f"the app raised {type(error).__name__}: {error}"
+    if _raised_in_a_task(error):
+        return (
+            f"the app's trainer raised {type(error).__name__}: {error}; see that its model, its settings and its data "
+            "fit together"
+        )
     if _is_of_a_path(error):
         return f"{error.filename}: {error.strerror}; give a path that this user may use"  # type: ignore[attr-defined]
     return f"hansa itself failed with {type(error).__name__}: {error}; this is a bug, please report it"
@@ -46,9 +54,24 @@ def _traceback(error: BaseException) -> str:
         return "\n".join(part for part in (*told, own) if part)
     if frame is None and _is_of_a_path(error):
         return ""
+    if frame is None and _raised_in_a_task(error):
+        return _formatted(error, _trainers_frame(error))
     if isinstance(error, SyntaxError) and frame is None:
         return "".join(traceback.format_exception_only(error))
     return _formatted(error, frame if frame is not None else error.__traceback__)
+
+
+def _raised_in_a_task(error: BaseException) -> bool:
+    """Whether a client's task raised it: of a trainer that hansa brings no frame is the app's, and the model is."""
+    return any(note.startswith(_IN_A_TASK) for note in getattr(error, "__notes__", ()))
+
+
+def _trainers_frame(error: BaseException) -> TracebackType | None:
+    """The first frame of a trainer."""
+    frame = error.__traceback__
+    while frame is not None and not str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hansa.training"):
+        frame = frame.tb_next
+    return frame if frame is not None else error.__traceback__
 
 
 def _is_of_a_path(error: BaseException) -> bool:
