@@ -24,7 +24,21 @@ settings.register_profile("hansa", deadline=None)
 settings.load_profile("hansa")
 
 
-LONGEST = ("faults", "ui", "e2e", "dst", "network")
+LONGEST = (
+    "faults",
+    "ui",
+    "e2e",
+    "dst",
+    "network",
+    "api",
+    "store",
+    "laws",
+    "simulation",
+    "house",
+    "compat",
+    "attacks",
+    "training",
+)
 """Rooms whose files take longest: they begin first, so that the last minutes are of short files, on all cores."""
 
 
