@@ -110,6 +110,8 @@ def test_a_table_is_a_sequence_of_rows_with_all_columns() -> None:
 
 
 def test_a_notebook_shows_the_last_rounds_and_escapes_names(result: SimulationResult) -> None:
+    assert str(result).startswith(f"{result.spec.name}: {result.spec.algorithm}, {len(result.rounds)} rounds, seed ")
+    assert str(result).endswith(f"\nmodel {result.model_hash}")
     shown = ET.fromstring(f"<div>{result._repr_html_().replace('<br>', '<br/>')}</div>")  # noqa: S314 - our own
     assert len(shown.findall(".//tbody/tr")) == 5
     assert result.model_hash in "".join(shown.itertext())

@@ -87,7 +87,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """A finished simulation. In a notebook it shows itself."""
+    """A finished simulation. `print` and a notebook show its newest rounds."""
 
     spec: RunSpec
     rounds: tuple[RoundRecord, ...]
@@ -180,6 +180,13 @@ class SimulationResult:
             engine=self.engine,
             with_model=with_model,
         )
+
+    def __str__(self) -> str:
+        """What a person wants to see of it: the run, its newest rounds, its model."""
+        table, spec = self.table(), self.spec
+        said = f"{spec.name}: {spec.algorithm}, {len(table)} rounds, seed {spec.seed}, {self.engine}\n"
+        dots = f"… the last {_ROWS_SHOWN} of {len(table)} rounds\n" if len(table) > _ROWS_SHOWN else ""
+        return f"{said}{dots}{table[-_ROWS_SHOWN:]}\nmodel {self.model_hash}"
 
     def _repr_html_(self) -> str:
         table = self.table()
