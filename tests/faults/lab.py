@@ -22,6 +22,7 @@ import cradle
 import psutil
 
 from faults.history import History, Session, left_over, read_history
+from faults.plants import PLANT, PLANTS
 from faults.points import CONTROLLER, Fault
 from faults.proxy import Proxy, Weather
 from faults.workload import CLIENTS, COMBINERS, Replays, keep_of, write_app
@@ -276,6 +277,17 @@ class Lab:
             said = str(self.ask(lambda api: api.sessions.why(session.id)))
         return said
 
+    def plant(self, name: str) -> None:
+        """Have a bug of `plants.py` in every process of its kinds, which begin anew for it."""
+        for node in self.nodes.values():
+            if node.name.partition("-")[0] in PLANTS[name].kinds:
+                node.environment = {**node.environment, PLANT: name}
+                deaths = node.deaths
+                self.kill(node.name)
+                while node.deaths == deaths:
+                    time.sleep(_PAUSE)
+        self.ready()
+
     def history(self, *, anew: bool = True) -> History:
         """Everything that is known by now. anew: sessions that had ended at an earlier look are read again, too."""
         known = None if anew else self._known
@@ -444,7 +456,7 @@ class Lab:
             "HANSA_SILENCE": "3",
             "HANSA_CONFINEMENT": "off",  # what user code does is written down beside the laboratory
             "HANSA_ADVERTISE": f"127.0.0.1:{self._door}" if name == CONTROLLER else "",
-            "HANSA_LAB_PLANT": self._plant,
+            PLANT: self._plant,
             **more,
         }
         self.nodes[name] = Node(name, arguments, environment, self.folder)

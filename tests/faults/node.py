@@ -14,8 +14,6 @@ from faults import plants
 from faults.points import AGENT, CLIENT, OUTBOX, Process, located
 from hansa.cli import main as hansa
 
-PLANT = "HANSA_LAB_PLANT"
-
 
 def main() -> None:
     """Become the node."""
@@ -25,7 +23,7 @@ def main() -> None:
     process.note("started", pid=os.getpid())
     if kind == CLIENT:
         record(process)
-    planted = os.environ.get(PLANT, "")  # noqa: TID251 - the laboratory's own
+    planted = os.environ.get(plants.PLANT, "")  # noqa: TID251 - the laboratory's own
     if planted:
         plants.PLANTS[planted].plant(kind)
     process.instrument()

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from blake3 import blake3
 
 from faults.points import AGENT, CLIENT, COMBINER, CONTROLLER, HUB, OBJECTS, OUTBOX, SESSION, STORE, Fault, located
 
-__all__ = ["PLANTS", "Plant"]
+__all__ = ["PLANT", "PLANTS", "Plant"]
+
+PLANT: Final = "HANSA_LAB_PLANT"
+"""Environment variable of a node: the bug that it has."""
 
 INTAKE = "hansa.rounds.intake:Intake"
 MEAN = "hansa.aggregators.mean"

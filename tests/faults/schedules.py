@@ -15,7 +15,7 @@ from faults.points import CLIENT, COMBINER, CONTROLLER, MOMENTS, TURNS, WRITES, 
 from faults.proxy import Weather
 from faults.workload import CLIENTS, COMBINERS, spec_of
 
-__all__ = ["Action", "Schedule", "draw", "judge", "judged_alone", "planted", "shrink"]
+__all__ = ["Action", "Schedule", "brought_out", "draw", "judge", "judged_alone", "planted", "shrink"]
 
 _REPEATABLE = ("agent.open", "agent.judged", "agent.close", "hub.offered", "hub.answer")
 _IN_ORDER = ("agent.open",)
@@ -153,16 +153,22 @@ def judged_alone(schedule: Schedule, plant: str = "") -> list[str]:
 
 def planted(name: str) -> list[str]:
     """What is wrong in a laboratory with a known bug, after the faults that bring it out."""
-    plant = PLANTS[name]
     with tempfile.TemporaryDirectory(prefix="hansa-lab-") as folder, laboratory(Path(folder), plant=name) as lab:
         lab.ready()
-        actions = [Action("arm", who, fault=fault) for who, fault in plant.faults]
-        if plant.stopped:
-            stopping = Fault("outbox.keep", "before", 1, "stop")
-            actions += [Action("arm", plant.stopped, fault=stopping), Action("release", plant.stopped, 3.0)]
-        for number in range(plant.sessions):
-            found = judge(lab, Schedule(number, tuple(actions)), f"planted-{number}")
-        return found
+        return brought_out(lab, name)
+
+
+def brought_out(lab: Lab, name: str) -> list[str]:
+    """What is wrong in a laboratory whose processes have a known bug."""
+    plant = PLANTS[name]
+    actions = [Action("arm", who, fault=fault) for who, fault in plant.faults]
+    if plant.stopped:
+        stopping = Fault("outbox.keep", "before", 1, "stop")
+        actions += [Action("arm", plant.stopped, fault=stopping), Action("release", plant.stopped, 3.0)]
+    found: list[str] = []
+    for number in range(plant.sessions):
+        found = judge(lab, Schedule(number, tuple(actions)), f"planted-{number}")
+    return found
 
 
 def shrink(schedule: Schedule, fails: Callable[[Schedule], Sequence[str]], tries: int = 2) -> Schedule:

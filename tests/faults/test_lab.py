@@ -9,7 +9,7 @@ from faults.checker import check
 from faults.lab import Lab, laboratory
 from faults.plants import PLANTS
 from faults.points import Fault
-from faults.schedules import Action, Schedule, draw, judge, planted
+from faults.schedules import Action, Schedule, brought_out, draw, judge, planted
 from faults.syscalls import Injection, traced, untraceable
 from faults.workload import CLIENTS, spec_of
 from hansa.store.records import SessionState
@@ -102,8 +102,12 @@ def test_no_invariant_was_broken_by_any_of_it(lab: Lab) -> None:
     assert check(lab.history(), lab.app) == []
 
 
-def test_a_planted_bug_is_found() -> None:
-    assert planted("forgets-the-optimizer")
+def test_a_planted_bug_is_found(lab: Lab) -> None:
+    """After all others: what this laboratory does from here on is wrong."""
+    lab.ready()
+    assert check(lab.history(), lab.app) == []
+    lab.plant("forgets-the-optimizer")
+    assert brought_out(lab, "forgets-the-optimizer")
 
 
 @pytest.mark.slow
