@@ -244,6 +244,19 @@ async def test_a_start_that_is_cancelled_half_way_leaves_a_workshop_that_works(b
         assert isinstance(await made.work(), Offer)
 
 
+async def test_an_end_that_is_cancelled_half_way_leaves_nothing_open(bench: Make) -> None:
+    async with bench(train("")) as made:
+        await made.work()
+        writer = made.workshop._writer
+        ending = asyncio.create_task(made.workshop.aclose())
+        await asyncio.sleep(0)  # it waits for the process
+        ending.cancel()
+        await asyncio.wait([ending])
+        assert ending.cancelled()
+        assert writer is not None
+        assert writer.is_closing()
+
+
 async def test_what_was_learned_waits_for_a_disk_that_is_full(bench: Make, tmp_path: Path) -> None:
     large = Arrays({"w": np.zeros(1 << 20, np.float32), "steps": np.zeros((), np.int64)})
     async with bench(HEAD_OF_A_FULL_DISK + train("")) as made:

@@ -365,17 +365,19 @@ class Workshop:
 
     async def _stop(self) -> None:
         self._kill()
-        process, self._process = self._process, None
-        if process is not None:
-            await process.wait()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        try:
+            if self._process is not None:
+                await self._process.wait()
+                self._process = None
+        finally:  # also where this is cancelled
+            self._printed.close()
         scratch, self._scratch = self._scratch, None
         if scratch is not None:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
         self._beyond = ""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.close()
-        self._printed.close()
 
     def _kill(self) -> None:
         if self._process is not None:
