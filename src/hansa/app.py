@@ -436,10 +436,15 @@ def users_frame(error: BaseException) -> TracebackType | None:
 
 
 def users_traceback(error: BaseException) -> str:
-    """Of what an app has raised, from its own first frame on; empty for an error of hansa's that says all itself."""
-    frame = users_frame(error)
+    """Of what an app has raised, from its own first frame on; empty for an error of hansa's that says all itself.
+
+    One that hansa raised because of what a party's program did has the traceback of that.
+    """
+    frame, cause = users_frame(error), error.__cause__
+    if frame is None and isinstance(error, HansaError):
+        return users_traceback(cause) if cause is not None and users_frame(cause) is not None else ""
     if frame is None:
-        return "" if isinstance(error, HansaError) else "".join(format_exception(error))
+        return "".join(format_exception(error))
     return "".join(format_exception(type(error), error, frame))
 
 

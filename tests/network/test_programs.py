@@ -432,6 +432,7 @@ async def test_a_party_that_fails_and_a_site_that_refuses_end_the_session_with_a
         await made.client("silent", policy=SitePolicy(outbound=Outbound(letters=False)))
         failed = await made.run(talk, fails)
         assert failed.cause.startswith("party 1 (b) failed: worker 1 of 2 failed: ValueError: no data here\n")
+        assert 'raise ValueError("no data here")' in failed.cause  # with its line
         refused = await made.run(talk, replace(fails, parties=("a", "careful")))
         assert "party 1 (careful) failed: careful refuses this session: this site's policy" in refused.cause
         refused = await made.run(talk, replace(fails, parties=("a", "silent")))
