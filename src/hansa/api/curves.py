@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from hansa.api.results import Band, Curve, Curves, RoundColumns, Spread
 from hansa.messages import Kind
+from hansa.store.paging import every
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import ContributionRecord, MetricRecord, Record, RoundRecord, SessionRecord
 from hansa.wire.frames import CENTRAL
@@ -15,7 +16,6 @@ __all__ = ["UPDATE_NORM", "Charts", "nearest_rank"]
 
 R = TypeVar("R", bound=Record)
 
-_PAGE: Final = 1000
 _STRIDE: Final = 100
 """Rounds whose clients are read at once."""
 _REMEMBERED: Final = 32
@@ -102,13 +102,8 @@ class Charts:
                 points[name].append(_Point(in_round, low, middle, high, len(known)))
         return points
 
-    async def _rows(self, kind: type[R], project: str, where: Mapping[str, Any]) -> AsyncIterator[R]:
-        offset, total = 0, 1
-        while offset < total:
-            page = await self._store.list(kind, Query(project, where, limit=_PAGE, offset=offset))
-            for row in page.items:
-                yield row
-            offset, total = offset + _PAGE, page.total
+    def _rows(self, kind: type[R], project: str, where: Mapping[str, Any]) -> AsyncIterator[R]:
+        return every(self._store, kind, Query(project, where))
 
 
 def nearest_rank(ordered: Sequence[float], percent: int) -> float:

@@ -11,6 +11,7 @@ from hansa.api.results import Failing, Replica, SystemState
 from hansa.network.combiner.traffic import WINDOW
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import LEADERSHIP
+from hansa.store.paging import every
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, ProjectRecord
 from hansa.wire.frames import Role
@@ -19,7 +20,6 @@ __all__ = ["system_state"]
 
 _HOUR: Final = 3600.0
 _DAY: Final = 86_400.0
-_PAGE: Final = 1000
 _SHOWN: Final = 100
 """Nodes that fail and are listed."""
 _LONGEST: Final = 500
@@ -30,7 +30,7 @@ async def system_state(controller: Controller, data: Path, clock: Callable[[], f
     """What an operator looks at. data: the server's data folder; clock: POSIX seconds."""
     store, now = controller.store, clock()
     leader, waiting = await store.replicas(LEADERSHIP)
-    projects = (await store.list(ProjectRecord, Query("", limit=_PAGE))).items
+    projects = [each async for each in every(store, ProjectRecord, Query(""))]
     rounds = updates = stored = 0
     failing: list[Failing] = []
     for project in projects:
@@ -92,11 +92,7 @@ async def _away(store: MetadataStore, kind: type[Any], project: str) -> tuple[An
 
 async def _since(store: MetadataStore, project: str, kind: str, since: float) -> AsyncIterator[EventRecord]:
     """Events of a kind, the newest first, back to a time."""
-    offset, total = 0, 1
-    while offset < total:
-        page = await store.list(EventRecord, Query(project, {"kind": kind}, sort="-id", limit=_PAGE, offset=offset))
-        for event in page.items:
-            if event.at < since:
-                return
-            yield event
-        offset, total = offset + _PAGE, page.total
+    async for event in every(store, EventRecord, Query(project, {"kind": kind}, sort="-id")):
+        if event.at < since:
+            return
+        yield event

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi import Query as Parameter
@@ -40,6 +40,7 @@ from hansa.errors import ConfigError, PermissionDeniedError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.quotas import QuotaKind
 from hansa.run import names, options_of
+from hansa.store.paging import every
 from hansa.store.ports import Page, Query
 from hansa.store.records import ClientRecord, CombinerRecord, NodeRecord, ProjectRecord, SampleRecord, TokenRecord
 from hansa.wire.frames import ROOT, Role
@@ -48,7 +49,6 @@ from hansa.wire.tokens import Identity
 __all__ = ["NetworkRoutes", "ServerRoutes"]
 
 Caller = Annotated[Identity, Depends(caller)]
-_PAGE: Final = 1000
 Limit = Annotated[int, Parameter(ge=1, le=1000, description="Items on a page.")]
 Offset = Annotated[int, Parameter(ge=0, le=2**63 - 1, description="Items before the page.")]
 
@@ -112,13 +112,9 @@ class NetworkRoutes:
         directory = self._controller.tree(project).directory
         load = Counter(present.combiner for present in directory.clients.values())
         servers = [Place(ROOT, "", self._controller.address, connected=True, last_seen=time.time(), clients=load[ROOT])]
-        offset, total = 0, 1
-        while offset < total:
-            page = await store.list(CombinerRecord, Query(project, sort="name", limit=_PAGE, offset=offset))
-            for one in page.items:
-                parent = one.parent or ROOT
-                servers.append(Place(one.name, parent, one.address, one.connected, one.last_seen, load[one.name]))
-            offset, total = offset + _PAGE, page.total
+        async for one in every(store, CombinerRecord, Query(project, sort="name")):
+            parent = one.parent or ROOT
+            servers.append(Place(one.name, parent, one.address, one.connected, one.last_seen, load[one.name]))
         known = await store.list(ClientRecord, Query(project, limit=1))
         made = Topology(tuple(servers), sum(load.values()), known.total)
         return record_document(made) | {"cursor": cursor}

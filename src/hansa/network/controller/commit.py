@@ -14,6 +14,7 @@ from hansa.rounds.events import Completed, Unused
 from hansa.run import Run
 from hansa.statements import end_statement, round_statement
 from hansa.store.link import ACCEPTED, round_link, run_digest
+from hansa.store.paging import every
 from hansa.store.ports import MetadataStore, ObjectStore, Query, RoundCommit
 from hansa.store.records import (
     ContributionRecord,
@@ -134,14 +135,10 @@ async def sealed(
 async def last_counted(session: SessionRecord, store: MetadataStore) -> dict[str, Counted]:
     """By client, the last committed round of the session that holds its update."""
     found: dict[str, Counted] = {}
-    where = {"session": session.id, "outcome": ACCEPTED}
-    offset, total = 0, 1 if session.round else 0
-    while offset < total:
-        page = await store.list(
-            ContributionRecord, Query(session.project, where, sort="round", limit=1000, offset=offset)
-        )
-        found |= {row.client: Counted(row.client, row.base or row.round, row.digest) for row in page.items}
-        offset, total = offset + len(page.items), page.total
+    if session.round:
+        where = {"session": session.id, "outcome": ACCEPTED}
+        async for row in every(store, ContributionRecord, Query(session.project, where, sort="round")):
+            found[row.client] = Counted(row.client, row.base or row.round, row.digest)
     return found
 
 

@@ -50,6 +50,7 @@ from hansa.network.patience import patiently
 from hansa.packages.package import read as read_package
 from hansa.rounds.why import Why
 from hansa.run import MAX_ROUNDS, check_networked, check_program, plugin, resolve
+from hansa.store.paging import every
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import (
     INSTALLATION,
@@ -161,10 +162,10 @@ class Controller:
         self._finishing = asyncio.create_task(self._finish())
         for project in await self._projects():
             await self.tree(project.id).mark_absent()
-            running = Query(project.id, where={"state": SessionState.RUNNING.value}, limit=1000)
-            for session in (await self.store.list(SessionRecord, running)).items:
+            running = Query(project.id, where={"state": SessionState.RUNNING.value})
+            for session in [each async for each in every(self.store, SessionRecord, running)]:
                 await self._take_up(project.id, session)
-            for prediction in (await self.store.list(PredictionRecord, running)).items:
+            for prediction in [each async for each in every(self.store, PredictionRecord, running)]:
                 await self._ask_again(prediction)
         self._opened.set()
 
@@ -574,7 +575,11 @@ class Controller:
         A session that runs prunes after each round. What nobody names is removed whichever project it was of.
         """
         tree = self.tree(project)
-        idle = [session async for session in self._sessions(project) if not tree.is_running(session.id)]
+        idle = [
+            session
+            async for session in every(self.store, SessionRecord, Query(project))
+            if not tree.is_running(session.id)
+        ]
         report = await self.retention.sweep(idle, grace, dry_run=dry_run)
         if not dry_run:
             said = f"{report.objects} objects, {report.bytes} bytes; grace {grace:g} s"
@@ -651,16 +656,8 @@ class Controller:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _projects(self) -> tuple[ProjectRecord, ...]:
-        return (await self.store.list(ProjectRecord, Query("", limit=1000))).items
-
-    async def _sessions(self, project: str) -> AsyncIterator[SessionRecord]:
-        offset, total = 0, 1
-        while offset < total:
-            page = await self.store.list(SessionRecord, Query(project, limit=1000, offset=offset))
-            for session in page.items:
-                yield session
-            offset, total = offset + 1000, page.total
+    async def _projects(self) -> list[ProjectRecord]:
+        return [each async for each in every(self.store, ProjectRecord, Query(""))]
 
     async def _finish(self) -> None:
         """Remove what the last controller had still to remove."""

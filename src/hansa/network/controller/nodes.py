@@ -11,7 +11,7 @@ with what both have signed of it.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -23,6 +23,7 @@ from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.signing_keys import SigningKeys
 from hansa.statements import handover_statement
 from hansa.store.completion import completed
+from hansa.store.paging import PAGE, every
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import HandoverRecord, NodeRecord, TokenRecord
 from hansa.wire import tokens
@@ -39,7 +40,6 @@ _LIFETIME: Final = 900.0
 """Seconds for which an access token holds."""
 _REMEMBERED: Final = ASSERTION_LIFETIME + 120.0
 """Seconds for which the id of a node's own token is remembered: longer than it can hold, whatever the clocks say."""
-_PAGE: Final = 1000
 
 
 class Nodes:
@@ -67,7 +67,7 @@ class Nodes:
 
     async def recall(self, project: str) -> None:
         """Remember who has joined a project: every call of a node is measured by it."""
-        async for node in self._every(project):
+        async for node in every(self._store, NodeRecord, Query(project)):
             self._known[project, node.name] = node
 
     # ── joining ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +160,7 @@ class Nodes:
 
     async def _hand_over(self, node: NodeRecord, request: RotateRequest) -> None:
         """Raises `AuthenticationError` for a key that the node has given up before."""
-        mine = Query(node.project, {"node": node.name}, sort="at", limit=_PAGE)
+        mine = Query(node.project, {"node": node.name}, sort="at", limit=PAGE)
         earlier = await self._store.list(HandoverRecord, mine)
         if request.public_key in {node.key, *(each.former for each in earlier.items)}:
             raise AuthenticationError(f"{node.name} hands over to a key that it has had: it needs a fresh one")
@@ -276,14 +276,6 @@ class Nodes:
             if stored != node:
                 raise
         self._known[node.project, node.name] = node
-
-    async def _every(self, project: str) -> AsyncIterator[NodeRecord]:
-        offset, total = 0, 1
-        while offset < total:
-            page = await self._store.list(NodeRecord, Query(project, limit=_PAGE, offset=offset))
-            for node in page.items:
-                yield node
-            offset, total = offset + _PAGE, page.total
 
 
 def _flaw(token: TokenRecord, node: NodeRecord | None, public_key: str) -> str:

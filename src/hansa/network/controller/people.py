@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from hansa.errors import AuthenticationError, ConflictError, InputError, NotFoundError
 from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.names import checked_name
+from hansa.store.paging import every
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import (
     INSTALLATION,
@@ -36,7 +37,6 @@ R = TypeVar("R", bound=Record)
 
 _MOST_TOKENS: Final = 10_000
 """Tokens that are remembered between requests."""
-_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,9 +378,5 @@ class People:
             self._changed = asyncio.Event()
 
     async def _every(self, kind: type[R], project: str, **where: str | bool) -> AsyncIterator[R]:
-        offset, total = 0, 1
-        while offset < total:
-            page = await self._store.list(kind, Query(project, where, limit=_PAGE, offset=offset))
-            for record in page.items:
-                yield record
-            offset, total = offset + _PAGE, page.total
+        async for record in every(self._store, kind, Query(project, where)):
+            yield record

@@ -20,6 +20,7 @@ from hansa.rounds.eligible import chosen
 from hansa.rounds.events import Abandoned, Accepted, Completed, Event, Failed, NotMet, Outcome, Rejected
 from hansa.rounds.why import Why
 from hansa.run import resolve
+from hansa.store.paging import every
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import AnswerRecord, PredictionRecord, SessionState
 from hansa.wire.frames import Blob, Closed, FromNode, Presence, RoundKey, TaskFailed
@@ -116,9 +117,12 @@ class PredictionRunner:
     async def _asked(self) -> Outcome | None:
         """How the phase ended; None where a controller that died had every answer already."""
         around, prediction = self._around, self.prediction
-        query = Query(prediction.project, {"prediction": prediction.id}, limit=1000)
-        before = (await self._patiently(lambda: around.store.list(AnswerRecord, query))).items
-        self._answered = frozenset(answer.client for answer in before)
+        query = Query(prediction.project, {"prediction": prediction.id})
+
+        async def answered() -> frozenset[str]:
+            return frozenset([answer.client async for answer in every(around.store, AnswerRecord, query)])
+
+        self._answered = await self._patiently(answered)
         if prediction.asked and len(self._answered) >= prediction.asked:
             return None
         rules = replace(prediction.spec.rules, replace_failed=False)

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from hansa.errors import NotFoundError, QuotaExceededError, StorageUnavailableError
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.throttle import Throttle
+from hansa.store.paging import PAGE, every
 from hansa.store.ports import MetadataStore, Query
 from hansa.store.records import ModelRecord, NodeRecord, PackageRecord, ProjectRecord, Record, TokenRecord
 from hansa.wire.frames import Role
@@ -26,7 +27,6 @@ R = TypeVar("R", bound=Record)
 
 _REFUSALS: Final = 60
 """Refusals of a project in a minute that are noted in the audit record."""
-_PAGE: Final = 1000
 
 
 class QuotaKind(StrEnum):
@@ -211,7 +211,7 @@ class Quotas:
 
     async def _holds(self, project: str, digest: str) -> bool:
         for kind in (ModelRecord, PackageRecord):
-            rows = (await self._store.list(kind, Query(project, {"id": digest}, limit=_PAGE))).items
+            rows = (await self._store.list(kind, Query(project, {"id": digest}, limit=PAGE))).items
             if any(getattr(row, "pruned_at", None) is None for row in rows):
                 return True
         return False
@@ -220,21 +220,13 @@ class Quotas:
         """Those that have joined, and those that hold a join token still."""
         now = time.time()
         mine: dict[str, str | bool] = {"role": Role.CLIENT.value, "revoked": False}
-        joined = {node.name async for node in self._every(NodeRecord, project, mine)}
+        joined = {node.name async for node in every(self._store, NodeRecord, Query(project, mine))}
         may = {
             token.name
-            async for token in self._every(TokenRecord, project, mine)
+            async for token in every(self._store, TokenRecord, Query(project, mine))
             if token.used_at is None and (token.expires_at is None or token.expires_at > now)
         }
         return frozenset(joined | may)
-
-    async def _every(self, kind: type[R], project: str, where: Mapping[str, str | bool]) -> AsyncIterator[R]:
-        offset, total = 0, 1
-        while offset < total:
-            page = await self._store.list(kind, Query(project, where, limit=_PAGE, offset=offset))
-            for record in page.items:
-                yield record
-            offset, total = offset + _PAGE, page.total
 
 
 def _own(record: ProjectRecord) -> Quota:

@@ -29,6 +29,7 @@ from hansa.network.files import mapped
 from hansa.network.patience import patiently
 from hansa.rounds.eligible import eligible
 from hansa.rounds.why import Why
+from hansa.store.paging import every
 from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import ClientRecord, CombinerRecord, EventRecord, PredictionRecord, SessionRecord
 from hansa.wire.frames import ROOT, Blob, Dismiss, FromNode, LogLine, Presence, Present, RoundKey, Samples
@@ -297,11 +298,8 @@ class ProjectTree:
 
     async def recall(self) -> None:
         """Remember the labels that operators gave: before anybody is invited."""
-        offset, total = 0, 1
-        while offset < total:
-            page = await self._store.list(ClientRecord, Query(self.project, limit=1000, offset=offset))
-            self.directory.assigned |= {row.name: row.assigned for row in page.items if row.assigned}
-            offset, total = offset + 1000, page.total
+        rows = every(self._store, ClientRecord, Query(self.project))
+        self.directory.assigned |= {row.name: row.assigned async for row in rows if row.assigned}
 
     async def mark_absent(self) -> None:
         """Nobody is connected before they have come (again), whatever the rows said when the controller ended."""
