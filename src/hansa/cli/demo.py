@@ -6,10 +6,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -204,7 +204,8 @@ class _Network:
             except ConnectionFailedError:
                 if self.chance is None:
                     raise
-                time.sleep(_PAUSE)
+                with suppress(Empty):  # the session may have ended before the end of who was killed is told
+                    self._next(wait=_PAUSE)
 
     def stay(self) -> None:
         """Until Ctrl-C, or until the controller ends."""
@@ -242,9 +243,12 @@ class _Network:
             self._next(strict=True)
             here = sum(name.startswith(f"{role}-") for name in self._connected)
 
-    def _next(self, *, strict: bool = False) -> Any:
-        """The next event. A node's end is told, and with `strict` is an error; the controller's always is."""
-        happened = self.happenings.get()
+    def _next(self, *, strict: bool = False, wait: float | None = None) -> Any:
+        """The next event. A node's end is told, and with `strict` is an error; the controller's always is.
+
+        wait: seconds after which there is none; then `queue.Empty` is raised.
+        """
+        happened = self.happenings.get(timeout=wait)
         match happened:
             case _Ended(name, status) if self.chance is not None and status == -signal.SIGKILL:
                 self._starts[name]()
