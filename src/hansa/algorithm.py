@@ -158,8 +158,8 @@ class Vectorized(Protocol):
         """Clients at once, by what memory allows."""
 
     @property
-    def is_reentrant(self) -> bool:
-        """Whether several threads may call `fit` at once, and gain by it."""
+    def share(self) -> int:
+        """Clients for which a thread of their own pays, where several may call `fit` at once; 0: they may not."""
 
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Sequence[Update]:
         """As `Trainer.fit`; a client's update does not depend on the others.

@@ -258,7 +258,7 @@ def test_the_bits_do_not_depend_on_how_many_fit_into_memory(app: Path, monkeypat
 def test_the_bits_do_not_depend_on_how_many_threads_train(
     app: Path, algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hansa.simulation.vectorized._SHARE", 1)
+    monkeypatch.setattr("hansa.training.stacks._SHARE_BYTES", 1)
     fit, trained_by = TorchStacks.fit, set[str]()
 
     def watched(*given: Any) -> Any:
@@ -272,7 +272,7 @@ def test_the_bits_do_not_depend_on_how_many_threads_train(
         runs[threads] = simulate(app, clients=5, rounds=3, engine="vectorized", algorithm=algorithm)
         assert trained_by == names_seen
     assert without_seconds(runs[3]) == without_seconds(runs[1])
-    monkeypatch.setattr(TorchStacks, "is_reentrant", False)
+    monkeypatch.setattr("hansa.training.stacks._SHARE_BYTES", 5 * 4 * 83)  # parameters of five clients
     trained_by.clear()
     alone = simulate(app, clients=5, rounds=3, engine="vectorized", algorithm=algorithm)
     assert alone.model_hash == runs[1].model_hash
@@ -281,7 +281,7 @@ def test_the_bits_do_not_depend_on_how_many_threads_train(
 
 def test_who_fails_in_a_thread_fails_alone(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Client 5 has no data, 6 no examples, 9 targets below 0."""
-    monkeypatch.setattr("hansa.simulation.vectorized._SHARE", 2)
+    monkeypatch.setattr("hansa.training.stacks._SHARE_BYTES", 1)
     failed = []
     for threads in (1, 3):
         monkeypatch.setattr("hansa.simulation.runtime.cores", lambda threads=threads: threads)

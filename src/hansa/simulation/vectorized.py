@@ -24,9 +24,6 @@ __all__ = ["Stacked", "Vectorization"]
 
 T = TypeVar("T")
 
-_SHARE = 32
-"""Clients for which a thread of their own pays: each takes all steps once, however few they are for."""
-
 
 class Vectorization:
     """Trains and folds the clients of a round, as many at once as memory allows."""
@@ -115,7 +112,7 @@ class Vectorization:
 
     def _fit(self, together: Vectorized, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Sequence[Update]]:
         """`Vectorized.fit`: the updates in order, from each thread that pays."""
-        count = max(1, min(self._threads if together.is_reentrant else 1, len(tasks) // _SHARE))
+        count = max(1, min(self._threads, len(tasks) // together.share)) if together.share else 1
         ends = [len(tasks) * number // count for number in range(count + 1)]
         *others, mine = (partial(together.fit, models[begin:end], tasks[begin:end]) for begin, end in pairwise(ends))
         begun = [self._others.submit(each) for each in others]

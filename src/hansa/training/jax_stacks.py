@@ -358,7 +358,7 @@ class JaxStacks:
     """Of every stack, so that a client's bits depend on no other; 0: as many as there are clients, on a GPU."""
     most: int
     """Clients at once, by their memory."""
-    is_reentrant: bool = False
+    share: int = 0
     """JAX has threads of its own."""
 
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:

@@ -39,6 +39,9 @@ _SHARE_OF_DEVICE = 0.25
 _MODELS_PER_CLIENT = 8
 """For each parameter: it, its gradient, the result twice, two of an optimizer, two of a correction."""
 
+_SHARE_BYTES = 3 * 2**20
+"""Of the parameters in a stack for which a thread of its own pays: of smaller ones, threads wait for each other."""
+
 _NARROW = "its products are in bfloat16, which brings nothing where many small models share them"
 
 _TRIED = 8
@@ -93,7 +96,8 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     room = _STACK_BYTES
     if setup.device.type == "cuda":
         room = int(_SHARE_OF_DEVICE * torch.cuda.mem_get_info(setup.device)[1])
-    return TorchStacks(setup, each, tried.dense, tried.layers, tried.multiple, max(1, room // per_client))
+    share = math.ceil(_SHARE_BYTES / parameters) if tried.layers else 0
+    return TorchStacks(setup, each, tried.dense, tried.layers, tried.multiple, max(1, room // per_client), share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +115,8 @@ class TorchStacks:
     """Of how many rows a stack is a multiple."""
     most: int
     """Clients in one stack, by its memory."""
-
-    @property
-    def is_reentrant(self) -> bool:
-        """See `hansa.algorithm.Vectorized`: a `Chain` lets other threads work most of the time."""
-        return self.layers is not None
+    share: int = 0
+    """As of `hansa.algorithm.Vectorized`: a `Chain` lets other threads work most of the time, others do not."""
 
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
         """As `TorchTrainer.fit`, for each of them."""
