@@ -110,6 +110,9 @@ class Chain:
         self._layers = layers
         self._rooms: dict[str, Array] = {}
         """Memory that is used again in each step: to ask for it anew costs more than some of the products."""
+        self._parameters: Mapping[str, torch.nn.Parameter] = {}
+        self._values: dict[str, Array] = {}
+        """The memory of these parameters, which steps change in place."""
 
     def differentiate(
         self,
@@ -132,7 +135,7 @@ class Chain:
         targets: torch.Tensor,
         weights: torch.Tensor,
     ) -> torch.Tensor:
-        values = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
+        values = self._memory(parameters)
         below = [inputs.flatten(2).numpy()]
         for weight, bias, rectified in self._layers:
             h = self._product(f"outputs of {weight}", below[-1], values[weight].transpose(0, 2, 1))
@@ -151,9 +154,16 @@ class Chain:
             if number:
                 slope = self._product(f"slopes below {weight}", slope, values[weight])
                 if self._layers[number - 1].rectified:
-                    above = self._room(f"whether above 0, below {weight}", h.shape, np.bool_)
-                    np.multiply(slope, np.greater(h, 0, out=above), out=slope)
+                    slopes, outputs = torch.from_numpy(slope), torch.from_numpy(h)
+                    torch.ops.aten.threshold_backward.grad_input(slopes, outputs, 0, grad_input=slopes)
         return torch.from_numpy(losses.reshape(weights.shape).sum(1))
+
+    def _memory(self, parameters: Mapping[str, torch.nn.Parameter]) -> Mapping[str, Array]:
+        known = self._parameters
+        if any(known.get(name) is not parameter for name, parameter in parameters.items()):
+            self._parameters = dict(parameters)
+            self._values = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
+        return self._values
 
     def _cross_entropy(self, outputs: Array, targets: Array, weights: Array) -> tuple[Array, Array]:
         """(the loss of each example times its weight, shape (n,); its gradient in the shape of the outputs)."""

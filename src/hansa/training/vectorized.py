@@ -130,6 +130,7 @@ class Stack:
         layers: what it is made of, where a `Chain` can run it and its loss.
         """
         self.parameters = {name: torch.nn.Parameter(stack) for name, stack in parameters.items()}
+        self._rows = len(next(iter(parameters.values())))
         self._loss = loss
         self._x = x
         self._y = y
@@ -199,6 +200,9 @@ class Stack:
 
     def _narrow(self, rows: int, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the first rows alone; the others keep what they have."""
+        if rows == self._rows:
+            return
+        self._rows = rows
         narrow = {
             name: torch.nn.Parameter(stack.detach()[:rows])
             for name, stack in self.parameters.items()
