@@ -114,6 +114,7 @@ def frozen() -> Any:
         frozen,
         lambda: nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Sigmoid()),
         lambda: nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, CLASSES)),
+        lambda: nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.ReLU()),
         nn.Identity,
     ],
 )

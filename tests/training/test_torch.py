@@ -545,3 +545,20 @@ def test_scaffold_corrects_parameters_and_averages_the_statistics_of_batchnorm()
     assert not update.memory["1.running_mean"].any()
     assert np.abs(update.arrays["params/1.running_mean"]).max() > 0
     assert update.arrays["params/1.num_batches_tracked"] == 12
+
+
+def test_threads_are_put_back_by_the_last_of_two_who_set_them() -> None:
+    """Whoever is done first is not whoever began first."""
+    setup = TorchTrainer(linear, nn.functional.cross_entropy, sgd())._setup
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = setup.on_threads(), setup.on_threads()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

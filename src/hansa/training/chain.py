@@ -65,6 +65,8 @@ def chain_of(module: torch.nn.Module, inputs: torch.Tensor) -> tuple[Layer, ...]
         return None
     layers = tuple(traced.layers)
     names = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
+    if layers and layers[-1].rectified:  # its slope would be another one than the softmax's
+        return None
     whole = sorted(names) == sorted(name for name, _ in module.named_parameters())
     return layers if layers and whole and outputs is traced.last else None
 
@@ -114,6 +116,7 @@ class Chain:
         self._values: dict[str, Array] = {}
         """The memory of these parameters, which steps change in place."""
 
+    @np.errstate(all="ignore")  # as PyTorch does: who diverges is found out by their update
     def differentiate(
         self,
         parameters: Mapping[str, torch.nn.Parameter],
@@ -125,16 +128,6 @@ class Chain:
 
         inputs: shape (rows, size, …); targets: class numbers (rows · size,); weights: of each example, (rows, size).
         """
-        with np.errstate(all="ignore"):  # as PyTorch does: who diverges is found out by their update
-            return self._differentiate(parameters, inputs, targets, weights)
-
-    def _differentiate(
-        self,
-        parameters: Mapping[str, torch.nn.Parameter],
-        inputs: torch.Tensor,
-        targets: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> torch.Tensor:
         values = self._memory(parameters)
         below = [inputs.flatten(2).numpy()]
         for weight, bias, rectified in self._layers:
