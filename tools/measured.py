@@ -6,28 +6,41 @@ from which `hansa bench show` and docs/reference/benchmarks.md have them.
 
 import csv
 import json
+import math
 import sys
 from pathlib import Path
+
+from hansa.experiments import load_recipe
 
 MEASURED = Path(__file__).parent.parent / "src" / "hansa" / "experiments" / "recipes" / "measured.json"
 
 
 def main(folders: list[str]) -> int:
-    """Replace what was known of these recipes."""
+    """Replace what was known of the rows that were run, and keep the others that their recipes have."""
     known = json.loads(MEASURED.read_text(encoding="utf-8"))
     for folder in map(Path, folders):
-        rows: dict[str, dict[str, dict[str, float]]] = {}
+        recipe = load_recipe(folder.name)
+        rows: dict[str, dict[str, dict[str, float | None]]] = {}
         with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                rows.setdefault(row["row"], {})[row["number"]] = {
-                    "measured": float(f"{float(row['measured']):.6g}"),
-                    "deviation": float(f"{float(row['deviation']):.3g}"),
-                    "seeds": int(row["seeds"]),
-                }
-        known[folder.name] = rows
+                if row["measured"]:
+                    rows.setdefault(row["row"], {})[row["number"]] = {
+                        "measured": _digits(row["measured"], 6),
+                        "deviation": _digits(row["deviation"], 3),
+                        "seeds": int(row["seeds"]),
+                    }
+        known[folder.name] = {
+            row.name: rows.get(row.name) or known.get(folder.name, {}).get(row.name, {}) for row in recipe.rows
+        }
         print(f"{folder.name}: {sum(map(len, rows.values()))} numbers")
     MEASURED.write_text(json.dumps(known, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     return 0
+
+
+def _digits(text: str, count: int) -> float | None:
+    """None where it is not finite: JSON has no word for it."""
+    value = float(text or "nan")
+    return float(f"{value:.{count}g}") if math.isfinite(value) else None
 
 
 if __name__ == "__main__":

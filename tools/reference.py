@@ -7,6 +7,7 @@ A test compares every block with what this module would write, so a new command,
 import ast
 import dataclasses
 import inspect
+import math
 import re
 import sys
 import textwrap
@@ -449,14 +450,25 @@ def _recipe(recipes: Any, recipe: Any) -> str:
         for target in row.targets:
             measured = known.get(row.name, {}).get(target.name, {})
             median = ", median" if target.statistic == "median" else ""
-            value = f"{measured['measured']:.4f} ± {measured['deviation']:.4f}" if measured else "–"
+            value = _measured(measured)
             published = "–" if target.expected is None else f"{target.expected:g}"
             band = "" if None in {target.tolerance, target.expected} else f" ± {target.tolerance:g}"
             rows.append((row.name, target.name + median, published + band, value, str(measured.get("seeds", "–"))))
     data = " --data FOLDER" if recipe.data else ""
+    time = "" if recipe.time == "minutes" else f" About {recipe.time} on one idle core."
     note = f"\n\n{recipe.note}" if recipe.note else ""
-    told = f"`hansa bench run {recipe.name}{data}`. {recipe.setting}.\n\nSource: {recipe.source}.{note}"
+    told = f"`hansa bench run {recipe.name}{data}`. {recipe.setting}.{time}\n\nSource: {recipe.source}.{note}"
     return f"## {recipe.title}\n\n{told}\n\n{_table(('row', 'number', 'expected', 'measured', 'seeds'), rows)}"
+
+
+def _measured(known: Mapping[str, float]) -> str:
+    if not known:
+        return "not measured"
+    if math.isinf(known["measured"]):
+        return "not reached"
+    digits = 1 if known["measured"] >= 10 else 4  # noqa: PLR2004 - rounds have one digit, shares four
+    deviation = "" if math.isnan(known["deviation"]) else f" ± {known['deviation']:.{digits}f}"
+    return f"{known['measured']:.{digits}f}{deviation}"
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {

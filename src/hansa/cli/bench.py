@@ -34,12 +34,13 @@ Name = Annotated[
 
 @commands.command("list")
 def list_recipes(*, as_json: Json = False) -> None:
-    """List the recipes that come with hansa."""
+    """List the recipes that come with hansa; time is what all of one takes on one idle core, about."""
     from hansa.experiments.recipes import load_recipe, recipe_names
 
     found = [_summary(load_recipe(name)) for name in recipe_names()]
     columns = {
-        name: (lambda recipe, name=name: str(recipe[name])) for name in ("name", "rows", "runs", "data", "title")
+        name: (lambda recipe, name=name: str(recipe[name]))
+        for name in ("name", "rows", "runs", "time", "data", "title")
     }
     print_table(found, columns, as_json=as_json, nothing="There is no recipe.")
 
@@ -58,7 +59,7 @@ def show(name: Name, *, as_json: Json = False) -> None:
             "number": target.name,
             "expected": target.expected,
             "tolerance": target.tolerance,
-            "measured": known.get(row.name, {}).get(target.name, {}).get("measured"),
+            "measured": known.get(row.name, {}).get(target.name, {}).get("measured", "not measured"),
             "seeds": row.seeds,
         }
         for row in recipe.rows
@@ -71,6 +72,7 @@ def show(name: Name, *, as_json: Json = False) -> None:
         if not line.endswith("     "):
             say(line)
     say(f"data     {recipe.data or 'none: they are generated'}")
+    say(f"time     {recipe.time}")
     say("")
     columns = {column: (lambda row, column=column: number(row[column])) for column in rows[0]}
     print_table(rows, columns, as_json=False, nothing="")
@@ -152,6 +154,7 @@ def _summary(recipe: "Recipe") -> dict[str, object]:
         "name": recipe.name,
         "rows": len(recipe.rows),
         "runs": sum(row.seeds for row in recipe.rows),
+        "time": recipe.time,
         "data": recipe.data or "—",
         "title": recipe.title,
     }

@@ -11,7 +11,7 @@ from hansa.experiments.cells import DATA, Cell
 from hansa.experiments.pool import Broken, Progress, run_cells
 from hansa.experiments.recipes import Recipe, RecipeRow, Target
 from hansa.experiments.report import Chart, Fact, Line, Report, write_report
-from hansa.experiments.summary import band, spread, summed_up, value_of
+from hansa.experiments.summary import band, best_of, rounds_until, spread, summed_up, value_of
 from hansa.simulation.record import Record
 from hansa.simulation.table import Table, number
 
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
     REPRODUCED = "reproduced"
     OUTSIDE = "outside"
     NOT_JUDGED = "not judged"
-    """Nothing was published, or no tolerance is given."""
+    """Nothing was published, no tolerance is given, or the row that it is compared with was not run."""
     FAILED = "failed"
     """No seed came to its end."""
 
@@ -50,7 +50,7 @@ class Measured:
         """Whether it is within the tolerance of what was expected."""
         expected, tolerance = self.target.expected, self.target.tolerance
         if not self.values or math.isnan(self.value):
-            return Verdict.FAILED
+            return Verdict.NOT_JUDGED if self.target.faster_than else Verdict.FAILED
         if expected is None or tolerance is None:
             return Verdict.NOT_JUDGED
         return Verdict.REPRODUCED if abs(self.value - expected) <= tolerance else Verdict.OUTSIDE
@@ -75,12 +75,9 @@ def run_recipe(
     chosen = _chosen(recipe, rows)
     config = {DATA: str(_data(recipe, data))} if recipe.data else {}
     cells = {row.name: _cells(recipe, row, seeds or row.seeds, config) for row in chosen}
-    outcomes = run_cells([cell for each in cells.values() for cell in each], place / "cells", jobs=jobs, told=told)
-    measured = [
-        _measured(row, target, [outcomes[cell.key] for cell in cells[row.name]])
-        for row in chosen
-        for target in row.targets
-    ]
+    done = run_cells([cell for each in cells.values() for cell in each], place / "cells", jobs=jobs, told=told)
+    outcomes = {name: [done[cell.key] for cell in each] for name, each in cells.items()}
+    measured = [_measured(row, target, outcomes) for row in chosen for target in row.targets]
     table_of(measured).to_csv(place / "table.csv")
     write_report(place / "report.html", _report(recipe, measured))
     return measured
@@ -133,14 +130,38 @@ def _cells(recipe: Recipe, row: RecipeRow, seeds: int, config: Mapping[str, str]
     for seed in range(row.spec.seed, row.spec.seed + seeds):
         own = {recipe.seed_setting: seed} if recipe.seed_setting else {}
         spec = replace(row.spec, seed=seed, config={**row.spec.config, **own, **config})
-        made.append(Cell(recipe.app, spec, row.clients, row.devices))
+        made.append(Cell(recipe.app, spec, row.clients, row.devices, row.engine, row.until))
     return made
 
 
-def _measured(row: RecipeRow, target: Target, outcomes: Sequence[Record | Broken]) -> Measured:
-    records = tuple(each for each in outcomes if isinstance(each, Record))
-    values = tuple(value_of(record, target.metric, at=target.round, last=target.last) for record in records)
-    return Measured(row, target, values, tuple(each for each in outcomes if isinstance(each, Broken)), records)
+def _measured(row: RecipeRow, target: Target, outcomes: Mapping[str, Sequence[Record | Broken]]) -> Measured:
+    """outcomes: of each row, in the order of its seeds."""
+    own = outcomes[row.name]
+    records = tuple(each for each in own if isinstance(each, Record))
+    if target.faster_than:
+        pairs = zip(own, outcomes.get(target.faster_than, ()), strict=False)
+        values = tuple(
+            _divided(_value(other, target), _value(each, target))
+            for each, other in pairs
+            if isinstance(each, Record) and isinstance(other, Record)
+        )
+    else:
+        values = tuple(_value(record, target) for record in records)
+    return Measured(row, target, values, tuple(each for each in own if isinstance(each, Broken)), records)
+
+
+def _value(record: Record, target: Target) -> float:
+    """What one seed says."""
+    if target.reaches is not None:
+        return rounds_until(record, target.metric, target.reaches)
+    if target.best:
+        return best_of(record, target.metric)
+    return value_of(record, target.metric, at=target.round, last=target.last)
+
+
+def _divided(one: float, other: float) -> float:
+    """One by the other; NaN where the other was never reached, and so nothing can be said."""
+    return one / other if math.isfinite(other) else math.nan
 
 
 # ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +181,7 @@ def _report(recipe: Recipe, measured: Sequence[Measured]) -> Report:
     rows = {each.row.name: each for each in measured}
     records = [record for each in rows.values() for record in each.records]
     seeds = sorted({len(each.values) for each in measured})
-    far = max(judged, key=_distance, default=None)
+    far = max((each for each in judged if math.isfinite(each.value)), key=_distance, default=None)
     facts = [
         Fact("Reproduced", f"{good} / {len(judged)}", "numbers that are within their band"),
         Fact("Simulations", f"{len(records):,}", f"seeds per row: {', '.join(map(str, seeds))}"),
@@ -183,7 +204,7 @@ def _report(recipe: Recipe, measured: Sequence[Measured]) -> Report:
                 "expected": each.target.expected,
                 "± band": each.target.tolerance if each.target.expected is not None else None,
                 "difference": None
-                if each.target.expected is None
+                if each.target.expected is None or not math.isfinite(each.value)
                 else f"{each.value - each.target.expected:+.4f}".replace("-", "−"),
                 "seeds": len(each.values),
                 "verdict": _MARKS[each.verdict],

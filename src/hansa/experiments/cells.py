@@ -32,6 +32,8 @@ class Cell:
     devices: str | None = None
     """As `hansa.simulation.named_devices.devices_of` reads it."""
     engine: str = "inline"
+    until: tuple[tuple[str, float], ...] = ()
+    """Metrics and values: it ends when each has been as good as that; empty: after all rounds."""
 
     @property
     def key(self) -> str:
@@ -47,18 +49,22 @@ class Cell:
 
 def cell_to(cell: Cell) -> dict[str, Any]:
     """A cell as plain values."""
-    return {
+    plain = {
         "app": str(cell.app),
         "spec": spec_to(cell.spec),
         "clients": cell.clients,
         "devices": cell.devices,
         "engine": cell.engine,
     }
+    return {**plain, "until": [list(each) for each in cell.until]} if cell.until else plain
 
 
 def cell_from(plain: Mapping[str, Any]) -> Cell:
     """The inverse of `cell_to`."""
-    return Cell(Path(plain["app"]), spec_from(plain["spec"]), plain["clients"], plain["devices"], plain["engine"])
+    until = tuple((metric, value) for metric, value in plain.get("until", ()))
+    return Cell(
+        Path(plain["app"]), spec_from(plain["spec"]), plain["clients"], plain["devices"], plain["engine"], until
+    )
 
 
 def _digest_of(app: Path) -> str:

@@ -13,7 +13,19 @@ from hansa.errors import ConfigError, InputError
 from hansa.simulation.curves import Curves, curves_of
 from hansa.simulation.record import Record
 
-__all__ = ["Band", "band", "grows", "main_metric", "metrics_of", "spread", "summed_up", "value_of"]
+__all__ = [
+    "Band",
+    "band",
+    "best_of",
+    "grows",
+    "is_reached",
+    "main_metric",
+    "metrics_of",
+    "rounds_until",
+    "spread",
+    "summed_up",
+    "value_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +66,9 @@ def value_of(record: Record, metric: str, *, at: int | None = None, last: int = 
 
     Raises `InputError` where it was not measured.
     """
-    curves = curves_of(record.rounds)
-    if metric not in curves:
-        raise InputError(f"there is no metric {metric!r}; there is: {', '.join(metrics_of([record])) or 'none'}")
-    values = curves[metric]
+    rounds, values = _curve(record, metric)
     if at is not None:
-        chosen = values[curves["round"] == at]
+        chosen = values[rounds == at]
         if not len(chosen):
             raise InputError(f"there is no round {at}; there are {len(values)}")
         return float(chosen[0])
@@ -67,9 +76,38 @@ def value_of(record: Record, metric: str, *, at: int | None = None, last: int = 
     return float(measured[-last:].mean()) if len(measured) else math.nan
 
 
+def best_of(record: Record, metric: str) -> float:
+    """The best value that the metric had in any round; raises `InputError` where it was not measured."""
+    measured = _curve(record, metric)[1]
+    measured = measured[np.isfinite(measured)]
+    return float(measured.max() if grows(metric) else measured.min()) if len(measured) else math.nan
+
+
+def is_reached(metric: str, value: float, aim: float) -> bool:
+    """Whether a value of the metric is as good as the aim."""
+    return value >= aim if grows(metric) else value <= aim
+
+
+def rounds_until(record: Record, metric: str, aim: float) -> float:
+    """The rounds that the best value so far takes to the aim, linear between rounds; infinite where it never does.
+
+    McMahan et al. 2017, arXiv:1602.05629, section 3. Raises `InputError` where the metric was not measured.
+    """
+    rounds, values = _curve(record, metric)
+    before: tuple[float, float] | None = None
+    for number, value in zip(rounds.tolist(), values.tolist(), strict=True):
+        if is_reached(metric, value, aim):
+            if before is None or before[1] == value:
+                return float(number)
+            return float(before[0] + (number - before[0]) * (aim - before[1]) / (value - before[1]))
+        if math.isfinite(value):
+            before = (number, value if before is None else _better(metric, value, before[1]))
+    return math.inf
+
+
 def spread(values: Sequence[float]) -> float:
-    """The deviation between seeds, about their own mean; 0 of one."""
-    return statistics.pstdev(values) if values else math.nan
+    """The deviation between seeds, about their own mean; 0 of one, NaN where one is not finite."""
+    return statistics.pstdev(values) if values and all(map(math.isfinite, values)) else math.nan
 
 
 def summed_up(values: Sequence[float], statistic: str) -> float:
@@ -103,3 +141,15 @@ def compact(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{name}={compact(item)}" for name, item in value.items())
     return str(value).lower() if isinstance(value, bool) else "—" if value is None else str(value)
+
+
+def _curve(record: Record, metric: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The numbers of its rounds, and the metric in each."""
+    curves = curves_of(record.rounds)
+    if metric not in curves:
+        raise InputError(f"there is no metric {metric!r}; there is: {', '.join(metrics_of([record])) or 'none'}")
+    return curves["round"], curves[metric]
+
+
+def _better(metric: str, one: float, other: float) -> float:
+    return max(one, other) if grows(metric) else min(one, other)

@@ -10,13 +10,16 @@ import signal
 import threading
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from hansa.errors import HansaError
 from hansa.experiments.cells import Cell, cell_from
+from hansa.experiments.summary import is_reached
 from hansa.simulation import RoundRecord, simulate
+from hansa.simulation.curves import numbers_of
 from hansa.simulation.named_devices import devices_of
 from hansa.simulation.pipes import Channel, receive, send
 
@@ -46,6 +49,17 @@ def _simulate(cell: Cell, folder: Path, answers: Channel) -> None:
     def told(done: RoundRecord) -> None:
         send(answers, {"round": done.round})
 
+    left = dict.fromkeys(cell.until)
+
+    def enough(done: RoundRecord) -> bool:
+        """Whether all that it is run for has been reached by now."""
+        known = numbers_of(asdict(done))
+        for metric, aim in list(left):
+            if metric in known and is_reached(metric, known[metric], aim):
+                del left[metric, aim]
+        return not left
+
+    so_far = folder.with_name(f"{folder.name}.jsonl")
     result = simulate(
         cell.app,
         cell.spec,
@@ -53,9 +67,12 @@ def _simulate(cell: Cell, folder: Path, answers: Channel) -> None:
         devices=devices_of(cell.devices),
         engine=cell.engine,  # type: ignore[arg-type]  # `simulate` refuses another name
         on_round=told,
+        stop=enough if cell.until else None,
         progress=False,
+        tracker=f"jsonl:{so_far}",
     )
     result.save_record(folder, with_model=False)
+    so_far.unlink()
 
 
 def _take(pipe: Channel, jobs: Jobs) -> None:
