@@ -256,6 +256,11 @@ class App:
         own = self._given is not None and "trainer" not in self._settings
         return own and not type(self._given).__module__.startswith("hansa.")
 
+    @property
+    def makes_model(self) -> bool:
+        """Whether the app brings an initial model, by its trainer or by a function."""
+        return self._given is not None or "model" in self._functions
+
     def initial_model(self, rng: np.random.Generator, config: Mapping[str, Any]) -> Arrays:
         """The model of round 0 of a run with these settings."""
         return _AppTrainer(self, config).initial_model(rng)

@@ -449,7 +449,17 @@ class RunSpec:
     """Functions of the app that are called beside the server in each round: select, configure, aggregate."""
 
     def __post_init__(self) -> None:
-        """Take transforms as text, as mappings of name and options, or as what they are."""
+        """Take transforms as text, as mappings of name and options, or as what they are; refuse other kinds."""
+        for name in ("name", "project", "algorithm", "aggregator"):
+            if not isinstance(value := getattr(self, name), str):
+                raise ConfigError(f"{name} is {value!r}; it must be one name, as text")
+        for name, kind in (("rules", RoundRules), ("evaluation", EvaluationRules)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ConfigError(f"{name} is {value!r}; it must be made by hansa.{kind.__name__}(…)")
+        for name in ("algorithm_options", "aggregator_options", "config"):
+            object.__setattr__(self, name, _options(name, getattr(self, name)))
+        for name in ("rounds", "seed", "max_weight", "range_bits"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         object.__setattr__(self, "transforms", _transforms(self.transforms))
         object.__setattr__(self, "functions", _names("functions", self.functions, '["select"]'))
         object.__setattr__(self, "parties", _names("parties", self.parties, '["bank", "insurer"]'))
@@ -485,6 +495,17 @@ def _names(setting: str, given: object, example: str) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
         raise ConfigError(f"{setting} is {given!r}; it must be a list of texts, for example {example}")
     return tuple(given)
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as what it is."""
+    return value.item() if isinstance(value, np.number | np.bool_) else value
+
+
+def _options(setting: str, given: object) -> Mapping[str, Value]:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f'{setting} is {given!r}; it must be a mapping of names to values, for example {{"mu": 0.1}}')
+    return {name: _plain(value) for name, value in given.items()}
 
 
 def _transforms(given: object) -> tuple[TransformSpec, ...]:

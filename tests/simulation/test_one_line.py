@@ -13,7 +13,7 @@ import hansa
 from hansa.data import Examples, Split
 from hansa.errors import ConfigError, InputError
 from hansa.messages import EvaluationRules
-from hansa.simulation import SimulationResult, Table, simulate
+from hansa.simulation import LogNormalSpeeds, SimulationResult, Table, simulate
 from hansa.training.numpy import logistic_regression, softmax_regression
 
 RNG = np.random.default_rng(0)
@@ -71,6 +71,70 @@ def test_an_algorithm_that_counts_clients_is_told_how_many(result: SimulationRes
 def test_two_ways_at_once_are_refused(arguments: list[object], keywords: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         simulate(*arguments, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"clients": 2.5}, "clients is 2.5; it must be a whole number, at least 1"),
+        ({"clients": True}, "clients is True"),
+        ({"workers": "2"}, "workers is '2'; it must be a whole number, at least 1"),
+        ({"engine": ["inline"]}, "engine is \\['inline'\\]; there is: inline, processes"),
+        ({"devices": 3}, "devices is 3; it must be a name, for example dropouts:0.1, or have `behave`"),
+        ({"devices": "slow"}, "devices slow: there is dropouts:RATE, stragglers:SHARE, lognormal:SIGMA, trace:FILE"),
+        ({"attack": 0.2}, "attack is 0.2; write for example sign-flip:0.2"),
+        ({"tracker": 3}, "tracker is 3; it must be a name, for example csv:out.csv, or have `begin`"),
+        ({"labels": "eu"}, "labels is 'eu'; it must be a mapping of names to labels"),
+        ({"on_round": "print"}, "on_round is 'print'; it must be a function of a round's record"),
+        ({"stop": 3}, "stop is 3; it must be a function"),
+        ({"spec": {"rounds": 3}}, "spec is {'rounds': 3}; it must be a hansa.RunSpec"),
+        ({"initial_model": "model.safetensors"}, "initial_model is a str; it must be a mapping of names to arrays"),
+        (
+            {"initial_model": {"weight": np.zeros((4, 2))}},
+            r"shape \(4, 2\) 'weight', and the app's model has one of \(4, 3",
+        ),
+        ({"initial_model": {"weight": np.zeros((4, 3))}}, r"no tensor 'bias', and the app's model has one of \(3,\)"),
+        ({"aggregator": ["median", "krum"]}, r"aggregator is \['median', 'krum'\]; it must be one name"),
+        ({"name": 7}, "name is 7; it must be one name, as text"),
+        ({"rules": {"count": 3}}, r"rules is {'count': 3}; it must be made by hansa.RoundRules\(…\)"),
+        ({"evaluation": False}, r"evaluation is False; it must be made by hansa.EvaluationRules\(…\)"),
+        ({"config": "alpha=1"}, "config is 'alpha=1'; it must be a mapping of names to values"),
+        ({"algorithm_options": None}, "algorithm_options is None; it must be a mapping"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; it must be a number above 0, and finite"),
+        ({"momentum": 1}, "momentum is 1; it must be a number of at least 0 and below 1"),
+        ({"weight_decay": float("inf")}, "weight_decay is inf; it must be a number of at least 0, and finite"),
+        ({"partition": 0.5}, "partition is 0.5; it must be a text, for example dirichlet:0.5"),
+        ({"partition_seed": None}, "the seed of the partition is None; it must be a whole number, at least 0"),
+        ({"partition_seed": [1]}, r"the seed of the partition is \[1\]"),
+        ({"data": (1, 2)}, "data is a pair of something without a length"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(keywords: dict[str, Any], said: str) -> None:
+    with pytest.raises((ConfigError, InputError), match=said):
+        simulate("fedavg", **{"model": MODEL, "data": DATA, "clients": 3, "rounds": 1} | keywords)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    of_numpy = simulate(
+        "fedprox",
+        model=MODEL,
+        data=DATA,
+        clients=np.int64(3),  # type: ignore[arg-type]
+        rounds=np.int32(2),  # type: ignore[typeddict-item]
+        seed=np.uint8(4),  # type: ignore[typeddict-item]
+        algorithm_options={"mu": np.float64(0.5)},
+    )
+    plain = simulate("fedprox", model=MODEL, data=DATA, clients=3, rounds=2, seed=4, algorithm_options={"mu": 0.5})
+    assert (of_numpy.spec, of_numpy.model_hash) == (plain.spec, plain.model_hash)
+    assert type(of_numpy.spec.rounds) is int
+
+
+def test_devices_have_names_here_too() -> None:
+    named, made = (
+        simulate("fedavg", model=MODEL, data=DATA, clients=3, rounds=2, devices=devices).rounds
+        for devices in ("lognormal:1.0", LogNormalSpeeds(sigma=1.0))
+    )
+    assert [each.virtual_seconds for each in named] == [each.virtual_seconds for each in made]
 
 
 # ── what the result shows ────────────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassi
 
 import hansa
 from hansa.data import Examples, Split
-from hansa.errors import AppError
+from hansa.errors import AppError, ConfigError
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 from hansa.training.sklearn import SklearnTrainer
 from hansa.training.torch import TorchTrainer
@@ -83,6 +83,9 @@ def test_regression_has_squared_error() -> None:
         (net, {"optimizer": "adam", "momentum": 0.9}, "Adam does not take momentum"),
         (net, {"optimizer": torch.optim.SGD([torch.zeros(1)], lr=0.1)}, "of a module already"),
         (net, {"optimizer": lambda p: torch.optim.SGD(p, 0.1), "momentum": 0.5}, "settings of its own"),
+        (net, {"optimizer": 0.1}, "optimizer is 0.1; it must be a name, a class, or a function"),
+        (net, {"loss": "mse"}, "loss is 'mse'; TorchTrainer takes functions"),
+        (net, {"representation": 1}, "representation is 1; it must be the name of a submodule"),
         (softmax_regression(4, 3), {"optimizer": "sgd"}, "optimizer is given, and the model is a numpy model"),
         (SGDClassifier(), {"learning_rate": 0.1}, "learning_rate is given, and the model is a scikit-learn"),
         (NumpyTrainer(softmax_regression(4, 3), 0.1), {"epochs": 2}, "epochs is given, and the model is a trainer"),
@@ -92,3 +95,19 @@ def test_regression_has_squared_error() -> None:
 def test_what_cannot_be_trained_is_told_at_once(model: Any, learning: dict[str, Any], said: str) -> None:
     with pytest.raises(AppError, match=said):
         hansa.App.of(model, DATA, **learning).given_trainer({})
+
+
+@pytest.mark.parametrize(
+    ("learning", "said"),
+    [
+        ({"learning_rate": -1}, "learning_rate is -1; it must be a number above 0, and finite"),
+        ({"optimizer": "adam", "learning_rate": "fast"}, "learning_rate is 'fast'"),
+        ({"momentum": 1.0}, "momentum is 1.0; it must be a number of at least 0 and below 1"),
+        ({"weight_decay": True}, "weight_decay is True; it must be a number of at least 0, and finite"),
+        ({"device": "tpu"}, "device is 'tpu', which PyTorch cannot use here: Expected one of cpu"),
+        ({"device": None}, r"device is None, which PyTorch cannot use here: device\(\) received an invalid"),
+    ],
+)
+def test_settings_of_a_module_are_in_their_range(learning: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        hansa.App.of(net, DATA, **learning)

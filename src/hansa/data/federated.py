@@ -131,6 +131,14 @@ class FederatedData(Mapping[str, Split]):
         return FederatedData(self.names, held, what=self._what)
 
 
+def _check_drawn(scheme: object, seed: object) -> None:
+    """Refuse what cannot name a partition and its seed: settings of a run are both."""
+    if not isinstance(scheme, str):
+        raise InputError(f"partition is {scheme!r}; it must be a text, for example dirichlet:0.5")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"the seed of the partition is {seed!r}; it must be a whole number, at least 0")
+
+
 class Partitioned:
     """One data set, shared among however many clients ask.
 
@@ -166,6 +174,7 @@ class Partitioned:
             **beside: `owners` or `coarse`, where the scheme needs them; `x` is the examples' own unless it is given.
 
         """
+        _check_drawn(scheme, seed)
         self._data = data
         self._scheme = scheme
         self._seed = seed

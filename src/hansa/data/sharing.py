@@ -56,9 +56,9 @@ class Shares:
             if total != len(self._own):
                 raise InputError(f"there are data of {len(self._own)} clients, not of {total}: leave `clients` out")
             return self._own[index]
-        if (scheme, seed) not in self._partitioned:
-            self._partitioned[scheme, seed] = Partitioned(self._whole, scheme, seed=seed)
-        return self._whole.take(self._partitioned[scheme, seed].parts(total)[index])
+        shared = Partitioned(self._whole, scheme, seed=seed)  # refuses what is no name and no seed; nothing is made yet
+        shared = self._partitioned.setdefault((scheme, seed), shared)
+        return self._whole.take(shared.parts(total)[index])
 
 
 def _parts(data: Any) -> tuple[Examples, Examples | None]:
@@ -69,7 +69,10 @@ def _parts(data: Any) -> tuple[Examples, Examples | None]:
         first, second = data
         if isinstance(first, tuple):
             return Examples(*first), Examples(*second)
-        return Examples(*(np.asarray(part) if isinstance(part, list) else part for part in data)), None
+        arrays = [np.asarray(part) if isinstance(part, list) else part for part in data]
+        if all(hasattr(part, "__len__") for part in arrays):
+            return Examples(*arrays), None
+        raise InputError("data is a pair of something without a length: give inputs and targets, one for each example")
     raise InputError(
         f"data is a {type(data).__name__}: give a Split or a pair (x, y) to be shared, or a list or mapping of what "
         "each client has"

@@ -133,7 +133,11 @@ class Attack:
 
 def attackers_of(attack: Attack | str | None, run: Run, clients: Sequence[str]) -> "Attackers | None":
     """The malicious clients of a run that is attacked; attack: also as `Attack.parse` reads it, or empty."""
-    return Attackers(Attack.parse(attack) if isinstance(attack, str) else attack, run, clients) if attack else None
+    if not attack:
+        return None
+    if not isinstance(attack, Attack | str):
+        raise ConfigError(f"attack is {attack!r}; write for example sign-flip:0.2 or scaling:0.1,factor=10")
+    return Attackers(Attack.parse(attack) if isinstance(attack, str) else attack, run, clients)
 
 
 class Attackers:

@@ -6,12 +6,26 @@ from hansa.simulation.traces import Traces
 
 __all__ = ["devices_of"]
 
+_KINDS = {
+    "dropouts": "dropouts:RATE",
+    "stragglers": "stragglers:SHARE",
+    "lognormal": "lognormal:SIGMA",
+    "trace": "trace:FILE",
+}
 
-def devices_of(text: str | None) -> Devices:
+
+def devices_of(given: Devices | str | None) -> Devices:
     """`stragglers:0.9` or `trace:FILE` as a model; None: `Instant`. Raises `ConfigError` that lists the kinds."""
-    if text is None:
+    if given is None:
         return Instant()
+    if not isinstance(given, str):
+        if not callable(getattr(given, "behave", None)):
+            raise ConfigError(f"devices is {given!r}; it must be a name, for example dropouts:0.1, or have `behave`")
+        return given
+    text = given
     kind, _, amount = text.partition(":")
+    if kind not in _KINDS:
+        raise ConfigError(f"devices {text}: there is {', '.join(_KINDS.values())}")
     if kind == "trace":
         return Traces.read(amount)
     try:
@@ -23,9 +37,5 @@ def devices_of(text: str | None) -> Devices:
             return Dropouts(share)
         case "stragglers":
             return Stragglers(share)
-        case "lognormal":
-            return LogNormalSpeeds(sigma=share)
         case _:
-            raise ConfigError(
-                f"devices {text}: there is dropouts:RATE, stragglers:SHARE, lognormal:SIGMA and trace:FILE"
-            )
+            return LogNormalSpeeds(sigma=share)

@@ -25,6 +25,7 @@ from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import Completed, NotMet
 from hansa.rounds.events import Outcome as Ended
 from hansa.run import Run, derive_rng, names, plugin, resolve, suit
+from hansa.simulation.arguments import check_arguments, whole
 from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
 from hansa.simulation.attendance import attendance
@@ -32,12 +33,13 @@ from hansa.simulation.choice import Choice, choose, cores
 from hansa.simulation.chosen import Labels, chosen_clients, labels_of
 from hansa.simulation.clients import SomeClients, VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
-from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation
+from hansa.simulation.devices import Behaviour, Devices, Invitation
 from hansa.simulation.examples import count_examples
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome
 from hansa.simulation.given import Given
 from hansa.simulation.keywords import Keywords, parted
 from hansa.simulation.load import check_not_loading, load
+from hansa.simulation.named_devices import devices_of
 from hansa.simulation.places import Place
 from hansa.simulation.processes import Processes
 from hansa.simulation.profile import Profile
@@ -57,7 +59,7 @@ __all__ = ["EngineName", "Simulation", "simulate"]
 
 EngineName = Literal["inline", "processes", "vectorized", "auto", "mpi", "ray"]
 
-_SPREAD = frozenset({"processes", "mpi", "ray"})
+_SPREAD = ("processes", "mpi", "ray")
 """What trains in other processes, so that a client's failure is its own by default."""
 
 _ALL_CONNECTED = 4096
@@ -75,7 +77,7 @@ def simulate(
     clients: int | None = None,
     engine: EngineName = "inline",
     workers: int | None = None,
-    devices: Devices | None = None,
+    devices: Devices | str | None = None,
     tolerate_failures: bool | None = None,
     attack: Attack | str | None = None,
     initial_model: Mapping[str, Array] | None = None,
@@ -117,7 +119,8 @@ def simulate(
             cluster, else in one on this machine, to the same bits, and goes on where workers are lost.
         workers: worker processes; by default as many as there are cores, for "ray" in its cluster, and none for
             "vectorized". For "mpi", `mpirun` says it.
-        devices: how devices behave on the virtual clock (`hansa.simulation.devices`); by default they answer at once.
+        devices: how devices behave on the virtual clock (`hansa.simulation.devices`), also by name, for example
+            "trace:phones.csv"; by default they answer at once.
         tolerate_failures: whether an exception in a client's code makes that client fail and be replaced, as on a
             network. By default it does with engine="processes", "mpi" and "ray", and ends the simulation with its own
             traceback with engine="inline". A worker process that dies only ever fails its client.
@@ -141,12 +144,12 @@ def simulate(
 
     """
     check_not_loading()
+    check_arguments(spec=spec, initial_model=initial_model, on_round=on_round, stop=stop, labels=labels)
+    workers, behaving = whole("workers", workers), devices_of(devices)
     began = time.time()
     with _together(engine) as together, _old_objects_at_rest():
         loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
-        registered = clients if clients is not None else loaded.clients
-        if registered is None:
-            raise ConfigError("clients is not given: say how many there are")
+        registered = _registered(clients, loaded)
         run = resolve(suit(_counted(given_spec, registered), loaded))
         clients_named = VirtualClients(registered)
         chosen, labelled = chosen_clients(run.spec.rules, clients_named, labels)
@@ -154,7 +157,7 @@ def simulate(
         check_asynchronous(run, registered, attackers)
         attacked = "" if attackers is None else str(attackers.attack)
         tolerate = engine in _SPREAD if tolerate_failures is None else tolerate_failures
-        start = None if initial_model is None else Arrays(initial_model)
+        start = None if initial_model is None else _start_of(initial_model, run, loaded)
         folding = Folding(loaded, run, clients_named, tolerate_failures=tolerate, attackers=attackers)
         vectorization = Vectorization(loaded, folding, 1 if engine in _SPREAD or workers else cores())
 
@@ -165,7 +168,6 @@ def simulate(
             return choose(folding, vectorization, invited, run.spec.rounds, most)
 
         picked = _chosen(engine, workers, trial)
-        behaving = devices or Instant()
         given = Given(
             loaded, registered, engine, workers, behaving, attacked, tolerate_failures, start, began, labelled
         )
@@ -222,6 +224,14 @@ def simulate(
         if together is not None:
             together.end(result)
         return result
+
+
+def _registered(clients: int | None, app: App) -> int:
+    """How many clients there are."""
+    registered = app.clients if clients is None else whole("clients", clients)
+    if registered is None:
+        raise ConfigError("clients is not given: say how many there are")
+    return registered
 
 
 def _together(engine: str) -> "AbstractContextManager[Together | None]":
@@ -294,6 +304,20 @@ def _counted(spec: RunSpec, clients: int) -> RunSpec:
     return replace(spec, algorithm_options={**spec.algorithm_options, "num_clients": clients})
 
 
+def _start_of(initial_model: Mapping[str, Array], run: Run, app: App) -> Arrays:
+    """The model that was given; raises `ConfigError` where an app that makes one makes another kind."""
+    start = Arrays(initial_model)
+    if app.makes_model:
+        made = run.initial_model(app)
+        for name in (*made, *start):
+            here, there = (tuple(each[name].shape) if name in each else None for each in (start, made))
+            if here != there:
+                has = "no tensor" if here is None else f"a tensor of shape {here}"
+                needs = "none" if there is None else f"one of {there}"
+                raise ConfigError(f"initial_model has {has} {name!r}, and the app's model has {needs}")
+    return start
+
+
 def _try_out(folding: Folding, run: Run, app: App, start: Arrays | None) -> None:
     """Begin the first round for a trial. start: the initial model; None: the app's."""
     broadcast = run.algorithm.broadcast(run.start(run.initial_model(app) if start is None else start))
@@ -318,8 +342,6 @@ def _telling(
 
 def _chosen(engine: EngineName, workers: int | None, trial: Callable[[], Choice]) -> Choice:
     """What trains, with how many workers; trial: finds out for "auto"."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers is {workers}; it must be at least 1")
     match engine:
         case "inline":
             return Choice("inline", 1)

@@ -1,9 +1,14 @@
 """How a model learns on a client, where its user hands over no trainer."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-__all__ = ["BATCH", "Learning"]
+import numpy as np
+
+from hansa.errors import ConfigError
+
+__all__ = ["BATCH", "Learning", "check_descent"]
 
 BATCH = 32
 """Examples per step."""
@@ -32,3 +37,18 @@ class Learning(TypedDict, total=False):
     """The submodule whose output MOON compares. PyTorch alone."""
     device: str
     """"cpu". PyTorch alone."""
+
+
+def check_descent(*, learning_rate: object = 1.0, momentum: object = 0.0, weight_decay: object = 0.0) -> None:
+    """Raise `ConfigError` for settings with which nothing is learnt."""
+    if not 0 < _number(learning_rate) < math.inf:
+        raise ConfigError(f"learning_rate is {learning_rate!r}; it must be a number above 0, and finite")
+    if not 0 <= _number(momentum) < 1:
+        raise ConfigError(f"momentum is {momentum!r}; it must be a number of at least 0 and below 1")
+    if not 0 <= _number(weight_decay) < math.inf:
+        raise ConfigError(f"weight_decay is {weight_decay!r}; it must be a number of at least 0, and finite")
+
+
+def _number(value: object) -> float:
+    """The value, or NaN (which is in no range) where it is not a number."""
+    return float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else math.nan

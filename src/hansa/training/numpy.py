@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hansa.arrays import Array, Arrays, delta_dtype, is_floating
 from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
+from hansa.training.learning import check_descent
 from hansa.training.local import LocalWork, count, evaluation_examples, known_distance, training_examples
 
 __all__ = [
@@ -67,13 +68,7 @@ class NumpyTrainer:
 
     def __post_init__(self, batch_size: int | None, epochs: int | None, steps: int | None) -> None:
         """Refuse settings with which nothing is learnt."""
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.momentum < 1 or not self.weight_decay >= 0:
-            raise ConfigError(
-                f"momentum is {self.momentum} and weight_decay {self.weight_decay}; "
-                "momentum must be at least 0 and below 1, weight_decay at least 0"
-            )
+        check_descent(learning_rate=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
         object.__setattr__(self, "work", LocalWork(batch_size, epochs, steps))
 
     def initial_model(self, rng: np.random.Generator) -> Arrays:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from hansa.arrays import Arrays, delta_dtype
-from hansa.errors import AppError, MissingExtraError
+from hansa.errors import AppError, ConfigError, MissingExtraError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
 
@@ -76,6 +76,11 @@ class TorchTrainer:
                 "TorchTrainer makes its own module and optimizer, so give it functions or classes: "
                 "TorchTrainer(Net, nn.CrossEntropyLoss(), lambda parameters: torch.optim.SGD(parameters, lr=0.1))"
             )
+        for name, given in (("module", module), ("loss", loss), ("optimizer", optimizer)):
+            if not callable(given):
+                raise AppError(f"{name} is {given!r}; TorchTrainer takes functions or classes")
+        if not isinstance(representation, str | None):
+            raise AppError(f"representation is {representation!r}; it must be the name of a submodule")
         self._setup = Setup(
             build=module,
             loss=loss,
@@ -83,7 +88,7 @@ class TorchTrainer:
             work=LocalWork(batch_size, epochs, steps, drop_last),
             metrics=metrics,
             evaluation_batch_size=evaluation_batch_size,
-            device=torch.device(device),
+            device=_device(device),
             threads=threads,
             format=torch.channels_last if channels_last else torch.preserve_format,
             representation=representation,
@@ -173,3 +178,13 @@ class TorchTrainer:
                 for name, function in self._setup.measures(targets).items():
                     sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
         return Metrics({name: mean_of(values) for name, values in sums.items()}, len(x))
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device of a name, which must be there; raises `ConfigError`."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(f"device is {name!r}, which PyTorch cannot use here: {str(error).splitlines()[0]}") from error
+    return device

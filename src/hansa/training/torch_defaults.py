@@ -7,7 +7,7 @@ from typing import Any, Unpack, cast
 import torch
 
 from hansa.errors import AppError
-from hansa.training.learning import BATCH, Learning
+from hansa.training.learning import BATCH, Learning, check_descent
 from hansa.training.torch import TorchTrainer
 
 __all__ = ["loss_by_targets", "optimizers", "torch_trainer"]
@@ -53,7 +53,7 @@ def torch_trainer(model: Any, **learning: Unpack[Learning]) -> Callable[..., Tor
     ) -> TorchTrainer:
         return TorchTrainer(
             build,
-            given.get("loss") or loss_by_targets,
+            loss_by_targets if given.get("loss") is None else given["loss"],
             _optimizer(chosen, {"lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay}),
             batch_size=batch_size,
             epochs=epochs,
@@ -70,6 +70,7 @@ def _optimizer(
     chosen: str | Callable[..., Any], settings: dict[str, float | None]
 ) -> Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]:
     given = {name: value for name, value in settings.items() if value is not None}
+    check_descent(**{"learning_rate" if name == "lr" else name: value for name, value in given.items()})
     if isinstance(chosen, str):
         known = optimizers()
         if chosen.lower() not in known:
@@ -77,6 +78,8 @@ def _optimizer(
         chosen = known[chosen.lower()]
     if isinstance(chosen, torch.optim.Optimizer):
         raise AppError("the optimizer is one of a module already: give its name or class, or a function that makes it")
+    if not callable(chosen):
+        raise AppError(f"optimizer is {chosen!r}; it must be a name, a class, or a function of the parameters")
     if not isinstance(chosen, type):
         if given:
             raise AppError(
@@ -88,7 +91,7 @@ def _optimizer(
     kind = cast("Callable[..., torch.optim.Optimizer]", chosen)
     try:
         kind([torch.nn.Parameter(torch.zeros(1))], **given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise AppError(f"{chosen.__name__} does not take {', '.join(given)}: {error}") from error
     return lambda parameters: kind(parameters, **given)
 
