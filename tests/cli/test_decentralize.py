@@ -36,7 +36,7 @@ def test_the_saved_mean_model_is_that_of_the_python_api(
 ) -> None:
     file = tmp_path / "mean.safetensors"
     (told,) = json_lines(
-        hansa("decentralize", tiny, "--workers", 3, "--rounds", 2, "--seed", 4, "--json", "--save", file).stdout
+        hansa("decentralize", tiny, "--workers", 3, "--rounds", 2, "--seed", 4, "--json", "--output", file).stdout
     )
     outcome = run(dsgd(load(tiny), rounds=2), ring(3), seed=4)
     expected = mean_model([result.model for result in outcome.results])

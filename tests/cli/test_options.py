@@ -6,6 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from hansa.cli import app as command_line
 from hansa.cli.joining import JoinOptions
 from hansa.cli.options import SpecOptions, app_name, expand, pairs, values
 from hansa.errors import ConfigError
@@ -87,3 +88,32 @@ def test_labels_of_a_node_are_those_of_the_environment_and_of_the_command_line(m
     monkeypatch.setenv("HANSA_LABELS", "region")
     with pytest.raises(ConfigError, match="HANSA_LABELS 'region' has no value"):
         _ = JoinOptions("host:1").labels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["simulate", "app.py", "--clients", "2.5"], "Invalid value for '--clients' / '-n': it must be a whole number"),
+        (["simulate", "app.py", "--clients", "0"], "Invalid value for '--clients' / '-n': it must be at least 1"),
+        (["privacy", "--delta", "small"], "Invalid value for '--delta': it must be a number"),
+        (["simulate", "app.py", "--engine", "gpu"], "Invalid value for '--engine': 'gpu' is not one of 'inline',"),
+        (["simulate", "app.py", "--save", "model"], "No such option: --save (Possible options: --output)"),
+        (["model", "download", "m", "--to", "model"], "No such option: --to (Possible options: --output)"),
+        (["run", "init", "app.py", "--out", "model"], "No such option: --out (Possible options: --output)"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_in_plain_words(arguments: list[str], said: str) -> None:
+    told = CliRunner().invoke(command_line, arguments, env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+    assert told.exit_code == 2
+    assert said in " ".join(told.output.replace("│", " ").split())
+
+
+def test_a_key_that_is_none_is_refused_before_a_bundle_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "bundle.zip").write_bytes(b"")
+    for given, named in (
+        (["--server-key", "abc"], "--server-key"),
+        (["--client-key", "n=ed25519:0"], "--client-key n"),
+    ):
+        told = CliRunner().invoke(command_line, ["verify", "--bundle", str(tmp_path / "bundle.zip"), *given])
+        assert told.exit_code == 1
+        assert f"{named}: {given[1].removeprefix('n=')!r} is no public key" in " ".join(told.output.split())

@@ -68,9 +68,9 @@ def black_box(tmp_path: Path) -> Path:
 
 def test_an_app_is_tried_from_its_initial_model_to_what_it_predicts(hansa: Hansa, tmp_path: Path) -> None:
     app, seed, out = written(tmp_path, APP), tmp_path / "seed.safetensors", tmp_path / "out.safetensors"
-    assert hansa("run", "init", app, "--out", seed).exit_code == 0
+    assert hansa("run", "init", app, "--output", seed).exit_code == 0
     trained = hansa(
-        "run", "train", app, "--in", seed, "--out", out, "--index", 1, "--total", 2, "--set", "step=3", "--json"
+        "run", "train", app, "--in", seed, "--output", out, "--index", 1, "--total", 2, "--set", "step=3", "--json"
     )
     assert json.loads(trained.stdout) == {"model": str(out), "num_examples": 10, "metrics": {"loss": 0.5}}
     assert "loss 0.5  step 7" in trained.stderr
@@ -89,7 +89,7 @@ def test_commands_of_a_black_box_are_tried_one_by_one(hansa: Hansa, black_box: P
     assert (black_box / "built").read_text() == "b"
     assert hansa("run", "startup", black_box, "--client", "north").exit_code == 0
     assert (black_box / "started").read_text() == "north here "
-    made = hansa("run", "init", black_box, "--out", tmp_path / "seed", "--json")
+    made = hansa("run", "init", black_box, "--output", tmp_path / "seed", "--json")
     assert json.loads(made.stdout)["tensors"] == 1
     missing = hansa("run", "predict", black_box)
     assert "the app has no predict command" in missing.stderr

@@ -37,7 +37,7 @@ def test_json_is_an_object_per_round_and_one_that_sums_up(hansa: Callable[..., R
 
 def test_the_saved_model_is_the_one_with_the_hash(hansa: Callable[..., Result], tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    done = hansa("simulate", tiny, "--rounds", 1, "--json", "--save", file)
+    done = hansa("simulate", tiny, "--rounds", 1, "--json", "--output", file)
     assert codec.digest(codec.load(file)) == json_lines(done.stdout)[-1]["model_hash"]
 
 
@@ -132,7 +132,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_first_round(
     hansa: Callable[..., Result], tiny: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    for option, place in (("--save", tmp_path / "file" / "model"), ("--record", tmp_path / "file" / "record")):
+    for option, place in (("--output", tmp_path / "file" / "model"), ("--record", tmp_path / "file" / "record")):
         told = failure(hansa("simulate", tiny, option, place))
         assert "is a file, not a directory: choose another path" in told
         assert "round 1" not in told
@@ -141,7 +141,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_first_round(
     told = failure(hansa("simulate", tiny, "--record", tmp_path / "record"))
     assert "exists: give the record a folder of its own" in told
     assert "round 1" not in told
-    assert hansa("simulate", tiny, "--rounds", 1, "--save", tmp_path / "new" / "model").exit_code == 0
+    assert hansa("simulate", tiny, "--rounds", 1, "--output", tmp_path / "new" / "model").exit_code == 0
 
 
 def test_a_model_and_data_that_do_not_fit_are_no_bug_of_hansa(
@@ -170,7 +170,7 @@ def data(client):
 def test_a_path_that_the_system_refuses_is_no_bug_of_hansa(
     hansa: Callable[..., Result], tiny: Path, tmp_path: Path
 ) -> None:
-    told = failure(hansa("run", "init", tiny, "--out", tmp_path / "none" / "model"))
+    told = failure(hansa("run", "init", tiny, "--output", tmp_path / "none" / "model"))
     assert "No such file or directory; give a path that this user may use" in told
     assert "Traceback" not in told
 

@@ -23,7 +23,7 @@ def test_a_session_on_a_network_of_processes_gives_the_hash_of_the_simulation(
     assert [json.loads(line)["accepted"] for line in rounds] == [2, 2, 2]
     lineage = hansa.run("model", "lineage", session["model"][:16], "--json").stdout.splitlines()
     assert len(lineage) == 3  # two rounds before it, and the seed
-    hansa.json("model", "download", session["model"], "--to", hansa.folder / "model.safetensors")
+    hansa.json("model", "download", session["model"], "--output", hansa.folder / "model.safetensors")
     assert (hansa.folder / "model.safetensors").is_file()
 
 

@@ -47,7 +47,8 @@ def decentralize(
     ] = "dsgd",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random number of the run.")] = 0,
     save: Annotated[
-        Path | None, typer.Option("--save", help="File for the mean model, in the safetensors format.", dir_okay=False)
+        Path | None,
+        typer.Option("--output", "-o", help="File for the mean model, in the safetensors format.", dir_okay=False),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -68,7 +68,7 @@ def download(
     *,
     to: Annotated[
         Path | None,
-        typer.Option("--to", "-o", dir_okay=False, help="File to write; by default DIGEST.safetensors here."),
+        typer.Option("--output", "-o", dir_okay=False, help="File to write; by default DIGEST.safetensors here."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -121,7 +121,8 @@ def answers(
     *,
     client: Annotated[str | None, typer.Option("--client", help="Only of this client.")] = None,
     to: Annotated[
-        Path | None, typer.Option("--to", "-o", file_okay=False, help="Folder for a file CLIENT.json of each answer.")
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="Folder for a file CLIENT.json of each answer."),
     ] = None,
     as_json: Json = False,
 ) -> None:

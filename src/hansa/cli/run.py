@@ -29,7 +29,7 @@ ModelIn = Annotated[
     Path | None,
     typer.Option("--in", "-i", exists=True, dir_okay=False, help="Model to begin with; by default the initial one."),
 ]
-ModelOut = Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="File for the model, in safetensors.")]
+ModelOut = Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="File for the model, in safetensors.")]
 
 
 @dataclass(frozen=True, slots=True)

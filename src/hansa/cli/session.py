@@ -246,7 +246,7 @@ def export(
     *,
     to: Annotated[
         Path | None,
-        typer.Option("--to", "-o", dir_okay=False, help="File to write; by default NAME-ID.hansa.zip here."),
+        typer.Option("--output", "-o", dir_okay=False, help="File to write; by default NAME-ID.hansa.zip here."),
     ] = None,
     models: Annotated[
         ExportedModels, typer.Option("--models", help="Of which rounds the bytes of the models go with it.")

@@ -98,7 +98,8 @@ def simulate(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; by default the app's.")] = None,
     save: Annotated[
-        Path | None, typer.Option("--save", help="File for the last model, in the safetensors format.", dir_okay=False)
+        Path | None,
+        typer.Option("--output", "-o", help="File for the last model, in the safetensors format.", dir_okay=False),
     ] = None,
     record: Annotated[
         Path | None,

@@ -1,5 +1,6 @@
 """`hansa verify`: is the record of a session what it was when it was written?"""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from hansa.evidence.findings import Known, Verification
 
 __all__ = ["verify"]
+
+_KEY = re.compile(r"ed25519:[0-9a-f]{64}")
 
 
 @expand
@@ -94,13 +97,23 @@ def _checked(file: Path, known: "Known", *, allow_unsigned: bool) -> "Verificati
 def _known(
     head: str | None, server_key: list[str] | None, client_key: list[str] | None, files: list[Path] | None
 ) -> "Known":
+    from hansa.errors import InputError
     from hansa.evidence.findings import Known
     from hansa.evidence.receipts import read_receipts
 
+    clients = pairs(client_key or [], "--client-key")
+    for option, key in [("--server-key", key) for key in server_key or ()] + [
+        (f"--client-key {name}", key) for name, key in clients.items()
+    ]:
+        if not _KEY.fullmatch(key):
+            raise InputError(
+                f"{option}: {key!r} is no public key, which is `ed25519:` and 64 hexadecimal digits, as `hansa keys "
+                "list` and `hansa client inspect` print them"
+            )
     return Known(
         head,
         tuple(server_key or ()),
-        pairs(client_key or [], "--client-key"),
+        clients,
         tuple(receipt for file in files or () for receipt in read_receipts(file)),
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from hansa.arrays import Arrays
-from hansa.errors import ConfigError, MissingExtraError
+from hansa.errors import ConfigError, MissingExtraError, RunFailedError
 from hansa.settings import quiet_ray
 from hansa.simulation.child import ONE_THREAD
 from hansa.simulation.pipes import Message
@@ -152,5 +152,16 @@ def _connected(workers: int | None) -> bool:
     try:
         ray.init(address="auto", **quiet)
     except ConnectionError:
-        ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+        _start(num_cpus=workers, include_dashboard=False, **quiet)
     return True
+
+
+def _start(**given: Any) -> None:
+    """Start a cluster on this machine; raises `RunFailedError` where it does not come up."""
+    try:
+        ray.init(**given)
+    except Exception as error:  # Ray raises nothing narrower where a part of it does not start in time
+        raise RunFailedError(
+            f"Ray did not start a cluster on this machine: {' '.join(str(error).split())} A machine that is busy may "
+            "need another try; or start one by `ray start --head`, which this joins"
+        ) from error

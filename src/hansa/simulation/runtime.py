@@ -138,7 +138,7 @@ def simulate(
     Raises:
         QuorumNotMetError: too few updates counted in a round; it names who was missing.
         UserCodeError: user code raised in a worker process, or its file cannot be loaded there.
-        RunFailedError: with engine="mpi", another rank cannot go on; it says which.
+        RunFailedError: with engine="mpi", another rank cannot go on, it says which; with "ray", no cluster starts.
         ConfigError: a setting cannot be used.
         MissingExtraError: `hansa[mpi]` or `hansa[ray]` is not installed, and was asked for.
 
