@@ -339,7 +339,8 @@ class App:
         """The data of a client: what `@app.data` returned for it, remembered; None without such a function."""
         if "data" not in self._functions:
             return None
-        key = client.name, repr([(name, (config or {}).get(name)) for name in self._settings["data"]])
+        asked = [(name, (config or {}).get(name)) for name in self._settings["data"]]
+        key = client.name, repr((client.index, client.total, dict(client.settings), asked))
         if key not in self._data:
             self._data[key] = self.function("data", config)(client)
             while len(self._data) > _DATA_KEPT:

@@ -137,6 +137,14 @@ def test_devices_have_names_here_too() -> None:
     assert [each.virtual_seconds for each in named] == [each.virtual_seconds for each in made]
 
 
+def test_an_app_shares_its_data_anew_among_another_number_of_clients() -> None:
+    app = hansa.App.of(MODEL, DATA)
+    for clients in (3, 9, 3):
+        again = simulate(app, clients=clients, rounds=1)
+        assert sum(again.rounds[0].examples.values()) == len(Y)
+        assert again.model_hash == simulate(hansa.App.of(MODEL, DATA), clients=clients, rounds=1).model_hash
+
+
 # ── what the result shows ────────────────────────────────────────────────────────────────────────────────────────────
 
 
