@@ -6,6 +6,7 @@
 #   make sbom    a bill of materials (CycloneDX) of what is installed here, in hansa.cdx.json (ARGS=FILE)
 #   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
 #   make dst     real nodes on a virtual clock and network, by seeds (ARGS="--seeds 0:10000", "--seed 42", "--plants")
+#   make agree   drawn apps by several engines, which should agree (ARGS="--seeds 0:10000", "--case 42", "--processes")
 #   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
 #   make bench   the benchmarks, beside this machine's own limits
 #   make bench-simulators   hansa's simulation beside other simulators, which it installs in environments of their own
@@ -15,7 +16,7 @@
 VENV ?= .venv
 export VENV
 RUN  := $(VENV)/bin/python -m
-.PHONY: demo test check audit sbom faults dst fuzz bench bench-simulators docs scripts shots
+.PHONY: demo test check audit sbom faults dst agree fuzz bench bench-simulators docs scripts shots
 
 demo:
 	@tools/install server,sklearn
@@ -51,6 +52,10 @@ faults:
 dst:
 	@tools/install dev
 	@PYTHONPATH=tests $(RUN) dst $(ARGS)
+
+agree:
+	@tools/install dev
+	@PYTHONPATH=tests $(RUN) agreement $(ARGS)
 
 fuzz:
 	@tools/install dev

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from hansa.training.rehearsal import OPTIMIZERS  # noqa: E402 - needs torch
 from hansa.training.stacks import TorchStacks  # noqa: E402 - needs torch
 from hansa.training.torch import TorchTrainer  # noqa: E402 - needs torch
-from hansa.training.vectorized import Schedule, per_example  # noqa: E402 - needs torch
+from hansa.training.vectorized import Schedule, Way, per_example  # noqa: E402 - needs torch
 
 nn, functional = torch.nn, torch.nn.functional
 SIZES = (23, 5, 64, 8, 1, 40, 20, 7)
@@ -215,9 +215,7 @@ def test_convolutions_can_be_stacked_though_on_a_cpu_they_are_not() -> None:
 
     of = trainer(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)))
     assert of.vectorized(model(of), task(0, data)) == "on a CPU its convolutions are faster for one client at a time"
-    together = TorchStacks(
-        of._setup, per_example(functional.cross_entropy), dense=False, layers=None, multiple=1, most=8
-    )
+    together = TorchStacks(of._setup, per_example(functional.cross_entropy), Way(), Way(), None, most=8)
     start = model(of)
     updates = together.fit([start] * len(SIZES), [task(client, data) for client in range(len(SIZES))])
     assert_alike(updates, [of.fit(start, task(client, data)) for client in range(len(SIZES))])
@@ -311,9 +309,9 @@ def test_a_product_has_the_same_bits_wherever_its_matrices_lie_in_memory() -> No
 
 def test_stacks_of_functions_that_treat_last_numbers_otherwise_have_none() -> None:
     """Sigmoids of 7 numbers in each row: 32 rows are a whole number of 32 lanes. ReLU does not mind."""
-    assert stacks(trainer(MODULES["sigmoid"])).multiple == 32
-    assert stacks(trainer(lambda: nn.Sequential(nn.Linear(6, 16), nn.Sigmoid(), nn.Linear(16, 3)))).multiple == 2
-    assert stacks(trainer()).multiple == 1
+    assert stacks(trainer(MODULES["sigmoid"])).way.multiple == 32
+    assert stacks(trainer(lambda: nn.Sequential(nn.Linear(6, 16), nn.Sigmoid(), nn.Linear(16, 3)))).way.multiple == 2
+    assert stacks(trainer()).way.multiple == 1
 
 
 def test_a_stack_has_as_many_clients_as_its_memory_allows() -> None:
@@ -376,6 +374,30 @@ def tied() -> Any:
     return module
 
 
+def gradient_hook() -> Any:
+    module = mlp()
+    module[0].weight.register_hook(lambda gradient: gradient / gradient.norm())
+    return module
+
+
+def module_hook() -> Any:
+    module = mlp()
+    module[2].register_full_backward_hook(lambda _, slopes, __: slopes)
+    return module
+
+
+def clipping(parameters: Any) -> Any:
+    given = list(parameters)
+    made = torch.optim.SGD(given, lr=0.1)
+    made.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(given, 1.0))
+    return made
+
+
+def column(client: int) -> Any:
+    x, y = examples(client)
+    return x, y.astype(np.float32)
+
+
 def summed(outputs: Any, targets: Any) -> Any:
     return functional.cross_entropy(outputs, targets, reduction="sum")
 
@@ -385,7 +407,7 @@ def summed(outputs: Any, targets: Any) -> Any:
     [
         (trainer(lambda: nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))), "draws random numbers"),
         (trainer(lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))), "batch normalization"),
-        (trainer(lambda: Branching(6, 3)), "cannot run on stacked parameters"),
+        (trainer(lambda: Branching(6, 3)), "mixes the examples of a batch"),
         (trainer(lambda: Mixing(6, 3)), "mixes the examples of a batch"),
         (trainer(lambda: Pair(6, 3), loss=lambda o, y: functional.cross_entropy(o[0], y)), "returns a tuple"),
         (trainer(lambda: nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 1, 4), nn.Flatten())), "convolutions"),
@@ -397,6 +419,10 @@ def summed(outputs: Any, targets: Any) -> Any:
         (trainer(loss=nn.CrossEntropyLoss(ignore_index=2)), "leaves some targets out"),
         (trainer(loss=nn.CrossEntropyLoss(weight=CLASSES)), "not the mean of the losses of its examples"),
         (trainer(lambda: nn.Linear(5, 3)), "cannot run on stacked parameters: mat1 and mat2"),
+        (trainer(gradient_hook), "the module hooks functions of its own to its gradients"),
+        (trainer(module_hook), "the module hooks functions of its own to its gradients"),
+        (trainer(optimizer=clipping), "the optimizer calls a function of the app's beside each step"),
+        (trainer(optimizer=lambda p: torch.optim.SGD(p, lr=0.1, fused=True)), "a fused optimizer does not heed"),
     ],
     ids=lambda each: each.replace(" ", "-") if isinstance(each, str) else "",
 )
@@ -406,6 +432,43 @@ def test_why_clients_cannot_train_together_is_said_in_words(of: TorchTrainer, wh
     assert isinstance(found, str)
     assert why in found
     assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_that_broadcasts_a_row_over_a_column_is_no_mean_of_losses() -> None:
+    """(n, 1) and (n,) are n² differences, each of two clients' where many share a stack."""
+    of = trainer(lambda: nn.Linear(6, 1), loss=functional.mse_loss)
+    found = of.vectorized(model(of), task(0, column))
+    assert found == "the loss of a batch is not the mean of the losses of its examples"
+
+
+def test_examples_of_another_shape_than_was_tried_are_not_run_by_hand() -> None:
+    """A chain takes examples as rows of features, whatever they are; the module refuses them."""
+    of = trainer()
+    turned = [task(0, lambda client: (examples(client)[0].reshape(-1, 2, 3), examples(client)[1]))]
+    assert stacks(of).way.layers is not None
+    for fit in (lambda: of.fit(model(of), turned[0]), lambda: stacks(of).fit([model(of)], turned)):
+        with pytest.raises(RuntimeError, match=r"shape|size"):
+            fit()
+
+
+def test_clients_whose_dtypes_differ_have_no_common_batch_to_be_evaluated_in() -> None:
+    """It would make floats of whole numbers, which no embedding and no cross-entropy takes."""
+    of = trainer()
+    odd = task(1, lambda client: (examples(client)[0], examples(client)[1].astype(np.float32)))
+    with pytest.raises(InputError, match="several dtypes"):
+        stacks(of).evaluate(model(of), [task(0), odd])
+
+
+def test_what_a_module_does_to_its_inputs_is_not_done_to_the_clients_data() -> None:
+    x, y = examples(0)
+    before = x.copy()
+    of = trainer(lambda: nn.Sequential(nn.ELU(inplace=True), mlp()), batch_size=None)
+    given = task(0, lambda _: (x, y))
+    of.fit(model(of), given)
+    of.evaluate(model(of), given)
+    assert isinstance(of.vectorized(model(of), given), TorchStacks)
+    assert np.array_equal(x, before)
 
 
 def test_targets_that_a_loss_leaves_out_are_refused_in_a_stack() -> None:

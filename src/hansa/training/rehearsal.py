@@ -1,18 +1,25 @@
-"""Whether clients can train together on stacked parameters: one step is tried on a few examples of one client."""
+"""Whether clients can train together on stacked parameters: one step is tried on a few examples of one client.
+
+Whatever the way in which the gradients of stacks are found, they are compared with those that the module has alone, as
+`TorchTrainer.fit` computes them. A way that finds others is not taken: what is not known costs speed, and no bit.
+"""
 
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hansa.training.chain import Layer, chain_of, is_cross_entropy
 from hansa.training.dense import Dense, NotDenseError
-from hansa.training.steps import trained_parameters
-from hansa.training.vectorized import PerExample, Stack
+from hansa.training.probing import alike, enough, is_mean_of, mixes
+from hansa.training.setup import Loss
+from hansa.training.steps import calls_others, trained_parameters
+from hansa.training.vectorized import PerExample, Stack, Way
 
 __all__ = ["OPTIMIZERS", "Rehearsal", "rehearse"]
 
@@ -28,8 +35,8 @@ OPTIMIZERS = (
 )
 """Those that move each number by its own gradients alone, and remember nothing before the first step."""
 
-_TOLERANCE = 1e-2
-"""Relative and absolute: what is compared is equal but for rounding, or something else altogether."""
+_ROWS = 2
+"""Of the stack whose gradients are compared."""
 
 _LANES = 32
 """Numbers that elementwise operations of a CPU take at once, at most; what is left over goes one by one."""
@@ -55,67 +62,92 @@ class Rehearsal:
 
     obstacle: str | None = None
     """Why clients cannot train together, as the end of a sentence."""
-    dense: bool = False
-    """Whether `Dense` can run the module."""
-    layers: tuple[Layer, ...] | None = None
-    """What a `Chain` can run, with the loss."""
-    multiple: int = 1
-    """Of how many rows a stack must be, so that the bits of one do not depend on the others."""
+    way: Way = field(default_factory=Way)
+    """How clients train whose examples are such as these."""
+    others: Way = field(default_factory=Way)
+    """How clients do with examples of another shape or dtype."""
     saved_bytes: int = 0
     """What the forward pass of one example keeps for the backward pass."""
 
 
 def rehearse(
-    module: torch.nn.Module, loss: PerExample, each: PerExample, optimizer: type, *, x: torch.Tensor, y: torch.Tensor
+    module: torch.nn.Module,
+    loss: Loss,
+    each: PerExample,
+    optimizer: torch.optim.Optimizer,
+    *,
+    x: torch.Tensor,
+    y: torch.Tensor,
 ) -> Rehearsal:
     """Try a step. loss: a mean over a batch; each: the same of each example; x, y: at least one example.
 
-    The module is in training mode. Its buffers, and torch's random state, are the caller's to restore.
+    The module is in training mode. Its buffers and gradients, and torch's random state, are the caller's to restore.
     """
-    if optimizer not in OPTIMIZERS:
-        return Rehearsal(f"{optimizer.__name__} is not an optimizer that is known to move each number by itself")
-    if len(list(module.named_parameters(remove_duplicate=False))) != len(list(module.parameters())):
-        return Rehearsal("one parameter of the module has two names")
-    if getattr(loss, "ignore_index", -1) >= 0:
-        return Rehearsal("the loss leaves some targets out")
+    why = _known_obstacle(module, loss, optimizer)
+    if why is not None:
+        return Rehearsal(why)
     try:
-        tried = _plain(module, loss, each, x, y) or _stacked(module, each, x, y)
+        x, y = enough(x, y)
+        why = _plain_obstacle(module, loss, each, x, y)
+        if why is not None:
+            return Rehearsal(why)
+        tried = _stacked(module, each, x, y)
+        return tried if tried.obstacle is not None else _compared(tried, _Alone(module, loss, each, x, y))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         said = str(error).strip() or type(error).__name__
         if "randomness" in said:
             return Rehearsal("the module draws random numbers while it trains (is it dropout?)")
         return Rehearsal(f"the module cannot run on stacked parameters: {said.splitlines()[0]}")
-    classes = is_cross_entropy(loss) and y.dim() == 1 and not y.is_floating_point()
-    layers = chain_of(module, x) if classes else None
-    return tried if tried.obstacle is not None or layers is None else replace(tried, layers=layers, multiple=1)
 
 
-def _plain(
-    module: torch.nn.Module, loss: PerExample, each: PerExample, x: torch.Tensor, y: torch.Tensor
-) -> Rehearsal | None:
+def _known_obstacle(module: torch.nn.Module, loss: Loss, optimizer: torch.optim.Optimizer) -> str | None:
+    """What can be seen without a step."""
+    if type(optimizer) not in OPTIMIZERS:
+        return f"{type(optimizer).__name__} is not an optimizer that is known to move each number by itself"
+    names = list(module.named_parameters(remove_duplicate=False))
+    obstacles = {
+        "the optimizer calls a function of the app's beside each step": calls_others(optimizer),
+        "a fused optimizer does not heed the order in which a stack lies in memory": any(
+            group.get("fused") for group in optimizer.param_groups
+        ),
+        "one parameter of the module has two names": len(names) != len(list(module.parameters())),
+        "the module hooks functions of its own to its gradients": any(map(_is_hooked, module.parameters()))
+        or any(each._backward_hooks or each._backward_pre_hooks for each in module.modules()),  # noqa: SLF001 - not told elsewhere
+        "the loss leaves some targets out": getattr(loss, "ignore_index", -1) >= 0,
+    }
+    return next((why for why, is_so in obstacles.items() if is_so), None)
+
+
+def _is_hooked(parameter: torch.nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)  # noqa: SLF001 - not told elsewhere
+
+
+def _plain_obstacle(
+    module: torch.nn.Module, loss: Loss, each: PerExample, x: torch.Tensor, y: torch.Tensor
+) -> str | None:
     """Look at the module and the loss on their own."""
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with torch.no_grad():
-        outputs = module(x)
-        if any(not torch.equal(buffer, before[name]) for name, buffer in module.named_buffers()):
-            return Rehearsal("the module changes its buffers while it trains (is it batch normalization?)")
-        if not isinstance(outputs, torch.Tensor):
-            return Rehearsal(f"the module returns a {type(outputs).__name__}, not a tensor")
-        if not _alike(module(x[:1]), outputs[:1]):
-            return Rehearsal("the module draws random numbers, or mixes the examples of a batch, while it trains")
-        if not _alike(loss(outputs, y), each(outputs, y).mean()):
-            return Rehearsal("the loss of a batch is not the mean of the losses of its examples")
-    return None
+        for mode in (False, True):
+            outputs = module.train(mode)(x.clone())
+            if any(not torch.equal(buffer, before[name]) for name, buffer in module.named_buffers()):
+                return "the module changes its buffers while it trains (is it batch normalization?)"
+            if not isinstance(outputs, torch.Tensor):
+                return f"the module returns a {type(outputs).__name__}, not a tensor"
+            if mixes(module, x, outputs):
+                return "the module draws random numbers, or mixes the examples of a batch, while it trains"
+        if not is_mean_of(loss, each, outputs, y):
+            return "the loss of a batch is not the mean of the losses of its examples"
+    with _Hooks() as hooks:
+        module(x.clone())
+    return "the module hooks functions of its own to its gradients" if hooks.called else None
 
 
 def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torch.Tensor) -> Rehearsal:
     """One step of two rows that have one example each."""
-    parameters = {
-        name: parameter.detach().expand(2, *parameter.shape).clone()
-        for name, parameter in trained_parameters(module).items()
-    }
+    parameters = _rows_of(module, 2)
     dense = _is_dense(module, parameters, x)
-    stack = Stack(module, parameters, each, x, y, dense=dense)
+    stack = Stack(module, parameters, each, x, y, way=Way(dense))
     mine = {parameter.untyped_storage().data_ptr() for parameter in stack.parameters.values()}
     saved: dict[int, int] = {}
 
@@ -132,24 +164,116 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
             stack.differentiate(x.new_zeros((2, 1), dtype=torch.int64), weights)
     if any("batching rule" in str(each.message) for each in warned):
         return Rehearsal("torch.vmap would run a part of the module for one client at a time")
-    multiple = 1
+    rest: list[int] = []
     if x.device.type == "cpu":
         if "convolution" in operations.sizes:
             return Rehearsal("on a CPU its convolutions are faster for one client at a time")
-        rest = (size for name, sizes in operations.sizes.items() if name not in _ALIKE for size in sizes)
-        multiple = math.lcm(*(_LANES // math.gcd(_LANES, size // 2) for size in rest))
-    return Rehearsal(dense=dense, multiple=multiple, saved_bytes=sum(saved.values()) // 2)
+        rest = [size for name, sizes in operations.sizes.items() if name not in _ALIKE for size in sizes]
+    multiple = math.lcm(*(_LANES // math.gcd(_LANES, size // 2) for size in rest))
+    return Rehearsal(
+        way=Way(dense, multiple=multiple),
+        others=Way(dense, multiple=_LANES if rest else 1),
+        saved_bytes=sum(saved.values()) // 2,
+    )
+
+
+class _Alone:
+    """The gradients of a module whose parameters are some rows', one row after the other."""
+
+    def __init__(self, module: torch.nn.Module, loss: Loss, each: PerExample, x: torch.Tensor, y: torch.Tensor) -> None:
+        """The first row is the module, the others are like it; each leaves out one example more than the one before."""
+        self.module, self.loss, self.each, self.x, self.y = module, loss, each, x, y
+        self._rows = _rows_of(module, _ROWS)
+        for stack in self._rows.values():
+            stack[1:] += torch.empty_like(stack[1:]).uniform_(-0.2, 0.2)
+        self._counts = [len(x) - row for row in range(_ROWS)]
+        trained = trained_parameters(module)
+        self._found: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor | None]]] = {}
+        """Of each row: its loss, and its gradients."""
+        for row in reversed(range(_ROWS)):  # the module is itself again in the end
+            with torch.no_grad():
+                for name, parameter in trained.items():
+                    parameter.copy_(self._rows[name][row])
+            module.zero_grad()
+            found = loss(module(x[: self._counts[row]].clone()), y[: self._counts[row]])
+            found.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+            self._found[row] = found.detach(), {name: parameter.grad for name, parameter in trained.items()}
+        module.zero_grad()
+
+    def agrees_with(self, way: Way) -> bool:
+        """Whether a stack of all rows has these losses and gradients."""
+        stack = Stack(self.module, self._rows, self.each, self.x, self.y, way=way)
+        counts = torch.tensor(self._counts, device=self.x.device)[:, None]
+        place = torch.arange(len(self.x), device=self.x.device)
+        weights = (place < counts).to(next(iter(self._rows.values())).dtype) / counts
+        means = stack.differentiate(torch.where(place < counts, place, 0), weights)
+        for row, (loss, gradients) in self._found.items():
+            size = max((float(each.abs().max()) for each in gradients.values() if each is not None), default=0.0)
+            found = {name: None if each.grad is None else each.grad[row] for name, each in stack.parameters.items()}
+            if not alike(means[row], loss.to(means.dtype)):
+                return False
+            if not all(_are_one(found[name], gradient, size) for name, gradient in gradients.items()):
+                return False
+        return True
+
+
+def _compared(tried: Rehearsal, alone: _Alone) -> Rehearsal:
+    """Leave what finds other gradients than the module has alone."""
+    if tried.way.dense and not alone.agrees_with(tried.way):
+        way = Way(multiple=_LANES)
+        tried = replace(tried, way=way, others=way)
+    if not tried.way.dense and not alone.agrees_with(tried.way):
+        return Rehearsal("on stacked parameters the module has other gradients than alone")
+    layers = _layers(alone)
+    by_hand = Way(tried.way.dense, layers)
+    return replace(tried, way=by_hand) if layers is not None and alone.agrees_with(by_hand) else tried
+
+
+def _layers(alone: _Alone) -> tuple[Layer, ...] | None:
+    """What a `Chain` can run, with the loss, in training as in evaluation."""
+    if not is_cross_entropy(alone.loss) or alone.y.dim() != 1 or alone.y.is_floating_point():
+        return None
+    evaluated, trained = (chain_of(alone.module.train(mode), alone.x) for mode in (False, True))
+    return trained if trained == evaluated else None
+
+
+def _are_one(mine: torch.Tensor | None, theirs: torch.Tensor | None, size: float) -> bool:
+    if mine is None or theirs is None:
+        return mine is theirs
+    return alike(mine, theirs, size)
+
+
+def _rows_of(module: torch.nn.Module, rows: int) -> dict[str, torch.Tensor]:
+    """Stacks in which every row is the module's."""
+    return {
+        name: parameter.detach().expand(rows, *parameter.shape).clone()
+        for name, parameter in trained_parameters(module).items()
+    }
 
 
 def _is_dense(module: torch.nn.Module, parameters: Mapping[str, torch.Tensor], x: torch.Tensor) -> bool:
     """Whether `Dense` can run it."""
     try:
         Dense(module, {name: torch.nn.Parameter(stack) for name, stack in parameters.items()})(
-            x[None, :1].expand(2, 1, *x.shape[1:])
+            torch.stack([x[:1], x[:1]])
         )
     except NotDenseError:
         return False
     return True
+
+
+class _Hooks(TorchFunctionMode):
+    """Notes whether a function is hooked to a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.called |= func in {torch.Tensor.register_hook, torch.Tensor.register_post_accumulate_grad_hook}
+        return func(*args, **(kwargs or {}))
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates few of its methods
@@ -168,7 +292,3 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
             if isinstance(result, torch.Tensor):
                 self.sizes.setdefault(name, set()).add(result.numel())
         return results
-
-
-def _alike(left: torch.Tensor, right: torch.Tensor) -> bool:
-    return left.shape == right.shape and torch.allclose(left, right, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)

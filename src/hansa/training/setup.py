@@ -67,8 +67,10 @@ class Setup:
             yield slice(start, end)
             task.progress(end, num_examples)
 
-    def batch(self, x: Any, y: Any, batch: Batch, module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """Some of the examples as tensors on the device, in the dtypes that the module needs."""
+    def batch(
+        self, x: Any, y: Any, batch: "Batch | None", module: torch.nn.Module
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some of the examples as tensors on the device, in the dtypes that the module needs. batch: as of `taken`."""
         dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
         inputs, targets = taken(x, batch), taken(y, batch)
         if inputs.is_floating_point():

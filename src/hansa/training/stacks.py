@@ -12,7 +12,6 @@ import torch
 from hansa.arrays import Array, Arrays, delta_dtype, stacked
 from hansa.errors import AppError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Updates
-from hansa.training.chain import Layer
 from hansa.training.corrections import obstacle
 from hansa.training.local import Filled, count, evaluation_examples, filled, padded, training_examples
 from hansa.training.rehearsal import rehearse
@@ -24,6 +23,7 @@ from hansa.training.vectorized import (
     PerExample,
     Schedule,
     Stack,
+    Way,
     per_example,
     replace_parameters,
 )
@@ -86,7 +86,7 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
         module.train()
         inputs, targets = setup.batch(x, y, slice(0, min(len(x), _TRIED)), module)
         optimizer = setup.optimizer(list(trained_parameters(module).values()))
-        tried = rehearse(module, setup.loss, each, type(optimizer), x=inputs, y=targets)
+        tried = rehearse(module, setup.loss, each, optimizer, x=inputs, y=targets)
     if tried.obstacle is not None:
         return tried.obstacle
     size = min(len(x), setup.work.batch_size or len(x))
@@ -96,8 +96,9 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     room = _STACK_BYTES
     if setup.device.type == "cuda":
         room = int(_SHARE_OF_DEVICE * torch.cuda.mem_get_info(setup.device)[1])
-    share = math.ceil(_SHARE_BYTES / parameters) if tried.layers else 0
-    return TorchStacks(setup, each, tried.dense, tried.layers, tried.multiple, max(1, room // per_client), share)
+    share = math.ceil(_SHARE_BYTES / parameters) if tried.way.layers else 0
+    kind = kind_of(inputs, targets)
+    return TorchStacks(setup, each, tried.way, tried.others, kind, max(1, room // per_client), share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,12 @@ class TorchStacks:
     setup: Setup
     each: PerExample
     """The loss of each example."""
-    dense: bool
-    """Whether `Dense` can run the module."""
-    layers: tuple[Layer, ...] | None
-    """What a `Chain` can run, with the loss."""
-    multiple: int
-    """Of how many rows a stack is a multiple."""
+    way: Way
+    """How clients train whose examples are such as it was tried on."""
+    others: Way
+    """How others do."""
+    kind: Hashable
+    """`kind_of` the examples on which it was tried."""
     most: int
     """Clients in one stack, by its memory."""
     share: int = 0
@@ -148,15 +149,15 @@ class TorchStacks:
     def evaluate(self, model: Arrays, tasks: Sequence[Task]) -> list[Metrics]:
         """As `TorchTrainer.evaluate`, for each of them: all examples in common batches."""
         module = self.setup.loaded(model)
-        sizes, parts = [], []
+        examples = [evaluation_examples(task) for task in tasks]
+        sizes = [len(x) for x, _ in examples]
+        if len({(x.dtype, y.dtype) for x, y in examples}) > 1:
+            raise InputError("clients have examples of several dtypes, which have no common batch")
         for task in tasks:
-            x, y = evaluation_examples(task)
             seed(task.rng)
-            sizes.append(len(x))
-            parts.append(self.setup.batch(x, y, slice(0, len(x)), module))
+        x, y = self.setup.batch(joined([x for x, _ in examples]), joined([y for _, y in examples]), None, module)
         with self.setup.on_threads(), torch.no_grad():
             module.eval()
-            x, y = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
             outputs = torch.cat([module(each) for each in torch.split(x, self.setup.evaluation_batch_size)])
             measures = self.setup.measures(y)
             found = zip(torch.split(outputs, sizes), torch.split(y, sizes), tasks, sizes, strict=True)
@@ -208,27 +209,28 @@ class TorchStacks:
     def _stacked(self, clients: Sequence[_Client], work: _Work, *, train: bool) -> Fitted:
         module = self.setup.loaded(clients[0].model)
         module.train(train)
-        rows = math.ceil(len(clients) / self.multiple) * self.multiple
-        clients = [*clients, *[clients[-1]] * (rows - len(clients))]  # who is added fills up, and is not looked at
+        x, y = self._examples(clients, module)
+        way = self.way if kind_of(x, y) == self.kind else self.others
+        starts = np.cumsum([0, *(len(each.x) for each in clients)])[:-1].tolist()
+        more = -len(clients) % way.multiple  # who is added fills up, and is not looked at
+        clients, starts = [*clients, *[clients[-1]] * more], [*starts, *[starts[-1]] * more]
         turned = {
             f"{name}.weight".removeprefix(".")
             for name, each in module.named_modules()
-            if isinstance(each, torch.nn.Linear) and self.layers is None
+            if isinstance(each, torch.nn.Linear) and way.layers is None
         }
         parameters = {
             name: stack_of([each.model[name] for each in clients], parameter, transposed=name in turned)
             for name, parameter in trained_parameters(module).items()
         }
-        x, y = self._examples(clients, module)
-        starts = np.cumsum([0, *(len(each.x) for each in clients)])[:-1].tolist()
         schedule = Schedule([each.steps for each in clients], starts)
-        stack = Stack(module, parameters, self.each, x, y, dense=self.dense, layers=self.layers)
+        stack = Stack(module, parameters, self.each, x, y, way=way)
         return work(stack, schedule, clients, module)
 
     def _examples(self, clients: Sequence[_Client], module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         """Of all of them, one client after the other."""
         given = joined([each.x for each in clients]), joined([each.y for each in clients])
-        x, y = self.setup.batch(*given, slice(0, len(given[0])), module)
+        x, y = self.setup.batch(*given, None, module)
         if not y.is_floating_point() and int(y.min()) < 0:
             name = next(each.name for each in clients if int(each.y.min()) < 0)
             raise InputError(f"{name} has targets below 0, which a loss may leave out of its mean")
@@ -244,12 +246,17 @@ class TorchStacks:
         held = [index for index, name in enumerate(trained) if name in asked.frozen]
         offsets = stacked_offsets(corrections, trained)
         correct = corrector(list(stack.parameters.values()), asked.proximal, offsets, held)
-        return stack.fit(schedule, optimizer, steps, correct, self.multiple)
+        return stack.fit(schedule, optimizer, steps, correct)
 
 
 def _in_order(setup: Setup, task: Task, num_examples: int) -> Filled:
     batches = list(setup.neighbours(num_examples, task))
     return filled(batches, padded(count(batches[0]), setup.evaluation_batch_size))  # no batch is larger than the first
+
+
+def kind_of(x: torch.Tensor, y: torch.Tensor) -> Hashable:
+    """What has to be the same of examples, so that what holds for some of them holds for others."""
+    return x.shape[1:], x.dtype, y.shape[1:], y.dtype
 
 
 def _differentiated(stack: Stack, schedule: Schedule, clients: Sequence[_Client], _: torch.nn.Module) -> Fitted:

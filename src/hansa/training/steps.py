@@ -12,6 +12,7 @@ from hansa.training.tensors import stack_of
 __all__ = [
     "Correct",
     "Steps",
+    "calls_others",
     "corrector",
     "first_rows",
     "mean_of",
@@ -108,13 +109,18 @@ class Steps:
         return float(group["lr"]) * direction
 
 
+def calls_others(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step is more than the optimizer's own: it has hooks, or another function in its place."""
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # noqa: SLF001 - not told elsewhere
+    return "step" in vars(optimizer) or any(hooks)
+
+
 def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     """Its `step`; of plain gradient descent w ← w − ηg the same to the bit, without what takes longer than that.
 
     The parameters are those of its groups at each step; nothing but them may be changed meanwhile.
     """
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # noqa: SLF001 - not told elsewhere
-    plain = type(optimizer) is torch.optim.SGD and "step" not in vars(optimizer) and not any(hooks)
+    plain = type(optimizer) is torch.optim.SGD and not calls_others(optimizer)
     if not plain or any(any(group[key] for key in _MORE_THAN_PLAIN) for group in optimizer.param_groups):
         return optimizer.step
 

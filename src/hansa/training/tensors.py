@@ -83,9 +83,16 @@ def joined(sources: Sequence[Any]) -> Any:
     return np.concatenate([np.asarray(source) for source in sources])
 
 
-def taken(source: Any, batch: Batch) -> torch.Tensor:
-    """Some of the examples, of an array or a tensor."""
+def taken(source: Any, batch: "Batch | None") -> torch.Tensor:
+    """A copy of some of the examples, of an array or a tensor: a module may change its inputs in place.
+
+    batch: None for all of them, as they are, in memory that is the caller's.
+    """
     if isinstance(source, torch.Tensor):
-        return source[batch if isinstance(batch, slice) else torch.from_numpy(batch)]
-    taken = np.asarray(source)[batch]
-    return torch.from_numpy(taken if taken.flags.writeable else taken.copy())
+        if isinstance(batch, np.ndarray):
+            return source[torch.from_numpy(batch)]
+        return source if batch is None else source[batch].clone()
+    if batch is None:
+        return torch.from_numpy(source)
+    found = np.asarray(source)[batch]
+    return torch.from_numpy(found if isinstance(batch, np.ndarray) else found.copy())

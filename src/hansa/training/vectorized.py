@@ -6,12 +6,11 @@ batch that is smaller than those of other clients is filled up with examples tha
 
 On one thread of a CPU a row has the same bits whatever else is in its stack: batched products and sums do not depend on
 the number of rows. Some other operations (sigmoid, exp) treat the last few numbers of a tensor by other instructions;
-`Rehearsal.multiple` says of how many rows a stack must be so that no row has such numbers.
+`Way.multiple` says of how many rows a stack must be so that no row has such numbers.
 """
 
 import copy
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -25,7 +24,7 @@ from hansa.training.dense import Dense
 from hansa.training.local import Filled
 from hansa.training.steps import Correct, Steps, first_rows, stepper
 
-__all__ = ["Fitted", "PerExample", "Schedule", "Stack", "per_example", "replace_parameters"]
+__all__ = ["Fitted", "PerExample", "Schedule", "Stack", "Way", "per_example", "replace_parameters"]
 
 PerExample: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) → the loss of each example, of shape (n,)."""
@@ -110,6 +109,18 @@ class Fitted:
     """As `Update.step_sum`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the gradients of a stack are found; by `torch.vmap` where nothing else is said."""
+
+    dense: bool = False
+    """By `Dense`, which can run the module."""
+    layers: tuple[Layer, ...] | None = None
+    """By a `Chain` of them, which can run it and its loss."""
+    multiple: int = 1
+    """Of how many rows a stack must be, so that the bits of one do not depend on the others."""
+
+
 class Stack:
     """The parameters of many clients, and their steps."""
 
@@ -121,13 +132,11 @@ class Stack:
         x: torch.Tensor,
         y: torch.Tensor,
         *,
-        dense: bool,
-        layers: Sequence[Layer] | None = None,
+        way: Way,
     ) -> None:
-        """x, y: the examples of all clients, one client after the other; dense: whether `Dense` can run the module.
+        """x, y: the examples of all clients, one client after the other.
 
         module: has the forward pass and whatever is not in `parameters`, the stacks, which are changed in place.
-        layers: what it is made of, where a `Chain` can run it and its loss.
         """
         self.parameters = {name: torch.nn.Parameter(stack) for name, stack in parameters.items()}
         self._rows = len(next(iter(parameters.values())))
@@ -135,8 +144,9 @@ class Stack:
         self._x = x
         self._y = y
         self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
-        self._dense = Dense(module, self.parameters) if dense else None
-        self._chain = Chain(layers) if layers else None
+        self._dense = Dense(module, self.parameters) if way.dense else None
+        self._chain = Chain(way.layers) if way.layers else None
+        self._multiple = way.multiple
 
     def differentiate(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Set the gradient of each row's mean loss on its batch; None where that does not depend on a stack.
@@ -157,16 +167,14 @@ class Stack:
             stack.grad = gradient
         return means.detach()
 
-    def fit(
-        self, schedule: Schedule, optimizer: torch.optim.Optimizer, steps: Steps, correct: Correct, multiple: int
-    ) -> Fitted:
-        """Take all steps. optimizer: of these stacks; multiple: of how many rows the stack stays a multiple."""
+    def fit(self, schedule: Schedule, optimizer: torch.optim.Optimizer, steps: Steps, correct: Correct) -> Fitted:
+        """Take all steps. optimizer: of these stacks."""
         results = {name: torch.empty_like(stack) for name, stack in self.parameters.items()}
         step_sums: list[float | Mapping[str, float]] = [0.0] * len(schedule.steps)
         losses, move = [], stepper(optimizer)
         index, weights = self._on_device(schedule)
         for step, active, staying in schedule:
-            rows = math.ceil(active / multiple) * multiple
+            rows = active + -active % self._multiple
             self._narrow(rows, optimizer)
             means = self.differentiate(index[step, :rows], weights[step, :rows])
             correct(list(self.parameters.values()))
