@@ -68,6 +68,12 @@ def test_an_owner_is_read_when_it_is_asked_for_and_never_kept() -> None:
     assert users.get("nobody") is None
 
 
+def test_it_says_how_many_owners_there_are() -> None:
+    whole = Split(Examples(np.zeros((1, 2)), np.zeros(1)), Examples(np.zeros((1, 2)), np.zeros(1)))
+    assert repr(FederatedData.of({"a": whole})) == "FederatedData of 1 user"
+    assert repr(FederatedData(["a", "b"], lambda _: whole, what="hospital")) == "FederatedData of 2 hospitals"
+
+
 def test_clients_have_every_owner_once_whatever_their_number() -> None:
     users = FederatedData.of({f"u{k}": split_of(k, 1 + k) for k in range(7)})
     for total in (1, 3, 7):

@@ -5,6 +5,7 @@ import sys
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,13 @@ def test_folders_that_do_not_fit_say_what_is_expected(tmp_path: Path) -> None:
         images.read(tmp_path, classes=["b"])
     with pytest.raises(InputError, match="channels is 'CMYK'"):
         images.read(tmp_path, channels="CMYK")
+
+
+@pytest.mark.parametrize("size", [32, (3,), (0, 4), ("3", "4")])
+def test_a_size_that_is_none_is_refused_before_anything_is_read(size: Any, tmp_path: Path) -> None:
+    for reader in (images.read, images.read_clients):
+        with pytest.raises(InputError, match=r"it must be \(height, width\), two whole numbers above 0"):
+            reader(tmp_path, size=size)
 
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,3 +210,9 @@ def test_the_census_is_a_federation_by_employer(shared_data: Path) -> None:
     government = owners["Federal-gov"]
     assert government.train.x.shape[1] == 4
     assert len(government.train.y) + len(government.test.y) == 943
+
+
+@pytest.mark.parametrize("given", [{"features": "age"}, {"classes": "MF"}, {"categories": {"sex": "MF"}}])
+def test_one_text_in_the_place_of_several_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"it must be a list, for example \['"):
+        Columns("ill", **given)

@@ -44,6 +44,10 @@ def test_the_shared_test_is_measured_centrally_and_clients_do_not_evaluate() -> 
     record = simulate("fedavg", model=MODEL, data=DATA, clients=6, rounds=1).rounds[0]
     assert set(record.central) == {"loss", "accuracy"}
     assert record.evaluation == {}
+    asked = EvaluationRules()  # they do where they are asked to, also in the words of the default
+    both = simulate("fedavg", model=MODEL, data=DATA, clients=6, rounds=1, evaluation=asked).rounds[0]
+    assert both.central == record.central
+    assert set(both.evaluation) == {"loss", "accuracy"}
 
 
 def test_clients_with_data_of_their_own_need_no_number() -> None:

@@ -37,6 +37,15 @@ class Columns:
     missing: float | None = None
     """What takes the place of a cell that is empty, `?` or `NA` among the inputs; None: such a cell is an error."""
 
+    def __post_init__(self) -> None:
+        """Refuse one text in the place of several, whose letters would be names."""
+        several = {"features": self.features, "classes": self.classes} | {
+            f"categories[{name!r}]": values for name, values in self.categories.items()
+        }
+        for name, given in several.items():
+            if isinstance(given, str):
+                raise InputError(f"{name} is {given!r}; it must be a list, for example [{given!r}]")
+
     def inputs(self, header: Sequence[str], where: str, besides: Sequence[str | None] = ()) -> list[str]:
         """The columns that are inputs; besides: columns that are something else. Raises where one is not there."""
         twice = [name for k, name in enumerate(header) if name in header[:k]]

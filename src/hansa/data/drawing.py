@@ -105,9 +105,14 @@ def _by_matplotlib(
     bubbles.set_yticks(range(len(labels)), [_short(label) for label in labels])
     bubbles.invert_yaxis()
     bubbles.set_title(title)
-    bars.hist(counts.sum(axis=1), bins=_BINS, color=_BLUE)
+    bubbles.set_ylabel("label")
+    sizes = counts.sum(axis=1)
+    bins = min(_BINS, int(np.ptp(sizes)) + 1)
+    bars.hist(sizes, bins=bins, range=(sizes.min() - 0.5, sizes.max() + 0.5), color=_BLUE, edgecolor="white")
     bars.set_xlabel("examples")
     bars.set_ylabel("clients")
+    for axis in (bars.xaxis, bars.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     try:
         figure.savefig(file)
     except ValueError as error:  # a format that it does not know

@@ -86,6 +86,9 @@ class FederatedData(Mapping[str, Split]):
         """What is in memory already, for example `leaf.read(…)`."""
         return cls(Names(splits), lambda name: splits[name])
 
+    def __repr__(self) -> str:
+        return f"FederatedData of {len(self)} {self._what}{'s' if len(self) != 1 else ''}"
+
     def __len__(self) -> int:
         return len(self.names)
 

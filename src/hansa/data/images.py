@@ -52,6 +52,7 @@ def read(
     Raises `InputError`, naming the file: one that is no image, is cut off, claims an absurd size, or has another size.
 
     """
+    _check_scaled(size)
     given = Path(folder)
     tests = [given / name for name in _TESTS if (given / name).is_dir()]
     if (given / "train").is_dir() and tests:
@@ -74,6 +75,7 @@ def read_clients(
 
     Without `classes` they are the folders of all owners together, sorted.
     """
+    _check_scaled(size)
     given = Path(folder)
     owners = _folders(given)
     known = classes or sorted({name for owner in owners for name in _folders(given / owner)})
@@ -83,6 +85,12 @@ def read_clients(
         return hold_out(_examples(given / name, known, size, channels), test_fraction, rng)
 
     return FederatedData(Names(owners), one, what="owner")
+
+
+def _check_scaled(size: object) -> None:
+    two = isinstance(size, Sequence) and len(size) == 2 and all(isinstance(each, int) and each > 0 for each in size)  # noqa: PLR2004
+    if size is not None and not two:
+        raise InputError(f"size is {size!r}; it must be (height, width), two whole numbers above 0")
 
 
 def _folders(folder: Path) -> list[str]:

@@ -291,7 +291,7 @@ def _app_and_spec(
     if not isinstance(app, str) or "algorithm" in settings:
         raise ConfigError("with `model` and `data` the first argument names the algorithm: hansa.simulate('fedavg', …)")
     made = App.of(model, data, **cast("Any", learning))
-    if made.can_evaluate_centrally and replace(spec, **settings).evaluation == EvaluationRules():
+    if made.can_evaluate_centrally and "evaluation" not in settings and spec.evaluation == EvaluationRules():
         settings["evaluation"] = EvaluationRules(clients=False)
     return made, replace(spec, algorithm=app, **settings)
 
