@@ -158,6 +158,10 @@ class Vectorized(Protocol):
         """Clients at once, by what memory allows."""
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether it computes on the cores of the machine."""
+
+    @property
     def share(self) -> int:
         """Clients for which a thread of their own pays, where several may call `fit` at once; 0: they may not."""
 

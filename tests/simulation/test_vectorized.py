@@ -268,7 +268,7 @@ def test_the_bits_do_not_depend_on_how_many_threads_train(
     monkeypatch.setattr(TorchStacks, "fit", watched)
     runs = {}
     for threads, names_seen in ((1, {"MainThread"}), (3, {"MainThread", "hansa-train"})):
-        monkeypatch.setattr("hansa.simulation.runtime.cores", lambda threads=threads: threads)
+        monkeypatch.setattr("hansa.simulation.engines.cores", lambda threads=threads: threads)
         runs[threads] = simulate(app, clients=5, rounds=3, engine="vectorized", algorithm=algorithm)
         assert trained_by == names_seen
     assert without_seconds(runs[3]) == without_seconds(runs[1])
@@ -284,7 +284,7 @@ def test_who_fails_in_a_thread_fails_alone(app: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("hansa.training.stacks._SHARE_BYTES", 1)
     failed = []
     for threads in (1, 3):
-        monkeypatch.setattr("hansa.simulation.runtime.cores", lambda threads=threads: threads)
+        monkeypatch.setattr("hansa.simulation.engines.cores", lambda threads=threads: threads)
         result = simulate(app, clients=12, rounds=1, engine="vectorized", tolerate_failures=True)
         failed.append((result.model_hash, result.rounds[0].failed))
     assert failed[0] == failed[1]

@@ -102,7 +102,8 @@ class _Pool:
     def _give(self, worker: _Worker, cell: Cell) -> None:
         worker.cell, worker.round = cell, 0
         with suppress(OSError):  # it has died: the end of its answers tells
-            send(worker.jobs, {"cell": cell_to(cell), "folder": str(self.folder / cell.key)})
+            share = max(1, cores() // self.jobs)
+            send(worker.jobs, {"cell": cell_to(cell), "folder": str(self.folder / cell.key), "workers": share})
 
     def _hear(self, worker: _Worker) -> None:
         cell = cast("Cell", worker.cell)

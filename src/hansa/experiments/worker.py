@@ -37,7 +37,7 @@ def main(jobs_fd: int, answers_fd: int) -> None:
     while True:
         job = jobs.get()
         try:
-            _simulate(cell_from(job["cell"]), Path(job["folder"]), answers)
+            _simulate(cell_from(job["cell"]), Path(job["folder"]), job["workers"], answers)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code may raise anything, and call exit()
             said = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
             send(answers, {"failed": said, "traceback": "".join(traceback.format_exception(error))})
@@ -45,7 +45,9 @@ def main(jobs_fd: int, answers_fd: int) -> None:
             send(answers, {"done": True})
 
 
-def _simulate(cell: Cell, folder: Path, answers: Channel) -> None:
+def _simulate(cell: Cell, folder: Path, workers: int, answers: Channel) -> None:
+    """workers: of an engine that has any, as the other cells' processes leave it."""
+
     def told(done: RoundRecord) -> None:
         send(answers, {"round": done.round})
 
@@ -66,6 +68,7 @@ def _simulate(cell: Cell, folder: Path, answers: Channel) -> None:
         clients=cell.clients,
         devices=devices_of(cell.devices),
         engine=cell.engine,  # type: ignore[arg-type]  # `simulate` refuses another name
+        workers=None if cell.engine == "inline" else workers,
         on_round=told,
         stop=enough if cell.until else None,
         progress=False,

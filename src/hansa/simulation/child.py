@@ -1,5 +1,7 @@
 """A worker process of a runtime: a program of its own, which lives as long as its pipe of jobs."""
 
+import contextlib
+import fcntl
 import json
 import subprocess
 import sys
@@ -17,6 +19,12 @@ import_module(sys.argv[2]).main(*map(int, sys.argv[3:]))
 """
 """A program of its own, not a fork or a copy of the caller's: a script needs no `if __name__ == "__main__"` for it."""
 
+_PIPE = 1 << 20
+"""Bytes that a pipe holds, where the system allows it: fewer would have models wait for their reader too often."""
+
+_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+"""For glibc: memory that is asked for in each step, of a model's size, is used again, and not fetched page by page."""
+
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
@@ -33,6 +41,10 @@ def start(module: str, *, stdout: int | None = None) -> tuple[subprocess.Popen[b
 
     jobs_end, jobs = Pipe(duplex=False)
     answers, answers_end = Pipe(duplex=False)
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        for end in (jobs, answers):
+            with contextlib.suppress(OSError):  # more than this user may have
+                fcntl.fcntl(end.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
     try:
         descriptors = (jobs_end.fileno(), answers_end.fileno())
         process = subprocess.Popen(  # noqa: S603 - this interpreter, with a program of our own
@@ -40,7 +52,7 @@ def start(module: str, *, stdout: int | None = None) -> tuple[subprocess.Popen[b
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             pass_fds=descriptors,
-            env=environment_for_user_code() | ONE_THREAD,
+            env=_HEAP | environment_for_user_code() | ONE_THREAD,
             start_new_session=True,
         )
     finally:

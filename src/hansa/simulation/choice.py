@@ -9,7 +9,7 @@ from typing import Literal
 from hansa.simulation.fold import Assignment, Folding, Raised, attempt, failure
 from hansa.simulation.vectorized import Vectorization
 
-__all__ = ["Choice", "choose", "cores"]
+__all__ = ["START", "Choice", "choose", "cores"]
 
 _ALONE = 3
 """Clients that are trained one after another."""
@@ -17,7 +17,7 @@ _ALONE = 3
 _TOGETHER = 64
 """Clients that are trained at once."""
 
-_START = 6.0
+START = 3.0
 """Seconds until worker processes have loaded PyTorch and the app: they must save more."""
 
 
@@ -27,7 +27,7 @@ class Choice:
 
     engine: Literal["inline", "processes", "vectorized", "mpi", "ray"]
     workers: int
-    """0: as many as where the engine runs has places for."""
+    """0: as many as where the engine runs has places for, of "vectorized" once they pay."""
     because: str = ""
     """For a person."""
 
@@ -48,7 +48,7 @@ def choose(folding: Folding, vectorization: Vectorization, clients: Sequence[str
         said = f"{alone * 1e3:.3g} ms for a client; {vectorization.obstacle}"
     faster = vectorization.obstacle is None and together < alone
     saved = min(alone, together) * len(clients) * rounds * (1 - 1 / workers)
-    processes = workers if saved > _START else 1
+    processes = workers if saved > START else 1
     if faster:
         return Choice("vectorized", processes, said)
     return Choice("inline" if processes == 1 else "processes", processes, said)

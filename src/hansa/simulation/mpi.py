@@ -26,7 +26,7 @@ from hansa.errors import ConfigError, RunFailedError
 from hansa.messages import RunSpec
 from hansa.ranks import Pause, Ranks, here, is_there, rank
 from hansa.run import slots_from_arrays, slots_to_arrays
-from hansa.simulation.pipes import Message, spec_from, spec_to, to_bytes
+from hansa.simulation.pipes import Body, Message, spec_from, spec_to
 from hansa.simulation.places import Link
 from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.worker import Answer, Serving
@@ -123,11 +123,11 @@ class Together:
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def send(self, to: int, message: Message, body: bytes | None = None) -> None:
+    def send(self, to: int, message: Message, body: Body | None = None) -> None:
         """As `pipes.send`."""
         self.ranks.send(to, json.dumps({**message, "body": body is not None}, default=_plain).encode())
         if body is not None:
-            self.ranks.send(to, body)
+            self.ranks.send(to, body.encoded)
 
     def receive(self, sender: int) -> tuple[Message, Arrays]:
         """As `pipes.receive`; what others send meanwhile is kept."""
@@ -263,7 +263,7 @@ class _Rank:
     def is_ready(self) -> bool:
         return self._together.has_mail(self._number)
 
-    def send(self, message: Message, body: bytes | None = None) -> None:
+    def send(self, message: Message, body: Body | None = None) -> None:
         self._together.send(self._number, message, body)
 
     def receive(self) -> tuple[Message, Arrays]:
@@ -280,7 +280,7 @@ class _Here:
     """A worker in a thread of this process."""
 
     def __init__(self, serving: Serving) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Message, bytes | None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Message, Body | None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
         self._dismissed = False
         self._thread = threading.Thread(target=self._work, args=(serving,), name="hansa-rank-0", daemon=True)
@@ -289,7 +289,7 @@ class _Here:
     def is_ready(self) -> bool:
         return not self._answers.empty()
 
-    def send(self, message: Message, body: bytes | None = None) -> None:
+    def send(self, message: Message, body: Body | None = None) -> None:
         if not self._thread.is_alive():
             self._thread.start()
         self._jobs.put((message, body))
@@ -299,7 +299,7 @@ class _Here:
         if isinstance(answer, BaseException):
             raise answer
         message, body = answer
-        return {**message, "body": body is not None}, Arrays() if body is None else codec.decode(body)
+        return {**message, "body": body is not None}, Arrays() if body is None else body.arrays
 
     def dismiss(self) -> None:
         self._dismissed = True
@@ -314,7 +314,7 @@ class _Here:
         try:
             while (job := self._jobs.get()) is not None:
                 message, body = job
-                for answer in serving.answers(message, Arrays() if body is None else codec.decode(body)):
+                for answer in serving.answers(message, Arrays() if body is None else body.arrays):
                     self._answers.put(answer)
                     if self._dismissed:
                         return
@@ -338,7 +338,7 @@ def _result_to(result: SimulationResult) -> Answer:
         "profile": dict(result.profile),
     }
     slots = {f"slot {name}": arrays for name, arrays in state.slots.items()}
-    return message, to_bytes(slots_to_arrays({"model": state.params, **slots}))
+    return message, Body(slots_to_arrays({"model": state.params, **slots}))
 
 
 def _result_from(message: Message, body: Arrays, number: int) -> SimulationResult:

@@ -1,13 +1,18 @@
 """What a simulation and its workers say to each other: plain values and safetensors, over a pair of pipes.
 
-A message is one frame of JSON, followed by one frame of safetensors where it says `"body": true`.
+A message is one frame of JSON, followed by as many bytes of safetensors as its `"body"` says. They go from the memory
+of the arrays to memory that is theirs, with nothing in between but the pipe.
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError, Reason
@@ -15,7 +20,7 @@ from hansa.messages import EvaluationRules, Metrics, RoundRules, RunSpec, Sample
 from hansa.simulation.fold import Failed, Folded, Outcome, Refused
 from hansa.wire import codec
 
-__all__ = ["Channel", "Message", "receive", "result_from", "result_to", "send", "spec_from", "spec_to", "to_bytes"]
+__all__ = ["Body", "Channel", "Message", "receive", "result_from", "result_to", "send", "spec_from", "spec_to"]
 
 Message: TypeAlias = dict[str, Any]
 """The JSON part of a message."""
@@ -23,22 +28,47 @@ Message: TypeAlias = dict[str, Any]
 Channel: TypeAlias = "Connection[Any, Any]"
 
 
-def to_bytes(arrays: Arrays) -> bytes:
-    """The body of a message."""
-    return b"".join(codec.encode(arrays))
+class Body:
+    """The arrays of a message: encoded once, to however many it goes, and not at all where it stays in this process."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        """arrays: not to be changed afterwards."""
+        self.arrays = arrays
+
+    @cached_property
+    def parts(self) -> Sequence[bytes | memoryview]:
+        """As safetensors: the header, and the memory of each tensor."""
+        return codec.encode(self.arrays)
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The same in one piece."""
+        return b"".join(self.parts)
 
 
-def send(pipe: Channel, message: Mapping[str, Any], body: bytes | None = None) -> None:
-    """Send one message; body: of `to_bytes`. Raises OSError when the other side is gone."""
-    pipe.send_bytes(json.dumps({**message, "body": body is not None}).encode())
-    if body is not None:
-        pipe.send_bytes(body)
+def send(pipe: Channel, message: Mapping[str, Any], body: Body | None = None) -> None:
+    """Send one message. Raises OSError when the other side is gone."""
+    parts = [] if body is None else [memoryview(part) for part in body.parts]
+    pipe.send_bytes(json.dumps({**message, "body": sum(part.nbytes for part in parts)}).encode())
+    for part in parts:
+        sent = 0
+        while sent < part.nbytes:
+            sent += os.write(pipe.fileno(), part[sent:])
 
 
 def receive(pipe: Channel) -> tuple[Message, Arrays]:
     """Receive one message, without arrays where it has none; raises EOFError or OSError when the other side is gone."""
     message: Message = json.loads(pipe.recv_bytes())
-    return message, codec.decode(pipe.recv_bytes()) if message["body"] else Arrays()
+    if not message["body"]:
+        return message, Arrays()
+    body = np.empty(message["body"], np.uint8).data
+    received = 0
+    while received < body.nbytes:
+        more = os.readv(pipe.fileno(), [body[received:]])
+        if not more:
+            raise EOFError(f"the other side has ended in the middle of {body.nbytes} bytes")
+        received += more
+    return message, codec.decode(body.toreadonly())
 
 
 def spec_to(spec: RunSpec) -> Message:
@@ -62,7 +92,7 @@ def spec_from(message: Mapping[str, Any]) -> RunSpec:
 
 
 def result_to(result: Outcome | Metrics) -> Message:
-    """What became of one client's task, as plain values; what it keeps is the body of the message."""
+    """What became of one client's task, as plain values, without what it keeps."""
     match result:
         case Folded(num_examples, weight, metrics, _, size, samples, norm):
             numbers: Message = {"num_examples": num_examples, "weight": weight, "upload_bytes": size, "norm": norm}
@@ -76,11 +106,10 @@ def result_to(result: Outcome | Metrics) -> Message:
             return {"result": "metrics", "num_examples": result.num_examples, "metrics": dict(result.values)}
 
 
-def result_from(message: Message, body: Arrays) -> Outcome | Metrics:
-    """The inverse of `result_to`, as `receive` gives it."""
+def result_from(message: Message, kept: Arrays | None) -> Outcome | Metrics:
+    """The inverse of `result_to`, with what the client keeps."""
     match message["result"]:
         case "folded":
-            kept = body if message["body"] else None
             samples = tuple(Sample(*each) for each in message.get("samples", ()))
             size, norm = message["upload_bytes"], message["norm"]
             return Folded(message["num_examples"], message["weight"], message["metrics"], kept, size, samples, norm)

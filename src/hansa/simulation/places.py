@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hansa.arrays import Arrays
-from hansa.simulation.pipes import Message
+from hansa.simulation.pipes import Body, Message
 
 __all__ = ["Link", "Place"]
 
@@ -12,8 +12,8 @@ __all__ = ["Link", "Place"]
 class Link(Protocol):
     """One worker: jobs go to it, answers come from it, both in order."""
 
-    def send(self, message: Message, body: bytes | None = None) -> None:
-        """Give it a job, and do not wait; body: of `pipes.to_bytes`. Raises OSError where it is known to be lost."""
+    def send(self, message: Message, body: Body | None = None) -> None:
+        """Give it a job, and do not wait. Raises OSError where it is known to be lost."""
 
     def receive(self) -> tuple[Message, Arrays]:
         """Wait for its next answer; raises EOFError or OSError when it is lost."""

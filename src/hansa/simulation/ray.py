@@ -14,7 +14,7 @@ from hansa.arrays import Arrays
 from hansa.errors import ConfigError, MissingExtraError, RunFailedError
 from hansa.settings import quiet_ray
 from hansa.simulation.child import ONE_THREAD
-from hansa.simulation.pipes import Message
+from hansa.simulation.pipes import Body, Message
 from hansa.simulation.places import Link
 from hansa.simulation.worker import Serving
 from hansa.wire import codec
@@ -51,7 +51,7 @@ class Cluster:
         self._actor = ray.remote(_Worker).options(
             num_cpus=1, num_gpus=int(gpus * 1e4) / 1e4, runtime_env={"env_vars": ONE_THREAD}
         )
-        self._body: tuple[bytes, Any] | None = None
+        self._body: tuple[Body, Any] | None = None
 
     def start(self) -> Link:
         """See `Place`."""
@@ -72,12 +72,12 @@ class Cluster:
             self._started = False
             ray.shutdown()
 
-    def shared(self, body: bytes | None) -> Any:
-        """What a call is given for a body: itself, or where it is in Ray's store; the last one is there once."""
-        if body is None or len(body) < _INLINE:
-            return body
+    def shared(self, body: Body | None) -> Any:
+        """What a call is given for a body: its bytes, or where Ray's store has them; the last ones are there once."""
+        if body is None or len(body.encoded) < _INLINE:
+            return None if body is None else body.encoded
         if self._body is None or self._body[0] is not body:
-            self._body = body, ray.put(body)
+            self._body = body, ray.put(body.encoded)
         return self._body[1]
 
 
@@ -91,7 +91,7 @@ class _Worker:
         """As `Serving.answers`, of plain values."""
         arrays = Arrays() if body is None else codec.decode(body)
         for message, content in self._serving.answers(json.loads(job), arrays):
-            yield json.dumps({**message, "body": content is not None}), content
+            yield json.dumps({**message, "body": content is not None}), None if content is None else content.encoded
 
 
 class _Actor:
@@ -122,7 +122,7 @@ class _Actor:
         except StopIteration:
             self._streams.popleft()
 
-    def send(self, message: Message, body: bytes | None = None) -> None:
+    def send(self, message: Message, body: Body | None = None) -> None:
         call = self._handle.answers.options(num_returns="streaming")
         self._streams.append(call.remote(json.dumps(message), self._cluster.shared(body)))
 

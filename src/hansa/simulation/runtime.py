@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from hansa.algorithm import Aggregate, Buffering, Cohort, Partial, Plan, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
-from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
+from hansa.errors import ConfigError, QuorumNotMetError, RunFailedError
 from hansa.messages import Candidate, EvaluationRules, Kind, RunSpec, Value, merge_metrics
 from hansa.rounds import Round
 from hansa.rounds.buffered import Buffered
@@ -29,26 +29,22 @@ from hansa.simulation.arguments import check_arguments, whole
 from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
 from hansa.simulation.attendance import attendance
-from hansa.simulation.choice import Choice, choose, cores
 from hansa.simulation.chosen import Labels, chosen_clients, labels_of
 from hansa.simulation.clients import SomeClients, VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
 from hansa.simulation.devices import Behaviour, Devices, Invitation
+from hansa.simulation.engines import SPREAD, EngineName, Workload, early, made, picked
 from hansa.simulation.examples import count_examples
-from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Folding, Inline, Outcome
+from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Outcome
 from hansa.simulation.given import Given
 from hansa.simulation.keywords import Keywords, parted
 from hansa.simulation.load import check_not_loading, load
 from hansa.simulation.named_devices import devices_of
-from hansa.simulation.places import Place
-from hansa.simulation.processes import Processes
 from hansa.simulation.profile import Profile
 from hansa.simulation.progress import progress_bar
 from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.tracked import tracked
-from hansa.simulation.vectorized import Stacked, Vectorization
 from hansa.simulation.worker import Serving
-from hansa.simulation.workers import Workers
 from hansa.tracking import Tracker
 from hansa.wire import codec
 
@@ -56,11 +52,6 @@ if TYPE_CHECKING:
     from hansa.simulation.mpi import Together
 
 __all__ = ["EngineName", "Simulation", "simulate"]
-
-EngineName = Literal["inline", "processes", "vectorized", "auto", "mpi", "ray"]
-
-_SPREAD = ("processes", "mpi", "ray")
-"""What trains in other processes, so that a client's failure is its own by default."""
 
 _ALL_CONNECTED = 4096
 """Up to so many clients a round knows all of them, as on a network; of more, the cohort, its reserve and …"""
@@ -147,7 +138,7 @@ def simulate(
     check_arguments(spec=spec, initial_model=initial_model, on_round=on_round, stop=stop, labels=labels)
     workers, behaving = whole("workers", workers), devices_of(devices)
     began = time.time()
-    with _together(engine) as together, _old_objects_at_rest():
+    with _together(engine) as together, _old_objects_at_rest(), early(engine, app, workers) as started:
         loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
         registered = _registered(clients, loaded)
         run = resolve(suit(_counted(given_spec, registered), loaded))
@@ -155,51 +146,27 @@ def simulate(
         chosen, labelled = chosen_clients(run.spec.rules, clients_named, labels)
         attackers = attackers_of(attack, run, clients_named)
         check_asynchronous(run, registered, attackers)
-        attacked = "" if attackers is None else str(attackers.attack)
-        tolerate = engine in _SPREAD if tolerate_failures is None else tolerate_failures
+        tolerate = engine in SPREAD if tolerate_failures is None else tolerate_failures
         start = None if initial_model is None else _start_of(initial_model, run, loaded)
-        folding = Folding(loaded, run, clients_named, tolerate_failures=tolerate, attackers=attackers)
-        vectorization = Vectorization(loaded, folding, 1 if engine in _SPREAD or workers else cores())
-
-        def trial() -> Choice:
-            _try_out(folding, run, loaded, start)
-            most = 1 if loaded.path is None else workers or cores()
-            invited = run.cohort(clients_named if chosen is None else SomeClients(chosen), 1).invited
-            return choose(folding, vectorization, invited, run.spec.rounds, most)
-
-        picked = _chosen(engine, workers, trial)
+        workload = Workload(loaded, run, clients_named, attackers, from_file=not isinstance(app, App))
+        invited = partial(run.cohort, clients_named if chosen is None else SomeClients(chosen), 1)
+        choice = picked(engine, workers, workload, start, lambda: invited().invited)
         given = Given(
-            loaded, registered, engine, workers, behaving, attacked, tolerate_failures, start, began, labelled
+            loaded, registered, engine, workers, behaving, workload.attack, tolerate_failures, start, began, labelled
         )
         if together is not None:
-            together.agree(loaded, run.spec, registered, attacked)
-            worker = Serving(Folding(loaded, run, clients_named, tolerate_failures=True, attackers=attackers))
+            together.agree(loaded, run.spec, registered, workload.attack)
             if not together.leads:
-                return replace(together.serve(worker), given=given)
-            place: Place | None = together.place(worker, workers)
-        else:
-            place = _place(picked, loaded)
-        made: Engine
-        if place is not None:
-            made = Workers(
-                place,
-                loaded.path,
-                run.spec,
-                folding,
-                clients=registered,
-                tolerate=tolerate,
-                vectorization=vectorization if picked.engine == "vectorized" else None,
-                attack=attacked,
-            )
-        else:
-            made = Inline(folding) if picked.engine == "inline" else Stacked(folding, vectorization)
+                return replace(together.serve(Serving(workload.folding(tolerate=True))), given=given)
+        ranks = None if together is None else partial(together.place, workers=workers)
+        making = made(choice, workload, started, ranks, tolerate=tolerate)
         simulation = Simulation(
             run,
             loaded,
             clients_named,
-            made,
+            making.engine,
             behaving,
-            folding.profile,
+            making.profile,
             chosen=chosen,
             labels=labels_of(clients_named, labels),
         )
@@ -211,13 +178,12 @@ def simulate(
                 listeners = [listener for listener in (shown, told) if listener is not None]
                 result = simulation.run(start, _telling(listeners, on_round), stop)
         finally:
-            made.close()
-        if picked.engine == "vectorized" and vectorization.obstacle is not None:
-            picked = Choice("inline" if picked.workers == 1 else "processes", picked.workers, vectorization.obstacle)
+            making.engine.close()
+        choice = making.in_fact(choice)
         result = replace(
             result,
-            engine=picked.engine,
-            because=picked.because,
+            engine=choice.engine,
+            because=choice.because,
             malicious=() if attackers is None else tuple(sorted(attackers.names)),
             given=given,
         )
@@ -254,23 +220,6 @@ def _old_objects_at_rest() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _place(chosen: Choice, app: App) -> Place | None:
-    """Where the workers of an engine are; None: it has none."""
-    if chosen.engine in _SPREAD or chosen.workers > 1:
-        _check_file(app)
-    match chosen.engine:
-        case "ray":
-            from hansa.simulation.ray import Cluster  # noqa: PLC0415 - it takes seconds to load
-
-            return Cluster(chosen.workers or None)
-        case "processes":
-            return Processes(chosen.workers)
-        case "vectorized" if chosen.workers > 1:
-            return Processes(chosen.workers)
-        case _:
-            return None
 
 
 def _app_and_spec(
@@ -318,12 +267,6 @@ def _start_of(initial_model: Mapping[str, Array], run: Run, app: App) -> Arrays:
     return start
 
 
-def _try_out(folding: Folding, run: Run, app: App, start: Arrays | None) -> None:
-    """Begin the first round for a trial. start: the initial model; None: the app's."""
-    broadcast = run.algorithm.broadcast(run.start(run.initial_model(app) if start is None else start))
-    folding.begin(1, broadcast, run.configured(app, broadcast, 1, {}))
-
-
 def _telling(
     listeners: Sequence[Callable[[dict[str, Any]], None]], on_round: Callable[[RoundRecord], None] | None
 ) -> Callable[[RoundRecord], None] | None:
@@ -338,31 +281,6 @@ def _telling(
             on_round(record)
 
     return tell
-
-
-def _chosen(engine: EngineName, workers: int | None, trial: Callable[[], Choice]) -> Choice:
-    """What trains, with how many workers; trial: finds out for "auto"."""
-    match engine:
-        case "inline":
-            return Choice("inline", 1)
-        case "vectorized":
-            return Choice("vectorized", workers or 1)
-        case "processes":
-            return Choice("processes", workers or cores())
-        case "mpi" | "ray":
-            return Choice(engine, workers or 0)
-        case "auto":
-            return trial()
-        case _:
-            raise ConfigError(f"engine is {engine!r}; there is: inline, processes, vectorized, auto, mpi, ray")
-
-
-def _check_file(app: App) -> None:
-    if app.path is None:
-        raise AppError(
-            "worker processes load the app from its file, and this one was made in memory: "
-            'save it as app.py and call hansa.simulate("app.py", …), or use engine="inline"'
-        )
 
 
 @dataclass(slots=True)

@@ -31,15 +31,20 @@ class Vectorization:
     def __init__(self, app: App, folding: Folding, threads: int = 1) -> None:
         """folding: trains one client at a time, where many cannot be trained at once.
 
-        threads: how many may train, where the trainer can do that.
+        threads: how many may train, where the trainer can do that; it may be changed.
         """
         self._app = app
-        self._threads = threads
+        self.threads = threads
         self._others = ThreadPoolExecutor(max(1, threads - 1), "hansa-train")
         self._folding = folding
         self._together: Vectorized | None = None
         self.obstacle: str | None = None
         """Why clients train one after another, as the end of a sentence; None where they do not, or nobody has yet."""
+
+    @property
+    def gains_by_cores(self) -> bool:
+        """Whether clients are known to train together, and on the CPU, so that more processes have more done."""
+        return self._together is not None and self._together.on_cpu
 
     def train(self, assignments: Sequence[Assignment]) -> dict[str, Outcome]:
         """As `Folding.train` for each, in this order."""
@@ -112,7 +117,7 @@ class Vectorization:
 
     def _fit(self, together: Vectorized, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Sequence[Update]]:
         """`Vectorized.fit`: the updates in order, from each thread that pays."""
-        count = max(1, min(self._threads, len(tasks) // together.share)) if together.share else 1
+        count = max(1, min(self.threads, len(tasks) // together.share)) if together.share else 1
         ends = [len(tasks) * number // count for number in range(count + 1)]
         *others, mine = (partial(together.fit, models[begin:end], tasks[begin:end]) for begin, end in pairwise(ends))
         begun = [self._others.submit(each) for each in others]

@@ -16,14 +16,15 @@ from multiprocessing.connection import Connection
 from typing import TypeAlias, TypeVar
 
 from hansa.algorithm import Partial
+from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.messages import Metrics
-from hansa.run import resolve, slots_from_arrays
+from hansa.run import resolve, slots_from_arrays, slots_to_arrays
 from hansa.simulation.attacks import attackers_of
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.fold import Assignment, Folded, Folding, Outcome, Raised, attempt, failure
 from hansa.simulation.load import load
-from hansa.simulation.pipes import Channel, Message, receive, result_to, send, spec_from, to_bytes
+from hansa.simulation.pipes import Body, Channel, Message, receive, result_to, send, spec_from
 from hansa.simulation.vectorized import Vectorization
 from hansa.store.spool import Spool
 
@@ -33,8 +34,8 @@ R = TypeVar("R", bound=Outcome | Metrics)
 
 Jobs: TypeAlias = "queue.SimpleQueue[tuple[Message, Arrays]]"
 
-Answer: TypeAlias = tuple[Message, bytes | None]
-"""A message, and the arrays that are its body."""
+Answer: TypeAlias = tuple[Message, Body | None]
+"""A message, and its body."""
 
 
 def main(jobs_fd: int, answers_fd: int) -> None:
@@ -66,9 +67,16 @@ class Serving:
         """folding: with what it works, where it is in the process that was given the app; else it loads that itself."""
         self._folding = folding
         self._vectorization = vectorization
+        self._app: App | Raised | None = None
 
     def answers(self, job: Message, body: Arrays) -> Iterator[Answer]:
-        """Do a job; it is done when the last answer was taken, of each client one when it begins and one at the end."""
+        """Do a job; it is done when the last answer was taken.
+
+        Of clients that train one after another each has one when it begins and one at the end, of others all have one.
+        """
+        if job["do"] == "load":
+            self._app = attempt(lambda: load(job["app"]))
+            return
         if job["do"] == "start":
             yield self._started(job)
             return
@@ -90,14 +98,20 @@ class Serving:
                 together = None if vectorization is None else partial(vectorization.evaluate, clients)
                 yield from _results({client: partial(folding.evaluate, client) for client in clients}, together)
             case "collect":
-                summed, folding.partial = folding.partial, folding.zero()
-                yield from _handed_over(summed)
+                yield from _handed_over(self.taken())
             case unknown:
                 raise AssertionError(unknown)
 
+    def taken(self) -> Partial:
+        """The sum, which is of nothing again."""
+        assert self._folding is not None  # noqa: S101 - it was started
+        summed, self._folding.partial = self._folding.partial, self._folding.zero()
+        return summed
+
     def _started(self, start: Message) -> Answer:
         if self._folding is None:
-            trainees = attempt(lambda: _trainees(start))
+            app = attempt(lambda: load(start["app"])) if self._app is None else self._app
+            trainees = app if isinstance(app, Raised) else attempt(lambda: _trainees(app, start))
             if isinstance(trainees, Raised):
                 told = failure(trainees.error)
                 return {"broken": told.message, "traceback": told.traceback}, None
@@ -105,8 +119,8 @@ class Serving:
         return {"broken": None}, None
 
 
-def _trainees(start: Message) -> tuple[Folding, Vectorization | None]:
-    app, run, clients = load(start["app"]), resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
+def _trainees(app: App, start: Message) -> tuple[Folding, Vectorization | None]:
+    run, clients = resolve(spec_from(start["spec"])), VirtualClients(start["clients"])
     attackers = attackers_of(start["attack"], run, clients)
     folding = Folding(app, run, clients, tolerate_failures=True, attackers=attackers)
     return folding, Vectorization(app, folding) if start["vectorized"] else None
@@ -117,22 +131,27 @@ def _handed_over(summed: Partial) -> Iterator[Answer]:
     if isinstance(summed.sums, Spool):
         yield {"weight": summed.weight, "rows": len(summed.sums)}, None
         for client in summed.sums:
-            yield {}, to_bytes(Arrays({client: summed.sums[client]}))
+            yield {}, Body(Arrays({client: summed.sums[client]}))
     else:
-        yield {"weight": summed.weight, "rows": None}, to_bytes(Arrays(summed.sums))
+        yield {"weight": summed.weight, "rows": None}, Body(Arrays(summed.sums))
 
 
 def _results(alone: Mapping[str, Callable[[], R]], together: Callable[[], Mapping[str, R]] | None) -> Iterator[Answer]:
     """Do the work of each client and tell what came of it; together: of all of them at once."""
     if together is not None:
-        for client, result in together().items():
-            yield _told(client, result)
+        yield _told(together())
         return
     for client, work in alone.items():
         yield {"began": client}, None
-        yield _told(client, work())
+        yield _told({client: work()})
 
 
-def _told(client: str, result: Outcome | Metrics) -> Answer:
-    kept = result.memory if isinstance(result, Folded) else None
-    return {"client": client, **result_to(result)}, None if kept is None else to_bytes(kept)
+def _told(results: Mapping[str, Outcome | Metrics]) -> Answer:
+    """What became of clients, in order; the body is what they keep."""
+    kept = {
+        client: result.memory
+        for client, result in results.items()
+        if isinstance(result, Folded) and result.memory is not None
+    }
+    told = [result_to(result) for result in results.values()]
+    return {"results": told}, Body(slots_to_arrays(kept)) if kept else None

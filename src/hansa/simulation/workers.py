@@ -17,9 +17,10 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.errors import RunFailedError, UserCodeError
 from hansa.messages import Contribution, Metrics, RunSpec, Value
-from hansa.run import slots_to_arrays
+from hansa.run import slots_from_arrays, slots_to_arrays
 from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
-from hansa.simulation.pipes import Message, result_from, spec_to, to_bytes
+from hansa.simulation.here import Here
+from hansa.simulation.pipes import Body, Message, result_from, spec_to
 from hansa.simulation.places import Link, Place
 from hansa.simulation.vectorized import Vectorization
 
@@ -70,8 +71,8 @@ class Workers:
         """place: where the workers are; app: the file or folder that each loads, None where they have it.
 
         folding: of this process, which merges; clients: registered in all; tolerate: failures of user code;
-        vectorization: of this process, where each worker is to train many clients at once; attack: as `Attack.parse`
-        reads it.
+        vectorization: where each worker is to train many clients at once, of the worker in this process; attack: as
+        `Attack.parse` reads it.
         """
         self._place = place
         self._start: Message = {
@@ -87,8 +88,8 @@ class Workers:
         self._folding = folding
         self._tolerate = tolerate
         self._workers: list[_Worker] = []
-        self._opening: tuple[Message, bytes] | None = None
-        self._begun: list[tuple[Message, bytes]] = []
+        self._opening: tuple[Message, Body] | None = None
+        self._begun: list[tuple[Message, Body]] = []
         """Of the round that was begun, after those of earlier ones whose models are kept."""
         self._assigned: dict[str, Assignment] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -107,13 +108,11 @@ class Workers:
         self._outcomes = {}
         self._lost_with.clear()
         message = {"do": "begin", "round": number, "config": dict(config), "keep": sorted(keep)}
-        self._begun.append((message, to_bytes(broadcast)))
+        self._begun.append((message, Body(broadcast)))
         self._open(self._begun[-1])
 
     def train(self, assignments: Sequence[Assignment]) -> Mapping[str, Outcome]:
         """See `Engine`."""
-        if self._vectorization is not None:
-            self._vectorization.prepare(assignments)
         before = self._outcomes
         self._assigned |= {assignment.client: assignment for assignment in assignments}
         self._outcomes = before | self._outcomes_of(assignments)
@@ -122,14 +121,16 @@ class Workers:
         return {client: outcome for client, outcome in self._outcomes.items() if before.get(client) != outcome}
 
     def collect(self) -> Partial:
-        """See `Engine`; the workers hand their sums over."""
-        total = self._folding.partial
+        """See `Engine`; the workers hand their sums over, which are added to that of this process."""
+        total: Partial | None = None
         while holders := [worker for worker in self._workers if worker.folded]:
             for worker in holders:
                 partial = self._sum_of(worker)
-                if partial is not None:
-                    self._folding.merge(total, partial)
-        return total
+                if total is None and isinstance(worker.link, Here):
+                    total = partial
+                elif partial is not None:
+                    total = self._folding.merge(self._folding.zero() if total is None else total, partial)
+        return self._folding.zero() if total is None else total
 
     def remember(self, memories: Mapping[str, Arrays]) -> None:
         """See `Engine`; the memories stay in this process, and travel with the tasks."""
@@ -138,7 +139,8 @@ class Workers:
     def evaluate(self, number: int, model: Arrays, clients: Sequence[str]) -> Mapping[str, Metrics | Failed]:
         """See `Engine`."""
         self._in_order = False
-        self._open(({"do": "show", "round": number}, to_bytes(model)))
+        self._folding.show(number, model)
+        self._open(({"do": "show", "round": number}, Body(model)))
         results = self._spread("evaluate", [Assignment(client) for client in clients])
         return {client: result for client, result in results.items() if isinstance(result, Metrics | Failed)}
 
@@ -152,7 +154,7 @@ class Workers:
 
     # ── jobs out, answers in ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open(self, opening: tuple[Message, bytes]) -> None:
+    def _open(self, opening: tuple[Message, Body]) -> None:
         """Tell every worker of another model, and start those that are missing, with the earlier ones too."""
         self._opening = opening
         for worker in list(self._workers):
@@ -181,12 +183,16 @@ class Workers:
 
     def _spread(self, what: str, assignments: Iterable[Assignment]) -> Results:
         """Give the assignments to the workers as they get free, and wait for every answer."""
-        with self._folding.profile.measure("workers"):
+        away = any(not isinstance(worker.link, Here) for worker in self._workers)
+        with self._folding.profile.measure("workers" if away else "overhead"):
             return self._work(what, deque(assignments))
 
     def _work(self, what: str, left: deque[Assignment]) -> Results:
         results: Results = {}
-        size = self._chunk(len(left))
+        ready = sum(not worker.loading for worker in self._workers)
+        if self._vectorization is not None and ready > 1:
+            self._vectorization.threads = 1  # each worker has a core
+        size = self._chunk(len(left), max(1, ready))
         while left or any(worker.outstanding for worker in self._workers):
             for worker in self._workers[: 1 if self._in_order else None]:
                 if left and len(worker.outstanding) <= 1 and not worker.loading:
@@ -199,15 +205,15 @@ class Workers:
                 except (EOFError, OSError):
                     left.extendleft(reversed(self._bury(worker, results)))
                 else:
-                    self._take(worker, answer, kept, results)
+                    self._take(what, worker, answer, kept, results)
         return results
 
-    def _chunk(self, clients: int) -> int:
-        """How many clients are in one message."""
+    def _chunk(self, clients: int, ready: int) -> int:
+        """How many clients are in one message, of so many to so many workers."""
         if self._in_order:
             return clients
         if self._vectorization is not None:
-            return max(1, math.ceil(clients / self._place.count))
+            return max(1, math.ceil(clients / ready))
         return max(1, min(_LARGEST_CHUNK, clients // (_CHUNKS * self._place.count)))
 
     def _give(self, worker: _Worker, what: str, chunk: Sequence[Assignment]) -> None:
@@ -216,11 +222,11 @@ class Workers:
         names = {assignment.client for assignment in chunk}.union(self._folding.colluders if what == "train" else ())
         memories = {name: kept for name in sorted(names) if (kept := self._folding.memories.get(name)) is not None}
         with contextlib.suppress(OSError):  # it has died: the end of its answers tells, and the chunk is given again
-            body = to_bytes(slots_to_arrays(memories)) if memories else None
+            body = Body(slots_to_arrays(memories)) if memories else None
             worker.link.send({"do": what, "tasks": tasks}, body)
 
-    def _take(self, worker: _Worker, answer: Message, kept: Arrays, results: Results) -> None:
-        """Note one answer; without tolerance, a failure of user code is raised here."""
+    def _take(self, what: str, worker: _Worker, answer: Message, kept: Arrays, results: Results) -> None:
+        """Note an answer; without tolerance, a failure of user code is raised here."""
         if worker.loading:
             self._has_loaded(worker, answer)
             return
@@ -228,15 +234,25 @@ class Workers:
         worker.busy = "began" in answer
         if worker.busy:
             return
-        assignment = worker.outstanding.popleft()
-        result = result_from(answer, kept)
-        if isinstance(result, Failed) and not self._tolerate:
-            error = UserCodeError(f"{assignment.client}: {result.message}", result.traceback)
-            error.add_note(result.traceback)
-            raise error
-        if isinstance(result, Folded):
-            worker.folded[assignment.client] = assignment
-        results[assignment.client] = result
+        memories = slots_from_arrays(kept)
+        for told in answer["results"]:
+            assignment = worker.outstanding.popleft()
+            result = result_from(told, memories.get(assignment.client))
+            if isinstance(result, Failed) and not self._tolerate:
+                self._fail(what, assignment, result)
+            if isinstance(result, Folded):
+                worker.folded[assignment.client] = assignment
+            results[assignment.client] = result
+
+    def _fail(self, what: str, assignment: Assignment, failed: Failed) -> None:
+        """End the simulation as user code did: here again, where it fails here too, with its own exception."""
+        if self._vectorization is not None and what == "train":
+            self._folding.train(assignment)
+        elif self._vectorization is not None:
+            self._folding.evaluate(assignment.client)
+        error = UserCodeError(f"{assignment.client}: {failed.message}", failed.traceback)
+        error.add_note(failed.traceback)
+        raise error
 
     def _has_loaded(self, worker: _Worker, answer: Message) -> None:
         worker.loading = False
@@ -291,6 +307,9 @@ class Workers:
 
     def _sum_of(self, worker: _Worker) -> Partial | None:
         """What a worker has summed; None when it died, and its clients were trained again elsewhere."""
+        if isinstance(worker.link, Here):
+            worker.folded.clear()
+            return worker.link.collected()
         try:
             worker.link.send({"do": "collect"})
             summed = self._folding.zero()

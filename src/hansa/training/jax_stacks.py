@@ -361,6 +361,11 @@ class JaxStacks:
     share: int = 0
     """JAX has threads of its own."""
 
+    @property
+    def on_cpu(self) -> bool:
+        """As of `hansa.algorithm.Vectorized`."""
+        return self.work.setup.platform == "cpu"
+
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
         """As `JaxTrainer.fit`, for each of them."""
         planned = self.work.setup.work

@@ -119,6 +119,11 @@ class TorchStacks:
     share: int = 0
     """As of `hansa.algorithm.Vectorized`: a `Chain` lets other threads work most of the time, others do not."""
 
+    @property
+    def on_cpu(self) -> bool:
+        """As of `hansa.algorithm.Vectorized`."""
+        return self.setup.device.type == "cpu"
+
     def fit(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
         """As `TorchTrainer.fit`, for each of them."""
         work = self.setup.work

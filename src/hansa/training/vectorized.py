@@ -143,9 +143,9 @@ class Stack:
         self._loss = loss
         self._x = x
         self._y = y
-        self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
-        self._dense = Dense(module, self.parameters) if way.dense else None
         self._chain = Chain(way.layers) if way.layers else None
+        self._dense = Dense(module, self.parameters) if way.dense and not way.layers else None
+        self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
         self._multiple = way.multiple
 
     def differentiate(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

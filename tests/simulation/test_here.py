@@ -1,0 +1,131 @@
+"""Many clients in one computation, in this process and in others beside it: who joins, who fails, who is lost."""
+
+import os
+from pathlib import Path
+
+import cradle
+import pytest
+
+from hansa.errors import UserCodeError
+from hansa.messages import EvaluationRules
+from hansa.simulation import SimulationResult, simulate
+from hansa.simulation.engines import EngineName
+
+pytest.importorskip("torch")
+
+APP = """
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import hansa
+from hansa.training.torch import TorchTrainer
+
+HERE = Path(__file__).parent
+app = hansa.App(
+    TorchTrainer(
+        lambda: torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)),
+        torch.nn.functional.cross_entropy,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        batch_size=8,
+    )
+)
+
+
+@app.data
+def data(client, *, mode=""):
+    (HERE / str(os.getpid())).touch()
+    away, raised, died = os.getppid() == int((HERE / "main").read_text()), HERE / "raised", HERE / "died"
+    if mode == "raise away" and away or mode == "raise after that" and (away or raised.exists()):
+        raised.touch()
+        raise OSError("the disk is gone")
+    if mode == "die once" and away and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    rng = np.random.default_rng(client.index)
+    x = rng.normal(size=(10 + client.index, 6)).astype(np.float32)
+    return x, x[:, :3].argmax(1)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "main").write_text(str(os.getpid()))
+    return tmp_path
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that are still there, but for those that tests fork from."""
+    started = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return {int(pid) for pid in started} - cradle.processes()
+
+
+def without_seconds(result: SimulationResult) -> list[dict[str, object]]:
+    """What is the same to the bit; of norms, which are for people, the last digits are not."""
+    return [{**record, "seconds": 0.0, "norms": len(record["norms"])} for record in result.history]
+
+
+def workers(folder: Path) -> set[int]:
+    """The processes beside this one in which clients had their data loaded."""
+    return {int(path.name) for path in folder.iterdir() if path.name.isdigit()} - {os.getpid()}
+
+
+def run(folder: Path, rounds: int, workers: int | None = None, *, mode: str = "", **more: object) -> SimulationResult:
+    engine: EngineName = "vectorized"
+    evaluation = EvaluationRules(every=0)
+    return simulate(
+        folder / "app.py", clients=6, rounds=rounds, engine=engine, workers=workers, config={"mode": mode},
+        evaluation=evaluation, progress=False, **more,  # type: ignore[arg-type]  # stop and tolerate_failures
+    )  # fmt: skip
+
+
+def test_other_processes_join_a_run_once_they_pay_and_change_no_bit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hansa.simulation.engines.cores", lambda: 2)
+    before = children()
+    short = run(folder, 2)
+    assert workers(folder) == set()  # three seconds of training come first
+    monkeypatch.setattr("hansa.simulation.engines.START", 0.0)
+    joined = run(folder, 100_000, stop=lambda _: bool(workers(folder)))
+    assert len(workers(folder)) == 1
+    assert children() == before
+    assert joined.profile["workers"] > 0
+    alone = run(folder, len(joined.rounds), 1)
+    assert without_seconds(alone) == without_seconds(joined)
+    assert without_seconds(short) == without_seconds(joined)[:2]
+
+
+def test_an_app_that_may_have_been_changed_since_it_was_loaded_stays_in_this_process(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hansa.simulation.engines.cores", lambda: 2)
+    monkeypatch.setattr("hansa.simulation.engines.START", 0.0)
+    from hansa.simulation.load import load  # noqa: PLC0415 - as a user's script would
+
+    app = load(folder / "app.py")
+    result = simulate(app, clients=6, rounds=20, engine="vectorized", evaluation=EvaluationRules(every=0))
+    assert (workers(folder), result.profile["workers"]) == (set(), 0)
+
+
+def test_what_fails_in_another_process_fails_here_with_its_own_exception(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where it does not fail here again, it is told as it was there."""
+    monkeypatch.setattr("hansa.app._DATA_KEPT", 1)  # so that data are read in every round
+    with pytest.raises(OSError, match="the disk is gone") as raised:
+        run(folder, 100_000, 2, mode="raise after that")
+    assert raised.traceback[-1].name == "data"
+    (folder / "raised").unlink()
+    with pytest.raises(UserCodeError, match=r"client-\d: OSError: the disk is gone"):
+        run(folder, 100_000, 2, mode="raise away")
+
+
+def test_whom_a_lost_process_was_to_train_is_trained_and_no_bit_changes(folder: Path) -> None:
+    lost = run(folder, 100_000, 2, mode="die once", stop=lambda _: len(workers(folder)) > 1)
+    alone = run(folder, len(lost.rounds), 1)
+    assert without_seconds(lost) == without_seconds(alone)
