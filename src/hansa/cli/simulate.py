@@ -69,7 +69,7 @@ def simulate(
         int | None,
         typer.Option(
             "--workers", min=1, show_default=False,
-            help="Worker processes; else one per core, of the cluster for ray, and none for vectorized; "
+            help="Worker processes; else one per core, of the cluster for ray, and for vectorized once they pay; "
             "for mpi, mpirun says it.",
         ),
     ] = None,

@@ -108,13 +108,14 @@ def simulate(
             "mpi" trains in all processes that `mpirun` started, to the bits of "inline": each of them calls `simulate`,
             alike, and gets the result; callbacks, trackers and files are those of rank 0. "ray" trains in a Ray
             cluster, else in one on this machine, to the same bits, and goes on where workers are lost.
-        workers: worker processes; by default as many as there are cores, for "ray" in its cluster, and none for
-            "vectorized". For "mpi", `mpirun` says it.
+        workers: worker processes; by default as many as there are cores, for "ray" in its cluster. "vectorized" trains
+            in this process, which is one of them; an app that is given by its file is by default joined by others when
+            it has trained for some seconds. For "mpi", `mpirun` says it.
         devices: how devices behave on the virtual clock (`hansa.simulation.devices`), also by name, for example
             "trace:phones.csv"; by default they answer at once.
         tolerate_failures: whether an exception in a client's code makes that client fail and be replaced, as on a
             network. By default it does with engine="processes", "mpi" and "ray", and ends the simulation with its own
-            traceback with engine="inline". A worker process that dies only ever fails its client.
+            traceback with "inline" and "vectorized". A worker process that dies only ever fails its client.
         attack: what malicious clients do, for example "sign-flip:0.2" (`hansa.simulation.attacks`); who they are is
             drawn by the seed, and told by the result.
         initial_model: the model of round 0, in place of the app's.
