@@ -1,6 +1,7 @@
 """Many clients in one computation, in this process and in others beside it: who joins, who fails, who is lost."""
 
 import os
+import warnings
 from pathlib import Path
 
 import cradle
@@ -110,6 +111,39 @@ def test_an_app_that_may_have_been_changed_since_it_was_loaded_stays_in_this_pro
     app = load(folder / "app.py")
     result = simulate(app, clients=6, rounds=20, engine="vectorized", evaluation=EvaluationRules(every=0))
     assert (workers(folder), result.profile["workers"]) == (set(), 0)
+
+
+@pytest.mark.parametrize("change", ["the app", "nothing"])
+def test_others_do_not_join_who_would_load_another_app_or_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """A file that was edited since the run began, and one that other processes cannot load: the run goes on alone."""
+    monkeypatch.setattr("hansa.simulation.engines.cores", lambda: 2)
+    monkeypatch.setattr("hansa.simulation.engines.START", 0.0)
+    app, before, rounds = folder / "app.py", children(), 0
+    if change == "nothing":
+        app.write_text(f"import os\nassert os.getpid() == {os.getpid()}, 'there is one licence'\n" + app.read_text())
+
+    def begun(_: object) -> None:
+        nonlocal rounds
+        rounds += 1
+        if change == "the app" and rounds == 1:
+            app.write_text(app.read_text().replace("lr=0.1", "lr=0.3"))
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", RuntimeWarning)
+        result = run(
+            folder, 100_000, on_round=begun, stop=lambda _: rounds >= 5 and (change == "the app" or bool(said))
+        )
+    told = [str(each.message) for each in said]
+    if change == "the app":
+        assert told == []
+        app.write_text(APP)
+    else:
+        assert len(told) == 1
+        assert "goes on in one process: a worker cannot load the app: AssertionError: there is one licence" in told[0]
+    assert (workers(folder), children()) == (set(), before)
+    assert without_seconds(run(folder, len(result.rounds), 1)) == without_seconds(result)
 
 
 def test_what_fails_in_another_process_fails_here_with_its_own_exception(

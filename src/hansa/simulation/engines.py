@@ -175,9 +175,16 @@ def _place(
         return Cluster(choice.workers or None)
     if vectorization is None:
         return Processes(choice.workers, started)
-    here, together = Here(serving), vectorization
+    here, together, path, before = Here(serving), vectorization, app.path, _looks(app.path)
 
     def pays() -> bool:
-        return choice.workers > 1 or (here.seconds >= START and together.gains_by_cores)
+        return here.seconds >= START and together.gains_by_cores and _looks(path) == before
 
-    return Processes(choice.workers or cores(), started, here, pays)
+    return Processes(choice.workers or cores(), started, here, None if choice.workers else pays)
+
+
+def _looks(app: Path) -> Sequence[tuple[str, int, int]]:
+    """By what a file or folder of Python is known to have been changed since: others would load another app."""
+    found = [app] if app.is_file() else sorted(app.rglob("*.py"))
+    stats = [(str(file), file.stat()) for file in found if file.is_file()]
+    return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]

@@ -247,6 +247,10 @@ class OverRanks:
                 return ready
             pause.take()
 
+    def gives_up(self) -> bool:
+        """See `Place`."""
+        return False
+
     def close(self) -> None:
         """See `Place`."""
         self._here.dismiss()

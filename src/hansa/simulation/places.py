@@ -45,5 +45,8 @@ class Place(Protocol):
     def wait(self, links: Sequence[Link]) -> Sequence[Link]:
         """Wait until at least one of them has an answer or is lost, and return those."""
 
+    def gives_up(self) -> bool:
+        """Whether the one worker in this process is enough, and no others are started from now on."""
+
     def close(self) -> None:
         """Let go of all; its workers were ended. May be called twice."""

@@ -30,23 +30,33 @@ class Processes:
         count: int,
         early: deque[Link] | None = None,
         here: Here | None = None,
-        pays: Callable[[], bool] = lambda: True,
+        pays: Callable[[], bool] | None = None,
     ) -> None:
         """Nothing is started yet.
 
-        count: how many, at least 1; early: what `loading` gave; here: one of them, in this process, which is alone
-        until `pays` says so.
+        count: how many, at least 1; early: what `loading` gave; here: one of them, in this process; pays: it is alone
+        until this says so, where nobody has asked for the others.
         """
         self._most = count
         self._early: deque[Link] = deque() if early is None else early
         self._here = here
         self._starts_here = here is not None
         self._pays = pays
+        self._alone = pays is not None
 
     @property
     def count(self) -> int:
         """See `Place`."""
-        return self._most if self._here is None or self._pays() else 1
+        if self._alone and self._pays is not None:
+            self._alone = not self._pays()
+        return 1 if self._alone else self._most
+
+    def gives_up(self) -> bool:
+        """See `Place`."""
+        if self._pays is None:
+            return False
+        self._alone, self._pays = True, lambda: False
+        return True
 
     def start(self) -> Link:
         """See `Place`; the first one is in this process, where one is."""

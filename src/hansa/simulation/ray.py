@@ -66,6 +66,10 @@ class Cluster:
                 streams[stream].fetch()
         return ready
 
+    def gives_up(self) -> bool:
+        """See `Place`."""
+        return False
+
     def close(self) -> None:
         """See `Place`; a cluster that was there before stays."""
         if self._started:

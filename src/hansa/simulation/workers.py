@@ -7,6 +7,7 @@ too, where workers are lost for other reasons than user code (`Place.second_chan
 
 import contextlib
 import math
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,7 +161,8 @@ class Workers:
         for worker in list(self._workers):
             worker.folded.clear()
             try:
-                worker.link.send(*opening)
+                if not worker.loading:
+                    worker.link.send(*opening)
             except OSError:  # it died idle; nothing of it is needed
                 self._remove(worker)
         self._fill()
@@ -168,14 +170,24 @@ class Workers:
     def _fill(self) -> None:
         """Start the missing workers; each is given something to do as soon as it has loaded the app."""
         while len(self._workers) < self._place.count:
-            worker = _Worker(self._place.start())
+            try:
+                worker = _Worker(self._place.start())
+            except OSError as error:
+                self._go_on_alone(f"no process can be started: {error}", error)
+                return
             self._workers.append(worker)
             with contextlib.suppress(OSError):  # it died at once: whoever waits for its answer finds out
                 worker.link.send(self._start)
-                for begun in self._begun:
-                    worker.link.send(*begun)
-                if self._opening is not None and self._opening not in self._begun:
-                    worker.link.send(*self._opening)
+
+    def _go_on_alone(self, why: str, error: Exception) -> None:
+        """Do without other processes where nobody has asked for them, and say so; else raise the error."""
+        if not self._place.gives_up():
+            raise error
+        warnings.warn(f"the simulation goes on in one process: {why}", RuntimeWarning, stacklevel=2)
+        for worker in self._workers:
+            if worker.loading and not isinstance(worker.link, Here):
+                worker.link.end()
+        self._workers = [each for each in self._workers if not each.loading or isinstance(each.link, Here)]
 
     def _outcomes_of(self, assignments: Iterable[Assignment]) -> dict[str, Outcome]:
         results = self._spread("train", assignments)
@@ -255,11 +267,19 @@ class Workers:
         raise error
 
     def _has_loaded(self, worker: _Worker, answer: Message) -> None:
-        worker.loading = False
+        """Let it know what the others know, or find out why it cannot work."""
         if answer["broken"] is not None:
-            error = UserCodeError(f"a worker cannot load the app: {answer['broken']}", answer["traceback"])
+            why = f"a worker cannot load the app: {answer['broken']}"
+            error = UserCodeError(why, answer["traceback"])
             error.add_note(answer["traceback"])
-            raise error
+            self._go_on_alone(why, error)
+            return
+        worker.loading = False
+        with contextlib.suppress(OSError):  # it has died: whoever waits for its answer finds out
+            for begun in self._begun:
+                worker.link.send(*begun)
+            if self._opening is not None and self._opening not in self._begun:
+                worker.link.send(*self._opening)
 
     def _bury(self, worker: _Worker, results: Results) -> list[Assignment]:
         """Replace a lost worker; returns who must be given to others, and notes in results who has failed."""
@@ -275,10 +295,11 @@ class Workers:
         else:
             self._vain_losses += 1
             if self._vain_losses > _MOST_VAIN_LOSSES:
-                raise RunFailedError(
+                why = (
                     f"{self._vain_losses} worker processes ended in a row before they began a task, the last with "
                     f"{status}; does the machine have the memory for {self._place.count} workers?"
                 )
+                self._go_on_alone(why, RunFailedError(why))
         self._fill()
         return [*lost, *unfinished]
 
@@ -299,10 +320,11 @@ class Workers:
         """Who is refused for the lack of room depends on the order: fold all into the sum of one worker."""
         assert self._opening is not None  # noqa: S101 - `begin` comes before `train`
         self._in_order = True
-        for worker in list(self._workers):
+        for worker in self._workers:
             worker.folded.clear()
             with contextlib.suppress(OSError):
-                worker.link.send(*self._opening)
+                if not worker.loading:
+                    worker.link.send(*self._opening)
         self._outcomes = self._outcomes_of(self._assigned.values())
 
     def _sum_of(self, worker: _Worker) -> Partial | None:
