@@ -131,6 +131,14 @@ def test_tensorboard_files_hold_every_scalar(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own use of SQLAlchemy
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow does with its database
+def test_an_address_that_mlflow_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow.tracking")
+    with pytest.raises(ConfigError, match=r"MLflow does not take the numbers of a run at 'nowhere:"):
+        simulate(app(), clients=1, rounds=1, tracker=f"mlflow:nowhere:{tmp_path}")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow does with its database
 def test_mlflow_has_the_run_its_settings_and_every_number(tmp_path: Path) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hansa.errors import MissingExtraError
+from hansa.errors import ConfigError, MissingExtraError
 from hansa.messages import RunSpec
 
 __all__ = ["MLflow", "TensorBoard", "WeightsAndBiases"]
@@ -54,14 +54,26 @@ class MLflow:
     def __init__(self, target: str) -> None:
         """target: a tracking URI, for example `http://127.0.0.1:5000` or `sqlite:///mlflow.db`; empty: MLflow's own."""
         try:
+            from mlflow.exceptions import MlflowException  # noqa: PLC0415 - an extra
             from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise MissingExtraError("the tracker mlflow", "mlflow") from error
-        self._client: Any = MlflowClient(tracking_uri=target or None)
+        self._refusal: type[Exception] = MlflowException
+        try:
+            self._client: Any = MlflowClient(tracking_uri=target or None)
+        except MlflowException as error:
+            raise _refused("MLflow", target, error) from error
+        self._target = target
         self._run = ""
 
     def begin(self, spec: RunSpec, clients: int) -> None:
         """See `hansa.tracking.Tracker`."""
+        try:
+            self._begin(spec, clients)
+        except self._refusal as error:
+            raise _refused("MLflow", self._target, error) from error
+
+    def _begin(self, spec: RunSpec, clients: int) -> None:
         found = self._client.get_experiment_by_name(spec.project)
         experiment = found.experiment_id if found is not None else self._client.create_experiment(spec.project)
         self._run = self._client.create_run(experiment, run_name=spec.name).info.run_id
@@ -89,17 +101,19 @@ class WeightsAndBiases:
         except ImportError as error:
             raise MissingExtraError("the tracker wandb", "wandb") from error
         self._init: Any = wandb.init
+        self._refusal: type[Exception] = wandb.Error
         self._project = target
         self._run: Any = None
 
     def begin(self, spec: RunSpec, clients: int) -> None:
         """See `hansa.tracking.Tracker`."""
-        self._run = self._init(
-            project=self._project or spec.project,
-            name=spec.name,
-            config={**asdict(spec), "clients": clients},
-            dir=str(Path.cwd()),
-        )
+        project = self._project or spec.project
+        try:
+            self._run = self._init(
+                project=project, name=spec.name, config={**asdict(spec), "clients": clients}, dir=str(Path.cwd())
+            )
+        except self._refusal as error:
+            raise _refused("Weights & Biases", project, error) from error
 
     def round(self, number: int, metrics: Mapping[str, float]) -> None:
         """See `hansa.tracking.Tracker`."""
@@ -109,6 +123,11 @@ class WeightsAndBiases:
         """See `hansa.tracking.Tracker`."""
         if self._run is not None:
             self._run.finish(exit_code=int(failed))
+
+
+def _refused(service: str, target: str, error: Exception) -> ConfigError:
+    """What a service says of where numbers were to go, before the first round."""
+    return ConfigError(f"{service} does not take the numbers of a run at {target!r}: {' '.join(str(error).split())}")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
