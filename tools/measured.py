@@ -29,9 +29,9 @@ def main(folders: list[str]) -> int:
                         "deviation": _digits(row["deviation"], 3),
                         "seeds": int(row["seeds"]),
                     }
-        known[folder.name] = {
-            row.name: rows.get(row.name) or known.get(folder.name, {}).get(row.name, {}) for row in recipe.rows
-        }
+        before = known.get(folder.name, {})
+        names = [row.name for row in recipe.rows]
+        known[folder.name] = {name: rows.get(name) or before[name] for name in names if name in {**rows, **before}}
         print(f"{folder.name}: {sum(map(len, rows.values()))} numbers")
     MEASURED.write_text(json.dumps(known, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     return 0

@@ -55,3 +55,26 @@ def test_local_steps_cost_fedavg_the_optimum_and_others_less_or_nothing(tmp_path
     assert outside(measured) == []
     equal = {each.row.spec.algorithm: each.value for each in measured if each.row.panel == "20 steps of 0.05"}
     assert equal["fednova"] == pytest.approx(equal["fedavg"], abs=1e-6)  # equal steps leave nothing to normalize
+
+
+def test_small_batches_reach_97_percent_in_a_sixteenth_of_the_rounds(shared_data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("mnist_2nn")
+    rows = [row for row in recipe.rows if row.panel == "IID"]
+    measured = run_recipe(shortened(recipe, rows), folder=tmp_path, data=shared_data, seeds=1)
+    assert outside(measured) == []
+    assert any(each.target.faster_than and each.verdict is Verdict.REPRODUCED for each in measured)
+
+
+def test_the_cnn_reaches_99_percent_in_as_many_rounds_as_published(shared_data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("mnist_cnn")
+    measured = run_recipe(recipe, folder=tmp_path, data=shared_data, rows=["IID, E = 1, B = 10"])
+    assert [each.verdict for each in measured] == [Verdict.REPRODUCED]
+
+
+def test_fedavg_on_dirichlet_parts_of_mnist_is_at_98_percent_after_eight_rounds(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("niid_bench")  # all of a row takes more than half an hour
+    rows = [replace(row, spec=replace(row.spec, rounds=8)) for row in recipe.rows if row.name == "FedAvg, Dir(0.5)"]
+    (measured,) = run_recipe(shortened(recipe, rows), folder=tmp_path, data=shared_data)
+    assert measured.value == pytest.approx(0.984, abs=0.004)
