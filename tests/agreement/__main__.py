@@ -18,10 +18,30 @@ def main() -> int:
     parser.add_argument("--processes", action="store_true", help="also in worker processes, which takes seconds a case")
     parser.add_argument("--case", help="one case alone: a seed, or JSON as it is printed")
     parser.add_argument("--keep", action="store_true", help="do not make failing cases small")
+    parser.add_argument("--jax", action="store_true", help="of JAX's trainer, in one process")
     given = parser.parse_args()
+    if given.jax:
+        return _of_jax(given.seeds)
     if given.case is not None:
         return _one(draw(int(given.case)) if given.case.isdecimal() else Case.read(given.case), given.processes)
     return _many(given.seeds, given.jobs, given.processes, given.keep)
+
+
+def _of_jax(seeds: str) -> int:
+    from agreement import of_jax  # noqa: PLC0415 - it takes seconds to load
+
+    first, _, last = seeds.partition(":")
+    failing = 0
+    for seed in range(int(first), int(last or int(first) + 1)):
+        case = of_jax.draw(seed)
+        wrong = of_jax.judge(case)
+        if wrong:
+            failing += 1
+            kind = wrong[0].split(":")[0]
+            small = of_jax.shrunk(case, kind)
+            print(f"seed {seed}: {wrong[0][:300]}\n  {small}", flush=True)
+    print(f"{failing} cases in which engines disagree")
+    return 1 if failing else 0
 
 
 def _one(case: Case, processes: bool) -> int:  # noqa: FBT001 - passed on

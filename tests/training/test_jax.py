@@ -307,15 +307,40 @@ def without_ignored(logits: Any, labels: Any) -> Any:
     return jnp.where(labels >= 0, losses, 0).sum() / jnp.maximum((labels >= 0).sum(), 1)
 
 
+def of_twelve(key: Any) -> Any:
+    """Classes, of more than there are made-up examples; no parameter is other than 0."""
+    return jax.tree.map(
+        lambda leaf: jnp.zeros((*leaf.shape[:-1], 12)), init(key)["out"] | {"kernel": jnp.zeros((6, 1))}
+    )
+
+
+def twelve(params: Any, x: Any) -> Any:
+    return x @ params["kernel"] + params["bias"]
+
+
+def weighted(logits: Any, labels: Any) -> Any:
+    weights = jnp.where(labels == 11, 5.0, 1.0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return (weights * losses).sum() / weights.sum()
+
+
+def balanced(logits: Any, labels: Any) -> Any:
+    shares = jax.nn.softmax(logits).mean(0)
+    return cross_entropy(logits, labels) + 0.02 * (shares * jnp.log(shares)).sum()
+
+
 @pytest.mark.parametrize(
     ("of", "why"),
     [
         (trainer(centred), "the model mixes the examples of a batch"),
+        (trainer(lambda p, x: mlp(p, x) - 0.005 * mlp(p, x).mean(0)), "the model mixes the examples of a batch"),
+        (trainer(twelve, init=of_twelve, loss=weighted), "not the mean of the losses of its examples"),
+        (trainer(loss=balanced), "not the mean of the losses of its examples"),
         (trainer(lambda p, x: mlp(p, x).sum(0), loss=lambda o, _: o.sum()), "does not have a row for each example"),
         (trainer(loss=lambda o, y: cross_entropy(o, y) * len(y)), "not the mean of the losses of its examples"),
         (trainer(loss=without_ignored), "not the mean of the losses of its examples"),
     ],
-    ids=["mixes", "no-rows", "sum", "ignores"],
+    ids=["mixes", "mixes-a-little", "weighted", "balanced", "no-rows", "sum", "ignores"],
 )
 def test_why_clients_cannot_train_together_is_said_in_words(of: JaxTrainer, why: str) -> None:
     found = of.vectorized(model(of), task(0))

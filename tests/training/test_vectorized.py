@@ -442,6 +442,26 @@ def test_a_loss_that_broadcasts_a_row_over_a_column_is_no_mean_of_losses() -> No
     assert found == "the loss of a batch is not the mean of the losses of its examples"
 
 
+class Compared(nn.Linear):
+    """Compares examples when it is evaluated, and begins with zeros, where that makes no difference."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Any) -> Any:
+        outputs = super().forward(x)
+        return outputs if self.training else outputs - outputs.mean(0)
+
+
+def test_what_does_not_show_in_zeros_is_found_beside_them() -> None:
+    of = trainer(Compared)
+    found = of.vectorized(model(of), task(0))
+    assert isinstance(found, str)
+    assert "mixes the examples of a batch" in found
+
+
 def test_examples_of_another_shape_than_was_tried_are_not_run_by_hand() -> None:
     """A chain takes examples as rows of features, whatever they are; the module refuses them."""
     of = trainer()

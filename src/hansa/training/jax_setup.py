@@ -1,6 +1,7 @@
 """What every task of a JAX app shares: its settings, and what its functions do with a batch that is filled up."""
 
 import inspect
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -53,8 +54,13 @@ _TRIED = 6
 _FILLED = 8
 """… and in the same batch with further ones."""
 
-_TOLERANCE = 1e-2
-"""Relative and absolute: what is compared is equal but for rounding, or something else altogether."""
+_NUMBERS = 1 << 20
+"""In the outputs that a loss is tried on for the sake of every class, at most."""
+
+_TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
+"""Relative and absolute, of numbers in these dtypes that are equal but for rounding, on a CPU; …"""
+_COARSE = 1e-2
+"""… and of others, and elsewhere, where products may be in fewer digits."""
 
 
 @dataclass(frozen=True)
@@ -175,27 +181,36 @@ class JaxSetup:
         one = shape if isinstance(shape, jax.ShapeDtypeStruct) else None
         classes = one.shape[-1] if one is not None and one.ndim == y.ndim + 1 else 2
         targets = _made_up(rng, y, classes)
-        odd = targets.copy()
+        odd, every = targets[:_TRIED].copy(), targets[:_TRIED]
         if odd.dtype.kind == "i":
             odd[0] = -1  # what some losses leave out of their mean
+            every = _every(classes, y, 1 if one is None else one.size // _FILLED)
 
         def tried(params: Any, key: Any) -> tuple[Any, ...]:
             several, more = self.outputs(params, inputs[:_TRIED], key), self.outputs(params, inputs, key)
             of_first = jax.tree.map(lambda part: part[:_TRIED], more)
-            losses = [
-                (self.loss(several, y), self.of_each(self.loss, several, y).mean())
-                for y in (targets[:_TRIED], odd[:_TRIED])
-            ]
+            repeated = jax.tree.map(lambda part: part[np.arange(len(every)) % _TRIED], several)
+            moved = jax.tree.map(lambda part: part + rng.standard_normal(part.shape).astype(part.dtype), repeated)
+            given = ((several, targets[:_TRIED]), (several, odd), (repeated, every), (moved, every))
+            losses = [(self.loss(outputs, y), self.of_each(self.loss, outputs, y).mean()) for outputs, y in given]
             return several, of_first, losses
 
         key = jax.random.key(0)
-        several, of_first, losses = jax.jit(tried)(self.drawn(key), key)
-        if not all(map(_alike, jax.tree.leaves(several), jax.tree.leaves(of_first))):
+        params = jax.tree.map(lambda leaf: _moved(rng, leaf), self.drawn(key))  # nothing shows where all are zeros
+        several, of_first, losses = jax.jit(tried)(params, key)
+        if not all(map(self._alike, jax.tree.leaves(several), jax.tree.leaves(of_first))):
             what = "draws random numbers by the size of a batch, or " if self.draws else ""
             return f"the model {what}mixes the examples of a batch"
-        if not all(_alike(mean, parts) for mean, parts in losses):
+        if not np.isfinite(losses[-1][0]):
+            losses.pop()  # it is one of probabilities alone, say
+        if not all(self._alike(mean, parts) for mean, parts in losses):
             return "the loss is not the mean of the losses of its examples"
         return None
+
+    def _alike(self, one: Any, other: Any) -> bool:
+        near = _TOLERANCE.get(np.asarray(one).dtype.name, _COARSE) if self.platform == "cpu" else _COARSE
+        left, right = np.asarray(one, float), np.asarray(other, float)
+        return bool(np.allclose(left, right, rtol=near, atol=near, equal_nan=True))
 
     def convolves(self, examples: Examples) -> bool:
         """Whether the model convolves."""
@@ -226,7 +241,16 @@ def _made_up(rng: np.random.Generator, like: Array, limit: int) -> Array:
     return rng.integers(0, limit, shape).astype(like.dtype)
 
 
-def _alike(one: Any, other: Any) -> bool:
-    return bool(
-        np.allclose(np.asarray(one, float), np.asarray(other, float), rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
-    )
+def _moved(rng: np.random.Generator, leaf: Any) -> Any:
+    noise = rng.uniform(-0.2, 0.2, leaf.shape)
+    return leaf + noise.astype(leaf.dtype) if _is_floating(leaf) else leaf
+
+
+def _every(classes: int, like: Array, numbers: int) -> Array:
+    """Targets of every class, or of very many, in at least as many examples as are tried.
+
+    numbers: in the outputs of an example.
+    """
+    places = max(1, math.prod(like.shape[1:]))
+    count = max(_TRIED, min(_NUMBERS // max(1, numbers), -(-classes // places)))
+    return (np.arange(count * places) % max(1, classes)).reshape(count, *like.shape[1:]).astype(like.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.arrays import Array, Arrays, delta_dtype, stacked
-from hansa.errors import AppError
+from hansa.errors import AppError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update, Updates
 from hansa.training.jax_distance import Distances
 from hansa.training.jax_programs import Fixed, Form, Leaves, Programs, State
@@ -425,6 +425,8 @@ class JaxStacks:
         setup = self.work.setup
         leaves = setup.tree.leaves(model)
         parts = [setup.examples(evaluation_examples(task)) for task in tasks]
+        if len({(x.dtype, y.dtype) for x, y in parts}) > 1:
+            raise InputError("clients have examples of several dtypes, which have no common batch")
         with setup.on_device():
             x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
             values = self.work.of_each(leaves, x, y)

@@ -35,6 +35,9 @@ OPTIMIZERS = (
 )
 """Those that move each number by its own gradients alone, and remember nothing before the first step."""
 
+_MOVED = 0.2
+"""How far, at most, each parameter is moved before something is tried."""
+
 _ROWS = 2
 """Of the stack whose gradients are compared."""
 
@@ -81,11 +84,15 @@ def rehearse(
 ) -> Rehearsal:
     """Try a step. loss: a mean over a batch; each: the same of each example; x, y: at least one example.
 
-    The module is in training mode. Its buffers and gradients, and torch's random state, are the caller's to restore.
+    The module is in training mode. Its parameters, which are moved a little, buffers and gradients, and torch's random
+    state, are the caller's to restore.
     """
     why = _known_obstacle(module, loss, optimizer)
     if why is not None:
         return Rehearsal(why)
+    with torch.no_grad():  # some things do not show where all are zeros
+        for parameter in trained_parameters(module).values():
+            parameter.add_(torch.empty_like(parameter).uniform_(-_MOVED, _MOVED))
     try:
         x, y = enough(x, y)
         why = _plain_obstacle(module, loss, each, x, y)
@@ -185,7 +192,7 @@ class _Alone:
         self.module, self.loss, self.each, self.x, self.y = module, loss, each, x, y
         self._rows = _rows_of(module, _ROWS)
         for stack in self._rows.values():
-            stack[1:] += torch.empty_like(stack[1:]).uniform_(-0.2, 0.2)
+            stack[1:] += torch.empty_like(stack[1:]).uniform_(-_MOVED, _MOVED)
         self._counts = [len(x) - row for row in range(_ROWS)]
         trained = trained_parameters(module)
         self._found: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor | None]]] = {}
