@@ -76,6 +76,8 @@ def test_a_program_outlives_kill_9_of_a_client_and_of_the_server(hansa: Hansa, s
         load(hansa.folder / name / "results" / session["id"] / "ward.sum.safetensors") for name in ("north", "south")
     ]
     assert [each.total for each in found] == [each.total for each in expected]
+    numbers = hansa.call("metrics", session["id"]).stdout
+    assert all(f"program {name}" in numbers for name in ("north", "south")), numbers
     assert "0 north, 1 south" in hansa.call("session", "show", session["id"]).stdout
     assert "waits for nothing: it is finished" in hansa.call("session", "why", session["id"]).stdout
     assert hansa.call("verify", session["id"]).exit_code == 0

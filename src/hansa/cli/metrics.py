@@ -29,13 +29,17 @@ def metrics(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the numbers of a session, round by round: training, evaluation on clients, evaluation beside the server."""
+    """Show the numbers of a session, round by round: training, evaluation on clients, evaluation beside the server.
+
+    Of a session of parties, what each has ended with.
+    """
     with server.connect() as api:
-        found = api.sessions.get(session).id
+        seen = api.sessions.get(session)
+        found = seen.id
         if steps:
             _steps(api, found, name, as_json=as_json)
             return
-        whose = {} if clients else {"client": ["", "central"]}
+        whose = {} if clients or seen.spec.parties else {"client": ["", "central"]}
         records = sorted(
             api.metrics.all(session=found, name=name, **whose), key=lambda m: (m.name, m.kind.value, m.client, m.round)
         )
