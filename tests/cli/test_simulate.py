@@ -96,7 +96,7 @@ def failure(done: Result) -> str:
         (["--set", "lr"], "--set 'lr' has no value: write --set lr=value"),
         (["--devices", "phones:1"], "there is dropouts:RATE"),
         (["--devices", "dropouts:many"], "after the colon comes a number"),
-        (["--devices", "dropouts:2"], "it must be between 0 and 1"),
+        (["--devices", "dropouts:2"], "it must be a number between 0 and 1"),
     ],
 )
 def test_a_wrong_option_is_one_paragraph(

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,22 @@ def test_a_cells_name_is_of_what_decides_its_result_alone(app: Path) -> None:
 )
 def test_values_are_json_where_they_are(text: str, axis: Axis) -> None:
     assert parse_axis(text) == axis
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"grid": {"lr": 0.1}}, r"the grid has 0\.1 for lr; give a list of values, for example \[0\.1\]"),
+        ({"grid": {"algorithm": "fedavg"}}, "the grid has 'fedavg' for algorithm; give a list"),
+        ({"grid": [("lr", [0.1])]}, "is no axis of a grid"),
+        ({"grid": {"lr": [0.1]}, "seeds": "3"}, "seeds is '3'; it must be a whole number, at least 1"),
+    ],
+)
+def test_what_is_no_grid_is_told_before_anything_runs(
+    app: Path, tmp_path: Path, given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        sweep(app, folder=tmp_path / "sweep", clients=2, **given)
 
 
 @pytest.mark.parametrize(

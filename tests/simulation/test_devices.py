@@ -1,5 +1,7 @@
 """How devices behave."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,9 @@ def test_a_device_that_cannot_be_is_refused(make: object) -> None:
     assert callable(make)
     with pytest.raises(ConfigError, match="must be"):
         make()
+
+
+@pytest.mark.parametrize("make", [LogNormalSpeeds, Stragglers, Dropouts])
+def test_a_share_or_a_scale_is_a_number(make: Any) -> None:
+    with pytest.raises(ConfigError, match=r"must be (a number|numbers)"):
+        make("0.5")

@@ -118,6 +118,12 @@ def test_a_value_of_another_kind_is_refused_by_its_name(keywords: dict[str, Any]
         simulate("fedavg", **{"model": MODEL, "data": DATA, "clients": 3, "rounds": 1} | keywords)
 
 
+@pytest.mark.parametrize("app", [3, None, MODEL])
+def test_what_is_no_app_is_refused(app: Any) -> None:
+    with pytest.raises(ConfigError, match="it must be an App, the path of one, or with `model` a name"):
+        simulate(app, clients=3)
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     of_numpy = simulate(
         "fedprox",

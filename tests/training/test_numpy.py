@@ -1,5 +1,6 @@
 """Numpy training against gradients and steps computed by hand."""
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -255,3 +256,19 @@ def test_the_step_sum_of_steps_that_swing_ever_further_is_unknown(steps: int) ->
     with np.errstate(over="ignore", invalid="ignore"):
         update = trainer.fit(trainer.initial_model(RNG), task().corrected_by(GradientCorrection(proximal=30.0)))
     assert update.step_sum == (pytest.approx(0.3) if steps == 3 else 0.0)
+
+
+@pytest.mark.parametrize("size", [2.5, 0, "4", None, True])
+def test_sizes_of_ready_models_are_whole_numbers(size: Any) -> None:
+    makers: tuple[Callable[[], NumpyModel], ...] = (
+        lambda: softmax_regression(4, size),
+        lambda: logistic_regression(size),
+        lambda: mlp((4, size, 3)),
+    )
+    for make in makers:
+        with pytest.raises(ConfigError, match="it must be a whole number, at least 1"):
+            make()
+    with pytest.raises(ConfigError, match="it must be a tuple"):
+        mlp(64)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="at least an input and an output size"):
+        mlp((64,))

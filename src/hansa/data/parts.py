@@ -147,10 +147,14 @@ def equal_sizes(total: int, count: int) -> Indices:
     return each + (np.arange(count) < more).astype(np.int64)
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def check_clients(num_samples: int, num_clients: int) -> None:
     """Raise `InputError` unless each client can have a sample."""
-    if num_clients < 1:
-        raise InputError(f"the number of clients is {num_clients}; it must be at least 1")
+    if not _is_whole(num_clients) or num_clients < 1:
+        raise InputError(f"the number of clients is {num_clients!r}; it must be a whole number, at least 1")
     if num_samples < num_clients:
         raise InputError(
             f"{num_samples} samples cannot be shared among {num_clients} clients; use at most {num_samples} clients"

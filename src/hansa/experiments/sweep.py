@@ -143,7 +143,7 @@ def sweep(
     which the mean counts. jobs: processes side by side. Raises `ConfigError` for what an app or an algorithm does not
     know, before anything runs.
     """
-    axes = [Axis(name, tuple(values)) for name, values in grid.items()] if isinstance(grid, Mapping) else list(grid)
+    axes = [_axis(name, values) for name, values in grid.items()] if isinstance(grid, Mapping) else list(grid)
     start = Cell(Path(app).resolve(), spec or RunSpec(), clients, devices, engine)
     rows = _rows(start, axes, seeds, load(start.app))
     place = Path(folder)
@@ -162,10 +162,23 @@ def sweep(
     return done
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _axis(name: str, values: object) -> Axis:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigError(f"the grid has {values!r} for {name}; give a list of values, for example [{values!r}]")
+    return Axis(name, tuple(values))
+
+
 def _rows(start: Cell, axes: Sequence[Axis], seeds: int, app: App) -> list[Row]:
     """The combinations, those that are the same but for an option that their algorithm lacks only once."""
-    if seeds < 1:
-        raise ConfigError(f"seeds is {seeds}; it must be at least 1")
+    if not _is_whole(seeds) or seeds < 1:
+        raise ConfigError(f"seeds is {seeds!r}; it must be a whole number, at least 1")
+    for axis in axes:
+        if not isinstance(axis, Axis):
+            raise ConfigError(f'{axis!r} is no axis of a grid; write for example {{"learning_rate": [0.1, 0.01]}}')
     twice = [name for name in (axis.name for axis in axes) if [axis.name for axis in axes].count(name) > 1]
     if twice:
         raise ConfigError(f"{twice[0]} is in the grid twice: list all its values once")

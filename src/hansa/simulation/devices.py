@@ -179,8 +179,9 @@ class LogNormalSpeeds:
 
     def __post_init__(self) -> None:
         """Refuse what is no scale."""
-        if min(self.seconds, self.sigma, self.jitter) < 0:
-            raise ConfigError(f"{self}: seconds, sigma and jitter must be at least 0")
+        for each in (self.seconds, self.sigma, self.jitter):
+            if not _is_number(each) or not 0 <= each < math.inf:
+                raise ConfigError(f"{self}: seconds, sigma and jitter must be numbers of at least 0, and finite")
         _check_share("LogNormalSpeeds(dropout)", self.dropout)
 
     def behave(self, clients: Sequence[str], invitation: Invitation, random_for: RandomFor) -> Sequence[Behaviour]:
@@ -194,6 +195,10 @@ class LogNormalSpeeds:
         return Behaviour(self.seconds * math.exp(exponent), drops_out=bool(this_round.random() < self.dropout))
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check_share(what: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise ConfigError(f"{what} is {share}; it must be between 0 and 1")
+    if not _is_number(share) or not 0 <= share <= 1:
+        raise ConfigError(f"{what} is {share!r}; it must be a number between 0 and 1")

@@ -235,6 +235,10 @@ def _app_and_spec(
             )
         if isinstance(app, str) and app in names("hansa.algorithms") and not Path(app).exists():
             raise ConfigError(f"{app} is an algorithm: give `model` and `data` too, or an app and algorithm={app!r}")
+        if not isinstance(app, App | str | Path):
+            raise ConfigError(
+                f"the first argument is {app!r}; it must be an App, the path of one, or with `model` a name"
+            )
         return (app if isinstance(app, App) else load(app)), replace(spec, **settings)
     if model is None or data is None:
         raise ConfigError(f"{'data' if model is None else 'model'} is given alone: give both `model` and `data`")

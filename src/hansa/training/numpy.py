@@ -1,6 +1,6 @@
 """Local training of numpy models: mini-batch SGD, given a function for the loss and its gradient."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any, TypeAlias
 
@@ -194,6 +194,12 @@ def _namesake(name: str, param: Array, gradient: Mapping[str, Array]) -> Array:
     return array
 
 
+def _check_sizes(**sizes: object) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ConfigError(f"{name} is {size!r}; it must be a whole number, at least 1")
+
+
 # ── ready models ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -202,6 +208,7 @@ def softmax_regression(num_features: int, num_classes: int, dtype: npt.DTypeLike
 
     Tensors: weight (num_features, num_classes), bias (num_classes,).
     """
+    _check_sizes(num_features=num_features, num_classes=num_classes)
 
     def init(_: np.random.Generator) -> dict[str, Array]:
         return {"weight": np.zeros((num_features, num_classes), dtype), "bias": np.zeros(num_classes, dtype)}
@@ -223,6 +230,7 @@ def logistic_regression(num_features: int, dtype: npt.DTypeLike = np.float32) ->
 
     Tensors: weight (num_features,), bias (1,).
     """
+    _check_sizes(num_features=num_features)
 
     def init(_: np.random.Generator) -> dict[str, Array]:
         return {"weight": np.zeros(num_features, dtype), "bias": np.zeros(1, dtype)}
@@ -251,9 +259,12 @@ def mlp(sizes: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> NumpyModel
     sizes: (num_features, hidden …, num_classes), for example (60, 64, 10). Tensors: weight0 (in, out), bias0 (out,),
     weight1 … Weights start as N(0, 2/in), biases at 0: He et al. 2015, arXiv:1502.01852.
     """
+    if not isinstance(sizes, Sequence):
+        raise ConfigError(f"sizes is {sizes!r}; it must be a tuple, for example (64, 32, 10)")
     layers = range(len(sizes) - 1)
-    if not layers or min(sizes) < 1:
-        raise ConfigError(f"sizes is {sizes}; an mlp needs at least an input and an output size, each at least 1")
+    _check_sizes(**{f"sizes[{place}]": size for place, size in enumerate(sizes)})
+    if not layers:
+        raise ConfigError(f"sizes is {sizes}; an mlp needs at least an input and an output size")
 
     def init(rng: np.random.Generator) -> dict[str, Array]:
         params: dict[str, Array] = {}
