@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from types import FrameType, TracebackType
 from typing import Any, Self, cast
@@ -26,7 +26,7 @@ from hansa.errors import ConfigError, RunFailedError
 from hansa.messages import RunSpec
 from hansa.ranks import Pause, Ranks, here, is_there, rank
 from hansa.run import slots_from_arrays, slots_to_arrays
-from hansa.simulation.pipes import Body, Message, spec_from, spec_to
+from hansa.simulation.pipes import Body, Message, packed, spec_from, spec_to, unpacked
 from hansa.simulation.places import Link
 from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.worker import Answer, Serving
@@ -123,8 +123,9 @@ class Together:
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def send(self, to: int, message: Message, body: Body | None = None) -> None:
+    def send(self, to: int, message: Mapping[str, Any], body: Body | None = None) -> None:
         """As `pipes.send`."""
+        message, body = packed(message, body)
         self.ranks.send(to, json.dumps({**message, "body": body is not None}, default=_plain).encode())
         if body is not None:
             self.ranks.send(to, body.encoded)
@@ -132,7 +133,7 @@ class Together:
     def receive(self, sender: int) -> tuple[Message, Arrays]:
         """As `pipes.receive`; what others send meanwhile is kept."""
         message: Message = json.loads(self._frame(sender))
-        return message, codec.decode(self._frame(sender)) if message["body"] else Arrays()
+        return unpacked(message, codec.decode(self._frame(sender)) if message["body"] else Arrays())
 
     def has_mail(self, sender: int) -> bool:
         """Whether something of this rank was taken off the network and not received."""
@@ -303,7 +304,7 @@ class _Here:
         if isinstance(answer, BaseException):
             raise answer
         message, body = answer
-        return {**message, "body": body is not None}, Arrays() if body is None else body.arrays
+        return message, Arrays() if body is None else body.arrays
 
     def dismiss(self) -> None:
         self._dismissed = True

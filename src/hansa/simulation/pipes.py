@@ -17,10 +17,11 @@ import numpy as np
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError, Reason
 from hansa.messages import EvaluationRules, Metrics, RoundRules, RunSpec, Sample
+from hansa.pipeline import slots_from_arrays, slots_to_arrays
 from hansa.simulation.fold import Failed, Folded, Outcome, Refused
 from hansa.wire import codec
 
-__all__ = ["Body", "Channel", "Message", "receive", "result_from", "result_to", "send", "spec_from", "spec_to"]
+__all__ = ["Body", "Channel", "Message", "packed", "receive", "send", "spec_from", "spec_to", "unpacked"]
 
 Message: TypeAlias = dict[str, Any]
 """The JSON part of a message."""
@@ -48,6 +49,7 @@ class Body:
 
 def send(pipe: Channel, message: Mapping[str, Any], body: Body | None = None) -> None:
     """Send one message. Raises OSError when the other side is gone."""
+    message, body = packed(message, body)
     parts = [] if body is None else [memoryview(part) for part in body.parts]
     pipe.send_bytes(json.dumps({**message, "body": sum(part.nbytes for part in parts)}).encode())
     for part in parts:
@@ -60,7 +62,7 @@ def receive(pipe: Channel) -> tuple[Message, Arrays]:
     """Receive one message, without arrays where it has none; raises EOFError or OSError when the other side is gone."""
     message: Message = json.loads(pipe.recv_bytes())
     if not message["body"]:
-        return message, Arrays()
+        return unpacked(message, Arrays())
     body = np.empty(message["body"], np.uint8).data
     received = 0
     while received < body.nbytes:
@@ -68,7 +70,29 @@ def receive(pipe: Channel) -> tuple[Message, Arrays]:
         if not more:
             raise EOFError(f"the other side has ended in the middle of {body.nbytes} bytes")
         received += more
-    return message, codec.decode(body.toreadonly())
+    return unpacked(message, codec.decode(body.toreadonly()))
+
+
+def packed(message: Mapping[str, Any], body: Body | None) -> tuple[Mapping[str, Any], Body | None]:
+    """A message as plain values: `"results"`, by client, what became of their tasks; what they keep is its body."""
+    results: Mapping[str, Outcome | Metrics] | None = message.get("results")
+    if results is None:
+        return message, body
+    kept = {
+        client: result.memory
+        for client, result in results.items()
+        if isinstance(result, Folded) and result.memory is not None
+    }
+    plain = {client: _result_to(result) for client, result in results.items()}
+    return {**message, "results": plain}, Body(slots_to_arrays(kept)) if kept else None
+
+
+def unpacked(message: Message, body: Arrays) -> tuple[Message, Arrays]:
+    """The inverse of `packed`, of a message and its body."""
+    if "results" not in message:
+        return message, body
+    kept, results = slots_from_arrays(body), message["results"]
+    return {**message, "results": {name: _result_from(told, kept.get(name)) for name, told in results.items()}}, body
 
 
 def spec_to(spec: RunSpec) -> Message:
@@ -91,7 +115,7 @@ def spec_from(message: Mapping[str, Any]) -> RunSpec:
     return RunSpec(**plain, rules=rules, evaluation=evaluation)
 
 
-def result_to(result: Outcome | Metrics) -> Message:
+def _result_to(result: Outcome | Metrics) -> Message:
     """What became of one client's task, as plain values, without what it keeps."""
     match result:
         case Folded(num_examples, weight, metrics, _, size, samples, norm):
@@ -106,8 +130,8 @@ def result_to(result: Outcome | Metrics) -> Message:
             return {"result": "metrics", "num_examples": result.num_examples, "metrics": dict(result.values)}
 
 
-def result_from(message: Message, kept: Arrays | None) -> Outcome | Metrics:
-    """The inverse of `result_to`, with what the client keeps."""
+def _result_from(message: Message, kept: Arrays | None) -> Outcome | Metrics:
+    """The inverse of `_result_to`, with what the client keeps."""
     match message["result"]:
         case "folded":
             samples = tuple(Sample(*each) for each in message.get("samples", ()))

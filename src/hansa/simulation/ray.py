@@ -14,7 +14,7 @@ from hansa.arrays import Arrays
 from hansa.errors import ConfigError, MissingExtraError, RunFailedError
 from hansa.settings import quiet_ray
 from hansa.simulation.child import ONE_THREAD
-from hansa.simulation.pipes import Body, Message
+from hansa.simulation.pipes import Body, Message, packed, unpacked
 from hansa.simulation.places import Link
 from hansa.simulation.worker import Serving
 from hansa.wire import codec
@@ -94,7 +94,7 @@ class _Worker:
     def answers(self, job: str, body: bytes | None) -> Iterator[tuple[str, bytes | None]]:
         """As `Serving.answers`, of plain values."""
         arrays = Arrays() if body is None else codec.decode(body)
-        for message, content in self._serving.answers(json.loads(job), arrays):
+        for message, content in (packed(*answer) for answer in self._serving.answers(json.loads(job), arrays)):
             yield json.dumps({**message, "body": content is not None}), None if content is None else content.encoded
 
 
@@ -138,7 +138,7 @@ class _Actor:
         except RayError as error:
             self._lost = f"{type(error).__name__} of Ray: {' '.join(str(error).split())}"
             raise EOFError from error
-        return json.loads(text), Arrays() if body is None else codec.decode(body)
+        return unpacked(json.loads(text), Arrays() if body is None else codec.decode(body))
 
     def dismiss(self) -> None:
         ray.kill(self._handle)

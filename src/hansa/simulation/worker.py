@@ -19,12 +19,12 @@ from hansa.algorithm import Partial
 from hansa.app import App
 from hansa.arrays import Arrays
 from hansa.messages import Metrics
-from hansa.run import resolve, slots_from_arrays, slots_to_arrays
+from hansa.run import resolve, slots_from_arrays
 from hansa.simulation.attacks import attackers_of
 from hansa.simulation.clients import VirtualClients
-from hansa.simulation.fold import Assignment, Folded, Folding, Outcome, Raised, attempt, failure
+from hansa.simulation.fold import Assignment, Folding, Outcome, Raised, attempt, failure
 from hansa.simulation.load import load
-from hansa.simulation.pipes import Body, Channel, Message, receive, result_to, send, spec_from
+from hansa.simulation.pipes import Body, Channel, Message, receive, send, spec_from
 from hansa.simulation.vectorized import Vectorization
 from hansa.store.spool import Spool
 
@@ -139,19 +139,8 @@ def _handed_over(summed: Partial) -> Iterator[Answer]:
 def _results(alone: Mapping[str, Callable[[], R]], together: Callable[[], Mapping[str, R]] | None) -> Iterator[Answer]:
     """Do the work of each client and tell what came of it; together: of all of them at once."""
     if together is not None:
-        yield _told(together())
+        yield {"results": together()}, None
         return
     for client, work in alone.items():
         yield {"began": client}, None
-        yield _told({client: work()})
-
-
-def _told(results: Mapping[str, Outcome | Metrics]) -> Answer:
-    """What became of clients, in order; the body is what they keep."""
-    kept = {
-        client: result.memory
-        for client, result in results.items()
-        if isinstance(result, Folded) and result.memory is not None
-    }
-    told = [result_to(result) for result in results.values()]
-    return {"results": told}, Body(slots_to_arrays(kept)) if kept else None
+        yield {"results": {client: work()}}, None

@@ -18,10 +18,10 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays
 from hansa.errors import RunFailedError, UserCodeError
 from hansa.messages import Contribution, Metrics, RunSpec, Value
-from hansa.run import slots_from_arrays, slots_to_arrays
+from hansa.run import slots_to_arrays
 from hansa.simulation.fold import Assignment, Failed, Folded, Folding, Outcome, Refused
 from hansa.simulation.here import Here
-from hansa.simulation.pipes import Body, Message, result_from, spec_to
+from hansa.simulation.pipes import Body, Message, spec_to
 from hansa.simulation.places import Link, Place
 from hansa.simulation.vectorized import Vectorization
 
@@ -213,11 +213,11 @@ class Workers:
             for link in self._place.wait(list(heard)):
                 worker = heard[link]
                 try:
-                    answer, kept = link.receive()
+                    answer, _ = link.receive()
                 except (EOFError, OSError):
                     left.extendleft(reversed(self._bury(worker, results)))
                 else:
-                    self._take(what, worker, answer, kept, results)
+                    self._take(what, worker, answer, results)
         return results
 
     def _chunk(self, clients: int, ready: int) -> int:
@@ -237,7 +237,7 @@ class Workers:
             body = Body(slots_to_arrays(memories)) if memories else None
             worker.link.send({"do": what, "tasks": tasks}, body)
 
-    def _take(self, what: str, worker: _Worker, answer: Message, kept: Arrays, results: Results) -> None:
+    def _take(self, what: str, worker: _Worker, answer: Message, results: Results) -> None:
         """Note an answer; without tolerance, a failure of user code is raised here."""
         if worker.loading:
             self._has_loaded(worker, answer)
@@ -246,10 +246,8 @@ class Workers:
         worker.busy = "began" in answer
         if worker.busy:
             return
-        memories = slots_from_arrays(kept)
-        for told in answer["results"]:
+        for result in answer["results"].values():
             assignment = worker.outstanding.popleft()
-            result = result_from(told, memories.get(assignment.client))
             if isinstance(result, Failed) and not self._tolerate:
                 self._fail(what, assignment, result)
             if isinstance(result, Folded):
