@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from hansa.arrays import Array, Arrays
+from hansa.arrays import Array, Arrays, stacked
 from hansa.errors import ConfigError, InputError
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Updates",
     "Value",
     "merge_metrics",
+    "stacked_updates",
 ]
 
 Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value] | None"
@@ -313,6 +314,22 @@ class Updates(Sequence[Update]):
     def changed(self, arrays: Mapping[str, npt.ArrayLike]) -> "Updates":
         """The same with other tensors."""
         return Updates(arrays, self.num_examples, self.metrics, self.step_sums)
+
+
+def stacked_updates(updates: Sequence[Update]) -> Updates | None:
+    """Plain updates of one structure in one value, without what clients keep; None where they are not that."""
+    first = updates[0].arrays
+    kinds = {name: (array.shape, array.dtype) for name, array in first.items()}
+    for each in updates:
+        found = {name: (array.shape, array.dtype) for name, array in each.arrays.items()}
+        if not kinds or list(found) != list(kinds) or found != kinds or each.packing:
+            return None
+    return Updates(
+        {name: stacked([each.arrays[name] for each in updates]) for name in first},
+        [each.num_examples for each in updates],
+        [each.metrics for each in updates],
+        [each.step_sum for each in updates],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import EvaluationRules, Metrics, RoundRules, Update
 from hansa.run import names, plugin
 from hansa.simulation import LogNormalSpeeds, SimulationResult, Stragglers, simulate
+from hansa.simulation.fold import Folding
 from hansa.simulation.load import load
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 
@@ -277,6 +278,36 @@ def test_the_bits_do_not_depend_on_how_many_threads_train(
     alone = simulate(app, clients=5, rounds=3, engine="vectorized", algorithm=algorithm)
     assert alone.model_hash == runs[1].model_hash
     assert trained_by == {"MainThread"}
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "fednova", "fedprox"])
+def test_updates_are_summed_at_once_to_the_bits_of_one_after_another(
+    app: Path, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what clients keep, and those who fail or are refused."""
+
+    def run(clients: int) -> SimulationResult:
+        options = {"num_clients": clients} if algorithm == "scaffold" else {}
+        return simulate(
+            app, clients=clients, rounds=3, algorithm=algorithm, algorithm_options=options, engine="vectorized",
+            workers=1, tolerate_failures=True, evaluation=EvaluationRules(every=0),
+        )  # fmt: skip
+
+    alone: list[str] = []
+    accumulate = WeightedMean.accumulate
+
+    def watched(self: WeightedMean, plan: Any, partial: Any, update: Update, contribution: Any) -> Any:
+        alone.append(contribution.client)
+        return accumulate(self, plan, partial, update, contribution)
+
+    monkeypatch.setattr(WeightedMean, "accumulate", watched)
+    at_once, refused = run(8), run(12)
+    assert any(record.failed for record in at_once.rounds)
+    assert all(record.rejected for record in refused.rounds)
+    assert len(alone) == 3 * 9  # all of a round in which one is refused
+    monkeypatch.setattr(Folding, "takes_updates_as_they_are", False)
+    assert without_seconds(run(8)) == without_seconds(at_once)
+    assert without_seconds(run(12)) == without_seconds(refused)
 
 
 def test_who_fails_in_a_thread_fails_alone(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hansa.algorithms import fedavg
 from hansa.app import App, users_traceback
 from hansa.arrays import Arrays
 from hansa.errors import HansaError, Reason, UpdateRejectedError
-from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update, Updates, Value
+from hansa.messages import Contribution, Kind, Log, Metrics, Sample, Task, Update, Updates, Value, stacked_updates
 from hansa.run import Run
 from hansa.simulation.attacks import Attackers, Collusion, moments
 from hansa.simulation.clients import VirtualClients
@@ -210,9 +210,13 @@ class Folding:
     @property
     def sends_plain_changes(self) -> bool:
         """Whether each client's half is FedAvg's, w − w₀, and the sum takes it as it is."""
-        algorithm = self._run.algorithm
-        alone = self._run.pipeline.transforms or self._attackers is not None or algorithm.buffering is not None
-        return algorithm.client_update is fedavg.client_update and not alone
+        return self._run.algorithm.client_update is fedavg.client_update and self.takes_updates_as_they_are
+
+    @property
+    def takes_updates_as_they_are(self) -> bool:
+        """Whether nothing happens to an update between the client's half and the sum."""
+        alone = self._run.pipeline.transforms or self._attackers is not None
+        return not alone and self._run.algorithm.buffering is None
 
     @property
     def broadcast(self) -> Arrays:
@@ -260,21 +264,39 @@ class Folding:
 
     def offer_all(self, clients: Sequence[str], updates: Updates) -> dict[str, Outcome]:
         """`offer` of updates of this round's model, into its sum: at once where all may be counted, by a mean."""
-        aggregator, number = self._run.algorithm.aggregator, self._number
-        if type(aggregator) is WeightedMean:  # a subclass may check each update in its own way
-            with self.profile.measure("folding"), suppress(UpdateRejectedError):
-                norms = self._run.measured_each(updates)
-                parts = zip(clients, updates.num_examples, updates.metrics, norms, strict=True)
-                contributions = [Contribution(name, n, told, norm=norm) for name, n, told, norm in parts]
-                aggregator.accumulate_all(self._plan, self.partial, updates, contributions)
-                nbytes = self._upload_bytes(updates[0])
-                return {each.client: self._folded(each, aggregator.uniform, nbytes) for each in contributions}
-        return {client: self.offer(client, updates[row], self.partial, number) for row, client in enumerate(clients)}
+        memories: Sequence[Arrays | None] = [None] * len(clients)
+        return self._at_once(clients, updates, memories) or {
+            client: self.offer(client, updates[row], self.partial, self._number) for row, client in enumerate(clients)
+        }
 
-    def _folded(self, part: Contribution, uniform: bool, nbytes: int) -> Folded:  # noqa: FBT001 - passed on
-        logged = tuple(self._logged.pop(part.client, ()))
-        weight = 1 if uniform else part.num_examples
-        return Folded(part.num_examples, weight, part.metrics, None, nbytes, logged, part.norm)
+    def offer_each(self, updates: Mapping[str, Update]) -> dict[str, Outcome]:
+        """The same of updates that each have memory of their own, by client."""
+        together, memories = stacked_updates(list(updates.values())), [update.memory for update in updates.values()]
+        at_once = {} if together is None else self._at_once(list(updates), together, memories)
+        return at_once or {
+            client: self.offer(client, update, self.partial, self._number) for client, update in updates.items()
+        }
+
+    def _at_once(
+        self, clients: Sequence[str], updates: Updates, memories: Sequence[Arrays | None]
+    ) -> dict[str, Outcome]:
+        """Nothing where one of them may not be counted, or something else than a mean is taken."""
+        aggregator = self._run.algorithm.aggregator
+        if type(aggregator) is not WeightedMean:  # a subclass may check each update in its own way
+            return {}
+        with self.profile.measure("folding"), suppress(UpdateRejectedError):
+            norms = self._run.measured_each(updates)
+            parts = zip(clients, updates.num_examples, updates.metrics, norms, strict=True)
+            contributions = [Contribution(name, n, told, norm=norm) for name, n, told, norm in parts]
+            aggregator.accumulate_all(self._plan, self.partial, updates, contributions)
+            nbytes = self._upload_bytes(updates[0])
+            weights = [1] * len(clients) if aggregator.uniform else updates.num_examples
+            return {
+                each.client: Folded(each.num_examples, weight, each.metrics, memory, nbytes,
+                                    tuple(self._logged.pop(each.client, ())), each.norm)
+                for each, weight, memory in zip(contributions, weights, memories, strict=True)
+            }  # fmt: skip
+        return {}
 
     def _upload_bytes(self, update: Update) -> int:
         if update.packing:

@@ -56,6 +56,7 @@ class Vectorization:
             if self._together is not None:
                 done = self._at_once(window, self._together)
                 halves = self._halves([each for each in window if each.client not in done], self._together)
+                done = {**done, **self._folded(window, halves)}
             for each in window:
                 client = each.client
                 outcomes[client] = done.get(client) or self._folding.train(each, half=halves.get(client))
@@ -114,6 +115,16 @@ class Vectorization:
         for change in changes:
             outcomes |= folding.offer_all(list(islice(clients, len(change))), change)
         return outcomes
+
+    def _folded(
+        self, window: Sequence[Assignment], halves: Mapping[str, Callable[[], Update]]
+    ) -> Mapping[str, Outcome]:
+        """Finish the halves and fold all that come to an update; the others are for whoever finds out why."""
+        if not self._folding.takes_updates_as_they_are or any(each.round for each in window):
+            return {}
+        tried = ((client, attempt(half)) for client, half in halves.items())
+        updates = {client: update for client, update in tried if isinstance(update, Update)}
+        return self._folding.offer_each(updates) if updates else {}
 
     def _fit(self, together: Vectorized, models: Sequence[Arrays], tasks: Sequence[Task]) -> list[Sequence[Update]]:
         """`Vectorized.fit`: the updates in order, from each thread that pays."""
