@@ -7,7 +7,7 @@ import typer
 
 from hansa.cli.experiment import watched
 from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand
-from hansa.cli.output import print_json, print_table, relative, say
+from hansa.cli.output import counted, print_json, print_table, relative, say
 from hansa.cli.simulate import Engine
 
 __all__ = ["sweep"]
@@ -69,7 +69,8 @@ def sweep(
 
     axes = [parse_axis(text) for text in grid]
     given = spec.spec(app_name(app))
-    with watched(f"{given.name}: {' × '.join(axis.name for axis in axes)}, {seeds} seeds", as_json=as_json) as told:
+    title = f"{given.name}: {' × '.join(axis.name for axis in axes)}, {counted(seeds, 'seed')}"
+    with watched(title, as_json=as_json) as told:
         done = run(
             app,
             axes,
