@@ -47,6 +47,12 @@ FOUND = {
     "inputs of another shape": Case(sizes=(4, 4, 4), oddities=((1, "another shape"),), tolerate=True),
     "inputs of another dtype": Case(sizes=(4, 4, 4), oddities=((1, "whole inputs"),), tolerate=True),
     "bytes for inputs": Case(sizes=(1, 1, 1), oddities=((2, "unsigned inputs"),), tolerate=True),
+    "targets of more axes, which were tried": Case(
+        targets="values", loss="mse_loss", sizes=(3, 4), oddities=((0, "column of targets"),)
+    ),
+    "targets of more axes, which were not tried": Case(
+        targets="values", loss="halved", sizes=(1, 3, 1), oddities=((1, "column of targets"),)
+    ),
     "arrays that run backwards": Case(sizes=(1, 1, 1), oddities=((1, "another order"),), tolerate=True),
     "the first client has numbers that are none": Case(
         loss="root", sizes=(4, 4), oddities=((0, "no number"),), tolerate=True
@@ -129,6 +135,6 @@ def test_where_no_way_is_right_clients_train_one_after_another(monkeypatch: pyte
     monkeypatch.setattr("hansa.training.vectorized.functional_call", called)
     verdict = judge(Case(layers=("linear", "softmax"), sizes=(7, 4, 8)))
     assert (verdict.together, verdict.wrong) == (
-        "alone: on stacked parameters the module has other gradients than alone",
+        "alone: on stacked parameters the module has other gradients than alone, or none that are finite",
         (),
     )

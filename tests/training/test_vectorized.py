@@ -215,7 +215,8 @@ def test_convolutions_can_be_stacked_though_on_a_cpu_they_are_not() -> None:
 
     of = trainer(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)))
     assert of.vectorized(model(of), task(0, data)) == "on a CPU its convolutions are faster for one client at a time"
-    together = TorchStacks(of._setup, per_example(functional.cross_entropy), Way(), Way(), None, most=8)
+    kind = torch.Size((2, 6, 6)), torch.float32, torch.Size(()), torch.int64
+    together = TorchStacks(of._setup, per_example(functional.cross_entropy), Way(), Way(), kind, most=8)
     start = model(of)
     updates = together.fit([start] * len(SIZES), [task(client, data) for client in range(len(SIZES))])
     assert_alike(updates, [of.fit(start, task(client, data)) for client in range(len(SIZES))])
@@ -462,14 +463,22 @@ def test_what_does_not_show_in_zeros_is_found_beside_them() -> None:
     assert "mixes the examples of a batch" in found
 
 
-def test_examples_of_another_shape_than_was_tried_are_not_run_by_hand() -> None:
-    """A chain takes examples as rows of features, whatever they are; the module refuses them."""
+def test_examples_of_other_axes_than_were_tried_are_refused_in_a_stack() -> None:
+    """A chain takes examples as rows of features, whatever they are, and a loss may broadcast them."""
     of = trainer()
     turned = [task(0, lambda client: (examples(client)[0].reshape(-1, 2, 3), examples(client)[1]))]
     assert stacks(of).way.layers is not None
-    for fit in (lambda: of.fit(model(of), turned[0]), lambda: stacks(of).fit([model(of)], turned)):
-        with pytest.raises(RuntimeError, match=r"shape|size"):
-            fit()
+    with pytest.raises(RuntimeError, match="shapes"):
+        of.fit(model(of), turned[0])
+    with pytest.raises(InputError, match="client-0 has inputs or targets of other axes"):
+        stacks(of).fit([model(of)], turned)
+
+
+def test_examples_of_another_length_than_was_tried_are_not_run_by_hand() -> None:
+    of = trainer()
+    longer = [task(0, lambda client: (np.tile(examples(client)[0], 2), examples(client)[1]))]
+    with pytest.raises(RuntimeError, match="Expected size for first two dimensions"):
+        stacks(of).fit([model(of)], longer)
 
 
 def test_clients_whose_dtypes_differ_have_no_common_batch_to_be_evaluated_in() -> None:

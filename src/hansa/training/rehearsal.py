@@ -92,7 +92,7 @@ def rehearse(
         return Rehearsal(why)
     with torch.no_grad():  # some things do not show where all are zeros
         for parameter in trained_parameters(module).values():
-            parameter.add_(torch.empty_like(parameter).uniform_(-_MOVED, _MOVED))
+            parameter.add_(_noise(parameter, parameter.shape))
     try:
         x, y = enough(x, y)
         why = _plain_obstacle(module, loss, each, x, y)
@@ -192,7 +192,7 @@ class _Alone:
         self.module, self.loss, self.each, self.x, self.y = module, loss, each, x, y
         self._rows = _rows_of(module, _ROWS)
         for stack in self._rows.values():
-            stack[1:] += torch.empty_like(stack[1:]).uniform_(-_MOVED, _MOVED)
+            stack[1:] += _noise(stack[1:], stack.shape[1:])
         self._counts = [len(x) - row for row in range(_ROWS)]
         trained = trained_parameters(module)
         self._found: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor | None]]] = {}
@@ -217,7 +217,7 @@ class _Alone:
         for row, (loss, gradients) in self._found.items():
             size = max((float(each.abs().max()) for each in gradients.values() if each is not None), default=0.0)
             found = {name: None if each.grad is None else each.grad[row] for name, each in stack.parameters.items()}
-            if not alike(means[row], loss.to(means.dtype)):
+            if not loss.isfinite() or not alike(means[row], loss.to(means.dtype)):
                 return False
             if not all(_are_one(found[name], gradient, size) for name, gradient in gradients.items()):
                 return False
@@ -230,7 +230,7 @@ def _compared(tried: Rehearsal, alone: _Alone) -> Rehearsal:
         way = Way(multiple=_LANES)
         tried = replace(tried, way=way, others=way)
     if not tried.way.dense and not alone.agrees_with(tried.way):
-        return Rehearsal("on stacked parameters the module has other gradients than alone")
+        return Rehearsal("on stacked parameters the module has other gradients than alone, or none that are finite")
     layers = _layers(alone)
     by_hand = Way(tried.way.dense, layers)
     return replace(tried, way=by_hand) if layers is not None and alone.agrees_with(by_hand) else tried
@@ -242,6 +242,12 @@ def _layers(alone: _Alone) -> tuple[Layer, ...] | None:
         return None
     evaluated, trained = (chain_of(alone.module.train(mode), alone.x) for mode in (False, True))
     return trained if trained == evaluated else None
+
+
+def _noise(like: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A little of it, less where a number that comes out is a sum over many inputs. shape: of a parameter."""
+    most = _MOVED / math.sqrt(max(1, math.prod(shape[1:])))
+    return torch.empty_like(like).uniform_(-most, most)
 
 
 def _are_one(mine: torch.Tensor | None, theirs: torch.Tensor | None, size: float) -> bool:

@@ -68,6 +68,9 @@ class _Client:
         return self.steps[0].shape[1], *kinds, asked.proximal, asked.offset is None, asked.frozen, *places
 
 
+Kind: TypeAlias = tuple[torch.Size, torch.dtype, torch.Size, torch.dtype]
+"""Shape and dtype of an input and of a target."""
+
 _Work: TypeAlias = "Callable[[Stack, Schedule, Sequence[_Client], torch.nn.Module], Fitted]"
 
 
@@ -112,7 +115,7 @@ class TorchStacks:
     """How clients train whose examples are such as it was tried on."""
     others: Way
     """How others do."""
-    kind: Hashable
+    kind: Kind
     """`kind_of` the examples on which it was tried."""
     most: int
     """Clients in one stack, by its memory."""
@@ -239,6 +242,10 @@ class TorchStacks:
         if not y.is_floating_point() and int(y.min()) < 0:
             name = next(each.name for each in clients if int(each.y.min()) < 0)
             raise InputError(f"{name} has targets below 0, which a loss may leave out of its mean")
+        if not _alike(kind_of(x, y), self.kind):
+            raise InputError(
+                f"{clients[0].name} has inputs or targets of other axes or dtypes than those that were tried"
+            )
         return x.contiguous(), y
 
     def _fitted(self, stack: Stack, schedule: Schedule, clients: Sequence[_Client], module: torch.nn.Module) -> Fitted:
@@ -259,9 +266,14 @@ def _in_order(setup: Setup, task: Task, num_examples: int) -> Filled:
     return filled(batches, padded(count(batches[0]), setup.evaluation_batch_size))  # no batch is larger than the first
 
 
-def kind_of(x: torch.Tensor, y: torch.Tensor) -> Hashable:
+def kind_of(x: torch.Tensor, y: torch.Tensor) -> Kind:
     """What has to be the same of examples, so that what holds for some of them holds for others."""
     return x.shape[1:], x.dtype, y.shape[1:], y.dtype
+
+
+def _alike(one: Kind, other: Kind) -> bool:
+    """Whether examples have as many axes and the same dtypes: with others a loss may broadcast, and mix examples."""
+    return [len(one[0]), one[1], len(one[2]), one[3]] == [len(other[0]), other[1], len(other[2]), other[3]]
 
 
 def _differentiated(stack: Stack, schedule: Schedule, clients: Sequence[_Client], _: torch.nn.Module) -> Fitted:
