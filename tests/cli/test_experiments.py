@@ -61,7 +61,7 @@ def test_a_sweep_prints_a_row_per_setting_and_where_its_report_is(
     arguments = ("sweep", tiny, "-g", "rounds=1,2", "--seeds", 1, "-n", 3, "-j", 1, "-o", tmp_path / "sweep")
     done = hansa(*arguments)
     assert done.exit_code == 0, done.output
-    assert "rounds, 1 seed\n" in done.stderr
+    assert "rounds, 1 seed\n" in done.output
     lines = done.stdout.splitlines()
     assert any(line.split()[:2] == ["rounds", "clients.sum"] for line in lines)
     best = next(line for line in lines if line.endswith("*"))
