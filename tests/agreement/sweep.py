@@ -40,6 +40,8 @@ def judge(case: Case, *, processes: bool = False) -> Verdict:
     alone = run(case, "inline")
     together = run(case, "vectorized")
     tolerance = TOLERANCE[case.dtype] * (100 if case.transforms else 1)  # what is rounded may be rounded the other way
+    if any(each.startswith("top-k") for each in case.transforms):
+        tolerance = 1e-2  # of two numbers of one size, rounding says which is sent
     wrong = [f"vectorized: {each}" for each in differences(alone, together, tolerance)]
     how = f"ended by {alone.kind}" if isinstance(alone, Ended) else "?"
     if not isinstance(together, Ended):
