@@ -146,7 +146,7 @@ class Bench:
                 env=self._environment(),
                 start_new_session=True,
             )
-            watch = Memory(process.pid, 0.1)
+            watch = Memory(process.pid, 0.5)  # more often, and it takes a core from those who use all
             watch.start()
             try:
                 output, _ = process.communicate(timeout=self.timeout)

@@ -358,7 +358,7 @@ def test_what_a_peer_would_refuse_is_not_sent(frame: Any, says: str):
         ({"k": {1}}, "is a set"),
         ({"k": b"x"}, "is a bytes"),
         ({"k": 2**63}, r"RunSpec\.config cannot be sent"),
-        ({1: 1}, r"RunSpec\.config cannot be sent"),
+        ({"k": {1: 1}}, r"RunSpec\.config"),
         ({"k": list(range(1000))}, "more than 1000 values"),
     ],
     ids=["object", "set", "bytes", "large", "number", "many"],
