@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import cradle
@@ -11,6 +13,9 @@ from hansa.errors import UserCodeError
 from hansa.messages import EvaluationRules
 from hansa.simulation import SimulationResult, simulate
 from hansa.simulation.engines import EngineName
+from hansa.simulation.here import Here
+from hansa.simulation.places import Link
+from hansa.simulation.processes import Processes
 
 pytest.importorskip("torch")
 
@@ -144,6 +149,26 @@ def test_others_do_not_join_who_would_load_another_app_or_none(
         assert "goes on in one process: a worker cannot load the app: AssertionError: there is one licence" in told[0]
     assert (workers(folder), children()) == (set(), before)
     assert without_seconds(run(folder, len(result.rounds), 1)) == without_seconds(result)
+
+
+def test_several_that_cannot_load_the_app_at_the_same_moment_leave_the_run_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, before = folder / "app.py", children()
+    app.write_text(f"import os\nassert os.getpid() == {os.getpid()}, 'there is one licence'\n" + app.read_text())
+
+    def all_of_them(_: Processes, links: Sequence[Link]) -> Sequence[Link]:
+        others = [link for link in links if not isinstance(link, Here)]
+        for link in others:
+            wait([link.answers])  # type: ignore[attr-defined]  # a process has them
+        return others or links
+
+    monkeypatch.setattr(Processes, "wait", all_of_them)
+    monkeypatch.setattr("hansa.simulation.engines.cores", lambda: 3)
+    monkeypatch.setattr("hansa.simulation.engines.START", 0.0)
+    with pytest.warns(RuntimeWarning, match="there is one licence"):
+        result = run(folder, 4)
+    assert (len(result.rounds), children()) == (4, before)
 
 
 def test_what_fails_in_another_process_fails_here_with_its_own_exception(

@@ -212,6 +212,8 @@ class Workers:
             heard = {worker.link: worker for worker in self._workers if worker.outstanding or worker.loading}
             for link in self._place.wait(list(heard)):
                 worker = heard[link]
+                if worker not in self._workers:  # it was let go with another that has answered just now
+                    continue
                 try:
                     answer, _ = link.receive()
                 except (EOFError, OSError):
