@@ -183,8 +183,10 @@ def _place(
     return Processes(choice.workers or cores(), started, here, None if choice.workers else pays)
 
 
-def _looks(app: Path) -> Sequence[tuple[str, int, int]]:
-    """By what a file or folder of Python is known to have been changed since: others would load another app."""
-    found = [app] if app.is_file() else sorted(app.rglob("*.py"))
-    stats = [(str(file), file.stat()) for file in found if file.is_file()]
-    return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
+def _looks(app: Path) -> tuple[int, int] | None:
+    """By what a file is known to have been changed since: others would load another app. None: it has gone."""
+    try:
+        stat = app.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
