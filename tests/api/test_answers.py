@@ -11,10 +11,10 @@ import pytest
 from pydantic import BaseModel
 from served import Served
 
-from hansa.api import shapes
 from hansa.api.documents import from_document, to_document
 from hansa.api.requests import Spec
 from hansa.api.results import IssuedToken, Me, ServerInfo, User, Waiting
+from hansa.api.shapes.answer import Shape
 from hansa.errors import ConfigError, ConflictError, InputError, NotFoundError, WireError
 from hansa.evidence.findings import Verification
 from hansa.messages import Kind, RunSpec
@@ -216,8 +216,9 @@ OF_USERS = (AccountRecord, SubjectRecord)
 """One holds a hash, the other whom a provider means: a `User` is told instead."""
 TOLD = [kind for kind in get_args(Record) if kind not in (*OF_USERS, EvaluationRecord, HandoverRecord, NoteRecord)]
 """What clients sign of evaluations is in bundles alone; the numbers are told as metrics."""
+SHAPES = {shape.__name__: shape for shape in Shape.__subclasses__()}
 PAIRS = [
-    (kind, getattr(shapes, f"{kind.__name__.removesuffix('Record')}Shape"))
+    (kind, SHAPES[f"{kind.__name__.removesuffix('Record')}Shape"])
     for kind in (*TOLD, Waiting, Verification, Me, ServerInfo, IssuedToken, User)
 ]
 

@@ -35,7 +35,7 @@ from hansa.api.routes.people import MemberRoutes, UserRoutes
 from hansa.api.routes.predictions import PredictionRoutes
 from hansa.api.routes.sessions import UNFINISHED, SessionRoutes
 from hansa.api.serving import Uvicorn, listen, serve_app
-from hansa.api.shapes import ProblemShape
+from hansa.api.shapes.answer import ProblemShape
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import ControllerServer
 from hansa.settings import Settings

@@ -11,7 +11,8 @@ from hansa.api.guard import Routes, caller
 from hansa.api.permissions import Permission
 from hansa.api.requests import NewInitialModel, NewSimulation, spec_of
 from hansa.api.results import InitialModel
-from hansa.api.shapes import InitialModelShape, PackageShape, SessionShape
+from hansa.api.shapes.models import InitialModelShape, PackageShape
+from hansa.api.shapes.sessions import SessionShape
 from hansa.network.controller.controller import Controller
 from hansa.wire.tokens import Identity
 

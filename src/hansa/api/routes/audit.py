@@ -6,7 +6,7 @@ from hansa.api.guard import Routes
 from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
 from hansa.api.routes.network import Limit, Offset
-from hansa.api.shapes import AuditShape
+from hansa.api.shapes.people import AuditShape
 from hansa.network.controller.controller import Controller
 from hansa.store.ports import Query
 from hansa.store.records import INSTALLATION, AuditRecord

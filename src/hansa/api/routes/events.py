@@ -17,7 +17,7 @@ from hansa.api.guard import Gate, Limits, Routes, caller
 from hansa.api.headers import token_of
 from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list
-from hansa.api.shapes import EventShape
+from hansa.api.shapes.sessions import EventShape
 from hansa.errors import AuthenticationError, NotFoundError, PermissionDeniedError, ThrottledError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.journal import Live

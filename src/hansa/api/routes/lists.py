@@ -13,7 +13,7 @@ from hansa.api.documents import to_document
 from hansa.api.guard import Routes
 from hansa.api.permissions import Permission
 from hansa.api.requests import Strict
-from hansa.api.shapes import ListShape
+from hansa.api.shapes.answer import ListShape
 from hansa.store.ports import MetadataStore, Page, Query
 from hansa.store.queries import SEARCH, SEARCHED
 from hansa.store.records import EventRecord, Record

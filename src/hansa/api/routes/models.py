@@ -16,7 +16,7 @@ from hansa.api.documents import record_document
 from hansa.api.guard import Limits, Routes, caller
 from hansa.api.permissions import Permission
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
-from hansa.api.shapes import ModelShape, PackageContentsShape, PackageShape
+from hansa.api.shapes.models import ModelShape, PackageContentsShape, PackageShape
 from hansa.errors import NotFoundError
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller

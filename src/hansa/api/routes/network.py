@@ -19,22 +19,11 @@ from hansa.api.permissions import Permission, allows, covered
 from hansa.api.requests import NewApiToken, NewLabels, NewProject, NewQuota, NewToken, Prune
 from hansa.api.results import Choice, Installed, IssuedToken, Me, Option, Place, ProjectQuota, ServerInfo, Topology
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
-from hansa.api.shapes import (
-    ClientShape,
-    CombinerShape,
-    InstalledShape,
-    IssuedTokenShape,
-    MeShape,
-    NodeShape,
-    ProjectQuotaShape,
-    ProjectShape,
-    PruneReportShape,
-    SampleShape,
-    ServerInfoShape,
-    SystemStateShape,
-    TokenShape,
-    TopologyShape,
-)
+from hansa.api.shapes.network import ClientShape, CombinerShape, NodeShape, TopologyShape
+from hansa.api.shapes.people import IssuedTokenShape, MeShape, TokenShape
+from hansa.api.shapes.projects import ProjectQuotaShape, ProjectShape, PruneReportShape
+from hansa.api.shapes.server import InstalledShape, ServerInfoShape, SystemStateShape
+from hansa.api.shapes.sessions import SampleShape
 from hansa.api.state import system_state
 from hansa.errors import ConfigError, PermissionDeniedError
 from hansa.network.controller.controller import Controller

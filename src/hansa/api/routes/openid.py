@@ -11,8 +11,8 @@ from hansa.api.permissions import Permission
 from hansa.api.requests import DeviceAnswer, OpenIdAnswer, OpenIdLogin
 from hansa.api.results import DeviceState, IssuedToken, LoginWays
 from hansa.api.routes.people import address_of, kept
-from hansa.api.shapes import IssuedTokenShape
-from hansa.api.sign_on_shapes import DeviceLoginShape, DeviceStateShape, LoginWaysShape, OpenIdLoginShape
+from hansa.api.shapes.people import IssuedTokenShape
+from hansa.api.shapes.sign_on import DeviceLoginShape, DeviceStateShape, LoginWaysShape, OpenIdLoginShape
 from hansa.network.controller.controller import Controller
 
 __all__ = ["OpenIdRoutes"]

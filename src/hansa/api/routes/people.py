@@ -15,7 +15,7 @@ from hansa.api.requests import LoginCode as LoginByCode
 from hansa.api.results import IssuedToken, LoginCode, User
 from hansa.api.routes.lists import Cursors, add_list, list_shape
 from hansa.api.routes.network import Caller, Limit, Offset
-from hansa.api.shapes import IssuedTokenShape, LoginCodeShape, MemberShape, UserShape
+from hansa.api.shapes.people import IssuedTokenShape, LoginCodeShape, MemberShape, UserShape
 from hansa.errors import InputError
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.logins import HOLDS

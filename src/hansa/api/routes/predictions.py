@@ -11,7 +11,8 @@ from hansa.api.permissions import Permission
 from hansa.api.requests import NewPrediction
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list, list_shape, listed
-from hansa.api.shapes import AnswerShape, PredictionShape, WaitingShape
+from hansa.api.shapes.predictions import AnswerShape, PredictionShape
+from hansa.api.shapes.waiting import WaitingShape
 from hansa.network.controller.audit import audit_line
 from hansa.network.controller.controller import Controller
 from hansa.store.documents import spec_from_json

@@ -20,17 +20,16 @@ from hansa.api.permissions import Permission
 from hansa.api.requests import Keep, NewSession, Resume, spec_of
 from hansa.api.results import Waiting
 from hansa.api.routes.lists import Cursors, add_list
-from hansa.api.shapes import (
+from hansa.api.shapes.curves import CurvesShape, SpreadShape
+from hansa.api.shapes.sessions import (
     ContributionShape,
-    CurvesShape,
     MetricShape,
     RoundShape,
     SampleShape,
     SessionShape,
-    SpreadShape,
     VerificationShape,
-    WaitingShape,
 )
+from hansa.api.shapes.waiting import WaitingShape
 from hansa.errors import NotFoundError
 from hansa.evidence.stored import verify_session
 from hansa.network.controller.controller import Controller

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from hansa.api.shapes import IssuedTokenShape, Shape
+from hansa.api.shapes.answer import Shape
+from hansa.api.shapes.people import IssuedTokenShape
 
 __all__ = ["DeviceLoginShape", "DeviceStateShape", "LoginWaysShape", "OpenIdLoginShape"]
 
