@@ -96,9 +96,9 @@ async def measure(clients: int, size: int, rounds: int, *, durable: bool) -> lis
             spec = suit(RunSpec(rounds=rounds, rules=rules), loaded)
             spec = replace(spec, evaluation=EvaluationRules(every=0))
             seed = b"".join(codec.encode(resolve(spec).initial_model(loaded)))
-            model = await server.controller.add_model("default", seed)
-            session = await server.controller.create_session("default", spec, seed_model=model.id)
-            await server.controller.start_session("default", session.id)
+            model = await server.controller.artifacts.add_model("default", seed)
+            session = await server.controller.sessions.create("default", spec, seed_model=model.id)
+            await server.controller.sessions.start("default", session.id)
             async for happened in server.controller.journal.follow("default", 0, session.id):
                 if isinstance(happened, EventRecord) and happened.kind == "session.finished":
                     break

@@ -195,11 +195,11 @@ async def measure(count: int, rounds: int) -> Result:
 
 async def _run(server: ControllerServer, count: int, rounds: int) -> SessionRecord:
     controller = server.controller
-    model = await controller.add_model("default", b"".join(codec.encode(MODEL)))
+    model = await controller.artifacts.add_model("default", b"".join(codec.encode(MODEL)))
     rules = RoundRules(min_clients=count, quorum=count, deadline=300)
     spec = RunSpec(rounds=rounds, rules=rules, evaluation=EvaluationRules(every=0))
-    session = await controller.create_session("default", spec, seed_model=model.id)
-    await controller.start_session("default", session.id)
+    session = await controller.sessions.create("default", spec, seed_model=model.id)
+    await controller.sessions.start("default", session.id)
     async for happened in controller.journal.follow("default", 0, session.id):
         if isinstance(happened, EventRecord) and happened.kind in {"session.finished", "session.failed"}:
             break

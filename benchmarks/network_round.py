@@ -95,11 +95,11 @@ async def measure(
             rules = RoundRules(min_clients=clients, quorum=clients, deadline=120)
             spec = suit(RunSpec(rounds=rounds, rules=rules), loaded)
             spec = replace(spec, evaluation=EvaluationRules(every=int(evaluate), central=False))
-            model = await server.controller.add_model(
+            model = await server.controller.artifacts.add_model(
                 "default", b"".join(codec.encode(resolve(spec).initial_model(loaded)))
             )
-            session = await server.controller.create_session("default", spec, seed_model=model.id)
-            await server.controller.start_session("default", session.id)
+            session = await server.controller.sessions.create("default", spec, seed_model=model.id)
+            await server.controller.sessions.start("default", session.id)
             async for happened in server.controller.journal.follow("default", 0, session.id):
                 if isinstance(happened, EventRecord) and happened.kind == "session.finished":
                     break

@@ -220,11 +220,11 @@ async def measure(count: int, megabytes: int, slots: int, *, fetch: bool, tls: s
         ours, theirs = context.Pipe()
         moving = context.Process(target=clients, args=(joining, tokens, megabytes, fetch, theirs))
         moving.start()
-        model = await controller.add_model("default", b"".join(codec.encode(structure(megabytes))))
+        model = await controller.artifacts.add_model("default", b"".join(codec.encode(structure(megabytes))))
         rules = RoundRules(min_clients=count, quorum=count, deadline=3000, lease=3000)
         spec = RunSpec(rounds=1, rules=rules, evaluation=EvaluationRules(every=0))
-        session = await controller.create_session("default", spec, seed_model=model.id)
-        await controller.start_session("default", session.id)
+        session = await controller.sessions.create("default", spec, seed_model=model.id)
+        await controller.sessions.start("default", session.id)
         before, peak = cpu_seconds(branch.pid or 0), 0.0
         while not ours.poll():
             peak = max(peak, memory(branch.pid or 0))

@@ -133,11 +133,11 @@ async def measure(folder: Path, *, below: str = "") -> Revoked:
         for party in (ward, other):
             await party.join(network, below)
         controller = network.controller
-        model = await controller.add_model(PROJECT, UPDATE)
+        model = await controller.artifacts.add_model(PROJECT, UPDATE)
         rules = RoundRules(min_clients=2, quorum=1)
         spec = RunSpec(rounds=1, rules=rules, evaluation=EvaluationRules(every=0))
-        session = await controller.create_session(PROJECT, spec, seed_model=model.id)
-        await controller.start_session(PROJECT, session.id)
+        session = await controller.sessions.create(PROJECT, spec, seed_model=model.id)
+        await controller.sessions.start(PROJECT, session.id)
         await ward.offer()
         await ward.begun.wait()
         asked = time.monotonic()

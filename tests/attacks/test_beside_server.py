@@ -124,7 +124,7 @@ def test_what_an_app_leaves_beside_the_server_is_no_way_to_the_servers_files(
 
 def test_a_model_of_another_project_is_not_taken_by_a_link(served: Served, scientist: Scientist) -> None:
     theirs = codec.encode(Arrays({"w": np.arange(50_000, dtype=np.float32)}))
-    made = served.run(served.server.controller.add_model("default", b"".join(theirs), "theirs"))
+    made = served.run(served.server.controller.artifacts.add_model("default", b"".join(theirs), "theirs"))
     file = served.run(served.server.controller.objects.fetch(made.id))
     said = json.dumps({"name": "x", "rounds": 1})
     answer = scientist.draw(f"links({str(file)!r}, 'model.safetensors'); os.write(1, {said!r}.encode()); os._exit(0)")
@@ -239,14 +239,13 @@ def test_a_server_that_cannot_hide_its_keys_runs_code_of_those_alone_who_have_th
     served: Served, scientist: Scientist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controller = served.server.controller
-    monkeypatch.setattr(controller._central, "confinement", Confinement(Tool.NOTHING, why_not="bwrap is not installed"))
+    monkeypatch.setattr(controller.walls, "confinement", Confinement(Tool.NOTHING, why_not="bwrap is not installed"))
     package = scientist.package("pass")
     for answer in (scientist.draw("pass"), scientist.simulate(package)):
         assert answer.status_code == 403
         assert "which cannot hide its keys from it (bwrap is not installed)" in answer.json()["detail"]
-    model = served.run(
-        controller.add_model(scientist.project, b"".join(codec.encode(Arrays({"w": np.zeros(2, np.float32)}))))
-    )
+    seed = b"".join(codec.encode(Arrays({"w": np.zeros(2, np.float32)})))
+    model = served.run(controller.artifacts.add_model(scientist.project, seed))
     spec = {"name": "x", "rounds": 1, "evaluation": {"central": False}}
     for more, status in (({"functions": ["select"]}, 403), ({"evaluation": {"central": True}}, 403), ({}, 200)):
         asked = {"spec": spec | more, "package": package, "seed_model": model.id}

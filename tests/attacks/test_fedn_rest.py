@@ -176,7 +176,7 @@ async def test_another_projects_models_and_people_are_not_there(made: Fleet, cli
     await control.create_project("cardiology")
     own = await seeded(client)
     arrays = codec.load(await control.objects.fetch(own))
-    other = await control.add_model("cardiology", b"".join(codec.encode(Arrays({"w": arrays["0"] + 1}))))
+    other = await control.artifacts.add_model("cardiology", b"".join(codec.encode(Arrays({"w": arrays["0"] + 1}))))
     for path in ("", "/download", "/parameters", "/ancestors", "/descendants"):
         assert (await client.get(f"{MODELS}{other.id}{path}")).status_code == 404
     await made.server.gateway.add("a", "a", "")

@@ -238,7 +238,7 @@ async def test_what_a_client_logs_in_a_session_that_did_not_invite_it_is_heard_b
         await member.send(Samples("member", (Sample("loss", 1.0, 1, 5.0),), opened.key))
         await member.send(LogLine(opened.key, "member", "a line"))
         heard = [await logged(following), await logged(following)]
-        await made.controller.stop_session(PROJECT, session.id, "an operator")
+        await made.controller.sessions.stop(PROJECT, session.id, "an operator")
     assert heard == [("client.logged", session.id, "member"), ("log", session.id, "member")]
 
 
@@ -251,13 +251,13 @@ async def test_a_prediction_that_not_every_reader_takes_is_rejected_and_leaves_n
     made: Federation, document: bytes
 ) -> None:
     control, arrays = made.controller, Arrays({"w": np.zeros(3, np.float32)})
-    model = await control.add_model(PROJECT, b"".join(codec.encode(arrays)))
+    model = await control.artifacts.add_model(PROJECT, b"".join(codec.encode(arrays)))
     after = await newest(made)
     async with Villain(made, "villain", Role.CLIENT) as stream:
         await stream.send(hello(Role.CLIENT))
         await stream.receive()
         await seen(made, "client.connected", "villain", after)
-        asked = await control.predict(PROJECT, RunSpec(rules=RoundRules(deadline=30.0)), model=model.id)
+        asked = await control.predictions.start(PROJECT, RunSpec(rules=RoundRules(deadline=30.0)), model=model.id)
         task = made.tree._predicting[asked.id]
         opened = await stream.receive()
         assert isinstance(opened, OpenRound)
@@ -270,13 +270,13 @@ async def test_a_prediction_that_not_every_reader_takes_is_rejected_and_leaves_n
 
 async def test_predictions_count_into_the_storage_of_a_project(made: Federation) -> None:
     control, arrays = made.controller, Arrays({"w": np.zeros(3, np.float32)})
-    model = await control.add_model(PROJECT, b"".join(codec.encode(arrays)))
+    model = await control.artifacts.add_model(PROJECT, b"".join(codec.encode(arrays)))
     await control.quotas.change(PROJECT, {QuotaKind.STORAGE: 10_000}, "root")
-    asked = await control.predict(PROJECT, RunSpec(), model=model.id)
-    await control.stop_prediction(PROJECT, asked.id)
+    asked = await control.predictions.start(PROJECT, RunSpec(), model=model.id)
+    await control.predictions.stop(PROJECT, asked.id)
     await control.store.put(AnswerRecord(f"{asked.id}/ward", PROJECT, asked.id, "ward", 1.0, json.dumps("x" * 10_000)))
     with pytest.raises(QuotaExceededError, match="predictions among them"):
-        await control.predict(PROJECT, RunSpec(), model=model.id)
+        await control.predictions.start(PROJECT, RunSpec(), model=model.id)
 
 
 async def logged(following: AsyncIterator[EventRecord | Live]) -> tuple[str, str, object]:

@@ -121,10 +121,10 @@ async def test_another_top_is_an_app_of_ones_own_in_which_hansa_clients_take_par
         client, part = member(made, "a")
         await made.start(client)
         await made.made.client("h", app=tmp_path / "app" / "app.py")
-        package = (await made.made.controller.add_package(PROJECT, build(tmp_path / "app", name="top"))).id
+        package = (await made.made.controller.artifacts.add_package(PROJECT, build(tmp_path / "app", name="top"))).id
         spec = RunSpec(parties=("central", "a", "h"), rules=RoundRules(deadline=60))
-        session = await made.made.controller.create_session(PROJECT, spec, seed_model=None, package=package)
-        await made.made.controller.start_session(PROJECT, session.id)
+        session = await made.made.controller.sessions.create(PROJECT, spec, seed_model=None, package=package)
+        await made.made.controller.sessions.start(PROJECT, session.id)
         session = await made.made.end(session)
         model = await left(made, session)
     assert session.state is SessionState.FINISHED, session.cause

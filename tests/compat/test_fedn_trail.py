@@ -39,7 +39,7 @@ async def test_a_prediction_that_cannot_be_kept_is_told_and_not_kept(tmp_path: P
     async with fleet(tmp_path) as made, scripts(made) as client:
         large = {"all": "x" * (1 << 20)}
         await made.start(FleetClient(made.server.grpc_address, "a", adds(1, 1), predict=lambda _: large, name="a"))
-        prediction = await made.made.controller.predict(
+        prediction = await made.made.controller.predictions.start(
             PROJECT, RunSpec(name="mine", rounds=1, rules=RoundRules(deadline=30)), model=await seeded(client)
         )
         async for happened in made.made.controller.journal.follow(PROJECT, 0, ""):

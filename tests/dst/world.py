@@ -147,8 +147,8 @@ class World:
     async def _create_sessions(self, controller: Controller) -> None:
         for spec, keep in zip_longest(self.plan.specs, self.plan.keeps):
             model = resolve(spec).initial_model(app_of(self.plan.clients))
-            seed = await controller.add_model(PROJECT, b"".join(codec.encode(model)))
-            created = await controller.create_session(PROJECT, spec, seed_model=seed.id, keep=keep)
+            seed = await controller.artifacts.add_model(PROJECT, b"".join(codec.encode(model)))
+            created = await controller.sessions.create(PROJECT, spec, seed_model=seed.id, keep=keep)
             self.sessions.append(created.id)
 
     async def _until_all_ended(self) -> bool:
@@ -168,7 +168,7 @@ class World:
                 record = self.session(name)
                 due = self.stopped.get(name, 0.0) <= self.loop.now
                 if record.state is SessionState.CREATED or (record.state is SessionState.STOPPED and due):
-                    await self._as_operator(lambda controller, name=name: controller.start_session(PROJECT, name))
+                    await self._as_operator(lambda controller, name=name: controller.sessions.start(PROJECT, name))
                 if self.session(name).state not in ENDED or (name in self.stopped and not due):
                     open_.append(name)
             if not open_ and self.loop.now >= self.quiet:
@@ -440,7 +440,7 @@ class World:
         self.stopped[session] = self.loop.now + fault.length
 
         async def stop() -> None:
-            await self._as_operator(lambda controller: controller.stop_session(PROJECT, session, "the operator"))
+            await self._as_operator(lambda controller: controller.sessions.stop(PROJECT, session, "the operator"))
 
         self.loop.create_task(stop())
 
@@ -524,7 +524,7 @@ class World:
 
 async def _prune(controller: Controller) -> None:
     """As an operator does who wants everything gone that nobody needs."""
-    await controller.prune(PROJECT, dry_run=False, grace=0.0)
+    await controller.sessions.prune(PROJECT, dry_run=False, grace=0.0)
 
 
 def _is_short(rules: RoundRules, clients: int, lost: int) -> bool:

@@ -32,7 +32,7 @@ TWO = RoundRules(min_clients=2, quorum=2, deadline=120)
 
 async def exported(made: Federation, session: SessionRecord, models: Models = Models.ALL) -> Verification:
     file = made.folder / "bundle.zip"
-    await made.controller.export_session(PROJECT, session.id, models, file)
+    await made.controller.sessions.export(PROJECT, session.id, models, file)
     with file.open("rb") as opened:
         return verify_bundle(open_bundle(opened))
 
@@ -93,10 +93,10 @@ async def test_a_session_that_was_stopped_and_resumed_has_two_ends_and_the_last_
         await made.clients(2)
         session = await made.start(app, RunSpec(rounds=3, rules=TWO, config={"gate": str(gate)}))
         await made.until_round(session, 2)
-        await made.controller.stop_session(PROJECT, session.id, "ada")
+        await made.controller.sessions.stop(PROJECT, session.id, "ada")
         stopped = await exported(made, session)
         gate.touch()
-        await made.controller.start_session(PROJECT, session.id)
+        await made.controller.sessions.start(PROJECT, session.id)
         await made.until_event(session, "session.finished")
         over = await exported(made, session)
     assert (stopped.rounds, stopped.sealed) == (2, True)
@@ -123,7 +123,7 @@ async def test_the_bytes_that_were_asked_for_are_in_the_bundle(
         session = await made.run(app, RunSpec(rounds=2, rules=TWO))
         found = await exported(made, session, models)
         with pytest.raises(NotFoundError):
-            await made.controller.export_session(PROJECT, "nowhere", models, tmp_path / "none.zip")
+            await made.controller.sessions.export(PROJECT, "nowhere", models, tmp_path / "none.zip")
     assert (found.objects, found.pruned) == (objects, 3 - objects)
     assert not (tmp_path / "none.zip").exists()
 

@@ -101,15 +101,15 @@ def adam(made: dict[str, Kept]) -> Kept:
 
 async def started(network: Federation, app: Path, spec: RunSpec, keep: str) -> SessionRecord:
     session = await network.create(app, spec)
-    await network.controller.keep_session(PROJECT, session.id, keep)
-    return await network.controller.start_session(PROJECT, session.id)
+    await network.controller.sessions.keep(PROJECT, session.id, keep)
+    return await network.controller.sessions.start(PROJECT, session.id)
 
 
 async def _kept(network: Federation, app: Path, spec: RunSpec, folder: Path) -> Kept:
     session = await network.end(await started(network, app, spec, "all, aggregates"))
     assert session.state is SessionState.FINISHED, session.cause
     controller = network.controller
-    await controller.export_session(PROJECT, session.id, Models.ALL, folder / "session.hansa.zip")
+    await controller.sessions.export(PROJECT, session.id, Models.ALL, folder / "session.hansa.zip")
     evidence = await gather(controller.store, PROJECT, session.id)
     objects = {digest: folder / digest for digest in evidence.objects}
     for digest, path in objects.items():

@@ -65,7 +65,7 @@ async def _exported(app: Path, folder: Path) -> Exported:
         session = await made.run(app, spec)
         assert session.state is SessionState.FINISHED, session.cause
         controller = made.controller
-        await controller.export_session(session.project, session.id, Models.ALL, file, "ada")
+        await controller.sessions.export(session.project, session.id, Models.ALL, file, "ada")
         evidence = await gather(controller.store, session.project, session.id)
         objects = {digest: await controller.objects.fetch(digest) for digest in evidence.objects}
         kept = {digest: folder / digest for digest in objects}

@@ -135,4 +135,4 @@ async def test_an_update_that_is_too_stale_is_refused_and_its_client_gets_the_ne
 async def test_an_aggregator_that_keeps_updates_is_refused_where_the_session_is_made(tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
         with pytest.raises(ConfigError, match=r"fedbuff scales updates.*use the aggregator mean"):
-            await made.controller.create_session(PROJECT, replace(buffered(), aggregator="median"), seed_model="")
+            await made.controller.sessions.create(PROJECT, replace(buffered(), aggregator="median"), seed_model="")

@@ -30,11 +30,11 @@ async def test_a_session_that_has_finished_goes_on_to_the_bits_of_one_that_was_l
         first = await made.run(app, ADAM)
         assert (first.state, first.round) == (SessionState.FINISHED, 2)
         with pytest.raises(ConflictError, match="has finished its 2 rounds; say how many further ones"):
-            await made.controller.start_session("default", first.id)
+            await made.controller.sessions.start("default", first.id)
         for further in (0, -1, 10**6):
             with pytest.raises((ConflictError, ConfigError)):
-                await made.controller.start_session("default", first.id, further=further)
-        await made.controller.start_session("default", first.id, further=3)
+                await made.controller.sessions.start("default", first.id, further=further)
+        await made.controller.sessions.start("default", first.id, further=3)
         (continued,) = await made.events(first, "session.continued")
         async for happened in made.controller.journal.follow("default", continued.id, first.id):
             if happened.kind == "session.finished":
@@ -55,15 +55,15 @@ async def test_a_session_starts_from_a_model_of_the_trail_and_names_its_own(app:
         await made.clients(2)
         first = await made.run(app, spec)
         controller = made.controller
-        second = await controller.create_session(
+        second = await controller.sessions.create(
             "default", spec, seed_model=first.model, package=first.package, model_prefix="heart", keep="last 1"
         )
-        await controller.start_session("default", second.id)
+        await controller.sessions.start("default", second.id)
         ended = await made.end(second)
         models = (await controller.store.list(ModelRecord, Query("default", {"session": second.id}))).items
         trail = await controller.store.ancestors("default", ended.model or "")
         with pytest.raises(ConfigError, match="cannot name a model prefix"):
-            await controller.create_session("default", spec, seed_model=first.model, model_prefix="no/slash")
+            await controller.sessions.create("default", spec, seed_model=first.model, model_prefix="no/slash")
     assert [model.name for model in models] == ["heart-1", "heart-2"]
     assert models[0].parent == first.model
     assert models[0].pruned_at is not None, "a name that every model has keeps none of them"

@@ -100,7 +100,7 @@ async def test_what_user_code_prints_reaches_the_session(app: Path, tmp_path: Pa
                     return
 
         listening = asyncio.create_task(listen())
-        await made.controller.start_session(PROJECT, session.id)
+        await made.controller.sessions.start(PROJECT, session.id)
         await made.end(session)
         await asyncio.wait_for(listening, 10)
     assert lines == ["hello from the ward"]

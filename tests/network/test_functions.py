@@ -158,7 +158,7 @@ async def test_what_functions_remember_is_recorded_and_there_when_a_session_goes
             await made.client(name, number, 3, labels=labels)
         session = await made.run(served, spec)
         (*_, before) = await made.events(session, "round.committed")
-        await made.controller.start_session("default", session.id, further=1)
+        await made.controller.sessions.start("default", session.id, further=1)
         (continued,) = await made.events(session, "session.continued")
         async for happened in made.controller.journal.follow("default", continued.id, session.id):
             if happened.kind.startswith("session.f"):

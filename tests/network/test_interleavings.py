@@ -109,13 +109,13 @@ async def test_a_program_that_ends_while_its_policy_is_changed_has_ended(
 ) -> None:
     await controller.open()
     spec = RunSpec(parties=("a", "b"), rules=RoundRules(deadline=1000))
-    session = await controller.create_session(HEART, spec, seed_model=None)
-    await controller.start_session(HEART, session.id)
+    session = await controller.sessions.create(HEART, spec, seed_model=None)
+    await controller.sessions.start(HEART, session.id)
     store.holds = lambda row: isinstance(row, SessionRecord) and row.keep is not None
-    keeping = asyncio.create_task(controller.keep_session(HEART, session.id, "last 3"))
+    keeping = asyncio.create_task(controller.sessions.keep(HEART, session.id, "last 3"))
     await store.met.wait()
-    stopping = asyncio.create_task(controller.stop_session(HEART, session.id, "ann"))
-    while (await controller.why(HEART, session.id))[0] is None and not stopping.done():  # noqa: ASYNC110 - a thread reads what was said before
+    stopping = asyncio.create_task(controller.sessions.stop(HEART, session.id, "ann"))
+    while (await controller.sessions.why(HEART, session.id))[0] is None and not stopping.done():  # noqa: ASYNC110 - a thread reads what was said before
         await asyncio.sleep(0)
     await all_that_can()
     store.go.set()

@@ -216,7 +216,7 @@ async def test_a_client_and_its_combiner_change_their_keys_in_a_session_and_ever
         session = await made.end(session)
         assert session.state is SessionState.FINISHED, session.cause
         parts = [part for part in await made.contributions(session) if part.client == "ward"]
-        await made.controller.export_session(PROJECT, session.id, Models.NONE, file, "ada")
+        await made.controller.sessions.export(PROJECT, session.id, Models.NONE, file, "ada")
 
     assert [part.outcome for part in parts] == ["accepted"] * 4
     assert [part.signer for part in sorted(parts, key=lambda part: part.round)] == [first.public] * 2 + [

@@ -105,16 +105,16 @@ async def test_a_client_whose_disk_is_lost_starts_from_none(tmp_path: Path) -> N
     async with federation(tmp_path) as made:
         await made.client("client-0")
         session = await made.create(app, RunSpec(rounds=40, rules=rules))
-        await made.controller.start_session("default", session.id)
+        await made.controller.sessions.start("default", session.id)
         await made.until_event(session, "round.committed")
-        await made.controller.stop_session("default", session.id, "a test")
+        await made.controller.sessions.stop("default", session.id, "a test")
         await made.leave("client-0")
         lost = (await made.session(session)).round
         work = tmp_path / "client-0"  # with the update of a round that was under way, of which it is not told again
         for file in (*(work / "memory").glob("*/*/*"), *(work / "outbox").iterdir()):
             file.unlink()
         await made.client("client-0")
-        await made.controller.start_session("default", session.id)
+        await made.controller.sessions.start("default", session.id)
         await made.until_event(session, "session.finished")
         times = {m.round: m.value for m in await made.metrics(session, name="times", kind="train")}
     assert [times[number] for number in (lost, lost + 1, lost + 2)] == [lost - 1, 0, 1]

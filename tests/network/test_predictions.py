@@ -58,10 +58,11 @@ def predicting(tmp_path: Path) -> Path:
 
 
 async def asked(made: Federation, app: Path, rules: RoundRules, **config: str) -> PredictionRecord:
-    package = (await made.controller.add_package("default", build(app))).id
-    model = await made.controller.add_model("default", b"".join(codec.encode(codec.Arrays({"w": [2.0, 2.0, 2.0]}))))
+    package = (await made.controller.artifacts.add_package("default", build(app))).id
+    arrays = codec.Arrays({"w": [2.0, 2.0, 2.0]})
+    model = await made.controller.artifacts.add_model("default", b"".join(codec.encode(arrays)))
     spec = RunSpec(name="who", rules=rules, config={"more": "x", **config})
-    return await made.controller.predict("default", spec, model=model.id, package=package, by="ada")
+    return await made.controller.predictions.start("default", spec, model=model.id, package=package, by="ada")
 
 
 async def ended(made: Federation, prediction: PredictionRecord) -> PredictionRecord:
@@ -96,7 +97,7 @@ async def test_chosen_clients_answer_and_those_whose_owners_do_not_let_them_refu
         done = await ended(made, prediction)
         found = await answers(made, prediction)
         left = departures(made.folder / "client-1" / LEDGER)
-        await made.controller.delete_prediction("default", prediction.id)
+        await made.controller.predictions.delete("default", prediction.id)
         assert await answers(made, prediction) == {}
         with pytest.raises(NotFoundError):
             await made.controller.store.get(PredictionRecord, "default", prediction.id)
@@ -133,14 +134,14 @@ async def test_a_prediction_is_stopped_and_keeps_what_was_answered(predicting: P
         prediction = await asked(made, predicting, RoundRules(min_clients=2, deadline=60), gate=gate)
         await first_answer(made, prediction)
         with pytest.raises(ConflictError, match="stop it before you delete it"):
-            await made.controller.delete_prediction("default", prediction.id)
-        stopped = await made.controller.stop_prediction("default", prediction.id, "ada")
+            await made.controller.predictions.delete("default", prediction.id)
+        stopped = await made.controller.predictions.stop("default", prediction.id, "ada")
         assert (stopped.state, stopped.answered, stopped.asked) == (SessionState.STOPPED, 1, 2)
         assert stopped.cause == "stopped by ada; 1 of 2 clients have answered"
         with pytest.raises(ConfigError, match="neither parties nor transforms"):
-            await made.controller.predict("default", RunSpec(parties=("a",)), model=prediction.model)
+            await made.controller.predictions.start("default", RunSpec(parties=("a",)), model=prediction.model)
         with pytest.raises(NotFoundError):
-            await made.controller.predict("default", RunSpec(), model="0" * 64)
+            await made.controller.predictions.start("default", RunSpec(), model="0" * 64)
 
 
 async def test_a_prediction_goes_on_with_those_who_have_not_answered_when_the_controller_is_back(
@@ -161,3 +162,19 @@ async def test_a_prediction_goes_on_with_those_who_have_not_answered_when_the_co
     assert (done.state, done.answered) == (SessionState.FINISHED, 2), done.cause
     assert set(after) == {"client-0", "client-1"}
     assert after["client-0"] == before["client-0"]
+
+
+async def test_a_prediction_too_many_is_refused_and_is_over_at_once(tmp_path: Path) -> None:
+    async with federation(tmp_path) as made:
+        predictions, store = made.controller.predictions, made.controller.store
+        arrays = codec.Arrays({"w": [2.0]})
+        model = await made.controller.artifacts.add_model("default", b"".join(codec.encode(arrays)))
+        spec = RunSpec(rules=RoundRules(deadline=600))  # nobody is there to answer
+        for _ in range(16):
+            await predictions.start("default", spec, model=model.id)
+        with pytest.raises(ConflictError, match="16 predictions of default are under way: wait for one, or stop it"):
+            await predictions.start("default", spec, model=model.id)
+        failed = Query("default", {"state": SessionState.FAILED.value})
+        (refused,) = (await store.list(PredictionRecord, failed)).items
+    assert refused.ended_at is not None
+    assert "16 predictions" in refused.cause

@@ -400,7 +400,7 @@ async def test_parties_that_are_killed_begin_anew_and_come_to_the_same_bits(talk
         assert failed.state is SessionState.FAILED
         assert failed.cause == "party 1 (b) failed: the app ended its process (killed by SIGKILL)"
         gate.touch()
-        await made.controller.start_session(PROJECT, session.id)
+        await made.controller.sessions.start(PROJECT, session.id)
         await made.until_event(session, "session.finished")
         assert [left(made, session, name).total for name in "abc"] == [r.total for r in in_process(talk, spec)]
 
@@ -479,10 +479,10 @@ async def test_only_a_sessions_own_parties_send_and_hear_its_letters(talk: Path,
             with pytest.raises(error):
                 await anext(channel.receive_letter(there, token, Awaited(key, 0, 1, 0)))
         assert made.tree.conversation(session.id).letters.pairs() == ((0, 1),)
-        await made.controller.stop_session(PROJECT, session.id, "a test")
+        await made.controller.sessions.stop(PROJECT, session.id, "a test")
         with pytest.raises(NotFoundError):
             await send("mallory", replace(said(0, 1), number=1))
-        await made.controller.delete_session(PROJECT, session.id)
+        await made.controller.sessions.delete(PROJECT, session.id)
         assert not (tmp_path / "controller" / "letters" / session.id).exists()
         for there, _ in callers.values():
             await there.close()

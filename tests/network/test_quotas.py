@@ -73,10 +73,10 @@ async def lines(controller: Controller) -> list[tuple[str, str, str, str]]:
 
 async def test_an_upload_too_many_is_refused_and_leaves_nothing(controller: Controller) -> None:
     await set_to(controller, storage=2 * SIZE)
-    await controller.add_model(HEART, a_model(1), by="ada")
-    await controller.add_model(HEART, a_model(2), by="ada")
+    await controller.artifacts.add_model(HEART, a_model(1), by="ada")
+    await controller.artifacts.add_model(HEART, a_model(2), by="ada")
     with pytest.raises(QuotaExceededError) as refused:
-        await controller.add_model(HEART, a_model(3), by="ada")
+        await controller.artifacts.add_model(HEART, a_model(3), by="ada")
     assert str(refused.value) == (
         "project heart has no room in its quota of storage: 80.14 kB of 80.14 kB are used, and 40.07 kB more are "
         "needed; free some (hansa prune, hansa session delete), or ask a site administrator to raise it: "
@@ -84,9 +84,9 @@ async def test_an_upload_too_many_is_refused_and_leaves_nothing(controller: Cont
     )
     assert (await count(controller, ModelRecord), await objects(controller)) == (2, 2)
     assert (await lines(controller))[-1] == ("ada", "quota", "storage", "refused")
-    await controller.add_model(HEART, a_model(2), by="ada")  # it is there: it takes no room
+    await controller.artifacts.add_model(HEART, a_model(2), by="ada")  # it is there: it takes no room
     await set_to(controller, storage=None)
-    assert await controller.add_model(HEART, a_model(3), by="ada")
+    assert await controller.artifacts.add_model(HEART, a_model(3), by="ada")
 
 
 async def test_a_package_too_many_is_refused_and_leaves_nothing(controller: Controller, tmp_path: Path) -> None:
@@ -95,17 +95,17 @@ async def test_a_package_too_many_is_refused_and_leaves_nothing(controller: Cont
     archive = build(app)
     await set_to(controller, storage=len(archive) - 1)
     with pytest.raises(QuotaExceededError, match="quota of storage: 0 bytes"):
-        await controller.add_package(HEART, archive)
+        await controller.artifacts.add_package(HEART, archive)
     assert (await count(controller, PackageRecord), await objects(controller)) == (0, 0)
     await set_to(controller, storage=len(archive))
-    await controller.add_package(HEART, archive)
-    await controller.add_package(HEART, archive)
+    await controller.artifacts.add_package(HEART, archive)
+    await controller.artifacts.add_package(HEART, archive)
     assert await controller.store.stored_bytes(HEART) == len(archive)
 
 
 async def test_of_many_uploads_at_once_as_many_get_in_as_there_is_room_for(controller: Controller) -> None:
     await set_to(controller, storage=3 * SIZE)
-    uploads = [controller.add_model(HEART, a_model(number)) for number in range(8)]
+    uploads = [controller.artifacts.add_model(HEART, a_model(number)) for number in range(8)]
     done = await asyncio.gather(*uploads, return_exceptions=True)
     assert sorted(type(one).__name__ for one in done) == ["ModelRecord"] * 3 + ["QuotaExceededError"] * 5
     assert await controller.store.stored_bytes(HEART) == 3 * SIZE
@@ -189,16 +189,16 @@ async def test_of_two_sessions_started_at_once_one_gets_the_last_place(app: Path
     async with federation(tmp_path) as made:
         seeds = [await made.create(app, waiting) for _ in range(3)]
         await made.controller.quotas.change("default", {QuotaKind.SESSIONS: 1}, "root")
-        starts = [made.controller.start_session("default", session.id, "ada") for session in seeds]
+        starts = [made.controller.sessions.start("default", session.id, "ada") for session in seeds]
         done = await asyncio.gather(*starts, return_exceptions=True)
         refused = [one for one in done if isinstance(one, QuotaExceededError)]
         assert len(refused) == 2
         assert "quota of sessions: 1 of 1 run; wait for one to end, or stop one" in str(refused[0])
         (running,) = [one for one in done if not isinstance(one, BaseException)]
-        await made.controller.stop_session("default", running.id, "ada")
+        await made.controller.sessions.stop("default", running.id, "ada")
         other = next(session for session in seeds if session.id != running.id)
-        assert (await made.controller.start_session("default", other.id)).state is SessionState.RUNNING
-        await made.controller.stop_session("default", other.id, "ada")
+        assert (await made.controller.sessions.start("default", other.id)).state is SessionState.RUNNING
+        await made.controller.sessions.stop("default", other.id, "ada")
 
 
 async def test_a_session_waits_for_room_says_so_and_goes_on_or_is_stopped(app: Path, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ async def test_a_session_waits_for_room_says_so_and_goes_on_or_is_stopped(app: P
         quotas, created = made.controller.quotas, await made.create(app, spec)
         used = await made.controller.store.stored_bytes("default")
         await quotas.change("default", {QuotaKind.STORAGE: used + 10}, "root")
-        await made.controller.start_session("default", created.id)
+        await made.controller.sessions.start("default", created.id)
         while not (away := made.tree.away(created.id)):  # noqa: ASYNC110  # a session that waits tells nobody
             await asyncio.sleep(0.01)
         assert "project default has no room in its quota of storage" in away
@@ -221,11 +221,11 @@ async def test_a_session_waits_for_room_says_so_and_goes_on_or_is_stopped(app: P
         await quotas.change("default", {QuotaKind.STORAGE: used}, "root")
         another = await made.create(app, spec)
         with pytest.raises(QuotaExceededError, match="quota of storage"):
-            await made.controller.start_session("default", another.id)
+            await made.controller.sessions.start("default", another.id)
         await quotas.change("default", {QuotaKind.STORAGE: used + 10}, "root")
-        await made.controller.start_session("default", another.id)
+        await made.controller.sessions.start("default", another.id)
         while not made.tree.away(another.id):  # noqa: ASYNC110  # the same
             await asyncio.sleep(0.01)
-        stopped = await made.controller.stop_session("default", another.id, "ada")
+        stopped = await made.controller.sessions.stop("default", another.id, "ada")
         assert (stopped.state, stopped.round) == (SessionState.STOPPED, 0)
         assert quotas._promised["default"] == 0

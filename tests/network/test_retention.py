@@ -27,8 +27,8 @@ ADAM = RunSpec(
 
 async def started(made: Federation, app: Path, spec: RunSpec, keep: str | None) -> SessionRecord:
     created = await made.create(app, spec)
-    await made.controller.keep_session(PROJECT, created.id, keep)
-    return await made.controller.start_session(PROJECT, created.id)
+    await made.controller.sessions.keep(PROJECT, created.id, keep)
+    return await made.controller.sessions.start(PROJECT, created.id)
 
 
 async def away(_digest: str) -> None:
@@ -78,7 +78,7 @@ async def test_a_session_keeps_the_last_two_models_and_states_and_its_record_sta
         trail = await made.controller.store.ancestors(PROJECT, session.model or "")
         assert [row.round for row in trail] == [5, 4, 3, 2, 1, 0]
         with pytest.raises(PrunedError, match=r"of round 3 .* by the policy `keep last 2`.* models of rounds 6, 5 "):
-            await made.controller.model_with_bytes(PROJECT, trail[2].id)
+            await made.controller.artifacts.model_with_bytes(PROJECT, trail[2].id)
 
 
 async def test_what_rounds_have_added_is_kept_with_them_and_given_up_with_them(
@@ -99,9 +99,9 @@ async def test_what_rounds_have_added_is_kept_with_them_and_given_up_with_them(
         assert (found.objects, found.pruned, found.recomputed, found.not_recomputed) == (10, 9, 2, 4)
         used = await made.controller.store.stored_bytes(PROJECT)
 
-        await made.controller.keep_session(PROJECT, session.id, "all")
-        foreseen = await made.controller.prune(PROJECT, dry_run=True, grace=1000)
-        report = await made.controller.prune(PROJECT, dry_run=False, grace=1000)
+        await made.controller.sessions.keep(PROJECT, session.id, "all")
+        foreseen = await made.controller.sessions.prune(PROJECT, dry_run=True, grace=1000)
+        report = await made.controller.sessions.prune(PROJECT, dry_run=False, grace=1000)
 
         assert [(told.models, told.states, told.aggregates) for told in report.sessions] == [((), (), (4, 5))]
         assert (foreseen.sessions, foreseen.objects, foreseen.bytes) == (report.sessions, report.objects, report.bytes)
@@ -111,7 +111,7 @@ async def test_what_rounds_have_added_is_kept_with_them_and_given_up_with_them(
         found = await verify_session(made.controller.store, made.controller.objects, PROJECT, session.id)
         assert (found.objects, found.pruned, found.recomputed) == (8, 11, 1)
 
-        await made.controller.delete_session(PROJECT, session.id)
+        await made.controller.sessions.delete(PROJECT, session.id)
         assert await stored(made) == {session.seed_model, session.package}
 
 
@@ -123,7 +123,7 @@ async def test_a_policy_that_begins_to_keep_aggregates_does_so_from_the_next_rou
         await made.clients(2)
         session = await started(made, app, replace(ADAM, config={"gate": str(gate)}), None)
         await made.until_round(session, 2)
-        await made.controller.keep_session(PROJECT, session.id, "aggregates,all")
+        await made.controller.sessions.keep(PROJECT, session.id, "aggregates,all")
         gate.touch()
         session = await made.end(session)
 
@@ -206,7 +206,7 @@ async def test_a_store_that_is_away_postpones_the_removal_and_fails_nothing(
         assert session.state is SessionState.FINISHED, session.cause
         assert await stored(made) == await expected(made, session, set(range(1, 7)))
 
-        report = await made.controller.prune(PROJECT, dry_run=False, grace=1000)
+        report = await made.controller.sessions.prune(PROJECT, dry_run=False, grace=1000)
 
         assert (report.objects, report.waiting, report.sessions) == (10, 0, ())
         assert await stored(made) == await expected(made, session, {6})
@@ -219,7 +219,7 @@ async def test_a_policy_can_be_changed_while_the_session_runs_and_after_it(app: 
         await made.clients(2)
         session = await started(made, app, spec, None)
         await made.until_round(session, 2)
-        kept = await made.controller.keep_session(PROJECT, session.id, "best train loss min,  last 3")
+        kept = await made.controller.sessions.keep(PROJECT, session.id, "best train loss min,  last 3")
         assert kept.keep == "last 3, best train loss min"
         gate.touch()
         session = await made.end(session)
@@ -228,15 +228,15 @@ async def test_a_policy_can_be_changed_while_the_session_runs_and_after_it(app: 
         best = min(losses, key=lambda number: (losses[number], number))
         assert await stored(made) == await expected(made, session, {best, 4, 5, 6})
 
-        await made.controller.keep_session(PROJECT, session.id, "last 1")
-        foreseen = await made.controller.prune(PROJECT, dry_run=True, grace=1000)
+        await made.controller.sessions.keep(PROJECT, session.id, "last 1")
+        foreseen = await made.controller.sessions.prune(PROJECT, dry_run=True, grace=1000)
         assert len(await stored(made)) > len(await expected(made, session, {6}))
-        report = await made.controller.prune(PROJECT, dry_run=False, grace=1000)
+        report = await made.controller.sessions.prune(PROJECT, dry_run=False, grace=1000)
 
         assert (foreseen.sessions, foreseen.objects, foreseen.bytes) == (report.sessions, report.objects, report.bytes)
         assert await stored(made) == await expected(made, session, {6})
         with pytest.raises(ConfigError, match="`best loss max` or `best loss min`"):
-            await made.controller.keep_session(PROJECT, session.id, "best loss")
+            await made.controller.sessions.keep(PROJECT, session.id, "best loss")
 
 
 async def test_a_model_that_another_session_starts_from_is_kept_until_that_one_is_deleted(
@@ -246,15 +246,15 @@ async def test_a_model_that_another_session_starts_from_is_kept_until_that_one_i
         await made.clients(2)
         first = await made.end(await started(made, app, ADAM, None))
         seed = (await models(made, first))[2]
-        second = await made.controller.create_session(PROJECT, ADAM, seed_model=seed.id)
-        await made.controller.keep_session(PROJECT, first.id, "last 1")
-        await made.controller.prune(PROJECT, dry_run=False, grace=1000)
+        second = await made.controller.sessions.create(PROJECT, ADAM, seed_model=seed.id)
+        await made.controller.sessions.keep(PROJECT, first.id, "last 1")
+        await made.controller.sessions.prune(PROJECT, dry_run=False, grace=1000)
         assert await stored(made) == await expected(made, first, {6}) | {seed.id}
         with pytest.raises(PrunedError):
-            await made.controller.create_session(PROJECT, ADAM, seed_model=(await models(made, first))[1].id)
+            await made.controller.sessions.create(PROJECT, ADAM, seed_model=(await models(made, first))[1].id)
 
-        await made.controller.delete_session(PROJECT, second.id)
-        await made.controller.prune(PROJECT, dry_run=False, grace=1000)
+        await made.controller.sessions.delete(PROJECT, second.id)
+        await made.controller.sessions.prune(PROJECT, dry_run=False, grace=1000)
 
         assert await stored(made) == await expected(made, first, {6})
 
@@ -266,7 +266,7 @@ async def test_a_deleted_session_takes_its_objects_and_leaves_what_another_has_t
         again = await made.end(await started(made, app, replace(ADAM, rounds=3), None))
         assert again.model == (await models(made, first))[2].id
 
-        await made.controller.delete_session(PROJECT, first.id)
+        await made.controller.sessions.delete(PROJECT, first.id)
 
         assert await stored(made) == await expected(made, again, {1, 2, 3})
         found = await verify_session(made.controller.store, made.controller.objects, PROJECT, again.id)
@@ -275,13 +275,13 @@ async def test_a_deleted_session_takes_its_objects_and_leaves_what_another_has_t
 
 async def test_what_no_row_names_is_removed_after_its_grace(tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
-        model = await made.controller.add_model(PROJECT, b"\x02\0\0\0\0\0\0\0{}")
+        model = await made.controller.artifacts.add_model(PROJECT, b"\x02\0\0\0\0\0\0\0{}")
         orphan = await made.controller.objects.put([b"of a round that was never committed"])
 
-        assert (await made.controller.prune(PROJECT, dry_run=False, grace=1000)).objects == 0
-        foreseen = await made.controller.prune(PROJECT, dry_run=True, grace=0)
+        assert (await made.controller.sessions.prune(PROJECT, dry_run=False, grace=1000)).objects == 0
+        foreseen = await made.controller.sessions.prune(PROJECT, dry_run=True, grace=0)
         assert await stored(made) == {model.id, orphan}
-        report = await made.controller.prune(PROJECT, dry_run=False, grace=0)
+        report = await made.controller.sessions.prune(PROJECT, dry_run=False, grace=0)
 
         assert (report.objects, report.unreferenced, report.bytes) == (1, 1, 35)
         assert (foreseen.objects, foreseen.unreferenced, foreseen.bytes) == (1, 1, 35)
@@ -294,6 +294,6 @@ async def test_a_controller_that_leads_no_more_removes_nothing(tmp_path: Path) -
         made.controller.retention._leads = lambda: False
 
         with pytest.raises(ConflictError, match="does not lead any more"):
-            await made.controller.prune(PROJECT, dry_run=False, grace=0)
+            await made.controller.sessions.prune(PROJECT, dry_run=False, grace=0)
 
         assert await stored(made) == {orphan}

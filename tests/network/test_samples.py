@@ -72,7 +72,7 @@ async def test_what_code_logs_is_kept_with_its_steps_and_is_what_a_simulation_ke
         first = await logged(made, session, 8, client="client-0")
         second = await logged(made, session, 14, client="client-1")
         left = departures(made.folder / "client-0" / LEDGER)
-        await made.controller.delete_session("default", session.id)
+        await made.controller.sessions.delete("default", session.id)
         assert await samples(made, 0, session=session.id) == []
     allowed = {("loss", 1, 1.0), ("loss", 2, 0.5), ("loss", 3, 1 / 3), ("lr", 40, 0.5)}
     assert first == {(number, "train", "client-0", *each) for number in (1, 2) for each in allowed}

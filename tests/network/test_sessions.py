@@ -152,10 +152,10 @@ async def test_a_stopped_session_resumes_to_the_bits_of_one_that_never_stopped(a
         await made.clients(4)
         session = await made.start(app, spec)
         await made.until_round(session, 2)
-        stopped = await made.controller.stop_session("default", session.id, "a test")
+        stopped = await made.controller.sessions.stop("default", session.id, "a test")
         assert (stopped.state, stopped.round, stopped.cause) == (SessionState.STOPPED, 2, "stopped by a test")
         gate.touch()
-        await made.controller.start_session("default", session.id)
+        await made.controller.sessions.start("default", session.id)
         await made.until_event(session, "session.finished")
         session = await made.session(session)
     assert session.round == 5
@@ -223,13 +223,13 @@ async def test_a_running_session_is_not_started_twice_nor_deleted(app: Path, tmp
     async with federation(tmp_path) as made:
         session = await made.create(app, RunSpec(rules=FOUR))
         opened = asyncio.create_task(made.until_event(session, "train.opened"))
-        await made.controller.start_session("default", session.id)
+        await made.controller.sessions.start("default", session.id)
         await opened
         with pytest.raises(ConflictError, match="running already"):
-            await made.controller.start_session("default", session.id)
+            await made.controller.sessions.start("default", session.id)
         with pytest.raises(ConflictError, match="stop it before"):
-            await made.controller.delete_session("default", session.id)
-        why, _ = await made.controller.why("default", session.id)
+            await made.controller.sessions.delete("default", session.id)
+        why, _ = await made.controller.sessions.why("default", session.id)
         assert "0 connected, 4 needed" in str(why)
-        await made.controller.stop_session("default", session.id, "a test")
-        await made.controller.delete_session("default", session.id)
+        await made.controller.sessions.stop("default", session.id, "a test")
+        await made.controller.sessions.delete("default", session.id)

@@ -87,7 +87,7 @@ async def refusal(network: LocalNetwork, app: Path, tmp_path: Path) -> str:
     session = await network.create(app, RunSpec(name="heart", rounds=1, rules=ONE))
     (tmp_path / "marks" / "loaded").unlink()  # the operator's own process has loaded it
     async with asyncio.timeout(60):
-        await network.controller.start_session(PROJECT, session.id)
+        await network.controller.sessions.start(PROJECT, session.id)
         ended = await network.end(session)
     assert ended.state is SessionState.FAILED
     assert not (tmp_path / "marks" / "loaded").exists()
@@ -173,11 +173,11 @@ async def test_a_package_of_a_signer_whom_the_site_names_runs_and_no_other(
     public = new_key(tmp_path / "key.pem")
     await network.client("ward", policy=policy(f'[code]\nsigners = ["{public}"]', tmp_path))
     session = await network.create(app, RunSpec(name="heart", rounds=1, rules=ONE))
-    signed = await network.controller.add_package(PROJECT, build(app, key=read_key(tmp_path / "key.pem")))
-    mine = await network.controller.create_session(
+    signed = await network.controller.artifacts.add_package(PROJECT, build(app, key=read_key(tmp_path / "key.pem")))
+    mine = await network.controller.sessions.create(
         PROJECT, session.spec, seed_model=session.seed_model, package=signed.id
     )
-    await network.controller.start_session(PROJECT, mine.id)
+    await network.controller.sessions.start(PROJECT, mine.id)
     assert (await network.end(mine)).state is SessionState.FINISHED
     assert "signed by nobody" in await refusal(network, app, tmp_path)
 

@@ -332,7 +332,7 @@ async def test_a_policy_that_is_wrong_ends_its_session_with_the_cause_and_closes
         monkeypatch.setattr(
             hansa.run, "plugin", lambda group, name: wrong if "policies" in group else plugin(group, name)
         )
-        await made.controller.start_session(PROJECT, session.id)
+        await made.controller.sessions.start(PROJECT, session.id)
         session = await made.end(session)
         assert session.state is SessionState.FAILED
         assert said in session.cause
@@ -347,12 +347,12 @@ async def test_failures_of_strangers_and_of_other_rounds_are_not_recorded(app: P
         session = await made.create(app, spec)
         invited = hansa.run.resolve(spec).cohort(["client-0", "client-1"], 1).invited[0]
         stranger = next(name for name in ("client-0", "client-1") if name != invited)
-        await made.controller.start_session(PROJECT, session.id)
+        await made.controller.sessions.start(PROJECT, session.id)
         for number in (1, 2, 77):
             key = RoundKey(session.id, number, Kind.TRAIN)
             made.tree.send(TaskFailed(key, stranger, "I am not even invited"))
             made.tree.send(Settled(key, stranger, accepted=False, reason=Reason.LATE))
             made.tree.send(Evaluated(RoundKey(session.id, number, Kind.EVALUATE), stranger, 1, {"x": 1.0}))
         made.tree.hub.receive_from_parent(Closed(RoundKey("nothing", 1, Kind.TRAIN)))
-        await made.controller.stop_session(PROJECT, session.id, "a test")
+        await made.controller.sessions.stop(PROJECT, session.id, "a test")
         assert [event.message for event in await made.events(session, "task.failed")] == []

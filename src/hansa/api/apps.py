@@ -86,7 +86,7 @@ class Apps:
                 file.write_bytes(source)
                 return build(file, name=name)
 
-        return await self._controller.add_package(project, await asyncio.to_thread(pack), by)
+        return await self._controller.artifacts.add_package(project, await asyncio.to_thread(pack), by)
 
     async def example(self, project: str, by: str) -> PackageRecord:
         """A package of the example."""
@@ -96,7 +96,7 @@ class Apps:
     async def draw(self, project: str, package: str, spec: RunSpec, by: str) -> tuple[ModelRecord, RunSpec]:
         """The initial model of a package's app, as a model of the project, and the spec as it suits the app."""
         checked_name(spec.name, "session")
-        await self._controller.need_walls(project, by)
+        await self._controller.walls.need(project, by)
         if self._drawing >= _MOST_AT_ONCE:
             raise ConflictError(f"{_MOST_AT_ONCE} apps are giving their initial models on this server: try again soon")
         self._drawing += 1
@@ -104,7 +104,8 @@ class Apps:
             async with self._process(project, package, spec, _PATIENCE) as (process, out):
                 said = await self._drawn(process)
                 model = await asyncio.to_thread(_left, out)
-                return await self._controller.add_model(project, model, f"{spec.name}-seed", by), _suited(said, project)
+                seed = await self._controller.artifacts.add_model(project, model, f"{spec.name}-seed", by)
+                return seed, _suited(said, project)
         except RunFailedError as error:
             raise AppError(f"the app gave no initial model: {error}") from error
         finally:
@@ -126,7 +127,7 @@ class Apps:
     async def simulate(self, project: str, package: str, spec: RunSpec, clients: int, by: str) -> SessionRecord:
         """A session that is simulated here from now on, with virtual clients."""
         checked_name(spec.name, "session")
-        await self._controller.need_walls(project, by)
+        await self._controller.walls.need(project, by)
         if len(self._running) >= _MOST_AT_ONCE:
             raise ConflictError(f"{_MOST_AT_ONCE} simulations are running on this server: wait, or stop one")
         controller, number = self._controller, uuid.uuid4().hex[:12]
@@ -220,7 +221,7 @@ class Apps:
                 *(limits.encode(), *more),
             ]
             async with running(
-                self._controller.confinement, limits, arguments,
+                self._controller.walls.confinement, limits, arguments,
                 folder=folder, readable=(place / "app", place / "run"), printed=place / "said", speaks=True,
             ) as process:  # fmt: skip
                 yield process, out

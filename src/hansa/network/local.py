@@ -180,17 +180,18 @@ class LocalNetwork:
     async def create(self, app: Path, spec: RunSpec, *, package: bool = True) -> SessionRecord:
         """A session of this app, not started."""
         loaded = load_app(app)
-        digest = (await self.controller.add_package(PROJECT, build(app))).id if package else None
+        digest = (await self.controller.artifacts.add_package(PROJECT, build(app))).id if package else None
         if spec.parties:
-            return await self.controller.create_session(PROJECT, spec, seed_model=None, package=digest)
+            return await self.controller.sessions.create(PROJECT, spec, seed_model=None, package=digest)
         spec = suit(spec, loaded)
-        model = await self.controller.add_model(PROJECT, b"".join(codec.encode(resolve(spec).initial_model(loaded))))
-        return await self.controller.create_session(PROJECT, spec, seed_model=model.id, package=digest)
+        initial = b"".join(codec.encode(resolve(spec).initial_model(loaded)))
+        model = await self.controller.artifacts.add_model(PROJECT, initial)
+        return await self.controller.sessions.create(PROJECT, spec, seed_model=model.id, package=digest)
 
     async def start(self, app: Path, spec: RunSpec, *, package: bool = True) -> SessionRecord:
         """A session of this app, started."""
         session = await self.create(app, spec, package=package)
-        return await self.controller.start_session(PROJECT, session.id)
+        return await self.controller.sessions.start(PROJECT, session.id)
 
     async def run(self, app: Path, spec: RunSpec, *, package: bool = True) -> SessionRecord:
         """A session of this app, from its start to its end."""

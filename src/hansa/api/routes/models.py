@@ -86,22 +86,22 @@ class ModelRoutes:
         record = await with_body(
             request,
             self._limits.spool,
-            lambda file: self._controller.add_model(project, file, name, me.name, parent=parent),
+            lambda file: self._controller.artifacts.add_model(project, file, name, me.name, parent=parent),
         )
         return record_document(record)
 
     async def get_model(self, project: str, model: str) -> dict[str, Any]:
         """A model, by its digest."""
-        return record_document(await self._controller.find_model(project, model))
+        return record_document(await self._controller.artifacts.find_model(project, model))
 
     async def delete_model(self, project: str, model: str, me: Caller) -> Response:
         """Delete an uploaded model that no session, prediction or other model names."""
-        await self._controller.delete_model(project, model, me.name)
+        await self._controller.artifacts.delete_model(project, model, me.name)
         return Response(status_code=204)
 
     async def download_model(self, project: str, model: str, request: Request, me: Caller) -> Response:
         """The safetensors file of a model; its ETag is the digest, and a Range is honoured."""
-        record = await self._controller.model_with_bytes(project, model)
+        record = await self._controller.artifacts.model_with_bytes(project, model)
         headers = {"ETag": f'"{record.id}"', "Cache-Control": "private, no-cache"}
         asked = request.headers.get("if-none-match", "")
         if record.id in {tag.strip().removeprefix("W/").strip('"') for tag in asked.split(",")}:
@@ -178,7 +178,7 @@ class PackageRoutes:
     async def upload_package(self, project: str, request: Request, me: Caller) -> dict[str, Any]:
         """Upload user code: the body is a package as `hansa package create` makes it, signed or not."""
         archive = b"".join([chunk async for chunk in request.stream()])
-        return record_document(await self._controller.add_package(project, archive, me.name))
+        return record_document(await self._controller.artifacts.add_package(project, archive, me.name))
 
     async def get_package(self, project: str, package: str) -> dict[str, Any]:
         """A package, by its id."""
@@ -186,7 +186,7 @@ class PackageRoutes:
 
     async def delete_package(self, project: str, package: str, me: Caller) -> Response:
         """Delete a package that no session or prediction names."""
-        await self._controller.delete_package(project, package, me.name)
+        await self._controller.artifacts.delete_package(project, package, me.name)
         return Response(status_code=204)
 
     async def get_contents(self, project: str, package: str) -> dict[str, Any]:

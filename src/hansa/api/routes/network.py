@@ -89,7 +89,7 @@ class NetworkRoutes:
 
     async def label_client(self, project: str, name: str, me: Caller, body: NewLabels) -> dict[str, Any]:
         """Give a client labels beside its own, or take them away; sessions choose clients by them."""
-        return record_document(await self._controller.label_client(project, name, body.labels, me.name))
+        return record_document(await self._controller.tree(project).label(name, body.labels, me.name))
 
     async def get_combiner(self, project: str, name: str) -> dict[str, Any]:
         """A combiner, by its name."""
@@ -156,8 +156,8 @@ class NetworkRoutes:
 
     async def prune(self, project: str, me: Caller, body: Prune) -> dict[str, Any]:
         """Remove what the policies of the project's sessions give up, and every object that no row names any more."""
-        controller = self._controller
-        return record_document(await controller.prune(project, dry_run=body.dry_run, grace=body.grace, by=me.name))
+        sessions = self._controller.sessions
+        return record_document(await sessions.prune(project, dry_run=body.dry_run, grace=body.grace, by=me.name))
 
     async def get_quota(self, project: str) -> dict[str, Any]:
         """What the project uses of its quotas."""

@@ -56,7 +56,8 @@ class PredictionRoutes:
         """Ask clients what a model predicts of their data. Only those answer whose owners let predictions leave."""
         document = body.model_dump(include={"name", "rules", "config", "seed"}, exclude_unset=True)
         spec = spec_from_json({"name": body.name, **document, "project": project})
-        made = await self._controller.predict(project, spec, model=body.model, package=body.package, by=me.name)
+        predictions = self._controller.predictions
+        made = await predictions.start(project, spec, model=body.model, package=body.package, by=me.name)
         return record_document(made)
 
     async def get_prediction(self, project: str, prediction: str) -> dict[str, Any]:
@@ -91,9 +92,9 @@ class PredictionRoutes:
 
     async def stop_prediction(self, project: str, prediction: str, me: Caller) -> dict[str, Any]:
         """Ask no more; what was answered is kept."""
-        return record_document(await self._controller.stop_prediction(project, prediction, me.name))
+        return record_document(await self._controller.predictions.stop(project, prediction, me.name))
 
     async def delete_prediction(self, project: str, prediction: str, me: Caller) -> Response:
         """Delete a prediction that is not under way, with its answers."""
-        await self._controller.delete_prediction(project, prediction, me.name)
+        await self._controller.predictions.delete(project, prediction, me.name)
         return Response(status_code=204)

@@ -125,7 +125,7 @@ class SessionRoutes:
 
     async def create_session(self, project: str, me: Caller, body: NewSession) -> dict[str, Any]:
         """Create a session, not started. Its seed model, and its package where it has one, must be uploaded before."""
-        created = await self._controller.create_session(
+        created = await self._controller.sessions.create(
             project,
             spec_of(body.spec, project),
             seed_model=body.seed_model,
@@ -142,34 +142,34 @@ class SessionRoutes:
 
     async def delete_session(self, project: str, session: str, me: Caller) -> Response:
         """Delete a session that does not run, with its records, and the objects that nothing else needs."""
-        await self._controller.delete_session(project, session, me.name)
+        await self._controller.sessions.delete(project, session, me.name)
         return Response(status_code=204)
 
     async def start_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Run a session that was created, failed or was stopped."""
-        return record_document(await self._controller.start_session(project, session, me.name))
+        return record_document(await self._controller.sessions.start(project, session, me.name))
 
     async def resume_session(
         self, project: str, session: str, me: Caller, body: Resume | None = None
     ) -> dict[str, Any]:
         """Go on after the last committed round; with `rounds`, that many further than it was to commit."""
         further = body.rounds if body is not None else 0
-        return record_document(await self._controller.start_session(project, session, me.name, further=further))
+        return record_document(await self._controller.sessions.start(project, session, me.name, further=further))
 
     async def stop_session(self, project: str, session: str, me: Caller) -> dict[str, Any]:
         """Stop a running session; what is committed stays, and it can be resumed, unless it is simulated here."""
         if self._apps.simulates(project, session):
             await self._apps.stop(session, me.name)
             return await self.get_session(project, session)
-        return record_document(await self._controller.stop_session(project, session, me.name))
+        return record_document(await self._controller.sessions.stop(project, session, me.name))
 
     async def keep_session(self, project: str, session: str, me: Caller, body: Keep) -> dict[str, Any]:
         """Keep a session's models by another policy: from its next round on, or when it is pruned next."""
-        return record_document(await self._controller.keep_session(project, session, body.keep, me.name))
+        return record_document(await self._controller.sessions.keep(project, session, body.keep, me.name))
 
     async def why_session_waits(self, project: str, session: str) -> dict[str, Any]:
         """What a session waits for: who is late, and when their leases end."""
-        phase, away = await self._controller.why(project, session)
+        phase, away = await self._controller.sessions.why(project, session)
         found = await self._controller.store.get(SessionRecord, project, session)
         calls = self._controller.tree(project).calls(session)
         said = f"session {found.name} calls the app's {calls}" if calls and not away else _sentence(found, phase, away)
@@ -199,7 +199,7 @@ class SessionRoutes:
         return self._exported(project, session, Models(models), me)
 
     def _exported(self, project: str, session: str, models: Models, me: Identity) -> Response:
-        export = partial(self._controller.export_session, project, session, models, by=me.name)
+        export = partial(self._controller.sessions.export, project, session, models, by=me.name)
         return _Exported(export, f"{session}.hansa.zip", self._limits.spool)
 
     async def get_round(self, project: str, session: str, number: int) -> dict[str, Any]:

@@ -276,7 +276,7 @@ class Gateway:
         found = self.files.find(model, helper)
         if found is not None:
             return found
-        await self.controller.find_model(self.project, model)
+        await self.controller.artifacts.find_model(self.project, model)
         async with self.controller.retention.holds.holding(model):
             path = await self.controller.objects.fetch(model)
             return await self.files.make(model, helper, lambda: codec.load(path))
@@ -343,7 +343,7 @@ class Gateway:
         config = {} if helper == NUMPY else {"helper_type": helper}
         rules = RoundRules(min_clients=1, deadline=_PREDICTING, lease=_PREDICTING)
         spec = RunSpec(name=prediction, rounds=1, rules=rules, config=config)
-        await self.controller.predict(self.project, spec, model=model, by=by)
+        await self.controller.predictions.start(self.project, spec, model=model, by=by)
 
     async def describe(self, guest: Guest, told: Mapping[str, str]) -> None:
         """A client says something of itself: it is a label of the client, as far as there may be such a label."""

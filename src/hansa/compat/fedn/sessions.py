@@ -63,8 +63,8 @@ class Sessions:
         if spec.functions or splits:
             make = package_of_top if splits else partial(package_of, str(config["server_functions"]))
             archive = await asyncio.to_thread(make)
-            package = (await self._controller.add_package(self._project, archive, by)).id
-        session = await self._controller.create_session(self._project, spec, seed_model=seed, package=package, by=by)
+            package = (await self._controller.artifacts.add_package(self._project, archive, by)).id
+        session = await self._controller.sessions.create(self._project, spec, seed_model=seed, package=package, by=by)
         kept = {field: config.get(field) for field in _KEPT}
         note = {"session_config": kept, "seed_model_id": told.get("seed_model_id")}
         await self._gateway.notes.put("session", note, session=session.id, name=session.id)
@@ -89,7 +89,7 @@ class Sessions:
         if first:
             await self._controller.store.put(self._settled(session, told, rounds))
         try:
-            started = await self._controller.start_session(
+            started = await self._controller.sessions.start(
                 self._project, session.id, by, further=0 if first else rounds
             )
         except NotFoundError as error:
@@ -140,7 +140,7 @@ class Sessions:
         status = told.get("status")
         if status == "Terminated":
             if session.state is SessionState.RUNNING:
-                return await self._controller.stop_session(self._project, session.id, by)
+                return await self._controller.sessions.stop(self._project, session.id, by)
             try:
                 note = dict((await self._gateway.notes.get("session", session.id)).data)
             except NotFoundError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from hansa.errors import ConflictError, NotFoundError
+from hansa.errors import ConflictError, NotFoundError, StorageUnavailableError
 from hansa.network.controller.holds import Holds
 from hansa.store.completion import completed
 from hansa.store.ports import MetadataStore, ObjectStore, Pruned, Query, Release
@@ -114,6 +114,13 @@ class Retention:
     async def sweep(self, sessions: Sequence[SessionRecord], grace: float, *, dry_run: bool) -> PruneReport:
         """Prune these sessions, and remove what no row needs and what has been there for `grace` seconds."""
         return await (self._foresee if dry_run else self._sweep)(sessions, grace)
+
+    async def finish_deletion(self, deleted: str) -> None:
+        """Remove the bytes that a deletion has freed, now or when the store is back."""
+        try:
+            await self.finish()
+        except StorageUnavailableError as error:
+            _log.warning("the objects of what was deleted are removed later", deleted=deleted, why=str(error))
 
     async def finish(self) -> Removed:
         """Remove what is listed to be removed and not in use."""

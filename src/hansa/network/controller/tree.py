@@ -19,7 +19,7 @@ from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.directory import Directory
 from hansa.network.controller.functions import AppFunctions
 from hansa.network.controller.journal import Journal, event
-from hansa.network.controller.predictions import PredictionRunner, PredictionSurroundings
+from hansa.network.controller.prediction import PredictionRunner, PredictionSurroundings
 from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurroundings
 from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention

@@ -167,7 +167,7 @@ class ClientRoutes:
         if fits_label(key, str(value)):
             with suppress(NotFoundError):
                 node = gateway.node_of(str(sender.get("client_id") or ""))
-                await gateway.controller.label_client(gateway.project, node, {key: str(value)}, request.state.by)
+                await gateway.controller.tree(gateway.project).label(node, {key: str(value)}, request.state.by)
         note = gateway.notes.tell("attribute", {"key": key, "value": str(value), "sender": sender})
         return answer(await self._catalogue.get("attributes", note.name), 201)
 

@@ -71,8 +71,8 @@ class ModelRoutes:
             helper = known_helper(told.get("helper") or await self._active.helper() or NUMPY)
             most = min(self._limit, _UNPACKED * file.seek(0, os.SEEK_END) + SMALL)
             arrays = await asyncio.to_thread(read_model, file, helper_of(helper), most)
-        name = told.get("name") or ""
-        await self._controller.add_model(self._project, b"".join(codec.encode(arrays)), name, request.state.by)
+        model, name = b"".join(codec.encode(arrays)), told.get("name") or ""
+        await self._controller.artifacts.add_model(self._project, model, name, request.state.by)
         if await self._active.helper() is None:
             await self._active.use_helper(helper)
         return answer({"success": True, "message": "Model added successfully"})
@@ -84,7 +84,7 @@ class ModelRoutes:
         if others:
             raise InputError(f"only a model's name can be changed, not {', '.join(sorted(others))}")
         if "name" in told:
-            await self._controller.name_model(self._project, model, str(told["name"] or ""), request.state.by)
+            await self._controller.artifacts.name_model(self._project, model, str(told["name"] or ""), request.state.by)
             document = await self._catalogue.get("models", model)
         return answer(document)
 
@@ -130,7 +130,7 @@ class ModelRoutes:
 
     async def _parameters(self, request: Request) -> Response:
         model = request.path_params["id"]
-        record = await self._controller.model_with_bytes(self._project, model)
+        record = await self._controller.artifacts.model_with_bytes(self._project, model)
         if record.size > _SHOWN:
             raise InputError(f"the model has {record.size:,} bytes: download it")
         async with self._controller.retention.holds.holding(model):

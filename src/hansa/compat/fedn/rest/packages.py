@@ -53,7 +53,7 @@ class PackageRoutes:
         if suffix is None:
             raise InputError("File extension not allowed: a package is a .tgz, .tar.gz or .tar.bz2")
         package = str(uuid.uuid4())
-        record = await self._controller.add_archive(self._project, data, package, request.state.by)
+        record = await self._controller.artifacts.add_archive(self._project, data, package, request.state.by)
         kept = {
             "active": False,
             "description": told.get("description") or "",
