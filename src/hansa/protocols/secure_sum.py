@@ -1,21 +1,16 @@
-"""Secure aggregation: a server learns the sum of what clients send, modulo 2^64, and of no client its own.
+"""Secure aggregation: a server learns the sum of what clients send, and of no client its own.
 
-    y_u = x_u + PRG(b_u) + Σ_{v > u} PRG(s_uv) − Σ_{v < u} PRG(s_uv)   mod 2^64
+A scheme has five steps, in each of which clients may be lost: clients tell their public keys; each tells each other a
+secret, sealed; each sends its vector, masked; those that are left are told who has sent one; they reveal what takes
+off the masks of the sum. `hansa.protocols.secagg` and `hansa.protocols.lightsecagg` are two, of the same shape; here is
+what they share: keys, what clients tell each other through a server that cannot read it, and how many must be left.
 
-Every pair agrees on s_uv, and every client draws b_u; of b_u and of the key behind its s_uv each other client holds a
-share, of which t are needed. The masks of pairs cancel. When all is sent, the survivors reveal their shares of b_u of
-each survivor, and of the key of each client that has dropped out: never both of one client.
-
-Bonawitz et al.: "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, figure 4, for a
-server that is curious and follows the protocol: without signatures on keys and the round of consistency. X25519, HKDF
-with SHA-256, ChaCha20 as the PRG, ChaCha20-Poly1305 between clients, Shamir's shares in the field of 2^521 − 1.
-
-Everything here is pure: what a client draws comes from one seed of 32 bytes, which it must draw anew in each round.
+Everything is pure: what a client draws comes from one seed of 32 bytes, which it must draw anew in each round. The
+server is curious and follows the protocol.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,230 +24,215 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hansa.errors import ConfigError, InputError, QuorumNotMetError
 
 __all__ = [
-    "SHARE_BYTES",
+    "KEY_BYTES",
+    "SEED_BYTES",
     "Client",
-    "PublicKeys",
+    "Scheme",
+    "Sealing",
+    "Server",
     "Words",
+    "agreed",
+    "check_hiding",
+    "check_masked",
+    "check_present",
     "check_quorum",
+    "derived",
     "least_threshold",
-    "recovered",
-    "shared",
-    "unmasked",
+    "listed",
+    "stream",
 ]
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 """A vector modulo 2^64; int64 is the same bits."""
 
-_PRIME: Final = 2**521 - 1
-SHARE_BYTES: Final = 66
-"""Of a share of a secret of 32 bytes."""
-_SECRET: Final = 32
+SEED_BYTES: Final = 32
+KEY_BYTES: Final = 32
+"""Of a public key."""
 
 
-# ── Shamir's shares ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def shared(secret: bytes, clients: int, threshold: int, key: bytes) -> list[bytes]:
-    """A share for each client, of which `threshold` recover the secret and fewer tell nothing. key: 32 bytes, drawn."""
-    stream = _stream(key, (threshold - 1) * SHARE_BYTES)
-    drawn = [stream[start : start + SHARE_BYTES] for start in range(0, len(stream), SHARE_BYTES)]
-    polynomial = [int.from_bytes(secret, "big"), *(int.from_bytes(each, "big") % _PRIME for each in drawn)]
-    shares = []
-    for place in range(1, clients + 1):
-        value = 0
-        for coefficient in reversed(polynomial):
-            value = (value * place + coefficient) % _PRIME
-        shares.append(value.to_bytes(SHARE_BYTES, "big"))
-    return shares
-
-
-def recovered(shares: Mapping[int, bytes]) -> bytes:
-    """The secret of as many shares as its threshold, by client from 0; `InputError` where they do not fit together."""
-    places = {client + 1: int.from_bytes(share, "big") for client, share in shares.items()}
-    secret = 0
-    for place, value in places.items():
-        above, below = 1, 1
-        for other in places:
-            if other != place:
-                above, below = above * other % _PRIME, below * (other - place) % _PRIME
-        secret = (secret + value * above * pow(below, -1, _PRIME)) % _PRIME
-    if secret >> (8 * _SECRET):
-        raise InputError(
-            "the shares of a secret do not fit together: a client has revealed another share than it was given"
-        )
-    return secret.to_bytes(_SECRET, "big")
-
-
-# ── clients ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class PublicKeys:
-    """What a client tells all others, through the server."""
-
-    encryption: bytes
-    """32 bytes, for what clients tell each other."""
-    masking: bytes
-    """32 bytes, for the masks of pairs."""
-
-
-def least_threshold(clients: int) -> int:
-    """More than half, so that no two disjoint groups of clients can each recover a secret."""
-    return clients // 2 + 1
-
-
-class Client:
+class Client(Protocol):
     """One client in one round."""
 
-    def __init__(self, number: int, clients: int, threshold: int, seed: bytes) -> None:
-        """number: from 0; threshold: t; seed: 32 bytes that nobody else knows, of this round alone."""
-        if clients < 3:  # noqa: PLR2004 - the sum of two tells each of them the other's
-            raise ConfigError(f"{clients} clients cannot hide in their sum; there must be at least 3")
-        if not least_threshold(clients) <= threshold <= clients:
-            raise ConfigError(
-                f"threshold is {threshold}; of {clients} clients it must be {least_threshold(clients)} to {clients}"
-            )
-        if len(seed) != _SECRET:
-            raise ConfigError(f"the seed has {len(seed)} bytes; it must have {_SECRET}, drawn at random")
-        self._number, self._clients, self._threshold = number, clients, threshold
-        self._encryption = X25519PrivateKey.from_private_bytes(_derived(seed, "encryption"))
-        self._masking = X25519PrivateKey.from_private_bytes(_derived(seed, "masking"))
-        self._own = _derived(seed, "own")
-        self._keys = _derived(seed, "shares of own"), _derived(seed, "shares of masking")
-        self._others: Sequence[PublicKeys] = ()
-        self._held: dict[int, tuple[bytes, bytes]] = {}
-        """By client, a share of its b and one of its masking key."""
-        self._revealed = False
+    @property
+    def public(self) -> bytes:
+        """What it tells all others, through the server: the key that others seal with, and others of its scheme."""
+
+    def sealed(self, everybody: Mapping[int, bytes]) -> dict[int, bytes]:
+        """What it tells each other client, of as many bytes each. everybody: public keys, its own too, by client."""
+
+    def opened(self, told: Mapping[int, bytes]) -> None:
+        """Keep what others have told it, by client; may be called again. `InputError` names whose word was changed."""
+
+    def masked(self, values: Words) -> npt.NDArray[Any]:
+        """Its vector: without what others know it is uniformly random, whatever the values are."""
+
+    def revealed(self, present: Collection[int]) -> bytes:
+        """What takes off the masks. present: who has sent a vector. Once in a round.
+
+        Raises `QuorumNotMetError` where too few are present, `InputError` where it is asked again, or is absent.
+        """
+
+
+class Server(Protocol):
+    """The server in one round."""
+
+    def add(self, client: int, masked: npt.NDArray[Any]) -> None:
+        """Add a client's vector; `InputError` where it has another shape."""
+
+    def unmasked(self, revealed: Mapping[int, bytes]) -> Words:
+        """The sum over the clients that were added. revealed: by client, of `Client.revealed`.
+
+        Raises `QuorumNotMetError` where too few have revealed theirs, `InputError` where what they reveal does not fit.
+        """
+
+
+class Scheme(Protocol):
+    """How vectors are masked, and how masks come off."""
 
     @property
-    def public(self) -> PublicKeys:
-        """Its keys."""
-        return PublicKeys(
-            self._encryption.public_key().public_bytes_raw(), self._masking.public_key().public_bytes_raw()
-        )
+    def clients(self) -> int:
+        """How many there are."""
 
-    def sealed(self, everybody: Sequence[PublicKeys]) -> list[bytes]:
-        """What it tells each client, which the server cannot read; of itself, nothing. everybody: by client."""
-        if len(everybody) != self._clients or everybody[self._number] != self.public:
-            raise InputError(f"client {self._number} was not told its own keys among those of {self._clients} clients")
-        if len({each.masking for each in everybody} | {each.encryption for each in everybody}) < 2 * self._clients:
-            raise InputError("two clients have one key")
-        self._others = everybody
-        of_own = shared(self._own, self._clients, self._threshold, self._keys[0])
-        of_masking = shared(self._masking.private_bytes_raw(), self._clients, self._threshold, self._keys[1])
-        told = list(map(bytes.__add__, of_own, of_masking))
-        self._held[self._number] = of_own[self._number], of_masking[self._number]
-        return [self._box(self._number, other).encrypt(_ONCE, each, None) if other != self._number else b""
-                for other, each in enumerate(told)]  # fmt: skip
+    @property
+    def threshold(self) -> int:
+        """How many must be left to take off the masks."""
 
-    def opened(self, told: Sequence[bytes]) -> None:
-        """Keep what the others have told it, by client. Raises `InputError`, which names whose word was changed."""
-        for other, text in enumerate(told):
-            if other != self._number:
-                try:
-                    plain = self._box(other, self._number).decrypt(_ONCE, text, None)
-                except InvalidTag:
-                    raise InputError(f"what client {other} told client {self._number} was changed on its way") from None
-                self._held[other] = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+    def client(self, number: int, size: int, seed: bytes) -> Client:
+        """A client, from 0. size: of its vector; seed: 32 bytes that nobody else knows, of this round alone."""
 
-    def masked(self, values: Words) -> Words:
-        """y_u of x_u: without the masks of others it is uniformly random, whatever the values are."""
-        return values + _mask(self._own, len(values)) + self._pairs(len(values))
+    def server(self, size: int, everybody: Mapping[int, bytes], sharers: Collection[int]) -> Server:
+        """The server. everybody: public keys by client; sharers: who of these has told others a secret."""
 
-    def revealed(self, present: Sequence[bool]) -> list[bytes]:
-        """A share for each client: of b where it has sent its vector, else of its masking key. Once in a round.
 
-        Raises `QuorumNotMetError` where fewer than t are present, `InputError` where it is asked again, or is absent.
-        """
-        if self._revealed or not present[self._number] or len(present) != self._clients:
+# ── what clients tell each other ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sealing:
+    """What a client tells others through a server that cannot read it: X25519, HKDF, ChaCha20-Poly1305."""
+
+    def __init__(self, number: int, seed: bytes) -> None:
+        """number: of the client; seed: 32 bytes."""
+        if len(seed) != SEED_BYTES:
+            raise ConfigError(f"the seed has {len(seed)} bytes; it must have {SEED_BYTES}, drawn at random")
+        self._number = number
+        self._key = X25519PrivateKey.from_private_bytes(derived(seed, "encryption"))
+        self._secrets: dict[int, bytes] = {}
+
+    @property
+    def public(self) -> bytes:
+        """Its key, of 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    def meet(self, public: bytes, everybody: Mapping[int, bytes]) -> None:
+        """Agree with each other one. public: what this client has told; everybody: what all have, by client."""
+        if everybody.get(self._number) != public:
             raise InputError(
-                f"client {self._number} reveals shares once in a round, and only after it has sent its own"
+                f"client {self._number} was not told its own keys among those of {len(everybody)} clients: "
+                "the server has changed them"
             )
-        check_quorum(sum(present), self._threshold)
-        self._revealed = True
-        return [self._held[other][0 if there else 1] for other, there in enumerate(present)]
+        keys = [each[at : at + KEY_BYTES] for each in everybody.values() for at in range(0, len(each), KEY_BYTES)]
+        if any(len(each) != len(public) for each in everybody.values()) or len(set(keys)) < len(keys):
+            raise InputError("two clients have one key, or one has no key: each must draw its own")
+        self._secrets = {
+            other: agreed(self._key, key[:KEY_BYTES], other)
+            for other, key in everybody.items()
+            if other != self._number
+        }
 
-    def _pairs(self, size: int) -> Words:
-        total = np.zeros(size, np.uint64)
-        for other, keys in enumerate(self._others):
-            if other != self._number:
-                total += _of_pair(self._masking, self._number, other, keys.masking, size)
-        return total
+    def seal(self, receiver: int, plain: bytes) -> bytes:
+        """For one that it has met; once in a round."""
+        return self._box(self._number, receiver, self._secrets[receiver]).encrypt(_ONCE, plain, None)
 
-    def _box(self, sender: int, receiver: int) -> ChaCha20Poly1305:
-        other = receiver if sender == self._number else sender
-        agreed = _agreed(self._encryption, self._others[other].encryption, other)
-        return ChaCha20Poly1305(_derived(agreed, f"from {sender} to {receiver}"))
+    def open(self, sender: int, text: bytes, size: int) -> bytes:
+        """What another one has sealed for it, which must be of so many bytes."""
+        if sender not in self._secrets:
+            raise InputError(f"client {self._number} was told something by client {sender}, whom it has not met")
+        try:
+            plain = self._box(sender, self._number, self._secrets[sender]).decrypt(_ONCE, text, None)
+        except InvalidTag:
+            raise InputError(f"what client {sender} told client {self._number} was changed on its way") from None
+        if len(plain) != size:
+            raise InputError(f"client {sender} told client {self._number} {len(plain)} bytes, not {size}")
+        return plain
 
+    @staticmethod
+    def _box(sender: int, receiver: int, secret: bytes) -> ChaCha20Poly1305:
+        return ChaCha20Poly1305(derived(secret, f"from {sender} to {receiver}"))
 
-# ── the server ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def unmasked(
-    everybody: Sequence[PublicKeys],
-    threshold: int,
-    masked: Words,
-    present: Sequence[bool],
-    revealed: Mapping[int, Sequence[bytes]],
-) -> Words:
-    """Σ x_u over the clients that are present.
-
-    everybody: keys by client; masked: Σ y_u over the present; revealed: by client, of `Client.revealed`. Raises
-    `QuorumNotMetError` where fewer than t have revealed theirs, `InputError` where shares do not fit.
-    """
-    check_quorum(len(revealed), threshold)
-    few = dict(sorted(revealed.items())[:threshold])
-    total = masked.copy()
-    for client, keys in enumerate(everybody):
-        secret = recovered({holder: shares[client] for holder, shares in few.items()})
-        if present[client]:
-            total -= _mask(secret, len(total))
-            continue
-        masking = X25519PrivateKey.from_private_bytes(secret)
-        if masking.public_key().public_bytes_raw() != keys.masking:
-            raise InputError(f"the shares of client {client}'s key do not come to it")
-        for other, there in enumerate(present):
-            if there:  # what that one has added for it
-                total += _of_pair(masking, client, other, everybody[other].masking, len(total))
-    return total
-
-
-def check_quorum(there: int, threshold: int) -> None:
-    """Raise `QuorumNotMetError` where fewer clients are left than can take off the masks."""
-    if there < threshold:
-        raise QuorumNotMetError(
-            f"{there} clients are left of the {threshold} that secure aggregation needs to take off the masks: "
-            "nothing can be learnt of this round; run it again, with a lower `threshold` if clients drop out often"
-        )
-
-
-# ── keys and masks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 _ONCE: Final = bytes(12)
 """A nonce: each key is of one text alone."""
 
 
-def _derived(secret: bytes, purpose: str) -> bytes:
-    return HKDF(hashes.SHA256(), _SECRET, salt=None, info=f"hansa secure sum: {purpose}".encode()).derive(secret)
+def derived(secret: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose."""
+    return HKDF(hashes.SHA256(), SEED_BYTES, salt=None, info=f"hansa secure sum: {purpose}".encode()).derive(secret)
 
 
-def _agreed(mine: X25519PrivateKey, key: bytes, other: int) -> bytes:
+def agreed(mine: X25519PrivateKey, key: bytes, other: int) -> bytes:
+    """The secret of two clients; `InputError` names the other, where its key is none."""
     try:
         return mine.exchange(X25519PublicKey.from_public_bytes(key))
     except ValueError:  # of small order
         raise InputError(f"client {other} has no key that one could agree with") from None
 
 
-def _stream(key: bytes, size: int) -> bytes:
-    return Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(size))
+def stream(key: bytes) -> Callable[[int], bytes]:
+    """The next so many random bytes of a key, by ChaCha20."""
+    cipher = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+    return lambda size: cipher.update(bytes(size))
 
 
-def _mask(secret: bytes, size: int) -> Words:
-    stream: npt.NDArray[Any] = np.frombuffer(_stream(_derived(secret, "mask"), 8 * size), "<u8")
-    return stream
+# ── how many must be left ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _of_pair(mine: X25519PrivateKey, number: int, other: int, key: bytes, size: int) -> Words:
-    """What client `number` adds for another: the other adds as much the other way round."""
-    mask = _mask(_agreed(mine, key, other), size)
-    return mask if number < other else np.negative(mask)
+def least_threshold(clients: int) -> int:
+    """More than half, so that no two disjoint groups of clients can each take off masks."""
+    return clients // 2 + 1
+
+
+def check_hiding(clients: int, threshold: int) -> None:
+    """Raise `ConfigError` for what hides nothing."""
+    if clients < 3:  # noqa: PLR2004 - the sum of two tells each of them the other's
+        raise ConfigError(f"{clients} clients cannot hide in their sum; there must be at least 3")
+    if not least_threshold(clients) <= threshold <= clients:
+        raise ConfigError(
+            f"threshold is {threshold}; of {clients} clients it must be {least_threshold(clients)} to {clients}"
+        )
+
+
+def check_quorum(there: Collection[int], scheme: Scheme) -> None:
+    """Raise `QuorumNotMetError` where fewer clients are left than can take off the masks; it names the others."""
+    if len(there) < scheme.threshold:
+        gone = listed(sorted(set(range(scheme.clients)) - set(there)))
+        raise QuorumNotMetError(
+            f"{len(there)} clients are left of the {scheme.threshold} that secure aggregation needs to take off the "
+            f"masks; missing: {gone}. Nothing can be learnt of this round: run it again when they are there, or with a "
+            "lower `threshold` if clients drop out often"
+        )
+
+
+def check_present(number: int, present: Collection[int], sharers: Collection[int], scheme: Scheme) -> None:
+    """What a client asks before it reveals anything: it has sent its own, and so have enough of those it knows."""
+    if number not in present or not set(present) <= set(sharers):
+        raise InputError(
+            f"client {number} reveals shares once in a round, and only after it has sent its own, of those who have "
+            "shared theirs"
+        )
+    check_quorum(present, scheme)
+
+
+def check_masked(client: int, masked: npt.NDArray[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    """Raise `InputError` where a client's vector is of another shape."""
+    if masked.shape != shape or masked.dtype != np.dtype(dtype):
+        raise InputError(
+            f"client {client} has sent {masked.dtype} of shape {masked.shape}, not {np.dtype(dtype)} of shape {shape}: "
+            "does it run the same program, on the same model?"
+        )
+
+
+def listed(clients: Iterable[int]) -> str:
+    """Clients in words, the first dozen."""
+    names = [str(each) for each in clients]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""  # noqa: PLR2004 - a dozen
+    return f"client{'s' * (len(names) != 1)} {', '.join(names[:12])}{more}"
