@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from hansa.app import load_app
-from hansa.messages import RoundRules, RunSpec
+from hansa.data import heart_disease
+from hansa.errors import InputError
+from hansa.messages import ClientInfo, RoundRules, RunSpec
 from hansa.run import resolve
 from hansa.simulation import check_parity, differences
 
@@ -68,3 +70,19 @@ def test_the_paths_and_extras_in_an_examples_readme_are_there(example: Path) -> 
     assert [link for link in links if not (example / link).exists()] == []
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r"hansa\[(\w+)\]", text)) == set(NEEDS[example.name]) <= set(extras)
+
+
+def test_a_hospital_on_a_network_reads_its_own_file_and_no_other(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    if not SHARED.is_dir():
+        pytest.skip(f"the public data sets are not in {SHARED}")
+    shutil.copy(SHARED / "heart_disease" / "processed.va.data", tmp_path)
+    load = load_app(ROOT / "examples" / "heart_disease").load_data
+    assert load is not None
+
+    mine = load(ClientInfo("long-beach", settings={"data": str(tmp_path), "hospital": "va"}))
+    expected = heart_disease.read_hospital(SHARED / "heart_disease", "va")
+    assert (mine.train.x == expected.train.x).all()
+
+    with pytest.raises(InputError, match="long-beach does not say which hospital it is"):
+        load(ClientInfo("long-beach", settings={"data": str(SHARED / "heart_disease")}))

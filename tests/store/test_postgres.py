@@ -210,6 +210,39 @@ async def test_what_no_second_try_can_change_is_said_with_a_remedy_and_without_t
     assert postgres.url("", password).split("@")[0].rpartition(":")[2] not in said
 
 
+@pytest.mark.parametrize(
+    ("sentence", "says"),
+    [
+        ('database "hansa" does not exist', "there is no such database"),
+        ('role "keeper" does not exist', "there is no such user"),
+        ('no pg_hba.conf entry for host "::1", user "k", database "hansa", no encryption', "lets nobody in from here"),
+        ('permission denied for database "hansa"', "the user may not connect"),
+        ('role "keeper" is not permitted to log in', "the user may not connect"),
+        ("the database system is starting up", None),
+        ("the database system is shutting down", None),
+        ("the database system is in recovery mode", None),
+        ("the database system is not yet accepting connections", None),
+    ],
+)
+def test_a_server_that_starts_or_stops_is_waited_for_and_each_refusal_has_its_own_remedy(
+    sentence: str, says: str | None
+):
+    said = f'connection failed: connection to server at "127.0.0.1", port 5432 failed: FATAL:  {sentence}'
+
+    error = PostgresStore("postgresql://keeper@host/hansa")._explain_connection(said)
+
+    assert isinstance(error, StorageUnavailableError) == (says is None)
+    assert (says or "cannot be reached, or the connection was lost") in str(error)
+
+
+async def test_a_server_that_takes_no_connections_yet_is_waited_for(postgres: PostgresServer):
+    name = postgres.create_database()
+    postgres.query(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+
+    with pytest.raises(StorageUnavailableError, match="not currently accepting connections"):
+        await PostgresStore(postgres.url(name)).open()
+
+
 async def test_a_database_that_cannot_hold_every_text_is_refused(postgres: PostgresServer):
     store = PostgresStore(postgres.url(postgres.create_database(encoding="SQL_ASCII")))
 

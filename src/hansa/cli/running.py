@@ -74,7 +74,7 @@ def log_to(stream: TextIO, *, level: str, as_json: bool = False) -> None:
     from hansa.settings import quiet_grpc
 
     quiet_grpc()
-    renderer = _as_json if as_json else _Line(colours=stream.isatty())
+    renderer = _as_json if as_json else _Line(terminal=stream.isatty())
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -102,10 +102,10 @@ def _as_json(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> str
 
 
 class _Line:
-    """For example `12:30:01  connected  client=client-0 to=root`."""
+    """For example `12:30:01  connected  client=client-0 to=root`; in a file the date and the zone come before it."""
 
-    def __init__(self, *, colours: bool) -> None:
-        self._colours = colours
+    def __init__(self, *, terminal: bool) -> None:
+        self._terminal = terminal
 
     def __call__(self, _logger: Any, _method: str, entry: MutableMapping[str, Any]) -> str:
         from hansa.network.terminal import in_a_line
@@ -114,8 +114,8 @@ class _Line:
         happened = in_a_line(str(entry.pop("event", "")))
         trace = in_a_line(str(entry.pop("exception", "")))
         keys = " ".join(f"{key}={in_a_line(str(value))}" for key, value in entry.items())
-        clock = time.strftime("%H:%M:%S")
-        if self._colours:
+        clock = time.strftime("%H:%M:%S" if self._terminal else "%Y-%m-%dT%H:%M:%S%z")
+        if self._terminal:
             colour = {"warning": "yellow", "error": "red", "critical": "red"}.get(level)
             clock, keys = typer.style(clock, dim=True), typer.style(keys, dim=True)
             happened = typer.style(happened, fg=colour) if colour else happened

@@ -1,6 +1,5 @@
 """`hansa up`: one process that is the controller, the root of the aggregation tree and the REST API."""
 
-import asyncio
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -20,8 +19,6 @@ __all__ = ["up"]
 
 _OPERATOR = "operator"
 _FIRST_CLIENT = "client-0"
-_PAUSE = 1.0
-"""Seconds after which a database that is away is asked again."""
 
 
 def up(
@@ -87,25 +84,40 @@ async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
     import structlog
 
     from hansa.api.server import ApiServer
+    from hansa.errors import StorageUnavailableError
+    from hansa.network.patience import patiently
     from hansa.ui import Studio
 
+    async def opened() -> ApiServer:
+        return await ApiServer.open(settings, Studio)
+
     log = structlog.get_logger(__name__)
-    server = await ApiServer.open(settings, Studio)
     while True:
-        async with AsyncExitStack() as beside:
-            beside.push_async_callback(server.aclose)
-            seen = as_json or sys.stdout.isatty()
-            facts = await _facts(server, settings, first=first, secrets=seen)
-            if settings.fedn:
-                facts |= await _open_fedn(server, settings, beside)
-            if as_json:
-                print_json(facts)
-            else:
-                _welcome(facts)
-            sys.stdout.flush()
-            why = await server.wait()
+        try:  # a first start has never worked: a store that is away is more likely a wrong setting
+            server = await (opened() if first else patiently(opened, who="the controller"))
+            why = await _lead(server, settings, first=first, as_json=as_json)
+        except StorageUnavailableError as error:
+            if first:
+                raise
+            why = str(error)
+        first = False
         log.warning("this controller does not lead any more; it waits until it may again", why=why)
-        server, first = await _opened_again(settings), False
+
+
+async def _lead(server: "ApiServer", settings: "Settings", *, first: bool, as_json: bool) -> str:
+    """Serve until this controller leads no more: why. The server is closed then."""
+    async with AsyncExitStack() as beside:
+        beside.push_async_callback(server.aclose)
+        seen = as_json or sys.stdout.isatty()
+        facts = await _facts(server, settings, first=first, secrets=seen)
+        if settings.fedn:
+            facts |= await _open_fedn(server, settings, beside)
+        if as_json:
+            print_json(facts)
+        else:
+            _welcome(facts)
+        sys.stdout.flush()
+        return await server.wait()
 
 
 async def _open_fedn(server: "ApiServer", settings: "Settings", beside: AsyncExitStack) -> dict[str, Any]:
@@ -115,19 +127,6 @@ async def _open_fedn(server: "ApiServer", settings: "Settings", beside: AsyncExi
     fedn = await FednServer.open(server.control, settings)
     beside.push_async_callback(fedn.aclose)
     return {"fedn_url": fedn.url, "fedn_grpc_address": fedn.grpc_address}
-
-
-async def _opened_again(settings: "Settings") -> "ApiServer":
-    """The server of a process that has led before: it waits for a database that is away."""
-    from hansa.api.server import ApiServer
-    from hansa.errors import StorageUnavailableError
-    from hansa.ui import Studio
-
-    while True:
-        try:
-            return await ApiServer.open(settings, Studio)
-        except StorageUnavailableError:
-            await asyncio.sleep(_PAUSE)
 
 
 async def _facts(server: "ApiServer", settings: "Settings", *, first: bool, secrets: bool) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def as_measured(directory: str | Path, hospital: str) -> Split:
 def _table(file: Path) -> npt.NDArray[np.float64]:
     """The complete rows of a file, shape (n, 14), the dropped columns as zeros."""
     if not file.is_file():
-        raise InputError(f"there is no {file}; give the directory with the four processed.*.data files of UCI")
+        raise InputError(f"there is no {file}; give the directory where this file of UCI's Heart Disease data lies")
     rows = [line.split(",") for line in file.read_text(encoding="ascii").splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if len(row) != _COLUMNS:

@@ -278,6 +278,9 @@ class Link:
         except ConnectionFailedError as error:
             why = str(error)
             raise
+        except asyncio.CancelledError:
+            why = "this node was stopped"
+            raise
         finally:
             for job in jobs:
                 job.cancel()

@@ -18,6 +18,9 @@ _log = structlog.get_logger(__name__)
 _PAUSE: Final = 0.5
 """Seconds between two tries; a store takes its own time to find that it cannot reach its server."""
 
+_REMINDER: Final = 30.0
+"""Seconds after which the log repeats what it has said of a store that is still away."""
+
 
 async def patiently(
     ask: Callable[[], Awaitable[T]],
@@ -32,6 +35,8 @@ async def patiently(
     called with what is away and what to do, and with an empty string once it is back.
     """
     leaving = leaving if leaving is not None else asyncio.Event()
+    clock = asyncio.get_running_loop().time
+    said, said_at, since = "", 0.0, 0.0
     while True:
         try:
             answer = await ask()
@@ -40,10 +45,15 @@ async def patiently(
                 raise
             if tell is not None:
                 tell(str(error))
-            _log.warning("a store is away, and waited for", by=who, why=str(error))
+            since = since or clock()
+            if str(error) != said or clock() - said_at >= _REMINDER:
+                said, said_at = str(error), clock()
+                _log.warning("a store is away, and waited for", by=who, why=said)
             with suppress(TimeoutError):
                 await asyncio.wait_for(leaving.wait(), _PAUSE)
         else:
             if tell is not None:
                 tell("")
+            if said:
+                _log.info("the store is back", by=who, after=f"{clock() - since:.1f} s")
             return answer

@@ -10,6 +10,7 @@ A process that is stopped in the middle of a transaction would keep the lock: th
 `_STANDSTILL`. Each connection is tried before it is used, so that a restarted server is found again without an error.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final
@@ -166,8 +167,8 @@ class PostgresStore(SqlStore):
 
     def _explain_connection(self, said: str) -> HansaError:
         """Before a session exists libpq hands over the server's sentence and no SQLSTATE."""
-        for phrases, remedy in _REFUSALS:
-            if any(phrase in said for phrase in phrases):
+        for sentence, remedy in _REFUSALS:
+            if sentence.search(said):
                 return StorageError(f"{self._name} cannot be opened: {remedy} ({said})")
         return StorageUnavailableError(
             f"{self._name} cannot be reached, or the connection was lost: check that the server runs and that this "
@@ -234,19 +235,28 @@ _REFUSED: Final[tuple[tuple[str, type[HansaError], str], ...]] = (
 )
 """What SQLSTATEs begin with that no second try can change."""
 
-_REFUSALS: Final = (
-    (
-        ("password authentication failed", "no password supplied"),
-        "user or password is wrong; correct the URL, or the file ~/.pgpass",
-    ),
-    (("database", "does not exist"), "there is no such database; make it with createdb, or correct the URL"),
-    (("role", "does not exist"), "there is no such user; make it with createuser, or correct the URL"),
-    (("no pg_hba.conf entry",), "the server lets nobody in from here; add a line to its pg_hba.conf"),
-    (("does not support SSL",), "the server speaks no TLS; switch it on there, or drop sslmode from the URL"),
-    (("certificate verify failed", "root certificate"), "its certificate is not trusted; give sslrootcert in the URL"),
-    (("permission denied for database", "not permitted to log in"), "the user may not connect; GRANT it the right"),
+_REFUSALS: Final = tuple(
+    (re.compile(sentence), remedy)
+    for sentence, remedy in (
+        (
+            "password authentication failed|no password supplied",
+            "user or password is wrong; correct the URL, or the file ~/.pgpass",
+        ),
+        ('database ".*" does not exist', "there is no such database; make it with createdb, or correct the URL"),
+        ('role ".*" does not exist', "there is no such user; make it with createuser, or correct the URL"),
+        (r"no pg_hba\.conf entry", "the server lets nobody in from here; add a line to its pg_hba.conf"),
+        ("does not support SSL", "the server speaks no TLS; switch it on there, or drop sslmode from the URL"),
+        (
+            "certificate verify failed|root certificate",
+            "its certificate is not trusted; give sslrootcert in the URL",
+        ),
+        (
+            "permission denied for database|not permitted to log in",
+            "the user may not connect; GRANT it the right",
+        ),
+    )
 )
-"""Words of the server that no second try can change, and what to do. One in another language counts as passing."""
+"""Sentences of the server that no second try can change. One in another language passes, as does "is starting up"."""
 
 
 def _begin_with(engine: Engine, first: str) -> None:
