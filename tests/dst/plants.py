@@ -145,7 +145,7 @@ def _merge_twice(original: Any, self: Phase, offer: Any, data: Any) -> None:
 def _skip_a_round(original: Any, self: SessionRunner) -> Any:
     """A controller that comes back goes on one round too late."""
     if self.session.round:
-        self.session = replace(self.session, round=self.session.round + 1)
+        self.row.session = replace(self.session, round=self.session.round + 1)
     return original(self)
 
 

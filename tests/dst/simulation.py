@@ -21,7 +21,7 @@ from dst.schedule import Plan
 from dst.world import World
 from hansa.network import link as link_module
 from hansa.network.client import outbox as outbox_module
-from hansa.network.controller import session as session_module
+from hansa.network.controller import broadcasts as broadcasts_module
 from hansa.wire import chunks, tokens
 from hansa.wire.tokens import Identity
 
@@ -76,7 +76,7 @@ def _patched(world: World) -> Iterator[None]:
         (tokens, "verify", _verified),
         (chunks, "INLINE_LIMIT", plan.inline),
         (chunks, "CHUNK", _CHUNK),
-        (session_module, "INLINE_LIMIT", plan.inline),
+        (broadcasts_module, "INLINE_LIMIT", plan.inline),
         (outbox_module, "INLINE_LIMIT", plan.inline),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]

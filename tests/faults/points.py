@@ -29,6 +29,7 @@ CONTROLLER, COMBINER, CLIENT = "controller", "combiner", "client"
 STORE = "hansa.store.sql:SqlStore"
 OBJECTS = "hansa.store.files:DirectoryObjects"
 SESSION = "hansa.network.controller.session:SessionRunner"
+EVALUATION = "hansa.network.controller.evaluation:Evaluation"
 HUB = "hansa.network.combiner.hub:Hub"
 OFFERS = "hansa.network.combiner.offers:Offers"
 PHASE = "hansa.network.combiner.phase:Phase"
@@ -51,7 +52,7 @@ DURABLE = {
 TURNS = {
     CONTROLLER: {
         "session.advance": f"{SESSION}._total",
-        "session.evaluate": f"{SESSION}._evaluate",
+        "session.evaluate": f"{EVALUATION}.run",
         "session.end": f"{SESSION}._end",
         "objects.put": f"{OBJECTS}.put",
         "objects.delete": f"{OBJECTS}.delete",

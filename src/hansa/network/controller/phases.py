@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -14,6 +13,7 @@ from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.phase import LONGEST_METRIC
 from hansa.network.combiner.signatures import check_report
+from hansa.network.controller.flow import Flow
 from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import (
     Accepted,
@@ -53,7 +53,7 @@ from hansa.wire.frames import (
     TaskStarted,
 )
 
-__all__ = ["Flow", "Phase", "PhasePlan"]
+__all__ = ["Phase", "PhasePlan"]
 
 _log = structlog.get_logger(__name__)
 
@@ -78,32 +78,6 @@ class PhasePlan:
     """Whom a controller that has died had invited to it, one invitation after another."""
     select: Callable[[Sequence[str]], Awaitable[Cohort]] | None = None
     """The same by somebody who takes their time, in place of `choose`; None: nobody."""
-
-
-@dataclass(slots=True)
-class Flow:
-    """What outlives the rounds of an asynchronous session: who is at work, and on which models."""
-
-    machine: Buffered
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    models: dict[int, Blob] = field(default_factory=dict)
-    """By round: what is broadcast in this one, and what those who are at work were given in theirs."""
-    _held: dict[int, AsyncExitStack] = field(default_factory=dict)
-
-    def hold(self, number: int, model: Blob, held: AsyncExitStack) -> None:
-        """A model of a round. held: keeps its object from being removed."""
-        self.models[number], self._held[number] = model, held
-
-    async def give_up(self) -> None:
-        """Let go of models that nobody works on any more."""
-        for number in self.models.keys() - set(self.machine.bases.values()):
-            del self.models[number]
-            await self._held.pop(number).aclose()
-
-    async def aclose(self) -> None:
-        """Let go of all."""
-        while self._held:
-            await self._held.popitem()[1].aclose()
 
 
 @dataclass(slots=True)

@@ -6,27 +6,26 @@ was said is kept, so that whoever runs again goes through it without waiting, to
 
 import asyncio
 import time
-import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import structlog
 from blake3 import blake3
 
 from hansa.algorithm import Partial
-from hansa.errors import HansaError, RunFailedError, UserCodeError
-from hansa.messages import Kind, Value
+from hansa.errors import RunFailedError, UserCodeError
+from hansa.messages import Kind
 from hansa.network.combiner.hub import Hub
-from hansa.network.controller.commit import Sign, sealed
+from hansa.network.controller.commit import Sign
 from hansa.network.controller.conversation import Conversation, Room
 from hansa.network.controller.journal import Journal
 from hansa.network.controller.letters import Letters
 from hansa.network.controller.quotas import Quotas
+from hansa.network.controller.row import SessionRow, failure
 from hansa.network.controller.telling import Telling
 from hansa.network.jobs import Jobs
-from hansa.network.patience import patiently
 from hansa.programs.ending import End
 from hansa.rounds.why import Outstanding, RoundState, Why
 from hansa.run import check_program
@@ -46,8 +45,6 @@ from hansa.wire.frames import (
 )
 
 __all__ = ["Beside", "ProgramRunner", "ProgramSurroundings"]
-
-T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -89,11 +86,7 @@ class ProgramRunner:
     def __init__(self, session: SessionRecord, around: ProgramSurroundings) -> None:
         """session: as stored. Raises `ConfigError`."""
         check_program(session.spec)
-        self.session = session
-        self.under_way = asyncio.Event()
-        """Set when the session is stored as running."""
-        self.away = ""
-        """Which store it waits for, and what to do about it; empty while there is none."""
+        self.row = SessionRow(session, around.store, around.journal, around.sign)
         self._around = around
         self._parties = session.spec.parties
         self._key = RoundKey(session.id, 1, Kind.PROGRAM)
@@ -107,12 +100,14 @@ class ProgramRunner:
         """Why it is over, once it is; or what has failed."""
         self._activities: dict[str, Progress] = {}
         self._stopped = ""
-        self._leaving = asyncio.Event()
         self._noting: list[asyncio.Task[None]] = []
         self._jobs = Jobs()
         self._is_open = False
-        self._changing = asyncio.Lock()
-        """Held from reading `session` to storing what follows from it."""
+
+    @property
+    def session(self) -> SessionRecord:
+        """As it is stored now."""
+        return self.row.session
 
     # ── as of every session ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,19 +117,13 @@ class ProgramRunner:
             await self._begin()
             cause = await self._over()
         except asyncio.CancelledError:  # the controller leaves: the program goes on when it is back
-            self._leaving.set()
+            self.row.leaving.set()
             await self.conversation.aclose()
             await self._jobs.aclose()
             await asyncio.gather(*self._noting, return_exceptions=True)
             raise
-        except RunFailedError as error:
-            return await self._end(SessionState.FAILED, str(error))
-        except HansaError as error:
-            return await self._end(SessionState.FAILED, f"{type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001 - an error of hansa itself is a cause as well
-            _log.error("a program failed in hansa itself", session=self.session.id, exc_info=error)
-            said = "".join(traceback.format_exception(error))
-            return await self._end(SessionState.FAILED, f"{type(error).__name__}: {error}\n{said}")
+            return await self._end(SessionState.FAILED, failure(error, self.session.id))
         return await self._end(SessionState.STOPPED if self._stopped else SessionState.FINISHED, cause)
 
     def receive(self, frame: FromNode) -> None:
@@ -174,13 +163,6 @@ class ProgramRunner:
         if not self._outcome.done():
             self._outcome.set_result(cause)
 
-    async def keep(self, policy: str | None) -> None:
-        """Keep models by another policy: a program has none that are pruned."""
-        async with self._changing:
-            kept = replace(self.session, keep=policy)
-            await self._around.store.put(kept)
-            self.session = kept
-
     def why(self) -> Why | None:
         """What it waits for; None before it has begun."""
         if not self._is_open:
@@ -210,13 +192,11 @@ class ProgramRunner:
 
     async def _begin(self) -> None:
         session = self.session
-        running = {"state": SessionState.RUNNING, "started_at": time.time(), "cause": "", "ended_at": None}
-        await self._note("session.started", f"{session.name} begins with {len(self._parties)} parties", running)
-        self.under_way.set()
+        await self.row.begin(f"{session.name} begins with {len(self._parties)} parties")
         if session.package is not None:
             package = session.package
-            self._package = Blob(package, await self._patiently(lambda: self._around.objects.size(package)))
-        await self._patiently(self.conversation.open)
+            self._package = Blob(package, await self.row.patiently(lambda: self._around.objects.size(package)))
+        await self.row.patiently(self.conversation.open)
         self._is_open = True
         self._telling.opened(self._key)
         self._invite(self._parties)
@@ -282,7 +262,7 @@ class ProgramRunner:
         if new:
             message = f"{name} has ended" + f": {shown}" * bool(shown)
             rows.append(self._telling.event("party.ended", message, client=name, metrics=dict(metrics)))
-        await self._patiently(lambda: self._around.store.put(*rows))
+        await self.row.patiently(lambda: self._around.store.put(*rows))
         self._around.journal.notify()
 
     def _party_failed(self, client: str, message: str, said: str = "") -> None:
@@ -308,23 +288,6 @@ class ProgramRunner:
                 _log.error("what a party came to could not be stored", session=self.session.id, exc_info=flaw)
         if state is SessionState.FINISHED:
             await asyncio.to_thread(self._letters.remove)
-        seal = await self._patiently(lambda: sealed(self.session, state, cause, self._around.store, self._around.sign))
-        changes = {"state": state, "cause": cause, "ended_at": time.time()}
-        await self._note(f"session.{state}", cause, changes, **seal)
+        await self.row.end(state, cause)
         self._around.hub.receive_from_parent(Closed(self._key, (), cause.partition("\n")[0]))
-        _log.info("session ended", session=self.session.id, state=state.value, cause=cause)
         return self.session
-
-    async def _note(self, kind: str, message: str, changes: Mapping[str, Any], **data: Value) -> None:
-        told = self._telling.event(kind, message, **data)
-        async with self._changing:
-            session = replace(self.session, **changes)
-            await self._patiently(lambda: self._around.store.put(session, told))  # if done twice, it is told twice
-            self.session = session
-        self._around.journal.notify()
-
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        def tell(away: str) -> None:
-            self.away = away
-
-        return await patiently(ask, who=f"session {self.session.id}", leaving=self._leaving, tell=tell)

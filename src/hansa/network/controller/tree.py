@@ -17,6 +17,7 @@ from hansa.network.controller.balancers import Balancer
 from hansa.network.controller.commit import Sign
 from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.directory import Directory
+from hansa.network.controller.evaluation import Central
 from hansa.network.controller.functions import AppFunctions
 from hansa.network.controller.journal import Journal, event
 from hansa.network.controller.prediction import PredictionRunner, PredictionSurroundings
@@ -24,7 +25,7 @@ from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurro
 from hansa.network.controller.quotas import Quotas
 from hansa.network.controller.retention import Retention
 from hansa.network.controller.samples import SampleKeeper
-from hansa.network.controller.session import Central, SessionRunner, Surroundings
+from hansa.network.controller.session import SessionRunner, Surroundings
 from hansa.network.files import mapped
 from hansa.network.patience import patiently
 from hansa.rounds.eligible import eligible
@@ -205,7 +206,7 @@ class ProjectTree:
         runner, task = self._runners.get(session), self._tasks.get(session)
         if runner is None or task is None:
             return
-        noted = asyncio.create_task(runner.under_way.wait())
+        noted = asyncio.create_task(runner.row.under_way.wait())
         await asyncio.wait([noted, task], return_when=asyncio.FIRST_COMPLETED)
         noted.cancel()
 
@@ -219,7 +220,7 @@ class ProjectTree:
 
     async def keep(self, session: str, policy: str | None) -> None:
         """Have a running session keep its models by another policy."""
-        await self._runners[session].keep(policy)
+        await self._runners[session].row.keep(policy)
 
     def is_running(self, session: str) -> bool:
         """Whether it runs here."""
@@ -244,8 +245,8 @@ class ProjectTree:
         """Which store a running session waits for; empty while there is none."""
         runner = self._runners.get(session)
         if isinstance(runner, ProgramRunner):
-            return runner.away or runner.conversation.away
-        return runner.away if runner is not None else ""
+            return runner.row.away or runner.conversation.away
+        return runner.row.away if runner is not None else ""
 
     async def aclose(self) -> None:
         """Leave: sessions keep their state and go on when the controller is back."""
