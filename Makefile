@@ -6,7 +6,7 @@
 #   make sbom    a bill of materials (CycloneDX) of what is installed here, in hansa.cdx.json (ARGS=FILE)
 #   make faults  the fault laboratory for as long as you like (ARGS="sweep", "random --hours 8", "plants")
 #   make dst     real nodes on a virtual clock and network, by seeds (ARGS="--seeds 0:10000", "--seed 42", "--plants")
-#   make agree   drawn apps by several engines, which should agree (ARGS="--seeds 0:10000", "--case 42", "--processes", "--jax")
+#   make agree   drawn apps by several engines, which should agree (ARGS="--seeds 0:10000", "--case 42", "--processes", "--jax", "--network")
 #   make fuzz    one reader of strangers' bytes, guided by coverage (ARGS="codec --seconds 600"; frames, archive, manifest)
 #   make bench   the benchmarks, beside this machine's own limits
 #   make bench-simulators   hansa's simulation beside other simulators, which it installs in environments of their own

@@ -52,6 +52,7 @@ __all__ = [
     "check_networked",
     "check_program",
     "check_synchronous",
+    "counted",
     "derive_rng",
     "names",
     "options_of",
@@ -457,6 +458,14 @@ def suit(spec: RunSpec, app: App) -> RunSpec:
     )
     has = tuple(name for name in FUNCTIONS if app.has(name))
     return replace(spec, evaluation=evaluation, functions=spec.functions or has)
+
+
+def counted(spec: RunSpec, clients: int) -> RunSpec:
+    """The spec with the number of clients as an option of its algorithm, where that needs it and was not told."""
+    needed = options_of("hansa.algorithms", spec.algorithm).get("num_clients")
+    if needed is None or needed.default is not needed.empty or "num_clients" in spec.algorithm_options:
+        return spec
+    return replace(spec, algorithm_options={**spec.algorithm_options, "num_clients": clients})
 
 
 def derive_rng(seed: int, purpose: str, *keys: str | int) -> np.random.Generator:

@@ -23,7 +23,7 @@ from hansa.simulation.devices import Dropouts, Instant, LogNormalSpeeds, Straggl
 from hansa.training import torch as of_torch
 from hansa.training.torch import TorchTrainer
 
-__all__ = ["Ended", "app_of", "differences", "run", "windows_of"]
+__all__ = ["Ended", "app_of", "differences", "run", "spec_of", "windows_of", "written"]
 
 TOLERANCE: Final = {"float64": 1e-7, "float32": 2e-4, "bfloat16": 0.1}
 """Of a number, relatively to the largest of its tensor or 1: what rounding in another order may come to."""
@@ -84,13 +84,16 @@ app = app_of(Case.read({text!r}))
 """
 
 
-def run(case: Case, engine: Any, folder: Path | None = None, **more: Any) -> SimulationResult | Ended:
-    """A simulation, or what it raised. folder: for the app's file, where its engine needs one."""
-    app: App | Path = app_of(case)
-    if folder is not None:
-        app = folder / "app.py"
-        app.write_text(_APP.format(tests=str(Path(__file__).parents[1]), text=case.text()))
-    spec = RunSpec(
+def written(case: Case, folder: Path) -> Path:
+    """Its app as a file in this folder."""
+    app = folder / "app.py"
+    app.write_text(_APP.format(tests=str(Path(__file__).parents[1]), text=case.text()))
+    return app
+
+
+def spec_of(case: Case) -> RunSpec:
+    """What is to be run."""
+    return RunSpec(
         algorithm=case.algorithm,
         algorithm_options=dict(case.options),
         aggregator=case.aggregator,
@@ -101,13 +104,18 @@ def run(case: Case, engine: Any, folder: Path | None = None, **more: Any) -> Sim
         max_weight=case.max_weight,
         rules=RoundRules() if case.count is None else RoundRules(selection="count", count=case.count),
     )
+
+
+def run(case: Case, engine: Any, folder: Path | None = None, **more: Any) -> SimulationResult | Ended:
+    """A simulation, or what it raised. folder: for the app's file, where its engine needs one."""
+    app: App | Path = app_of(case) if folder is None else written(case, folder)
     devices = eval(case.devices, dict(_DEVICES)) if case.devices else Instant()  # noqa: S307 - a text of this package
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return simulate(
                 app,
-                spec,
+                spec_of(case),
                 clients=len(case.sizes),
                 engine=engine,
                 devices=devices,
@@ -144,8 +152,8 @@ _EXACT: Final = (
 _TRAINED: Final = ("metrics", "reports")
 _EVALUATED: Final = ("evaluation", "central", "verdicts")
 
-_PLACE: Final = re.compile(r" \([^()]*:\d+\)")
-"""Where an error was raised."""
+_PLACE: Final = re.compile(r" \([^()]*:\d+\)| at 0x[0-9a-f]+")
+"""Where an error was raised, or something is in memory."""
 _NUMBER: Final = re.compile(r"-?\d+\.\d+(e-?\d+)?")
 
 
@@ -191,7 +199,7 @@ def _placeless(value: Any) -> Any:
 
 
 def _rough(said: str) -> str:
-    """What is said, without the place where it was raised, and with few digits."""
+    """What is said, without places, and with few digits."""
     return _NUMBER.sub(lambda found: f"{float(found[0]):.3g}", _PLACE.sub("", said))
 
 

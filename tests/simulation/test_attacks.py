@@ -217,3 +217,28 @@ def test_every_attack_runs_against_an_aggregator_that_keeps_updates(plain: Path,
     result = hansa.simulate(plain, clients=7, rounds=2, aggregator="median", attack=f"{kind}:0.3")
     assert result.model_hash != hansa.simulate(plain, clients=7, rounds=2, aggregator="median").model_hash
     assert isinstance(resolve(RunSpec()).algorithm.aggregator, WeightedMean)
+
+
+WIDE = PLAIN.replace("softmax_regression(6, 3)", "softmax_regression(60, 3)").replace("size=(9, 6)", "size=(9, 60)")
+"""With a tensor that is large enough to travel in fewer bytes."""
+
+
+@pytest.mark.parametrize("transform", ["top-k:share=0.3", "random-mask:share=0.5", "quantize:bits=4", "count-sketch"])
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_every_attack_runs_against_what_travels_in_fewer_bytes(
+    write_app: Callable[[str], Path], kind: str, transform: str
+):
+    run = {"clients": 7, "rounds": 2, "transforms": [transform]}
+    result = hansa.simulate(write_app(WIDE), attack=f"{kind}:0.3", **run)  # which lets nobody fail
+    assert result.model_hash != hansa.simulate(write_app(WIDE), **run).model_hash
+    assert all(len(done.accepted) == 7 for done in result.rounds)
+
+
+def test_what_is_forged_travels_as_sparse_as_it_is(write_app: Callable[[str], Path]):
+    def sent(attack: str, transform: str) -> int:
+        return hansa.simulate(
+            write_app(WIDE), clients=4, rounds=1, transforms=[transform], attack=attack
+        ).rounds[0].upload_bytes  # fmt: skip
+
+    assert sent("sign-flip:0.5", "top-k:share=0.1") == sent("", "top-k:share=0.1")
+    assert sent("sign-flip:0.5", "quantize:bits=4") > sent("", "quantize:bits=4")

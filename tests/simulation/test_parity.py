@@ -17,7 +17,7 @@ from hansa.simulation import Variant, check_parity, differences, simulate
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.devices import Instant
 from hansa.simulation.fold import Folding
-from hansa.simulation.parity import Shuffled, Tree
+from hansa.simulation.parity import WAYS, Shuffled, Tree
 from hansa.simulation.runtime import Simulation
 from hansa.wire import codec
 
@@ -59,6 +59,22 @@ def train(model, task):
     variants = check_parity(path, RunSpec(rounds=1), 12)
     found = differences(variants)
     assert found["two processes"] == found["arrival order shuffled"] == "moody"
+
+
+def test_an_algorithm_that_must_know_how_many_clients_there_are_is_told(write_app: Callable[[str], Path]) -> None:
+    path = write_app("""
+import numpy as np
+import hansa
+from hansa.training.numpy import NumpyTrainer, softmax_regression
+
+app = hansa.App(NumpyTrainer(softmax_regression(3, 2), learning_rate=0.1))
+
+@app.data
+def data(client):
+    rng = np.random.default_rng(client.index)
+    return rng.normal(size=(4, 3)).astype(np.float32), rng.integers(0, 2, 4)
+""")
+    assert differences(check_parity(path, RunSpec(algorithm="scaffold", rounds=2), 3, [WAYS[0], WAYS[4]])) == {}
 
 
 def test_differences_name_the_first_tensor() -> None:

@@ -26,9 +26,10 @@ of what the invited malicious clients would have sent, as Baruch et al. estimate
 the honest clients' mean itself. `alie` knows how many are invited, n, and how many of them attack, m: z is the largest
 for which a majority still stands behind it, Φ⁻¹((n − m − s)/(n − m)) with s = ⌊n/2 + 1⌋ − m.
 
-Only floating tensors are forged. Data attacks need data that are pairs (x, y) of arrays, or a `hansa.data.Split` of
-them. What a malicious client reports of its training, and what it evaluates, is honest. A client that the aggregator
-trusts by name (FLTrust) does not attack.
+Only floating tensors are forged. What is forged comes after the run's transforms: it is not clipped, and travels in
+full where a transform has left values that need fewer bytes, but for zeros. Data attacks need data that are pairs (x,
+y) of arrays, or a `hansa.data.Split` of them. What a malicious client reports of its training, and what it evaluates,
+is honest. A client that the aggregator trusts by name (FLTrust) does not attack.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +43,7 @@ import numpy.typing as npt
 from hansa.arrays import Array, Arrays, is_floating, map_floating, scale
 from hansa.data.examples import Examples, Split
 from hansa.errors import AppError, ConfigError
-from hansa.messages import Task, Update
+from hansa.messages import Packing, Task, Update
 from hansa.run import Run, derive_rng
 
 __all__ = ["ATTACKS", "Attack", "Attackers", "Collusion", "attackers_of", "flipped", "moments", "triggered"]
@@ -186,7 +187,10 @@ class Attackers:
             elif kind.conspire is not None:
                 forged = kind.conspire(collusion(), self._options(kind))
                 arrays = map_floating(lambda mine, theirs: theirs.astype(mine.dtype), arrays, forged)
-        return replace(update, arrays=arrays)
+        if arrays is update.arrays:
+            return update
+        forged = map_floating(lambda array: array + array.dtype.type(0), arrays)  # −0 is 0, which need not travel
+        return replace(update, arrays=forged, packing=_as_sparse(update.packing))
 
     def _options(self, kind: _Kind) -> Options:
         return {name: self.attack.options.get(name, default) for name, default in kind.options.items()}
@@ -216,6 +220,11 @@ def triggered(x: Array, *, size: int = 4, value: float = 1.0) -> Array:
     marked = np.array(x)
     marked.reshape(len(marked), -1)[:, -size:] = value
     return marked
+
+
+def _as_sparse(packing: Mapping[str, Packing]) -> dict[str, Packing]:
+    """How what was forged travels: its values need not be those that a transform has left."""
+    return {name: Packing(sparse=True) for name, how in packing.items() if how.sparse}
 
 
 def _noise(arrays: Arrays, sigma: float, rng: np.random.Generator) -> Arrays:

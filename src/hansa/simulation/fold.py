@@ -254,12 +254,12 @@ class Folding:
                 contribution = Contribution(client, update.num_examples, update.metrics, norm=norm)
                 stale, theirs, ours = self._number - base, self._broadcasts[base], self._broadcasts[self._number]
                 counted = self._run.counted(self._plan, update, stale, theirs, ours)
+                size = self._upload_bytes(update)  # what cannot travel is not counted
                 aggregator.accumulate(self._plan, partial, counted, contribution)
         except UpdateRejectedError as error:
             return Refused(error.reason, error.detail, full=error.reason is Reason.WEIGHT and self._is_sound(update))
         weight = partial.weight - before
         logged = tuple(self._logged.pop(client, ()))
-        size = self._upload_bytes(update)
         return Folded(update.num_examples, weight, update.metrics, update.memory, size, logged, norm)
 
     def offer_all(self, clients: Sequence[str], updates: Updates) -> dict[str, Outcome]:

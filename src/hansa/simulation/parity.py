@@ -15,7 +15,7 @@ from hansa.algorithm import Partial
 from hansa.arrays import Arrays, first_difference
 from hansa.errors import Reason, RunFailedError
 from hansa.messages import Metrics, RunSpec, Value
-from hansa.run import check_synchronous, derive_rng, resolve, seeded, suit
+from hansa.run import check_synchronous, counted, derive_rng, resolve, seeded, suit
 from hansa.simulation.chosen import chosen_clients
 from hansa.simulation.clients import VirtualClients
 from hansa.simulation.devices import Behaviour, Devices, Instant, Invitation, RandomFor
@@ -51,6 +51,7 @@ def check_parity(app: str | Path, spec: RunSpec, clients: int, ways: Sequence[Wa
     `enough` is ignored: it lets the order of arrival choose who counts, and then the models differ by right. Noise that
     would be secret on a network follows from the seed.
     """
+    spec = counted(spec, clients)
     check_synchronous(resolve(spec))
     path = Path(app)
     same = replace(seeded(spec), rules=replace(spec.rules, enough=None), evaluation=replace(spec.evaluation, every=0))

@@ -1,7 +1,6 @@
 """A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
 
 import gc
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from hansa.rounds import Round
 from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import Completed, NotMet
 from hansa.rounds.events import Outcome as Ended
-from hansa.run import Run, derive_rng, names, plugin, resolve, suit
+from hansa.run import Run, counted, derive_rng, names, resolve, suit
 from hansa.simulation.arguments import check_arguments, whole
 from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
@@ -142,7 +141,7 @@ def simulate(
     with _together(engine) as together, _old_objects_at_rest(), early(engine, app, workers) as started:
         loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
         registered = _registered(clients, loaded)
-        run = resolve(suit(_counted(given_spec, registered), loaded))
+        run = resolve(suit(counted(given_spec, registered), loaded))
         clients_named = VirtualClients(registered)
         chosen, labelled = chosen_clients(run.spec.rules, clients_named, labels)
         attackers = attackers_of(attack, run, clients_named)
@@ -248,14 +247,6 @@ def _app_and_spec(
     if made.can_evaluate_centrally and "evaluation" not in settings and spec.evaluation == EvaluationRules():
         settings["evaluation"] = EvaluationRules(clients=False)
     return made, replace(spec, algorithm=app, **settings)
-
-
-def _counted(spec: RunSpec, clients: int) -> RunSpec:
-    """The spec with the number of clients as an option of its algorithm, where that needs it and was not told."""
-    needed = inspect.signature(plugin("hansa.algorithms", spec.algorithm)).parameters.get("num_clients")
-    if needed is None or needed.default is not needed.empty or "num_clients" in spec.algorithm_options:
-        return spec
-    return replace(spec, algorithm_options={**spec.algorithm_options, "num_clients": clients})
 
 
 def _start_of(initial_model: Mapping[str, Array], run: Run, app: App) -> Arrays:
