@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import hansa
 from hansa.distributed import (
@@ -75,7 +77,12 @@ def runs() -> Iterator[tuple[str, Outcome]]:
     yield "splitfed", run(splitfed(PARTS, share, rounds=2, batch_size=8), hubs(2, 5), seed=1)
     yield "secure averaging", run(secure_fedavg(app, rounds=2), star(5), seed=1)
     leaves = lambda client, number: {(0, 1): "recovery", (3, 2): "shares"}.get((client, number))  # noqa: E731
-    light = secure_fedavg(app, rounds=2, scheme="lightsecagg", threshold=3, absent=leaves)
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes([client]) * 32) for client in range(4)]
+    pem = lambda client: keys[client.index].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()  # noqa: E731
+    signers = [f"ed25519:{key.public_key().public_bytes_raw().hex()}" for key in keys]
+    light = secure_fedavg(
+        app, rounds=2, scheme="lightsecagg", threshold=3, absent=leaves, signers=signers, signing_key=pem
+    )
     yield "secure averaging by coded masks", run(light, star(5), seed=1)
     parts = vertical_mlp_parts([(2, 4)] * 3, (12, 3), learning_rate=0.1)
     yield "vertical", run(vertical(parts, records, salt=b"0" * 16, epochs=2, batch_size=8), star(3), seed=1)

@@ -150,11 +150,19 @@ import pathlib
 import time
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 import hansa
 from hansa.distributed import secure_fedavg, star
 
 app = hansa.App()
 GATE = pathlib.Path("GATE")
+KEYS = [Ed25519PrivateKey.from_private_bytes(bytes([client]) * 32) for client in range(3)]
+SIGNERS = [f"ed25519:{key.public_key().public_bytes_raw().hex()}" for key in KEYS]
+
+
+def signing_key(client):
+    return KEYS[client.index].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 @app.model
@@ -180,7 +188,8 @@ def train(model, task):
 @app.program
 def program(parties, *, scheme="secagg"):
     leaves = lambda client, number: "recovery" if (client, number) == (2, 3) else None
-    return secure_fedavg(app, rounds=3, scheme=scheme, absent=leaves), star(parties)
+    signs = {"signers": SIGNERS, "signing_key": signing_key} if scheme == "lightsecagg" else {}
+    return secure_fedavg(app, rounds=3, scheme=scheme, absent=leaves, **signs), star(parties)
 """
 
 TALK = """
@@ -339,7 +348,7 @@ async def test_trees_are_grown_to_the_bits_of_one_process(tmp_path: Path) -> Non
 
 
 async def test_a_server_that_averages_securely_ends_with_the_bits_of_fedavg(tmp_path: Path) -> None:
-    """By each scheme; a client leaves after its last change has been sent, and before the masks are taken off."""
+    """By each scheme, and signed by one; a client leaves when it has sent its last change, before masks come off."""
     app = written(tmp_path / "app", SECURE)
     plain = simulate(load_app(app), clients=3, rounds=3, seed=4, progress=False)
     parties = ("central", "a", "b", "c")

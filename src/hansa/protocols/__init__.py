@@ -25,6 +25,7 @@ run it: `hansa.distributed` and the network. Import its modules, or what `hansa.
 | `secure_sum`    | secure aggregation: what its schemes share                              |
 | `secagg`        | masks of pairs                                                          |
 | `lightsecagg`   | masks coded into shares                                                 |
+| `consistency`   | what clients sign, so that a server that cheats is found out            |
 | `secure_fedavg` | federated averaging by either                                           |
 """
 

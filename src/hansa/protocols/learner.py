@@ -46,8 +46,9 @@ class LocalClient:
         """index, total: which share of a split data set is its own, and of how many."""
         self._learner = learner
         self._worker = worker
-        self._info = ClientInfo(f"client-{index}", index, total, worker.settings)
-        self._data = learner.load_data(self._info)
+        self.info = ClientInfo(f"client-{index}", index, total, worker.settings)
+        """Who it is."""
+        self._data = learner.load_data(self.info)
         self._losses: list[float] = []
 
     def initial_model(self) -> Arrays:
@@ -56,11 +57,11 @@ class LocalClient:
 
     def fit(self, model: Arrays, number: int) -> Update:
         """Local training from a model in a round, from 1; `arrays` is the change. Its loss is remembered."""
-        rng = self._worker.shared_rng(Kind.TRAIN.value, number, self._info.name)
-        task = Task(client=self._info, round=number, rng=rng, data=self._data)
+        rng = self._worker.shared_rng(Kind.TRAIN.value, number, self.info.name)
+        task = Task(client=self.info, round=number, rng=rng, data=self._data)
         update = self._learner.trainer.fit(model, task)
         self._losses.append(update.metrics.get("loss", np.nan))
-        return Update(_change(update.arrays, model, self._info.name), update.num_examples, update.metrics)
+        return Update(_change(update.arrays, model, self.info.name), update.num_examples, update.metrics)
 
     def trained(self, model: Arrays) -> Trained:
         """The result of a worker."""

@@ -12,7 +12,7 @@ these places, each in one way (their Lagrange coefficients are a Cauchy matrix, 
 every square part is invertible). So T clients together with the server learn the sum alone, and N − U may drop out.
 
 So et al.: "LightSecAgg: a Lightweight and Versatile Design for Secure Aggregation in Federated Learning",
-arXiv:2109.14236, section 4, for a server that is curious and follows the protocol.
+arXiv:2109.14236, section 4.
 
 Numbers are whole, |Σ x_i| ≤ 2^62, and modulo 2^32 − 5 and 2^32 − 17: the two remainders tell a sum below 2^63.9, a
 product of two fits uint64, and the two take 8 bytes, as the number itself does.

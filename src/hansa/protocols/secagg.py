@@ -6,9 +6,9 @@ Every pair agrees on s_uv, and every client draws b_u; of b_u and of the key beh
 share, of which t are needed. The masks of pairs cancel. When all is sent, the survivors reveal their shares of b_u of
 each survivor, and of the key of each client that has dropped out: never both of one client.
 
-Bonawitz et al.: "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, figure 4, for a
-server that is curious and follows the protocol: without signatures on keys and the round of consistency. X25519, HKDF
-with SHA-256, ChaCha20 as the PRG, ChaCha20-Poly1305 between clients, Shamir's shares in the field of 2^521 − 1.
+Bonawitz et al.: "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017, figure 4; its
+signatures and round of consistency are in `hansa.protocols.consistency`. X25519, HKDF with SHA-256, ChaCha20 as the
+PRG, ChaCha20-Poly1305 between clients, Shamir's shares in the field of 2^521 − 1.
 """
 
 from collections.abc import Collection, Mapping

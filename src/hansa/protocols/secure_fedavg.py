@@ -5,7 +5,7 @@ are summed by a scheme of `hansa.protocols.secure_sum`. Masks of integers come o
 FedAvg.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, TypeVar, get_args
@@ -17,29 +17,29 @@ from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Partial
 from hansa.arrays import Arrays, apply
 from hansa.errors import ConfigError, RunFailedError
-from hansa.messages import Contribution
+from hansa.messages import ClientInfo, Contribution
+from hansa.protocols.consistency import Signer, check_signers, present_statement, roster_statement
 from hansa.protocols.learner import Learner, LocalClient, Trained
 from hansa.protocols.lightsecagg import LightSecAgg
-from hansa.protocols.message import message
 from hansa.protocols.models import Model
 from hansa.protocols.parts import check_count
 from hansa.protocols.secagg import SecAgg
+from hansa.protocols.secure_messages import (
+    Keys,
+    Left,
+    Masked,
+    Present,
+    Revealed,
+    Roster,
+    Sealed,
+    Signed,
+    by_client,
+    rows,
+)
 from hansa.protocols.secure_sum import Client, Scheme, Words, check_quorum, least_threshold
 from hansa.protocols.worker import Program, Worker
 
-__all__ = [
-    "Absent",
-    "Keys",
-    "Left",
-    "Masked",
-    "Name",
-    "Present",
-    "Revealed",
-    "Roster",
-    "Sealed",
-    "Step",
-    "secure_fedavg",
-]
+__all__ = ["Absent", "Name", "Step", "secure_fedavg"]
 
 M = TypeVar("M")
 
@@ -53,74 +53,6 @@ Step = Literal["keys", "shares", "upload", "recovery"]
 """Of a round: a client tells its public keys; tells each other client a share; sends its change; reveals shares."""
 Absent = Callable[[int, int], Step | None]
 """(client from 0, round from 1) → the step at which it leaves the round, without doing it; None: it stays."""
-
-
-@message("secure.keys")
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """A client's public keys in a round."""
-
-    values: np.ndarray
-    """uint8."""
-
-
-@message("secure.roster")
-@dataclass(frozen=True, slots=True)
-class Roster:
-    """Those of all clients that have told theirs."""
-
-    clients: np.ndarray
-    """int64, ascending."""
-    values: np.ndarray
-    """uint8 of shape (clients, bytes)."""
-
-
-@message("secure.sealed")
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """What a client tells other clients, or what others have told it; the server cannot read it."""
-
-    clients: np.ndarray
-    """int64: the others."""
-    values: np.ndarray
-    """uint8 of shape (clients, bytes)."""
-    last: bool
-    """There is no more of it."""
-
-
-@message("secure.masked")
-@dataclass(frozen=True, slots=True)
-class Masked:
-    """A client's change and weight, masked."""
-
-    values: np.ndarray
-    """As the scheme has it."""
-
-
-@message("secure.left")
-@dataclass(frozen=True, slots=True)
-class Left:
-    """A client takes no further part in this round."""
-
-    round: int
-
-
-@message("secure.present")
-@dataclass(frozen=True, slots=True)
-class Present:
-    """Who has sent a change."""
-
-    clients: np.ndarray
-    """int64, ascending."""
-
-
-@message("secure.revealed")
-@dataclass(frozen=True, slots=True)
-class Revealed:
-    """What a client reveals, so that the masks of the sum come off."""
-
-    values: np.ndarray
-    """uint8."""
 
 
 def _fresh() -> bytes:
@@ -141,6 +73,8 @@ def secure_fedavg(
     colluders: int | None = None,
     max_weight: int = 2**24,
     range_bits: int = 6,
+    signers: Sequence[str] = (),
+    signing_key: Callable[[ClientInfo], str] | None = None,
     absent: Absent = _nobody,
     seed: Callable[[], bytes] = _fresh,
 ) -> Program:
@@ -159,6 +93,9 @@ def secure_fedavg(
             secagg it is always threshold − 1.
         max_weight: as of the aggregator `mean`.
         range_bits: as of the aggregator `mean`.
+        signers: the public keys with which clients sign what the server tells them, in the order of clients, as
+            `hansa package key` prints them; with them a server that cheats is found out. Empty: nobody signs.
+        signing_key: with `signers`, a client → its private key (Ed25519, PEM); asked on that client's machine alone.
         absent: who drops out, and when; its change is counted where it has sent it; it goes on in the next round.
         seed: 32 new random bytes whenever a client asks.
 
@@ -173,20 +110,27 @@ def secure_fedavg(
         raise ConfigError(f"scheme is {scheme!r}; there is: {', '.join(get_args(Name))}")
     if scheme == "secagg" and colluders is not None:
         raise ConfigError("colluders is a setting of lightsecagg; of secagg it is always threshold − 1")
+    if bool(signers) != (signing_key is not None):
+        raise ConfigError("`signers` and `signing_key` go together: all clients sign, or nobody does")
 
     async def program(worker: Worker) -> Model | Trained:
         clients = worker.size - 1
         if clients < 3 or worker.topology.senders[SERVER] != tuple(range(1, worker.size)):  # noqa: PLR2004 - see `check_hiding`
             raise ConfigError(f"secure averaging needs a star of a server and 3 clients, not {worker.topology.name}")
         chosen = _scheme(scheme, clients, threshold, colluders)
+        if signers:
+            check_signers(signers, clients)
         if worker.number == SERVER:
-            return await _serve(worker, learner.trainer.initial_model(worker.shared_rng("init")), mean, rounds, chosen)
+            first = learner.trainer.initial_model(worker.shared_rng("init"))
+            return await _serve(worker, first, mean, rounds, chosen, signs=bool(signers))
         local = LocalClient(learner, worker, worker.number - 1, clients)
+        signer = None if signing_key is None else Signer(worker.number - 1, signing_key(local.info), signers)
         for number in range(1, rounds + 1):
             model = await _model(worker)
             leaves = _step(absent(worker.number - 1, number), worker.number - 1)
             one = chosen.client(worker.number - 1, _size(mean, model), seed())
-            await _take_part(worker, one, partial(_change, mean, local, model, number), leaves, number)
+            part = _Part(worker, one, chosen, signer, number, model)
+            await part.take(partial(_change, mean, local, model, number), leaves)
         return local.trained(await _model(worker))
 
     return program
@@ -208,22 +152,28 @@ def _step(leaves: object, client: int) -> Step | None:
 # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _serve(worker: Worker, model: Arrays, mean: WeightedMean, rounds: int, scheme: Scheme) -> Model:
+async def _serve(
+    worker: Worker, model: Arrays, mean: WeightedMean, rounds: int, scheme: Scheme, *, signs: bool
+) -> Model:
+    """signs: clients do."""
     for _ in range(rounds):
         worker.broadcast(Model(model))
-        model = _moved(mean, model, await _summed(worker, scheme, _size(mean, model)))
+        total = await _summed(worker, scheme, _size(mean, model), signs=signs)
+        model = _moved(mean, model, total, scheme.clients)
     worker.broadcast(Model(model))
     return Model(model)
 
 
-async def _summed(worker: Worker, scheme: Scheme, size: int) -> Words:
+async def _summed(worker: Worker, scheme: Scheme, size: int, *, signs: bool) -> Words:
     """The sum of a round."""
     told = {client: await _said(worker, client, Keys) for client in range(scheme.clients)}
     keys = {client: said.values for client, said in told.items() if said is not None}
     check_quorum(keys, scheme)
-    worker.broadcast(Roster(*_rows(keys)), _workers(keys))
+    worker.broadcast(Roster(*rows(keys)), _workers(keys))
     sharers = await _pass_on(worker, keys)
     check_quorum(sharers, scheme)
+    if signs:
+        await _countersigned(worker, sharers)
     server = scheme.server(size, {client: key.tobytes() for client, key in keys.items()}, sharers)
     present = []
     for client in sharers:
@@ -233,7 +183,9 @@ async def _summed(worker: Worker, scheme: Scheme, size: int) -> Words:
             present.append(client)
     check_quorum(present, scheme)
     worker.broadcast(Present(np.array(present)), _workers(present))
-    shares = {client: await _said(worker, client, Revealed) for client in present}
+    revealing = await _countersigned(worker, present) if signs else present
+    check_quorum(revealing, scheme)
+    shares = {client: await _said(worker, client, Revealed) for client in revealing}
     return server.unmasked({client: said.values.tobytes() for client, said in shares.items() if said is not None})
 
 
@@ -241,6 +193,14 @@ async def _said(worker: Worker, client: int, kind: type[M]) -> M | None:
     """What a client says; None: it has left."""
     said = await worker.receive(client + 1, kind, Left)
     return None if isinstance(said, Left) else said
+
+
+async def _countersigned(worker: Worker, clients: Iterable[int]) -> list[int]:
+    """Pass on to each what all of them have signed; who has."""
+    said = {client: await _said(worker, client, Signed) for client in clients}
+    signatures = {client: each.values[0] for client, each in said.items() if each is not None}
+    worker.broadcast(Signed(*rows(signatures)), _workers(signatures))
+    return list(signatures)
 
 
 async def _pass_on(worker: Worker, clients: Iterable[int]) -> list[int]:
@@ -257,14 +217,14 @@ async def _pass_on(worker: Worker, clients: Iterable[int]) -> list[int]:
                 waiting[receiver][sender] = row
             held, last = held + said.values.nbytes, said.last
             if held > _AT_ONCE:
-                for receiver, rows in waiting.items():
-                    worker.send(receiver + 1, Sealed(*_rows(rows), last=False))
-                    rows.clear()
+                for receiver, told in waiting.items():
+                    worker.send(receiver + 1, Sealed(*rows(told), last=False))
+                    told.clear()
                 held = 0
         if last:
             sharers.append(sender)
-    for receiver, rows in waiting.items():
-        worker.send(receiver + 1, Sealed(*_rows(rows), last=True))
+    for receiver, told in waiting.items():
+        worker.send(receiver + 1, Sealed(*rows(told), last=True))
     return sharers
 
 
@@ -279,44 +239,77 @@ async def _model(worker: Worker) -> Arrays:
             return said.arrays
 
 
-async def _take_part(
-    worker: Worker, client: Client, change: Callable[[], Words], leaves: Step | None, number: int
-) -> None:
-    """The client's side of a round. change: trains; leaves: the step that it does not do."""
+@dataclass(slots=True)
+class _Part:
+    """A client's part in one round."""
 
-    async def tell_keys() -> None:
-        worker.send(SERVER, Keys(np.frombuffer(client.public, np.uint8)))
+    worker: Worker
+    client: Client
+    scheme: Scheme
+    signer: Signer | None
+    number: int
+    """Of the round."""
+    model: Arrays
+    """That it was told."""
+    roster: bytes = b""
+    """What is signed of it, where clients sign."""
 
-    async def upload() -> None:
-        worker.send(SERVER, Masked(client.masked(change())))
+    async def take(self, change: Callable[[], Words], leaves: Step | None) -> None:
+        """Each step in turn. change: trains; leaves: the step that it does not do."""
+        steps: Mapping[Step, Callable[[], Awaitable[None]]] = {
+            "keys": self._tell_keys,
+            "shares": self._share,
+            "upload": partial(self._upload, change),
+            "recovery": self._recover,
+        }
+        for step, do in steps.items():
+            if leaves == step:
+                self.worker.send(SERVER, Left(self.number))
+                return
+            await do()
 
-    async def recover() -> None:
-        present = (await worker.receive(SERVER, Present)).clients.tolist()
-        worker.send(SERVER, Revealed(np.frombuffer(client.revealed(present), np.uint8)))
+    async def _tell_keys(self) -> None:
+        self.worker.send(SERVER, Keys(np.frombuffer(self.client.public, np.uint8)))
 
-    steps: Mapping[Step, Callable[[], Awaitable[None]]] = {
-        "keys": tell_keys,
-        "shares": partial(_share, worker, client),
-        "upload": upload,
-        "recovery": recover,
-    }
-    for step, take in steps.items():
-        if leaves == step:
-            worker.send(SERVER, Left(number))
-            return
-        await take()
+    async def _share(self) -> None:
+        everybody = by_client(await self.worker.receive(SERVER, Roster))
+        for some, last in _parts(self.client.sealed(everybody)):
+            self.worker.send(SERVER, Sealed(*rows(some), last=last))
+        if self.signer is not None:
+            self.roster = roster_statement(self.number, self.model, everybody)
+        self._sign(self.roster)
+        sharers: list[int] = []
+        last = False
+        while not last:
+            said = await self.worker.receive(SERVER, Sealed)
+            told, last = by_client(said), said.last
+            self.client.opened(told)
+            sharers += told
+        await self._check(self.roster, "the keys and the model", sharers)
 
+    async def _upload(self, change: Callable[[], Words]) -> None:
+        self.worker.send(SERVER, Masked(self.client.masked(change())))
 
-async def _share(worker: Worker, client: Client) -> None:
-    roster = await worker.receive(SERVER, Roster)
-    everybody = {number: row.tobytes() for number, row in zip(roster.clients.tolist(), roster.values, strict=True)}
-    for some, last in _parts(client.sealed(everybody)):
-        worker.send(SERVER, Sealed(*_rows(some), last=last))
-    last = False
-    while not last:
-        said = await worker.receive(SERVER, Sealed)
-        client.opened({number: row.tobytes() for number, row in zip(said.clients.tolist(), said.values, strict=True)})
-        last = said.last
+    async def _recover(self) -> None:
+        present = (await self.worker.receive(SERVER, Present)).clients.tolist()
+        statement = present_statement(self.roster, present)
+        self._sign(statement)
+        await self._check(statement, "the list of who is present", present, self.scheme.threshold)
+        self.worker.send(SERVER, Revealed(np.frombuffer(self.client.revealed(present), np.uint8)))
+
+    def _sign(self, statement: bytes) -> None:
+        if self.signer is not None:
+            own = {self.worker.number - 1: self.signer.sign(statement)}
+            self.worker.send(SERVER, Signed(*rows(own)))
+
+    async def _check(self, statement: bytes, what: str, clients: list[int], least: int | None = None) -> None:
+        """Whether these clients have signed the same; least: as many of them; None: all."""
+        if self.signer is not None:
+            signatures = by_client(await self.worker.receive(SERVER, Signed))
+            if least is not None:
+                clients = [client for client in clients if client in signatures]
+                check_quorum(clients, self.scheme)
+            self.signer.check(statement, signatures, clients, what)
 
 
 def _parts(told: Mapping[int, bytes]) -> Iterator[tuple[dict[int, bytes], bool]]:
@@ -343,7 +336,7 @@ def _change(mean: WeightedMean, local: LocalClient, model: Arrays, number: int) 
     return np.concatenate(parts).astype(np.int64).view(np.uint64)
 
 
-def _moved(mean: WeightedMean, model: Arrays, total: Words) -> Arrays:
+def _moved(mean: WeightedMean, model: Arrays, total: Words, clients: int) -> Arrays:
     """The model with the mean of a round."""
     plan, sums, start = mean.plan(model), {}, 0
     values = total.view(np.int64)
@@ -352,17 +345,16 @@ def _moved(mean: WeightedMean, model: Arrays, total: Words) -> Arrays:
         sums[name] = values[start : start + size].reshape(tensor.shape)
         start += size
     weight = int(values[-1])
-    if not 1 <= weight <= mean.max_weight:
+    if not 1 <= weight <= clients * mean.max_weight:
         raise RunFailedError(
-            f"the clients' weights come to {weight}, not to 1 to max_weight = {mean.max_weight}: raise it"
+            f"the clients' weights come to {weight}, which is no sum of what clients send: one of them, or the server, "
+            "has said something else than the protocol does; with `signers`, it is told whether it was the server"
+        )
+    if weight > mean.max_weight:
+        raise RunFailedError(
+            f"the clients' weights come to {weight}, more than max_weight = {mean.max_weight}: raise it"
         )
     return apply(model, mean.report(plan, Partial(sums, weight)).mean)
-
-
-def _rows(by_client: Mapping[int, bytes | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Clients, and their bytes, of shape (clients, bytes)."""
-    rows = [np.frombuffer(each, np.uint8) for each in by_client.values()]
-    return np.array(list(by_client), np.int64), np.stack(rows) if rows else np.zeros((0, 0), np.uint8)
 
 
 def _workers(clients: Iterable[int]) -> list[int]:

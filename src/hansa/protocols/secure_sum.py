@@ -6,7 +6,7 @@ off the masks of the sum. `hansa.protocols.secagg` and `hansa.protocols.lightsec
 what they share: keys, what clients tell each other through a server that cannot read it, and how many must be left.
 
 Everything is pure: what a client draws comes from one seed of 32 bytes, which it must draw anew in each round. The
-server is curious and follows the protocol.
+server is curious and follows the protocol; against one that cheats, clients sign (`hansa.protocols.consistency`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
