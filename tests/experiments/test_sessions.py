@@ -12,7 +12,7 @@ from hansa.errors import InputError
 from hansa.evidence.stored import verify_session
 from hansa.experiments.sessions import SimulatedSession, find_records, show_record
 from hansa.messages import Kind, RoundRules, RunSpec
-from hansa.simulation import Dropouts, LogNormalSpeeds, SimulationResult, simulate
+from hansa.simulation import Dropouts, LogNormalSpeeds, SimulationResult, replay, simulate
 from hansa.simulation.record import open_record
 from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import MetadataStore, ObjectStore, Query
@@ -242,3 +242,41 @@ async def test_what_clients_logged_on_their_way_is_in_a_record_and_in_its_sessio
         (1, "train", "client-1", 5, 0.5),
     ]
     assert (await store.list(SampleRecord, Query(LAB, {"session": shown.id, "name": "odd"}))).total == 2
+
+
+NOT_FINITE = """
+import numpy as np
+import hansa
+
+app = hansa.App()
+
+@app.model
+def initial_model(rng):
+    return {"w": np.zeros(3)}
+
+@app.train
+def train(model, task):
+    told = [{"loss": np.nan}, {"loss": 1.0}, {"rate": np.inf}][task.client.index]
+    return hansa.Update({"w": model["w"] + 1}, num_examples=1, metrics=told)
+
+@app.evaluate
+def evaluate(model, task):
+    return hansa.Metrics([{"error": np.nan}, {"error": 2.0}, {}][task.client.index], num_examples=1)
+"""
+
+
+async def test_a_number_that_is_none_is_kept_apart_from_no_number(
+    tmp_path: Path, store: MetadataStore, objects: ObjectStore
+) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(NOT_FINITE)
+    result = simulate(app, clients=3, rounds=1)
+    folder = result.save_record(tmp_path / "record")
+    assert replay(folder, progress=False).same
+    shown = await show_record(store, objects, LAB, open_record(folder))
+    assert shown is not None
+    query = Query(LAB, {"session": shown.id})
+    parts = {part.client: dict(part.metrics) for part in (await store.list(ContributionRecord, query)).items}
+    assert repr(parts) == "{'client-0': {'loss': nan}, 'client-1': {'loss': 1.0}, 'client-2': {'rate': inf}}"
+    told = {(row.client, row.name): row.value for row in (await store.list(MetricRecord, query)).items}
+    assert repr([told.get((f"client-{each}", "error")) for each in range(3)]) == "[nan, 2.0, None]"

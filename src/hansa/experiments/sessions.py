@@ -17,7 +17,7 @@ from hansa.arrays import Arrays
 from hansa.errors import ConflictError, InputError
 from hansa.messages import Kind, RunSpec, Sample, Value
 from hansa.simulation import RoundRecord as SimulatedRound
-from hansa.simulation.record import MANIFEST, Record, open_record
+from hansa.simulation.record import MANIFEST, Record, open_record, told_number
 from hansa.store.completion import completed
 from hansa.store.link import ACCEPTED
 from hansa.store.ports import MetadataStore, ObjectStore, RoundCommit
@@ -197,15 +197,13 @@ def _ended_at(record: Record) -> float:
 
 
 def simulated_round(told: Mapping[str, Any]) -> SimulatedRound:
-    """A round as plain values, of a manifest for example, where null is a number that is not finite."""
+    """A round as plain values, of a manifest for example, as `hansa.simulation.record` writes them."""
     numbers = {
         name: {key: math.nan if value is None else value for key, value in told[name].items()}
         for name in ("metrics", "evaluation", "central")
     }
     columns = {
-        name: {
-            key: tuple(math.nan if value is None else value for value in column) for key, column in told[name].items()
-        }
+        name: {key: tuple(map(told_number, column)) for key, column in told[name].items()}
         for name in ("reports", "verdicts")
         if name in told
     }
@@ -257,10 +255,10 @@ def _samples(session: SessionRecord, done: SimulatedRound, at: float) -> Iterato
             )  # fmt: skip
 
 
-def _rows(columns: Mapping[str, Sequence[float]]) -> Iterator[dict[str, float]]:
+def _rows(columns: Mapping[str, Sequence[float | None]]) -> Iterator[dict[str, float]]:
     """Of each client its metrics, from each metric its clients; what a client has not told is left out."""
     for values in zip(*columns.values(), strict=True):
-        yield {name: value for name, value in zip(columns, values, strict=True) if not math.isnan(value)}
+        yield {name: value for name, value in zip(columns, values, strict=True) if value is not None}
 
 
 def _metrics(session: SessionRecord, done: SimulatedRound, at: float) -> Iterator[MetricRecord]:

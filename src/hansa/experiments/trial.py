@@ -19,7 +19,7 @@ from hansa.network.client.limits import Limits
 from hansa.run import check_networked, resolve, suit
 from hansa.simulation import RoundRecord, simulate
 from hansa.simulation.pipes import spec_from
-from hansa.simulation.record import plain
+from hansa.simulation.record import plain_round
 from hansa.store.documents import spec_to_json
 from hansa.wire import codec
 
@@ -40,7 +40,7 @@ def run(app: Path, spec: dict[str, Any], out: Path, clients: int, told: IO[str])
     """Simulate, and tell each round as it ends."""
 
     def tell(done: RoundRecord) -> None:
-        _say(told, json.dumps(plain(asdict(done))))
+        _say(told, json.dumps(plain_round(asdict(done))))
 
     loaded = load_app(app)
     result = simulate(app, suit(spec_from(spec), loaded), clients=clients, on_round=tell, progress=False)

@@ -44,7 +44,8 @@ __all__ = [
     "check_place",
     "here",
     "open_record",
-    "plain",
+    "plain_round",
+    "told_number",
     "write_record",
 ]
 
@@ -161,7 +162,7 @@ def write_record(
         "model_hash": codec.digest(model),
         "versions": _versions(),
         "platform": _platform(),
-        "rounds": [plain(asdict(record)) for record in rounds],
+        "rounds": [plain_round(asdict(record)) for record in rounds],
     }
     with explained("write the record", place):
         check_place(place)
@@ -189,17 +190,35 @@ def app_digest(source: str | Path) -> str:
     return str(package.read(package.build(_whole(Path(source)), name="app")).digest)
 
 
-def plain(value: Any) -> Any:
+def plain_round(told: Mapping[str, Any]) -> dict[str, Any]:
+    """A `RoundRecord` as JSON has it: not finite is null; of one client it is a text, and null what it has not told."""
+    columns = {
+        name: {key: list(map(_number, column)) for key, column in told[name].items()}
+        for name in ("reports", "verdicts")
+    }
+    return {**_plain(told), **columns}
+
+
+def _number(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(float(value))
+
+
+def told_number(value: float | str | None) -> float | None:
+    """What a client has told, as `plain_round` writes it."""
+    return float(value) if isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
     """As JSON has it; a number that is NaN or infinite is null."""
     match value:
         case float():
             return value if math.isfinite(value) else None
         case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {str(key): _plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [_plain(item) for item in value]
         case np.generic():
-            return plain(value.item())
+            return _plain(value.item())
         case _:
             return value
 

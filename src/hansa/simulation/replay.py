@@ -11,7 +11,7 @@ from hansa.arrays import first_difference
 from hansa.messages import Value
 from hansa.simulation.devices import Devices
 from hansa.simulation.load import load
-from hansa.simulation.record import Record, here, open_record, plain
+from hansa.simulation.record import Record, here, open_record, plain_round
 from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.runtime import EngineName, simulate
 
@@ -92,7 +92,7 @@ def replay(
     found = [
         difference
         for was, now in zip(record.rounds, result.rounds, strict=False)
-        for difference in _differences(was, plain(asdict(now)))
+        for difference in _differences(was, plain_round(asdict(now)))
     ]
     if len(result.rounds) != last:
         found.append(Difference(0, "rounds", last, len(result.rounds)))

@@ -45,8 +45,8 @@ class RoundRecord:
     """Clients in the sum, by name."""
     examples: Mapping[str, int] = field(default_factory=dict)
     """Accepted client → its examples."""
-    reports: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Metric → what each client of `examples` reported of its training, in that order; NaN where it reported none."""
+    reports: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Metric → what each client of `examples` reported of its training, in that order; None: it reported none."""
     norms: tuple[float, ...] = field(default=(), compare=False)
     """L2 norm of each one's update, in the same order, to six digits; empty where the sum is published with noise."""
     upload_bytes: int = 0
@@ -63,8 +63,8 @@ class RoundRecord:
     """Of an asynchronous run: client that is rejected, failed or missing → the round whose model it had; else empty."""
     evaluated: tuple[str, ...] = ()
     """Clients that evaluated the new model, by name."""
-    verdicts: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Metric → what each of `evaluated` measured, in that order; NaN where it measured none."""
+    verdicts: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    """Metric → what each of `evaluated` measured, in that order; None: it measured none."""
     failed_evaluations: Mapping[str, str] = field(default_factory=dict)
     """Client → what its code raised while it evaluated."""
     samples: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)

@@ -1,7 +1,6 @@
 """A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
 
 import gc
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -526,10 +525,10 @@ def _means(reports: Iterable[tuple[Mapping[str, float], int]]) -> dict[str, floa
     return {name: merged.values[name] for name, merged in merge_metrics(reports).items()}
 
 
-def _columns(reports: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
-    """Metric → its value in each report."""
+def _columns(reports: Sequence[Mapping[str, float]]) -> dict[str, tuple[float | None, ...]]:
+    """Metric → its value in each report, None where there is none."""
     names = sorted({name for report in reports for name in report})
-    return {name: tuple(report.get(name, math.nan) for report in reports) for name in names}
+    return {name: tuple(report.get(name) for report in reports) for name in names}
 
 
 def _completed(ended: Ended, outcomes: Mapping[Assignment, Outcome]) -> Completed:
