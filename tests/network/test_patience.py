@@ -12,7 +12,7 @@ from hansa.network.patience import patiently
 
 async def test_a_store_that_is_away_is_told_once_and_so_is_its_return(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(patience, "_PAUSE", 0)
-    answers = ["away", "away", "full", "full", "full", ""]
+    answers = ["away for 1.5s", "away for 210ms", "full", "full", "full", ""]
 
     async def ask() -> str:
         if why := answers.pop(0):
@@ -23,7 +23,7 @@ async def test_a_store_that_is_away_is_told_once_and_so_is_its_return(monkeypatc
         assert await patiently(ask, who="the round") == "kept"
 
     assert [(line["event"], line.get("why")) for line in lines] == [
-        ("a store is away, and waited for", "away"),
+        ("a store is away, and waited for", "away for 1.5s"),
         ("a store is away, and waited for", "full"),
         ("the store is back", None),
     ]

@@ -140,7 +140,7 @@ def list_clients(
         "name": lambda c: c.name,
         "connected": lambda c: "yes" if c.connected else "no",
         "combiner": lambda c: c.combiner,
-        "last seen": lambda c: when(c.last_seen),
+        "since": lambda c: when(c.last_seen),
         "labels": lambda c: labels_of(c.all_labels),
         "version": lambda c: c.version,
     }
@@ -165,7 +165,7 @@ def show(
         "connected": "yes" if client.connected else "no",
         "combiner": client.combiner,
         "first seen": when(client.first_seen),
-        "last seen": when(client.last_seen),
+        "since": when(client.last_seen),
         "labels": labels_of(client.labels),
         "given": labels_of(client.assigned or {}),
         "version": client.version,

@@ -85,7 +85,7 @@ def list_combiners(server: ConnectionOptions, *, limit: Limit = 100, as_json: Js
         "connected": lambda c: "yes" if c.connected else "no",
         "parent": lambda c: c.parent,
         "address": lambda c: c.address,
-        "last seen": lambda c: when(c.last_seen),
+        "since": lambda c: when(c.last_seen),
         "labels": lambda c: labels_of(c.labels),
     }
     nothing = "No combiner has connected: the controller itself sums. `hansa combiner start --help`."

@@ -1,6 +1,7 @@
 """What is asked of the stores is asked again while they are away: whoever asks waits for them, and does not fail."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, TypeVar
@@ -17,6 +18,9 @@ _log = structlog.get_logger(__name__)
 
 _PAUSE: Final = 0.5
 """Seconds between two tries; a store takes its own time to find that it cannot reach its server."""
+
+_NUMBER: Final = re.compile(r"\d+(\.\d+)?\w*")
+"""What differs between two tries that failed alike, such as how long each took."""
 
 _REMINDER: Final = 30.0
 """Seconds after which the log repeats what it has said of a store that is still away."""
@@ -46,9 +50,10 @@ async def patiently(
             if tell is not None:
                 tell(str(error))
             since = since or clock()
-            if str(error) != said or clock() - said_at >= _REMINDER:
-                said, said_at = str(error), clock()
-                _log.warning("a store is away, and waited for", by=who, why=said)
+            words = _NUMBER.sub("", str(error))
+            if words != said or clock() - said_at >= _REMINDER:
+                said, said_at = words, clock()
+                _log.warning("a store is away, and waited for", by=who, why=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(leaving.wait(), _PAUSE)
         else:

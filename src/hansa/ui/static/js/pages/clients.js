@@ -32,7 +32,7 @@ export function Clients({ route }) {
     { id: "labels", label: "Labels", show: (one) => Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(", ") || "—" },
     { id: "version", label: "Version", sort: "version", show: (one) => one.version || "—" },
     { id: "first_seen", label: "Joined", n: true, sort: "first_seen", show: (one) => html`<${Ago} at=${one.first_seen} />` },
-    { id: "last_seen", label: "Last seen", n: true, sort: "last_seen", show: (one) => html`<${Ago} at=${one.last_seen} />` },
+    { id: "last_seen", label: "Last seen", n: true, sort: "last_seen", show: (one) => (one.connected ? "now" : html`<${Ago} at=${one.last_seen} />`) },
   ];
   const all = () => everything(`${base}/clients`, filter);
   const join = can("admit_nodes") && html`<a class="button primary" href=${to("p", project, "clients", "join")}><${Icon} name="plus" />Join a client</a>`;
@@ -70,7 +70,7 @@ export function ClientPage({ route }) {
       actions=${can("admit_nodes") && joined && !joined.revoked && html`<${Act} className="danger" icon="trash" done="The client is revoked"
         confirm=${{ title: `Revoke ${one.name}?`, text: "Its streams end at once and it may not come back, unless it joins again with a new token.", act: "Revoke", word: one.name }}
         act=${async () => { await call(`${base}${path`/nodes/${name}`}`, { method: "DELETE" }); node.reload(); client.reload(); }}>Revoke<//>`}>
-      Joined <${Ago} at=${one.first_seen} />, last seen <${Ago} at=${one.last_seen} />
+      Joined <${Ago} at=${one.first_seen} />, ${one.connected ? "connected" : "last seen"} <${Ago} at=${one.last_seen} />
     <//>
     <${Figures} items=${[
       { label: "Server", value: one.combiner === "root" ? "controller" : one.combiner || "—", sub: one.combiner ? "its stream ends there" : "it is away" },
