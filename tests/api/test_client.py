@@ -201,7 +201,7 @@ def test_connect_takes_what_is_not_given_from_the_environment_and_then_from_what
     for name in ("HANSA_URL", "HANSA_TOKEN", "HANSA_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HANSA_CREDENTIALS", str(file))
-    with pytest.raises(AuthenticationError, match="there is no token for https://127"):
+    with pytest.raises(AuthenticationError, match="log in with `hansa login https://127"):
         hansa.connect()
     trust = served.server.trust
     save_credentials(file, Credentials(served.url, served.token(), "default", trust.roots, trust.name))

@@ -6,7 +6,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import Result
 
-from hansa import __version__
+from hansa import __version__, cli
 from hansa.cli import app
 
 HEAVY = {"numpy", "grpc", "pydantic", "httpx", "sqlalchemy", "fastapi", "structlog", "torch", "blake3", "hansa.arrays"}
@@ -18,6 +18,17 @@ def test_the_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stdout.split())
+
+
+def test_ctrl_c_before_there_is_a_command_ends_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "interrupt_on_sigterm", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 130
 
 
 @pytest.mark.parametrize("noun", [[], ["session"], ["client"], ["model"], ["token"]])

@@ -1,6 +1,10 @@
 """A network whose stores go away in the middle of a session."""
 
 import asyncio
+import gc
+import shutil
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from servers import Gate, PostgresServer, S3Server
 
 from hansa.errors import ConflictError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
+from hansa.network.controller import server as module
 from hansa.network.controller.server import ControllerServer
 from hansa.settings import Settings
 from hansa.simulation import simulate
@@ -50,6 +55,44 @@ async def test_a_session_waits_for_a_store_that_is_away_and_goes_on(
     assert session.model == (await asyncio.to_thread(simulate, app, clients=2, spec=spec)).model_hash
     for gate in gates.values():
         await gate.close()
+
+
+async def test_a_database_that_is_restored_without_its_keys_is_told(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, host="127.0.0.1", grpc_port=0)
+
+    async def told_at_start() -> list[str]:
+        with structlog.testing.capture_logs() as lines:
+            await (await ControllerServer.open(settings)).aclose()
+        return [line["keys"] for line in lines if line["event"].startswith("the database is not new, but the keys are")]
+
+    assert await told_at_start() == []
+    assert await told_at_start() == []
+    shutil.rmtree(tmp_path / "keys")
+    assert await told_at_start() == [str(tmp_path / "keys")]
+
+
+def test_a_start_that_is_broken_off_leaves_no_port_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, unraisable, go_on = threading.Event(), [], threading.Event()
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def slow(_settings: Settings) -> None:
+        inside.set()
+        go_on.wait()
+
+    monkeypatch.setattr(module, "_confined", slow)
+
+    async def start() -> None:
+        opening = asyncio.create_task(ControllerServer.open(Settings(data=tmp_path, host="127.0.0.1", grpc_port=0)))
+        await asyncio.to_thread(inside.wait)
+        opening.cancel()
+        await asyncio.wait([opening])
+        go_on.set()
+
+    asyncio.run(start())
+    gc.collect()
+    assert unraisable == []
 
 
 async def test_two_controllers_do_not_lead_over_one_database(tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ def connect(
         secret = saved.token
     if not secret:
         raise AuthenticationError(
-            f"there is no token for {address}: give one, set HANSA_TOKEN, or run `hansa up`, which saves one"
+            f"there is no token for {address}: log in with `hansa login {address}`, set HANSA_TOKEN, or run `hansa up` "
+            "there, which saves one"
         )
     trust = _known(address, ca, settings, saved)
     key = settings.package_key.expanduser()

@@ -35,7 +35,7 @@ from hansa.cli.parity import parity
 from hansa.cli.privacy import privacy
 from hansa.cli.prune import prune
 from hansa.cli.replay import replay
-from hansa.cli.root import Root
+from hansa.cli.root import INTERRUPTED, Root
 from hansa.cli.running import interrupt_on_sigterm
 from hansa.cli.simulate import simulate
 from hansa.cli.studio import studio
@@ -103,4 +103,7 @@ def _hansa() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; arguments: without the program's name, by default those of this process."""
     interrupt_on_sigterm()
-    app(args=list(arguments) if arguments is not None else None, prog_name="hansa")
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="hansa")
+    except KeyboardInterrupt:  # before there is a command that could tidy up
+        raise SystemExit(INTERRUPTED) from None

@@ -29,7 +29,10 @@ from hansa.errors import CorruptionError, InputError, NotFoundError
 from hansa.store.disk import explained, make_directory, sync_directory
 from hansa.store.ports import StoredObject
 
-__all__ = ["DirectoryObjects", "check_name", "is_name"]
+__all__ = ["LOST", "DirectoryObjects", "check_name", "is_name"]
+
+LOST: Final = "it was removed by hand, or a backup was restored without it; copy it back"
+"""What is said of an object that is not there: whoever lets go of one in order says so in the database."""
 
 _BLOCK: Final = 1 << 20
 """Bytes hashed and written at a time: small enough to stay in the cache between the two."""
@@ -117,7 +120,7 @@ class DirectoryObjects:
             try:
                 yield path
             except (FileNotFoundError, NotADirectoryError) as error:
-                raise NotFoundError(f"there is no object {digest} in {self.root}") from error
+                raise NotFoundError(f"there is no object {digest} in {self.root}: {LOST}") from error
 
     def _put(self, parts: Iterable[bytes | memoryview]) -> str:
         with explained("store an object in", self.root), self._new_file() as (file, path):

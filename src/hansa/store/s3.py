@@ -42,7 +42,7 @@ from hansa.errors import (
 )
 from hansa.store.cache import ObjectCache
 from hansa.store.disk import explained
-from hansa.store.files import check_name, is_name
+from hansa.store.files import LOST, check_name, is_name
 from hansa.store.ports import StoredObject
 
 __all__ = ["S3Objects"]
@@ -243,7 +243,7 @@ class S3Objects:
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
                 raise StorageError(f"there is no {self._where[4:]}: make the bucket, or correct the URL") from error
-            raise NotFoundError(f"there is no object {digest} in {self._where}") from error
+            raise NotFoundError(f"there is no object {digest} in {self._where}: {LOST}") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StorageError(
                 f"cannot {action} {_subject(digest)} in {self._where}: access is refused ({_said(error)}); check "

@@ -76,6 +76,7 @@ class ControllerServer:
             settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # who reads it has all models, and the hashes
         store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
         objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
+        new_keys = not (settings.data / "keys").exists()
         keys = SigningKeys.of(settings.data / "keys")
         secure = Secured.of(settings)
         leadership = store.leadership(LEADERSHIP)
@@ -85,6 +86,7 @@ class ControllerServer:
             undo.push_async_callback(leadership.release)
             await _lead(leadership)
             server = service.create_server()
+            undo.push_async_callback(server.stop, None)
             port = _bind(server, settings, secure.shown)
             listening = f"{settings.host}:{port}"
             address = secure.scheme_of(settings.advertise or listening)
@@ -119,6 +121,12 @@ class ControllerServer:
                 await controller.create_project(settings.project)
             except ConflictError as error:
                 _log.debug("project is there", project=settings.project, why=str(error))
+                if new_keys:  # of a backup without them, or of a second controller that was not given them
+                    _log.warning(
+                        "the database is not new, but the keys are: nodes and tokens of before are refused",
+                        do="stop, put the folder of the backup, or of the other controller, in its place, start again",
+                        keys=str(settings.data / "keys"),
+                    )
             await controller.recall()
             await server.start()
             await controller.open()
