@@ -1,5 +1,6 @@
 """LightSecAgg: any U places of a code tell all of it, any T nothing; the sum of shares is the share of the sum."""
 
+import tracemalloc
 from collections import Counter
 from itertools import combinations, product
 
@@ -79,6 +80,42 @@ def test_what_any_t_clients_hold_is_the_same_for_every_mask(n: int, threshold: i
             assert (found == mask[0]).all()
 
 
+def view(values: tuple[int, int, int], colluder: int) -> Counter[tuple[int, ...]]:
+    """What the server and one client see of a round of three, U = 2, T = 1, in the field of 5, over all masks.
+
+    Each client has one number, masked by one piece; every client is present and reveals.
+    """
+    prime = 5
+    drawn = np.array(list(product(range(prime), repeat=6)), np.uint32).T  # of client i: its mask, its random piece
+    code = lagrange((2, 3, 4), (0, 1), prime)
+    shares = [lightsecagg.product(code, drawn[2 * i : 2 * i + 2], prime) for i in range(3)]
+    masked = [(drawn[2 * i] + values[i]) % prime for i in range(3)]
+    told = [shares[i][colluder] for i in range(3)]
+    own = drawn[2 * colluder : 2 * colluder + 2]
+    revealed = sum(share.astype(int) for share in shares) % prime
+    return Counter(map(tuple, np.concatenate([masked, told, own, revealed]).T.tolist()))
+
+
+def test_the_server_and_t_clients_see_the_same_of_all_values_with_the_same_sum() -> None:
+    """The theorem itself, by counting all 5^6 masks: of clients 0 and 1 they learn the sum, and nothing else."""
+    seen = view((1, 3, 2), colluder=2)
+    assert seen == view((0, 4, 2), colluder=2) == view((3, 1, 2), colluder=2)
+    assert seen != view((1, 4, 2), colluder=2)
+    assert view((2, 1, 3), colluder=0) == view((2, 3, 1), colluder=0)
+
+
+def test_products_take_the_memory_of_a_block_beside_their_result() -> None:
+    matrix, columns = np.ones((20, 14), np.uint64), np.ones((14, 200_000), np.uint32)
+    tracemalloc.start()
+    try:
+        found = lightsecagg.product(matrix, columns, PRIMES[0])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (found == 14).all()
+    assert found.nbytes < peak < found.nbytes + 4e6
+
+
 @pytest.mark.parametrize(("n", "threshold", "colluders"), [(3, 3, 2), (4, 3, 2), (6, 4, 1), (6, 5, 4)])
 def test_every_square_part_of_the_random_rows_can_be_inverted(n: int, threshold: int, colluders: int) -> None:
     """Which is what T shares being uniform rests on, in the fields that are used."""
@@ -153,5 +190,19 @@ def test_what_is_no_number_or_does_not_fit_is_refused_and_named() -> None:
         server.unmasked(revealed | {1: b"\xff" * 16})
     for liar in range(4):
         changed = bytes([revealed[liar][0] ^ 1]) + revealed[liar][1:]
-        with pytest.raises(InputError, match="clients 0, 1, 2, 3 have revealed does not fit together"):
+        with pytest.raises(InputError, match="what clients 0, 1, 2, 3 have revealed does not fit together: it is"):
             server.unmasked(revealed | {liar: changed})
+
+
+@pytest.mark.parametrize("liar", range(5))
+def test_with_two_to_spare_it_is_seen_who_has_revealed_something_else(liar: int) -> None:
+    scheme, vectors = LightSecAgg(5, 3, 1), values_of(5, 4)
+    clients, everybody = clients_of(scheme, 4, range(5), range(5))
+    server = scheme.server(4, everybody, range(5))
+    for u, client in clients.items():
+        server.add(u, client.masked(vectors[u]))
+    revealed = {u: client.revealed(range(5)) for u, client in clients.items()}
+    np.testing.assert_array_equal(server.unmasked(revealed), vectors.sum(0, dtype=np.uint64))
+    changed = revealed[liar][:-4] + bytes(4)
+    with pytest.raises(InputError, match=f"what client {liar} has revealed does not fit together with what the others"):
+        server.unmasked(revealed | {liar: changed})

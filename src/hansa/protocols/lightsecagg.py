@@ -173,7 +173,9 @@ class LightSecAggClient:
         """A share of its mask."""
         self._sealing.meet(self.public, everybody)
         clients = sorted(everybody)
-        shares = np.stack([self._shares(clients, place, prime) for place, prime in enumerate(PRIMES)], axis=1)
+        shares = np.empty((len(clients), len(PRIMES), self._scheme.length(self._size)), np.uint32)
+        for place, prime in enumerate(PRIMES):
+            shares[:, place] = self._shares(clients, place, prime)
         self._held[self._number] = shares[clients.index(self._number)].copy()
         return {
             other: self._sealing.seal(other, share.tobytes())
@@ -247,25 +249,43 @@ class LightSecAggServer:
             client: _checked(np.frombuffer(told, "<u4").reshape(len(PRIMES), length), client)
             for client, told in sorted(revealed.items())
         }
+        self._check_fit(sums)
         return _signed(*(self._without(place, prime, sums) for place, prime in enumerate(PRIMES)))
 
     def _without(self, place: int, prime: int, sums: Mapping[int, Residues]) -> Words:
         """The sum modulo a prime. sums: what clients have revealed."""
-        few = self._scheme.threshold
-        spare = list(sums)[few:]
-        nodes = tuple(few + client for client in list(sums)[:few])
-        targets = (*range(self._scheme.pieces), *(few + client for client in spare))
-        stacked = np.stack([each[place] for each in sums.values()])
-        found = product(lagrange(targets, nodes, prime), stacked[:few], prime)
-        if not np.array_equal(found[self._scheme.pieces :], stacked[few:]):
-            raise InputError(
-                f"what {listed(sums)} have revealed does not fit together: one of them has revealed something else "
-                "than the sum of its shares, or has coded its mask into other shares"
-            )
         total = self._total[place] % prime
-        mask = found[: self._scheme.pieces].reshape(-1)[: len(total)]
+        mask = self._values(range(self._scheme.pieces), place, prime, sums).reshape(-1)[: len(total)]
         unmasked: Words = (total + prime - mask) % prime
         return unmasked
+
+    def _values(self, targets: Sequence[int], place: int, prime: int, sums: Mapping[int, Residues]) -> Residues:
+        """Of the polynomials on which what the first U have revealed lies; shape (targets, numbers of a piece)."""
+        first = list(sums)[: self._scheme.threshold]
+        code = lagrange(targets, tuple(map(self._scheme.threshold.__add__, first)), prime)
+        return product(code, np.stack([sums[client][place] for client in first]), prime)
+
+    def _check_fit(self, sums: Mapping[int, Residues]) -> None:
+        """Raise `InputError` where not all lie on the same; with two to spare it is seen whose does not."""
+        if self._fits(sums):
+            return
+        others = {each: {client: sums[client] for client in sums if client != each} for each in sums}
+        able = len(sums) > self._scheme.threshold + 1
+        liars = [each for each, rest in others.items() if able and self._fits(rest)]
+        raise InputError(
+            f"what {listed(liars or sums)} {'has' if len(liars) == 1 else 'have'} revealed does not fit together"
+            f"{' with what the others have' if liars else ''}: it is something else than the sum of the shares that it "
+            "was given, or of a mask that was coded into no shares"
+        )
+
+    def _fits(self, sums: Mapping[int, Residues]) -> bool:
+        spare = list(sums)[self._scheme.threshold :]
+        targets = tuple(map(self._scheme.threshold.__add__, spare))
+        return all(
+            np.array_equal(self._values(targets, place, prime, sums), np.stack([sums[each][place] for each in spare]))
+            for place, prime in enumerate(PRIMES)
+            if spare
+        )
 
 
 def _checked(residues: Residues, client: int) -> Residues:
