@@ -54,6 +54,8 @@ class Case:
     rounds: int = 1
     seed: int = 0
     tolerate: bool = False
+    central: bool = False
+    """Whether the app also measures the new model beside the server."""
 
     def text(self) -> str:
         """What is not plain, as JSON."""
@@ -211,7 +213,7 @@ def draw(seed: int) -> Case:
     )
     if case.optimizer in _CALM and not exact:
         case = replace(case, dtype="bfloat16" if narrow < 0.05 else "float32" if narrow < 0.4 else "float64")
-    return case
+    return replace(case, central=rng.random() < 0.15)
 
 
 _TAILS: Final = (

@@ -17,7 +17,7 @@ from agreement.learning import LOSSES, OPTIMIZERS, OUTPUTS, examples, odd
 from agreement.modules import built
 from hansa.app import App
 from hansa.arrays import Arrays
-from hansa.messages import RoundRules, RunSpec
+from hansa.messages import ClientInfo, Metrics, RoundRules, RunSpec, Task
 from hansa.simulation import SimulationResult, simulate
 from hansa.simulation.devices import Dropouts, Instant, LogNormalSpeeds, Stragglers
 from hansa.training import torch as of_torch
@@ -43,22 +43,28 @@ def app_of(case: Case) -> App:
     def module() -> torch.nn.Module:
         return built(case.inputs, case.layers, case.tail, OUTPUTS[case.targets], case.quirk, case.dtype)
 
-    app = App(
-        TorchTrainer(
-            module,
-            LOSSES[case.targets][case.loss],
-            OPTIMIZERS[case.optimizer],
-            batch_size=case.batch_size,
-            epochs=case.epochs,
-            steps=case.steps,
-            drop_last=case.drop_last,
-            evaluation_batch_size=case.evaluation_batch_size,
-            metrics={"size": lambda outputs, _: outputs.abs().mean()} if case.metrics else None,
-            channels_last=case.channels_last,
-            bfloat16=case.bfloat16,
-            representation="0",
-        )
+    trainer = TorchTrainer(
+        module,
+        LOSSES[case.targets][case.loss],
+        OPTIMIZERS[case.optimizer],
+        batch_size=case.batch_size,
+        epochs=case.epochs,
+        steps=case.steps,
+        drop_last=case.drop_last,
+        evaluation_batch_size=case.evaluation_batch_size,
+        metrics={"size": lambda outputs, _: outputs.abs().mean()} if case.metrics else None,
+        channels_last=case.channels_last,
+        bfloat16=case.bfloat16,
+        representation="0",
     )
+    app = App(trainer)
+    if case.central:
+
+        @app.central_evaluate
+        def central(model: Arrays, rng: np.random.Generator) -> Metrics:
+            given = examples(case.inputs, case.targets, 5, case.seed)
+            return trainer.evaluate(model, Task(ClientInfo("beside"), 1, rng, given))
+
     oddities, kept = dict(case.oddities), dict[int, Any]()
 
     @app.data
