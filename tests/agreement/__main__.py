@@ -63,7 +63,7 @@ def _over_network(cases: Mapping[str, Case]) -> int:
     from agreement.networks import disagreements, networked  # noqa: PLC0415 - not everybody has a network
 
     log_to(sys.stderr, level="error")
-    compared = {name: found for name, case in cases.items() if (found := networked(case)) is not None}
+    compared = {name: networked(case) for name, case in cases.items()}
     return _compared((name, case, list(disagreements(case))) for name, case in compared.items())
 
 
