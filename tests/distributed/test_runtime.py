@@ -82,6 +82,16 @@ def test_random_numbers_are_of_the_seed_the_worker_and_the_purpose_alone() -> No
     assert run(draw, ring(3), seed=2) != first
 
 
+def test_a_worker_has_secrets_that_follow_from_no_seed_and_that_no_other_has() -> None:
+    async def tells(worker: Worker) -> Word:
+        one, again = worker.secret("a", 1), worker.secret("a", 1)
+        return Word(" ".join(each.hex() for each in (one, again, worker.secret("a", 2), worker.secret("a1"))))
+
+    told = [result.text.split() for _ in range(2) for result in run(tells, complete(2), seed=3).results]
+    assert all(one == again for one, again, *_ in told)
+    assert len({each for secrets in told for each in secrets}) == 4 * 3
+
+
 def test_a_message_to_somebody_who_is_no_neighbour_names_both() -> None:
     async def sends(worker: Worker) -> None:
         worker.send(2, Token(1))

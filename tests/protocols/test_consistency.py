@@ -50,7 +50,7 @@ def cheating(program: Program, kind: type[Any], change: Callable[[Any], Any]) ->
                 worker._post((receiver,), change(message) if isinstance(message, kind) and receiver == 2 else message)
 
         if worker.number == 0:
-            return await program(Worker(0, worker.topology, post, worker._draw))
+            return await program(Worker(0, worker.topology, post, worker._draw, secret=worker._secret))
         return await program(worker)
 
     return cheats

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from secrets import token_bytes
 from typing import Any
 
 from hansa.errors import DeadlockError, HansaError, InputError, RunFailedError, UserCodeError
@@ -62,15 +63,20 @@ class Crew:
         post: Post,
         *,
         settings: Mapping[str, str] | None = None,
+        secret: Callable[[], bytes] | None = None,
     ) -> None:
-        """numbers: the workers that are run here; post: for messages to the others; settings: see `Worker`."""
+        """numbers: the workers that are run here; post: for messages to the others; settings: see `Worker`.
+
+        secret: see `Worker`; None: each draws its own.
+        """
         self.ended: dict[int, Ended] = {}
         """By worker, of this process and of others, as these are told by `end`."""
         self._size = topology.size
         self._post = post
         self._members: dict[int, _Member] = {}
         for number in numbers:
-            worker = Worker(number, topology, self._sends(number), partial(derive_rng, seed), settings)
+            draw, own = partial(derive_rng, seed), secret or _drawn()
+            worker = Worker(number, topology, self._sends(number), draw, settings, secret=own)
             coroutine = program(worker)
             if not inspect.iscoroutine(coroutine):
                 raise InputError(
@@ -209,3 +215,8 @@ class Crew:
                 return path
             number = waits.sender
         return path[path.index(number) :]
+
+
+def _drawn() -> Callable[[], bytes]:
+    """32 bytes of this machine's own randomness, drawn when they are first asked for."""
+    return cache(lambda: token_bytes(32))

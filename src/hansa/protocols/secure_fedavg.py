@@ -11,7 +11,6 @@ from functools import partial
 from typing import Final, Literal, TypeVar, get_args
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Partial
@@ -55,11 +54,6 @@ Absent = Callable[[int, int], Step | None]
 """(client from 0, round from 1) → the step at which it leaves the round, without doing it; None: it stays."""
 
 
-def _fresh() -> bytes:
-    """32 bytes of this machine's own randomness."""
-    return X25519PrivateKey.generate().private_bytes_raw()
-
-
 def _nobody(_client: int, _round: int) -> None:
     return None
 
@@ -76,7 +70,6 @@ def secure_fedavg(
     signers: Sequence[str] = (),
     signing_key: Callable[[ClientInfo], str] | None = None,
     absent: Absent = _nobody,
-    seed: Callable[[], bytes] = _fresh,
 ) -> Program:
     """A program for `star(1 + clients)`: worker 0 is the server, worker i the client i − 1.
 
@@ -97,7 +90,6 @@ def secure_fedavg(
             `hansa package key` prints them; with them a server that cheats is found out. Empty: nobody signs.
         signing_key: with `signers`, a client → its private key (Ed25519, PEM); asked on that client's machine alone.
         absent: who drops out, and when; its change is counted where it has sent it; it goes on in the next round.
-        seed: 32 new random bytes whenever a client asks.
 
     Raises:
         QuorumNotMetError: fewer than `threshold` clients are left; it names the others.
@@ -128,7 +120,7 @@ def secure_fedavg(
         for number in range(1, rounds + 1):
             model = await _model(worker)
             leaves = _step(absent(worker.number - 1, number), worker.number - 1)
-            one = chosen.client(worker.number - 1, _size(mean, model), seed())
+            one = chosen.client(worker.number - 1, _size(mean, model), worker.secret("secure sum", number))
             part = _Part(worker, one, chosen, signer, number, model)
             await part.take(partial(_change, mean, local, model, number), leaves)
         return local.trained(await _model(worker))

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
+from blake3 import blake3
 
 from hansa.errors import InputError
 from hansa.protocols.message import name_of, schema_of
 from hansa.protocols.topology import AnyTopology
+from hansa.statements import text
 
 __all__ = ["Program", "Receive", "Worker"]
 
@@ -54,10 +56,13 @@ class Worker:
         post: Callable[[Sequence[int], Any], None],
         draw: Callable[..., np.random.Generator],
         settings: Mapping[str, str] | None = None,
+        *,
+        secret: Callable[[], bytes],
     ) -> None:
         """post: delivers a message to workers; draw: random numbers for a purpose and keys, from the run's seed.
 
-        settings: what the owner of the machine has set there; None: nothing.
+        settings: what the owner of the machine has set there; None: nothing. secret: 32 bytes of this worker's own,
+        the same whenever they are asked for.
         """
         self.number = number
         """From 0."""
@@ -66,6 +71,7 @@ class Worker:
         """What the owner of its data has set on the network, for example their path; empty in one process."""
         self._post = post
         self._draw = draw
+        self._secret = secret
 
     @property
     def size(self) -> int:
@@ -121,6 +127,14 @@ class Worker:
     def shared_rng(self, purpose: str, *keys: str | int) -> np.random.Generator:
         """Random numbers that every worker finds the same, for example to draw the first model with."""
         return self._draw(purpose, *keys)
+
+    def secret(self, purpose: str, *keys: str | int) -> bytes:
+        """32 random bytes for a purpose and its keys, which only this worker's machine knows: no seed tells them.
+
+        They are the same whenever they are asked for in one run of the program, also by a party of a network that is
+        run again; two runs have others.
+        """
+        return blake3(b"".join(text(str(each)) for each in (purpose, *keys)), key=self._secret()).digest()
 
     def _check(self, other: int, neighbours: tuple[int, ...], what: str, role: str) -> None:
         if other not in neighbours:

@@ -33,6 +33,7 @@ from hansa.messages import ClientInfo, Kind, Sample
 from hansa.network.client.code import Code
 from hansa.network.client.correspondence import Correspondence, Relay
 from hansa.network.client.library import Library
+from hansa.network.client.memory import forget_diary
 from hansa.network.client.outbox import Outbox, update_file
 from hansa.network.client.results import RESULTS, keep_result
 from hansa.network.client.signing import signed_offer, signed_report
@@ -432,6 +433,7 @@ class Agent:
             )
             answer = await self._outbound(opened, done)
             await correspondence.end(answer.metrics if isinstance(answer, Evaluated) else {})
+            await asyncio.to_thread(forget_diary, self._objects.with_name("memory"), key.run)
         finally:
             await correspondence.aclose()
             result.unlink(missing_ok=True)

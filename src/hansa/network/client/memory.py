@@ -10,11 +10,12 @@ import shutil
 from pathlib import Path
 
 from hansa.arrays import Arrays
+from hansa.network.client.diary import DIARY, Diary
 from hansa.store.disk import explained, make_directory, sync_directory
 from hansa.wire import codec
 from hansa.wire.frames import Counted, RoundKey
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "forget_diary"]
 
 _RUNS_KEPT = 32
 """Runs whose memory stays; the one that was idle for longest goes first, and starts from none should it go on."""
@@ -49,12 +50,33 @@ class Memory:
             file = run / _name(key.round, digest)
             codec.save(arrays, file)
             sync_directory(run)
-            for idle in sorted(self._folder.iterdir(), key=lambda each: -each.stat().st_mtime)[_RUNS_KEPT:]:
-                shutil.rmtree(idle, ignore_errors=True)
+            self._make_room()
+
+    def diary(self, run: str) -> Diary:
+        """What a party keeps while its program is under way; it is made where there is none yet."""
+        folder = self._run(run)
+        with explained("keep a party's secret in", folder):
+            make_directory(folder)
+            self._make_room()
+            return Diary.open(folder / DIARY)
+
+    def _make_room(self) -> None:
+        for idle in sorted(self._folder.iterdir(), key=lambda each: -each.stat().st_mtime)[_RUNS_KEPT:]:
+            shutil.rmtree(idle, ignore_errors=True)
 
     def _run(self, run: str) -> Path:
-        """A server may name a run as it likes; it names no path."""
-        return self._folder / hashlib.sha256(run.encode()).hexdigest()[:32]
+        return self._folder / _folder_of(run)
+
+
+def forget_diary(memories: Path, run: str) -> None:
+    """A party has ended, and will not be run again. memories: of all packages and of the owner's own app."""
+    for file in memories.glob(f"*/{_folder_of(run)}/{DIARY}"):
+        file.unlink(missing_ok=True)
+
+
+def _folder_of(run: str) -> str:
+    """A server may name a run as it likes; it names no path."""
+    return hashlib.sha256(run.encode()).hexdigest()[:32]
 
 
 def _name(number: int, digest: str) -> str:

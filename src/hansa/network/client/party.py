@@ -12,6 +12,7 @@ from blake3 import blake3
 from hansa.app import App
 from hansa.errors import AppError, WireError
 from hansa.messages import ClientInfo
+from hansa.network.client.diary import Diary
 from hansa.network.client.outbox import letter_file, update_file
 from hansa.programs.crew import Crew
 from hansa.programs.encoding import decode
@@ -35,10 +36,12 @@ class Party:
         send: Callable[[FromNode], None],
         receive: Callable[[], Letter],
         write: Callable[[Callable[[], None]], None],
+        diary: Callable[[], Diary],
     ) -> None:
         """objects, out: where letters lie that have come, and that are left; send, receive: to and from the agent.
 
-        write: calls what writes a file, until the disk has taken it.
+        write: calls what writes a file, until the disk has taken it; diary: opens that of this party, once it has a
+        secret.
         """
         self._opened = opened
         self._info = info
@@ -47,6 +50,8 @@ class Party:
         self._send = send
         self._receive = receive
         self._write = write
+        self._open_diary = diary
+        self._diary: Diary | None = None
         self._number = opened.spec.parties.index(opened.invited[0])
         self._sent: defaultdict[int, int] = defaultdict(int)
         self._read: defaultdict[int, int] = defaultdict(int)
@@ -60,7 +65,8 @@ class Party:
                 f"the session has {len(spec.parties)} parties, and the app's program is for {topology.name} with "
                 f"{topology.size} workers; make them as many"
             )
-        crew = Crew((number,), program, topology, spec.seed, self._post, settings=self._info.settings)
+        settings, secret = self._info.settings, self._secret
+        crew = Crew((number,), program, topology, spec.seed, self._post, settings=settings, secret=secret)
         try:
             while not crew.advance():
                 waits = crew.waits(number)
@@ -77,11 +83,25 @@ class Party:
 
     def _post(self, sender: int, receiver: int, frame: bytes) -> None:
         blob = Blob(blake3(frame).hexdigest(), len(frame), frame if len(frame) <= INLINE_LIMIT else b"")
+        diary = self._diary
+        if diary is not None:
+            self._write(lambda: diary.note(receiver, blob.digest))
         letter = Letter(self._opened.key, sender, receiver, self._sent[receiver], blob)
         if not blob.inline:
             self._write(lambda: _written(letter_file(self._out, letter), frame))
         self._sent[receiver] += 1
         self._send(letter)
+
+    def _secret(self) -> bytes:
+        """That of an earlier run of this party, if there was any."""
+        if self._diary is None:
+            self._write(self._open)
+        if self._diary is None:
+            raise AssertionError("the disk has taken it, and it is not open")
+        return self._diary.secret
+
+    def _open(self) -> None:
+        self._diary = self._open_diary()
 
     def _bring(self, sender: int) -> bytes:
         """The next letter of a sender, once it is there."""

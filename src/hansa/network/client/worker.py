@@ -182,6 +182,7 @@ class Worker:
             send=self._send,
             receive=self._letter,
             write=lambda write: self._patiently(opened.key, write),
+            diary=lambda: self._memory.diary(opened.key.run),
         )
 
     def _letter(self) -> Letter:
