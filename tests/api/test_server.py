@@ -1,16 +1,20 @@
 """The server as a process: ports, signals, and what is left behind."""
 
+import asyncio
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import httpx
 import pytest
+from servers import free_port
 
+from hansa.api import server as module
 from hansa.api.server import ApiServer
 from hansa.errors import InputError
 from hansa.settings import Settings
@@ -70,6 +74,25 @@ async def test_a_grpc_port_that_is_taken_gives_the_rest_port_back(tmp_path: Path
         with pytest.raises(InputError):
             await ApiServer.open(Settings(data=tmp_path, port=port, grpc_port=grpc_port))
         socket.create_server(("127.0.0.1", port)).close()
+
+
+async def test_a_start_that_is_broken_off_closes_what_it_has_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(_data: Path) -> None:
+        inside.set()
+        go_on.wait()
+
+    monkeypatch.setattr(module, "_clear", slow)
+    port = free_port()
+    opening = asyncio.create_task(ApiServer.open(Settings(data=tmp_path, port=0, grpc_port=port)))
+    await asyncio.to_thread(inside.wait)
+    opening.cancel()
+    await asyncio.wait([opening])
+    go_on.set()
+    socket.create_server(("127.0.0.1", port)).close()
 
 
 async def test_an_address_of_another_machine_cannot_be_listened_on(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -200,24 +200,26 @@ class ApiServer:
 
         front: put before the API, for example pages.
         """
-        with ExitStack() as undo:
+        async with AsyncExitStack() as undo:
             listener = undo.enter_context(listen(settings.host, settings.port, "HANSA_PORT or --port"))
             control = await ControllerServer.open(settings)
+            undo.push_async_callback(control.aclose)
+            await asyncio.to_thread(_clear, settings.data)
+            closing = asyncio.Event()
+            limits = Limits(model=settings.max_upload, spool=settings.data, requests=settings.request_rate)
+            most = settings.max_connections
+            doors = Doors(most, most if settings.tls == "proxy" else max(1, most // 4))  # a proxy has one address
+            fingerprint = control.secure.trust.fingerprint
+            app = create_app(control.controller, limits=limits, closing=closing, ca=fingerprint)
+            server, serving, url = await serve_app(
+                app if front is None else front(app),
+                listener,
+                settings,
+                doors,
+                shown=control.secure.shown,
+                proxied=settings.tls == "proxy",
+            )
             undo.pop_all()
-        await asyncio.to_thread(_clear, settings.data)
-        closing = asyncio.Event()
-        limits = Limits(model=settings.max_upload, spool=settings.data, requests=settings.request_rate)
-        most = settings.max_connections
-        doors = Doors(most, most if settings.tls == "proxy" else max(1, most // 4))  # a proxy has one address
-        app = create_app(control.controller, limits=limits, closing=closing, ca=control.secure.trust.fingerprint)
-        server, serving, url = await serve_app(
-            app if front is None else front(app),
-            listener,
-            settings,
-            doors,
-            shown=control.secure.shown,
-            proxied=settings.tls == "proxy",
-        )
         return cls(url, control, server, serving, closing, doors, app.state.apps)
 
     async def wait(self) -> str:
