@@ -1,15 +1,15 @@
 """Settings from the environment (HANSA_…) and nothing else: the one module that reads it."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from hansa.errors import InputError
+from hansa.errors import ConfigError, InputError
 
 __all__ = [
     "GivenSettings",
@@ -72,6 +72,26 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore")
+
+    if not TYPE_CHECKING:  # type checkers see the fields as parameters
+
+        def __init__(self, **given: Any) -> None:
+            """Read what is not given from the environment; raises `ConfigError`, which names the variable."""
+            try:
+                super().__init__(**given)
+            except ValidationError as error:
+                raise ConfigError("; ".join(map(self._refusal, error.errors()))) from None
+            except SettingsError as error:
+                field = next((name for name in type(self).model_fields if f'"{name}"' in str(error)), "")
+                raise ConfigError(f"{_PREFIX}{field}".upper() + " cannot be read: it must be JSON") from None
+
+    @classmethod
+    def _refusal(cls, error: Mapping[str, Any]) -> str:
+        """What is wrong with one variable; a secret is not repeated."""
+        field = str(error["loc"][0])
+        shown = "" if _is_secret(cls.model_fields[field]) else f" = {str(error['input'])!r}"
+        wanted = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "it must be", 1)
+        return f"{_PREFIX}{field}".upper() + f"{shown} cannot be used: {wanted}"
 
     @classmethod
     def settings_customise_sources(

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from hansa.errors import InputError
+from hansa.errors import ConfigError, InputError
 from hansa.settings import Settings, environment_for_user_code
 
 
@@ -30,7 +29,23 @@ def test_an_empty_variable_is_as_one_that_is_not_set(monkeypatch: pytest.MonkeyP
 
 def test_a_setting_that_cannot_be_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANSA_PORT", "70000")
-    with pytest.raises(ValidationError, match=r"port\n.*less than or equal to 65535"):
+    with pytest.raises(ConfigError, match="HANSA_PORT = '70000' cannot be used: it must be less than"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HANSA_LOG_LEVEL", "loud", "HANSA_LOG_LEVEL = 'loud' cannot be used: it must be 'debug', 'info', "),
+        ("HANSA_SILENCE", "long", "HANSA_SILENCE = 'long' cannot be used: it must be a valid number"),
+        ("HANSA_OIDC_GROUPS", "admins=admin", "HANSA_OIDC_GROUPS cannot be read: it must be JSON"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_named_with_what_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=says):
         Settings()
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import structlog
 from federation import Federation
-from servers import Gate, PostgresServer, S3Server
+from servers import Gate, PostgresServer, S3Server, free_port
 
-from hansa.errors import ConflictError
+from hansa.errors import ConflictError, StorageError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.network.controller import server as module
 from hansa.network.controller.server import ControllerServer
@@ -55,6 +55,20 @@ async def test_a_session_waits_for_a_store_that_is_away_and_goes_on(
     assert session.model == (await asyncio.to_thread(simulate, app, clients=2, spec=spec)).model_hash
     for gate in gates.values():
         await gate.close()
+
+
+async def test_a_bucket_that_is_not_there_is_said_at_the_start_and_one_that_is_away_is_not_waited_for(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    def settings(bucket: str, port: int) -> Settings:
+        objects = s3.url(bucket, tmp_path / "cache", port)
+        return Settings(data=tmp_path, host="127.0.0.1", grpc_port=0, objects=objects)
+
+    with pytest.raises(StorageError, match=r"hansa-elsewhere.*check endpoint, region and bucket"):
+        await ControllerServer.open(settings("hansa-elsewhere", s3.port))
+    with structlog.testing.capture_logs() as lines:
+        await (await ControllerServer.open(settings("hansa-away", free_port()))).aclose()
+    assert any(line["event"] == "the object store is away; sessions wait for it" for line in lines)
 
 
 async def test_a_database_that_is_restored_without_its_keys_is_told(tmp_path: Path) -> None:

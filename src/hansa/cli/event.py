@@ -37,7 +37,8 @@ def list_events(
         "session": lambda e: e.session,
         "message": lambda e: e.message.splitlines()[0] if e.message else "",
     }
-    print_table(tuple(reversed(page.items)), columns, as_json=as_json, nothing="Nothing has happened yet.")
+    nothing = "Nothing has happened yet." if kind is None else f"Nothing of the kind {kind} has happened."
+    print_table(tuple(reversed(page.items)), columns, as_json=as_json, nothing=nothing)
 
 
 @commands.command()

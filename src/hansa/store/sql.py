@@ -151,7 +151,8 @@ class SqlStore(ABC):
         first = rows.order_by(order_column(table)).limit(1)
         row = await self._read(lambda connection: connection.execute(first).mappings().first())
         if row is None:
-            raise NotFoundError(f"there is no {_noun(kind)} {key!r} in project {project!r}")
+            name = key.removeprefix(f"{project}/")  # of nodes, whose keys begin with their project
+            raise NotFoundError(f"there is no {_noun(kind)} {name!r} in project {project!r}")
         return from_row(kind, row)
 
     async def list(self, kind: type[R], query: Query) -> Page[R]:

@@ -30,7 +30,7 @@ from hansa.network.controller.signing_keys import SigningKeys
 from hansa.settings import Settings
 from hansa.store.disk import explained
 from hansa.store.opening import open_objects, open_store
-from hansa.store.ports import Leadership, MetadataStore
+from hansa.store.ports import Leadership, MetadataStore, ObjectStore
 from hansa.store.retention import Policy
 from hansa.wire import service
 from hansa.wire.calls import Assignment, AssignRequest
@@ -85,6 +85,7 @@ class ControllerServer:
             await store.open()
             undo.push_async_callback(leadership.release)
             await _lead(leadership)
+            await _look_at(objects)
             server = service.create_server()
             undo.push_async_callback(server.stop, None)
             port = _bind(server, settings, secure.shown)
@@ -168,6 +169,15 @@ class ControllerServer:
 
 def _url(setting: SecretStr | None) -> str:
     return "" if setting is None else setting.get_secret_value()
+
+
+async def _look_at(objects: ObjectStore) -> None:
+    """Raise `StorageError` for a bucket that is not there or not ours; one that is away is for sessions to wait for."""
+    try:
+        async for _ in objects.list():
+            return
+    except StorageUnavailableError as error:
+        _log.warning("the object store is away; sessions wait for it", why=str(error))
 
 
 async def _lead(leadership: Leadership) -> None:
