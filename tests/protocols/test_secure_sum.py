@@ -1,6 +1,7 @@
 """Secure aggregation by any scheme: sums are exact, whoever drops out; too few learn nothing; a vector looks random."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +18,9 @@ from hansa.errors import ConfigError, HansaError, InputError, QuorumNotMetError
 from hansa.protocols import secure_fedavg as program
 from hansa.protocols.lightsecagg import LightSecAgg
 from hansa.protocols.secagg import SecAgg
+from hansa.protocols.secure_messages import Sealed
 from hansa.protocols.secure_sum import Scheme, least_threshold
+from hansa.protocols.worker import Worker
 
 SCHEMES: dict[str, Callable[[int, int], Scheme]] = {
     "secagg": SecAgg,
@@ -253,6 +256,33 @@ def test_what_cannot_be_is_refused_clearly(change: dict[str, Any], error: str, w
     with pytest.raises(HansaError, match=words) as caught:
         run(secure_fedavg(app, rounds=1, **change), star(1 + 5))
     assert error in f"{type(caught.value).__name__} {caught.value}"
+
+
+@pytest.mark.parametrize("of_one", [{"scheme": "secagg"}, {"scheme": "lightsecagg", "colluders": 1}])
+def test_parties_that_run_it_with_other_settings_are_named(of_one: dict[str, Any]) -> None:
+    app, _, _ = classified(4, batch_size=7)
+    most, one = secure_fedavg(app, rounds=1, scheme="lightsecagg"), secure_fedavg(app, rounds=1, **of_one)
+
+    async def mixed(worker: Worker) -> Any:
+        return await (one if worker.number == 2 else most)(worker)
+
+    with pytest.raises(HansaError, match=r"what client 1 told has another size .* must run the same program"):
+        run(mixed, star(1 + 4))
+
+
+def test_who_tells_something_to_nobody_is_named() -> None:
+    app, _, _ = classified(3, batch_size=7)
+
+    async def strays(worker: Worker) -> Any:
+        def post(receivers: Any, message: Any) -> None:
+            stray = isinstance(message, Sealed) and worker.number == 1
+            worker._post(receivers, replace(message, clients=message.clients + 5) if stray else message)
+
+        changed = Worker(worker.number, worker.topology, post, worker._draw, secret=worker._secret)
+        return await secure_fedavg(app, rounds=1)(changed)
+
+    with pytest.raises(HansaError, match="client 0 tells something to client 6, who has told no keys"):
+        run(strays, star(1 + 3))
 
 
 def test_settings_of_no_scheme_or_of_another_are_refused_before_anything_runs() -> None:

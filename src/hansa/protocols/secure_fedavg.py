@@ -15,7 +15,7 @@ import numpy as np
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithm import Partial
 from hansa.arrays import Arrays, apply
-from hansa.errors import ConfigError, RunFailedError
+from hansa.errors import ConfigError, InputError, RunFailedError
 from hansa.messages import ClientInfo, Contribution
 from hansa.protocols.consistency import Signer, check_signers, present_statement, roster_statement
 from hansa.protocols.learner import Learner, LocalClient, Trained
@@ -206,6 +206,8 @@ async def _pass_on(worker: Worker, clients: Iterable[int]) -> list[int]:
             if said is None:
                 break
             for receiver, row in zip(said.clients.tolist(), said.values, strict=True):
+                if receiver not in waiting:
+                    raise InputError(f"client {sender} tells something to client {receiver}, who has told no keys")
                 waiting[receiver][sender] = row
             held, last = held + said.values.nbytes, said.last
             if held > _AT_ONCE:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hansa.errors import InputError
 from hansa.protocols.message import message
+from hansa.protocols.secure_sum import listed
 
 __all__ = ["Keys", "Left", "Masked", "Present", "Revealed", "Roster", "Sealed", "Signed", "by_client", "rows"]
 
@@ -90,7 +92,16 @@ class Revealed:
 
 
 def rows(told: Mapping[int, bytes | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Clients, and their bytes, of shape (clients, bytes)."""
+    """Clients, and their bytes, of shape (clients, bytes); `InputError` names those of another size than most."""
+    by_size: dict[int, list[int]] = {}
+    for client, each in told.items():
+        by_size.setdefault(len(each), []).append(client)
+    if len(by_size) > 1:
+        fewest: list[int] = min(by_size.values(), key=len)
+        raise InputError(
+            f"what {listed(fewest)} told has another size than what others did: all parties "
+            "must run the same program, with the same settings, on the same model"
+        )
     stacked = [np.frombuffer(each, np.uint8) for each in told.values()]
     return np.array(list(told), np.int64), np.stack(stacked) if stacked else np.zeros((0, 0), np.uint8)
 

@@ -152,7 +152,10 @@ class Sealing:
         except InvalidTag:
             raise InputError(f"what client {sender} told client {self._number} was changed on its way") from None
         if len(plain) != size:
-            raise InputError(f"client {sender} told client {self._number} {len(plain)} bytes, not {size}")
+            raise InputError(
+                f"client {sender} told client {self._number} {len(plain)} bytes, not {size}: "
+                "all must run the same program, with the same settings, on the same model"
+            )
         return plain
 
     @staticmethod
