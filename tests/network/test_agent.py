@@ -14,6 +14,7 @@ from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reaso
 from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
 from hansa.network import patience
 from hansa.network.client.agent import Agent
+from hansa.network.client.code import Code
 from hansa.network.client.outbox import update_file
 from hansa.statements import Part, update_statement
 from hansa.wire import tokens
@@ -28,6 +29,7 @@ from hansa.wire.frames import (
     Progress,
     Role,
     RoundKey,
+    TaskFailed,
     Verdict,
     Welcome,
     Withdraw,
@@ -199,7 +201,7 @@ async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
     update_file(made._objects, key).write_bytes(b"update")
     made._outbox.keep(Offer(key, "ann", Blob("a" * 64, 6), (Contribution("ann", 1),)))
 
-    sending = asyncio.create_task(made._upload(Admission(key, "ann", "upload", 0)))
+    sending = asyncio.create_task(made._uploads.send(Admission(key, "ann", "upload", 0)))
     made.receive(Closed(key, ("ann",)))
 
     await sending
@@ -336,4 +338,51 @@ async def test_a_server_that_does_not_expect_an_update_yet_gets_it_with_the_task
     assert workshop.tasks.empty()
     made.receive(Verdict(task.key, "ann", accepted=False, reason=Reason.STRUCTURE, detail="another model"))
     assert made._outbox.get(task.key) is None
+    await made.aclose()
+
+
+async def test_what_two_sessions_codes_print_at_once_is_told_to_their_own_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one data scientist reads what another's code says of the data."""
+    printing: dict[str, Callable[[str], None]] = {}
+    at_work, sent = Workshop(), asyncio.Queue[FromNode]()
+
+    def workshop(code: Code, _client: ClientInfo, _objects: Path, on_line: Callable[[str], None]) -> Workshop:
+        printing[code.path.name] = on_line
+        return at_work
+
+    async def find(package: Blob) -> Code:
+        return Code(tmp_path / package.digest)
+
+    token, _ = tokens.issue(tokens.new_key(), "ann", Role.CLIENT, "default")
+    made = Agent(ClientInfo("ann"), join="tcp://127.0.0.1:1", token=token, work=tmp_path, workshop=workshop)
+    monkeypatch.setattr(made._library, "find", find)
+    monkeypatch.setattr(made._link, "send", sent.put_nowait)
+    async with asyncio.timeout(20):
+        for run in ("first", "second"):
+            made.receive(replace(opened(run, 60.0), package=Blob(run, 1)))
+            assert (await at_work.tasks.get()).run == run
+    printing["first"]("of the first")
+    printing["second"]("of the second")
+    await made.aclose()
+
+    told = [sent.get_nowait() for _ in range(sent.qsize())]
+    assert {(frame.key.run, frame.line) for frame in told if isinstance(frame, LogLine)} == {
+        ("first", "of the first"),
+        ("second", "of the second"),
+    }
+
+
+@pytest.mark.parametrize("session", ["../../victim", "/etc", "..", "", "a/b", "a\\b", "nul\0", "x" * 65])
+async def test_a_session_that_is_called_like_a_path_writes_no_result_anywhere(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], session: str
+) -> None:
+    made, workshop, sent = agent
+    made.receive(replace(opened("run", 60.0), key=RoundKey(session, 1, Kind.PROGRAM)))
+    async with asyncio.timeout(20):
+        told = await sent.get()
+    assert isinstance(told, TaskFailed)
+    assert "which names no folder: no result of it could be kept" in told.message
+    assert workshop.tasks.empty()
     await made.aclose()

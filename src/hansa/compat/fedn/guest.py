@@ -17,7 +17,8 @@ from hansa.compat.fedn.errand import Answer, Errand
 from hansa.compat.fedn.models import Files, Room
 from hansa.errors import AuthenticationError, ConnectionFailedError, HansaError, PermissionDeniedError
 from hansa.messages import ClientInfo, Kind, Sample
-from hansa.network.client.agent import Agent, Fetch
+from hansa.network.client.agent import Agent
+from hansa.network.client.models import Fetch
 from hansa.network.client.policy import Outbound, SitePolicy
 from hansa.network.client.site import Site
 from hansa.wire.frames import RoundKey

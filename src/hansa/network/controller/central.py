@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ import structlog
 
 from hansa.errors import HansaError, InputError
 from hansa.messages import ClientInfo, Metrics
+from hansa.network.client.benches import Benches
 from hansa.network.client.code import Code
 from hansa.network.client.confinement import Confinement
 from hansa.network.client.workshop import Workshop
@@ -43,22 +44,20 @@ class CentralEvaluation:
         self.confinement = confinement
         self.here = ClientInfo(CENTRAL, settings={} if data is None else {"data": str(data)})
         """Who apps are here."""
-        self._workshops: dict[str, Workshop] = {}
+        self._benches = Benches(self._workshop)
         self._unpacking = asyncio.Lock()
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """One evaluation of a package at a time."""
         self._scratch = tempfile.TemporaryDirectory(prefix="hansa-controller-")
 
     async def evaluate(self, session: SessionRecord, key: RoundKey, blob: Blob) -> Metrics:
         """What the app says of a model; raises `HansaError`."""
         if session.package is None:
             raise InputError("a central evaluation needs the session's package")
-        workshop = await self._workshop(session.package)
+        code = await self.code(session.package)
         path = await self._objects.fetch(blob.digest)
         rules = replace(session.spec.rules, lease=max(session.spec.rules.lease, _LEASE))
         opened = OpenRound(key, replace(session.spec, rules=rules), blob, (CENTRAL,))
         seen = self._place(session.package) / "objects" / blob.digest
-        async with self._turns[session.package]:
+        async with self._benches.at(code, _print_line) as workshop:
             try:
                 await asyncio.to_thread(_copy, path, seen)  # to the stored one user code could write
                 answer = await workshop.work(opened, lambda _frame: None)
@@ -70,8 +69,7 @@ class CentralEvaluation:
 
     async def aclose(self) -> None:
         """End the worker processes, and delete their folders."""
-        for workshop in self._workshops.values():
-            await workshop.aclose()
+        await self._benches.aclose()
         self._scratch.cleanup()
 
     async def code(self, package: str) -> Code:
@@ -91,12 +89,8 @@ class CentralEvaluation:
         (place / "objects").mkdir()
         return place
 
-    async def _workshop(self, package: str) -> Workshop:
-        code = await self.code(package)
-        if package not in self._workshops:
-            objects = self._place(package) / "objects"
-            self._workshops[package] = Workshop(code, self.here, objects, _print_line, self.confinement)
-        return self._workshops[package]
+    def _workshop(self, code: Code, on_line: Callable[[str], None]) -> Workshop:
+        return Workshop(code, self.here, self._place(code.package) / "objects", on_line, self.confinement)
 
     def _place(self, package: str) -> Path:
         """The folder in which a package is at work."""
