@@ -10,7 +10,7 @@ import pytest
 import hansa
 from hansa.arrays import Arrays
 from hansa.errors import AppError, ArraysMismatchError
-from hansa.messages import ClientInfo, Metrics, Task, Update
+from hansa.messages import ClientInfo, Metrics, ServerTask, Task, Update
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 
 TRAINER = NumpyTrainer(softmax_regression(2, 2), learning_rate=0.1)
@@ -257,6 +257,27 @@ def test_evaluations_must_return_metrics(result: object) -> None:
         app.trainer.evaluate(Arrays({}), task())
     with pytest.raises(AppError, match=r"^central_evaluate\(\) returned .*; return hansa\.Metrics"):
         app.evaluate_centrally(Arrays({}), np.random.default_rng(0))
+
+
+def deep() -> list[Any]:
+    """A list in a list in a list …, more than any reader follows."""
+    nested: list[Any] = []
+    for _ in range(200_000):
+        nested = [nested]
+    return nested
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [(float("nan"), "not JSON compliant"), (object(), "a object is none of them"), (deep(), "recursion")],
+    ids=["NaN", "an object", "deep"],
+)
+def test_settings_that_cannot_be_sent_are_refused_as_the_apps_error(setting: object, said: str) -> None:
+    app = hansa.App()
+    app.configure(lambda _model, _task: {"rate": setting})
+    with pytest.raises(AppError, match=r"^configure\(\) returned a setting that cannot be sent: ") as refused:
+        app.configured(Arrays({}), ServerTask(1, np.random.default_rng(0)))
+    assert said in str(refused.value)
 
 
 def test_who_can_evaluate_is_known_from_what_is_there() -> None:

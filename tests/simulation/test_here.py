@@ -175,7 +175,7 @@ def test_what_fails_in_another_process_fails_here_with_its_own_exception(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where it does not fail here again, it is told as it was there."""
-    monkeypatch.setattr("hansa.app._DATA_KEPT", 1)  # so that data are read in every round
+    monkeypatch.setattr("hansa.app.app._DATA_KEPT", 1)  # so that data are read in every round
     with pytest.raises(OSError, match="the disk is gone") as raised:
         run(folder, 100_000, 2, mode="raise after that")
     assert raised.traceback[-1].name == "data"

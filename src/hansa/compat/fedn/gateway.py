@@ -339,7 +339,7 @@ class Gateway:
         return guest.answer(Answer(model, document=document), None, Kind.PREDICT, prediction)
 
     async def predict(self, prediction: str, model: str, helper: str, by: str) -> None:
-        """Have all clients predict with a model, as `Controller.predict`. prediction: the id that its asker gives."""
+        """Have all clients predict with a model, as `Predictions.start`. prediction: the id that its asker gives."""
         config = {} if helper == NUMPY else {"helper_type": helper}
         rules = RoundRules(min_clients=1, deadline=_PREDICTING, lease=_PREDICTING)
         spec = RunSpec(name=prediction, rounds=1, rules=rules, config=config)

@@ -1,60 +1,34 @@
-"""What a user writes: functions, gathered in an `App`; and how an app is loaded from a file or a folder."""
+"""What a user writes: functions, gathered in an `App`."""
 
-import hashlib
-import importlib.util
 import inspect
 import json
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from traceback import format_exception
-from types import CodeType, ModuleType, TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
 
 import numpy as np
 
 from hansa.algorithm import Trainer, Vectorized
-from hansa.arrays import Array, Arrays, check_same_structure, is_floating
+from hansa.app.returned import as_metrics, kind_of, like, to_json
+from hansa.app.roles import check_takes, is_same_cell, name_of
+from hansa.arrays import Arrays
 from hansa.data.examples import Split
 from hansa.data.sharing import Shares
-from hansa.errors import AppError, ArraysMismatchError, HansaError
+from hansa.errors import AppError
 from hansa.messages import Candidate, ClientInfo, Metrics, ServerTask, Task, Update, Value
 from hansa.protocols.topology import AnyTopology, TimeVarying, Topology
 from hansa.protocols.worker import Program
-from hansa.training import as_arrays, command
+from hansa.training import as_arrays
 from hansa.training.learning import Learning
 from hansa.training.of_model import trainer_of
 from hansa.training.settings import settings_of, settled
-from hansa.wire import codec
 
-__all__ = ["App", "find_app", "load_app", "remembered", "users_frame", "users_traceback"]
+__all__ = ["App"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_MODULE = "hansa_app_"
-"""Apps are modules of this name and a digest of their path, so that none is another's."""
-
-_TAKES = {
-    "model": ("rng",),
-    "data": ("client",),
-    "train": ("model", "task"),
-    "evaluate": ("model", "task"),
-    "central_evaluate": ("model", "rng"),
-    "select": ("clients", "task"),
-    "configure": ("model", "task"),
-    "aggregate": ("model", "updates", "task"),
-    "predict": ("model", "task"),
-    "program": ("parties",),
-}
-"""Role → what its function is called with."""
-
-_MOST_MEMORY = 64 << 10
-"""Bytes of JSON that functions beside the server may remember."""
 
 _DATA_KEPT = 512
 """Clients whose data stay in memory; the least recently used go first."""
@@ -190,7 +164,7 @@ class App:
         given = self.function("select", task.config)(clients, task)
         names = None if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
         if names is None or not all(isinstance(name, str) for name in names):
-            raise AppError(f"select() returned {_kind(given)}; return a list of clients' names")
+            raise AppError(f"select() returned {kind_of(given)}; return a list of clients' names")
         strangers = sorted(set(names) - {client.name for client in clients})
         if strangers or not names:
             raise AppError(
@@ -203,18 +177,16 @@ class App:
         """What the app tells clients in a round, over the run's own settings."""
         given = self.function("configure", task.config)(model, task)
         if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-            raise AppError(f"configure() returned {_kind(given)}; return a mapping of names to settings")
-        try:
-            plain: dict[str, Value] = json.loads(json.dumps(dict(given), default=_plain, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise AppError(f"configure() returned a setting that cannot be sent: {error}") from error
-        return plain
+            raise AppError(f"configure() returned {kind_of(given)}; return a mapping of names to settings")
+        text = to_json(dict(given), lambda flaw: f"configure() returned a setting that cannot be sent: {flaw}")
+        told: dict[str, Value] = json.loads(text)
+        return told
 
     def aggregated(self, model: Arrays, updates: Iterable[tuple[str, Update]], task: ServerTask) -> Arrays:
         """The change that the app makes of its clients' changes, as it returned it."""
         given = self.function("aggregate", task.config)(model, updates, task)
         if not isinstance(given, Mapping):
-            raise AppError(f"aggregate() returned {_kind(given)}; return the change, a mapping of names to arrays")
+            raise AppError(f"aggregate() returned {kind_of(given)}; return the change, a mapping of names to arrays")
         return given if isinstance(given, Arrays) else Arrays(given)
 
     def predict(self, function: F) -> F:
@@ -235,7 +207,7 @@ class App:
             case (program, Topology() | TimeVarying() as topology) if callable(program):
                 return program, topology
             case _:
-                raise AppError(f"program() returned {_kind(given)}; return a program and its topology")
+                raise AppError(f"program() returned {kind_of(given)}; return a program and its topology")
 
     @property
     def trainer(self) -> Trainer:
@@ -273,7 +245,7 @@ class App:
         if key not in self._made:
             made = settled(cast("Callable[..., Trainer]", self._given), self._settings["trainer"], config)()
             if not callable(getattr(made, "fit", None)):
-                raise AppError(f"the function that the app was given for a trainer returned {_kind(made)}")
+                raise AppError(f"the function that the app was given for a trainer returned {kind_of(made)}")
             self._made[key] = made
             while len(self._made) > _TRAINERS_KEPT:
                 self._made.popitem(last=False)
@@ -318,7 +290,7 @@ class App:
         self, model: Arrays, rng: np.random.Generator, config: Mapping[str, Any] | None = None
     ) -> Metrics:
         """Metrics of the global model on data that the app itself has."""
-        return _metrics(self.function("central_evaluate", config)(model, rng), "central_evaluate")
+        return as_metrics(self.function("central_evaluate", config)(model, rng), "central_evaluate")
 
     def predictions(self, model: Arrays, task: Task) -> bytes:
         """What the app predicts with a model on a client's data, as JSON; raises `AppError` where it cannot."""
@@ -327,13 +299,13 @@ class App:
         value = predict(model, task)
         if isinstance(value, bytes):  # a command's, which is JSON already
             return value
-        try:
-            return json.dumps(value, default=_plain, allow_nan=False).encode()
-        except (TypeError, ValueError) as error:
-            raise AppError(
-                f"predict() returned {_kind(value)} that JSON cannot hold ({error}): return numbers, texts, lists, "
+        return to_json(
+            value,
+            lambda flaw: (
+                f"predict() returned {kind_of(value)} that JSON cannot hold ({flaw}): return numbers, texts, lists, "
                 "mappings and arrays of these, without NaN"
-            ) from error
+            ),
+        ).encode()
 
     def load_data(self, client: ClientInfo, config: Mapping[str, Any] | None = None) -> Any:
         """The data of a client: what `@app.data` returned for it, remembered; None without such a function."""
@@ -361,12 +333,12 @@ class App:
 
     def _register(self, role: str, function: F) -> F:
         if not callable(function):
-            raise AppError(f"@app.{role} decorates a function, without parentheses; it was given {_kind(function)}")
+            raise AppError(f"@app.{role} decorates a function, without parentheses; it was given {kind_of(function)}")
         before = self._functions.get(role)
-        if before is not None and not _is_same_cell(before, function):
-            raise AppError(f"@app.{role} is given twice: {_name(before)} and {_name(function)}; keep one of them")
+        if before is not None and not is_same_cell(before, function):
+            raise AppError(f"@app.{role} is given twice: {name_of(before)} and {name_of(function)}; keep one of them")
         settings = settings_of(function)
-        _check_takes(function, role)
+        check_takes(function, role)
         self._functions[role], self._settings[role] = function, settings
         if role == "data":
             self._data.clear()
@@ -391,8 +363,8 @@ class _AppTrainer:
         given = self._app.given_trainer(task.config)
         update = (self._app.function("train", task.config) if given is None else given.fit)(model, task)
         if not isinstance(update, Update):
-            raise AppError(f"train() returned {_kind(update)}; return hansa.Update(new_model, num_examples=n)")
-        return replace(update, arrays=_like(model, update.arrays))
+            raise AppError(f"train() returned {kind_of(update)}; return hansa.Update(new_model, num_examples=n)")
+        return replace(update, arrays=like(model, update.arrays))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         given = self._app.given_trainer(task.config)
@@ -404,195 +376,4 @@ class _AppTrainer:
         given = self._app.given_trainer(task.config)
         if given is not None and not self._app.has("evaluate"):
             return given.evaluate(model, task)
-        return _metrics(self._app.function("evaluate", task.config)(model, task), "evaluate")
-
-
-def find_app(path: str | Path) -> Path:
-    """The file that makes an app of this path: an app.py, a hansa.toml, or a folder with one of them."""
-    given = Path(path)
-    candidates = [given / "hansa.toml", given / "app.py"] if given.is_dir() else [given]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate.resolve()
-    if given.is_dir():
-        raise AppError(f"the folder {given} has neither an app.py nor a hansa.toml; add one, or name the file")
-    raise AppError(f"there is no app at {given}: give an app.py, a hansa.toml, or a folder with one of them")
-
-
-def load_app(path: str | Path) -> App:
-    """The `App` of a file or folder; raises `AppError` that says what is missing. The app's own errors pass through."""
-    file = find_app(path)
-    if file.suffix == ".toml":
-        app = App(trainer=command.from_toml(file, save=codec.save, load=codec.load))
-        app.path = app.source = file.parent
-        return app
-    app = _loaded(file)
-    app.path, app.source = file, Path(path).resolve()
-    return app
-
-
-def users_frame(error: BaseException) -> TracebackType | None:
-    """The first frame in an app's own file; None: it has none."""
-    frame = error.__traceback__
-    while frame is not None:
-        if str(frame.tb_frame.f_globals.get("__name__", "")).startswith(_MODULE):
-            return frame
-        frame = frame.tb_next
-    return None
-
-
-def users_traceback(error: BaseException) -> str:
-    """Of what an app has raised, from its own first frame on; empty for an error of hansa's that says all itself.
-
-    One that hansa raised because of what a party's program did has the traceback of that.
-    """
-    frame, cause = users_frame(error), error.__cause__
-    if frame is None and isinstance(error, HansaError):
-        return users_traceback(cause) if cause is not None and users_frame(cause) is not None else ""
-    if frame is None:
-        return "".join(format_exception(error))
-    return "".join(format_exception(type(error), error, frame))
-
-
-def _loaded(file: Path) -> App:
-    name = f"{_MODULE}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file, loader=_FromSource(name, str(file)))
-    if file.suffix != ".py" or spec is None or spec.loader is None:
-        raise AppError(f"{file} cannot be loaded: an app is a Python file (app.py) or a hansa.toml")
-    module = importlib.util.module_from_spec(spec)
-    _prefer(file.parent)
-    with ExitStack() as unless_it_loads:
-        unless_it_loads.callback(sys.modules.pop, name, None)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        unless_it_loads.pop_all()
-    return _app_of(module, file)
-
-
-def _app_of(module: ModuleType, file: Path) -> App:
-    apps = {name: value for name, value in vars(module).items() if isinstance(value, App)}
-    if "app" in apps:
-        return apps["app"]
-    if len(set(map(id, apps.values()))) == 1:
-        return next(iter(apps.values()))
-    if not apps:
-        raise AppError(f"{file} defines no app; add app = hansa.App(), and decorate your functions with it")
-    raise AppError(f"{file} defines {len(apps)} apps, {', '.join(apps)}; call the one to run `app`")
-
-
-class _FromSource(SourceFileLoader):
-    """Never from bytecode: that is told from the source by its size and its second, and a program writes faster."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
-def _prefer(folder: Path) -> None:
-    """Let an app import what lies beside it, also where an app of another folder has a module of the same name."""
-    loaded = {name: _folder(module) for name, module in list(sys.modules.items())}
-    others = {place for name, place in loaded.items() if name.startswith(_MODULE)} - {folder, None}
-    taken = {name for name, place in loaded.items() if place in others and _is_in(folder, name)} - {"__main__"}
-    for name in loaded:
-        if name.partition(".")[0] in taken:
-            del sys.modules[name]
-    path = str(folder)
-    if path in sys.path:
-        sys.path.remove(path)
-    sys.path.insert(0, path)
-
-
-def _folder(module: object) -> Path | None:
-    """The folder from which `import` took a module that is not inside a package."""
-    spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None  # getattr may answer anything
-    if not isinstance(spec, ModuleSpec):
-        return None
-    places = list(spec.submodule_search_locations or ())
-    place = places[0] if places else spec.origin if spec.has_location else None
-    return Path(place).parent if place else None
-
-
-def _is_in(folder: Path, name: str) -> bool:
-    return (folder / f"{name}.py").is_file() or (folder / name).is_dir()
-
-
-def _metrics(value: object, role: str) -> Metrics:
-    if not isinstance(value, Metrics):
-        raise AppError(f"{role}() returned {_kind(value)}; return hansa.Metrics({{'accuracy': a}}, num_examples=n)")
-    return value
-
-
-def _like(model: Arrays, trained: Arrays) -> Arrays:
-    """The trained arrays in the model's order and dtypes; a loss of kind (a float for an integer) is an error."""
-    reordered = Arrays({name: trained[name] for name in model if name in trained} | dict(trained.items()))
-    check_same_structure(model, reordered, "what train() returned")
-    return Arrays({name: _cast(name, reordered[name], model[name].dtype) for name in model})
-
-
-def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
-    """Floats round to the model's floats; what would lose its kind or wrap around is an error."""
-    if array.dtype == dtype:
-        return array
-    if is_floating(np.empty(0, dtype)):
-        with np.errstate(over="ignore"):  # the aggregator names what is not finite
-            return array.astype(dtype)
-    if is_floating(array) or (dtype == np.bool_):
-        raise ArraysMismatchError(
-            f"train() returned {name!r} as {array.dtype}, but the model has {dtype}: convert it with .astype, "
-            f"or let the initial model have {array.dtype}"
-        )
-    cast = array.astype(dtype)
-    if not np.array_equal(cast, array):
-        raise ArraysMismatchError(
-            f"train() returned {name!r} with numbers that {dtype}, the model's dtype, cannot hold"
-        )
-    return cast
-
-
-def remembered(memory: Mapping[str, Any], function: str) -> dict[str, Value]:
-    """What a function of the app leaves for later calls, as it is kept; raises `AppError` for what JSON cannot hold."""
-    try:
-        text = json.dumps(dict(memory), default=_plain, allow_nan=False)
-        kept: dict[str, Value] = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise AppError(f"{function}() left what cannot be kept in task.memory: {error}") from error
-    if len(text) > _MOST_MEMORY:
-        raise AppError(f"{function}() left {len(text):,} bytes in task.memory, which may have {_MOST_MEMORY:,} as JSON")
-    return kept
-
-
-def _plain(value: object) -> Any:
-    """What JSON holds of an array, or of a number of one."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is none of them")
-
-
-def _check_takes(function: Callable[..., Any], role: str) -> None:
-    """Raise `AppError` unless a function can be called as its role is."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of something built in, which says nothing of itself
-        return
-    taken = ", ".join(_TAKES[role])
-    try:
-        signature.bind(*_TAKES[role])
-    except TypeError as error:
-        name = _name(function).rpartition(".")[2]
-        raise AppError(
-            f"@app.{role} decorates {name}{signature}, which cannot be called with ({taken}): write "
-            f"def {name}({taken}), and settings of the run after a *"
-        ) from error
-
-
-def _is_same_cell(before: Callable[..., Any], function: Callable[..., Any]) -> bool:
-    """Whether a notebook's cell is run again: then the new function takes the place of the old one."""
-    return before.__module__ == function.__module__ == "__main__" and _name(before) == _name(function)
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", repr(function))
-
-
-def _kind(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+        return as_metrics(self._app.function("evaluate", task.config)(model, task), "evaluate")

@@ -1,0 +1,8 @@
+"""What a user writes: functions, gathered in an `App`; and how an app is loaded from a file or a folder."""
+
+from hansa.app.app import App
+from hansa.app.loading import find_app, load_app
+from hansa.app.returned import remembered
+from hansa.app.tracebacks import users_frame, users_traceback
+
+__all__ = ["App", "find_app", "load_app", "remembered", "users_frame", "users_traceback"]

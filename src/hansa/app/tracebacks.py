@@ -1,0 +1,32 @@
+"""What of an error is an app's own."""
+
+from traceback import format_exception
+from types import TracebackType
+
+from hansa.app.module import MODULE
+from hansa.errors import HansaError
+
+__all__ = ["users_frame", "users_traceback"]
+
+
+def users_frame(error: BaseException) -> TracebackType | None:
+    """The first frame in an app's own file; None: it has none."""
+    frame = error.__traceback__
+    while frame is not None:
+        if str(frame.tb_frame.f_globals.get("__name__", "")).startswith(MODULE):
+            return frame
+        frame = frame.tb_next
+    return None
+
+
+def users_traceback(error: BaseException) -> str:
+    """Of what an app has raised, from its own first frame on; empty for an error of hansa's that says all itself.
+
+    One that hansa raised because of what a party's program did has the traceback of that.
+    """
+    frame, cause = users_frame(error), error.__cause__
+    if frame is None and isinstance(error, HansaError):
+        return users_traceback(cause) if cause is not None and users_frame(cause) is not None else ""
+    if frame is None:
+        return "".join(format_exception(error))
+    return "".join(format_exception(type(error), error, frame))
