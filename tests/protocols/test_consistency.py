@@ -125,6 +125,25 @@ def test_without_signatures_clients_take_part_to_the_end(kind: Any, change: Any,
         run(cheats, star(6), seed=2)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [(np.zeros((0, 64), np.uint8), "bytes came as those of 1 clients"), (np.zeros((1, 3), np.uint8), "what client 2 ")],
+)
+def test_a_client_that_signs_nothing_is_told(values: Any, words: str) -> None:
+    app, _, _ = classified(5, batch_size=7)
+
+    async def silent(worker: Worker) -> Any:
+        def post(receivers: Any, message: Any) -> None:
+            nothing = isinstance(message, Signed) and worker.number == 3
+            worker._post(receivers, replace(message, values=values) if nothing else message)
+
+        changed = Worker(worker.number, worker.topology, post, worker._draw, secret=worker._secret)
+        return await signed(app)(changed)
+
+    with pytest.raises(HansaError, match=words):
+        run(silent, star(6), seed=2)
+
+
 def test_who_poses_as_all_others_learns_what_one_client_sends_unless_they_sign() -> None:
     """Client 0 is alone among clients that the server made up."""
     scheme, vectors = SecAgg(5, 4), values_of(5, 3)

@@ -190,7 +190,7 @@ async def _said(worker: Worker, client: int, kind: type[M]) -> M | None:
 async def _countersigned(worker: Worker, clients: Iterable[int]) -> list[int]:
     """Pass on to each what all of them have signed; who has."""
     said = {client: await _said(worker, client, Signed) for client in clients}
-    signatures = {client: each.values[0] for client, each in said.items() if each is not None}
+    signatures = {client: by_client(each).get(client, b"") for client, each in said.items() if each is not None}
     worker.broadcast(Signed(*rows(signatures)), _workers(signatures))
     return list(signatures)
 

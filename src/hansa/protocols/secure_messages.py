@@ -107,5 +107,7 @@ def rows(told: Mapping[int, bytes | np.ndarray]) -> tuple[np.ndarray, np.ndarray
 
 
 def by_client(said: Roster | Sealed | Signed) -> dict[int, bytes]:
-    """The bytes of each client."""
+    """The bytes of each client; raises `InputError` where they are not of as many clients as are named."""
+    if said.values.ndim != 2 or said.clients.shape != said.values.shape[:1]:  # noqa: PLR2004 - (clients, bytes)
+        raise InputError(f"{said.values.shape} bytes came as those of {said.clients.size} clients")
     return {client: row.tobytes() for client, row in zip(said.clients.tolist(), said.values, strict=True)}
