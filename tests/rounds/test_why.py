@@ -88,4 +88,5 @@ def test_why_names_a_few_clients_and_counts_the_rest():
     assert "client-4 (invited, silent for 0 s) and 4 more" in str(round_.why(0.0))
     round_.handle(Tick(60.0))
     assert round_.why(60.0).withdrawn == tuple(names)
-    assert "it waits for newcomers" in str(round_.why(60.0))
+    back = "newcomers, or for those that lost their lease to come back: client-0, client-1, "
+    assert f"it waits for {back}" in str(round_.why(60.0))

@@ -19,6 +19,7 @@ from hansa.errors import (
     InputError,
     NotFoundError,
     PermissionDeniedError,
+    UntrustedServerError,
     WireError,
 )
 from hansa.messages import Kind
@@ -341,6 +342,23 @@ async def test_an_unknown_method_is_said_to_be_one(peer: Peer):
     failure = channel._failure(caught.value.code(), caught.value.details() or "", peer.address)
     assert isinstance(failure, WireError)
     assert "does not speak hansa.v1" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "remedy"),
+    [
+        ("certificate has expired", "check the clocks of both machines"),
+        ("certificate is not yet valid", "check the clocks of both machines"),
+        ("self signed certificate in certificate chain", "give its authority's fingerprint"),
+    ],
+)
+def test_a_certificate_of_another_time_is_a_matter_of_clocks(flaw: str, remedy: str):
+    detail = (
+        f"failed to connect to all addresses; SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED: {flaw}: Invalid certificate"
+    )
+    failure = channel._unreached(grpc.StatusCode.UNAVAILABLE, detail, "10.0.0.1:8471")
+    assert isinstance(failure, UntrustedServerError)
+    assert f"({flaw}): {remedy}" in str(failure)
 
 
 def free_port() -> int:

@@ -145,9 +145,14 @@ class Transport:
             raise AuthenticationError("the token cannot be sent: copy it whole, as it was printed") from error
         except httpx.ConnectError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                reason = _reason(error)
+                remedy = (
+                    "check the clocks of both machines; if they are right, let its operator renew it"
+                    if reason in {"certificate has expired", "certificate is not yet valid"}
+                    else "give the fingerprint of its authority, as `hansa up` prints it there, with --ca or HANSA_CA"
+                )
                 raise UntrustedServerError(
-                    f"{self.url} shows a certificate that is not believed here ({_reason(error)}): give the "
-                    "fingerprint of its authority, as `hansa up` prints it there, with --ca or HANSA_CA"
+                    f"{self.url} shows a certificate that is not believed here ({reason}): {remedy}"
                 ) from error
             if "SSL" in str(error):
                 raise ConnectionFailedError(

@@ -113,11 +113,11 @@ class Why:
         return f"{some} connected are {self.chosen}"
 
     def _newcomers(self) -> str:
-        gone = [f"{count} that {what}" for count, what in self._gone() if count]
-        return f"newcomers, in the place of {' and '.join(gone)}" if gone else "newcomers"
-
-    def _gone(self) -> tuple[tuple[int, str], ...]:
-        return (self.failed, "failed"), (self.rejected, "were refused"), (len(self.withdrawn), "lost their lease")
+        settled = ((self.failed, "failed"), (self.rejected, "were refused"))
+        gone = " and ".join(f"{count} that {what}" for count, what in settled if count)
+        place = f", in the place of {gone}" if gone else ""
+        away = listed(self.withdrawn)
+        return f"newcomers{place}" + (f", or for those that lost their lease to come back: {away}" if away else "")
 
     def counts(self) -> str:
         """For example "2 of 4 invited clients delivered, 3 are needed"."""

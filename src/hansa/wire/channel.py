@@ -248,10 +248,13 @@ def _unreached(code: Any, detail: str, address: str | None) -> ConnectionFailedE
             f"{address} does not speak TLS: check the address; a network without TLS is joined with tcp:// before it"
         )
     if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail:
-        return UntrustedServerError(
-            f"{address} shows a certificate that is not believed here ({_flaw_of(detail)}): give its authority's "
-            "fingerprint, as `hansa up` prints it there, with --ca or HANSA_CA"
+        flaw = _flaw_of(detail)
+        remedy = (
+            "check the clocks of both machines; if they are right, let its operator renew it"
+            if flaw in _OF_TIME
+            else "give its authority's fingerprint, as `hansa up` prints it there, with --ca or HANSA_CA"
         )
+        return UntrustedServerError(f"{address} shows a certificate that is not believed here ({flaw}): {remedy}")
     if "Socket closed" in detail:
         return ConnectionFailedError(
             f"{address} closes the connection at once: it speaks TLS perhaps, and then is joined without tcp://, or "
@@ -261,6 +264,10 @@ def _unreached(code: Any, detail: str, address: str | None) -> ConnectionFailedE
     return ConnectionFailedError(
         f"cannot reach {address} ({why}): check the address, that the server runs, and the network between"
     )
+
+
+_OF_TIME: Final = frozenset({"certificate has expired", "certificate is not yet valid"})
+"""Flaws of a certificate that another fingerprint does not mend."""
 
 
 def _flaw_of(detail: str) -> str:

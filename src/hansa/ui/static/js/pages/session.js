@@ -131,7 +131,7 @@ function KeyFigures({ session, curves, rounds }) {
   const total = session.spec.rounds;
   const k = rounds ? rounds.number.length - 1 : -1;
   const lengths = rounds ? rounds.closed_at.map((closed, i) => closed - (i ? rounds.closed_at[i - 1] : rounds.opened_at[i])).slice(-RECENT) : [];
-  const pace = lengths.length ? lengths.reduce((a, b) => a + b, 0) / lengths.length : null;
+  const pace = lengths.length ? lengths.sort((a, b) => a - b)[lengths.length >> 1] : null;  // the middle one: one round that waited says nothing of the others
   const left = pace !== null && session.state === "running" ? `≈ ${span(pace * (total - session.round))} left` : session.ended_at && session.started_at ? `${span(session.ended_at - session.started_at)} in all` : "";
   const shown = ranked(curves ?? []).slice(0, 2);
   const said = session.state === "running" && k >= 0 ? `last ${span(Math.max(0, now - rounds.closed_at[k]))} ago` : "";
@@ -210,7 +210,7 @@ function Waiting({ base, id }) {
   const late = (phase?.outstanding ?? []).filter((one) => !one.connected || (one.silent ?? 0) > 10);
   return html`<${Notice} kind=${late.length ? "warn" : "info"}>
     <b>Waiting:</b> ${sentence.split(";")[0].split(": waits for")[0]}
-    ${phase && html`<details><summary>${phase.outstanding.length ? `${plural(phase.outstanding.length, "client is", "clients are")} still to answer` : "nobody is to answer"}${phase.deadline !== null ? `; the deadline is in ${span(phase.deadline - phase.now)}` : ""}</summary>
+    ${phase && html`<details><summary>${phase.outstanding.length ? `${plural(phase.outstanding.length, "client is", "clients are")} still to answer` : phase.withdrawn.length ? `${phase.withdrawn.join(", ")} lost the lease and may come back` : "nobody is to answer"}${phase.deadline !== null ? `; the deadline is in ${span(phase.deadline - phase.now)}` : ""}</summary>
       ${phase.outstanding.length > 0 && html`<${Rows} saved label="Clients that the round waits for" rows=${phase.outstanding} identify=${(one) => one.name} size=${10} columns=${[
         { id: "name", label: "Client", sort: "name", show: (one) => html`<span class="name">${one.name}</span>` },
         { id: "activity", label: "Doing", show: (one) => `${one.activity}${one.total ? ` ${number(one.done)} of ${number(one.total)}` : ""}` },
