@@ -1,6 +1,6 @@
 """Rows that the tests of this room share with the processes that they kill."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec, TransformSpec
@@ -35,6 +35,8 @@ from hansa.store.records import (
 )
 
 PROJECT = "harbour"
+Reopened = Callable[[], Awaitable[MetadataStore]]
+"""A store over the rows of another."""
 SIGNER = "ed25519:" + "3a" * 32
 
 
@@ -199,3 +201,22 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         SubjectRecord("https://id#7", project, "ada", "https://id", "7", 1.0, removed=True),
         chained(None, AuditRecord("", project, 0, 1.0, "ada", "member.add", "bén", "done", "viewer")),
     )
+
+
+KINDS = [type(record) for record in one_of_each()]
+
+
+async def fill(store: MetadataStore, project: str = PROJECT) -> None:
+    """Store one record of each kind."""
+    await store.put(*(unnumbered(record) for record in one_of_each(project)))
+
+
+def unnumbered(record: Record) -> Record:
+    """As it is before it is stored."""
+    match record:
+        case EventRecord():
+            return replace(record, id=0, link=None)
+        case AuditRecord():
+            return replace(record, id="", number=0, link="")
+        case _:
+            return record

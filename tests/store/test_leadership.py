@@ -7,13 +7,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from servers import Gate, PostgresServer
 from sqlalchemy import Connection, text
-from store_examples import PROJECT, a_commit, a_session, every
+from store_examples import PROJECT, Reopened, a_commit, a_session, every
 
 from hansa.errors import ConflictError, InputError, StorageUnavailableError
 from hansa.store.opening import open_store
@@ -21,7 +20,6 @@ from hansa.store.ports import Leadership, MetadataStore
 from hansa.store.postgres import PostgresStore
 from hansa.store.records import EventRecord, RoundRecord, SessionRecord
 
-Reopened = Callable[[], Awaitable[MetadataStore]]
 LEADER = str(Path(__file__).with_name("leader.py"))
 LONG = 60.0
 """A lease that does not run out during a test."""
