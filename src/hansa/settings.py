@@ -206,6 +206,12 @@ class Settings(BaseSettings):
         gt=0,
         description="Requests of one caller of the REST API in a second; ten times as many after a pause.",
     )
+    metrics_token: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Token with which a scraper reads `/metrics`, and nothing else; 32 characters or more. Empty: site "
+        "administrators alone read it.",
+    )
     max_upload: int = Field(default=16 << 30, gt=0, description="Bytes that a model uploaded over REST may have.")
     fedn: bool = Field(default=False, description="Whether a server serves FEDn's clients and scripts too.")
     fedn_port: int = Field(

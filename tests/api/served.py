@@ -89,14 +89,14 @@ class Served:
         self.server = self.run(self.opened(port))
         self.nodes.server = self.server.control
 
-    def close(self) -> None:
-        async def everything() -> None:
-            for name in list(self.nodes.nodes):
-                await self.nodes.leave(name)
-            await self.server.aclose()
+    async def end(self) -> None:
+        for name in list(self.nodes.nodes):
+            await self.nodes.leave(name)
+        await self.server.aclose()
 
+    def close(self) -> None:
         self._closing.close()
-        self.run(everything())
+        self.run(self.end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

@@ -67,7 +67,7 @@ def test_health_and_logging_in_alone_are_open_and_tell_nothing(served: Served) -
     assert served.http().get("/healthz").text == "ok"
     body = {"name": "nobody", "password": "a password of nobody"}
     _assert_problem(served.http().post("/api/v1/login", json=body), 401)
-    assert [path for _, path in ROUTES if not path.startswith("/api/v1/")] == ["/healthz"]
+    assert [path for _, path in ROUTES if not path.startswith("/api/v1/")] == ["/healthz", "/metrics"]
 
 
 def permission(method: str, path: str) -> str:

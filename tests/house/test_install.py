@@ -18,6 +18,7 @@ EXTRAS = (
     "jwt",
     "matplotlib",
     "mpi4py",
+    "prometheus_client",
     "pyarrow",
     "sklearn",
     "sqlalchemy",

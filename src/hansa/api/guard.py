@@ -4,9 +4,11 @@ A route says which permission it needs when it is added (`Routes.add`); the guar
 request is read, and asks the store's members whether the caller has it in the project of the path.
 """
 
+import hmac
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +48,8 @@ _PERMISSION: Final = "x-permission"
 """Where a route keeps its permission: the OpenAPI document shows it too."""
 _PROJECTS: Final = f"{ROOT}/projects/"
 _TOO_LARGE: Final = 413
+_SCRAPER: Final = "scraper"
+"""Whoever has the scraper's token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Limits:
     """The same of an address that shows no token: logins and the like."""
     spool: Path | None = None
     """Folder for uploads under way, which leave nothing there; None: the system's temporary folder."""
+    scraper: str = field(default="", repr=False)
+    """Token with which the installation's metrics are read, and nothing else; empty: there is none."""
 
 
 def caller(request: Request) -> Identity:
@@ -156,14 +162,17 @@ class Gate:
 class _Sending:
     """The way of an answer, which gets what every answer has."""
 
-    def __init__(self, send: Send, *, encrypted: bool) -> None:
+    def __init__(self, send: Send, answered: Callable[[int], None], *, encrypted: bool) -> None:
+        """answered: is told the status, once there is one."""
         self._send = send
+        self._answered = answered
         self._encrypted = encrypted
         self.begun = False
 
     async def __call__(self, message: Message) -> None:
         self.begun = True
         if message["type"] == "http.response.start":
+            self._answered(int(message["status"]))
             message["headers"] = with_security(message.get("headers", ()), encrypted=self._encrypted)
         await self._send(message)
 
@@ -171,12 +180,23 @@ class _Sending:
 class Guard:
     """ASGI middleware, outermost."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, limits: Limits, routes: Sequence[BaseRoute]) -> None:
-        """app: everything behind the guard; routes: those of the application."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        limits: Limits,
+        routes: Sequence[BaseRoute],
+        answered: Callable[[str, str, int], None],
+    ) -> None:
+        """app: everything behind the guard; routes: those of the application.
+
+        answered: is told the method, the route and the status of every answer; empty: there is no such route.
+        """
         self._app = app
         self._gate = gate
         self._limits = limits
         self._routes = routes
+        self._answered = answered
         self._callers = Pace(limits.requests, 10 * limits.requests)
         self._strangers = Pace(limits.strangers, 10 * limits.strangers)
 
@@ -186,9 +206,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
-        sending = _Sending(send, encrypted=scope["scheme"] == "https")
+        permission, project, asked = self._wanted(scope)
+        method, _, route = asked.partition(" ") if permission is not None else ("", "", "")
+        sending = _Sending(send, partial(self._answered, method, route), encrypted=scope["scheme"] == "https")
         try:
-            await self._admit(scope)
+            await self._admit(scope, permission, project, asked)
             await self._app(scope, self._bounded(scope, path, receive), sending)
         except ClientDisconnect:
             return
@@ -203,11 +225,10 @@ class Guard:
         if not sending.begun:
             await response(scope, receive, sending)
 
-    async def _admit(self, scope: Scope) -> None:
-        """Let the caller in, and note who it is; raises what is to be answered instead."""
+    async def _admit(self, scope: Scope, permission: Permission | None, project: str, asked: str) -> None:
+        """Let the caller in, and note who it is; raises what is to be answered instead. For the rest, see `_wanted`."""
         if is_foreign(scope):
             raise PermissionDeniedError("a page of another site may not call this server for the one who reads it")
-        permission, project, asked = self._wanted(scope)
         if permission is Permission.STRANGERS:
             client = scope.get("client")
             _paced(self._strangers, str(client[0]) if client else "")
@@ -215,6 +236,9 @@ class Guard:
         token = token_of(scope)
         if not token:
             raise AuthenticationError("this needs a token: send the header `Authorization: Bearer TOKEN`")
+        if permission is Permission.MONITOR and _same(token, self._limits.scraper):
+            _paced(self._callers, _SCRAPER)
+            return
         identity = self._gate.identify(token)
         _paced(self._callers, f"{identity.project}/{identity.name}")
         try:
@@ -264,6 +288,11 @@ class Guard:
         if method == "POST" and rest == "packages":
             return self._limits.package
         return self._limits.body
+
+
+def _same(token: str, scraper: str) -> bool:
+    """Whether this is the scraper's token, compared in a time that tells nothing of it."""
+    return bool(scraper) and hmac.compare_digest(token.encode("utf-8", "replace"), scraper.encode())
 
 
 def _paced(pace: Pace, who: str) -> None:

@@ -28,6 +28,7 @@ class Permission(StrEnum):
     KNOW_ONESELF = "see whom the server takes one for"
     USE_SERVER = "see the server, and the projects that one knows"
     ADMINISTER = "make users and projects, set quotas, and read the installation's audit record"
+    MONITOR = "read the installation's metrics"
     READ = "see sessions, rounds, metrics, events, nodes and members"
     VERIFY = "verify a session's record, byte by byte"
     DOWNLOAD = "download models, and read predictions"
@@ -48,6 +49,7 @@ ROLES: Final[Mapping[Permission, frozenset[Holder]]] = MappingProxyType(
         Permission.KNOW_ONESELF: frozenset(Role),
         Permission.USE_SERVER: frozenset({Role.PERSON}),
         Permission.ADMINISTER: frozenset(),
+        Permission.MONITOR: frozenset(),  # and whoever has HANSA_METRICS_TOKEN
         Permission.READ: _MEMBERS,
         Permission.VERIFY: _WORKERS | {ProjectRole.AUDITOR},
         Permission.DOWNLOAD: _WORKERS,

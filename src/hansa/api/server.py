@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ from hansa.api import answers
 from hansa.api.apps import Apps
 from hansa.api.connections import Doors
 from hansa.api.guard import ROOT, Gate, Guard, Limits, Routes
+from hansa.api.metrics import Metrics
 from hansa.api.permissions import Permission
 from hansa.api.problems import MEDIA_TYPE
 from hansa.api.routes.apps import AppRoutes
 from hansa.api.routes.audit import AuditRoutes, InstallationAuditRoutes
 from hansa.api.routes.events import EventRoutes
 from hansa.api.routes.lists import Cursors
+from hansa.api.routes.metrics import MetricsRoute
 from hansa.api.routes.models import ModelRoutes, PackageRoutes
 from hansa.api.routes.network import NetworkRoutes, ServerRoutes
 from hansa.api.routes.openid import OpenIdRoutes
@@ -104,9 +107,14 @@ def create_app(
         routes.add(Routes(app.router, ROOT + prefix, tags=[tag], **common))
     own = Routes(app.router, tags=["server"])
     own.add(Permission.STRANGERS, "/healthz", healthz, response_class=PlainTextResponse)
+    metrics = Metrics(controller, bounds.spool or Path(tempfile.gettempdir()))
+    own.add(
+        Permission.MONITOR, "/metrics", MetricsRoute(metrics).metrics, response_class=PlainTextResponse,
+        responses={status: common["responses"][status] for status in (401, 403, 429)},
+    )  # fmt: skip
     own.add(Permission.USE_SERVER, f"{ROOT}/openapi.json", app.described, include_in_schema=False)
     answers.install(app)
-    app.add_middleware(Guard, gate=gate, limits=bounds, routes=app.routes)
+    app.add_middleware(Guard, gate=gate, limits=bounds, routes=app.routes, answered=metrics.answered)
     return app
 
 
@@ -206,7 +214,10 @@ class ApiServer:
             undo.push_async_callback(control.aclose)
             await asyncio.to_thread(_clear, settings.data)
             closing = asyncio.Event()
-            limits = Limits(model=settings.max_upload, spool=settings.data, requests=settings.request_rate)
+            scraper = settings.metrics_token.get_secret_value() if settings.metrics_token is not None else ""
+            limits = Limits(
+                model=settings.max_upload, spool=settings.data, requests=settings.request_rate, scraper=scraper
+            )
             most = settings.max_connections
             doors = Doors(most, most if settings.tls == "proxy" else max(1, most // 4))  # a proxy has one address
             fingerprint = control.secure.trust.fingerprint

@@ -112,6 +112,11 @@ class Hub:
         self._lease = lease
         self._refusal = refusal
 
+    @property
+    def pending(self) -> int:
+        """Offered updates and sums that are being received, or wait for a slot."""
+        return len(self._offers)
+
     # ── children ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def join(self, child: Child) -> None:

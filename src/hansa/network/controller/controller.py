@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
 
@@ -20,6 +21,7 @@ from hansa.network.controller.audit import SERVER, audit_line
 from hansa.network.controller.beside import BesideServer
 from hansa.network.controller.central import CentralEvaluation
 from hansa.network.controller.conversation import Conversation
+from hansa.network.controller.counts import Counts
 from hansa.network.controller.functions import DEFAULT_LIMITS, DEFAULT_MEMORY, AppFunctions
 from hansa.network.controller.journal import Journal
 from hansa.network.controller.logins import Logins
@@ -91,7 +93,9 @@ class Controller:
         """host:port at which nodes reach the root."""
         self.retention = Retention(store, objects, keep, leads)
         self.quotas = Quotas(store, quotas)
-        self.journal = Journal(store)
+        self.counts = Counts()
+        """What has happened since it started, in numbers."""
+        self.journal = Journal(store, self.counts.happened)
         self.traffic = Traffic()
         """Of the nodes right below it, lately."""
         self.public_key = keys.public
@@ -208,6 +212,11 @@ class Controller:
         if project not in self._trees:
             self._trees[project] = self._new_tree(project)
         return self._trees[project]
+
+    @property
+    def trees(self) -> Mapping[str, ProjectTree]:
+        """The networks that are open, by project."""
+        return MappingProxyType(self._trees)
 
     def hub(self, identity: Identity) -> Hub:
         """The root that a node of this identity attaches to."""

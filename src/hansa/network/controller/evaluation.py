@@ -139,7 +139,7 @@ class Evaluation:
             said = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
             evaluated = self._telling.event("round.evaluated", f"round {number}: {said}", round=number, metrics=shown)
             await self._row.patiently(lambda: self._store.put(*records, evaluated))
-            self._journal.notify()
+            self._journal.notify(evaluated)
 
     async def _by_clients(self, number: int, blob: Blob, rules: EvaluationRules) -> Mapping[str, Evaluated]:
         spec = self._row.session.spec

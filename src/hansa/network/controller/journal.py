@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -37,9 +37,10 @@ class Live:
 class Journal:
     """Writes events, and wakes those who follow them."""
 
-    def __init__(self, store: MetadataStore) -> None:
-        """store: where events are kept."""
+    def __init__(self, store: MetadataStore, watch: Callable[[EventRecord | Live], None] = lambda _: None) -> None:
+        """store: where events are kept; watch: is shown all that this controller tells, of every project, at once."""
         self._store = store
+        self._watch = watch
         self._followers: set[asyncio.Queue[Live | None]] = set()
         self._pending: set[asyncio.Task[None]] = set()
         self._lags: deque[float] = deque(maxlen=_LAGS)
@@ -57,7 +58,7 @@ class Journal:
     async def record(self, *events: EventRecord) -> None:
         """Store events in one transaction and tell the followers."""
         await self._store.put(*events)
-        self.notify()
+        self.notify(*events)
 
     def later(self, record: EventRecord) -> None:
         """Store an event soon, without waiting; `aclose` waits for it."""
@@ -74,15 +75,19 @@ class Journal:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("an event could not be stored", exc_info=error)
 
-    def notify(self) -> None:
-        """Events were stored by somebody else (with a round, in its transaction)."""
+    def notify(self, *events: EventRecord) -> None:
+        """Events were stored (with a round, in its transaction)."""
+        for told in events:
+            self._watch(told)
         for queue in self._followers:
             _push(queue, None)
 
     def live(self, project: str, session: str, kind: str, **data: Value) -> None:
         """Tell the followers, and nobody later."""
+        told = Live(project, session, kind, data, time.time())
+        self._watch(told)
         for queue in self._followers:
-            _push(queue, Live(project, session, kind, data, time.time()))
+            _push(queue, told)
 
     async def follow(self, project: str, after: int, session: str = "") -> AsyncIterator[EventRecord | Live]:
         """Stored events with an id above `after`, then new ones and live ones as they happen, without a gap.

@@ -203,7 +203,7 @@ class PredictionRunner:
         named = {"prediction": ended.id, "name": ended.name}
         told = event(ended.project, "", f"prediction.{state}", f"prediction {ended.name}: {said}", **named)
         await self._patiently(lambda: self._around.store.put(ended, told))  # if done twice, it is told twice
-        self._around.journal.notify()
+        self._around.journal.notify(told)
         self._around.hub.receive_from_parent(Closed(self._key, (), said.partition("\n")[0]))
         self.prediction = ended
         _log.info("prediction ended", prediction=ended.id, state=state.value, cause=said)

@@ -55,7 +55,7 @@ class SessionRow:
             made = make(self.session)
             await self.patiently(lambda: self._store.commit_round(made))
             self.session = made.session
-        self._journal.notify()
+        self._journal.notify(*made.events)
         return made
 
     async def keep(self, policy: str | None) -> None:
@@ -85,7 +85,7 @@ class SessionRow:
             session = replace(self.session, **changes)
             await self.patiently(lambda: self._store.put(session, told))  # if done twice, it is told twice
             self.session = session
-        self._journal.notify()
+        self._journal.notify(told)
 
 
 def failure(error: Exception, session: str) -> str:

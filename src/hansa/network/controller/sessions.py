@@ -144,7 +144,7 @@ class Sessions:
         said = f"session {session.name} is to commit {further} further rounds, {continued.rounds} in all"
         told = event(session.project, session.id, "session.continued", said, rounds=continued.rounds)
         await self._store.put(continued, told)
-        self._journal.notify()
+        self._journal.notify(told)
         return continued
 
     async def stop(self, project: str, session_id: str, who: str) -> SessionRecord:

@@ -231,6 +231,16 @@ class ProjectTree:
         """How many sessions run here."""
         return len(self._tasks)
 
+    @property
+    def training(self) -> int:
+        """How many of them go by rounds: the rest are of parties."""
+        return sum(isinstance(runner, SessionRunner) for runner in self._runners.values())
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait for a store that is away."""
+        return sum(bool(self.away(session)) for session in self._runners)
+
     def why(self, session: str) -> Why | None:
         """What a running session, or a prediction, waits for."""
         runner = self._runners.get(session) or self._predictions.get(session)
