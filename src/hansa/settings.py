@@ -19,6 +19,7 @@ __all__ = [
     "launched_by_mpi",
     "quiet_grpc",
     "quiet_ray",
+    "traces_wanted",
 ]
 
 _PREFIX = "HANSA_"
@@ -324,6 +325,23 @@ def quiet_grpc() -> None:
 def quiet_ray() -> None:
     """Have Ray tell nobody of how it is used, unless somebody wants that; before it starts a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # noqa: TID251 - here
+
+
+def traces_wanted() -> bool:
+    """Whether OpenTelemetry's own variables name where traces go; raises `ConfigError` for a protocol not spoken."""
+    given = _environment()
+    off = given.get("OTEL_SDK_DISABLED", "").lower() == "true" or given.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
+    if off or not (given.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or given.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        return False
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if protocol := given.get(name):
+            if protocol != "http/protobuf":
+                raise ConfigError(
+                    f"{name} = {protocol!r} is not spoken: set it to http/protobuf, and the endpoint to the port "
+                    "that the collector has for it, usually 4318"
+                )
+            break
+    return True
 
 
 def environment_for_packages(names: Collection[str] = ()) -> dict[str, str]:

@@ -41,7 +41,7 @@ from hansa.api.serving import Uvicorn, listen, serve_app
 from hansa.api.shapes.answer import ProblemShape
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.server import ControllerServer
-from hansa.settings import Settings
+from hansa.settings import Settings, traces_wanted
 from hansa.wire.tls import CONTROLLER, WORLD, Trust
 
 __all__ = ["ApiServer", "create_app", "openapi", "serve"]
@@ -210,7 +210,7 @@ class ApiServer:
         """
         async with AsyncExitStack() as undo:
             listener = undo.enter_context(listen(settings.host, settings.port, "HANSA_PORT or --port"))
-            control = await ControllerServer.open(settings)
+            control = await ControllerServer.open(settings, trace=traces_wanted())
             undo.push_async_callback(control.aclose)
             await asyncio.to_thread(_clear, settings.data)
             closing = asyncio.Event()

@@ -64,11 +64,12 @@ class LocalNetwork:
         objects: str = "",
         tls: Literal["on", "off"] = "on",
         central_data: Path | None = None,
+        trace: bool = False,
     ) -> AsyncIterator[Self]:
         """A controller on a free port, with these combiners below the root; everything is stopped at the end.
 
         advertise: host:port at which nodes reach it, where that is not its own port. store, objects: URLs, as in
-        `Settings`; central_data: see there. The environment plays no part.
+        `Settings`; central_data: see there. The environment plays no part, but for trace: see `ControllerServer`.
         """
         here = Settings(
             data=folder / "controller",
@@ -88,7 +89,7 @@ class LocalNetwork:
             confinement="off",
             central_data=central_data,
         )
-        server = await ControllerServer.open(here)
+        server = await ControllerServer.open(here, trace=trace)
         network = cls(server, folder, silence)
         try:
             for name in combiners:

@@ -30,6 +30,7 @@ from hansa.wire import codec
 from hansa.wire.frames import CENTRAL, Counted, Evaluated, Receipt
 
 __all__ = [
+    "COMMITTED",
     "OPENED",
     "Outcomes",
     "Sign",

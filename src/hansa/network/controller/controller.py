@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from hansa.network.controller.samples import KEPT_FOR
 from hansa.network.controller.sessions import Sessions
 from hansa.network.controller.sign_on import SignOn
 from hansa.network.controller.signing_keys import SigningKeys
+from hansa.network.controller.traces import Span, Traces
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.controller.walls import Walls
 from hansa.network.patience import patiently
@@ -78,6 +79,7 @@ class Controller:
         functions: Limits = DEFAULT_LIMITS,
         spool: Path | None = None,
         data: Path | None = None,
+        spans: Callable[[Iterable[Span]], None] | None = None,
     ) -> None:
         """keys: those that sign tokens, and did; address: host:port at which nodes reach the root.
 
@@ -85,7 +87,7 @@ class Controller:
         confinement: of apps that run beside it, functions: limits of one call of their functions; sign_on: logging in
         by an OpenID provider, None: nobody does; telemetry: seconds for which what machines tell of themselves is kept;
         quotas: of projects that have none of their own; spool: folder for updates of aggregators that keep them; data:
-        folder that code beside it may read.
+        folder that code beside it may read; spans: told of those of each round that is over, None: nobody is.
         """
         self.store = store
         self.objects = objects
@@ -96,6 +98,7 @@ class Controller:
         self.counts = Counts()
         """What has happened since it started, in numbers."""
         self.journal = Journal(store, self.counts.happened)
+        self._traces = Traces(store, self.journal, spans) if spans is not None else None
         self.traffic = Traffic()
         """Of the nodes right below it, lately."""
         self.public_key = keys.public
@@ -168,6 +171,7 @@ class Controller:
             await self.people.recall(project.id)
             await self.nodes.recall(project.id)
             await self.tree(project.id).recall()
+            await self._trace(project.id)
 
     async def open(self) -> None:
         """Take up every session that was running when the controller last ended, and what was to be removed."""
@@ -192,6 +196,8 @@ class Controller:
         if self._sign_on is not None:
             await self._sign_on.aclose()
         await self.journal.aclose()
+        if self._traces is not None:
+            await self._traces.aclose()
 
     @property
     def studio_sign_on(self) -> str:
@@ -243,6 +249,7 @@ class Controller:
         """A new project, without members; raises `ConflictError` when there is one of this name."""
         record = ProjectRecord(checked_name(project, "project"), project, time.time())
         await self.store.create(record, audit_line(project, by, "project.create", project))
+        await self._trace(project)
         return record
 
     async def issue_token(
@@ -282,6 +289,11 @@ class Controller:
 
     async def _projects(self) -> list[ProjectRecord]:
         return [each async for each in every(self.store, ProjectRecord, Query(""))]
+
+    async def _trace(self, project: str) -> None:
+        """Make traces of its sessions from now on, where somebody wants them."""
+        if self._traces is not None:
+            await self._traces.follow(project)
 
     async def _finish(self) -> None:
         """Remove what the last controller had still to remove."""

@@ -40,7 +40,7 @@ class Journal:
     def __init__(self, store: MetadataStore, watch: Callable[[EventRecord | Live], None] = lambda _: None) -> None:
         """store: where events are kept; watch: is shown all that this controller tells, of every project, at once."""
         self._store = store
-        self._watch = watch
+        self._watches = [watch]
         self._followers: set[asyncio.Queue[Live | None]] = set()
         self._pending: set[asyncio.Task[None]] = set()
         self._lags: deque[float] = deque(maxlen=_LAGS)
@@ -54,6 +54,10 @@ class Journal:
     def following(self) -> int:
         """How many follow now."""
         return len(self._followers)
+
+    def watched_by(self, watch: Callable[[EventRecord | Live], None]) -> None:
+        """Show all that is told, at once, to this one too: it must not wait."""
+        self._watches.append(watch)
 
     async def record(self, *events: EventRecord) -> None:
         """Store events in one transaction and tell the followers."""
@@ -78,16 +82,20 @@ class Journal:
     def notify(self, *events: EventRecord) -> None:
         """Events were stored (with a round, in its transaction)."""
         for told in events:
-            self._watch(told)
+            self._tell(told)
         for queue in self._followers:
             _push(queue, None)
 
     def live(self, project: str, session: str, kind: str, **data: Value) -> None:
         """Tell the followers, and nobody later."""
         told = Live(project, session, kind, data, time.time())
-        self._watch(told)
+        self._tell(told)
         for queue in self._followers:
             _push(queue, told)
+
+    def _tell(self, told: EventRecord | Live) -> None:
+        for watch in self._watches:
+            watch(told)
 
     async def follow(self, project: str, after: int, session: str = "") -> AsyncIterator[EventRecord | Live]:
         """Stored events with an id above `after`, then new ones and live ones as they happen, without a gap.

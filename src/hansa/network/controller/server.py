@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic import SecretStr
@@ -39,6 +39,9 @@ from hansa.wire.service import Shown
 from hansa.wire.tls import read_pem, server_name
 from hansa.wire.tokens import Identity
 
+if TYPE_CHECKING:
+    from hansa.network.controller.otel import Collector
+
 __all__ = ["LEADERSHIP", "ControllerServer"]
 
 _log = structlog.get_logger(__name__)
@@ -64,12 +67,14 @@ class ControllerServer:
     _server: Any
     _store: MetadataStore
     _leadership: Leadership
+    _collector: "Collector | None" = None
 
     @classmethod
-    async def open(cls, settings: Settings) -> "ControllerServer":
+    async def open(cls, settings: Settings, *, trace: bool = False) -> "ControllerServer":
         """Open stores, wait until no other controller leads, bind the port, and take up running sessions.
 
-        Raises `InputError` that says what to change, `StorageUnavailableError` when the database is away.
+        trace: whether it sends traces to where OpenTelemetry's variables say. Raises `InputError` that says what to
+        change, `StorageUnavailableError` when the database is away.
         """
         keep, sign_on = Policy.parse(settings.keep), _sign_on(settings)
         with explained("keep the server's data in", settings.data):
@@ -80,7 +85,10 @@ class ControllerServer:
         keys = SigningKeys.of(settings.data / "keys")
         secure = Secured.of(settings)
         leadership = store.leadership(LEADERSHIP)
+        collector = _collector() if trace else None
         async with AsyncExitStack() as undo:
+            if collector is not None:
+                undo.push_async_callback(collector.aclose)
             undo.push_async_callback(store.close)
             await store.open()
             undo.push_async_callback(leadership.release)
@@ -108,8 +116,10 @@ class ControllerServer:
                 quotas=Quota(settings.quota_sessions, settings.quota_storage, settings.quota_clients),
                 spool=settings.data,
                 data=_central_data(settings),
+                spans=collector.export if collector is not None else None,
             )
-            self = cls(controller, address, listening, secure, bool(settings.advertise), server, store, leadership)
+            advertised = bool(settings.advertise)
+            self = cls(controller, address, listening, secure, advertised, server, store, leadership, collector)
             face = NodeService(controller.hub, self._authenticate, lambda: controller.public_key, controller.traffic)
             nodes = controller.nodes
             directory = service.directory_handler(
@@ -144,6 +154,8 @@ class ControllerServer:
         await self._stop()
         await self._leadership.release()
         await self._store.close()
+        if self._collector is not None:
+            await self._collector.aclose()
 
     async def _stop(self) -> None:
         await self.controller.aclose()
@@ -165,6 +177,13 @@ class ControllerServer:
         if authority is None:
             raise InputError("this network signs no certificates: it runs without TLS; join it with tcp://")
         return await asyncio.to_thread(authority.sign, request, server_name(identity.project, identity.name))
+
+
+def _collector() -> "Collector":
+    """Raises `MissingExtraError`."""
+    from hansa.network.controller.otel import Collector  # noqa: PLC0415 - an extra
+
+    return Collector()
 
 
 def _url(setting: SecretStr | None) -> str:

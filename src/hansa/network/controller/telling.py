@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hansa.messages import Value
 from hansa.network.controller.commit import OPENED
 from hansa.network.controller.journal import Journal, event
-from hansa.rounds.events import Accepted, Event, Failed, Progressed, Rejected
+from hansa.rounds.events import Accepted, Event, Failed, Progressed, Rejected, Sealed
 from hansa.rounds.why import listed
 from hansa.store.records import EventRecord
 from hansa.wire.frames import RoundKey, TaskFailed
@@ -51,6 +51,8 @@ class Telling:
                 self._live("client.rejected", client=what.client, **why, **where)
             case Failed():
                 self._live("client.failed", client=what.client, message=what.message, **where)
+            case Sealed():
+                self._live("round.summed", **where)
             case _:
                 pass
 
@@ -58,8 +60,8 @@ class Telling:
         """Keep what went wrong, with its traceback, before anybody asks."""
         self._tracebacks[frame.client] = frame.traceback
         message = f"{frame.client} failed to {frame.key.kind} in round {frame.key.round}: {frame.message}"
-        number, client = frame.key.round, frame.client
-        told = self.event("task.failed", message, round=number, client=client, traceback=frame.traceback)
+        where = {"round": frame.key.round, "phase": frame.key.kind.value, "client": frame.client}
+        told = self.event("task.failed", message, **where, traceback=frame.traceback)
         self._journal.later(told)
 
     def first_traceback(self, failed: Mapping[str, str]) -> str:
