@@ -29,6 +29,7 @@ VIOLATIONS = {
     "formats": ("run.py", "import h5py"),
     "mpi": ("run.py", "import mpi4py"),
     "ray": ("run.py", "import ray"),
+    "traces": ("store/lines.py", "import opentelemetry.trace"),
     "sql": ("run.py", "import sqlalchemy"),
     "web": ("run.py", "import fastapi"),
 }

@@ -1,5 +1,6 @@
 """Traces of sessions, as a collector receives them over HTTP."""
 
+import asyncio
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,16 @@ from structlog.testing import capture_logs
 from hansa.errors import ConfigError, MissingExtraError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.network.controller import traces
+from hansa.network.controller.commit import OPENED
+from hansa.network.controller.journal import event
 from hansa.network.controller.server import ControllerServer
-from hansa.network.controller.traces import Place
+from hansa.network.controller.traces import Place, Span
 from hansa.settings import Settings, traces_wanted
 from hansa.store.records import SessionState
 
 pytest.importorskip("opentelemetry.sdk.trace")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+from hansa.network.controller.otel import Collector
 
 THREE = RoundRules(min_clients=3, quorum=2, deadline=60)
 
@@ -44,6 +49,7 @@ class Receiver:
     headers: list[dict[str, str]] = field(default_factory=list)
     waits: threading.Event | None = None
     """Answers are held back until it is set; None: they are not."""
+    refuses: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -69,8 +75,9 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
             made.headers.append({name.lower(): value for name, value in self.headers.items()} | {"path": self.path})
             if made.waits is not None:
                 made.waits.wait()
-            made.take(body)
-            self.send_response(200)
+            if not made.refuses:
+                made.take(body)
+            self.send_response(400 if made.refuses else 200)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -176,19 +183,27 @@ async def test_a_round_is_a_trace_of_its_tasks_aggregation_and_evaluation(
 
 
 async def test_a_session_that_fails_says_so_in_its_round(app: Path, tmp_path: Path, receiver: Receiver) -> None:
-    rules = RoundRules(min_clients=2, quorum=2, deadline=60)
+    """As its journal tells it, written here: a quorum is given up at the deadline only."""
     async with traced(tmp_path) as made:
-        await made.clients(2)
-        spec = RunSpec(rounds=1, rules=rules, config={"bad": "client-1", "how": "raise"})
-        session = await made.run(app, spec)
-    assert session.state is SessionState.FAILED
-    (span,) = receiver.named("round")
-    assert span.status.code == Status.STATUS_CODE_ERROR
-    assert attributes(span.attributes)["hansa.round.outcome"] == "failed"
-    (root,) = receiver.named("session")
-    assert root.status.code == Status.STATUS_CODE_ERROR
-    tasks = {attributes(task.attributes)["hansa.client.name"]: task for task in receiver.named("task")}
-    assert tasks["client-1"].status.code == Status.STATUS_CODE_ERROR
+        session = await made.create(app, RunSpec(rounds=1))
+        journal, told = made.controller.journal, partial(event, PROJECT, session.id)
+        invited = ["client-0", "client-1", "client-2"]
+        await journal.record(told("session.started", "it begins"), told(OPENED, "opened", round=1, invited=invited))
+        journal.live(PROJECT, session.id, "client.accepted", client="client-0", round=1, phase="train")
+        where = {"round": 1, "phase": "train", "client": "client-1"}
+        await journal.record(told("task.failed", "it failed", **where, traceback="…\nValueError: no"))
+        await journal.record(told("session.failed", "too few clients\nclient-1 said: …"))
+    assert attributes(receiver.named("round")[0].attributes)["hansa.round.outcome"] == "failed"
+    assert {
+        attributes(span.attributes).get("hansa.client.name", span.name): (span.status.code, span.status.message)
+        for span in receiver.spans
+    } == {
+        "session": (Status.STATUS_CODE_ERROR, "too few clients"),
+        "round": (Status.STATUS_CODE_ERROR, "too few clients"),
+        "client-0": (Status.STATUS_CODE_UNSET, ""),
+        "client-1": (Status.STATUS_CODE_ERROR, "it failed"),
+        "client-2": (Status.STATUS_CODE_UNSET, ""),
+    }
 
 
 async def test_a_collector_that_is_away_is_told_of_once_and_costs_no_round(
@@ -206,7 +221,7 @@ async def test_a_collector_that_is_away_is_told_of_once_and_costs_no_round(
         left = time.monotonic() - leaving
     assert session.state is SessionState.FINISHED, session.cause
     assert left < 8, "the end waits for the collector"
-    assert sum("the collector of traces" in line["event"] and line["log_level"] == "warning" for line in logs) >= 1
+    assert sum("does not take them" in line["event"] for line in logs) == 1
 
 
 async def test_a_collector_that_does_not_answer_holds_up_neither_rounds_nor_the_end(
@@ -277,6 +292,34 @@ async def test_of_many_tasks_the_failed_and_the_slowest_have_spans(
     assert attributes(span.attributes)["hansa.round.tasks_omitted"] == 1
     assert "client-1" in {attributes(each.attributes)["hansa.client.name"] for each in receiver.named("task")}
     assert len(receiver.named("task")) == 2
+
+
+async def test_a_collector_that_is_back_is_told_of_with_what_was_lost(receiver: Receiver) -> None:
+    span = Span("round", Place.of("round", 1), 1.0, 2.0, {})
+    collector = Collector()
+    receiver.refuses = True
+    with capture_logs() as logs:
+        for _ in range(2):
+            collector.export([span, span])
+            await asyncio.to_thread(collector._provider.force_flush)
+        receiver.refuses = False
+        collector.export([span])
+        await collector.aclose()
+    assert [(line["log_level"], line.get("lost")) for line in logs] == [("warning", None), ("info", 4)]
+    assert [seconds(each.end_time_unix_nano) for each in receiver.spans] == [2.0]
+
+
+async def test_a_sampler_keeps_whole_traces(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    collector = Collector()
+    for number in range(100):
+        root = Place.of("round", number)
+        below = Place.of("task", number, within=root)
+        collector.export([Span("round", root, 1.0, 2.0, {}), Span("task", below, 1.0, 2.0, {}, parent=root)])
+    await collector.aclose()
+    assert 20 < len(receiver.named("round")) < 80
+    assert {span.trace_id for span in receiver.named("round")} == {span.trace_id for span in receiver.named("task")}
 
 
 def test_the_standard_variables_turn_traces_on_and_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,9 @@ class _SessionTraces:
             ends, tasks = heard.of(Kind.TRAIN, number), []
             for (base, client), began in self.invited.items():
                 over = self._over(number, client, ends, told.at)
-                _, outcome, reason = ends.get(client, (over, "unfinished", ""))
+                failed = self._failed(Kind.TRAIN, number, client)
+                unheard = (over, "failed", failed[0].message) if failed else (over, "unfinished", "")
+                _, outcome, reason = ends.get(client, unheard)
                 tasks.append(_Task(client, base, began, max(began, over), outcome, reason))
             counts: Attributes = {"hansa.round.outcome": state.value}
             yield from self._round(number, start, told.at, tasks, counts=counts, error=error)
