@@ -354,7 +354,7 @@ class Traces:
         self._seen: dict[str, int] = {}
         """By project: the newest event that was looked at."""
         self._moved = asyncio.Event()
-        journal.listen(self._hear)
+        journal.watched_by(self._hear)
 
     async def follow(self, project: str) -> None:
         """A project from now on; before its sessions are taken up."""
@@ -376,17 +376,17 @@ class Traces:
         for task in self._following.values():
             task.cancel()
         await asyncio.gather(*self._following.values(), return_exceptions=True)
-        self._journal.unlisten(self._hear)
 
     def _unfollowed(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a project is not traced any more", exc_info=error)
-            self._journal.unlisten(self._hear)
         self._moved.set()
 
-    def _hear(self, live: Live) -> None:
-        if live.session and live.project in self._following:
-            self._heard.setdefault(live.session, _Heard()).hear(live)
+    def _hear(self, told: EventRecord | Live) -> None:
+        """Live events at once: those of a round are heard when its commit is looked at, however late that is."""
+        task = self._following.get(told.project)
+        if isinstance(told, Live) and told.session and task is not None and not task.done():
+            self._heard.setdefault(told.session, _Heard()).hear(told)
 
     async def _newest(self, project: str) -> int:
         newest = (await self._store.list(EventRecord, Query(project, sort="-id", limit=1))).items
