@@ -76,10 +76,10 @@ async def test_a_label_that_an_operator_gives_lets_a_waiting_session_invite_a_cl
 async def test_labels_that_operators_gave_outlive_a_reconnect_and_are_found(tmp_path: Path) -> None:
     async with federation(tmp_path) as made:
         await made.client("client-0", labels={"region": "eu", "disk": "big"})
-        await made.controller.tree("default").label("client-0", {"region": "us", "tier": "1"})
+        await made.controller.tree("default").label("client-0", {"region": "us", "tier": "1"}, by="ada")
         await made.leave("client-0")
         await made.gone("client-0")
-        await made.controller.tree("default").label("client-0", {"tier": None})
+        await made.controller.tree("default").label("client-0", {"tier": None}, by="ada")
 
         async def found(*labels: str) -> list[str]:
             page = await made.controller.store.list(ClientRecord, Query("default", {"label": list(labels)}))
@@ -90,7 +90,7 @@ async def test_labels_that_operators_gave_outlive_a_reconnect_and_are_found(tmp_
         assert await found("tier=1") == []
         row = await made.controller.store.get(ClientRecord, "default", "default/client-0")
         with pytest.raises(NotFoundError):
-            await made.controller.tree("default").label("nobody", {"region": "us"})
+            await made.controller.tree("default").label("nobody", {"region": "us"}, by="ada")
         with pytest.raises(ConfigError, match="has no value: write it as region=eu"):
             await found("region")
     assert (row.labels, row.assigned) == ({"region": "eu", "disk": "big"}, {"region": "us"})
