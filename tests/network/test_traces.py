@@ -280,6 +280,30 @@ async def test_a_controller_that_comes_back_goes_on_with_the_trace_of_the_open_r
         assert seconds(task.start_time_unix_nano) == pytest.approx(opened.at, abs=1e-6)
 
 
+async def test_of_an_asynchronous_session_each_task_is_in_the_round_that_counts_it(
+    app: Path, tmp_path: Path, receiver: Receiver
+) -> None:
+    spec = RunSpec(
+        rounds=4,
+        algorithm="fedbuff",
+        algorithm_options={"buffer": 2},
+        rules=RoundRules(min_clients=3, deadline=60),
+    )
+    async with traced(tmp_path) as made:
+        await made.clients(3)
+        session = await made.run(app, spec)
+        parts = await made.contributions(session)
+    assert session.state is SessionState.FINISHED, session.cause
+    rounds = {span.span_id: attributes(span.attributes)["hansa.round.number"] for span in receiver.named("round")}
+    found = [(attributes(task.attributes), rounds[task.parent_span_id]) for task in receiver.named("task")]
+    assert Counter(
+        (told["hansa.client.name"], number, told.get("hansa.task.model_round", number))
+        for told, number in found
+        if told["hansa.task.outcome"] == "accepted"
+    ) == Counter((part.client, part.round, part.base) for part in parts if part.outcome == "accepted")
+    assert all(task.start_time_unix_nano < task.end_time_unix_nano for task in receiver.named("task"))
+
+
 async def test_of_many_tasks_the_failed_and_the_slowest_have_spans(
     app: Path, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
