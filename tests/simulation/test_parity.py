@@ -84,7 +84,7 @@ def test_differences_name_the_first_tensor() -> None:
     assert differences(variants) == {"z": "b"}
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_tree_and_any_order_of_arrival_give_the_bits_of_one_sum(app: Path, data: st.DataObject) -> None:
     combiners = data.draw(st.integers(1, 7))

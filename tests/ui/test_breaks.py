@@ -87,6 +87,7 @@ def _port(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
+@pytest.mark.slow
 def test_ten_tabs_go_on_where_a_standby_takes_over_from_a_controller_that_was_killed(
     browser: Browser, hansa: Hansa, postgres: PostgresServer
 ) -> None:
