@@ -37,9 +37,9 @@ from hansa.wire.frames import CENTRAL
 __all__ = ["SimulatedSession", "find_records", "show_record", "simulated_round"]
 
 _KEPT: Final = "last 1"
+"""The policy that says which of its models a simulation has."""
 _AT_ONCE: Final = 1000
 """Numbers that clients have logged, in one transaction."""
-"""The policy that says which of its models a simulation has."""
 
 
 class SimulatedSession:
