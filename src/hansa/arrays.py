@@ -71,6 +71,8 @@ DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
 
 _BLOCK = 64 * 1024
 """Elements that a norm works on at once."""
+_FEW = 8 * 1024
+"""Elements whose squares are added in float32: of numbers with few digits, as bfloat16's, all additions err one way."""
 _SHORT = 4096
 """Elements of rows of which a call for each would cost more than what it computes."""
 
@@ -294,8 +296,8 @@ def _power_sum(array: Array, order: int) -> float:
 def _square(array: Array) -> float:
     """Σ x², by the processor's own products of float32, or of float64 where the values are."""
     flat, total = array.reshape(-1), 0.0
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK]
+    for start in range(0, flat.size, _FEW):
+        block = flat[start : start + _FEW]
         block = block if block.dtype in (np.float32, np.float64) else block.astype(np.float32)
         total += float(np.dot(block, block))
     return total

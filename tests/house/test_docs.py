@@ -66,6 +66,12 @@ def reference(tool: Callable[[str], ModuleType]) -> ModuleType:
 # ── reference pages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_every_page_of_the_site_is_in_its_navigation():
+    listed = re.findall(r'= "([^"]+\.md)"', (ROOT / "zensical.toml").read_text(encoding="utf-8"))
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(pages) == sorted(listed)
+
+
 @pytest.mark.parametrize("block", sorted(HOME))
 def test_a_reference_page_says_what_the_code_says(reference: ModuleType, block: str) -> None:
     page = (REFERENCE / HOME[block]).read_text(encoding="utf-8")
