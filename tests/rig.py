@@ -95,6 +95,9 @@ class Rig:
         self.sums: asyncio.Queue[Partial | None] = asyncio.Queue()
         self.objects: dict[str, bytes] = {}
         self.broken: Exception | None = None
+        self.there = asyncio.Event()
+        """Whether objects can be had; else whoever fetches one waits."""
+        self.there.set()
 
     @property
     def address(self) -> str:
@@ -117,6 +120,7 @@ class Rig:
     async def fetch(self, blob: Blob) -> memoryview:
         if self.broken is not None:
             raise self.broken
+        await self.there.wait()
         return memoryview(self.objects[blob.digest])
 
     async def told(self, kind: type[F]) -> F:

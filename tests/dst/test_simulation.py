@@ -162,6 +162,18 @@ def test_a_client_that_stood_still_for_longer_than_its_lease_has_its_place_again
     assert verdict.sessions == {"finished": 1}
 
 
+@pytest.mark.parametrize("back", [2.0, 30.0])
+def test_clients_that_found_the_controller_before_the_combiners_do_not_stay_with_it(pool: Pool, back: float) -> None:
+    """All servers are killed at once; the combiners come back when the clients are at the root already."""
+    down = [Fault("kill", 3.0, "controller", 0.5), *(Fault("kill", 3.0, name, back) for name in ("west", "east"))]
+    longer = plan(*down)
+    spec = replace(longer.specs[0], rounds=6, rules=replace(longer.specs[0].rules, quorum=4))
+    verdict = pool.apply(verdict_on, ((replace(longer, specs=(spec,)), ""),))
+
+    assert verdict.wrong == ()
+    assert verdict.sessions == {"finished": 1}
+
+
 @pytest.mark.parametrize("seed", FOUND)
 def test_a_schedule_that_once_violated_an_invariant_does_so_no_more(pool: Pool, seed: int) -> None:
     assert pool.apply(verdict_on, ((draw(seed), ""),)).wrong == ()

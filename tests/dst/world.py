@@ -520,6 +520,15 @@ class World:
             self.history.violated(self.loop.now, "rows", said)
         if there != expected:
             self.history.violated(self.loop.now, "I6", f"the directory has {sorted(there)}")
+        self._check_nobody_strays()
+
+    def _check_nobody_strays(self) -> None:
+        """Below the root there are combiners, and clients below those."""
+        directory = self.nodes[self.leader].tree(PROJECT).directory
+        strays = sorted(name for name, present in directory.clients.items() if present.combiner == ROOT)
+        if strays and directory.combiners:
+            said = f"{strays} are at the root still, though {sorted(directory.combiners)} serve"
+            self.history.violated(self.loop.now, "placement", said)
 
 
 async def _prune(controller: Controller) -> None:

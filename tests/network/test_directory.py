@@ -103,3 +103,56 @@ def test_a_combiner_is_no_load_and_waits_for_its_parent() -> None:
 def test_an_operator_is_sent_nowhere() -> None:
     with pytest.raises(PermissionDeniedError, match="only clients and combiners"):
         directory().assign("boss", Role.PERSON, "", {}, 0)
+
+
+# ── servers that a client does not reach, and clients that are not where they belong ─────────────────────────────────
+
+
+def joined(made: Directory, client: str, combiner: str) -> None:
+    made.apply(Presence(joined=(Present(client, {}, combiner),)))
+
+
+def test_who_does_not_get_to_its_server_is_sent_to_another() -> None:
+    made = directory("a", "b", labels={"a": "north", "b": "south"})
+    assert [ask(made, "ward", now=now, site="north") for now in (0, 25, 50, 75)] == ["a", "a", "b", "b"]
+
+
+def test_a_preferred_server_that_cannot_be_reached_is_preferred_no_more_until_it_comes_anew() -> None:
+    made = directory("a", "b")
+    assert [ask(made, "ward", preferred="b", now=now) for now in (0, 25, 50)] == ["b", "b", "a"]
+    joined(made, "ward", "a")
+    assert ask(made, "ward", preferred="b", now=600) == "a"
+    made.apply(Presence(left=("b",)))
+    made.apply(Presence(combiners=(Present("b", {"address": "b:1"}, ROOT),)))
+    assert ask(made, "ward", preferred="b", now=601) == "b"
+
+
+def test_who_reaches_no_combiner_is_sent_to_the_root_and_then_begins_anew() -> None:
+    made = directory("a")
+    assert [ask(made, "ward", now=now) for now in range(7)] == ["a", "a", ROOT, ROOT, ROOT, "a", "a"]
+
+
+def test_who_asks_again_because_its_server_has_gone_has_not_asked_in_vain() -> None:
+    made = directory("a", "b")
+    for now in range(4):
+        assert ask(made, "ward", preferred="a", now=now) == "a"
+        joined(made, "ward", "a")
+
+
+def test_clients_at_the_root_are_strays_once_there_is_a_combiner() -> None:
+    made = directory()
+    for name, preferred in (("ward", ""), ("fond", ROOT)):
+        assert ask(made, name, preferred=preferred) == ROOT
+        joined(made, name, ROOT)
+    joined(made, "guest", ROOT)  # of another system: it has not asked
+    assert made.strays(0) == []
+
+    made.apply(Presence(combiners=(Present("a", {"address": "a:1"}, ROOT),)))
+    assert made.strays(0) == ["ward"]
+
+
+def test_who_does_not_reach_the_only_combiner_is_no_stray() -> None:
+    made = directory("a")
+    assert [ask(made, "ward", now=now) for now in (0, 1, 2)] == ["a", "a", ROOT]
+    joined(made, "ward", ROOT)
+    assert made.strays(3) == []

@@ -292,6 +292,16 @@ async def test_a_client_that_waits_for_its_turn_keeps_its_lease() -> None:
 # ── sums ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_clients_that_wait_for_their_server_to_have_the_model_keep_their_leases() -> None:
+    async with rig() as made, made.node("ward"):
+        made.there.clear()
+        made.open("ward", model=LARGE, spec=RunSpec(name="run", rules=RoundRules(lease=0.1)))
+        for _ in range(2):
+            said = await made.told(Progress)
+            assert (said.client, said.activity, said.total) == ("ward", "model", blob_of(LARGE).size)
+        made.there.set()
+
+
 async def test_a_seal_is_answered_once_also_where_nothing_is_known_of_the_round() -> None:
     async with rig() as made:
         assert await made.sealed(RoundKey("run", 7, Kind.TRAIN)) is None

@@ -14,6 +14,7 @@ from hansa.arrays import Arrays
 from hansa.errors import ConnectionFailedError, NotFoundError, Reason, WireError
 from hansa.messages import ClientInfo, RoundRules, RunSpec
 from hansa.network.client.agent import Agent
+from hansa.network.client.models import Models
 from hansa.wire import channel, chunks, codec
 from hansa.wire.frames import Admission, Hello, OpenRound, Presence, Role, Settled, Verdict
 
@@ -387,6 +388,41 @@ async def test_an_uploader_that_trickles_loses_its_slot() -> None:
         assert (await quick.told(Verdict)).accepted
         with pytest.raises(NotFoundError):
             await trickling
+
+
+async def test_an_upload_that_takes_long_goes_on_on_the_disk_and_its_slot_to_the_next() -> None:
+    async with rig(slots=1, lease=0.5) as made, made.node("slow") as slow, made.node("quick") as quick:
+        made.open("slow", "quick", model=LARGE)
+        data, step = b"".join(parts_of(filled(0.25, LARGE))), 1 << 16
+        slow.offer(filled(0.25, LARGE), inline=False)
+        admission = await slow.told(Admission)
+        sending = asyncio.create_task(send_whole(quick, filled(0.5, LARGE)))
+        sent = 0
+        while not sending.done():
+            await slow.link.upload(admission.upload, [data[: sent + step]], sent)
+            sent += step
+            await asyncio.sleep(0.02)  # far quicker than one that stalls
+        await slow.link.upload(admission.upload, [data], sent)
+        assert (await quick.told(Verdict)).accepted
+        assert (await slow.told(Verdict)).accepted
+        assert 0 < sent < len(data)
+        partial = await made.sealed()
+    assert partial is not None
+    assert sorted(partial.contributions) == ["quick", "slow"]
+
+
+async def test_a_download_tells_how_far_it_is_as_long_as_bytes_come(tmp_path: Path) -> None:
+    """However slowly: sixteen megabytes took longer than a lease where the way has two megabits."""
+    told: list[tuple[str, float, float]] = []
+    async with rig() as made, made.node("ward") as ward:
+        made.open("ward", model=LARGE)
+        opened = await ward.told(OpenRound)
+        models = Models(tmp_path, tmp_path, ward.link)
+        await models.find(opened.model, lambda *said: told.append(said), lease=0.0)
+    size = codec.size(LARGE)
+    assert told[-1] == ("download", size, size)
+    assert len(told) >= 4
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
 async def test_a_seal_does_not_wait_for_an_upload_under_way_nor_for_those_in_the_queue() -> None:

@@ -1,5 +1,6 @@
 """Chunks: the same bytes as protobuf's own, and a whole that is never put together wrongly."""
 
+import itertools
 import os
 
 import blake3
@@ -191,3 +192,38 @@ def test_a_whole_of_no_bytes_is_complete_from_the_start():
     assert assembly.take() == b""
     with pytest.raises(WireError, match="cannot have -1 bytes"):
         chunks.Assembly(-1, DIGEST)
+
+
+# ── how long chunks are ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.lists(st.binary(max_size=50), max_size=5), st.lists(st.integers(1, 60), min_size=1), st.integers(0, 20))
+def test_chunks_of_any_lengths_are_the_same_bytes(parts: list[bytes], lengths: list[int], offset: int):
+    whole = b"".join(parts)
+    offset = min(offset, len(whole))
+    turns = itertools.cycle(lengths)
+    pieces = [chunks.unframe(frame) for frame in chunks.split(parts, offset, lambda: next(turns))]
+    assert b"".join(bytes(data) for _, data in pieces) == whole[offset:]
+    assert [at for at, _ in pieces] == list(itertools.accumulate([offset, *(len(data) for _, data in pieces[:-1])]))[
+        : len(pieces)
+    ]
+
+
+def lengths_at(rate: float, count: int) -> list[int]:
+    """Of chunks on a way that takes so many bytes a second."""
+    now = 0.0
+    pace = chunks.Pace(lambda: now)
+    lengths = []
+    for _ in range(count):
+        lengths.append(pace())
+        now += lengths[-1] / rate
+    return lengths
+
+
+def test_chunks_are_long_where_the_network_is_quick():
+    assert lengths_at(1e9, 6) == [1 << 16, 1 << 17, 1 << 18, 1 << 19, chunks.CHUNK, chunks.CHUNK]
+
+
+@pytest.mark.parametrize(("rate", "length"), [(125_000, 62_500), (20_000, 1 << 14), (2_000, 1 << 14)])
+def test_a_chunk_takes_half_a_second_where_the_network_is_slow(rate: float, length: int):
+    assert lengths_at(rate, 4)[1:] == [length] * 3

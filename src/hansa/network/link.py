@@ -209,7 +209,8 @@ class Link:
         try:
             async with self._transfer("upload") as parent:
                 token = await self._entrance.access()
-                reply = await channel.upload(parent, token, name, chunks.split(parts, offset))
+                pace = chunks.Pace(asyncio.get_running_loop().time)
+                reply = await channel.upload(parent, token, name, chunks.split(parts, offset, pace))
         except ConnectionFailedError:
             await asyncio.sleep(self._pause.next())
             raise

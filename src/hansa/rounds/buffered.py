@@ -133,6 +133,10 @@ class Buffered:
         self.at_work = {client: Place(base, Working(now)) for client, base in sorted(bases.items())}
         self._returned = dict.fromkeys(self.at_work)
 
+    def engages(self, client: str) -> bool:
+        """Whether a client is at work, or is counted in a round of which it has not been told; see `Round`."""
+        return client in self.at_work or client in self._lapsed or client in self.counted
+
     def base_of(self, client: str) -> int | None:
         """The round whose model a client has for its task in this round; None: it has none."""
         for tasks in (self.at_work, self._lapsed):

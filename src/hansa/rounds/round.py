@@ -89,6 +89,10 @@ class Round:
         """Everyone who was ever invited: a sum may hold these and nobody else."""
         return self._seats.names()
 
+    def engages(self, client: str) -> bool:
+        """Whether a client is in it, or may be at any moment: whoever is not can be away without being missed."""
+        return self.state is RoundState.WAITING or client in self._seats
+
     def handle(self, event: Event) -> list[Command]:
         """What to do now, in this order; nothing before `Due` (but for `Cancelled`) and nothing after `Finish`."""
         self._now = max(self._now, event.now)

@@ -5,7 +5,7 @@ fields before the data, built with one copy and read with none. The generated pa
 the message in another legal way.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from hansa.errors import WireError
 from hansa.wire._generated import calls_pb2
 
-__all__ = ["CHUNK", "INLINE_LIMIT", "MAX_CHUNK", "Assembly", "frame", "split", "unframe"]
+__all__ = ["CHUNK", "INLINE_LIMIT", "MAX_CHUNK", "Assembly", "Pace", "frame", "split", "unframe"]
 
 CHUNK: Final = 1 << 20
 """Bytes of data in a chunk; measured best between 256 KiB and 4 MiB, where copying outweighs the cost of a message."""
@@ -23,6 +23,13 @@ INLINE_LIMIT: Final = 64 * 1024
 """The most bytes that travel inside a `Blob`, on the control stream."""
 MAX_CHUNK: Final = 4 << 20
 """The most bytes of data that a peer may put into one chunk."""
+
+_SMALL: Final = 1 << 14
+"""Bytes of a chunk on the slowest of networks."""
+_FIRST: Final = 1 << 16
+"""Bytes of the first chunk, before anything is known of the way."""
+_SECONDS: Final = 0.5
+"""That a chunk takes where the network is slow: what came is told, and what breaks off is sent again, in chunks."""
 
 _CHUNK: Final = calls_pb2.Chunk  # type: ignore[attr-defined]  # generated: mypy does not see its names
 _OFFSET: Final = 0x08
@@ -49,24 +56,49 @@ def unframe(message: bytes) -> tuple[int, memoryview]:
     return offset, data
 
 
-def split(parts: Iterable[bytes | memoryview], offset: int = 0) -> Iterator[bytes]:
-    """Frames of `CHUNK` bytes of the parts in a row, from an offset to the end; each byte is copied once."""
+class Pace:
+    """How long the chunks of one transfer are, by how long those before took: `CHUNK` on all but slow networks."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """clock: seconds."""
+        self._clock = clock
+        self._size = min(_FIRST, CHUNK)
+        self._since: float | None = None
+
+    def __call__(self) -> int:
+        """Bytes of the next chunk; asked when the one before is on its way."""
+        now = self._clock()
+        if self._since is not None:
+            wanted = self._size * _SECONDS / max(now - self._since, 1e-9)
+            self._size = min(max(int(min(wanted, 2 * self._size)), _SMALL), CHUNK)
+        self._since = now
+        return self._size
+
+
+def split(
+    parts: Iterable[bytes | memoryview], offset: int = 0, length: Callable[[], int] = lambda: CHUNK
+) -> Iterator[bytes]:
+    """Frames of the parts in a row, from an offset to the end; each byte is copied once.
+
+    length: bytes of the next frame, at least 1.
+    """
     skip, position = offset, offset
     pending: list[memoryview] = []
-    filled = 0
+    filled, whole = 0, 0
     for part in parts:
         view = memoryview(part).cast("B")
         skipped = min(skip, len(view))
         skip -= skipped
         while skipped < len(view):
-            piece = view[skipped : skipped + CHUNK - filled]
+            whole = whole or length()
+            piece = view[skipped : skipped + whole - filled]
             pending.append(piece)
             skipped += len(piece)
             filled += len(piece)
-            if filled == CHUNK:
+            if filled == whole:
                 yield _join(position, pending, filled)
                 position += filled
-                pending, filled = [], 0
+                pending, filled, whole = [], 0, 0
     if skip:
         raise WireError(f"the bytes end before the offset {offset}")
     if filled:
@@ -123,6 +155,16 @@ class Assembly:
         buffer[offset:end] = view
         self._hash.update(view)
         self.received = end
+
+    def move(self, room: memoryview) -> None:
+        """Go on in other writable bytes, as many, that hold what has come already."""
+        self._buffer = room
+
+    def copy(self, room: memoryview, start: int) -> int:
+        """Copy what has come from a byte on; returns how much is there. Chunks may be written meanwhile."""
+        have, buffer = self.received, self._open()
+        room[start:have] = buffer[start:have]
+        return have
 
     def take(self) -> memoryview:
         """The whole, writable; this assembly is empty afterwards. Raises `WireError` unless it is `intact`."""

@@ -1,5 +1,6 @@
 """The models that a client was given: downloaded once, and kept while a task needs them."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ Fetch: TypeAlias = Callable[[Blob, Path], Awaitable[bool]]
 _KEPT = 3
 """Downloaded models that stay: the one that is evaluated is the one that is trained from next."""
 
-_PROGRESS_STEP = 16 << 20
-"""Bytes downloaded between two progress reports."""
+_PROGRESS = 5.0
+"""Seconds between two reports of a download that goes on; a third of the lease where that is less."""
 
 
 class Models:
@@ -43,16 +44,20 @@ class Models:
         finally:
             self._needed -= Counter((model.digest,))
 
-    async def find(self, model: Blob, progress: Callable[[str, float, float], None]) -> None:
-        """Have it in the folder of objects, unless it came inline. progress: see `Telling.progress`."""
+    async def find(self, model: Blob, progress: Callable[[str, float, float], None], lease: float) -> None:
+        """Have it in the folder of objects, unless it came inline. progress: see `Telling.progress`.
+
+        lease: seconds of the task's, which a download keeps as long as bytes come, however slowly.
+        """
         if model.inline or not model.size:
             return
-        reported = 0
+        clock, every = asyncio.get_running_loop().time, min(_PROGRESS, lease / 3)
+        reported = clock()
 
         def on_progress(have: int) -> None:
             nonlocal reported
-            if have - reported >= _PROGRESS_STEP or have == model.size:
-                reported = have
+            if clock() - reported >= every or have == model.size:
+                reported = clock()
                 progress("download", have, model.size)
 
         target = self._objects / model.digest

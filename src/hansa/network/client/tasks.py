@@ -80,7 +80,8 @@ class TaskRunner:
     async def answer(self, opened: OpenRound, telling: Telling) -> Answer:
         """What is handed in. Raises `HansaError`, and `PermissionDeniedError` for what the site does not let."""
         code = await self._approved(opened, telling)
-        await telling.patiently(lambda: self._models.find(opened.model, telling.progress))
+        lease = opened.spec.rules.lease
+        await telling.patiently(lambda: self._models.find(opened.model, telling.progress, lease))
         async with self._benches.at(code, telling.printed, telling.meanwhile("queue")) as workplace:
             done = await self._worked(opened, telling, workplace)
         if isinstance(done, Offer) and self._site.measures(opened.spec):

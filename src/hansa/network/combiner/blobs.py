@@ -37,6 +37,11 @@ class Blobs:
         for digest in idle[: max(0, len(idle) - self._kept)]:
             self._tasks.pop(digest).cancel()
 
+    def is_coming(self, digest: str) -> bool:
+        """Whether it is on its way from above."""
+        task = self._tasks.get(digest)
+        return task is not None and not task.done()
+
     async def get(self, digest: str) -> memoryview:
         """The bytes; raises `NotFoundError` unless a phase here has asked for them, else what the fetch raised."""
         task = self._tasks.get(digest)

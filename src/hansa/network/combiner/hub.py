@@ -100,8 +100,8 @@ class Hub:
         self.dismissed = Dismissed()
         self._upstream = upstream
         self._blobs = Blobs(upstream.fetch, _FETCHED_KEPT)
-        self._uploads = Uploads(slots, lease)
-        self.slot = self._uploads.slot()
+        self._uploads = Uploads(slots, lease, spool)
+        self.slot = self._uploads.slots
         """Held by whoever works on an update in this process, as uploads hold it."""
         self.spool = spool
         self._phases = Phases(spool)
@@ -265,8 +265,9 @@ class Hub:
             if not frame.invited:  # a round begins: it is news to whoever has clients at work, too
                 streams = (self.children.streams.get(name) for name in phase.combiners)
                 routes = {child: () for child in streams if child is not None}
+        clients = [child.name for child in routes if child.role is Role.CLIENT]
         phase.invite(
-            clients=[child.name for child in routes if child.role is Role.CLIENT],
+            clients=clients,
             combiners={child.name: names for child, names in routes.items() if child.role is Role.COMBINER},
             base=frame.key.round,
         )
@@ -275,6 +276,22 @@ class Hub:
         for child, names in routes.items():
             counted = tuple(before[name] for name in names if name in before)
             child.send(replace(task if child.role is Role.CLIENT else frame, invited=names, counted=counted))
+        if clients and self._blobs.is_coming(frame.model.digest):
+            self._jobs.start(self._vouch(phase, frame, clients), partial(self._not_vouched, frame.key))
+
+    async def _vouch(self, phase: Phase, frame: OpenRound, clients: Collection[str]) -> None:
+        """They wait for this server to have the model: meanwhile their leases are renewed."""
+        model, every = frame.model, frame.spec.rules.lease / 3
+        while True:
+            await asyncio.sleep(every)
+            if phase.closed or not self._blobs.is_coming(model.digest):
+                return
+            for client in clients:
+                if client in self.children.streams:
+                    self._upstream.send(Progress(frame.key, client, "model", 0, model.size))
+
+    def _not_vouched(self, key: RoundKey, error: BaseException) -> None:
+        _log.error("leases could not be renewed", server=self.name, round=key.round, exc_info=error)
 
     async def _seal(self, key: RoundKey) -> None:
         phase = self._phases.find(key)

@@ -227,7 +227,7 @@ class Offers:
                     async with self._adding(taking):
                         await self._folded(offer, fold, data)
                 return data is not None
-        async with self._vouched(taking), self._uploads.slot():
+        async with self._vouched(taking), self._uploads.turn() as turn:
             if taking.gone or taking.successor is not None:
                 return False
             if offer.partial:
@@ -236,7 +236,7 @@ class Offers:
                 phase.check_open()
             with phase.busy():
                 room = partial(phase.room, offer) if phase.holds_updates(offer) else None
-                data = await self._uploads.receive(offer, announce, room)
+                data = await self._uploads.receive(offer, announce, turn, room)
                 if data is not None:
                     await self._folded(offer, fold, data)
         return data is not None
@@ -248,11 +248,11 @@ class Offers:
         admitted before the round takes updates, and of those that wait there are no more than there are slots.
         """
         await taking.phase.ready()
-        async with self._uploads.slot():
+        async with self._uploads.turn() as turn:
             if taking.gone or taking.successor is not None:
                 return None
             taking.phase.check_alive()
-            return await self._uploads.receive(taking.offer, announce)
+            return await self._uploads.receive(taking.offer, announce, turn)
 
     @asynccontextmanager
     async def _adding(self, taking: _Taking) -> AsyncIterator[None]:

@@ -136,7 +136,8 @@ class NodeService:
         hub = self._hub(identity)
         with hub.dismissed.ends(identity.token_id), self._transferring(identity):
             data = await hub.read(request.digest)
-            for frame in chunks.split([data], request.offset):
+            pace = chunks.Pace(asyncio.get_running_loop().time)
+            for frame in chunks.split([data], request.offset, pace):
                 yield frame
                 self._traffic.sent(len(frame))
 

@@ -13,6 +13,9 @@ __all__ = ["Directory"]
 _ON_ITS_WAY = 30.0
 """Seconds after which a client that was sent to a server and has not come counts nowhere."""
 
+_IN_VAIN = 2
+"""Times that a client asks again, because it did not get to where it was sent, before it is sent somewhere else."""
+
 
 @dataclass(slots=True)
 class Directory:
@@ -26,6 +29,10 @@ class Directory:
     """Client → the labels that operators gave it, whether it is connected or not."""
     _placed: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Client that is on its way → the server that it was sent to, and when: a crowd that asks at once is spread."""
+    _preferred: dict[str, str] = field(default_factory=dict)
+    """Client that has asked → the server that it would like; empty: any."""
+    _in_vain: dict[str, Counter[str]] = field(default_factory=dict)
+    """Client → servers that it was sent to and did not reach, and how often; forgotten when either gets there."""
 
     def apply(self, presence: Presence) -> None:
         """Take in who came and went."""
@@ -34,9 +41,12 @@ class Directory:
             self.combiners.pop(name, None)
         for present in presence.combiners:
             self.combiners[present.client] = present
+            for tried in self._in_vain.values():  # it may be reached by now
+                tried.pop(present.client, None)
         for present in presence.joined:
             self.clients[present.client] = present
             self._placed.pop(present.client, None)
+            self._in_vain.get(present.client, Counter()).pop(present.combiner, None)
 
     def labels(self, client: str) -> Mapping[str, str]:
         """Of a client that is connected, its own and those that operators gave it."""
@@ -52,6 +62,8 @@ class Directory:
     def assign(self, name: str, role: Role, preferred: str, labels: Mapping[str, str], now: float) -> Server:
         """The server for a node: the preferred one while it is there; else the balancer's choice, or the root.
 
+        A client that asks again and again has no way to where it was sent, and is sent to another.
+
         now: seconds of a monotonic clock. Raises `NotFoundError` for a combiner whose preferred parent is not connected
         (yet), `ConflictError` for a loop, `PermissionDeniedError` for who is no node.
         """
@@ -60,13 +72,37 @@ class Directory:
         servers = self._servers(now)
         if role is Role.COMBINER:
             return self._parent(name, preferred, servers)
+        self._preferred[name] = preferred
+        if name in self._placed:
+            self._in_vain.setdefault(name, Counter())[self._placed[name][0]] += 1
         server = servers.get(preferred)
-        if server is None:
-            leaves = [found for found in servers.values() if found.name != ROOT] or [servers[ROOT]]
-            lowest = [found for found in leaves if not self._has_combiners(found.name)] or leaves
-            server = self.balancer(lowest, Asker(name, {**labels, **self.assigned.get(name, {})}))
+        if server is None or not self._reaches(name, preferred):
+            open_to = self._leaves(name, servers) or [servers[ROOT]]
+            server = self.balancer(open_to, Asker(name, {**labels, **self.assigned.get(name, {})}))
+        if not self._reaches(name, server.name):  # nor the root: one of them will be there again
+            del self._in_vain[name]
         self._placed[name] = server.name, now
         return server
+
+    def strays(self, now: float) -> list[str]:
+        """Clients at the root that have come while there was no combiner for them, and now there is one."""
+        servers = self._servers(now)
+        return [
+            name
+            for name, present in self.clients.items()
+            if present.combiner == ROOT
+            and self._preferred.get(name, ROOT) != ROOT  # else it did not ask, or wants to be here
+            and self._leaves(name, servers)
+        ]
+
+    def _leaves(self, client: str, servers: Mapping[str, Server]) -> list[Server]:
+        """The combiners that clients are sent to: the lowest ones, but for those that this client does not reach."""
+        found = [server for server in servers.values() if server.name != ROOT and self._reaches(client, server.name)]
+        return [server for server in found if not self._has_combiners(server.name)] or found
+
+    def _reaches(self, client: str, server: str) -> bool:
+        """Whether it is to be tried (again)."""
+        return self._in_vain.get(client, Counter())[server] < _IN_VAIN
 
     def _parent(self, name: str, preferred: str, servers: Mapping[str, Server]) -> Server:
         if not preferred:

@@ -231,6 +231,10 @@ class Phase:
         self.predictions[frame.client] = frame
         self._tell(Accepted(now, frame.client, 1))
 
+    def engages(self, client: str) -> bool:
+        """Whether a client is in it, or may be soon."""
+        return self.may(client) and (self._round is None or self._round.engages(client))
+
     def expects(self, client: str) -> bool:
         """Whether a failure of this client would be news: it is invited, and has not failed before."""
         match self._round:

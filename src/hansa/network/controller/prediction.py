@@ -91,6 +91,10 @@ class PredictionRunner:
         """Whether this client was asked, by this controller."""
         return client in self._asked_of
 
+    def engages(self, client: str) -> bool:
+        """Whether a client has something to do in it."""
+        return self._phase is not None and self._phase.engages(client)
+
     def presence(self, presence: Presence) -> None:
         """Clients came or went."""
         if self._phase is not None:

@@ -145,6 +145,10 @@ class ProgramRunner:
         """Whether this client is one of the parties."""
         return client in self._parties
 
+    def engages(self, client: str) -> bool:
+        """Whether a client has something to do in it."""
+        return client in self._parties
+
     def presence(self, presence: Presence) -> None:
         """Clients came or went: a party that is back is invited again."""
         self._invite(tuple(present.client for present in presence.joined))

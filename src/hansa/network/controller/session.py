@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,6 +81,8 @@ class Surroundings:
     central: Central
     quotas: Quotas
     sign: Sign
+    settled: Callable[[], Awaitable[None]]
+    """Between two rounds: clients that belong to another server go there, and are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,10 @@ class SessionRunner:
         """Whether this client was invited, by this controller or to the round that one before had opened."""
         return client in self._taking_part
 
+    def engages(self, client: str) -> bool:
+        """Whether a client has something to do in what is open, or has not been told what became of it."""
+        return any(phase.engages(client) for phase in self._phases)
+
     def presence(self, presence: Presence) -> None:
         """Clients came or went."""
         for phase in self._phases:
@@ -231,6 +237,7 @@ class SessionRunner:
         if await self._evaluation.is_owed():
             await self._evaluate(state, self.session.round)
         for number in range(self.session.round + 1, self.session.rounds + 1):
+            await self._around.settled()
             if self._stopped:
                 break
             advanced = await self._round(state, number)

@@ -20,6 +20,7 @@ from hansa.network.controller.directory import Directory
 from hansa.network.controller.evaluation import Central
 from hansa.network.controller.functions import AppFunctions
 from hansa.network.controller.journal import Journal, event
+from hansa.network.controller.placement import Placement
 from hansa.network.controller.prediction import PredictionRunner, PredictionSurroundings
 from hansa.network.controller.program import Beside, ProgramRunner, ProgramSurroundings
 from hansa.network.controller.quotas import Quotas
@@ -107,7 +108,8 @@ class ProjectTree:
         self._rows = asyncio.Lock()
         """Held from reading rows of nodes to writing them."""
         self._samples = SampleKeeper(project, store, journal, telemetry)
-        jobs = (self.hub.watch(), self._write_presence(), self._samples.run())
+        self._placement = Placement(self.directory, self.hub, self._engages)
+        jobs = (self.hub.watch(), self._write_presence(), self._samples.run(), self._placement.run())
         self._jobs = [asyncio.create_task(job) for job in jobs]
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,6 +153,7 @@ class ProjectTree:
             self._central,
             self._quotas,
             self._sign,
+            self._placement.settled,
         )
         return SessionRunner(session, around)
 
@@ -292,6 +295,9 @@ class ProjectTree:
         runner = self._runners.get(key.run) or self._predictions.get(key.run)
         return runner is not None and runner.takes_part(client)
 
+    def _engages(self, client: str) -> bool:
+        return any(runner.engages(client) for runner in (*self._runners.values(), *self._predictions.values()))
+
     async def deliver(self, key: RoundKey, partial: Partial | None) -> None:
         """The root's sum of a sealed phase."""
         if key.run in self._runners:
@@ -377,6 +383,7 @@ class ProjectTree:
             tuple(present for present in presence.combiners if present.client not in refused),
         )
         self.directory.apply(presence)
+        self._placement.heard(presence)
         for runner in (*self._runners.values(), *self._predictions.values()):
             runner.presence(presence)
         self._writes.put_nowait(presence)
