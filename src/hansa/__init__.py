@@ -70,12 +70,21 @@ _HOMES = {
     "hansa.simulation": ("simulate",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_ROOMS = ("data", "distributed", "experiments", "simulation", "training")
+"""Of these `hansa.experiments.sweep` works without a further import."""
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module when it is first used, so that importing hansa costs nothing."""
+    if name in _ROOMS:
+        return import_module(f"hansa.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'hansa' has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """What is there to be used, whether or not it has been: notebooks complete by it."""
+    return sorted({*globals(), *_HOME_OF, *_ROOMS})

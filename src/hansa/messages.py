@@ -86,7 +86,7 @@ class Contrast:
 class GradientCorrection:
     """What an algorithm adds to every local gradient: g ← g + proximal·(w − w₀) + offset, w₀ the model received.
 
-    With `anchored` also − g₀, the gradient of the same examples at w₀.
+    With `anchored` also − g₀, the gradient of the same examples at w₀; with `sharpness` ρ, g is that at w + ρ g/‖g‖.
     """
 
     proximal: float = 0.0
@@ -99,6 +99,13 @@ class GradientCorrection:
     """Tensors that local training leaves as they are, for example the head while FedRep trains the rest."""
     contrast: Contrast | None = None
     """Of MOON; asked only of trainers that know representations."""
+    sharpness: float = 0.0
+    """The ρ of FedSAM, ≥ 0; ‖g‖ is over all tensors that are trained. Asked of trainers, which give gradients."""
+    penalty: Callable[[Any], Any] | None = None
+    """What an algorithm of your own adds to the loss of each batch in training, written in PyTorch.
+
+    Of a `hansa.training.torch.LocalBatch`; asked only of `TorchTrainer`.
+    """
 
 
 @dataclass(frozen=True, slots=True)

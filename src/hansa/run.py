@@ -54,6 +54,7 @@ __all__ = [
     "check_synchronous",
     "counted",
     "derive_rng",
+    "entry_point",
     "names",
     "options_of",
     "plugin",
@@ -479,8 +480,8 @@ def names(group: str) -> list[str]:
     return sorted({point.name for point in _points(group)})
 
 
-def plugin(group: str, name: str) -> Callable[..., Any]:
-    """The object registered under a name; raises `ConfigError` that lists the names there are."""
+def entry_point(group: str, name: str) -> EntryPoint:
+    """What is registered under a name; raises `ConfigError` that lists the names there are."""
     found = {point.value: point for point in _points(group) if point.name == name}
     if not found:
         _points.cache_clear()  # it may have been installed since, from a notebook
@@ -493,6 +494,12 @@ def plugin(group: str, name: str) -> Callable[..., Any]:
     if len(found) > 1:
         raise ConfigError(f"{name!r} in {group} is each of {', '.join(sorted(found))}; uninstall a package, or rename")
     (point,) = found.values()
+    return point
+
+
+def plugin(group: str, name: str) -> Callable[..., Any]:
+    """The object registered under a name; raises `ConfigError` as `entry_point`."""
+    point = entry_point(group, name)
     try:
         loaded: Callable[..., Any] = point.load()
     except (ImportError, AttributeError) as error:

@@ -79,6 +79,7 @@ ALGORITHMS: Final[dict[str, tuple[tuple[tuple[str, Any], ...], ...]]] = {
     "fedadam": ((),),
     "fedyogi": ((),),
     "fedprox": ((("mu", 0.5),), (("mu", 0.0),)),
+    "fedsam": ((), (("rho", 1.0),)),
     "scaffold": ((),),
     "fednova": ((), (("mu", 0.3), ("momentum", 0.5))),
     "feddyn": ((),),

@@ -40,6 +40,34 @@ def test_every_combination_has_its_seeds_and_the_best_is_marked(app: Path, tmp_p
     assert (again.same, again.result.model_hash) == (True, rows[0]["model_hash"])
 
 
+def test_rules_attacks_and_transforms_are_axes_and_their_table_and_curves_those_of_a_paper(
+    app: Path, tmp_path: Path
+) -> None:
+    grid = ["aggregator=mean,trimmed-mean", "aggregator.beta=0.4", "attack=null,free-rider:0.3"]
+    grid += ['transforms=null,"clip:norm=0.1 quantize:bits=8"']
+    done = sweep(app, map(parse_axis, grid), folder=tmp_path / "sweep", spec=SPEC, clients=3, seeds=2, jobs=1)
+    assert [row.settings.get("aggregator.beta") for row in done.rows] == [None] * 4 + [0.4] * 4
+    assert [bool(row.records[0].manifest["attack"]) for row in done.rows] == [False, False, True, True] * 2
+    assert [len(row.records[0].spec.transforms) for row in done.rows] == [0, 2] * 4
+    # clients move by 1, 2 and 3 in each of two rounds; who rides free, by 0; clipped to 0.1, both values share that
+    crossed = done.cross("transforms", digits=1)
+    assert crossed.columns == ("aggregator", "attack", "—", "clip:norm=0.1 quantize:bits=8", "aggregator.beta")
+    assert [row["—"] for row in crossed] == ["4.0 ± 0.0", crossed[1]["—"], "4.0 ± 0.0", crossed[3]["—"]]
+    assert all(str(row["clip:norm=0.1 quantize:bits=8"]).startswith("0.1") for row in crossed)
+    latex = crossed.latex()
+    assert latex.startswith(
+        "\\begin{tabular}{lllll}\n\\toprule\naggregator & attack & -- & clip:norm=0.1 quantize:bits=8"
+    )
+    assert "mean & -- & 4.0 $\\pm$ 0.0 &" in latex
+    with pytest.raises(ConfigError, match="the grid has no 'lr'; it has: aggregator, attack, transforms"):
+        done.cross("lr")
+    pytest.importorskip("matplotlib")
+    (axes,) = done.plot().axes
+    assert (len(axes.lines), len(axes.collections)) == (8, 8)
+    with pytest.raises(InputError, match="there is no metric accuracy; there is: "):
+        done.plot("accuracy")
+
+
 def test_a_sweep_that_was_killed_goes_on_to_the_identical_tables(app: Path, tmp_path: Path) -> None:
     fuse, broken, whole = tmp_path / "fuse", tmp_path / "broken", tmp_path / "whole"
     fuse.write_text("")
@@ -90,6 +118,11 @@ def test_two_at_one_folder_are_refused(tmp_path: Path) -> None:
             run_cells([], tmp_path / "cells", jobs=1, told=lambda _: None)
 
     run_cells([], tmp_path / "cells", jobs=1, told=second)
+
+
+def test_each_seed_may_have_a_setting_of_its_own(app: Path, tmp_path: Path) -> None:
+    done = sweep(app, {"lr": [1]}, folder=tmp_path / "s", spec=SPEC, clients=1, seeds=2, seed_setting="scale", jobs=1)
+    assert [round(value) for value in done.rows[0].values] == [0, 2]  # two rounds of the scale
 
 
 # ── what a cell is called ────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,6 +178,7 @@ def test_what_is_no_grid_is_told_before_anything_runs(
         (["lr"], r"--grid 'lr': write NAME=VALUE"),
         (["lr=1", "lr=2"], "lr is in the grid twice"),
         (["algorithm.mu=1"], "no algorithm of fedavg has the option 'mu'"),
+        (["aggregator.f=1"], "no aggregator of mean has the option 'f'"),
         (["rounds=1,2", "x=" + ",".join(map(str, range(100_001)))], "more than 100,000 simulations"),
     ],
 )

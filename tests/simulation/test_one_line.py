@@ -50,6 +50,26 @@ def test_the_shared_test_is_measured_centrally_and_clients_do_not_evaluate() -> 
     assert set(both.evaluation) == {"loss", "accuracy"}
 
 
+def test_clients_keep_a_share_of_their_part_for_testing_where_they_are_asked_to() -> None:
+    given: dict[str, Any] = {"model": MODEL, "data": DATA, "clients": 6, "rounds": 1, "evaluation": EvaluationRules()}
+    whole = simulate("fedavg", **given).rounds[0]
+    record = simulate("fedavg", **given, test_fraction=0.2).rounds[0]
+    assert set(whole.examples.values()) == {15}
+    assert set(record.examples.values()) == {12}
+    data = hansa.App.of(MODEL, DATA, test_fraction=0.2).load_data(hansa.ClientInfo("client-1", 1, 6))
+    assert (len(data.train.y), len(data.test.y)) == (12, 3)
+    with pytest.raises(InputError, match="the fraction for testing is 1; it must be at least 0 and below 1"):
+        simulate("fedavg", **given, test_fraction=1)
+
+
+def test_what_the_app_measures_centrally_too_is_added() -> None:
+    app = hansa.App.of(MODEL, DATA)
+    app.central_evaluate(lambda model, _: hansa.Metrics({"norm": float(abs(model["weight"]).sum()), "loss": -1.0}, 1))
+    central = simulate(app, clients=3, rounds=1).rounds[0].central
+    assert set(central) == {"accuracy", "loss", "norm"}
+    assert central["loss"] == -1
+
+
 def test_clients_with_data_of_their_own_need_no_number() -> None:
     own = [(X[k::3], Y[k::3]) for k in range(3)]
     record = simulate("fedavg", model=MODEL, data=own, rounds=1).rounds[0]

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 
 import hansa
-from hansa.errors import AppError, ConflictError, InputError
-from hansa.messages import RoundRules
+from hansa import run as choice
+from hansa.errors import AppError, ConfigError, ConflictError, InputError
+from hansa.experiments.cells import Cell
+from hansa.messages import RoundRules, RunSpec
 from hansa.simulation import Dropouts, Instant, replay, simulate
 from hansa.simulation.record import app_digest, open_record
+from hansa.simulation.traces import Traces, Window
 from hansa.wire import codec
 
 FOUR = RoundRules(selection="count", count=4)
@@ -56,6 +60,23 @@ def test_it_says_where_it_differs_first_and_in_what(recorded: Path) -> None:
     again = replay(recorded)
     assert [(d.round, d.what, d.recorded) for d in again.differences] == [(2, "metrics.draw", 0.5)]
     assert again.surroundings == {"numpy": ("1.0", np.__version__)}
+
+
+def test_each_client_of_a_round_has_a_row_of_what_it_reported_and_measured(recorded: Path, app: Path) -> None:
+    result = simulate(app, clients=12, rounds=2, rules=FOUR, seed=5, evaluation=hansa.EvaluationRules(fraction=0.5))
+    table, last = result.clients(), result.rounds[-1]
+    assert [row["client"] for row in table] == sorted(
+        {*last.accepted, *last.evaluated}, key=lambda name: int(name.partition("-")[2])
+    )
+    rows = {row["client"]: row for row in table}
+    for metric, values in last.verdicts.items():
+        assert [rows[client][f"clients.{metric}"] for client in last.evaluated] == list(values)
+    for metric, values in last.reports.items():
+        assert [rows[client][f"train.{metric}"] for client in last.examples] == list(values)
+    assert {rows[client]["examples"] for client in {*last.evaluated} - {*last.accepted}} <= {None}
+    assert len(open_record(recorded).clients(1)) == 12
+    with pytest.raises(InputError, match="there is no round 7; there are 2"):
+        result.clients(7)
 
 
 def test_another_seed_differs_from_the_first_round_on_and_in_a_tensor(recorded: Path) -> None:
@@ -145,3 +166,75 @@ def test_an_app_that_is_not_the_recorded_one_is_refused(recorded: Path) -> None:
     changed(recorded, lambda m: m["app"].update(digest="0" * 64))
     with pytest.raises(AppError, match="one of them was changed"):
         replay(recorded)
+
+
+# ── plug-ins ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PLUG_IN = {
+    "my_plug_in-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: my-plug-in\nVersion: 1.0\n",
+    "my_plug_in-1.0.dist-info/entry_points.txt": "[hansa.algorithms]\nmine = my_plug_in:mine\n",
+    "my_plug_in-1.0.dist-info/top_level.txt": "my_plug_in\nmy_helper\nmy_other\n",
+    "my_plug_in.py": (
+        "from dataclasses import replace\n"
+        "from hansa.algorithms.fedavg import fedavg\n"
+        "from my_helper import NAME\n"
+        "def mine(aggregator):\n"
+        "    return replace(fedavg(aggregator), name=NAME)\n"
+    ),
+    "my_helper.py": "NAME = 'mine'\n",
+    "my_other.py": "",
+}
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An installed package that brings an algorithm."""
+    folder = tmp_path / "site"
+    for name, text in PLUG_IN.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    choice._points.cache_clear()
+    yield folder
+    choice._points.cache_clear()
+    for name in ("my_plug_in", "my_helper"):
+        sys.modules.pop(name, None)
+
+
+def test_a_record_names_plug_ins_with_their_code_and_says_what_has_changed(
+    app: Path, plug_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = simulate(app, clients=2, rounds=1, algorithm="mine").save_record(tmp_path / "record")
+    (brought,) = open_record(folder).manifest["plug_ins"]
+    assert {**brought, "code": ""} == {
+        "group": "hansa.algorithms", "name": "mine", "package": "my-plug-in", "version": "1.0", "code": ""
+    }  # fmt: skip
+    (plug_in / "my_other.py").write_text("changed = True\n")  # nobody imports it
+    assert replay(folder).surroundings == {}
+    (plug_in / "my_helper.py").write_text("NAME = 'mine'  # changed\n")
+    ((what, (was, now)),) = replay(folder).surroundings.items()
+    assert what == "mine of hansa.algorithms"
+    assert was == f"my-plug-in 1.0, code {brought['code']}" != now
+    monkeypatch.setattr("sys.path", [place for place in sys.path if place != str(plug_in)])
+    choice._points.cache_clear()
+    with pytest.raises(ConfigError, match=r"made with 'mine' of my-plug-in 1\.0, which is not installed here"):
+        replay(folder)
+
+
+def test_a_cell_of_a_sweep_is_another_once_the_code_of_its_algorithm_has_changed(app: Path, plug_in: Path) -> None:
+    mine, fedavgs = Cell(app, RunSpec(algorithm="mine"), 2), Cell(app, RunSpec(), 2)
+    before = mine.key, fedavgs.key
+    (plug_in / "my_plug_in.py").write_text(PLUG_IN["my_plug_in.py"] + "# changed\n")
+    assert mine.key != before[0]
+    assert fedavgs.key == before[1]
+
+
+def test_devices_of_a_trace_are_in_the_record(app: Path, tmp_path: Path) -> None:
+    windows = [Window("a", 0.0, 60.0, 0.5), Window("b", 10.0, 50.0, 0.1, upload=100.0)]
+    for name, period in (("laps", 90.0), ("once", float("inf"))):
+        traces = Traces(windows, period=period, passes=2)
+        result = simulate(app, clients=3, rounds=2, devices=traces, rules=RoundRules(deadline=200.0))
+        folder = result.save_record(tmp_path / name)
+        again = replay(folder)
+        assert (again.same, open_record(folder).devices.period) == (True, period)  # type: ignore[attr-defined]
+        assert result.rounds[0].virtual_seconds > 0

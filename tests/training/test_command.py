@@ -238,7 +238,11 @@ def test_corrections_reach_a_program_that_takes_them_and_no_other(tmp_path: Path
             plain.fit(MODEL, task(correction))
     with pytest.raises(AppError, match="gradients"):
         plain.gradient(MODEL, task())
-    for correction in (GradientCorrection(anchored=True), GradientCorrection(frozen=frozenset(MODEL))):
+    for correction in (
+        GradientCorrection(anchored=True),
+        GradientCorrection(frozen=frozenset(MODEL)),
+        GradientCorrection(sharpness=0.1),
+    ):
         with pytest.raises(AppError, match="gradients"):
             plain.fit(MODEL, task(correction))
     taking = app(tmp_path, TOML.replace('"{config}"]', '"{config}", "out", "{proximal}", "{offset}"]'))

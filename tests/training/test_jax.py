@@ -116,8 +116,9 @@ OFFSET = Arrays({name: np.full(array.shape, 0.05, np.float32) for name, array in
         None,
         GradientCorrection(proximal=0.5, offset=OFFSET, anchored=True),
         GradientCorrection(offset=OFFSET, frozen=frozenset({"bias"})),
+        GradientCorrection(sharpness=0.7, proximal=0.5, frozen=frozenset({"bias"})),
     ],
-    ids=["plain", "corrected", "frozen"],
+    ids=["plain", "corrected", "frozen", "uphill"],
 )
 def test_corrected_steps_are_those_of_numpy(correction: GradientCorrection | None) -> None:
     """Momentum and weight decay too, and a last batch that is smaller."""

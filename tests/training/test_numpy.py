@@ -118,6 +118,12 @@ def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start() ->
     assert trainer.fit(Arrays({"w": np.array([4.0])}), task(data, correction=correction)).arrays["w"] == [3.25]
 
 
+def test_a_term_of_the_loss_that_is_written_in_pytorch_is_refused() -> None:
+    trainer = NumpyTrainer(softmax_regression(6, 3), learning_rate=0.1)
+    with pytest.raises(AppError, match="adds a term to the loss that is written in PyTorch: use TorchTrainer"):
+        trainer.fit(trainer.initial_model(RNG), task(correction=GradientCorrection(penalty=lambda _: 0.0)))
+
+
 def test_what_is_frozen_stays_and_the_rest_moves_as_before() -> None:
     trainer = NumpyTrainer(softmax_regression(6, 3), learning_rate=0.1, weight_decay=0.1, momentum=0.5)
     start = Arrays({name: array + 1 for name, array in trainer.initial_model(RNG).items()})

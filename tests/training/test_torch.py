@@ -17,12 +17,18 @@ from hansa.algorithms.mime import mime
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays, is_floating, subtract
 from hansa.errors import AppError, ArraysMismatchError, InputError
-from hansa.messages import ClientInfo, Contribution, GradientCorrection, Task
+from hansa.messages import ClientInfo, Contrast, Contribution, GradientCorrection, Task
 from hansa.testing.federation import play, task_of
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 
 torch = pytest.importorskip("torch")
-from hansa.training.torch import TorchTrainer, accuracy, arrays_of_module, load_into_module  # noqa: E402 - needs torch
+from hansa.training.torch import (  # noqa: E402 - needs torch
+    LocalBatch,
+    TorchTrainer,
+    accuracy,
+    arrays_of_module,
+    load_into_module,
+)
 
 nn = torch.nn
 RNG = np.random.default_rng(5)
@@ -218,6 +224,50 @@ def test_an_anchored_step_is_against_the_gradient_of_its_batch_at_the_start_with
     for name in parameters:
         np.testing.assert_allclose(first[name], model[name] - np.float32(0.1), rtol=1e-5, atol=1e-6)
         assert moved[name].tobytes() != first[name].tobytes()
+
+
+def test_a_step_with_sharpness_is_numpys_and_leaves_the_last_bit_of_what_is_frozen() -> None:
+    correction = GradientCorrection(sharpness=0.7, proximal=0.5, frozen=frozenset({"bias"}))
+    given = trainer(optimizer=sgd(lr=0.1, momentum=0.5), epochs=3)
+    model = start(given)
+    theirs = NumpyTrainer(softmax_regression(6, 3), 0.1, epochs=3, momentum=0.5)
+    expected = theirs.fit(Arrays({"weight": model["weight"].T, "bias": model["bias"]}), task(correction=correction))
+    found = given.fit(model, task(correction=correction))
+    np.testing.assert_allclose(found.arrays["weight"].T, expected.arrays["weight"], rtol=1e-5, atol=1e-6)
+    assert found.arrays["bias"].tobytes() == model["bias"].tobytes()
+    assert found.metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-5)
+
+
+def test_both_gradients_of_a_step_with_sharpness_have_one_dropout_and_batch_norm_counts_once() -> None:
+    given = trainer(with_everything, sgd(lr=0.1), batch_size=10)
+    model = start(given)
+    plain, nearly = given.fit(model, task()), given.fit(model, task(correction=GradientCorrection(sharpness=1e-6)))
+    for name, array in plain.arrays.items():  # with another dropout they would differ by far more
+        np.testing.assert_allclose(nearly.arrays[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert nearly.arrays["1.num_batches_tracked"] == 4
+
+
+def test_a_penalty_is_given_what_moons_contrast_sees() -> None:
+    encoder = lambda: nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))  # noqa: E731 - one line says it
+    given = trainer(encoder, batch_size=10, epochs=2, representation="1")
+    received, own = start(given, 1), start(given, 2)
+
+    def contrast(batch: LocalBatch) -> torch.Tensor:
+        assert batch.outputs.shape == (len(batch.inputs), 3)
+        assert batch.targets.dtype == torch.int64
+        still = [batch.by(model).representation for model in (received, own)]
+        near = torch.stack([torch.cosine_similarity(batch.representation, z) for z in still], dim=1) / 0.5
+        return 2.0 * (near.logsumexp(dim=1) - near[:, 0]).mean()
+
+    expected = given.fit(received, task(correction=GradientCorrection(contrast=Contrast(own, 2.0, 0.5))))
+    found = given.fit(received, task(correction=GradientCorrection(penalty=contrast)))
+    assert found.arrays == expected.arrays
+    assert found.metrics == expected.metrics
+    assert given.vectorized(received, task(correction=GradientCorrection(penalty=contrast))) == (
+        "the algorithm adds a term of its own to the loss"
+    )
+    with pytest.raises(AppError, match='give TorchTrainer representation="encoder"'):
+        trainer(encoder).fit(received, task(correction=GradientCorrection(penalty=contrast)))
 
 
 def test_what_is_frozen_stays_buffers_too() -> None:

@@ -247,6 +247,17 @@ def test_each_client_has_its_own_model_and_its_own_correction(optimizer: Any) ->
     assert_alike(together, alone)
 
 
+@pytest.mark.parametrize("module", [mlp, lambda: nn.Sequential(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 3))])
+def test_steps_with_sharpness_are_those_of_each_client_alone_whoever_is_beside_it(module: Any) -> None:
+    of, asked = trainer(module), GradientCorrection(sharpness=0.3, frozen=frozenset({"0.bias"}))
+    check(of, correction=asked)
+    start, everybody = model(of), range(len(SIZES))
+    together = stacks(of).fit([start] * len(SIZES), [task(client, correction=asked) for client in everybody])
+    for client in everybody:
+        (alone,) = stacks(of).fit([start], [task(client, correction=asked)])
+        assert alone.arrays == together[client].arrays
+
+
 def test_gradients_are_those_of_each_client_alone() -> None:
     of = trainer(Net, evaluation_batch_size=10)
     start = model(of)

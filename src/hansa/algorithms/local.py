@@ -51,6 +51,10 @@ def _honoured(correction: GradientCorrection) -> str:
     terms += ["task.correction.offset[name]"] * (correction.offset is not None)
     terms += ["the gradient of task.correction.contrast"] * (correction.contrast is not None)
     added = [f"add {' and '.join(terms)} to each gradient"] * bool(terms)
+    added += ["take each gradient g once more at w + task.correction.sharpness * g / norm(g)"] * bool(
+        correction.sharpness
+    )
+    added += ["add what task.correction.penalty gives to the loss of each batch"] * (correction.penalty is not None)
     return " and ".join(added + ["leave the tensors of task.correction.frozen as they are"] * bool(correction.frozen))
 
 

@@ -15,7 +15,7 @@ from hansa.algorithm import Trainer, Vectorized
 from hansa.app.returned import as_metrics, kind_of, like, to_json
 from hansa.app.roles import check_takes, is_same_cell, name_of
 from hansa.arrays import Arrays
-from hansa.data.examples import Split
+from hansa.data.examples import Examples, Split
 from hansa.data.sharing import Shares
 from hansa.errors import AppError
 from hansa.messages import Candidate, ClientInfo, Metrics, ServerTask, Task, Update, Value
@@ -79,10 +79,19 @@ class App:
         """What was named to load it: a file, or a folder with all that belongs to it."""
         self.clients: int | None = None
         """How many clients it has data of, where it knows."""
+        self._test: Examples | None = None
+        """What the trainer evaluates on centrally, where `of` was given it."""
 
     @classmethod
     def of(
-        cls, model: Any, data: Any, *, partition: str = "iid", partition_seed: int = 0, **learning: Unpack[Learning]
+        cls,
+        model: Any,
+        data: Any,
+        *,
+        partition: str = "iid",
+        partition_seed: int = 0,
+        test_fraction: float = 0.0,
+        **learning: Unpack[Learning],
     ) -> Self:
         """The app of a model and of data, with sensible defaults for all else.
 
@@ -93,26 +102,28 @@ class App:
         model: a torch module or what makes one, a scikit-learn estimator, a `NumpyModel`, or a trainer
         (`hansa.training.of_model`). data: a `Split` or `(x, y)`, which the clients share by `partition` (a name and a
         number, `hansa.data.partition`), drawn with `partition_seed` whatever the run's seed is; or a list or mapping of
-        what each client has. The test part of a `Split` that is shared is evaluated on centrally. learning:
-        `hansa.training.learning.Learning`. The partition, its seed, learning_rate, momentum, weight_decay, batch_size,
-        epochs and steps are settings of a run.
+        what each client has. The test part of a `Split` that is shared is evaluated on centrally; what
+        `@app.central_evaluate` measures, too, is added to that. test_fraction: 0 ≤ f < 1 of the examples that a client
+        gets of a partition are for its own testing, and not for training; with 0 clients evaluate on those that they
+        train on. learning: `hansa.training.learning.Learning`. The partition, its seed, the fraction, learning_rate,
+        momentum, weight_decay, batch_size, epochs and steps are settings of a run.
         """
         shares = Shares(data)
         app = cls(trainer_of(model, lambda: shares.examples, **learning))
         app.clients = shares.clients
-        default, drawn = partition, partition_seed
+        default, drawn, held_out = partition, partition_seed, test_fraction
 
-        def share(client: ClientInfo, *, partition: str = default, partition_seed: int = drawn) -> Any:
-            return shares.of(client.index, client.total, partition, partition_seed)
+        def share(
+            client: ClientInfo,
+            *,
+            partition: str = default,
+            partition_seed: int = drawn,
+            test_fraction: float = held_out,
+        ) -> Any:
+            return shares.of(client.index, client.total, partition, partition_seed, test_fraction)
 
         app.data(share)
-        if shares.test is not None:
-            test = Split(shares.test, shares.test)
-
-            def central(params: Arrays, rng: np.random.Generator) -> Metrics:
-                return app.trainer.evaluate(params, Task(ClientInfo("central"), 1, rng, data=test))
-
-            app.central_evaluate(central)
+        app._test = shares.test
         return app
 
     def model(self, function: F) -> F:
@@ -284,13 +295,20 @@ class App:
     @property
     def can_evaluate_centrally(self) -> bool:
         """Whether the app brings an evaluation of its own beside the server."""
-        return "central_evaluate" in self._functions
+        return "central_evaluate" in self._functions or self._test is not None
 
     def evaluate_centrally(
         self, model: Arrays, rng: np.random.Generator, config: Mapping[str, Any] | None = None
     ) -> Metrics:
         """Metrics of the global model on data that the app itself has."""
-        return as_metrics(self.function("central_evaluate", config)(model, rng), "central_evaluate")
+        found = None
+        if self._test is not None:
+            task = Task(ClientInfo("central"), 1, rng, data=Split(self._test, self._test), config=config or {})
+            found = self.trainer.evaluate(model, task)
+            if "central_evaluate" not in self._functions:
+                return found
+        own = as_metrics(self.function("central_evaluate", config)(model, rng), "central_evaluate")
+        return own if found is None else Metrics({**found.values, **own.values}, own.num_examples)
 
     def predictions(self, model: Arrays, task: Task) -> bytes:
         """What the app predicts with a model on a client's data, as JSON; raises `AppError` where it cannot."""

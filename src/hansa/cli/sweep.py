@@ -23,13 +23,20 @@ def sweep(
         typer.Option(
             "--grid", "-g", metavar="NAME=VALUE,VALUE", show_default=False,
             help="A setting and its values; may be repeated, for all combinations. A setting of the app, or algorithm, "
-            "rounds, clients, devices, count, fraction …, algorithm.OPTION, aggregator.OPTION.",
+            "rounds, clients, devices, attack, transforms, count, fraction …, algorithm.OPTION, aggregator.OPTION.",
         ),
     ],
     folder: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the records, the tables and the report.", file_okay=False)
     ] = Path("sweep"),
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each setting, from --seed on.")] = 3,
+    seed_setting: Annotated[
+        str | None,
+        typer.Option(
+            "--seed-setting", show_default=False,
+            help="A setting that is each seed's number: with partition_seed each has a partition of its own.",
+        ),
+    ] = None,
     clients: Annotated[
         int | None,
         typer.Option(
@@ -41,6 +48,10 @@ def sweep(
     devices: Annotated[
         str | None,
         typer.Option("--devices", help="How devices behave: dropouts:RATE, stragglers:SHARE, lognormal:SIGMA."),
+    ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option("--attack", metavar="NAME:SHARE", show_default=False, help="As that of `hansa simulate`."),
     ] = None,
     metric: Annotated[
         str | None,
@@ -79,7 +90,9 @@ def sweep(
             clients=clients or load(app).clients or 10,
             devices=devices,
             engine=engine,
+            attack=attack,
             seeds=seeds,
+            seed_setting=seed_setting,
             metric=metric,
             last=last,
             jobs=jobs,

@@ -8,6 +8,7 @@ import numpy as np
 from hansa.data.examples import Examples
 from hansa.data.federated import Partitioned
 from hansa.errors import InputError
+from hansa.messages import ClientInfo
 
 __all__ = ["Shares"]
 
@@ -35,7 +36,7 @@ class Shares:
                     raise InputError(
                         f"data has {len(examples.x)} inputs and {len(examples.y)} targets: each input has one target"
                     )
-        self._partitioned: dict[tuple[str, int], Partitioned] = {}
+        self._partitioned: dict[tuple[str, int, float], Partitioned] = {}
 
     @property
     def clients(self) -> int | None:
@@ -50,14 +51,20 @@ class Shares:
         parts = [_parts(own)[0] for own in self._own]
         return parts[0].x, np.concatenate([np.asarray(part.y) for part in parts])
 
-    def of(self, index: int, total: int, scheme: str, seed: int) -> Any:
-        """What client `index` of `total` has, as `hansa.training.local` reads it. seed: of the partition."""
+    def of(self, index: int, total: int, scheme: str, seed: int, test_fraction: float) -> Any:
+        """What client `index` of `total` has, as `hansa.training.local` reads it.
+
+        seed: of the partition; test_fraction: of a client's examples, for its own testing.
+        """
         if self._whole is None:
             if total != len(self._own):
                 raise InputError(f"there are data of {len(self._own)} clients, not of {total}: leave `clients` out")
             return self._own[index]
-        shared = Partitioned(self._whole, scheme, seed=seed)  # refuses what is no name and no seed; nothing is made yet
-        shared = self._partitioned.setdefault((scheme, seed), shared)
+        # It refuses what is no name, no seed and no fraction; nothing is made yet.
+        shared = Partitioned(self._whole, scheme, seed=seed, test_fraction=test_fraction)
+        shared = self._partitioned.setdefault((scheme, seed, test_fraction), shared)
+        if test_fraction:
+            return shared.share(ClientInfo(f"client-{index}", index, total))
         return self._whole.take(shared.parts(total)[index])
 
 

@@ -130,7 +130,7 @@ def _cells(recipe: Recipe, row: RecipeRow, seeds: int, config: Mapping[str, str]
     for seed in range(row.spec.seed, row.spec.seed + seeds):
         own = {recipe.seed_setting: seed} if recipe.seed_setting else {}
         spec = replace(row.spec, seed=seed, config={**row.spec.config, **own, **config})
-        made.append(Cell(recipe.app, spec, row.clients, row.devices, row.engine, row.until))
+        made.append(Cell(recipe.app, spec, row.clients, row.devices, row.engine, until=row.until))
     return made
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from blake3 import blake3
 
 from hansa.messages import RunSpec
+from hansa.simulation.foreign import foreign
 from hansa.simulation.pipes import spec_from, spec_to
 from hansa.simulation.record import app_digest
 
@@ -32,17 +33,23 @@ class Cell:
     devices: str | None = None
     """As `hansa.simulation.named_devices.devices_of` reads it."""
     engine: str = "inline"
+    attack: str | None = None
+    """As `hansa.simulation.attacks` reads it; None: nobody attacks."""
     until: tuple[tuple[str, float], ...] = ()
     """Metrics and values: it ends when each has been as good as that; empty: after all rounds."""
 
     @property
     def key(self) -> str:
-        """A digest of all that decides the result, but for the data: the app's files, the settings, hansa's version."""
+        """A digest of all that decides the result, but for the data.
+
+        The app's files, the settings, hansa's version, and the code of the plug-ins that the run names.
+        """
         config = {name: value for name, value in self.spec.config.items() if name != DATA}
         decides = {
             **cell_to(replace(self, spec=replace(self.spec, name="", project="", config=config))),
             "app": _digest_of(self.app),
             "version": version("hansa"),
+            **({"plug_ins": [asdict(each) for each in brought]} if (brought := foreign(self.spec)) else {}),
         }
         return blake3(json.dumps(decides, sort_keys=True).encode()).hexdigest(12)
 
@@ -56,14 +63,22 @@ def cell_to(cell: Cell) -> dict[str, Any]:
         "devices": cell.devices,
         "engine": cell.engine,
     }
-    return {**plain, "until": [list(each) for each in cell.until]} if cell.until else plain
+    attacked = {"attack": cell.attack} if cell.attack else {}
+    ended = {"until": [list(each) for each in cell.until]} if cell.until else {}
+    return plain | attacked | ended
 
 
 def cell_from(plain: Mapping[str, Any]) -> Cell:
     """The inverse of `cell_to`."""
     until = tuple((metric, value) for metric, value in plain.get("until", ()))
     return Cell(
-        Path(plain["app"]), spec_from(plain["spec"]), plain["clients"], plain["devices"], plain["engine"], until
+        Path(plain["app"]),
+        spec_from(plain["spec"]),
+        plain["clients"],
+        plain["devices"],
+        plain["engine"],
+        plain.get("attack"),
+        until,
     )
 
 

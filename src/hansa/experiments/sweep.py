@@ -5,12 +5,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hansa.app import App
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, InputError
 from hansa.experiments.cells import Cell
 from hansa.experiments.pool import Broken, Progress, run_cells
 from hansa.experiments.report import Chart, Fact, Line, Report, write_report
@@ -25,10 +26,14 @@ from hansa.experiments.summary import (
     value_of,
 )
 from hansa.messages import RoundRules, RunSpec, Value
-from hansa.run import plugin
+from hansa.run import options_of
+from hansa.simulation.curves import shown_figure
 from hansa.simulation.load import load
 from hansa.simulation.record import Record
 from hansa.simulation.table import Table, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Axis", "Row", "Sweep", "parse_axis", "sweep"]
 
@@ -42,8 +47,9 @@ class Axis:
     """One setting, and the values that it takes."""
 
     name: str
-    """`clients`, `devices`, `engine`; a field of the run (`algorithm`, `rounds`, `aggregator` …) or of its round rules
-    (`count`, `fraction` …); `algorithm.OPTION`, `aggregator.OPTION`; else a setting of the app."""
+    """`clients`, `devices`, `engine`, `attack`; a field of the run (`algorithm`, `rounds`, `aggregator` …) or of its
+    round rules (`count`, `fraction` …); `algorithm.OPTION`, `aggregator.OPTION`; `transforms`, each value all of a run,
+    a list, or one text with spaces between; else a setting of the app. None is for no attack, and no transforms."""
     values: tuple[Value, ...]
 
 
@@ -52,7 +58,7 @@ class Row:
     """One setting, and what its seeds gave."""
 
     settings: Mapping[str, Value]
-    """Axis → value; an option that its algorithm does not have is left out."""
+    """Axis → value; an option that its algorithm or aggregator does not have is left out."""
     cells: tuple[Cell, ...]
     """One per seed."""
     records: tuple[Record, ...] = ()
@@ -92,6 +98,45 @@ class Sweep:
             for position, row in enumerate(self.rows)
         )
 
+    def cross(self, columns: str, *, digits: int = 3) -> Table:
+        """The metric as papers show it: a column per value of one axis, a row per setting of the others.
+
+        A cell is "mean ± deviation" over the seeds, of so many digits; of one seed the number alone. Raises
+        `ConfigError` where there is no such axis.
+        """
+        values = list(dict.fromkeys(compact(row.settings[columns]) for row in self.rows if columns in row.settings))
+        if not values:
+            there = dict.fromkeys(name for row in self.rows for name in row.settings)
+            raise ConfigError(f"the grid has no {columns!r}; it has: {', '.join(there) or 'nothing'}")
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.rows:
+            others = {name: compact(value) for name, value in row.settings.items() if name != columns}
+            cells = found.setdefault(repr(others), {**others, **dict.fromkeys(values)})
+            cells[compact(row.settings.get(columns))] = _as_in_papers(row.values, digits)
+        return Table(found.values())
+
+    def plot(self, *metrics: str) -> "Figure":
+        """Curves as a matplotlib figure (`hansa[plot]`): a line per setting, a band over all of its seeds.
+
+        metrics: whole names, one panel for each; by default the one by which settings are compared.
+        """
+        made, chosen = shown_figure("Sweep.plot"), metrics or (self.metric,)
+        known = metrics_of([record for row in self.rows for record in row.records])
+        for name in chosen:
+            if name not in known:
+                raise InputError(f"there is no metric {name}; there is: {', '.join(known)}")
+        figure = made(chosen)
+        for axes, name in zip(figure.axes, chosen, strict=True):
+            for row in self.rows:
+                of = band(row.records, name)
+                measured = np.isfinite(of.mean)
+                (line,) = axes.plot(of.rounds[measured], of.mean[measured], label=row.name)
+                axes.fill_between(
+                    of.rounds[measured], of.low[measured], of.high[measured], color=line.get_color(), alpha=0.2
+                )
+            axes.legend()
+        return figure
+
     def runs(self) -> Table:
         """A row per simulation: its settings, its seed, every metric of its last rounds, the hash of its model."""
         metrics = metrics_of([record for row in self.rows for record in row.records])
@@ -102,6 +147,13 @@ class Sweep:
             for row in self.rows
             for record in row.records
         )
+
+
+def _as_in_papers(values: Sequence[float], digits: int) -> str | None:
+    if not values:
+        return None
+    mean = f"{summed_up(values, 'mean'):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {spread(values):.{digits}f}"
 
 
 def parse_axis(text: str) -> Axis:
@@ -125,7 +177,9 @@ def sweep(
     clients: int | None = None,
     devices: str | None = None,
     engine: str = "inline",
+    attack: str | None = None,
     seeds: int = 3,
+    seed_setting: str | None = None,
     metric: str | None = None,
     last: int = 1,
     jobs: int | None = None,
@@ -138,14 +192,15 @@ def sweep(
     ```
 
     A record of each is in `folder/cells`; those that are there are not run again, so a sweep that was killed, or has
-    grown, goes on. grid: see `Axis`. spec, clients, devices, engine: what the grid does not say. seeds: from the
-    spec's own on. metric: by which rows are compared, `central.accuracy`; by default accuracy or loss. last: rounds of
-    which the mean counts. jobs: processes side by side. Raises `ConfigError` for what an app or an algorithm does not
-    know, before anything runs.
+    grown, goes on. grid: see `Axis`. spec, clients, devices, engine, attack: what it does not say. seeds: from the
+    spec's own on. seed_setting: a setting of the app that is each seed's number, such as partition_seed. metric: by
+    which rows are compared, `central.accuracy`; by default accuracy or loss. last: rounds of which the mean counts.
+    jobs: processes side by side. Raises `ConfigError` for what an app or an algorithm does not know, before anything
+    runs.
     """
     axes = [_axis(name, values) for name, values in grid.items()] if isinstance(grid, Mapping) else list(grid)
-    start = Cell(Path(app).resolve(), spec or RunSpec(), clients, devices, engine)
-    rows = _rows(start, axes, seeds, load(start.app))
+    start = Cell(Path(app).resolve(), spec or RunSpec(), clients, devices, engine, attack)
+    rows = _rows(start, axes, seeds, load(start.app), seed_setting)
     place = Path(folder)
     outcomes = run_cells([c for row in rows for c in row.cells], place / "cells", jobs=jobs, told=told)
     rows = [_filled(row, outcomes) for row in rows]
@@ -172,7 +227,7 @@ def _axis(name: str, values: object) -> Axis:
     return Axis(name, tuple(values))
 
 
-def _rows(start: Cell, axes: Sequence[Axis], seeds: int, app: App) -> list[Row]:
+def _rows(start: Cell, axes: Sequence[Axis], seeds: int, app: App, seed_setting: str | None) -> list[Row]:
     """The combinations, those that are the same but for an option that their algorithm lacks only once."""
     if not _is_whole(seeds) or seeds < 1:
         raise ConfigError(f"seeds is {seeds!r}; it must be a whole number, at least 1")
@@ -184,7 +239,7 @@ def _rows(start: Cell, axes: Sequence[Axis], seeds: int, app: App) -> list[Row]:
         raise ConfigError(f"{twice[0]} is in the grid twice: list all its values once")
     if math.prod(len(axis.values) for axis in axes) * seeds > _MOST_CELLS:
         raise ConfigError(f"the grid has more than {_MOST_CELLS:,} simulations; make it smaller")
-    _check(axes, start, app)
+    _check([*axes, *([Axis(seed_setting, ())] if seed_setting else [])], start, app)
     rows: dict[str, Row] = {}
     for values in itertools.product(*(axis.values for axis in axes)):
         settings = _taken({axis.name: value for axis, value in zip(axes, values, strict=True)}, start)
@@ -193,21 +248,26 @@ def _rows(start: Cell, axes: Sequence[Axis], seeds: int, app: App) -> list[Row]:
             cell = _with(cell, name, value)
         row = Row(settings, ())
         cell = replace(cell, spec=replace(cell.spec, name=f"{cell.spec.name}: {row.name}"))
-        cells = tuple(replace(cell, spec=replace(cell.spec, seed=cell.spec.seed + seed)) for seed in range(seeds))
+        numbers = range(cell.spec.seed, cell.spec.seed + seeds)
+        cells = tuple(replace(cell, spec=_seeded(cell.spec, seed, seed_setting)) for seed in numbers)
         rows.setdefault(repr(settings), replace(row, cells=cells))
     return list(rows.values())
+
+
+def _seeded(spec: RunSpec, seed: int, setting: str | None) -> RunSpec:
+    return replace(spec, seed=seed, config={**spec.config, **({setting: seed} if setting else {})})
 
 
 def _check(axes: Sequence[Axis], start: Cell, app: App) -> None:
     """Refuse a setting that nobody reads, as its values would make no difference."""
     by_name = {axis.name: axis for axis in axes}
-    algorithms = [str(a) for a in by_name["algorithm"].values] if "algorithm" in by_name else [start.spec.algorithm]
     for axis in axes:
         group, dot, option = axis.name.partition(".")
-        if dot and group == "algorithm":
-            if not any(_has_option(name, option) for name in algorithms):
-                raise ConfigError(f"no algorithm of {', '.join(algorithms)} has the option {option!r}")
-        elif not (dot and group == "aggregator") and axis.name not in {*_KNOWN, *app.settings} and not app.reads_config:
+        if dot and group in _PLUG_INS:
+            there = by_name[group].values if group in by_name else [getattr(start.spec, group)]
+            if not any(_has_option(group, name, option) for name in there):
+                raise ConfigError(f"no {group} of {', '.join(map(str, there))} has the option {option!r}")
+        elif axis.name not in {*_KNOWN, *app.settings} and not app.reads_config:
             raise ConfigError(
                 f"the app has no setting {axis.name!r}; its own are: {', '.join(app.settings) or 'none'} (of "
                 "a function that makes the trainer, given to `hansa.App`, the parameters are settings); others: "
@@ -215,41 +275,52 @@ def _check(axes: Sequence[Axis], start: Cell, app: App) -> None:
             )
 
 
-def _has_option(algorithm: str, option: str) -> bool:
-    return option in signature(plugin("hansa.algorithms", algorithm)).parameters
+_PLUG_INS = ("algorithm", "aggregator")
+"""Fields of the run that name what has options of its own."""
+
+
+def _has_option(kind: str, name: Value, option: str) -> bool:
+    return option in options_of(f"hansa.{kind}s", str(name))
 
 
 def _taken(settings: Mapping[str, Value], start: Cell) -> dict[str, Value]:
-    algorithm = str(settings.get("algorithm", start.spec.algorithm))
-    return {
-        name: value
-        for name, value in settings.items()
-        if not name.startswith("algorithm.") or _has_option(algorithm, name.partition(".")[2])
-    }
+    chosen = {kind: settings.get(kind, getattr(start.spec, kind)) for kind in _PLUG_INS}
+
+    def has(name: str) -> bool:
+        kind, dot, option = name.partition(".")
+        return not dot or kind not in chosen or _has_option(kind, chosen[kind], option)
+
+    return {name: value for name, value in settings.items() if has(name)}
 
 
 _RULES = tuple(each.name for each in fields(RoundRules))
 _OF_RUN = ("algorithm", "aggregator", "rounds", "max_weight", "range_bits")
-_KNOWN = ("clients", "devices", "engine", *_OF_RUN, *_RULES)
+_OF_CELL = ("clients", "devices", "engine", "attack")
+_KNOWN = (*_OF_CELL, *_OF_RUN, "transforms", *_RULES)
 
 
 def _with(cell: Cell, name: str, value: Any) -> Cell:
-    group, dot, option = name.partition(".")
-    spec = cell.spec
-    if name in {"clients", "devices", "engine"}:
-        return replace(cell, **{name: value})
+    return (
+        replace(cell, **{name: value}) if name in _OF_CELL else replace(cell, spec=_spec_with(cell.spec, name, value))
+    )
+
+
+def _spec_with(spec: RunSpec, name: str, value: Any) -> RunSpec:
+    kind, dot, option = name.partition(".")
+    if name == "transforms":
+        given: dict[str, Any] = {name: value.split() if isinstance(value, str) else value or ()}
+        return replace(spec, **given)
     if name in _OF_RUN:
-        return replace(cell, spec=replace(spec, **{name: value}))
+        return replace(spec, **{name: value})
     if name in _RULES:
         rules = replace(spec.rules, **{name: value})
         if name in {"count", "fraction"} and rules.selection == "all":
             rules = replace(rules, selection=name)
-        return replace(cell, spec=replace(spec, rules=rules))
-    if dot and group == "algorithm":
-        return replace(cell, spec=replace(spec, algorithm_options={**spec.algorithm_options, option: value}))
-    if dot and group == "aggregator":
-        return replace(cell, spec=replace(spec, aggregator_options={**spec.aggregator_options, option: value}))
-    return replace(cell, spec=replace(spec, config={**spec.config, name: value}))
+        return replace(spec, rules=rules)
+    if dot and kind in _PLUG_INS:
+        given = {f"{kind}_options": {**getattr(spec, f"{kind}_options"), option: value}}
+        return replace(spec, **given)
+    return replace(spec, config={**spec.config, name: value})
 
 
 def _filled(row: Row, outcomes: Mapping[str, Record | Broken]) -> Row:

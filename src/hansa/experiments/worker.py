@@ -67,6 +67,7 @@ def _simulate(cell: Cell, folder: Path, workers: int, answers: Channel) -> None:
         cell.spec,
         clients=cell.clients,
         devices=devices_of(cell.devices),
+        attack=cell.attack,
         engine=cell.engine,  # type: ignore[arg-type]  # `simulate` refuses another name
         workers=None if cell.engine == "inline" else workers,
         on_round=told,

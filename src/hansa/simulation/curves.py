@@ -1,7 +1,7 @@
 """The numbers of a simulation by round: one array per metric, and its picture."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from hansa.errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PARTS", "Curves", "curves_of", "numbers_of", "plot"]
+__all__ = ["PARTS", "Curves", "curves_of", "numbers_of", "plot", "shown_figure"]
 
 Curves = Mapping[str, npt.NDArray[np.float64]]
 """Metric → its value by round, shape (rounds,), NaN where it was not measured; `round` has their numbers, from 1."""
@@ -46,10 +46,7 @@ def curves_of(records: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.
 
 def plot(curves: Curves, metrics: Sequence[str] | None, title: str) -> "Figure":
     """One panel per kind of metric (accuracy, loss …), a line for each part; metrics: whole names, None for all."""
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError as error:
-        raise MissingExtraError("SimulationResult.plot", "plot") from error
+    figure_of = shown_figure("SimulationResult.plot")
     known = [name for name in curves if name != "round"]
     unknown = [name for name in metrics or () if name not in known]
     if unknown or not known:
@@ -58,6 +55,23 @@ def plot(curves: Curves, metrics: Sequence[str] | None, title: str) -> "Figure":
     for name in metrics or known:
         panels.setdefault(name.partition(".")[2], []).append(name)
     order = sorted(panels, key=lambda kind: (kind not in _SEEN_FIRST, kind))
+    figure = figure_of(order)
+    figure.suptitle(title)
+    for axes, kind in zip(figure.axes, order, strict=True):
+        for name in panels[kind]:
+            measured = np.isfinite(curves[name])
+            style = "o-" if measured.sum() < 2 else "-"  # noqa: PLR2004 - of one point a line shows nothing
+            axes.plot(curves["round"][measured], curves[name][measured], style, label=name.partition(".")[0])
+        axes.legend()
+    return figure
+
+
+def shown_figure(what: str) -> "Callable[[Sequence[str]], Figure]":
+    """What makes a figure with a panel for each of some names, by round; `MissingExtraError` names what it is for."""
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise MissingExtraError(what, "plot") from error
 
     class Shown(Figure):
         """Shows itself in notebooks, whether or not they have set a backend of matplotlib's."""
@@ -67,15 +81,12 @@ def plot(curves: Curves, metrics: Sequence[str] | None, title: str) -> "Figure":
             self.savefig(picture, format="png", dpi=150)
             return picture.getvalue()
 
-    figure = Shown(figsize=(5.2 * len(order), 3.6), layout="constrained")
-    figure.suptitle(title)
-    for axes, kind in zip(figure.subplots(1, len(order), squeeze=False)[0], order, strict=True):
-        for name in panels[kind]:
-            measured = np.isfinite(curves[name])
-            style = "o-" if measured.sum() < 2 else "-"  # noqa: PLR2004 - of one point a line shows nothing
-            axes.plot(curves["round"][measured], curves[name][measured], style, label=name.partition(".")[0])
-        axes.set_xlabel("round")
-        axes.set_ylabel(kind)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
+    def made(names: Sequence[str]) -> Figure:
+        figure = Shown(figsize=(5.2 * len(names), 3.6), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            axes.set_xlabel("round")
+            axes.set_ylabel(name)
+            axes.grid(alpha=0.3)
+        return figure
+
+    return made

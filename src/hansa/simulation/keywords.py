@@ -38,6 +38,7 @@ class OneLine(Learning, total=False):
 
     partition: str
     partition_seed: int
+    test_fraction: float
 
 
 class Keywords(Settings, OneLine, total=False):

@@ -2,6 +2,7 @@
 
     manifest.json          the spec, clients, devices, engine, versions, platform, each round with the hash of its model
     app.hansa              the app, as a package; absent where it was made in memory
+    devices.csv            the trace of the devices, where they had one
     initial.safetensors    the initial model, where it was given and not drawn
     model.safetensors      the last model, unless it was left out
 
@@ -29,8 +30,12 @@ from hansa.messages import RunSpec
 from hansa.simulation import devices as models
 from hansa.simulation.choice import cores
 from hansa.simulation.devices import Devices
+from hansa.simulation.each import clients_of
+from hansa.simulation.foreign import foreign
 from hansa.simulation.given import Given
 from hansa.simulation.pipes import spec_from, spec_to
+from hansa.simulation.table import Table
+from hansa.simulation.traces import Traces
 from hansa.store.disk import explained, make_directory, sync_directory, write_whole
 from hansa.wire import codec
 
@@ -50,12 +55,13 @@ __all__ = [
 ]
 
 MANIFEST, APP, INITIAL, MODEL = "manifest.json", "app.hansa", "initial.safetensors", "model.safetensors"
+DEVICES = "devices.csv"
 FORMAT = "hansa.record.v1"
 
 _DEVICES = {
     kind.__name__: kind for kind in (models.Instant, models.Dropouts, models.Stragglers, models.LogNormalSpeeds)
 }
-_FRAMEWORKS = ("numpy", "ml_dtypes", "torch", "sklearn")
+_FRAMEWORKS = ("numpy", "ml_dtypes", "torch", "sklearn", "jax", "jaxlib", "optax", "xgboost")
 """Whose version can change a bit."""
 
 
@@ -76,6 +82,9 @@ class Record:
         """How devices behaved; raises `InputError` for a class that is not of `hansa.simulation`."""
         given = dict(self.manifest["devices"])
         kind = given.pop("kind")
+        if kind == Traces.__name__:
+            period = math.inf if given["period"] is None else given["period"]
+            return Traces.read(self.folder / DEVICES, period=period, passes=given["passes"])
         if kind not in _DEVICES:
             raise InputError(f"the devices of {self.folder} are a {kind}, which is not of hansa: give `devices`")
         made: Devices = _DEVICES[kind](**given)
@@ -86,6 +95,10 @@ class Record:
         """Each round, as `RoundRecord`, of plain values."""
         found: Sequence[Mapping[str, Any]] = self.manifest["rounds"]
         return found
+
+    def clients(self, round: int | None = None) -> Table:  # noqa: A002 - the field's word
+        """As of `SimulationResult`."""
+        return clients_of(self.rounds, round)
 
     @property
     def initial_model(self) -> Arrays | None:
@@ -160,6 +173,7 @@ def write_record(
         "app": None if packed is None else {"digest": _package().read(packed).digest},
         "initial_model": None if given.initial_model is None else codec.digest(given.initial_model),
         "model_hash": codec.digest(model),
+        "plug_ins": [asdict(each) for each in foreign(spec)],
         "versions": _versions(),
         "platform": _platform(),
         "rounds": [plain_round(asdict(record)) for record in rounds],
@@ -172,6 +186,8 @@ def write_record(
             part.chmod(0o755)
             if packed is not None:
                 write_whole(part / APP, packed, 0o644)
+            if isinstance(given.devices, Traces):
+                given.devices.save(part / DEVICES)
             if given.initial_model is not None:
                 codec.save(given.initial_model, part / INITIAL)
             if with_model:
@@ -245,6 +261,9 @@ def _whole(source: Path) -> Path:
 
 
 def _described(devices: Devices) -> dict[str, Any]:
+    if isinstance(devices, Traces):
+        period = devices.period if math.isfinite(devices.period) else None
+        return {"kind": Traces.__name__, "period": period, "passes": devices.passes}
     known = isinstance(devices, tuple(_DEVICES.values()))
     return {"kind": type(devices).__name__, **(asdict(cast("Any", devices)) if known else {})}
 

@@ -8,8 +8,11 @@ from typing import Any
 
 from hansa.app import App
 from hansa.arrays import first_difference
+from hansa.errors import ConfigError
 from hansa.messages import Value
+from hansa.run import names
 from hansa.simulation.devices import Devices
+from hansa.simulation.foreign import Foreign, foreign
 from hansa.simulation.load import load
 from hansa.simulation.record import Record, here, open_record, plain_round
 from hansa.simulation.result import RoundRecord, SimulationResult
@@ -68,6 +71,7 @@ def replay(
     in a cluster is by default repeated on the cores of this machine. Raises `InputError` for what is no record.
     """
     record = open_record(folder)
+    plug_ins = _installed(record)
     last = len(record.rounds)
     with tempfile.TemporaryDirectory(prefix="hansa-replay-") as place:
         source = app if app is not None else record.unpack_app(Path(place))
@@ -99,7 +103,7 @@ def replay(
     model = record.model
     if model is not None and (tensor := first_difference(model, result.model)) is not None:
         found.append(Difference(0, f"tensor {tensor}", record.manifest["model_hash"], result.model_hash))
-    return Replay(record, result, tuple(found), _surroundings(record.manifest))
+    return Replay(record, result, tuple(found), _surroundings(record.manifest) | plug_ins)
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -118,6 +122,20 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differe
         else:
             found.append(Difference(was["round"], name, was[name], now.get(name)))
     return found
+
+
+def _installed(record: Record) -> dict[str, tuple[str, str]]:
+    """The plug-ins whose code is not that of the record; raises `ConfigError` where one is missing."""
+    was = [Foreign(**each) for each in record.manifest.get("plug_ins", ())]
+    for each in was:
+        if each.name not in names(each.group):
+            raise ConfigError(
+                f"{record.folder} was made with {each.name!r} of {each.package} {each.version}, which is not installed "
+                f"here: install it, it brings an entry point of {each.group}"
+            )
+    now = {(each.group, each.name): each for each in foreign(record.spec)}
+    found = [(each, now.get((each.group, each.name))) for each in was]
+    return {f"{was.name} of {was.group}": (str(was), str(now)) for was, now in found if was != now}
 
 
 def _surroundings(manifest: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

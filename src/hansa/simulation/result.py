@@ -13,6 +13,7 @@ from hansa.messages import RunSpec, Sample
 from hansa.privacy.accounting import Spent, spent
 from hansa.run import resolve_transforms
 from hansa.simulation.curves import Curves, curves_of, numbers_of, plot
+from hansa.simulation.each import clients_of
 from hansa.simulation.given import Given
 from hansa.simulation.table import Table
 from hansa.wire import codec
@@ -145,6 +146,14 @@ class SimulationResult:
             | {name: record[name] for name in ("num_examples", "virtual_seconds", "seconds", "model_hash")}
             for each, record in zip(self.rounds, self.history, strict=True)
         )
+
+    def clients(self, round: int | None = None) -> Table:  # noqa: A002 - the field's word
+        """One row per client of a round, by default the last: its examples, and what it reported and measured.
+
+        Metrics are called as in `curves`: `train.…` of its training, `clients.…` of the new model, or of its own where
+        the algorithm gives it one. Raises `InputError` where there is no such round.
+        """
+        return clients_of(self.history, round)
 
     def plot(self, *metrics: str) -> "Figure":
         """The curves as a matplotlib figure (`hansa[plot]`), which `savefig` writes as PNG, SVG or PDF.

@@ -57,6 +57,20 @@ class Table(Sequence[Mapping[str, Any]]):
         with whole_file(Path(path)) as file:
             file.write(self.csv().encode())
 
+    def latex(self) -> str:
+        """As a `tabular` of LaTeX, with the rules of its package booktabs; numbers as people read them."""
+        rows = [[_tex(number(value)) for value in row.values()] for row in self._rows]
+        numeric = [all(isinstance(row[name], int | float | None) for row in self._rows) for name in self.columns]
+        head = " & ".join(map(_tex, self.columns))
+        lines = [rf"\begin{{tabular}}{{{''.join('r' if is_so else 'l' for is_so in numeric)}}}", r"\toprule"]
+        lines += [rf"{head} \\", r"\midrule", *(rf"{' & '.join(row)} \\" for row in rows), r"\bottomrule"]
+        return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+    def to_latex(self, path: str | Path) -> None:
+        """Write `latex()` into a file, which is there whole or not at all."""
+        with whole_file(Path(path)) as file:
+            file.write(self.latex().encode())
+
     def __str__(self) -> str:
         cells = [[number(value) for value in row.values()] for row in self._rows]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
@@ -88,6 +102,16 @@ def number(value: Any) -> str:
     if value.is_integer() and abs(value) < 1e6:  # noqa: PLR2004 - as it fits
         return f"{value:.0f}" if value else "0"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"  # noqa: PLR2004 - the same
+
+
+_TEX = str.maketrans(
+    {each: rf"\{each}" for each in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "—": "--"}
+)
+
+
+def _tex(text: str) -> str:
+    return text.translate(_TEX)
 
 
 def _exact(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hansa.arrays import Array, Arrays
+from hansa.arrays import Array, Arrays, norm
 from hansa.messages import Metrics, Task, Update
 
 __all__ = ["Examples", "LinearTrainer", "make_examples"]
@@ -41,7 +41,7 @@ class LinearTrainer:
         return Arrays({"weight": weight.astype(self.dtype), "bias": np.zeros((), self.dtype)})
 
     def fit(self, model: Arrays, task: Task) -> Update:
-        """⌈work · steps⌉ steps of w ← w − η(g + μ(w − w₀) + offset), and + ηg₀ where anchored."""
+        """⌈work · steps⌉ steps of w ← w − η(g + μ(w − w₀) + offset), and + ηg₀ where anchored; g uphill where asked."""
         x, y = _examples(task)
         start = _as_float64(model)
         params = dict(start)
@@ -58,6 +58,11 @@ class LinearTrainer:
             rows = order[step % batches * batch :][:batch]
             gradient, loss = self._gradient(params, x[rows], y[rows])
             losses.append(loss)
+            if correction is not None and correction.sharpness:
+                length = norm({name: g for name, g in gradient.items() if name not in correction.frozen})
+                pace = correction.sharpness / length if length else 0.0
+                higher = {name: array + pace * gradient[name] for name, array in params.items()}
+                gradient, _ = self._gradient(higher | {n: params[n] for n in correction.frozen}, x[rows], y[rows])
             for name, g in gradient.items():
                 if correction is not None and name in correction.frozen:
                     continue

@@ -230,7 +230,13 @@ class CommandTrainer:
             raise AppError("this algorithm adds μ(w − w₀) to gradients: let train take {proximal}, or choose fedavg")
         if correction.offset is not None and "offset" not in asked:
             raise AppError("this algorithm adds an offset to gradients: let train take {offset}, or choose fedavg")
-        if correction.anchored or correction.frozen or correction.contrast:
+        if (
+            correction.anchored
+            or correction.frozen
+            or correction.contrast
+            or correction.sharpness
+            or correction.penalty
+        ):
             raise _no_gradients()
         path = folder / "offset.safetensors"
         if correction.offset is not None:

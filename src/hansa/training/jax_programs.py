@@ -41,6 +41,8 @@ class Fixed(NamedTuple):
     """Of a correction."""
     proximal: Any
     """Of a correction, shape (): the same for all rows."""
+    sharpness: Any
+    """The same."""
     key: Any
     """Of random numbers, shape (2,)."""
 
@@ -56,12 +58,21 @@ class Form:
     offset: bool = False
     anchored: bool = False
     frozen: frozenset[str] = frozenset()
+    sharp: bool = False
 
     @classmethod
     def of(cls, rows: int, correction: GradientCorrection | None, *, full: bool) -> "Form":
         """That of clients with this correction."""
         asked = correction or GradientCorrection()
-        return cls(rows, full, bool(asked.proximal), asked.offset is not None, asked.anchored, asked.frozen)
+        return cls(
+            rows,
+            full,
+            bool(asked.proximal),
+            asked.offset is not None,
+            asked.anchored,
+            asked.frozen,
+            bool(asked.sharpness),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +121,7 @@ class Programs:
 
     def _block(self, form: Form, state: State, fixed: Fixed, steps: tuple[Any, Any], batches: Batch) -> Any:
         """steps: the number of the first one, and how many there are."""
-        step = self._by_rows(form, partial(self._step, form), (0, Fixed._make((0, 0, 0, None, 0)), None, 0))
+        step = self._by_rows(form, partial(self._step, form), (0, Fixed._make((0, 0, 0, None, None, 0)), None, 0))
 
         def body(number: Any, so_far: tuple[State, Any]) -> tuple[State, Any]:
             state, losses = so_far
@@ -127,6 +138,9 @@ class Programs:
         if self.setup.draws:
             rng = jax.random.fold_in(jax.random.wrap_key_data(fixed.key, impl="threefry2x32"), number)
         loss, gradient = self._loss_and_gradient(form, state.trained, fixed.others, batch, rng)
+        if form.sharp:
+            higher = self._uphill(form, state.trained, gradient, fixed.sharpness)
+            _, gradient = self._loss_and_gradient(form, higher, fixed.others, batch, rng)
         if form.anchored:
             _, anchor = self._loss_and_gradient(form, fixed.start, fixed.others, batch, rng)
             gradient = {name: slope - anchor[name] for name, slope in gradient.items()}
@@ -142,6 +156,14 @@ class Programs:
             for name, leaf in state.trained.items()
         }
         return State(trained, jax.tree.map(lambda new, old: jnp.where(takes, new, old), memory, state.memory)), loss
+
+    def _uphill(self, form: Form, trained: Leaves, gradient: Leaves, rho: Any) -> Leaves:
+        """w + ρ g/‖g‖ of what is not frozen; w where g is 0."""
+        slopes = {name: slope for name, slope in gradient.items() if name not in form.frozen}
+        square = sum(jnp.sum(jnp.square(slope)) for slope in slopes.values())
+        pace = jnp.where(square > 0, rho / jnp.sqrt(square), 0.0)
+        moved = {name: (trained[name] + pace * slope).astype(trained[name].dtype) for name, slope in slopes.items()}
+        return trained | moved
 
     def _corrected(self, form: Form, name: str, slope: Any, state: State, fixed: Fixed) -> Any:
         if form.proximal:

@@ -63,12 +63,17 @@ class _Client:
 
     def alike(self, batch: int) -> Hashable:
         """Clients in one stack have the same; batch: of `_room_for`."""
-        return batch, self.kind, Form.of(1, self.correction, full=False), self.proximal
+        return batch, self.kind, Form.of(1, self.correction, full=False), self.proximal, self.sharpness
 
     @property
     def proximal(self) -> float:
         """μ of the correction."""
         return self.correction.proximal if self.correction else 0.0
+
+    @property
+    def sharpness(self) -> float:
+        """ρ of the correction."""
+        return self.correction.sharpness if self.correction else 0.0
 
 
 class _Stack:
@@ -95,6 +100,7 @@ class _Stack:
             start=trained if self._form.proximal or self._form.anchored else {},
             offset={name: self._stacked([each[name] for each in offsets]) for name in trained if offsets},
             proximal=np.float32(clients[0].proximal),
+            sharpness=np.float32(clients[0].sharpness),
             key=self._stacked([each.key for each in clients]),
         )
         self._state = State(trained, work.programs.begin(self._form)(trained))
@@ -212,6 +218,8 @@ class Work:
         """A client, and the random numbers that it draws beside its batches."""
         if task.correction is not None and task.correction.contrast is not None:
             raise AppError("this algorithm compares representations, which JaxTrainer does not know: use TorchTrainer")
+        if task.correction is not None and task.correction.penalty is not None:
+            raise AppError("this algorithm adds a term to the loss that is written in PyTorch: use TorchTrainer")
         x, y = self.setup.examples(training_examples(task))
         return _Client(model, self._leaves(model), task.correction, x, y, self.key(task))
 

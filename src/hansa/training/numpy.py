@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hansa.arrays import Array, Arrays, delta_dtype, is_floating
+from hansa.arrays import Array, Arrays, delta_dtype, is_floating, norm
 from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
 from hansa.training.learning import check_descent
@@ -84,6 +84,8 @@ class NumpyTrainer:
         for batch in self.work.batches(len(x), task):
             descent.look(x[batch], y[batch])
             loss, gradient = self.model.loss_and_gradient(params, x[batch], y[batch])
+            if descent.sharpness:
+                _, gradient = self.model.loss_and_gradient(descent.uphill(params, gradient), x[batch], y[batch])
             descent.step(params, gradient)
             total += float(loss) * count(batch)
             seen += count(batch)
@@ -128,11 +130,14 @@ class _Descent:
         self._proximal = correction.proximal if correction else 0.0
         self._offset = correction.offset if correction else None
         self._anchored = correction.anchored if correction else False
+        self.sharpness = correction.sharpness if correction else 0.0
         self._anchor: dict[str, Array] = {}
         if correction and correction.contrast:
             raise AppError(
                 "this algorithm compares representations, which NumpyTrainer does not know: use TorchTrainer"
             )
+        if correction and correction.penalty:
+            raise AppError("this algorithm adds a term to the loss that is written in PyTorch: use TorchTrainer")
         frozen = correction.frozen if correction else frozenset()
         self._directions = {
             name: np.empty(array.shape, delta_dtype(array.dtype))
@@ -149,6 +154,14 @@ class _Descent:
         if self._anchored:
             _, gradient = self._settings.model.loss_and_gradient(self._start, x, y)
             self._anchor = {name: np.array(_namesake(name, self._start[name], gradient)) for name in self._directions}
+
+    def uphill(self, params: Params, gradient: Mapping[str, Array]) -> Params:
+        """w + ρ g/‖g‖ of what is trained; w where g is 0."""
+        slopes = {name: _namesake(name, params[name], gradient) for name in self._directions}
+        length = norm(slopes)
+        pace = self.sharpness / length if length else 0.0
+        moved = {name: (params[name] + slope * pace).astype(params[name].dtype) for name, slope in slopes.items()}
+        return {**params, **moved}
 
     def step(self, params: dict[str, Array], gradient: Mapping[str, Array]) -> None:
         """Move `params`, in place; `gradient` is left as it is."""

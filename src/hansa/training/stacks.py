@@ -65,7 +65,12 @@ class _Client:
         asked = self.correction or GradientCorrection()
         places = [self.model[name].__array_interface__["data"][0] for name in shared]
         kinds = [(each.shape[1:], getattr(each, "dtype", None)) for each in (self.x, self.y)]
-        return self.steps[0].shape[1], *kinds, asked.proximal, asked.offset is None, asked.frozen, *places
+        return self.steps[0].shape[1], *kinds, *_asked(asked), *places
+
+
+def _asked(correction: GradientCorrection) -> tuple[Hashable, ...]:
+    """What is the same of all clients in a stack."""
+    return correction.proximal, correction.offset is None, correction.frozen, correction.sharpness
 
 
 Kind: TypeAlias = tuple[torch.Size, torch.dtype, torch.Size, torch.dtype]
@@ -258,7 +263,7 @@ class TorchStacks:
         held = [index for index, name in enumerate(trained) if name in asked.frozen]
         offsets = stacked_offsets(corrections, trained)
         correct = corrector(list(stack.parameters.values()), asked.proximal, offsets, held)
-        return stack.fit(schedule, optimizer, steps, correct)
+        return stack.fit(schedule, optimizer, steps, correct, sharpness=asked.sharpness, still=asked.frozen)
 
 
 def _in_order(setup: Setup, task: Task, num_examples: int) -> Filled:

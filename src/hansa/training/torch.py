@@ -14,13 +14,13 @@ try:
 except ImportError as error:
     raise MissingExtraError("hansa.training.torch", "torch") from error
 
-from hansa.training.corrections import anchor_of, forward_of, with_frozen
+from hansa.training.corrections import LocalBatch, anchor_of, slopes_of, with_frozen
 from hansa.training.setup import Loss, Setup, accuracy
 from hansa.training.stacks import TorchStacks, prepare
 from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
 from hansa.training.tensors import array_of_tensor, arrays_of_module, load_into_module
 
-__all__ = ["TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "load_into_module"]
+__all__ = ["LocalBatch", "TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "load_into_module"]
 
 
 class TorchTrainer:
@@ -114,16 +114,14 @@ class TorchTrainer:
             held = [index for index, name in enumerate(trained) if name in correction.frozen]
             correct = corrector(parameters, correction.proximal, offsets, held)
             anchor = anchor_of(self._setup, module, correction)
-            forward = forward_of(self._setup, module, model, correction)
+            differentiate = slopes_of(self._setup, module, model, correction)
             steps = Steps(optimizer, trained, correction.proximal)
             module.train()
             for batch in self._setup.work.batches(len(x), task):
                 optimizer.zero_grad()
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 anchors = anchor(inputs, targets)
-                outputs, beside = self._setup.forward(forward, inputs)
-                loss = self._setup.loss(outputs, targets)
-                (loss + beside).backward()
+                loss = differentiate(inputs, targets)
                 correct(parameters)
                 for parameter, gradient in anchors:
                     if parameter.grad is not None:

@@ -11,7 +11,8 @@ the number of rows. Some other operations (sigmoid, exp) treat the last few numb
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -167,8 +168,17 @@ class Stack:
             stack.grad = gradient
         return means.detach()
 
-    def fit(self, schedule: Schedule, optimizer: torch.optim.Optimizer, steps: Steps, correct: Correct) -> Fitted:
-        """Take all steps. optimizer: of these stacks."""
+    def fit(
+        self,
+        schedule: Schedule,
+        optimizer: torch.optim.Optimizer,
+        steps: Steps,
+        correct: Correct,
+        *,
+        sharpness: float = 0.0,
+        still: Collection[str] = (),
+    ) -> Fitted:
+        """Take all steps. optimizer: of these stacks. sharpness: of the correction; still: what it has frozen."""
         results = {name: torch.empty_like(stack) for name, stack in self.parameters.items()}
         step_sums: list[float | Mapping[str, float]] = [0.0] * len(schedule.steps)
         losses, move = [], stepper(optimizer)
@@ -177,6 +187,9 @@ class Stack:
             rows = active + -active % self._multiple
             self._narrow(rows, optimizer)
             means = self.differentiate(index[step, :rows], weights[step, :rows])
+            if sharpness:
+                with self._moved_uphill(sharpness, still):
+                    self.differentiate(index[step, :rows], weights[step, :rows])
             correct(list(self.parameters.values()))
             steps.count()
             move()
@@ -200,6 +213,26 @@ class Stack:
                     sums[name][:active] += stack.grad[:active] * shares.view(-1, *[1] * (stack.dim() - 1))
             losses.append(means)
         return Fitted(sums, schedule.means(losses), [0.0] * len(totals))
+
+    @contextmanager
+    def _moved_uphill(self, rho: float, still: Collection[str]) -> Iterator[None]:
+        """Each row at w + ρ g/‖g‖, and afterwards at w to the bit; where g is 0, at w."""
+        moving = [
+            (parameter, parameter.grad)
+            for name, parameter in self.parameters.items()
+            if name not in still and parameter.grad is not None
+        ]
+        with torch.no_grad():
+            starts = [parameter.clone() for parameter, _ in moving]
+            flat = [gradient.double().flatten(1) for _, gradient in moving]
+            squares = sum((torch.bmm(rows[:, None], rows[:, :, None]).flatten() for rows in flat), torch.zeros(()))
+            pace = torch.where(squares > 0, rho / squares.sqrt(), torch.zeros_like(squares))
+            for parameter, gradient in moving:
+                parameter.addcmul_(gradient, pace.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1)))
+        yield
+        with torch.no_grad():
+            for (parameter, _), start in zip(moving, starts, strict=True):
+                parameter.copy_(start)
 
     def _on_device(self, schedule: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = next(stack.dtype for stack in self.parameters.values())
