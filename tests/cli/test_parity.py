@@ -1,6 +1,8 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from commandline import TINY, json_lines
 from typer.testing import Result
 
@@ -21,6 +23,19 @@ def test_one_hash_in_simulation_and_on_networks(hansa: Callable[..., Result], ti
     ]
     assert {way["model_hash"] for way in ways} == {simulate(tiny, clients=3, rounds=2).model_hash}
     assert last["same"] is True
+
+
+def test_what_networks_need_is_asked_for_before_the_first_way(
+    hansa: Callable[..., Result], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hansa.store.sqlite", None)
+    done = hansa("parity", tiny, "--clients", 2, "--rounds", 1)
+    assert done.exit_code == 1
+    assert (
+        "a network, which --no-network leaves out, needs an optional dependency: pip install 'hansa[server]'"
+        in done.stderr
+    )
+    assert "in this process" not in done.stdout
 
 
 def test_a_difference_names_the_first_tensor_and_fails(

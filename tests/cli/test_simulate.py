@@ -165,6 +165,7 @@ def data(client):
     assert "see that its model, its settings and its data fit together" in told
     assert "hansa: raised while client-0 trained in round 1" in told
     assert "please report it" not in told
+    assert told.count('File "') <= 1  # not how hansa got there
 
 
 def test_a_path_that_the_system_refuses_is_no_bug_of_hansa(

@@ -140,6 +140,7 @@ def test_topping_up_moves_no_more_than_it_must(sizes: list[int], least: int, see
     ("scheme", "match"),
     [
         ("dirichlet", r"needs alpha: write dirichlet:ALPHA"),
+        ("dirchlet:1", r"there is no partition 'dirchlet'; .*; do you mean dirichlet\?"),
         ("zipf:1", r"there is no partition 'zipf'; there is: iid, dirichlet"),
         ("shards:two", r"shards_per_client is 'two'; it must be a whole number"),
         ("shards:2,3", "a value too many; its options are shards_per_client"),

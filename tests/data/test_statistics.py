@@ -116,3 +116,13 @@ def test_what_is_too_much_to_draw_is_refused() -> None:
         drawing.svg(np.ones((1001, 100), int), ["c"] * 1001, ["l"] * 100)
     with pytest.raises(InputError, match="for 1 clients and 3 labels"):
         drawing.svg(np.ones((1, 2), int), ["c"], ["l"] * 3)
+
+
+def test_a_notebook_shows_a_partition_as_a_picture_and_a_shell_in_words(tmp_path: Path) -> None:
+    labels = np.array(["cat", "dog", "cat", "eel", "dog", "cat"])
+    parts = partition.Partition([0, 0, 1, 1, 1, 1], 2)
+    picture = drawing.Picture(parts, labels, "two")
+    assert "1: 2 of cat" in picture._repr_svg_()
+    picture.save(tmp_path / "p.svg")
+    assert (tmp_path / "p.svg").read_text() == picture._repr_svg_()
+    assert repr(parts) == "Partition of 6 samples among 2 clients: 2 to 4 each"

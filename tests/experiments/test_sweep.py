@@ -178,6 +178,7 @@ def test_what_is_no_grid_is_told_before_anything_runs(
         (["lr"], r"--grid 'lr': write NAME=VALUE"),
         (["lr=1", "lr=2"], "lr is in the grid twice"),
         (["algorithm.mu=1"], "no algorithm of fedavg has the option 'mu'"),
+        (["attack=sign_flip:0.2"], r"there is no attack sign_flip; .*; do you mean sign-flip\?"),
         (["aggregator.f=1"], "no aggregator of mean has the option 'f'"),
         (["rounds=1,2", "x=" + ",".join(map(str, range(100_001)))], "more than 100,000 simulations"),
     ],

@@ -194,6 +194,12 @@ def test_curves_have_a_value_per_round_and_gaps_where_nothing_was_measured(resul
     assert curves["central.loss"][4] == result.rounds[4].central["loss"]
 
 
+def test_a_metric_that_nobody_measured_is_told_with_those_there_are(result: SimulationResult) -> None:
+    with pytest.raises(KeyError, match=r"there is no metric 'accuracy'; there is: round, train\.loss, "):
+        result.curves["accuracy"]
+    assert repr(result) == str(result)  # not every number of every round
+
+
 def test_the_table_is_read_back_from_csv_to_the_last_bit(result: SimulationResult, tmp_path: Path) -> None:
     table = result.table()
     table.to_csv(tmp_path / "rounds.csv")

@@ -134,6 +134,37 @@ def test_every_algorithm_runs_as_with_one_client_after_another(app: Path, algori
         assert_alike(together.state.slots[name], slot)
 
 
+CONFIGURED = """
+
+def local(rate=0.1):
+    return TorchTrainer(
+        make_module,
+        loss=torch.nn.functional.cross_entropy,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=rate),
+        batch_size=8,
+    )
+
+
+app = hansa.App(local)
+app.data(data)
+
+
+@app.configure
+def configure(model, task):
+    return {"rate": 0.5 / task.round}
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_app_configures_holds_from_round_to_round(tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "app.py"
+    path.write_text(APP + CONFIGURED)
+    alone = simulate(path, clients=5, rounds=3)
+    together = simulate(path, clients=5, rounds=3, engine="vectorized", workers=workers)
+    assert (together.engine, together.because) == ("vectorized", "")
+    assert_same_history(together, alone)
+
+
 def test_changes_that_are_summed_at_once_are_those_that_each_client_offers(app: Path) -> None:
     """FedProx without its pull is FedAvg, and each client's half is done and folded for itself."""
     at_once, alone = (

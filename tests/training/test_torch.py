@@ -270,6 +270,15 @@ def test_a_penalty_is_given_what_moons_contrast_sees() -> None:
         trainer(encoder).fit(received, task(correction=GradientCorrection(penalty=contrast)))
 
 
+def test_a_representation_that_the_module_has_not_is_told() -> None:
+    correction = GradientCorrection(penalty=lambda batch: batch.representation.sum())
+    given = trainer(with_everything, batch_size=10, representation="encoder")
+    with pytest.raises(
+        AppError, match="representation is 'encoder', and the module has no such submodule; it has: 0, 1,"
+    ):
+        given.fit(start(given), task(correction=correction))
+
+
 def test_what_is_frozen_stays_buffers_too() -> None:
     given = trainer(with_everything, sgd(lr=0.1, weight_decay=0.1, momentum=0.5), batch_size=10)
     model = start(given)

@@ -73,7 +73,8 @@ def _examples(task: Task, part: str) -> tuple[Any, Any]:
     if not len(x):
         verb = "train" if part == "train" else "evaluate"
         raise InputError(
-            f"{who} has no examples to {verb} on: its {part} data are empty; leave this client out, or give it data"
+            f"{who} has no examples to {verb} on: its {part} data are empty; leave this client out, or give it data, "
+            "of a partition by min_size=1"
         )
     return x, y
 

@@ -3,6 +3,6 @@
 from hansa.app.app import App
 from hansa.app.loading import find_app, load_app
 from hansa.app.returned import remembered
-from hansa.app.tracebacks import users_frame, users_traceback
+from hansa.app.tracebacks import outer_frame, users_frame, users_traceback
 
-__all__ = ["App", "find_app", "load_app", "remembered", "users_frame", "users_traceback"]
+__all__ = ["App", "find_app", "load_app", "outer_frame", "remembered", "users_frame", "users_traceback"]

@@ -260,6 +260,7 @@ class App:
             self._made[key] = made
             while len(self._made) > _TRAINERS_KEPT:
                 self._made.popitem(last=False)
+        self._made.move_to_end(key)
         return self._made[key]
 
     def vectorized(self, model: Arrays, task: Task) -> Vectorized | str:

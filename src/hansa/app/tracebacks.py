@@ -6,7 +6,7 @@ from types import TracebackType
 from hansa.app.module import MODULE
 from hansa.errors import HansaError
 
-__all__ = ["users_frame", "users_traceback"]
+__all__ = ["outer_frame", "users_frame", "users_traceback"]
 
 
 def users_frame(error: BaseException) -> TracebackType | None:
@@ -19,6 +19,16 @@ def users_frame(error: BaseException) -> TracebackType | None:
     return None
 
 
+def outer_frame(error: BaseException) -> TracebackType | None:
+    """The first frame below hansa's last: what a library was doing that a trainer called; else hansa's last."""
+    frame = last = error.__traceback__
+    while frame is not None:
+        if str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hansa."):
+            last = frame if frame.tb_next is None else frame.tb_next
+        frame = frame.tb_next
+    return last
+
+
 def users_traceback(error: BaseException) -> str:
     """Of what an app has raised, from its own first frame on; empty for an error of hansa's that says all itself.
 
@@ -28,5 +38,5 @@ def users_traceback(error: BaseException) -> str:
     if frame is None and isinstance(error, HansaError):
         return users_traceback(cause) if cause is not None and users_frame(cause) is not None else ""
     if frame is None:
-        return "".join(format_exception(error))
+        return "".join(format_exception(type(error), error, outer_frame(error)))
     return "".join(format_exception(type(error), error, frame))

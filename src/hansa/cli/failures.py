@@ -45,6 +45,7 @@ def _message(error: BaseException) -> str:
 
 def _traceback(error: BaseException) -> str:
     """From the user's first frame; nothing where no user code is to blame."""
+    from hansa.app import outer_frame
     from hansa.errors import HansaError
 
     frame = _users_frame(error)
@@ -55,7 +56,7 @@ def _traceback(error: BaseException) -> str:
     if frame is None and _is_of_a_path(error):
         return ""
     if frame is None and _raised_in_a_task(error):
-        return _formatted(error, _trainers_frame(error))
+        return _formatted(error, outer_frame(error))
     if isinstance(error, SyntaxError) and frame is None:
         return "".join(traceback.format_exception_only(error))
     return _formatted(error, frame if frame is not None else error.__traceback__)
@@ -64,14 +65,6 @@ def _traceback(error: BaseException) -> str:
 def _raised_in_a_task(error: BaseException) -> bool:
     """Whether a client's task raised it: of a trainer that hansa brings no frame is the app's, and the model is."""
     return any(note.startswith(_IN_A_TASK) for note in getattr(error, "__notes__", ()))
-
-
-def _trainers_frame(error: BaseException) -> TracebackType | None:
-    """The first frame of a trainer."""
-    frame = error.__traceback__
-    while frame is not None and not str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hansa.training"):
-        frame = frame.tb_next
-    return frame if frame is not None else error.__traceback__
 
 
 def _is_of_a_path(error: BaseException) -> bool:

@@ -60,11 +60,16 @@ def parity(
 
 def _ways(*, network: bool) -> "list[Way]":
     """Those of a simulation, then those of a network."""
+    from hansa.errors import MissingExtraError
     from hansa.simulation import Way
     from hansa.simulation.parity import WAYS
 
     if not network:
         return list(WAYS)
+    try:
+        import hansa.store.sqlite  # noqa: F401  # before the first way: the others take a while
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("a network, which --no-network leaves out,", "server") from error
     from hansa.network import ways
 
     return [

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hansa.data.parts import Partition
+from hansa.data.statistics import partition_labels
 from hansa.errors import InputError, MissingExtraError
 
-__all__ = ["save", "svg"]
+__all__ = ["Picture", "save", "svg"]
 
 _CELL = 24
 """Pixels from one bubble to the next."""
@@ -19,6 +21,27 @@ _BARS = 120
 _BINS = 20
 _BLUE, _GREY = "#2f6f9f", "#5b6570"
 _MAX_CELLS = 100_000
+
+
+class Picture:
+    """A partition as a picture, which a notebook shows."""
+
+    def __init__(self, parts: Partition, labels: npt.ArrayLike, title: str = "") -> None:
+        """labels: of all samples, shape (n,); a row of the picture is one of them, a column a client."""
+        names = np.unique(np.asarray(labels))
+        self._drawn = (
+            partition_labels(parts, labels),
+            [str(k) for k in range(len(parts))],
+            [str(name) for name in names.tolist()],
+            title,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Draw into a file, as `save`."""
+        save(path, *self._drawn)
+
+    def _repr_svg_(self) -> str:
+        return svg(*self._drawn)
 
 
 def save(

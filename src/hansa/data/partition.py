@@ -11,6 +11,7 @@ parts = partition("dirichlet:0.5,min_size=10", labels, 100, np.random.default_rn
 
 import inspect
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -133,7 +134,10 @@ def partition(
     """
     kind, _, rest = ALIASES.get(scheme, scheme).partition(":")
     if kind not in SCHEMES:
-        raise InputError(f"there is no partition {kind!r}; there is: {', '.join([*SCHEMES, *ALIASES])}")
+        known = [*SCHEMES, *ALIASES]
+        alike = get_close_matches(kind, known, n=1)
+        meant = f"; do you mean {alike[0]}?" if alike else ""
+        raise InputError(f"there is no partition {kind!r}; there is: {', '.join(known)}{meant}")
     function = SCHEMES[kind]
     chosen = _parsed(kind, rest)
     least = chosen.pop("min_size", 0) if "min_size" not in options(kind) else 0

@@ -59,6 +59,12 @@ class Partition(Sequence[Indices]):
             raise IndexError(f"there are {len(self)} clients; there is no client {client}")
         return self._order[self._cuts[k] : self._cuts[k + 1]]
 
+    def __repr__(self) -> str:
+        """How many have how much."""
+        sizes = self.sizes
+        told = f"{sizes.min():,} to {sizes.max():,}" if len(sizes) else "none"
+        return f"Partition of {self.num_samples:,} samples among {len(self):,} clients: {told} each"
+
     @property
     def num_samples(self) -> int:
         """How many samples are shared."""

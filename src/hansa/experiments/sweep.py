@@ -27,6 +27,7 @@ from hansa.experiments.summary import (
 )
 from hansa.messages import RoundRules, RunSpec, Value
 from hansa.run import options_of
+from hansa.simulation.attacks import Attack
 from hansa.simulation.curves import shown_figure
 from hansa.simulation.load import load
 from hansa.simulation.record import Record
@@ -97,6 +98,15 @@ class Sweep:
             }
             for position, row in enumerate(self.rows)
         )
+
+    def __str__(self) -> str:
+        """What a person wants to see of it."""
+        return str(self.table())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
     def cross(self, columns: str, *, digits: int = 3) -> Table:
         """The metric as papers show it: a column per value of one axis, a row per setting of the others.
@@ -240,6 +250,9 @@ def _rows(start: Cell, axes: Sequence[Axis], seeds: int, app: App, seed_setting:
     if math.prod(len(axis.values) for axis in axes) * seeds > _MOST_CELLS:
         raise ConfigError(f"the grid has more than {_MOST_CELLS:,} simulations; make it smaller")
     _check([*axes, *([Axis(seed_setting, ())] if seed_setting else [])], start, app)
+    for attack in [start.attack, *(v for axis in axes if axis.name == "attack" for v in axis.values)]:
+        if attack:
+            Attack.parse(str(attack))
     rows: dict[str, Row] = {}
     for values in itertools.product(*(axis.values for axis in axes)):
         settings = _taken({axis.name: value for axis, value in zip(axes, values, strict=True)}, start)

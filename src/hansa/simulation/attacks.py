@@ -34,6 +34,7 @@ is honest. A client that the aggregator trusts by name (FLTrust) does not attack
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
@@ -103,7 +104,11 @@ class Attack:
         """Refuse what there is not."""
         unknown = [kind for kind in self.kinds if kind not in ATTACKS]
         if unknown or not self.kinds:
-            raise ConfigError(f"there is no attack {', '.join(unknown) or 'named'}; there is: {', '.join(ATTACKS)}")
+            alike = [each for name in unknown for each in get_close_matches(name, ATTACKS, n=1)]
+            meant = f"; do you mean {', '.join(alike)}?" if alike else ""
+            raise ConfigError(
+                f"there is no attack {', '.join(unknown) or 'named'}; there is: {', '.join(ATTACKS)}{meant}"
+            )
         if not 0 < self.share < 1:
             raise ConfigError(f"the share of malicious clients is {self.share}; it must be above 0 and below 1")
         known = {option for kind in self.kinds for option in ATTACKS[kind].options}

@@ -38,10 +38,17 @@ def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
 def curves_of(records: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
     """See `Curves`; records: rounds as dictionaries."""
     rows = [numbers_of(record) for record in records]
-    found = {"round": np.array([record["round"] for record in records], np.float64)}
+    found = _Named({"round": np.array([record["round"] for record in records], np.float64)})
     for name in dict.fromkeys(name for row in rows for name in row):
         found[name] = np.array([row.get(name, np.nan) for row in rows])
     return found
+
+
+class _Named(dict[str, npt.NDArray[np.float64]]):
+    """Says what there is where there is no such metric."""
+
+    def __missing__(self, name: str) -> npt.NDArray[np.float64]:
+        raise KeyError(f"there is no metric {name!r}; there is: {', '.join(self)}")
 
 
 def plot(curves: Curves, metrics: Sequence[str] | None, title: str) -> "Figure":
@@ -85,6 +92,7 @@ def shown_figure(what: str) -> "Callable[[Sequence[str]], Figure]":
         figure = Shown(figsize=(5.2 * len(names), 3.6), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             axes.set_xlabel("round")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_ylabel(name)
             axes.grid(alpha=0.3)
         return figure

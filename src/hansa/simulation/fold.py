@@ -224,6 +224,16 @@ class Folding:
         return self._broadcasts[self._number]
 
     @property
+    def told(self) -> Mapping[str, Value]:
+        """The settings of this round's clients."""
+        return self._configs[self._number]
+
+    @property
+    def config(self) -> Mapping[str, Value]:
+        """The run's own, with which clients evaluate."""
+        return self._run.spec.config
+
+    @property
     def colluders(self) -> tuple[str, ...]:
         """Clients whose honest updates others of this round need to know."""
         collude = self._attackers is not None and self._attackers.collude

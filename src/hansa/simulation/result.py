@@ -197,6 +197,8 @@ class SimulationResult:
         dots = f"… the last {_ROWS_SHOWN} of {len(table)} rounds\n" if len(table) > _ROWS_SHOWN else ""
         return f"{said}{dots}{table[-_ROWS_SHOWN:]}\nmodel {self.model_hash}"
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         table = self.table()
         told = (

@@ -38,6 +38,10 @@ class Vectorization:
         self._others = ThreadPoolExecutor(max(1, threads - 1), "hansa-train")
         self._folding = folding
         self._together: Vectorized | None = None
+        self._tried: Trainer | None = None
+        """Of which that is known: an app may configure another for each round."""
+        self._evaluating: tuple[Trainer | None, Vectorized | None] = (None, None)
+        """The trainer that the run's own settings make, and what evaluates with it, where that is not the one tried."""
         self.obstacle: str | None = None
         """Why clients train one after another, as the end of a sentence; None where they do not, or nobody has yet."""
 
@@ -65,16 +69,22 @@ class Vectorization:
     def evaluate(self, clients: Sequence[str]) -> dict[str, Metrics | Failed]:
         """As `Folding.evaluate` for each."""
         results: dict[str, Metrics | Failed] = {}
-        if self._together is not None and self._app.evaluates_as_trained and not self._folding.is_personal:
-            for window in _windows(clients, self._together):
-                measured = attempt(partial(self._measured, window, self._together))
+        evaluating = self._evaluator(clients)
+        if evaluating is not None:
+            for window in _windows(clients, evaluating):
+                measured = attempt(partial(self._measured, window, evaluating))
                 results |= {} if isinstance(measured, Raised) else measured
         return {client: results[client] if client in results else self._folding.evaluate(client) for client in clients}
 
     def prepare(self, assignments: Sequence[Assignment]) -> None:
-        """Try the trainer, once, with the first client that has something to train on."""
-        if self._together is not None or self.obstacle is not None:
+        """Try the trainer, once each, with the first client that has something to train on."""
+        trainer = attempt(partial(self._app.given_trainer, self._folding.told))
+        if isinstance(trainer, Raised):  # each client says so for itself
+            self._together = None
             return
+        if trainer is self._tried and (self._together is not None or self.obstacle is not None):
+            return
+        self._together, self.obstacle, self._tried = None, None, trainer
         for assignment in assignments:
             asked = attempt(partial(self._asked, assignment))
             if isinstance(asked, _Request):
@@ -83,6 +93,22 @@ class Vectorization:
                 found = f"it cannot be tried: {failure(found.error).message}" if isinstance(found, Raised) else found
                 self._together, self.obstacle = (None, found) if isinstance(found, str) else (found, None)
                 return
+
+    def _evaluator(self, clients: Sequence[str]) -> Vectorized | None:
+        """What evaluates many at once; None where they do it one by one."""
+        if self._together is None or not self._app.evaluates_as_trained or self._folding.is_personal:
+            return None
+        trainer = self._app.given_trainer(self._folding.config)
+        if trainer is self._tried:
+            return self._together
+        if trainer is not self._evaluating[0]:
+            tries = (attempt(partial(self._tried_on, client)) for client in clients)
+            found = next((each for each in tries if not isinstance(each, Raised)), None)
+            self._evaluating = trainer, None if isinstance(found, str) else found
+        return self._evaluating[1]
+
+    def _tried_on(self, client: str) -> Vectorized | str:
+        return self._app.vectorized(self._folding.shown, self._folding.evaluation_task(client))
 
     def rehearse(self, assignments: Sequence[Assignment]) -> None:
         """Do the clients' halves where they can be done at once, and keep nothing of it."""

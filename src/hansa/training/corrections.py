@@ -213,6 +213,8 @@ def _represented(
     if name is None:
         return module(inputs), None
     seen: list[torch.Tensor] = []
+    if name not in (there := [each for each, _ in module.named_modules() if each]):
+        raise AppError(f"representation is {name!r}, and the module has no such submodule; it has: {', '.join(there)}")
     hook = module.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     try:
         outputs = module(inputs)
