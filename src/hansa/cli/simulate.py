@@ -105,6 +105,16 @@ def simulate(
         Path | None,
         typer.Option("--record", help="New folder for what repeats this run, for `hansa replay`.", file_okay=False),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", file_okay=False,
+            help="Folder for where the run is after each round: the same command goes on from there.",
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option("--checkpoint-every", min=1, help="Of so many rounds one is kept; the last is, too.")
+    ] = 1,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -146,6 +156,8 @@ def simulate(
         attack=attack,
         progress=False,
         tracker=track or (),
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
         labels=None if client_labels is None else read_labels(client_labels),
     )
     if engine == "mpi" and _serves(simulated):

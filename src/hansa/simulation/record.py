@@ -51,6 +51,7 @@ __all__ = [
     "open_record",
     "plain_round",
     "told_number",
+    "what_decides",
     "write_record",
 ]
 
@@ -198,6 +199,27 @@ def write_record(
             shutil.rmtree(part, ignore_errors=True)
         sync_directory(place.parent)
     return place
+
+
+def what_decides(given: Given, spec: RunSpec) -> dict[str, Any]:
+    """All that the bits of each round depend on but for the data, as JSON has it; not how many rounds there are."""
+    packed = _packed(given)
+    plain = spec_to(spec)
+    for name in ("name", "project", "rounds"):
+        del plain[name]
+    return {
+        **plain,
+        "clients": given.clients,
+        "engine": given.engine,
+        "devices": _described(given.devices),
+        "labels": given.labels,
+        "attack": given.attack,
+        "tolerate_failures": given.tolerate_failures,
+        "initial_model": None if given.initial_model is None else codec.digest(given.initial_model),
+        "app": None if packed is None else _package().read(packed).digest,
+        "plug_ins": [asdict(each) for each in foreign(spec)],
+        "version": version("hansa"),
+    }
 
 
 def app_digest(source: str | Path) -> str:

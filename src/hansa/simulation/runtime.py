@@ -27,6 +27,7 @@ from hansa.simulation.arguments import check_arguments, whole
 from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
 from hansa.simulation.attendance import attendance
+from hansa.simulation.checkpoint import Checkpoint, Place, check_can_be_kept
 from hansa.simulation.chosen import Labels, chosen_clients, labels_of
 from hansa.simulation.clients import SomeClients, VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
@@ -75,6 +76,8 @@ def simulate(
     progress: bool | None = None,
     tracker: Tracker | str | Sequence[Tracker | str] = (),
     labels: Labels | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1,
     **settings: Unpack[Keywords],
 ) -> SimulationResult:
     """Run an app on virtual clients, `client-0` … `client-{n−1}`: the same rounds, and the same bits, as on a network.
@@ -122,6 +125,9 @@ def simulate(
         progress: whether a bar shows how far it is; by default where standard error is a terminal, and in notebooks.
         tracker: who is told of each round (`hansa.tracking`): for example "csv:out.csv", or several.
         labels: of the clients, by which `rules` may choose them: name → labels, or a function of a `ClientInfo`.
+        checkpoint: a folder in which the place of the simulation is kept between rounds. The same call goes on from
+            there, to the same bits, whatever ended it; also with more rounds.
+        checkpoint_every: in rounds; the last is kept, too.
         **settings: fields of `RunSpec`, and with `model` those of `hansa.App.of`. An algorithm that asks for
             `num_clients` gets `clients`, where its options do not say it.
 
@@ -130,6 +136,7 @@ def simulate(
         UserCodeError: user code raised in a worker process, or its file cannot be loaded there.
         RunFailedError: with engine="mpi", another rank cannot go on, it says which; with "ray", no cluster starts.
         ConfigError: a setting cannot be used.
+        ConflictError: the folder of the checkpoint holds another run.
         MissingExtraError: `hansa[mpi]` or `hansa[ray]` is not installed, and was asked for.
 
     """
@@ -158,6 +165,10 @@ def simulate(
             if not together.leads:
                 return replace(together.serve(Serving(workload.folding(tolerate=True))), given=given)
         ranks = None if together is None else partial(together.place, workers=workers)
+        kept = None
+        if checkpoint is not None:
+            check_can_be_kept(asynchronous=run.algorithm.buffering is not None, engine=engine)
+            kept = Checkpoint(checkpoint, given, run.spec, whole("checkpoint_every", checkpoint_every) or 1)
         making = made(choice, workload, started, ranks, tolerate=tolerate)
         simulation = Simulation(
             run,
@@ -175,7 +186,11 @@ def simulate(
                 tracked(tracker, run.spec, registered) as told,
             ):
                 listeners = [listener for listener in (shown, told) if listener is not None]
-                result = simulation.run(start, _telling(listeners, on_round), stop)
+                before = None if kept is None else kept.load()
+                for record in before.records if before is not None else ():
+                    for listener in listeners:
+                        listener(asdict(record))
+                result = simulation.run(start, _telling(listeners, on_round), stop, kept, before)
         finally:
             making.engine.close()
         choice = making.in_fact(choice)
@@ -297,20 +312,28 @@ class Simulation:
     """Of a client."""
     memory: dict[str, Value] = field(default_factory=dict)
     """What the app's functions have left for later calls."""
+    kept: dict[str, Arrays] = field(default_factory=dict)
+    """What each client remembers: the engine's, once more by reference."""
 
     def run(
         self,
         initial_model: Mapping[str, Array] | None,
         on_round: Callable[[RoundRecord], None] | None,
         stop: Callable[[RoundRecord], bool] | None,
+        checkpoint: Checkpoint | None = None,
+        before: Place | None = None,
     ) -> SimulationResult:
-        """All rounds, from the initial model."""
-        model = self.setup.initial_model(self.app) if initial_model is None else Arrays(initial_model)
-        state = self.setup.start(model)
-        records: list[RoundRecord] = []
+        """All rounds, from the initial model, or from where it was before."""
+        if before is None:
+            model = self.setup.initial_model(self.app) if initial_model is None else Arrays(initial_model)
+            before = Place(self.setup.start(model))
+        state, records = before.state, list(before.records)
+        self.now, self.memory, self.kept = before.now, dict(before.memory), dict(before.kept)
+        if self.kept:
+            self.engine.remember(self.kept)
         play = self._play if self.setup.algorithm.buffering is None else self._flow(self.setup.algorithm.buffering).play
         self.profile.restart()
-        for number in range(1, self.setup.spec.rounds + 1):
+        for number in range(len(records) + 1, self.setup.spec.rounds + 1):
             began = time.perf_counter()
             state, record = self._round(state, number, play)
             self.now += record.virtual_seconds
@@ -318,6 +341,9 @@ class Simulation:
                 record = self._evaluated(state, record)
             record = replace(record, seconds=time.perf_counter() - began)
             records.append(record)
+            if checkpoint is not None:
+                place = Place(state, records, self.now, self.memory, self.kept)
+                checkpoint.keep(place, last=number == self.setup.spec.rounds)
             if on_round is not None:
                 on_round(record)
             if stop is not None and stop(record):
@@ -337,7 +363,9 @@ class Simulation:
             plan = algorithm.aggregator.plan(self.setup.template(broadcast))
             aggregate = self._reported(plan, self.engine.collect(), broadcast, number)
             after = self.setup.finish(state, aggregate)
-        self.engine.remember({client: kept for client, kept in _kept(outcomes) if client in aggregate.contributions})
+        kept = {client: memory for client, memory in _kept(outcomes) if client in aggregate.contributions}
+        self.engine.remember(kept)
+        self.kept |= kept
         counted = [outcome for outcome in outcomes.values() if isinstance(outcome, Folded)]
         parts = dict(sorted(aggregate.contributions.items()))
         return after, RoundRecord(

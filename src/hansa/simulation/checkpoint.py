@@ -1,0 +1,140 @@
+"""Where a simulation is, kept on disk after its rounds: one that was cut off goes on from there, to the same bits.
+
+checkpoint.json    which run it is: all that decides its bits, but for the number of rounds
+rounds.jsonl       a line for each round so far; those that no state is of are written again
+round-7/           the state after round 7, in a folder that is there whole or not at all:
+                   state.safetensors, clients.safetensors (what each remembers) and state.json
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hansa.algorithm import State
+from hansa.arrays import Arrays
+from hansa.errors import ConfigError, ConflictError
+from hansa.messages import RunSpec, Sample, Value
+from hansa.run import slots_from_arrays, slots_to_arrays
+from hansa.simulation.given import Given
+from hansa.simulation.record import what_decides
+from hansa.simulation.result import RoundRecord
+from hansa.store.disk import explained, make_directory, sync_directory, write_whole
+from hansa.wire import codec
+
+__all__ = ["Checkpoint", "Place", "check_can_be_kept"]
+
+_RUN, _ROUNDS, _ROUND = "checkpoint.json", "rounds.jsonl", "round-"
+_PARAMS, _SLOT = "params", "slot "
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a simulation is between two rounds."""
+
+    state: State
+    records: Sequence[RoundRecord] = ()
+    now: float = 0.0
+    """Virtual seconds since the run began."""
+    memory: Mapping[str, Value] = field(default_factory=dict)
+    """What the app's functions have left for later calls."""
+    kept: Mapping[str, Arrays] = field(default_factory=dict)
+    """What each client remembers."""
+
+
+class Checkpoint:
+    """A folder that holds one run."""
+
+    def __init__(self, folder: str | Path, given: Given, spec: RunSpec, every: int) -> None:
+        """every: of how many rounds one is kept, at least 1; the last is.
+
+        Raises `ConflictError` where the folder holds another run, or something else.
+        """
+        self._folder, self._every = Path(folder), every
+        mine = json.loads(json.dumps(what_decides(given, spec)))
+        run = self._folder / _RUN
+        with explained("keep where the simulation is in", self._folder):
+            make_directory(self._folder)
+            if not run.is_file():
+                if any(self._folder.iterdir()):
+                    raise ConflictError(f"{self._folder} holds something else: give the checkpoint a folder of its own")
+                write_whole(run, json.dumps(mine, indent=1).encode(), 0o644)
+            there = json.loads(run.read_text(encoding="utf-8"))
+        differ = [name for name in mine if mine[name] != there.get(name)]
+        if differ:
+            name = differ[0]
+            raise ConflictError(
+                f"the checkpoint {self._folder} is of another run: its {name} was {there.get(name)!r}, and is "
+                f"{mine[name]!r}; go on with that run, or give another folder"
+            )
+
+    def load(self) -> Place | None:
+        """The newest place; None where there is none yet."""
+        with explained("read where the simulation was from", self._folder):
+            for half_written in self._folder.glob(".*"):
+                shutil.rmtree(half_written, ignore_errors=True)
+            newest = max((number for number, _ in self._places()), default=0)
+            if not newest:
+                return None
+            place = self._folder / f"{_ROUND}{newest}"
+            told = json.loads((place / "state.json").read_text(encoding="utf-8"))
+            lines = (self._folder / _ROUNDS).read_bytes().splitlines(keepends=True)[:newest]
+            write_whole(self._folder / _ROUNDS, b"".join(lines), 0o644)
+            parts = slots_from_arrays(codec.load(place / "state.safetensors"))
+        params = parts.pop(_PARAMS)
+        slots = {name.removeprefix(_SLOT): arrays for name, arrays in parts.items()}
+        return Place(
+            State(params, newest, slots),
+            [_record(json.loads(line)) for line in lines],
+            told["now"],
+            told["memory"],
+            slots_from_arrays(codec.load(place / "clients.safetensors")),
+        )
+
+    def keep(self, place: Place, *, last: bool) -> None:
+        """Keep the place after its last round, where that is one to keep; its round in any case."""
+        number = len(place.records)
+        with explained("keep where the simulation is in", self._folder):
+            with (self._folder / _ROUNDS).open("ab") as file:
+                file.write(json.dumps(asdict(place.records[-1])).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())  # a state is of no use without the rounds before it
+            if number % self._every and not last:
+                return
+            older = [folder for _, folder in self._places()]
+            part = Path(tempfile.mkdtemp(dir=self._folder, prefix="."))
+            slots = {f"{_SLOT}{name}": arrays for name, arrays in place.state.slots.items()}
+            codec.save(slots_to_arrays({_PARAMS: place.state.params, **slots}), part / "state.safetensors")
+            codec.save(slots_to_arrays(place.kept), part / "clients.safetensors")
+            told = {"now": place.now, "memory": dict(place.memory)}
+            write_whole(part / "state.json", json.dumps(told).encode(), 0o644)
+            part.rename(self._folder / f"{_ROUND}{number}")
+            sync_directory(self._folder)
+            for folder in older:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _places(self) -> list[tuple[int, Path]]:
+        found = self._folder.glob(f"{_ROUND}*")
+        return [(int(each.name.removeprefix(_ROUND)), each) for each in found if each.is_dir()]
+
+
+def check_can_be_kept(*, asynchronous: bool, engine: str) -> None:
+    """Raise `ConfigError` for a run that cannot go on from between two rounds."""
+    if asynchronous:
+        raise ConfigError("a checkpoint is between two rounds, and clients of an asynchronous run are under way then")
+    if engine == "mpi":
+        raise ConfigError(
+            "a checkpoint is of one process: with the engine mpi there is none; processes and ray have it"
+        )
+
+
+def _record(plain: Mapping[str, Any]) -> RoundRecord:
+    """A round as it was, from JSON."""
+    columns = {name: {key: tuple(each) for key, each in plain[name].items()} for name in ("reports", "verdicts")}
+    samples = {client: tuple(Sample(**each) for each in taken) for client, taken in plain["samples"].items()}
+    lists = {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
+    return RoundRecord(**{**plain, **lists, **columns, "samples": samples})

@@ -1,0 +1,123 @@
+"""A simulation that was cut off goes on from its checkpoint, to the same bits."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hansa
+from hansa.data import Examples, Split
+from hansa.errors import ConfigError, ConflictError
+from hansa.messages import EvaluationRules, RoundRules
+from hansa.simulation import Dropouts, RoundRecord, SimulationResult, simulate
+from hansa.training.numpy import softmax_regression
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(90, 4)).astype(np.float32), RNG.integers(0, 3, 90)
+GIVEN: dict[str, Any] = {
+    "model": softmax_regression(4, 3),
+    "data": Split(Examples(X, Y), Examples(X[:20], Y[:20])),
+    "clients": 6,
+    "rounds": 5,
+    "seed": 3,
+    "evaluation": EvaluationRules(fraction=0.5),
+    "rules": RoundRules(selection="count", count=4),
+    "devices": Dropouts(0.2),
+}
+
+
+class CutOffError(Exception):
+    """As a power cut would."""
+
+
+def cut_off(after: int) -> Any:
+    def told(record: RoundRecord) -> None:
+        if record.round == after:
+            raise CutOffError
+
+    return told
+
+
+def timeless(result: SimulationResult) -> list[RoundRecord]:
+    return [replace(record, seconds=0.0, norms=()) for record in result.rounds]
+
+
+def same(mine: SimulationResult, theirs: SimulationResult) -> None:
+    assert timeless(mine) == timeless(theirs)
+    assert [record.norms for record in mine.rounds] == [record.norms for record in theirs.rounds]
+    assert mine.model_hash == theirs.model_hash
+    assert dict(mine.state.slots) == dict(theirs.state.slots)
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "ditto"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_it_goes_on_to_the_bits_of_one_that_was_not_cut_off(tmp_path: Path, algorithm: str, every: int) -> None:
+    whole = simulate(algorithm, **GIVEN)
+    given = {**GIVEN, "checkpoint": tmp_path / "here", "checkpoint_every": every}
+    with pytest.raises(CutOffError):
+        simulate(algorithm, **given, on_round=cut_off(3))
+    told: list[int] = []
+    again = simulate(algorithm, **given, on_round=lambda record: told.append(record.round), tracker=f"csv:{tmp_path}/t")
+    same(again, whole)
+    assert told == ([4, 5] if every == 1 else [3, 4, 5])
+    assert {line.partition(",")[0] for line in (tmp_path / "t").read_text().splitlines()[1:]} == set("12345")
+    once_more = simulate(algorithm, **given, on_round=lambda record: told.append(record.round))
+    same(once_more, whole)
+    assert told[-1] == 5
+    assert len(list((tmp_path / "here").glob("round-*"))) == 1
+
+
+def test_it_goes_on_with_more_rounds_and_after_being_killed_while_it_wrote(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    simulate("scaffold", **{**GIVEN, "rounds": 2}, checkpoint=here)
+    with (here / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 3, "mo')
+    (here / ".half").mkdir()
+    same(simulate("scaffold", **GIVEN, checkpoint=here), simulate("scaffold", **GIVEN))
+    assert not (here / ".half").exists()
+
+
+def test_what_functions_and_processes_remember_is_kept(app: Path, tmp_path: Path) -> None:
+    app.write_text(
+        app.read_text()
+        + """
+
+@app.select
+def select(clients, task):
+    task.memory["asked"] = task.memory.get("asked", 0) + 1
+    return [each.name for each in clients][task.memory["asked"] % 2 :]
+"""
+    )
+    given: dict[str, Any] = {"clients": 4, "rounds": 4, "engine": "processes", "workers": 2}
+    whole = simulate(app, **given)
+    with pytest.raises(CutOffError):
+        simulate(app, **given, checkpoint=tmp_path / "here", on_round=cut_off(1))
+    again = simulate(app, **given, checkpoint=tmp_path / "here")
+    same(again, whole)
+    assert hansa.simulation.replay(again.save_record(tmp_path / "record")).same
+
+
+def test_a_folder_holds_one_run(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    simulate("fedavg", **GIVEN, checkpoint=here)
+    with pytest.raises(
+        ConflictError, match=r"is of another run: its seed was 3, and is 4; go on with that run, or give"
+    ):
+        simulate("fedavg", **{**GIVEN, "seed": 4}, checkpoint=here)
+    shutil.rmtree(here)
+    here.mkdir()
+    (here / "mine.txt").touch()
+    with pytest.raises(ConflictError, match="holds something else: give the checkpoint a folder of its own"):
+        simulate("fedavg", **GIVEN, checkpoint=here)
+
+
+def test_what_has_no_place_between_rounds_is_refused(tmp_path: Path) -> None:
+    given = {name: value for name, value in GIVEN.items() if name not in {"rules", "devices"}}
+    with pytest.raises(ConfigError, match="clients of an asynchronous run are under way then"):
+        simulate("fedbuff", **given, algorithm_options={"buffer": 2}, checkpoint=tmp_path / "here")
+    with pytest.raises(ConfigError, match="checkpoint_every is 0; it must be a whole number, at least 1"):
+        simulate("fedavg", **given, checkpoint=tmp_path / "here", checkpoint_every=0)
+    assert not (tmp_path / "here").exists()
