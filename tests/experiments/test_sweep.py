@@ -134,6 +134,12 @@ def test_a_cells_name_is_of_what_decides_its_result_alone(app: Path) -> None:
     others = [Cell(app, RunSpec(config={"lr": 2}), 3), Cell(app, RunSpec(config={"lr": 1}, seed=1), 3)]
     others += [Cell(app, RunSpec(config={"lr": 1}), 4), Cell(app, RunSpec(config={"lr": 1}), 3, "dropouts:0.1")]
     assert len({cell.key, *(other.key for other in others)}) == 5
+    trace = app.with_name("phones.csv")
+    trace.write_text("client,start,end\na,0,60\n")
+    traced = Cell(app, RunSpec(), 3, f"trace:{trace}")
+    one = traced.key
+    trace.write_text("client,start,end\na,0,90\n")
+    assert traced.key != one
     before = cell.key
     app.write_text(app.read_text() + "\n# changed\n")
     assert cell.key != before

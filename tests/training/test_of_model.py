@@ -57,6 +57,21 @@ def test_an_optimizer_is_named_or_given() -> None:
     assert hashes(named) == hashes(given)
 
 
+def test_a_module_with_batch_norm_is_told_of_drop_last_and_given_it() -> None:
+    def normalized() -> Any:
+        return torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3))
+
+    def spread(outputs: Any, _: Any) -> Any:
+        return outputs.std()
+
+    whole = Split(Examples(X[:9], Y[:9]), DATA.test)  # of 9 examples the last batch of 4 is one
+    with pytest.raises(AppError, match="BatchNorm cannot train on a last batch of one example: give drop_last=True"):
+        hansa.simulate("fedavg", model=normalized, data=whole, clients=1, rounds=1, batch_size=4)
+    given: dict[str, Any] = {"batch_size": 4, "drop_last": True, "metrics": {"spread": spread}}
+    found = hansa.simulate("fedavg", model=normalized, data=whole, clients=1, rounds=1, **given)
+    assert set(found.rounds[0].central) == {"loss", "spread"}
+
+
 def test_a_numpy_model_and_an_estimator_are_trained_as_their_trainers_would() -> None:
     model = softmax_regression(4, 3)
     assert hashes(hansa.App.of(model, DATA, learning_rate=0.2, epochs=2)) == hashes(

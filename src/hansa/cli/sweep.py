@@ -47,7 +47,9 @@ def sweep(
     engine: Engine = "inline",
     devices: Annotated[
         str | None,
-        typer.Option("--devices", help="How devices behave: dropouts:RATE, stragglers:SHARE, lognormal:SIGMA."),
+        typer.Option(
+            "--devices", help="How devices behave: dropouts:RATE, stragglers:SHARE, lognormal:SIGMA or trace:FILE."
+        ),
     ] = None,
     attack: Annotated[
         str | None,

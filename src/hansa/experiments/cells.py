@@ -42,13 +42,16 @@ class Cell:
     def key(self) -> str:
         """A digest of all that decides the result, but for the data.
 
-        The app's files, the settings, hansa's version, and the code of the plug-ins that the run names.
+        The app's files, the settings, hansa's version, the code of the plug-ins that the run names, and the trace.
         """
+        kind, _, file = (self.devices or "").partition(":")
+        trace = Path(file)
         config = {name: value for name, value in self.spec.config.items() if name != DATA}
         decides = {
             **cell_to(replace(self, spec=replace(self.spec, name="", project="", config=config))),
             "app": _digest_of(self.app),
             "version": version("hansa"),
+            **({"trace": blake3(trace.read_bytes()).hexdigest(12)} if kind == "trace" and trace.is_file() else {}),
             **({"plug_ins": [asdict(each) for each in brought]} if (brought := foreign(self.spec)) else {}),
         }
         return blake3(json.dumps(decides, sort_keys=True).encode()).hexdigest(12)

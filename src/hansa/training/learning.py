@@ -1,7 +1,7 @@
 """How a model learns on a client, where its user hands over no trainer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -33,6 +33,12 @@ class Learning(TypedDict, total=False):
     """1."""
     steps: int
     """Batches in one round, instead of epochs."""
+    drop_last: bool
+    """Whether the last batch of a pass is left out where it is smaller, as BatchNorm asks. PyTorch alone."""
+    metrics: Mapping[str, Callable[[Any, Any], Any]]
+    """(outputs, targets) → a mean, by name, beside the loss; by default accuracy for class numbers. PyTorch alone."""
+    bfloat16: bool
+    """Whether products are in bfloat16, weights and steps as they are. PyTorch alone."""
     representation: str
     """The submodule whose output MOON compares. PyTorch alone."""
     device: str

@@ -7,7 +7,7 @@ import numpy as np
 from hansa.arrays import Arrays, delta_dtype
 from hansa.errors import AppError, ConfigError, MissingExtraError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
-from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
+from hansa.training.local import Batch, LocalWork, count, evaluation_examples, training_examples
 
 try:
     import torch
@@ -121,7 +121,10 @@ class TorchTrainer:
                 optimizer.zero_grad()
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 anchors = anchor(inputs, targets)
-                loss = differentiate(inputs, targets)
+                try:
+                    loss = differentiate(inputs, targets)
+                except ValueError as error:
+                    raise _explained(error, batch) from error
                 correct(parameters)
                 for parameter, gradient in anchors:
                     if parameter.grad is not None:
@@ -176,6 +179,13 @@ class TorchTrainer:
                 for name, function in self._setup.measures(targets).items():
                     sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
         return Metrics({name: mean_of(values) for name, values in sums.items()}, len(x))
+
+
+def _explained(error: ValueError, batch: Batch) -> ValueError | AppError:
+    """What a module says of a batch, with the remedy where there is one."""
+    if count(batch) > 1 or "more than 1 value per channel" not in str(error):
+        return error
+    return AppError(f"BatchNorm cannot train on a last batch of one example: give drop_last=True ({error})")
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -60,6 +60,9 @@ def torch_trainer(model: Any, **learning: Unpack[Learning]) -> Callable[..., Tor
             steps=steps,
             device=given.get("device", "cpu"),
             representation=given.get("representation"),
+            drop_last=given.get("drop_last", False),
+            metrics=given.get("metrics"),
+            bfloat16=given.get("bfloat16", False),
         )
 
     make()  # what is wrong is said here, and not in the first round
