@@ -1,15 +1,23 @@
 """The event stream: in order, without a gap, across breaks, restarts and the end of the server."""
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
+import pytest
 from served import Served
 
+from hansa.api import transport
 from hansa.api.encryption import client_context
+from hansa.api.routes import events
+from hansa.api.serving import listen
+from hansa.api.transport import Message
+from hansa.errors import ConnectionFailedError
 from hansa.network.controller.journal import Live, event
 from hansa.store.records import EventRecord
 
@@ -89,7 +97,8 @@ def test_events_of_another_project_never_come(served: Served) -> None:
 def test_a_watcher_outlives_a_restart_of_the_server_without_gap_or_duplicate(fresh: Served) -> None:
     client = fresh.client()
     record(fresh, *(f"before {i}" for i in range(20)))
-    stream = client.events.stream(0)
+    told: list[str] = []
+    stream = client.events.stream(0, tell=told.append)
     seen = [next(stream) for _ in range(20)]
     fresh.restart()
     record(fresh, *(f"after {i}" for i in range(20)))
@@ -99,6 +108,46 @@ def test_a_watcher_outlives_a_restart_of_the_server_without_gap_or_duplicate(fre
         *(f"before {i}" for i in range(20)),
         *(f"after {i}" for i in range(20)),
     ]
+    why, back = told or ("", "")  # a stream that the server has ended in good order is taken up without a word
+    assert (bool(why), back) in ((True, ""), (False, ""))
+
+
+def test_a_stream_says_that_it_is_alive_in_a_way_that_a_browser_hears(
+    fresh: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_PULSE", 0.02)
+    client = fresh.client()
+    messages = client.events._transport.stream("/projects/default/events/stream", {})
+    assert next(messages) == Message(None, "pulse", {})
+    messages.close()
+    stream = client.events.stream(0)
+    record(fresh, "something")
+    assert next(stream).message == "something"
+    stream.close()
+
+
+def test_a_caller_whose_machine_is_gone_is_not_waited_for_as_long_as_the_system_does() -> None:
+    listener = listen("127.0.0.1", 0, "HANSA_PORT")
+    listener.listen()
+    with listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
+def test_a_server_that_nothing_leads_to_is_said_to_be_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_TIMEOUT", httpx.Timeout(0.2))
+    with socket.socket() as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(3):  # more than wait in its queue: what comes then is not answered
+            caller = waiting.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(deaf.getsockname())
+        asked = transport.Transport(f"http://127.0.0.1:{deaf.getsockname()[1]}", "")
+        with pytest.raises(ConnectionFailedError, match=r"nothing answers there within .* the network between"):
+            asked.json("GET", "/me")
+        asked.close()
 
 
 def test_a_revoked_token_ends_its_streams(served: Served) -> None:

@@ -151,6 +151,33 @@ def test_an_app_that_cannot_be_read_is_told_in_place(visitor: Visit) -> None:
     visitor.expected = ()
 
 
+def test_a_stream_from_which_nothing_comes_any_more_is_taken_up_anew(visitor: Visit) -> None:
+    """A browser says nothing of a way that swallows everything; the server does, every quarter of a minute."""
+    scripts = (
+        "performance.getEntriesByType('resource').map(({ name }) => name).find((name) => name.endsWith('acts.js'))"
+    )
+    module = visitor.page.evaluate(scripts).replace("parts/acts.js", "feed.js")
+    page = visitor.context.new_page()
+    page.clock.install()
+    page.goto(f"{visitor.url}/ui/")
+    page.evaluate(
+        """async (module) => {
+          const { Feed } = await import(module);
+          const feed = new Feed("default", 0);
+          window.feed = feed;
+          window.become = (state) => new Promise((done) => feed.follow((told) => told.state === state && done(), 0));
+          await window.become("live");
+          window.lost = window.become("lost");
+        }""",
+        module,
+    )
+    page.clock.fast_forward(60_000)
+    page.evaluate("window.lost")
+    page.evaluate("window.become('live')")
+    page.evaluate("window.feed.close()")
+    page.close()
+
+
 def test_a_pinned_client_is_drawn_over_the_global_model(visitor: Visit, studied: Studied) -> None:
     page = visitor.turn_to(studied.fill("p/default/sessions/{session}?tab=clients"))
     page.get_by_role("button", name="Pin client-1").click()

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -64,6 +64,8 @@ Filter = str | int | bool | list[str] | None
 _PAGE: Final = 1000
 _RETRIES: Final = 18
 """Attempts to take up a stream: a server that is started again, or another that takes over, has about a minute."""
+_HAPPENED: Final = frozenset({"message", "live"})
+"""Server-sent events that tell of something; others say that the stream is alive."""
 _PATIENCE: Final = 5.0
 """Seconds between two attempts at most."""
 _DIGEST: Final = 64
@@ -260,11 +262,14 @@ class Events(Listed[EventRecord]):
     _kind = EventRecord
     _name = "events"
 
-    def stream(self, after: int | None = None, session: str | None = None) -> Iterator[EventRecord | Live]:
+    def stream(
+        self, after: int | None = None, session: str | None = None, tell: Callable[[str], None] = lambda _: None
+    ) -> Iterator[EventRecord | Live]:
         """Stored events after a cursor and then what happens, for ever; a broken connection is taken up by itself.
 
         after: the id of an event, 0 for all there are; None: only what is new. session: only this session's (its id),
-        and the network's own. Raises `ConnectionFailedError` when the server does not come back.
+        and the network's own. tell: called with why the connection is lost, and with an empty string when it is back.
+        Raises `ConnectionFailedError` when the server does not come back.
         """
         last = after if after is not None else self.list(limit=1).cursor
         failures = 0
@@ -272,10 +277,15 @@ class Events(Listed[EventRecord]):
             try:
                 query = {"session": session, "after": last}
                 for message in self._transport.stream(f"{self._path}/events/stream", query, last):
+                    if failures:
+                        tell("")
                     failures = 0
                     last = message.id if message.id is not None else last
-                    yield self._happened(message)
-            except ConnectionFailedError:
+                    if message.event in _HAPPENED:
+                        yield self._happened(message)
+            except ConnectionFailedError as error:
+                if not failures:
+                    tell(str(error))
                 failures += 1
                 if failures > _RETRIES:
                     raise

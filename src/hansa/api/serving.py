@@ -18,6 +18,8 @@ __all__ = ["Uvicorn", "listen", "serve_app"]
 
 _GRACE: Final = 5
 """Seconds that requests under way have when the server ends."""
+_UNHEARD: Final = 60_000
+"""Milliseconds for which a caller's machine may not confirm what it was sent: it, or the way to it, is gone then."""
 
 
 class Uvicorn(uvicorn.Server):
@@ -86,6 +88,8 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         raise InputError(f"the REST API cannot listen on {host!r} ({error.strerror}): set HANSA_HOST") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # each connection has it from here
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD)
         listener.bind(address)
         listener.setblocking(False)
     except OSError as error:

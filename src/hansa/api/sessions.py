@@ -1,6 +1,6 @@
 """Sessions as the Python client knows them: started from an app, watched, waited for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -180,10 +180,13 @@ class Sessions(Listed[SessionRecord]):
             self._transport.download(f"{self._path}/sessions/{found.id}/bundle{suffix}", file)
         return target
 
-    def watch(self, session: str, after: int = 0) -> Iterator[EventRecord | Live]:
+    def watch(
+        self, session: str, after: int = 0, tell: Callable[[str], None] = lambda _: None
+    ) -> Iterator[EventRecord | Live]:
         """The events of a session, stored and live, until it ends; it outlives a broken connection.
 
-        after: the id of an event, to begin after it. A session that was resumed goes on after the end of its first run.
+        after: the id of an event, to begin after it; tell: as of `events.stream`. A session that was resumed goes on
+        after the end of its first run.
         """
         found = self._find(session)
         last: int | None = None
@@ -191,7 +194,7 @@ class Sessions(Listed[SessionRecord]):
             last = self._end_of(found)
             if last is None or last <= after:
                 return
-        for happened in self._events.stream(after, found.id):
+        for happened in self._events.stream(after, found.id, tell):
             yield happened
             if isinstance(happened, EventRecord) and happened.kind in _ENDS and self._is_over(happened, last):
                 return

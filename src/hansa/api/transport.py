@@ -162,8 +162,16 @@ class Transport:
             raise ConnectionFailedError(
                 f"no hansa server answers at {self.url} ({error}): start one with `hansa up`, or set the right URL"
             ) from error
+        except httpx.ConnectTimeout as error:
+            raise ConnectionFailedError(
+                f"cannot reach {self.url}: nothing answers there within {_TIMEOUT.connect:.0f} seconds; check the "
+                "address, that the server runs, and the network between"
+            ) from error
         except httpx.TimeoutException as error:
-            raise ConnectionFailedError(f"{self.url} did not answer in time: is the server overloaded?") from error
+            raise ConnectionFailedError(
+                f"{self.url} said nothing for too long: the network between passes nothing any more, or the server is "
+                "overloaded"
+            ) from error
         except httpx.TransportError as error:
             raise ConnectionFailedError(f"the connection to {self.url} broke ({error}): try again") from error
 

@@ -1,11 +1,13 @@
 """`hansa event`: what happened, and what happens."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hansa.cli.options import ConnectionOptions, Json, Limit, expand
 from hansa.cli.output import print_json, print_table, say, when
+from hansa.cli.watching import broken
 
 if TYPE_CHECKING:
     from hansa.store.records import EventRecord
@@ -58,7 +60,7 @@ def follow(
 
     with server.connect() as api:
         found = api.sessions.get(session).id if session is not None else None
-        for happened in api.events.stream(0 if everything else None, found):
+        for happened in api.events.stream(0 if everything else None, found, broken(partial(say, as_json=True))):
             if isinstance(happened, EventRecord) or live:
                 _print(happened, as_json=as_json)
 

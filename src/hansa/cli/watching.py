@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hansa.cli.board import Board, Row, open_board
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from hansa.api.client import Client
     from hansa.store.records import EventRecord, SessionRecord
 
-__all__ = ["Rounds", "ended", "evaluations", "tell", "title_of", "watch"]
+__all__ = ["Rounds", "broken", "ended", "evaluations", "tell", "title_of", "watch"]
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ def watch(
         return _watch_program(api, session, as_json=as_json, after=after), []
     with open_board(title or title_of(session), session.rounds, as_json=as_json) as board:
         rounds = Rounds(_shower(board, as_json=as_json), evaluations(session))
-        for happened in api.sessions.watch(session.id, after):
+        for happened in api.sessions.watch(session.id, after, broken(board.say)):
             tell(board, rounds, happened)
         rounds.end()
     return api.sessions.get(session.id), rounds.shown
@@ -79,13 +80,18 @@ def _watch_program(api: "Client", session: "SessionRecord", *, as_json: bool, af
     from hansa.store.records import EventRecord
 
     say(f"session {session.name} ({session.id}): {', '.join(session.spec.parties)}", as_json=as_json)
-    for happened in api.sessions.watch(session.id, after):
+    for happened in api.sessions.watch(session.id, after, broken(partial(say, as_json=as_json))):
         if isinstance(happened, EventRecord) and happened.kind.partition(".")[0] in {"party", "task"}:
             if as_json:
                 print_json(happened)
             else:
                 say(happened.message)
     return api.sessions.get(session.id)
+
+
+def broken(say: Callable[[str], None]) -> Callable[[str], None]:
+    """What `events.stream` tells of its connection, as a line. What is watched goes on meanwhile."""
+    return lambda why: say(f"{why}. Trying again; what happens meanwhile is not missed." if why else "Connected again.")
 
 
 def title_of(session: "SessionRecord") -> str:

@@ -31,7 +31,7 @@ _PULSE: Final = 15.0
 _LARGEST: Final = 2**63 - 1
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "Stored events with their ids; live ones as `event: live`, without an id",
+        "description": "Stored events with their ids; live ones as `event: live`, without an id; `event: pulse`",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
@@ -80,7 +80,8 @@ class EventRoutes:
         """What happens, as server-sent events; a browser's EventSource takes it up by itself after a break.
 
         Stored events come in order, without a gap, each with its id. Live items (`event: live`: progress, log lines)
-        have none and are not kept. A list's `cursor` is the `after` that follows it.
+        have none and are not kept. A list's `cursor` is the `after` that follows it. Where nothing happens a pulse
+        (`event: pulse`) comes every 15 seconds: a reader that hears none for longer has lost the connection.
         """
         self._admit(me.token_id)
         try:
@@ -124,7 +125,7 @@ class EventRoutes:
                     await _send(send, _frame(pending.result()))
                     pending = asyncio.ensure_future(anext(stream.source))
                 else:
-                    await _send(send, ": still here\n\n")
+                    await _send(send, "event: pulse\ndata: {}\n\n")
         finally:
             for task in (pending, change, *ends):
                 task.cancel()

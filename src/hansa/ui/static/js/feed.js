@@ -3,6 +3,8 @@
 const RETRY = 1000; // milliseconds until a stream that was refused is asked for again; doubled up to a quarter of a minute
 const LONGEST = 15000;
 const GATHER = 200; // milliseconds for which what happens is gathered before a page hears of it
+const SILENCE = 45000; // milliseconds without a word after which a stream is lost; the server says something every 15 seconds
+const LOOK = 5000; // milliseconds between two looks at that
 const KEPT = 2000; // events that are remembered for a page that comes later
 
 /** One stream for everybody who follows a project. */
@@ -17,25 +19,43 @@ export class Feed {
     this.since = Date.now();
     this.wait = RETRY;
     this.waiting = [];
+    this.watch = setInterval(() => {
+      if (this.source.readyState !== EventSource.CLOSED && Date.now() - this.heard > SILENCE) this.lose();
+    }, LOOK);
     this.open();
   }
 
   open() {
     const source = new EventSource(`/api/v1/projects/${encodeURIComponent(this.project)}/events/stream?after=${this.after}`);
     this.source = source;
+    this.heard = Date.now();
     source.onopen = () => {
+      this.heard = Date.now();
       this.wait = RETRY;
       this.become("live");
     };
-    source.onmessage = (event) => this.take(JSON.parse(event.data));
-    source.addEventListener("live", (event) => this.tell({ live: JSON.parse(event.data) }));
-    source.onerror = () => {
-      if (this.source !== source) return;
-      this.become("lost");
-      source.close();
-      this.retry = setTimeout(() => this.open(), this.wait);
-      this.wait = Math.min(LONGEST, 2 * this.wait);
+    source.onmessage = (event) => {
+      this.heard = Date.now();
+      this.take(JSON.parse(event.data));
     };
+    source.addEventListener("live", (event) => {
+      this.heard = Date.now();
+      this.tell({ live: JSON.parse(event.data) });
+    });
+    source.addEventListener("pulse", () => {
+      this.heard = Date.now();
+    });
+    source.onerror = () => {
+      if (this.source === source) this.lose();
+    };
+  }
+
+  /** The stream has broken, or nothing comes through any more, of which a browser says nothing. */
+  lose() {
+    this.become("lost");
+    this.source.close();
+    this.retry = setTimeout(() => this.open(), this.wait);
+    this.wait = Math.min(LONGEST, 2 * this.wait);
   }
 
   take(event) {
@@ -87,6 +107,7 @@ export class Feed {
   close() {
     clearTimeout(this.retry);
     clearTimeout(this.timer);
+    clearInterval(this.watch);
     this.source.close();
   }
 }
