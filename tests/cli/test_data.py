@@ -35,6 +35,25 @@ def test_show_counts_labels_by_client_and_draws(hansa: Any, tmp_path: Path) -> N
     assert found["statistics"]["clients"] == 2
 
 
+def test_show_takes_settings_of_the_app_and_refuses_what_nobody_reads(hansa: Any, tmp_path: Path) -> None:
+    app = written(
+        tmp_path,
+        LABELLED.replace(
+            "app.data(shares.share)",
+            "@app.data\ndef data(client, *, kind='iid'):\n"
+            "    return Partitioned(EXAMPLES, kind, test_fraction=0.0).share(client)\n",
+        ),
+    )
+    whole, skewed = (
+        hansa("data", "show", app, "-n", 4, *more, "--json") for more in ([], ["--set", "kind=label_count:1"])
+    )
+    labels = [json_lines(done.stdout)[0]["statistics"]["effective_labels"] for done in (whole, skewed)]
+    assert labels[0] > 3
+    assert labels[1] == 1
+    done = hansa("data", "show", app, "--set", "knd=iid")
+    assert "the app has no setting 'knd', and nothing else of it reads --set; its settings: kind" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hansa.cli.options import AppPath, Json, app_name
+from hansa.cli.options import AppPath, Json, app_name, check_settings, values
 from hansa.cli.output import in_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ def show(
         int | None,
         typer.Option("--first", min=1, show_default=False, help="Look at so many of them only; by default at all."),
     ] = None,
+    set_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", show_default=False,
+            help="A setting of the app, for example partition=shards:2; may be repeated.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -51,9 +58,10 @@ def show(
     from hansa.errors import AppError
     from hansa.simulation.clients import VirtualClients
 
-    loaded, everybody = load_app(app), VirtualClients(clients)
+    loaded, everybody, config = load_app(app), VirtualClients(clients), values(set_config or (), "--set")
+    check_settings(loaded, config)
     names = [f"client-{k}" for k in range(min(clients, first or clients))]
-    shares = [loaded.load_data(everybody.share(name)) for name in names]
+    shares = [loaded.load_data(everybody.share(name), config) for name in names]
     if all(share is None for share in shares):
         raise AppError(f"{app} has no data function; decorate one with @app.data that returns a client's share")
     labels, counts = count_labels([_targets(name, share) for name, share in zip(names, shares, strict=True)])

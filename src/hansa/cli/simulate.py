@@ -13,7 +13,7 @@ import typer
 
 from hansa.cli.board import Row, open_board
 from hansa.cli.browsing import open_link
-from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, names_of
+from hansa.cli.options import AppPath, Json, SpecOptions, app_name, check_settings, expand, names_of
 from hansa.cli.output import counted, print_json, say, size, span
 from hansa.cli.privacy import sentence
 from hansa.cli.studio import local_studio, until_interrupted
@@ -193,19 +193,16 @@ def simulate(
 
 
 def _check_settings(app: "App", spec: "RunSpec") -> None:
-    """Refuse a setting that nobody reads: a typing error would make no difference, and nobody would know."""
-    from hansa.errors import ConfigError
+    """As `check_settings`, and of an option that has gone there by mistake where it belongs."""
     from hansa.run import options_of
 
-    unread = [name for name in spec.config if name not in app.settings]
-    if not unread or app.reads_config:
-        return
-    said = ", ".join(app.settings) or "none (of a function that makes the trainer, the parameters are settings)"
-    message = f"the app has no setting {unread[0]!r}, and nothing else of it reads --set; its settings: {said}"
-    for kind, name in (("algorithm", spec.algorithm), ("aggregator", spec.aggregator)):
-        if unread[0] in options_of(f"hansa.{kind}s", name):
-            message += f". It is an option of {name}: --set-{kind} {unread[0]}={spec.config[unread[0]]}"
-    raise ConfigError(message)
+    unread = next((name for name in spec.config if name not in app.settings), "")
+    there = [
+        f". It is an option of {name}: --set-{kind} {unread}={spec.config[unread]}"
+        for kind, name in (("algorithm", spec.algorithm), ("aggregator", spec.aggregator))
+        if unread and not app.reads_config and unread in options_of(f"hansa.{kind}s", name)
+    ]
+    check_settings(app, spec.config, "".join(there))
 
 
 def _check_places(save: Path | None, record: Path | None) -> None:
