@@ -23,6 +23,7 @@ from hansa.store.records import (
     AccountRecord,
     EvaluationRecord,
     HandoverRecord,
+    InstallationRecord,
     MetricRecord,
     NoteRecord,
     Record,
@@ -214,7 +215,8 @@ def test_a_record_of_a_newer_server_is_read_without_what_is_new() -> None:
 
 OF_USERS = (AccountRecord, SubjectRecord)
 """One holds a hash, the other whom a provider means: a `User` is told instead."""
-TOLD = [kind for kind in get_args(Record) if kind not in (*OF_USERS, EvaluationRecord, HandoverRecord, NoteRecord)]
+OF_SERVERS = (EvaluationRecord, HandoverRecord, InstallationRecord, NoteRecord)
+TOLD = [kind for kind in get_args(Record) if kind not in (*OF_USERS, *OF_SERVERS)]
 """What clients sign of evaluations is in bundles alone; the numbers are told as metrics."""
 SHAPES = {shape.__name__: shape for shape in Shape.__subclasses__()}
 PAIRS = [

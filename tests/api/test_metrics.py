@@ -265,6 +265,19 @@ def test_a_scrape_answers_while_the_stores_are_away(postgres: PostgresServer, s3
         made.close()
 
 
+def test_a_scrape_tells_the_rest_while_the_data_folder_is_gone(scraped: Scraped) -> None:
+    data, away = scraped.folder / "controller", scraped.folder / "away"
+    assert scraped.scrape()("hansa_data_free_bytes") < scraped.scrape()("hansa_data_size_bytes")
+    data.rename(away)
+    try:
+        gone = scraped.scrape()
+    finally:
+        away.rename(data)
+    assert not {"hansa_data_free_bytes", "hansa_data_size_bytes"} & gone.names()
+    assert gone("hansa_build_info") == 1
+    assert gone("hansa_rounds_committed_total", project="default") >= 0
+
+
 def test_the_page_lists_every_metric_and_its_rules_name_no_other(scraped: Scraped) -> None:
     families = {
         (one.name + "_total" * (one.type == "counter"), one.type, _labels(one), one.documentation)

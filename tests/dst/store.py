@@ -23,6 +23,7 @@ from hansa.store.records import (
     AuditRecord,
     ContributionRecord,
     EventRecord,
+    InstallationRecord,
     ModelRecord,
     PackageRecord,
     PredictionRecord,
@@ -244,6 +245,7 @@ class Database:
         held |= {row["state"] for row in self._unmarked(RoundRecord)}
         held |= {row["aggregate"] for row in self._with_aggregates()}
         held |= {row["id"] for row in self.rows[PackageRecord].values()}
+        held |= {row["objects"] for row in self.rows[InstallationRecord].values()}
         return frozenset(held & set(digests))
 
     def queue(self, digests: Collection[str]) -> None:

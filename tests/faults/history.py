@@ -9,6 +9,7 @@ from typing import Any
 from blake3 import blake3
 
 from hansa.api.client import Client
+from hansa.network.controller.installation import mark_of, own_id
 from hansa.store.records import ContributionRecord, ModelRecord, RoundRecord, SessionRecord
 
 __all__ = ["History", "Session", "left_over", "read_history"]
@@ -85,6 +86,7 @@ def _unneeded(api: Client, sessions: Sequence[Session], folder: Path) -> tuple[s
         needed |= {model.id for model in each.models if model.pruned_at is None}
         needed |= {found.state for found in each.rounds if found.state_pruned_at is None}
         needed |= {found.aggregate or "" for found in each.rounds if found.aggregate_pruned_at is None}
+    needed.add(blake3(mark_of(own_id(folder / "data" / "keys"))).hexdigest())
     stored = {path.name for path in (folder / "data" / "objects").glob("??/??/*")}
     return tuple(sorted(stored - needed))
 

@@ -13,7 +13,7 @@ from hansa.errors import ConfigError, ConflictError, PrunedError, StorageUnavail
 from hansa.evidence.stored import verify_session
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
 from hansa.store.ports import Query
-from hansa.store.records import ModelRecord, SessionRecord, SessionState
+from hansa.store.records import InstallationRecord, ModelRecord, SessionRecord, SessionState
 
 RULES = RoundRules(min_clients=2, quorum=2, deadline=60)
 ADAM = RunSpec(
@@ -36,7 +36,9 @@ async def away(_digest: str) -> None:
 
 
 async def stored(made: Federation) -> set[str]:
-    return {found.digest async for found in made.controller.objects.list()}
+    """But for the object that says whose they are."""
+    (ours,) = (await made.controller.store.list(InstallationRecord, Query(""))).items
+    return {found.digest async for found in made.controller.objects.list()} - {ours.objects or ""}
 
 
 async def models(made: Federation, session: SessionRecord) -> list[ModelRecord]:

@@ -16,6 +16,7 @@ from hansa.store.records import (
     ContributionRecord,
     EvaluationRecord,
     EventRecord,
+    InstallationRecord,
     MemberRecord,
     MetricRecord,
     ModelRecord,
@@ -121,6 +122,7 @@ def one_of_each(project: str = PROJECT) -> Sequence[Record]:
         config={"hidden": (64, 64), "nested": {"list": [1, 1.0, "1", None, {"$deep": [True]}]}, "big": 2**80},
     )
     return (
+        InstallationRecord("5a" * 16, project, SIGNER, 1.0, digest(14)),
         ProjectRecord(project, "The harbour", 0.1, max_sessions=3, max_storage=2**40, max_clients=0),
         SessionRecord(
             "s1",

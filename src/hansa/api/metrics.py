@@ -95,7 +95,7 @@ class Metrics:
         _, objects_up, disk = await asyncio.gather(
             _answers(_read(controller.store, stored)),
             _answers(_look_at(controller.objects)),
-            asyncio.to_thread(shutil.disk_usage, self._data),
+            asyncio.to_thread(_disk, self._data),
         )
         for project in {*(stored.projects or ()), *controller.trees}:
             controller.counts.known(project)
@@ -111,8 +111,8 @@ class Metrics:
             *_lag(controller.journal.lag),
             _gauge("hansa_store_up", "Whether the metadata store answers.", [((), stored.projects is not None)]),
             _gauge("hansa_object_store_up", "Whether the object store answers.", [((), objects_up)]),
-            _gauge("hansa_data_free_bytes", "Bytes free where the server's folder is.", [((), disk.free)]),
-            _gauge("hansa_data_size_bytes", "Bytes of the disk where the server's folder is.", [((), disk.total)]),
+            _gauge("hansa_data_free_bytes", "Bytes free where the server's folder is.", disk[:1]),
+            _gauge("hansa_data_size_bytes", "Bytes of the disk where the server's folder is.", disk[1:]),
             *_of_store(stored),
         )
         return await asyncio.to_thread(encode, _Families(families)), media_type
@@ -146,6 +146,14 @@ async def _answers(asked: Awaitable[None]) -> bool:
             await asked
             return True
     return False
+
+
+def _disk(data: Path) -> list[tuple[tuple[str, ...], float]]:
+    """Bytes free and in all; nothing where the folder is gone, or its disk does not answer: no number says that."""
+    with suppress(OSError):
+        usage = shutil.disk_usage(data)
+        return [((), usage.free), ((), usage.total)]
+    return []
 
 
 async def _read(store: MetadataStore, stored: _Stored) -> None:

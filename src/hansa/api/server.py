@@ -203,14 +203,16 @@ class ApiServer:
         return Trust(roots=secure.authority.certificate, name=CONTROLLER)
 
     @classmethod
-    async def open(cls, settings: Settings, front: Callable[[ASGIApp], ASGIApp] | None = None) -> "ApiServer":
+    async def open(
+        cls, settings: Settings, front: Callable[[ASGIApp], ASGIApp] | None = None, *, adopt: bool = False
+    ) -> "ApiServer":
         """Bind both ports, open the stores, take up running sessions; raises `InputError` that says what to change.
 
-        front: put before the API, for example pages.
+        front: put before the API, for example pages; adopt: as in `ControllerServer.open`.
         """
         async with AsyncExitStack() as undo:
             listener = undo.enter_context(listen(settings.host, settings.port, "HANSA_PORT or --port"))
-            control = await ControllerServer.open(settings, trace=traces_wanted())
+            control = await ControllerServer.open(settings, trace=traces_wanted(), adopt=adopt)
             undo.push_async_callback(control.aclose)
             await asyncio.to_thread(_clear, settings.data)
             closing = asyncio.Event()

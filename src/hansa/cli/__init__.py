@@ -10,6 +10,7 @@ import typer
 from hansa.cli import (
     algorithm,
     audit,
+    backup,
     bench,
     client,
     combiner,
@@ -73,6 +74,7 @@ for _name, _noun in (
     ("project", project),
     ("user", user),
     ("keys", keys),
+    ("backup", backup),
 ):
     app.add_typer(_noun.commands, name=_name, rich_help_panel=_NETWORK)
 for _name, _noun in (

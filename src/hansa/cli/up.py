@@ -57,6 +57,13 @@ def up(
             help="Serve FEDn's clients and scripts too; by default HANSA_FEDN, else not. HANSA_FEDN_… say how.",
         ),
     ] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="This once: take database, keys and objects as one network's though they were not, which is refused.",
+        ),
+    ] = False,
     while_stdin: WhileStdin = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -76,10 +83,10 @@ def up(
     log_to(sys.stderr, level=settings.log_level)
 
     first = not (settings.data / "keys").exists()
-    run_until_stopped(_serve(settings, first=first, as_json=as_json), while_stdin=while_stdin)
+    run_until_stopped(_serve(settings, first=first, as_json=as_json, adopt=adopt), while_stdin=while_stdin)
 
 
-async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
+async def _serve(settings: "Settings", *, first: bool, as_json: bool, adopt: bool = False) -> None:
     """Until it is cancelled. first: whether the data folder is new, so that nobody has a token yet."""
     import structlog
 
@@ -89,7 +96,7 @@ async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
     from hansa.ui import Studio
 
     async def opened() -> ApiServer:
-        return await ApiServer.open(settings, Studio)
+        return await ApiServer.open(settings, Studio, adopt=adopt)
 
     log = structlog.get_logger(__name__)
     while True:
@@ -100,7 +107,7 @@ async def _serve(settings: "Settings", *, first: bool, as_json: bool) -> None:
             if first:
                 raise
             why = str(error)
-        first = False
+        first = adopt = False
         log.warning("this controller does not lead any more; it waits until it may again", why=why)
 
 

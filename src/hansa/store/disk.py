@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import BinaryIO, Final, cast
 
 from hansa.errors import StorageError, StorageUnavailableError
 
-__all__ = ["bytes_in", "explained", "make_directory", "sync_directory", "whole_file", "write_whole"]
+__all__ = ["bytes_in", "explained", "make_directory", "sync_directory", "whole_copy", "whole_file", "write_whole"]
 
 _REMEDIES: Final[Mapping[int, str]] = {
     errno.ENOSPC: "the disk is full: free some space or choose another disk, then try again",
@@ -66,9 +67,21 @@ def make_directory(path: Path) -> None:
 
 def write_whole(path: Path, data: bytes | memoryview, mode: int = 0o600) -> None:
     """Write a file that is there whole or not at all, also after a power cut; by default its owner alone reads it."""
+    with _durable(path, mode) as file:
+        file.write(data)
+
+
+def whole_copy(source: Path, path: Path) -> None:
+    """The same with the bytes of another file, in bounded memory."""
+    with source.open("rb") as origin, _durable(path, 0o600) as file:
+        shutil.copyfileobj(origin, file, 1 << 20)
+
+
+@contextmanager
+def _durable(path: Path, mode: int) -> Iterator[BinaryIO]:
     part = path.with_name(f"{path.name}.part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -26,6 +26,7 @@ __all__ = [
     "MetadataStore",
     "ObjectStore",
     "Page",
+    "Portable",
     "Pruned",
     "Query",
     "Release",
@@ -278,6 +279,27 @@ class MetadataStore(Protocol):
         Each write checks in its own transaction that nobody has led since; a former leader's is a `ConflictError`
         and changes nothing. Opening and closing it is opening and closing the store.
         """
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """A metadata store that can be copied to a file, and made of one again. For both it need not be open."""
+
+    engine: str
+    """What such a file is of: only a store of the same engine can load it."""
+
+    async def dump(self, file: Path) -> frozenset[str]:
+        """Write one state of the database to a file that its owner alone reads, while others may write to the database.
+
+        Returns the objects that rows hold on to in that state. What is in the file already is replaced; the database
+        itself is neither changed nor migrated. Raise `NotFoundError` when there is none.
+        """
+
+    async def check_vacant(self) -> None:
+        """Raise `ConflictError` where there is a database already, `InputError` where none can be made of a file."""
+
+    async def load(self, file: Path) -> None:
+        """Make the database of such a file, all or nothing; errors as of `check_vacant`."""
 
 
 @runtime_checkable

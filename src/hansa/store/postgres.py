@@ -10,9 +10,15 @@ A process that is stopped in the middle of a transaction would keep the lock: th
 `_STANDSTILL`. Each connection is tried before it is used, so that a restarted server is found again without an error.
 """
 
+import asyncio
+import os
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import psycopg
@@ -27,6 +33,7 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
+    inspect,
     make_url,
     text,
 )
@@ -38,15 +45,18 @@ from hansa.errors import (
     ConflictError,
     CorruptionError,
     HansaError,
+    InputError,
     NotFoundError,
     StorageError,
     StorageUnavailableError,
 )
 from hansa.store import leases
+from hansa.store.disk import explained
 from hansa.store.lanes import Lane
 from hansa.store.leading import LeaseLeadership
 from hansa.store.migrations import upgrade
 from hansa.store.ports import Leadership
+from hansa.store.pruning import held
 from hansa.store.schema import LEASES
 from hansa.store.sql import Lanes, SqlStore
 
@@ -77,6 +87,7 @@ class PostgresStore(SqlStore):
     (`~/.pgpass`, `PGPASSWORD` …). busy: seconds that a write waits for another process's.
     """
 
+    engine: Final = "postgresql"
     _collation: ClassVar = "C"
 
     def __init__(self, url: str, *, busy: float = 10.0) -> None:
@@ -93,6 +104,85 @@ class PostgresStore(SqlStore):
     async def replicas(self, name: str) -> tuple[str, tuple[str, ...]]:
         """Who leads, and who waits, by the server's clock."""
         return await self._read(lambda connection: leases.replicas(connection, name, _CLOCK))
+
+    async def dump(self, file: Path) -> frozenset[str]:
+        """Have `pg_dump` write one state of the database, see `Portable`."""
+        return await asyncio.to_thread(self._dump, file)
+
+    async def check_vacant(self) -> None:
+        """Raise `ConflictError` where there are tables, `InputError` where there is no `pg_restore`."""
+        await asyncio.to_thread(self._load, None)
+
+    async def load(self, file: Path) -> None:
+        """Have `pg_restore` fill the empty database, in one transaction, see `Portable`."""
+        await asyncio.to_thread(self._load, file)
+
+    def _dump(self, file: Path) -> frozenset[str]:
+        program = self._program("pg_dump", "pg_dump --format custom --file FILE --dbname URL")
+        with explained("write", file):
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        with self._alone() as connection:
+            state = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+            named = held(connection)
+            self._run(connection, [program, "--format=custom", f"--snapshot={state}", f"--file={file}"])
+        return named
+
+    def _load(self, file: Path | None) -> None:
+        """file: None where it is only asked whether it could be."""
+        program = self._program("pg_restore", "pg_restore --single-transaction --dbname URL FILE")
+        with self._alone() as connection:
+            self._check_encoding(connection)
+            if inspect(connection).get_table_names():
+                raise ConflictError(f"{self._name} has tables already: name an empty one, which createdb makes")
+            if file is not None:
+                self._run(connection, [program, "--single-transaction", "--exit-on-error", str(file)])
+
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """A connection that reads one state, and may stand still while a program does its part."""
+        engine = self._engine(1)
+        try:
+            with self._explained(), engine.connect() as plain:
+                connection = plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                yield connection
+        finally:
+            engine.dispose()
+
+    def _program(self, name: str, command: str) -> str:
+        """Where a program of PostgreSQL's is; command: what it is there for, for who has to do it by hand."""
+        if (found := shutil.which(name)) is None:
+            raise InputError(
+                f"{self._name} is copied by {name}, which is not installed here: install PostgreSQL's client programs "
+                f"(Debian: apt-get install postgresql-client), or do it by hand where they are ({command})"
+            )
+        return found
+
+    def _run(self, connection: Connection, command: Sequence[str]) -> None:
+        """Run a program on the same database: its password is in a file, for others can read a command line."""
+        _, reached = connection.dialect.create_connect_args(self._url)
+        reached.pop("context", None)  # psycopg's own
+        with tempfile.NamedTemporaryFile("w", prefix="hansa-") as secret:
+            if "password" in reached:
+                secret.write("*:*:*:*:" + re.sub(r"([\\:])", r"\\\1", reached.pop("password")))
+                secret.flush()
+                reached["passfile"] = secret.name
+            done = subprocess.run(  # noqa: S603  # a program of PostgreSQL's, and our own words
+                [
+                    *command,
+                    "--no-owner",
+                    "--no-privileges",
+                    "--no-password",
+                    f"--dbname={psycopg.conninfo.make_conninfo(**reached)}",
+                ],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode != 0:
+            said = " ".join(done.stderr.split())
+            raise StorageError(f"{self._name}: {Path(command[0]).name} has failed, and nothing is kept of it ({said})")
 
     async def _connect(self) -> Lanes:
         writer, reader, keeper = self._engine(1), self._engine(_READERS), self._engine(1)

@@ -6,7 +6,7 @@ rows has to hold on to a digest, none with that digest is marked.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
+    inspect,
     not_,
     or_,
     select,
@@ -27,16 +28,26 @@ from sqlalchemy import (
     update,
 )
 
+from hansa.errors import NotFoundError
+from hansa.store.migrations import check_known
 from hansa.store.ports import Pruned, Release
-from hansa.store.records import ModelRecord, PackageRecord, PredictionRecord, RoundRecord, SessionRecord
+from hansa.store.records import (
+    InstallationRecord,
+    ModelRecord,
+    PackageRecord,
+    PredictionRecord,
+    RoundRecord,
+    SessionRecord,
+)
 from hansa.store.schema import REMOVALS, TABLES
 
-__all__ = ["digests_of", "forget", "mark", "naming", "needed", "prunable", "queue", "queued"]
+__all__ = ["digests_of", "forget", "held", "mark", "naming", "needed", "prunable", "queue", "queued"]
 
 _MODELS: Final = TABLES[ModelRecord]
 _ROUNDS: Final = TABLES[RoundRecord]
 _SESSIONS: Final = TABLES[SessionRecord]
 _PACKAGES: Final = TABLES[PackageRecord]
+_INSTALLATIONS: Final = TABLES[InstallationRecord]
 _PREDICTIONS: Final = TABLES[PredictionRecord]
 _AT_ONCE: Final = 500
 """Rounds that are marked in one transaction, and values in one statement."""
@@ -109,13 +120,21 @@ def needed(connection: Connection, digests: Collection[str]) -> frozenset[str]:
     """Those that a row of any project holds on to."""
     found: set[str] = set()
     for some in _batches(sorted(digests)):
-        rows = union(
-            *(_holding(holding).where(holding.table.c[holding.digest].in_(some)) for holding in _HOLDINGS),
-            *(select(column).where(column.in_(some)) for column in (_SESSIONS.c.seed_model, _SESSIONS.c.model)),
-            select(_PACKAGES.c.id).where(_PACKAGES.c.id.in_(some)),
-        )
+        rows = union(*(column.where(column.selected_columns[0].in_(some)) for _, column in _everything()))
         found.update(digest for (digest,) in connection.execute(rows))
     return frozenset(found)
+
+
+def held(connection: Connection) -> frozenset[str]:
+    """Every object that a row of any project holds on to; also of a database that an earlier version has written.
+
+    Raise `NotFoundError` when the database is empty, `StorageError` when only a newer version knows it.
+    """
+    if check_known(connection) is None:
+        raise NotFoundError("the database is empty: no server has started on it")
+    known = inspect(connection).get_table_names()
+    rows = union(*(column for table, column in _everything() if table.name in known))
+    return frozenset(digest for (digest,) in connection.execute(rows) if digest)
 
 
 def naming(connection: Connection, kind: type[ModelRecord] | type[PackageRecord], project: str, digest: str) -> str:
@@ -152,6 +171,13 @@ def forget(connection: Connection, digests: Collection[str]) -> None:
     """Take them out of what is still to be removed."""
     for some in _batches(sorted(digests)):
         connection.execute(delete(REMOVALS).where(REMOVALS.c.digest.in_(some)))
+
+
+def _everything() -> Iterator[tuple[Table, Select[Any]]]:
+    """The digests that rows hold on to, column by column, each with its table."""
+    yield from ((holding.table, _holding(holding)) for holding in _HOLDINGS)
+    columns = (_SESSIONS.c.seed_model, _SESSIONS.c.model, _PACKAGES.c.id, _INSTALLATIONS.c.objects)
+    yield from ((column.table, select(column)) for column in columns)
 
 
 def _holding(holding: _Holding) -> Select[tuple[str]]:

@@ -19,6 +19,7 @@ __all__ = [
     "EvaluationRecord",
     "EventRecord",
     "HandoverRecord",
+    "InstallationRecord",
     "MemberRecord",
     "MetricRecord",
     "ModelRecord",
@@ -59,6 +60,21 @@ class SessionState(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class InstallationRecord:
+    """Which network this is the database of. There is one row, since the first start of a version that knows it."""
+
+    id: str
+    """Made up once; the folder `keys` and the objects say it too (`hansa.network.controller.installation`)."""
+    project: str
+    """Always `INSTALLATION`."""
+    key: str
+    """The public key that signed for the server when it last started: `ed25519:` and 64 hexadecimal digits."""
+    created_at: float
+    objects: str | None = None
+    """Digest of the object that says the id; None: the object store has been away ever since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,7 +559,8 @@ class AuditRecord:
 
 
 Record: TypeAlias = (
-    ProjectRecord
+    InstallationRecord
+    | ProjectRecord
     | SessionRecord
     | RoundRecord
     | ContributionRecord

@@ -42,6 +42,7 @@ from hansa.store.records import (
     EvaluationRecord,
     EventRecord,
     HandoverRecord,
+    InstallationRecord,
     MemberRecord,
     MetricRecord,
     ModelRecord,
@@ -141,6 +142,7 @@ def _table(name: str, record: RecordType, *indexes: tuple[str, ...], of_session:
 
 KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
     {
+        InstallationRecord: ("project", "id"),
         ProjectRecord: ("id",),
         SessionRecord: ("project", "id"),
         RoundRecord: ("project", "session", "number"),
@@ -168,6 +170,7 @@ KEYS: Final[Mapping[RecordType, tuple[str, ...]]] = MappingProxyType(
 
 TABLES: Final[Mapping[RecordType, Table]] = MappingProxyType(
     {
+        InstallationRecord: _table("installations", InstallationRecord),
         ProjectRecord: _table("projects", ProjectRecord),
         SessionRecord: _table("sessions", SessionRecord, ("project", "state")),
         RoundRecord: _table("rounds", RoundRecord, ("project", "id"), ("state",), ("aggregate",), of_session=True),

@@ -5,13 +5,15 @@ so that it survives a power cut. Several processes may open the same file: they 
 """
 
 import asyncio
+import os
 import sqlite3
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import URL, Table, create_engine, event, literal
+from sqlalchemy import URL, Engine, Table, create_engine, event, literal
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
@@ -25,11 +27,12 @@ from hansa.errors import (
     StorageUnavailableError,
 )
 from hansa.store import leases
-from hansa.store.disk import explained, make_directory
+from hansa.store.disk import explained, make_directory, whole_copy
 from hansa.store.lanes import Lane
 from hansa.store.leading import LockLeadership
 from hansa.store.migrations import upgrade
 from hansa.store.ports import Leadership
+from hansa.store.pruning import held
 from hansa.store.schema import LEASES
 from hansa.store.sql import Lanes, SqlStore
 
@@ -62,6 +65,7 @@ class SqliteStore(SqlStore):
     busy: seconds that a write waits for another process's.
     """
 
+    engine: Final = "sqlite"
     _collation: ClassVar = "BINARY"
 
     def __init__(self, path: Path | str, *, busy: float = 10.0) -> None:
@@ -131,6 +135,53 @@ class SqliteStore(SqlStore):
         )
         return epoch or 0
 
+    async def dump(self, file: Path) -> frozenset[str]:
+        """Copy one state of the database, see `Portable`: a reader's, who is in no writer's way."""
+        if not await asyncio.to_thread(self.path.is_file):
+            raise NotFoundError(f"there is no database {self.path}")
+        await asyncio.to_thread(self._copy, file)
+        engine = create_engine(URL.create("sqlite", database=str(file)))
+        try:
+            return await asyncio.to_thread(_held, engine)
+        finally:
+            engine.dispose()
+
+    async def check_vacant(self) -> None:
+        """Raise `ConflictError` where there is a file already."""
+        if self.path.exists():
+            raise ConflictError(f"there is a database {self.path} already: move it away, with what is beside it")
+
+    async def load(self, file: Path) -> None:
+        """Put a copy where the database is to be, see `Portable`."""
+        await self.check_vacant()
+        with explained("restore", self.path):
+            make_directory(self.path.parent)
+            await asyncio.to_thread(whole_copy, file, self.path)
+
+    def _copy(self, file: Path) -> None:
+        with explained("write", file):
+            file.unlink(missing_ok=True)
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        source = f"{self.path.absolute().as_uri()}?mode=rw"  # to see what others write it has to lock as they do
+        with (
+            self._plainly(),
+            closing(sqlite3.connect(source, uri=True, timeout=self._busy)) as origin,
+            closing(sqlite3.connect(file)) as copy,
+        ):
+            origin.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file is all of it
+            (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise CorruptionError(f"{self._name} is damaged ({found}): restore a backup that was made before")
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """Explain what SQLite itself raises."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._explain_cause(error, error) from error
+
     def _insert(self, table: Table) -> Insert:
         return insert(table)
 
@@ -138,6 +189,10 @@ class SqliteStore(SqlStore):
         cause: BaseException | None = error.orig
         while cause is not None and not isinstance(cause, sqlite3.Error):
             cause = cause.__cause__
+        return self._explain_cause(cause, error)
+
+    def _explain_cause(self, cause: BaseException | None, error: Exception) -> HansaError:
+        """cause: what SQLite has raised; error: what is told where it is nothing known."""
         code = getattr(cause, "sqlite_errorname", "") or ""
         if code.startswith("SQLITE_CONSTRAINT_FOREIGNKEY"):
             return NotFoundError(f"a row belongs to a session that its project does not have ({self._name})")
@@ -160,3 +215,9 @@ class SqliteStore(SqlStore):
                 kind = StorageUnavailableError if prefix in _PASSING else StorageError
                 return kind(f"{self._name}: {remedy} ({cause})")
         return StorageError(f"{self._name}: {error}")
+
+
+def _held(engine: Engine) -> frozenset[str]:
+    """The objects that rows of a database hold on to."""
+    with engine.connect() as connection:
+        return held(connection)

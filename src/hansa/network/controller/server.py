@@ -7,12 +7,11 @@ it then writes is fenced, so that a predecessor which is not quite dead can chan
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from pydantic import SecretStr
 
 from hansa.errors import ConflictError, InputError, PermissionDeniedError, StorageUnavailableError
 from hansa.network.client.confinement import Confinement, confine
@@ -21,16 +20,17 @@ from hansa.network.controller.certificates import Secured
 from hansa.network.controller.confined import beside_server, worker_beside_server
 from hansa.network.controller.controller import Controller
 from hansa.network.controller.groups import Groups
+from hansa.network.controller.installation import Belongings
 from hansa.network.controller.openid import Provider, Registration
 from hansa.network.controller.people import People
 from hansa.network.controller.quotas import Quota
 from hansa.network.controller.relay import RelayService
 from hansa.network.controller.sign_on import SignOn, SignOnRules
 from hansa.network.controller.signing_keys import SigningKeys
+from hansa.network.controller.stores import keys_of, names_of_stores, revealed, stores_of
 from hansa.settings import Settings
 from hansa.store.disk import explained
-from hansa.store.opening import open_objects, open_store
-from hansa.store.ports import Leadership, MetadataStore, ObjectStore
+from hansa.store.ports import Leadership, MetadataStore
 from hansa.store.retention import Policy
 from hansa.wire import service
 from hansa.wire.calls import Assignment, AssignRequest
@@ -70,20 +70,18 @@ class ControllerServer:
     _collector: "Collector | None" = None
 
     @classmethod
-    async def open(cls, settings: Settings, *, trace: bool = False) -> "ControllerServer":
+    async def open(cls, settings: Settings, *, trace: bool = False, adopt: bool = False) -> "ControllerServer":
         """Open stores, wait until no other controller leads, bind the port, and take up running sessions.
 
-        trace: whether it sends traces to where OpenTelemetry's variables say. Raises `InputError` that says what to
-        change, `StorageUnavailableError` when the database is away.
+        trace: whether it sends traces to where OpenTelemetry's variables say; adopt: whether database, keys and objects
+        that are not of one installation are from now on. Raises `InputError` that says what to change, `ConflictError`
+        for what does not belong together, `StorageUnavailableError` when the database is away.
         """
         keep, sign_on = Policy.parse(settings.keep), _sign_on(settings)
         with explained("keep the server's data in", settings.data):
             settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # who reads it has all models, and the hashes
-        store = open_store(_url(settings.store) or f"sqlite:///{settings.data / 'hansa.db'}")
-        objects = open_objects(_url(settings.objects) or str(settings.data / "objects"))
-        new_keys = not (settings.data / "keys").exists()
-        keys = SigningKeys.of(settings.data / "keys")
-        secure = Secured.of(settings)
+        store, objects = stores_of(settings)
+        belongings = Belongings(store, objects, keys_of(settings), names_of_stores(settings), adopt)
         leadership = store.leadership(LEADERSHIP)
         collector = _collector() if trace else None
         async with AsyncExitStack() as undo:
@@ -91,9 +89,11 @@ class ControllerServer:
                 undo.push_async_callback(collector.aclose)
             undo.push_async_callback(store.close)
             await store.open()
+            said = await belongings.check()
+            keys, secure = SigningKeys.of(keys_of(settings)), Secured.of(settings)
             undo.push_async_callback(leadership.release)
             await _lead(leadership)
-            await _look_at(objects)
+            await replace(belongings, store=store.fenced(leadership)).claim(keys, said=said)
             server = service.create_server()
             undo.push_async_callback(server.stop, None)
             port = _bind(server, settings, secure.shown)
@@ -132,12 +132,6 @@ class ControllerServer:
                 await controller.create_project(settings.project)
             except ConflictError as error:
                 _log.debug("project is there", project=settings.project, why=str(error))
-                if new_keys:  # of a backup without them, or of a second controller that was not given them
-                    _log.warning(
-                        "the database is not new, but the keys are: nodes and tokens of before are refused",
-                        do="stop, put the folder of the backup, or of the other controller, in its place, start again",
-                        keys=str(settings.data / "keys"),
-                    )
             await controller.recall()
             await server.start()
             await controller.open()
@@ -184,19 +178,6 @@ def _collector() -> "Collector":
     from hansa.network.controller.otel import Collector  # noqa: PLC0415 - an extra
 
     return Collector()
-
-
-def _url(setting: SecretStr | None) -> str:
-    return "" if setting is None else setting.get_secret_value()
-
-
-async def _look_at(objects: ObjectStore) -> None:
-    """Raise `StorageError` for a bucket that is not there or not ours; one that is away is for sessions to wait for."""
-    try:
-        async for _ in objects.list():
-            return
-    except StorageUnavailableError as error:
-        _log.warning("the object store is away; sessions wait for it", why=str(error))
 
 
 async def _lead(leadership: Leadership) -> None:
@@ -259,7 +240,7 @@ def _sign_on(settings: Settings) -> Callable[[People], SignOn] | None:
     registration = Registration(
         settings.oidc_issuer,
         settings.oidc_client_id,
-        _url(settings.oidc_client_secret),
+        revealed(settings.oidc_client_secret),
         settings.oidc_scope,
         read_pem(settings.oidc_ca) if settings.oidc_ca is not None else "",
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, text
 
 from hansa.errors import StorageError
 
-__all__ = ["HEAD", "REVISIONS", "current_revision", "downgrade", "upgrade"]
+__all__ = ["HEAD", "REVISIONS", "check_known", "current_revision", "downgrade", "upgrade"]
 
 REVISIONS: Final = (
     "0001",
@@ -33,6 +33,7 @@ REVISIONS: Final = (
     "0016",
     "0017",
     "0018",
+    "0019",
 )
 """Every schema that this version knows, oldest first; kept here so that opening a current store loads no Alembic."""
 HEAD: Final = REVISIONS[-1]
@@ -45,17 +46,23 @@ def current_revision(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-def upgrade(connection: Connection, target: str = HEAD) -> None:
-    """Bring the database to `target` inside the transaction that the caller has begun.
-
-    Raise `StorageError` for a database that a newer version has migrated, or that is not hansa's; it stays untouched.
-    """
+def check_known(connection: Connection) -> str | None:
+    """The schema of this database; raise `StorageError` for one that only a newer version knows."""
     current = current_revision(connection)
     if current is not None and current not in REVISIONS:
         raise StorageError(
             f"the database has schema {current}, written by a newer version of hansa; this version knows schemas up to "
             f"{HEAD}: upgrade hansa, or restore a backup from before the upgrade"
         )
+    return current
+
+
+def upgrade(connection: Connection, target: str = HEAD) -> None:
+    """Bring the database to `target` inside the transaction that the caller has begun.
+
+    Raise `StorageError` for a database that a newer version has migrated, or that is not hansa's; it stays untouched.
+    """
+    current = check_known(connection)
     strangers = [] if current else sorted({*inspect(connection).get_table_names()} - {"alembic_version"})
     if strangers:
         raise StorageError(
