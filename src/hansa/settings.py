@@ -3,9 +3,9 @@
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -35,6 +35,11 @@ _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 def _environment() -> dict[str, str]:
     return {name.upper(): value for name, value in os.environ.items()}  # noqa: TID251 - here
+
+
+def _without_brackets(host: str) -> str:
+    """Addresses of IPv6 are written with and without."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _is_secret(field: FieldInfo) -> bool:
@@ -120,7 +125,9 @@ class Settings(BaseSettings):
     objects: SecretStr | None = Field(
         default=None, description="Object store as a URL or a path; empty: a folder in the data folder."
     )
-    host: str = Field(default="127.0.0.1", description="Address that a server listens on.")
+    host: Annotated[str, AfterValidator(_without_brackets)] = Field(
+        default="127.0.0.1", description="Address that a server listens on."
+    )
     port: int = Field(default=8470, ge=0, le=65535, description="Port of the REST API; 0: any free one.")
     grpc_port: int = Field(default=8471, ge=0, le=65535, description="Port for clients and combiners; 0: any free one.")
     advertise: str = Field(

@@ -1,6 +1,7 @@
 """Networks with TLS: how their nodes know one another, and how certificates change while they run."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -99,6 +100,19 @@ async def test_a_combiner_asks_for_its_next_certificate_before_the_last_one_ends
                 await asyncio.sleep(0.05)
         staying.cancel()
         assert signed.certificate.key != first.key
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_a_network_may_be_one_of_ipv6(host: str, tmp_path: Path) -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    async with served(tmp_path, host=host) as made:
+        assert made.server.address.startswith("[::1]:")
+        await made.client("ward")
+        assert made.tree.directory.clients.keys() == {"ward"}
 
 
 async def test_only_combiners_get_certificates(tmp_path: Path) -> None:

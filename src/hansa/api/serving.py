@@ -12,6 +12,7 @@ from hansa.api.connections import MAX_HEADERS, Doors, patient
 from hansa.api.encryption import server_context
 from hansa.errors import InputError
 from hansa.settings import Settings
+from hansa.wire.channel import address_at
 from hansa.wire.service import Shown
 
 __all__ = ["Uvicorn", "listen", "serve_app"]
@@ -70,8 +71,7 @@ async def serve_app(
     await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
     host, port = listener.getsockname()[:2]
-    named = f"[{host}]" if ":" in host else host
-    return server, serving, f"{'http' if shown is None else 'https'}://{named}:{port}"
+    return server, serving, f"{'http' if shown is None else 'https'}://{address_at(host, port)}"
 
 
 def listen(host: str, port: int, setting: str) -> socket.socket:

@@ -61,6 +61,7 @@ __all__ = [
     "Channel",
     "Stream",
     "access",
+    "address_at",
     "assign",
     "attach",
     "certify",
@@ -324,6 +325,11 @@ def split_address(address: str) -> tuple[str, int]:
     if not known or "/" in host or (":" in bare and bare == host):
         raise InputError(f"{address!r} is not an address: write host:port, for example controller.example.org:7433")
     return bare, int(port)
+
+
+def address_at(host: str, port: int) -> str:
+    """host:port, or [host]:port where the host is an address of IPv6: what `split_address` takes apart."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def open_channel(address: str, trust: Trust | None) -> Channel:

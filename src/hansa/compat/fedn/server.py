@@ -14,7 +14,7 @@ from hansa.errors import InputError
 from hansa.network.controller.server import ControllerServer
 from hansa.settings import Settings
 from hansa.wire import service
-from hansa.wire.channel import split_address
+from hansa.wire.channel import address_at, split_address
 
 __all__ = ["FednServer"]
 
@@ -52,10 +52,10 @@ class FednServer:
         if settings.fedn_tls == "on" and control.secure.shown is not None:  # its clients have no certificates to show
             shown = replace(control.secure.shown, client_roots="")
         try:
-            port = service.bind(server, f"{settings.host}:{settings.fedn_grpc_port}", shown)
+            port = service.bind(server, address_at(settings.host, settings.fedn_grpc_port), shown)
         except InputError as error:
             raise InputError(f"{error} with HANSA_FEDN_GRPC_PORT (0 takes a free one)") from error
-        address = settings.fedn_advertise or f"{settings.host}:{port}"
+        address = settings.fedn_advertise or address_at(settings.host, port)
         host, at = split_address(address)
         most = settings.max_connections
         async with AsyncExitStack() as undo:

@@ -34,6 +34,7 @@ from hansa.store.ports import Leadership, MetadataStore
 from hansa.store.retention import Policy
 from hansa.wire import service
 from hansa.wire.calls import Assignment, AssignRequest
+from hansa.wire.channel import address_at
 from hansa.wire.frames import ROOT, Role
 from hansa.wire.service import Shown
 from hansa.wire.tls import read_pem, server_name
@@ -97,7 +98,7 @@ class ControllerServer:
             server = service.create_server()
             undo.push_async_callback(server.stop, None)
             port = _bind(server, settings, secure.shown)
-            listening = f"{settings.host}:{port}"
+            listening = address_at(settings.host, port)
             address = secure.scheme_of(settings.advertise or listening)
             controller = Controller(
                 store.fenced(leadership),
@@ -197,7 +198,7 @@ async def _lead(leadership: Leadership) -> None:
 def _bind(server: Any, settings: Settings, shown: Shown | None) -> int:
     """The port of the gRPC server."""
     try:
-        return service.bind(server, f"{settings.host}:{settings.grpc_port}", shown)
+        return service.bind(server, address_at(settings.host, settings.grpc_port), shown)
     except InputError as error:
         raise InputError(f"{error} with HANSA_GRPC_PORT or --grpc-port (0 takes a free one)") from error
 
