@@ -45,16 +45,18 @@ async def rounds(settings: GivenSettings, first: int, last: int, size: int, clie
     session = SessionRecord("s", PROJECT, "s", RunSpec(rounds=last), SessionState.RUNNING, 1.0)
     if first == 1:
         await store.put(session)
+    parent = (await store.get(SessionRecord, PROJECT, "s")).model or ""
     for number in range(first, last + 1):
         model, key = await objects.put([os.urandom(size)]), f"s/{number}"
         names = [f"client-{index}" for index in range(clients)]
         parts = [ContributionRecord(f"{key}/{n}", PROJECT, "s", number, n, "accepted", 10, "0" * 64) for n in names]
         told = [MetricRecord(f"{key}/{n}", PROJECT, "s", number, Kind.TRAIN, "loss", 0.5, 10, n) for n in names]
-        record = RoundRecord(key, PROJECT, "s", number, "", model, model, clients, 0, 0, 0, 10 * clients, 1.0, 2.0)
-        row = ModelRecord(model, PROJECT, "s", number, None, size, 1.0)
+        record = RoundRecord(key, PROJECT, "s", number, parent, model, model, clients, 0, 0, 0, 10 * clients, 1.0, 2.0)
+        row = ModelRecord(model, PROJECT, "s", number, parent, size, 1.0)
         event = EventRecord(0, PROJECT, "s", "round.committed", f"round {number} is committed", 1.0)
         now = replace(session, round=number, model=model)
         await store.commit_round(RoundCommit(now, record, row, tuple(parts), tuple(told), (event,)))
+        parent = model
     await store.close()
 
 
