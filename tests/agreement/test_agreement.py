@@ -15,6 +15,10 @@ SEEDS = range(24)
 
 FOUND = {
     "a module that changes its inputs in place": Case(layers=("elu in place",), batch_size=None, kept=True, rounds=3),
+    "the same, looked at twice in a step": Case(layers=("double in place",), algorithm="fedsam", batch_size=None),
+    "gradients of what the optimizer leaves out": Case(
+        layers=("tanh",), optimizer="partly", epochs=2, algorithm="fedsam", options=(("rho", 1.0),)
+    ),
     "one that is tried with the data of a client": Case(layers=("elu in place",), dtype="float32", sizes=(1,)),
     "a loss that broadcasts a column and a row": Case(targets="values", loss="mse_loss", sizes=(7,)),
     "the same, tried on one example": Case(targets="values", loss="mse_loss", sizes=(1, 4, 4)),

@@ -99,7 +99,7 @@ def anchor_of(setup: Setup, module: torch.nn.Module, correction: GradientCorrect
     def gradients(inputs: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         held = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in start.items()}
         with torch.random.fork_rng(devices=setup.generators()):
-            outputs = setup.forward(lambda x: torch.func.functional_call(module, held, (x,)), inputs)
+            outputs = setup.forward(lambda x: torch.func.functional_call(module, held, (x.clone(),)), inputs)
             loss = setup.loss(outputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
         return [(p, g) for name, p in trained.items() if (g := held[name].grad) is not None]
@@ -125,8 +125,9 @@ def slopes_of(setup: Setup, module: torch.nn.Module, model: Arrays, correction: 
     climbing = [p for name, p in trained_parameters(module).items() if name not in asked.frozen]
 
     def uphill(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        module.zero_grad()  # also what the optimizer does not have
         with torch.random.fork_rng(devices=setup.generators()):  # both have the same dropout
-            loss = slopes(inputs, targets)
+            loss = slopes(inputs.clone(), targets)  # a module may change its inputs in place
         with _moved_uphill(climbing, asked.sharpness), _buffers_kept(module):
             module.zero_grad()
             slopes(inputs, targets)
@@ -211,13 +212,13 @@ def _represented(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The outputs of a module, and those of its submodule of this name, of shape (n, features)."""
     if name is None:
-        return module(inputs), None
+        return module(inputs.clone()), None  # it may change them in place, and they are looked at again
     seen: list[torch.Tensor] = []
     if name not in (there := [each for each, _ in module.named_modules() if each]):
         raise AppError(f"representation is {name!r}, and the module has no such submodule; it has: {', '.join(there)}")
     hook = module.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     try:
-        outputs = module(inputs)
+        outputs = module(inputs.clone())
     finally:
         hook.remove()
     return outputs, seen[0].flatten(1)

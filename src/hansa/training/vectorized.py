@@ -228,7 +228,8 @@ class Stack:
             squares = sum((torch.bmm(rows[:, None], rows[:, :, None]).flatten() for rows in flat), torch.zeros(()))
             pace = torch.where(squares > 0, rho / squares.sqrt(), torch.zeros_like(squares))
             for parameter, gradient in moving:
-                parameter.addcmul_(gradient, pace.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1)))
+                wide = torch.promote_types(gradient.dtype, torch.float32)
+                parameter.add_(gradient * pace.to(wide).view(-1, *[1] * (gradient.dim() - 1)))
         yield
         with torch.no_grad():
             for (parameter, _), start in zip(moving, starts, strict=True):
