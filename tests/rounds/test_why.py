@@ -1,5 +1,6 @@
 """What a round says that it waits for."""
 
+import pytest
 from round_examples import invite, invite_all, opened, sealing
 
 from hansa.messages import Kind, RoundRules
@@ -46,6 +47,16 @@ def test_why_names_what_it_waits_for():
         "round 1 is open: 1 of 3 invited clients delivered, 2 are needed; it waits for "
         "b (train 50/100, silent for 10 s), c (invited, silent for 30 s, not connected); 70 s to its deadline"
     )
+
+
+@pytest.mark.parametrize(
+    ("activity", "said"),
+    [("upload", "upload 3.2/16.0 MB"), ("train", "train 3.2e+06/1.6e+07"), ("model", "model 3.2/16.0 MB")],
+)
+def test_what_moves_bytes_is_told_in_megabytes_and_what_user_code_does_in_its_own_units(activity: str, said: str):
+    round_ = opened(RoundRules(), invite("a"))
+    round_.handle(Progressed(1.0, "a", activity, 3_200_000, 16_000_000))
+    assert said in str(round_.why(2.0))
 
 
 def test_the_rate_starts_anew_with_another_activity_or_when_work_starts_over():

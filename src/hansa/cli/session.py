@@ -100,6 +100,8 @@ def watch(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fa
 @expand
 def why(session: SessionName, server: ConnectionOptions, *, as_json: Json = False) -> None:
     """Say what a session waits for: who is late, how far each client is, when leases and the deadline end."""
+    from hansa.rounds.why import far
+
     with server.connect() as api:
         waiting = api.sessions.why(session)
     if as_json:
@@ -112,7 +114,7 @@ def why(session: SessionName, server: ConnectionOptions, *, as_json: Json = Fals
     columns = {
         "client": lambda c: c.name,
         "doing": lambda c: c.activity,
-        "done": lambda c: f"{c.done:g}/{c.total:g}" if c.total else "",
+        "done": lambda c: far(c.activity, c.done, c.total) if c.total else "",
         "silent for": lambda c: span(c.silent),
         "lease ends in": lambda c: span(max(c.lease_ends - phase.now, 0)),
         "connected": lambda c: "yes" if c.connected else "no",

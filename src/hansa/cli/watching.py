@@ -107,6 +107,7 @@ def ended(session: "SessionRecord") -> str:
 
 def tell(board: Board, rounds: Rounds, happened: Any) -> None:
     """A stored event goes to the rounds; a live one only says what goes on."""
+    from hansa.rounds.why import far
     from hansa.store.records import EventRecord
 
     if isinstance(happened, EventRecord):
@@ -119,9 +120,9 @@ def tell(board: Board, rounds: Rounds, happened: Any) -> None:
         case "train.opened" | "evaluate.opened":
             board.status(f"round {data.get('round')}: {happened.kind.partition('.')[0]}")
         case "client.progress":
-            done, total = data.get("done"), data.get("total")
-            far = f" {done:g}/{total:g}" if total else ""
-            board.status(f"round {data.get('round')}: {data.get('client')} {data.get('activity')}{far}")
+            done, total, activity = data.get("done", 0), data.get("total"), str(data.get("activity"))
+            said = f" {far(activity, done, total)}" if total else ""
+            board.status(f"round {data.get('round')}: {data.get('client')} {activity}{said}")
         case "client.rejected":
             rounds.losses.append(f"{data.get('client')} rejected: {data.get('reason')}: {data.get('detail')}")
         case _:

@@ -6,10 +6,12 @@ from enum import StrEnum
 
 from hansa.messages import Kind
 
-__all__ = ["Outstanding", "RoundState", "Why", "listed"]
+__all__ = ["Outstanding", "RoundState", "Why", "far", "listed"]
 
 _SHOWN = 5
 """Names in one sentence."""
+_OF_BYTES = frozenset({"download", "upload", "queue", "model"})
+"""Activities of hansa's own that are measured in bytes; those of user code are in its own units."""
 
 
 class RoundState(StrEnum):
@@ -22,6 +24,11 @@ class RoundState(StrEnum):
     SEALING = "sealing"
     """No more updates are taken; the servers hand in their sums."""
     CLOSED = "closed"
+
+
+def far(activity: str, done: float, total: float) -> str:
+    """How far something is, for people: 40/100, or 3.2/4.0 MB."""
+    return f"{done / 1e6:.1f}/{total / 1e6:.1f} MB" if activity in _OF_BYTES else f"{done:g}/{total:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Outstanding:
 
     def __str__(self) -> str:
         """For example "b (train 40/100, silent for 3 s, not connected)"."""
-        measured = f" {self.done:g}/{self.total:g}" if self.total > 0 else ""
+        measured = f" {far(self.activity, self.done, self.total)}" if self.total > 0 else ""
         away = "" if self.connected else ", not connected"
         stale = f", its model is {self.staleness} round{'s' * (self.staleness > 1)} old" if self.staleness else ""
         return f"{self.name} ({self.activity}{measured}, silent for {_seconds(self.silent)} s{stale}{away})"

@@ -203,6 +203,9 @@ function usePinned(project, session, pins) {
   return found;
 }
 
+const OF_BYTES = new Set(["download", "upload", "queue", "model"]); // what user code does is in its own units
+const far = ({ activity, done, total }) => (OF_BYTES.has(activity) ? `${bytes(done)} of ${bytes(total)}` : `${number(done)} of ${number(total)}`);
+
 function Waiting({ base, id }) {
   const why = useResource(`${base}/why`, { every: 2000, on: ({ event, live }) => (event ?? live)?.session === id });
   if (!why.data) return null;
@@ -213,7 +216,7 @@ function Waiting({ base, id }) {
     ${phase && html`<details><summary>${phase.outstanding.length ? `${plural(phase.outstanding.length, "client is", "clients are")} still to answer` : phase.withdrawn.length ? `${phase.withdrawn.join(", ")} lost the lease and may come back` : "nobody is to answer"}${phase.deadline !== null ? `; the deadline is in ${span(phase.deadline - phase.now)}` : ""}</summary>
       ${phase.outstanding.length > 0 && html`<${Rows} saved label="Clients that the round waits for" rows=${phase.outstanding} identify=${(one) => one.name} size=${10} columns=${[
         { id: "name", label: "Client", sort: "name", show: (one) => html`<span class="name">${one.name}</span>` },
-        { id: "activity", label: "Doing", show: (one) => `${one.activity}${one.total ? ` ${number(one.done)} of ${number(one.total)}` : ""}` },
+        { id: "activity", label: "Doing", show: (one) => `${one.activity}${one.total ? ` ${far(one)}` : ""}` },
         { id: "connected", label: "Status", show: (one) => html`<${Status} state=${one.connected ? "connected" : "offline"} />` },
         { id: "silent", label: "Last heard", n: true, sort: "silent", show: (one) => `${span(one.silent)} ago` },
         { id: "lease", label: "Loses its place in", n: true, sort: "lease_ends", show: (one) => span(one.lease_ends - phase.now) },
