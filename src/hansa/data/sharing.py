@@ -51,7 +51,7 @@ class Shares:
         parts = [_parts(own)[0] for own in self._own]
         return parts[0].x, np.concatenate([np.asarray(part.y) for part in parts])
 
-    def of(self, index: int, total: int, scheme: str, seed: int, test_fraction: float) -> Any:
+    def of(self, index: int, total: int, scheme: str, seed: int, test_fraction: float = 0.0) -> Any:
         """What client `index` of `total` has, as `hansa.training.local` reads it.
 
         seed: of the partition; test_fraction: of a client's examples, for its own testing.
