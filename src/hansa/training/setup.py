@@ -12,6 +12,7 @@ import torch
 from hansa.arrays import Arrays
 from hansa.messages import Task
 from hansa.training.local import Batch, LocalWork
+from hansa.training.routines import Quick
 from hansa.training.tensors import load_into_module, taken
 
 __all__ = ["Loss", "Setup", "accuracy", "seed"]
@@ -36,7 +37,7 @@ class Setup:
     representation: str | None
     bfloat16: bool = False
     built: threading.local = field(default_factory=threading.local)
-    """Has `module`, where this thread has built one."""
+    """Has `module` and its `quick`, where this thread has built one."""
 
     def measures(self, targets: torch.Tensor) -> dict[str, Loss]:
         """What is measured of a model, where these are the targets."""
@@ -57,6 +58,7 @@ class Setup:
                 module = self.build().to(self.device)
             # An overload of torch's own misses that a format alone is enough.
             self.built.module = module.to(memory_format=self.format)  # type: ignore[call-overload]
+            self.built.quick = Quick(module)
         return cast("torch.nn.Module", self.built.module)
 
     def neighbours(self, num_examples: int, task: Task) -> Iterator[slice]:
@@ -80,9 +82,14 @@ class Setup:
         return inputs.to(self.device, memory_format=channels), targets.to(self.device)
 
     def forward(self, function: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> Any:
-        """A forward pass; with `bfloat16` its products are in that dtype, and what comes of it is in float32 again."""
+        """A forward pass of this thread's module, by the quickest routines.
+
+        With `bfloat16` its products are in that dtype, and what comes of it is in float32 again.
+        """
+        self.module()
         if not self.bfloat16:
-            return function(inputs)
+            with self.built.quick:
+                return function(inputs)
         # Anew for each pass: it keeps the weights that it has rounded, which the next step changes.
         with torch.autocast(self.device.type, torch.bfloat16):
             return _widened(function(inputs))
