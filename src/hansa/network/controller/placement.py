@@ -22,6 +22,8 @@ _log = structlog.get_logger(__name__)
 
 _BACK: Final = 10.0
 """Seconds for which a round waits at most for clients that are on their way to a combiner."""
+_LOOK: Final = 3.0
+"""Seconds between two looks at whether somebody is free by now."""
 
 
 class Placement:
@@ -65,7 +67,7 @@ class Placement:
             await self._news.wait()
             self._news.clear()
             while self._directory.strays(_now()):
-                await asyncio.sleep(max(self._due - _now(), self._quiet))
+                await asyncio.sleep(max(self._due - _now(), _LOOK))
                 self._send_on()
 
     def _send_on(self) -> None:
