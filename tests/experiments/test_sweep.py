@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hansa.errors import ConfigError, InputError
+from hansa.errors import ConfigError, ConflictError, InputError
 from hansa.experiments.cells import Cell
 from hansa.experiments.pool import Progress, run_cells
 from hansa.experiments.sweep import Axis, parse_axis, sweep
@@ -114,7 +114,7 @@ def test_what_fails_is_told_and_tried_again(app: Path, tmp_path: Path) -> None:
 def test_two_at_one_folder_are_refused(tmp_path: Path) -> None:
     def second(progress: Progress) -> None:
         del progress
-        with pytest.raises(InputError, match="another process is at work"):
+        with pytest.raises(ConflictError, match="another process is at work"):
             run_cells([], tmp_path / "cells", jobs=1, told=lambda _: None)
 
     run_cells([], tmp_path / "cells", jobs=1, told=second)

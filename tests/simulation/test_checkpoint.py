@@ -10,7 +10,7 @@ import pytest
 
 import hansa
 from hansa.data import Examples, Split
-from hansa.errors import ConfigError, ConflictError
+from hansa.errors import ConfigError, ConflictError, CorruptionError
 from hansa.messages import EvaluationRules, RoundRules
 from hansa.simulation import Dropouts, RoundRecord, SimulationResult, simulate
 from hansa.training.numpy import softmax_regression
@@ -75,9 +75,9 @@ def test_it_goes_on_with_more_rounds_and_after_being_killed_while_it_wrote(tmp_p
     simulate("scaffold", **{**GIVEN, "rounds": 2}, checkpoint=here)
     with (here / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "mo')
-    (here / ".half").mkdir()
+    (here / ".part-half").mkdir()
     same(simulate("scaffold", **GIVEN, checkpoint=here), simulate("scaffold", **GIVEN))
-    assert not (here / ".half").exists()
+    assert not (here / ".part-half").exists()
 
 
 def test_what_functions_and_processes_remember_is_kept(app: Path, tmp_path: Path) -> None:
@@ -111,6 +111,28 @@ def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     here.mkdir()
     (here / "mine.txt").touch()
     with pytest.raises(ConflictError, match="holds something else: give the checkpoint a folder of its own"):
+        simulate("fedavg", **GIVEN, checkpoint=here)
+
+
+def test_one_process_at_a_time_has_a_folder(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+
+    def second(record: RoundRecord) -> None:
+        del record
+        with pytest.raises(ConflictError, match=r"another process is at the checkpoint .*here: wait until it ends, or"):
+            simulate("fedavg", **GIVEN, checkpoint=here)
+
+    first = simulate("fedavg", **GIVEN, checkpoint=here, on_round=second)
+    same(first, simulate("fedavg", **GIVEN))
+    same(simulate("fedavg", **GIVEN, checkpoint=here), first)
+
+
+def test_rounds_that_are_not_one_a_line_are_told(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    simulate("fedavg", **GIVEN, checkpoint=here)
+    lines = (here / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (here / "rounds.jsonl").write_text("".join([lines[0], *lines]))
+    with pytest.raises(CorruptionError, match=r"rounds.jsonl does not hold the rounds 1 to 5, one a line"):
         simulate("fedavg", **GIVEN, checkpoint=here)
 
 

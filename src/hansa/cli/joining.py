@@ -1,12 +1,11 @@
 """What clients and combiners have in common when they join a network: its address, a token, a folder, labels."""
 
-import fcntl
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -146,8 +145,9 @@ class JoinOptions:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """The work folder, for this process alone. Raises `InputError` while another process has it."""
+        """The work folder, for this process alone. Raises `ConflictError` while another process has it."""
         from hansa.settings import Settings
+        from hansa.store.disk import alone_in, explained
         from hansa.wire.tokens import holder
 
         chosen = self.work or Settings().work
@@ -155,27 +155,14 @@ class JoinOptions:
             identity = holder(self.secret())
             chosen = _STATE / f"{identity.project}-{identity.name}-{identity.token_id[:12]}"
         folder = chosen.expanduser().resolve()
-        with _locked(folder):
+        with explained("keep this node's files in", folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        busy = (
+            f"another process on this machine is this node: {folder} is in use; stop that one, or give this one a "
+            "join token and a folder of its own"
+        )
+        with alone_in(folder, busy):
             yield folder
-
-
-def _locked(folder: Path) -> TextIO:
-    """A file of the folder that this process alone has open, until it is closed or the process ends."""
-    from hansa.errors import InputError
-    from hansa.store.disk import explained
-
-    with explained("keep this node's files in", folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise InputError(
-                f"another process on this machine is this node: {folder} is in use; stop that one, or give this one a "
-                "join token and a folder of its own"
-            ) from error
-    return lock
 
 
 def work_folder(work: Path | None) -> Path:

@@ -1,25 +1,24 @@
 """Cells run in processes of their own, side by side; whatever is finished stays, whoever is killed."""
 
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import cast
 
-from hansa.errors import ConfigError, InputError
+from hansa.errors import ConfigError
 from hansa.experiments.cells import Cell, cell_to
 from hansa.simulation import child
 from hansa.simulation.choice import cores
 from hansa.simulation.pipes import Channel, Message, receive, send
 from hansa.simulation.record import Record, open_record
-from hansa.store.disk import explained
+from hansa.store.disk import alone_in
 
 __all__ = ["Broken", "Progress", "run_cells"]
 
@@ -142,14 +141,13 @@ def run_cells(
     """Key → the record of the cell, or why there is none. What is in the folder already is not run again.
 
     folder: has a record per cell, by its key, each there whole or not at all. jobs: processes; None for one per core.
-    told: called after each round. Raises `InputError` where another process is at the same folder.
+    told: called after each round. Raises `ConflictError` where another process is at the same folder.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs is {jobs}; it must be at least 1")
     wanted = {cell.key: cell for cell in cells}
-    with explained("keep records in", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    busy = f"another process is at work in {folder}: wait for it, or choose another folder"
+    with alone_in(folder, busy):
         for leftover in folder.glob(".*-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         found: dict[str, Record | Broken] = {
@@ -160,16 +158,3 @@ def run_cells(
         told(Progress(len(wanted), len(found), len(found), 0))
         pool.run()
     return pool.outcomes
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder until the block ends, or the process."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process is at work in {folder}: wait for it, or choose another folder"
-            ) from error
-        yield

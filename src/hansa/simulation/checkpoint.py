@@ -11,24 +11,25 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hansa.algorithm import State
 from hansa.arrays import Arrays
-from hansa.errors import ConfigError, ConflictError
+from hansa.errors import ConfigError, ConflictError, CorruptionError
 from hansa.messages import RunSpec, Sample, Value
 from hansa.run import slots_from_arrays, slots_to_arrays
 from hansa.simulation.given import Given
 from hansa.simulation.record import what_decides
 from hansa.simulation.result import RoundRecord
-from hansa.store.disk import explained, make_directory, sync_directory, write_whole
+from hansa.store.disk import alone_in, explained, sync_directory, write_whole
 from hansa.wire import codec
 
 __all__ = ["Checkpoint", "Place", "check_can_be_kept"]
 
-_RUN, _ROUNDS, _ROUND = "checkpoint.json", "rounds.jsonl", "round-"
+_RUN, _ROUNDS, _ROUND, _HALF = "checkpoint.json", "rounds.jsonl", "round-", ".part-"
 _PARAMS, _SLOT = "params", "slot "
 
 
@@ -47,20 +48,32 @@ class Place:
 
 
 class Checkpoint:
-    """A folder that holds one run."""
+    """A folder that holds one run, and within a `with` block this process alone."""
 
     def __init__(self, folder: str | Path, given: Given, spec: RunSpec, every: int) -> None:
-        """every: of how many rounds one is kept, at least 1; the last is.
-
-        Raises `ConflictError` where the folder holds another run, or something else.
-        """
+        """every: of how many rounds one is kept, at least 1; the last is."""
         self._folder, self._every = Path(folder), every
-        mine = json.loads(json.dumps(what_decides(given, spec)))
+        self._decides = what_decides(given, spec)
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Raises `ConflictError` where the folder holds another run, or something else, or another process is at it."""
+        busy = f"another process is at the checkpoint {self._folder}: wait until it ends, or give another folder"
+        with self._held as held:
+            held.enter_context(alone_in(self._folder, busy))
+            self._check()
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def _check(self) -> None:
+        mine = json.loads(json.dumps(self._decides))
         run = self._folder / _RUN
         with explained("keep where the simulation is in", self._folder):
-            make_directory(self._folder)
             if not run.is_file():
-                if any(self._folder.iterdir()):
+                if any(not each.name.startswith(".") for each in self._folder.iterdir()):
                     raise ConflictError(f"{self._folder} holds something else: give the checkpoint a folder of its own")
                 write_whole(run, json.dumps(mine, indent=1).encode(), 0o644)
             there = json.loads(run.read_text(encoding="utf-8"))
@@ -75,7 +88,7 @@ class Checkpoint:
     def load(self) -> Place | None:
         """The newest place; None where there is none yet."""
         with explained("read where the simulation was from", self._folder):
-            for half_written in self._folder.glob(".*"):
+            for half_written in self._folder.glob(f"{_HALF}*"):
                 shutil.rmtree(half_written, ignore_errors=True)
             newest = max((number for number, _ in self._places()), default=0)
             if not newest:
@@ -83,13 +96,19 @@ class Checkpoint:
             place = self._folder / f"{_ROUND}{newest}"
             told = json.loads((place / "state.json").read_text(encoding="utf-8"))
             lines = (self._folder / _ROUNDS).read_bytes().splitlines(keepends=True)[:newest]
+            records = [_record(json.loads(line)) for line in lines]
+            if [record.round for record in records] != list(range(1, newest + 1)):
+                raise CorruptionError(
+                    f"{self._folder / _ROUNDS} does not hold the rounds 1 to {newest}, one a line: remove the folder "
+                    f"{self._folder}, and begin the run again"
+                )
             write_whole(self._folder / _ROUNDS, b"".join(lines), 0o644)
             parts = slots_from_arrays(codec.load(place / "state.safetensors"))
         params = parts.pop(_PARAMS)
         slots = {name.removeprefix(_SLOT): arrays for name, arrays in parts.items()}
         return Place(
             State(params, newest, slots),
-            [_record(json.loads(line)) for line in lines],
+            records,
             told["now"],
             told["memory"],
             slots_from_arrays(codec.load(place / "clients.safetensors")),
@@ -106,7 +125,7 @@ class Checkpoint:
             if number % self._every and not last:
                 return
             older = [folder for _, folder in self._places()]
-            part = Path(tempfile.mkdtemp(dir=self._folder, prefix="."))
+            part = Path(tempfile.mkdtemp(dir=self._folder, prefix=_HALF))
             slots = {f"{_SLOT}{name}": arrays for name, arrays in place.state.slots.items()}
             codec.save(slots_to_arrays({_PARAMS: place.state.params, **slots}), part / "state.safetensors")
             codec.save(slots_to_arrays(place.kept), part / "clients.safetensors")

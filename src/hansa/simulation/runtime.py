@@ -136,7 +136,7 @@ def simulate(
         UserCodeError: user code raised in a worker process, or its file cannot be loaded there.
         RunFailedError: with engine="mpi", another rank cannot go on, it says which; with "ray", no cluster starts.
         ConfigError: a setting cannot be used.
-        ConflictError: the folder of the checkpoint holds another run.
+        ConflictError: the folder of the checkpoint holds another run, or another process is at it.
         MissingExtraError: `hansa[mpi]` or `hansa[ray]` is not installed, and was asked for.
 
     """
@@ -184,6 +184,7 @@ def simulate(
             with (
                 progress_bar(progress, f"{run.spec.name}: {run.spec.algorithm}", run.spec.rounds) as shown,
                 tracked(tracker, run.spec, registered) as told,
+                kept or nullcontext(),
             ):
                 listeners = [listener for listener in (shown, told) if listener is not None]
                 before = None if kept is None else kept.load()

@@ -11,9 +11,7 @@ A later back-up adds a folder, and the objects that no earlier one has. Whatever
 whole: objects go only when no manifest names them. The files and the folders are their owner's alone.
 """
 
-import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -24,8 +22,8 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from hansa.errors import ConflictError, CorruptionError, HansaError, NotFoundError, StorageError
-from hansa.store.disk import explained, make_directory, sync_directory, write_whole
+from hansa.errors import CorruptionError, HansaError, NotFoundError, StorageError
+from hansa.store.disk import alone_in, explained, make_directory, sync_directory, write_whole
 from hansa.store.files import DirectoryObjects
 
 __all__ = ["DATABASE", "KEYS", "Backups", "Checked", "Manifest", "Part", "part_of"]
@@ -136,12 +134,8 @@ class Backups:
             make_directory(self.root.parent)
             for folder in (self.root, self.objects.root):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            lock = os.open(self.root, os.O_RDONLY)
-            undo.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConflictError(f"another process makes a back-up in {self.root}: wait until it ends") from error
+            busy = f"another process makes a back-up in {self.root}: wait until it ends"
+            undo.enter_context(alone_in(self.root, busy))
             for left in self.unfinished():
                 shutil.rmtree(self.root / left)
             folder = self.root / f"{_name(time.time())}{_UNFINISHED}"

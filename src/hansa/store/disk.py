@@ -1,6 +1,7 @@
 """Directories that survive a power cut, and what the operating system's errors mean."""
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -9,9 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from hansa.errors import StorageError, StorageUnavailableError
+from hansa.errors import ConflictError, StorageError, StorageUnavailableError
 
-__all__ = ["bytes_in", "explained", "make_directory", "sync_directory", "whole_copy", "whole_file", "write_whole"]
+__all__ = [
+    "alone_in",
+    "bytes_in",
+    "explained",
+    "make_directory",
+    "sync_directory",
+    "whole_copy",
+    "whole_file",
+    "write_whole",
+]
 
 _REMEDIES: Final[Mapping[int, str]] = {
     errno.ENOSPC: "the disk is full: free some space or choose another disk, then try again",
@@ -102,6 +112,24 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path, busy: str) -> Iterator[None]:
+    """Make a folder, and hold it until the block ends, or the process.
+
+    Raise `ConflictError(busy)` while another process holds it. A file `.lock` stays in it.
+    """
+    with explained("lock", folder):
+        make_directory(folder)
+        # A file and not the folder itself, and open for writing: NFS locks nothing else for one process alone.
+        descriptor = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(busy) from error
+        yield
 
 
 def sync_directory(path: Path) -> None:
