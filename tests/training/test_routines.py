@@ -69,6 +69,21 @@ def test_a_linear_layer_and_its_gradients_are_those_of_torch(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.detach().abs().max()))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["inputs", "weight", "bias"])
+def test_what_is_not_finite_stays_where_torch_has_it(where: str, value: float) -> None:
+    layer, inputs = nn.Linear(512, 256), drawn(24, 512)
+    spoiled = inputs if where == "inputs" else getattr(layer, where).detach()
+    spoiled.view(-1)[7] = value
+    expected = derivatives(layer, inputs, 1)
+    with routines.Quick(layer):
+        found = derivatives(layer, inputs, 1)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.isnan(), other.isnan())
+        assert torch.equal(one.isposinf(), other.isposinf())
+        assert torch.equal(one.isneginf(), other.isneginf())
+
+
 @pytest.mark.parametrize(
     ("features", "rows", "prepare"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-from hansa.training.steps import stepper  # noqa: E402 - needs torch
+from hansa.training.steps import clearer, stepper  # noqa: E402 - needs torch
 
 
 def taken(step_of: Any, **settings: Any) -> tuple[list[Any], Any]:
@@ -47,3 +47,24 @@ def test_who_has_hooked_on_to_the_steps_is_called_at_each() -> None:
 def test_another_optimizer_steps_by_itself() -> None:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     assert stepper(optimizer) == optimizer.step
+
+
+def test_gradients_are_cleared_as_the_optimizer_clears_them() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    optimizer = torch.optim.SGD([{"params": [parameter]} for parameter in parameters[:2]], lr=1.0)
+    for parameter in parameters:
+        parameter.grad = torch.ones(1)
+    clearer(optimizer)()
+    assert [parameter.grad for parameter in parameters] == [None, None, torch.ones(1)]
+
+
+def test_an_optimizer_that_clears_in_its_own_way_does_so() -> None:
+    class Counting(torch.optim.SGD):
+        def zero_grad(self, *_: Any) -> None:
+            raise NotImplementedError
+
+    counting = Counting([torch.nn.Parameter(torch.zeros(1))])
+    assert clearer(counting) == counting.zero_grad
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    plain.zero_grad = counting.zero_grad  # type: ignore[method-assign]
+    assert clearer(plain) == counting.zero_grad

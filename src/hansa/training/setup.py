@@ -102,8 +102,15 @@ class Setup:
     def seeded(self, rng: np.random.Generator) -> Iterator[None]:
         """Torch's global random state drawn from `rng`, and its threads as set; both as they were afterwards."""
         with torch.random.fork_rng(devices=self.generators()), self.on_threads():
-            torch.manual_seed(seed(rng))
+            self._reseed(seed(rng))
             yield
+
+    def _reseed(self, number: int) -> None:
+        """As torch.manual_seed; which, on a CPU, would keep a traceback for each kind of device that is not in use."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(number)
+        else:
+            torch.manual_seed(number)
 
     @contextmanager
     def on_threads(self) -> Iterator[None]:

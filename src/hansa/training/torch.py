@@ -17,7 +17,7 @@ except ImportError as error:
 from hansa.training.corrections import LocalBatch, anchor_of, slopes_of, with_frozen
 from hansa.training.setup import Loss, Setup, accuracy
 from hansa.training.stacks import TorchStacks, prepare
-from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, stepper, trained_parameters
+from hansa.training.steps import Steps, clearer, corrector, mean_of, stacked_offsets, stepper, trained_parameters
 from hansa.training.tensors import array_of_tensor, arrays_of_module, load_into_module
 
 __all__ = ["LocalBatch", "TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "load_into_module"]
@@ -115,10 +115,11 @@ class TorchTrainer:
             correct = corrector(parameters, correction.proximal, offsets, held)
             anchor = anchor_of(self._setup, module, correction)
             differentiate = slopes_of(self._setup, module, model, correction)
-            steps, step = Steps(optimizer, trained, correction.proximal), stepper(optimizer)
+            steps = Steps(optimizer, trained, correction.proximal)
+            step, clear = stepper(optimizer), clearer(optimizer)
             module.train()
             for batch in self._setup.work.batches(len(x), task):
-                optimizer.zero_grad()
+                clear()
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 anchors = anchor(inputs, targets)
                 try:
@@ -132,7 +133,7 @@ class TorchTrainer:
                 steps.count()
                 step()
                 losses.append((loss.detach(), count(batch)))
-            optimizer.zero_grad()
+            clear()
         arrays = with_frozen(arrays_of_module(module), model, correction)
         return Update(arrays, len(x), {"loss": mean_of(losses)}, step_sum=steps.sums())
 
