@@ -12,7 +12,7 @@ from hansa.arrays import Arrays
 from hansa.errors import AppError
 from hansa.messages import GradientCorrection
 from hansa.training.setup import Setup
-from hansa.training.steps import trained_parameters
+from hansa.training.steps import dense, trained_parameters
 from hansa.training.tensors import load_into_module
 
 __all__ = [
@@ -98,11 +98,11 @@ def anchor_of(setup: Setup, module: torch.nn.Module, correction: GradientCorrect
 
     def gradients(inputs: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         held = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in start.items()}
-        with torch.random.fork_rng(devices=setup.generators()):
+        with torch.random.fork_rng(devices=setup.generators()), setup.routines():
             outputs = setup.forward(lambda x: torch.func.functional_call(module, held, (x.clone(),)), inputs)
             loss = setup.loss(outputs, targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
-        return [(p, g) for name, p in trained.items() if (g := held[name].grad) is not None]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
+        return [(p, dense(g)) for name, p in trained.items() if (g := held[name].grad) is not None]
 
     return gradients
 
@@ -113,11 +113,12 @@ def slopes_of(setup: Setup, module: torch.nn.Module, model: Arrays, correction: 
     forward = _forward_of(setup, module, model, asked, others)
 
     def slopes(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        outputs, features, beside = setup.forward(forward, inputs)
-        loss = setup.loss(outputs, targets)
-        if asked.penalty is not None:
-            beside = beside + asked.penalty(LocalBatch(inputs, targets, Seen(outputs, features), others))
-        (loss + beside).backward()
+        with setup.routines():
+            outputs, features, beside = setup.forward(forward, inputs)
+            loss = setup.loss(outputs, targets)
+            if asked.penalty is not None:
+                beside = beside + asked.penalty(LocalBatch(inputs, targets, Seen(outputs, features), others))
+            (loss + beside).backward()
         return loss
 
     if not asked.sharpness:

@@ -23,7 +23,8 @@ _LEAST_WEIGHTS: Final = 2**13
 class Quick:
     """Within it, layers of a module use them, wherever that is sure to be the same function.
 
-    Nothing is left of it outside: whoever looks at the module, or runs it on stacks, finds PyTorch's own layers.
+    Nothing is left of it outside: whoever looks at the module, or runs it on stacks, finds PyTorch's own layers. The
+    backward pass belongs within it, too, since checkpointed layers compute again there what they have not kept.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -31,13 +32,16 @@ class Quick:
         layers = list(module.modules())
         compiled = any(isinstance(layer, torch.jit.ScriptModule) or hasattr(layer, "_orig_mod") for layer in layers)
         self._methods = [] if compiled else [(layer, way) for layer in layers if (way := _way_of(layer)) is not None]
+        self._depth = 0
 
     def __enter__(self) -> None:
-        for layer, method in self._methods:
+        self._depth += 1
+        for layer, method in self._methods if self._depth == 1 else ():
             vars(layer)["forward"] = method
 
     def __exit__(self, *_: object) -> None:
-        for layer, _method in self._methods:
+        self._depth -= 1
+        for layer, _method in self._methods if not self._depth else ():
             vars(layer).pop("forward", None)
 
 

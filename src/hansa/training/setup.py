@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -86,13 +86,17 @@ class Setup:
 
         With `bfloat16` its products are in that dtype, and what comes of it is in float32 again.
         """
-        self.module()
         if not self.bfloat16:
-            with self.built.quick:
+            with self.routines():
                 return function(inputs)
         # Anew for each pass: it keeps the weights that it has rounded, which the next step changes.
         with torch.autocast(self.device.type, torch.bfloat16):
             return _widened(function(inputs))
+
+    def routines(self) -> AbstractContextManager[None]:
+        """The quickest routines for this thread's module: of a step its forward and its backward pass."""
+        self.module()
+        return nullcontext() if self.bfloat16 else cast("Quick", self.built.quick)
 
     def generators(self) -> list[torch.device]:
         """Devices beside the CPU whose random state a task touches."""

@@ -1,7 +1,7 @@
 """What a step of local training with PyTorch has beside the optimizer's own: the correction, and how far it goes."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -15,6 +15,8 @@ __all__ = [
     "calls_others",
     "clearer",
     "corrector",
+    "dense",
+    "every_name",
     "first_rows",
     "mean_of",
     "stacked_offsets",
@@ -27,6 +29,8 @@ def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     """The parameters that are not frozen, by name, each once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
+
+Found = TypeVar("Found")
 
 _MORE_THAN_PLAIN = ("momentum", "weight_decay", "nesterov", "maximize", "differentiable")
 """Settings of torch.optim.SGD that plain gradient descent has not."""
@@ -52,6 +56,8 @@ def corrector(
                 parameter.grad = None
             if parameter.grad is None:
                 continue
+            if starts or offsets:
+                parameter.grad = dense(parameter.grad)
             if starts:
                 room = first_rows(moved[index], parameter)
                 torch.sub(parameter.detach(), first_rows(starts[index], parameter), out=room)
@@ -68,6 +74,18 @@ def stacked_offsets(
     """The offsets of many clients for each parameter, a row for each client; nothing where there are none."""
     offsets = [each.offset for each in corrections if each is not None and each.offset is not None]
     return [stack_of([offset[name] for offset in offsets], p) for name, p in trained.items()] if offsets else []
+
+
+def dense(gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient itself, or of a sparse one, as embeddings may have, all numbers."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def every_name(module: torch.nn.Module, of_parameters: Mapping[str, Found]) -> dict[str, Found]:
+    """What is said of parameters by their first names, of all names that they have: tied weights have several."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = {name: first[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
+    return {name: of_parameters[one] for name, one in names.items() if one in of_parameters}
 
 
 def first_rows(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

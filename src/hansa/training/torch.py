@@ -17,7 +17,17 @@ except ImportError as error:
 from hansa.training.corrections import LocalBatch, anchor_of, slopes_of, with_frozen
 from hansa.training.setup import Loss, Setup, accuracy
 from hansa.training.stacks import TorchStacks, prepare
-from hansa.training.steps import Steps, clearer, corrector, mean_of, stacked_offsets, stepper, trained_parameters
+from hansa.training.steps import (
+    Steps,
+    clearer,
+    corrector,
+    dense,
+    every_name,
+    mean_of,
+    stacked_offsets,
+    stepper,
+    trained_parameters,
+)
 from hansa.training.tensors import array_of_tensor, arrays_of_module, load_into_module
 
 __all__ = ["LocalBatch", "TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "load_into_module"]
@@ -129,13 +139,13 @@ class TorchTrainer:
                 correct(parameters)
                 for parameter, gradient in anchors:
                     if parameter.grad is not None:
-                        parameter.grad.sub_(gradient)
+                        parameter.grad = dense(parameter.grad).sub_(gradient)
                 steps.count()
                 step()
                 losses.append((loss.detach(), count(batch)))
             clear()
         arrays = with_frozen(arrays_of_module(module), model, correction)
-        return Update(arrays, len(x), {"loss": mean_of(losses)}, step_sum=steps.sums())
+        return Update(arrays, len(x), {"loss": mean_of(losses)}, step_sum=every_name(module, steps.sums()))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.
@@ -150,13 +160,14 @@ class TorchTrainer:
             module.zero_grad()
             for batch in self._setup.neighbours(len(x), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
-                loss = self._setup.loss(self._setup.forward(module, inputs), targets)
-                (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+                with self._setup.routines():
+                    loss = self._setup.loss(self._setup.forward(module, inputs), targets)
+                    (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
                 losses.append((loss.detach(), count(batch)))
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
-            for name, parameter in module.named_parameters():
-                if parameter.grad is not None:
-                    arrays[name] = array_of_tensor(parameter.grad).astype(delta_dtype(model[name].dtype), copy=False)
+            gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+            for name, gradient in every_name(module, gradients).items():
+                arrays[name] = array_of_tensor(dense(gradient)).astype(delta_dtype(model[name].dtype), copy=False)
             module.zero_grad()
         return Update(arrays, len(x), {"loss": mean_of(losses)})
 

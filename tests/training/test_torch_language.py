@@ -1,0 +1,106 @@
+"""What models of language bring: tied weights, sparse gradients, layers that are computed again."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hansa.aggregators.mean import WeightedMean
+from hansa.algorithms.afl import afl
+from hansa.algorithms.feddyn import feddyn
+from hansa.algorithms.fednova import fednova
+from hansa.algorithms.fedprox import fedprox
+from hansa.algorithms.fedsgd import fedsgd
+from hansa.algorithms.mime import mime
+from hansa.algorithms.scaffold import scaffold
+from hansa.arrays import Arrays
+from hansa.testing.federation import play, task_of
+
+torch = pytest.importorskip("torch")
+from hansa.training.torch import TorchTrainer, arrays_of_module  # noqa: E402 - needs torch
+
+nn = torch.nn
+WORDS, WIDTH, LENGTH = 12, 8, 5
+RNG = np.random.default_rng(3)
+DATA = {
+    name: (RNG.integers(0, WORDS, (size, LENGTH)), RNG.integers(0, WORDS, size))
+    for name, size in (("ada", 12), ("bo", 20))
+}
+
+
+class Words(nn.Module):  # type: ignore[misc,name-defined]  # torch is imported with a condition
+    """The mean of some embeddings → the next word."""
+
+    def __init__(self, last: str, *, sparse: bool = False) -> None:
+        """last: a layer of its `own` weights, or `tied`, one of the embedding's; or the embedding's `weights`."""
+        super().__init__()
+        self.embedding = nn.Embedding(WORDS, WIDTH, sparse=sparse)
+        self.last: Any = None if last == "weights" else nn.Linear(WIDTH, WORDS, bias=False)
+        if last == "tied":
+            self.last.weight = self.embedding.weight
+
+    def forward(self, x: Any) -> Any:
+        mean = torch.tanh(self.embedding(x).mean(1))
+        return mean @ self.embedding.weight.T if self.last is None else self.last(mean)
+
+
+class Deep(nn.Module):  # type: ignore[misc,name-defined]  # the same
+    """Layers large enough for oneDNN, computed again in the backward pass or not."""
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 4))
+        self.again = again
+
+    def forward(self, x: Any) -> Any:
+        run = torch.utils.checkpoint.checkpoint
+        return run(self.layers, x, use_reentrant=False) if self.again else self.layers(x)
+
+
+def trainer(make: Callable[[], Any], loss: Any = nn.functional.cross_entropy, **more: Any) -> TorchTrainer:
+    return TorchTrainer(make, loss, lambda parameters: torch.optim.SGD(parameters, lr=0.3), **more)
+
+
+ALGORITHMS = {
+    "fedprox": lambda: fedprox(WeightedMean(), mu=0.1),
+    "scaffold": lambda: scaffold(WeightedMean(), num_clients=2),
+    "fednova": lambda: fednova(WeightedMean()),
+    "feddyn": lambda: feddyn(WeightedMean(), num_clients=2),
+    "fedsgd": lambda: fedsgd(WeightedMean()),
+    "afl": lambda: afl(WeightedMean(), num_clients=2, learning_rate=0.1),
+    "mime": lambda: mime(WeightedMean()),
+}
+
+
+def learnt(name: str, make: Callable[[], Any]) -> Arrays:
+    *_, last = play(ALGORITHMS[name](), trainer(make, batch_size=8), DATA, rounds=2)
+    return last.params
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_weights_with_two_names_learn_what_they_do_with_one(name: str) -> None:
+    """They are one parameter: a gradient, and how far it was moved, belong to both names."""
+    once, twice = learnt(name, partial(Words, "weights")), learnt(name, partial(Words, "tied"))
+    assert np.array_equal(twice["embedding.weight"], twice["last.weight"])
+    assert np.allclose(twice["embedding.weight"], once["embedding.weight"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS))
+def test_sparse_gradients_of_an_embedding_are_those_of_a_dense_one(name: str) -> None:
+    dense, sparse = (learnt(name, partial(Words, "own", sparse=sparse)) for sparse in (False, True))
+    assert np.allclose(dense["embedding.weight"], sparse["embedding.weight"], rtol=0, atol=1e-6)
+
+
+def test_layers_that_are_computed_again_backwards_are_so_by_the_same_routines() -> None:
+    rng = np.random.default_rng(0)
+    data = {"ada": (rng.standard_normal((24, 512), np.float32), rng.integers(0, 4, 24))}
+    found = []
+    for again in (False, True):
+        of = trainer(partial(Deep, again=again))
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = arrays_of_module(Deep(again=again))
+        found.append((of.fit(model, task_of("ada", data)).arrays, of.gradient(model, task_of("ada", data)).arrays))
+    assert found[0] == found[1]
