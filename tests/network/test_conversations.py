@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+import hansa
 from hansa.arrays import Arrays
 from hansa.distributed import (
     Records,
@@ -25,6 +28,7 @@ from hansa.distributed import (
     message,
     ring,
     run,
+    secure_fedavg,
     split_learning,
     splitfed,
     star,
@@ -44,14 +48,16 @@ from hansa.network.client.correspondence import Correspondence
 from hansa.network.client.outbox import letter_file
 from hansa.network.controller import conversation
 from hansa.network.controller.conversation import Conversation, Room
-from hansa.network.controller.letters import Letters
+from hansa.network.controller.letters import GONE, Letters
 from hansa.network.controller.quotas import Quota, Quotas
 from hansa.programs.crew import Crew
-from hansa.programs.encoding import encode
+from hansa.programs.encoding import decode, encode
 from hansa.programs.ending import End
+from hansa.protocols.secure_fedavg import Step
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program, Worker
 from hansa.store.opening import open_store
+from hansa.training.numpy import NumpyTrainer, softmax_regression
 from hansa.training.numpy_parts import logistic_parts, mlp_parts
 from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import Awaited, Blob, Letter, OpenRound, RoundKey
@@ -75,6 +81,8 @@ class Table:
     size: int
     quotas: Quotas
     failures: list[RunFailedError] = field(default_factory=list)
+    away: set[int] = field(default_factory=set)
+    """Parties that stay away, which everybody is told who can go on without them."""
     conversation: Conversation = field(init=False)
 
     async def open(self) -> None:
@@ -126,8 +134,13 @@ def letter(sender: int, receiver: int, number: int, data: bytes) -> Letter:
     return Letter(KEY, sender, receiver, number, Blob(blake3(data).hexdigest(), len(data)))
 
 
-async def attend(at: Table, number: int, program: Program, topology: AnyTopology, dies: set[int]) -> bytes:
-    """Be a party to the end; returns its encoded result. dies: awaited letters, counted, at which it begins anew."""
+async def attend(
+    at: Table, number: int, program: Program, topology: AnyTopology, dies: set[int], *, stays_away: int | None = None
+) -> bytes:
+    """Be a party to the end; returns its encoded result. dies: awaited letters, counted, at which it begins anew.
+
+    stays_away: the awaited letter before which it is gone, until it is taken out of `at.away`.
+    """
     objects = at.folder / f"objects-{number}"
     objects.mkdir(exist_ok=True)
     opened = OpenRound(KEY, RunSpec(parties=tuple(at.conversation.parties)), Blob("0" * 64, 0), (f"p{number}",))
@@ -147,7 +160,7 @@ async def attend(at: Table, number: int, program: Program, topology: AnyTopology
                 letter_file(objects, made).write_bytes(frame)
             sent.append(made)  # noqa: B023 - the same
 
-        crew = Crew((number,), program, topology, 0, post)
+        crew = Crew((number,), program, topology, 0, post, secret=lambda: bytes([number]) * 32)
         try:
             while not (ended := crew.advance()) or sent:
                 while sent:
@@ -158,9 +171,12 @@ async def attend(at: Table, number: int, program: Program, topology: AnyTopology
                 waits = crew.waits(number)
                 assert waits is not None
                 awaited += 1
-                if awaited in dies:
+                if awaited == stays_away:
+                    await _gone(at, number, sum(counts.values()))
+                if awaited in dies | {stays_away}:
                     raise ConflictError("it was killed")  # noqa: TRY301 - as the relay would
-                got = await correspondence.bring(Awaited(KEY, waits.sender, number, read[waits.sender]))
+                asked = Awaited(KEY, waits.sender, number, read[waits.sender], dispensable=waits.dispensable)
+                got = await correspondence.bring(asked)
                 read[waits.sender] += 1
                 data = got.blob.inline or letter_file(objects, got).read_bytes()
                 crew.deliver(waits.sender, number, data)
@@ -171,6 +187,17 @@ async def attend(at: Table, number: int, program: Program, topology: AnyTopology
         finally:
             crew.close()
             await correspondence.aclose()
+
+
+async def _gone(at: Table, number: int, sent: int) -> None:
+    """Until it is back; all that it has sent is kept before."""
+    while at.conversation.letters.sent(number) < sent:  # noqa: ASYNC110 - one step of the others at a time
+        await asyncio.sleep(0)
+    at.away.add(number)
+    while number in at.away:
+        if not at.conversation.needed(at.away):
+            await at.conversation.go_without(at.away)
+        await asyncio.sleep(0)
 
 
 def program_of_sums(large: int = 0) -> Program:
@@ -298,6 +325,107 @@ async def test_a_letter_that_the_disk_has_changed_after_its_sender_ended_is_name
         with pytest.raises(ConnectionFailedError):
             await anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 0)))
     assert "is not the one that was kept, and party 0 (p0), which wrote it, has ended" in str(at.failures[0])
+
+
+LEARNER = hansa.App(NumpyTrainer(softmax_regression(6, 3), learning_rate=0.1, batch_size=6))
+LEARNER.data(lambda client: (X[client.index % 3], Y[client.index % 3]))
+KEYS = [Ed25519PrivateKey.from_private_bytes(bytes([client]) * 32) for client in range(4)]
+SIGNING: dict[str, Any] = {
+    "signers": [f"ed25519:{key.public_key().public_bytes_raw().hex()}" for key in KEYS],
+    "signing_key": lambda client: (
+        KEYS[client.index].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    ),
+}
+STEPS: dict[str, dict[int, Step]] = {
+    "secagg": {1: "keys", 2: "shares", 3: "upload", 4: "recovery"},
+    "lightsecagg": {1: "keys", 2: "shares", 4: "upload", 6: "recovery"},
+}
+"""Scheme → the letter before which a client goes in round 1 → its step that it does not do; lightsecagg is signed."""
+
+
+@pytest.mark.parametrize(("scheme", "letter_before"), [(s, n) for s, steps in STEPS.items() for n in steps])
+async def test_secure_averaging_goes_on_without_who_stays_away_as_without_who_has_said_so(
+    scheme: Any, letter_before: int, tmp_path: Path
+) -> None:
+    """In any step; the server is run again twice meanwhile, and the relay restarted, and nothing is other."""
+    given = SIGNING if scheme == "lightsecagg" else {}
+    program = secure_fedavg(LEARNER, rounds=3, scheme=scheme, **given)
+    leaves: dict[int, Step] = {1: STEPS[scheme][letter_before], 2: "keys", 3: "keys"}
+    absent = secure_fedavg(LEARNER, rounds=3, scheme=scheme, absent=lambda c, r: leaves[r] if c == 1 else None, **given)
+    async with table(tmp_path, 5) as at:
+        dies = {0: {7, 19}}
+        tasks = [
+            asyncio.create_task(
+                attend(at, n, program, star(5), dies.get(n, set()), stays_away=letter_before if n == 2 else None)
+            )
+            for n in range(5)
+        ]
+        while at.conversation.letters.count((0, 1)) < 6:  # noqa: ASYNC110 - one step of the others at a time
+            await asyncio.sleep(0)
+        await at.conversation.aclose()
+        await at.open()
+        results = await asyncio.gather(*(tasks[n] for n in (0, 1, 3, 4)))
+        expected = [encode(each) for each in run(absent, star(5), over="process").results]
+        assert results == [expected[n] for n in (0, 1, 3, 4)]
+        assert len(at.conversation.ended) == 4
+        at.away.clear()  # it is back, when all is over, and learns how it has ended
+        late = decode(await tasks[2])
+        assert not at.failures
+    assert late.model == decode(expected[1]).model
+
+
+async def test_who_was_away_takes_part_again_once_it_is_back(tmp_path: Path) -> None:
+    program = secure_fedavg(LEARNER, rounds=6)
+    async with table(tmp_path, 5) as at:
+        tasks = [
+            asyncio.create_task(attend(at, n, program, star(5), set(), stays_away=3 if n == 2 else None))
+            for n in range(5)
+        ]
+        while at.conversation.letters.count((0, 1)) < 10:  # noqa: ASYNC110 - one step of the others at a time
+            await asyncio.sleep(0)
+        at.away.clear()
+        results = [decode(each) for each in await asyncio.gather(*tasks)]
+        assert not at.failures
+    assert all(each.model == results[0].arrays for each in results[1:])
+    assert len(results[2].losses) < len(results[1].losses) == 6
+
+
+async def test_a_party_that_another_waits_for_whatever_happens_is_needed(tmp_path: Path) -> None:
+    async with table(tmp_path, 3) as at:
+        calls = [
+            asyncio.create_task(anext(at.conversation.receive(f"p{n}", Awaited(KEY, 0, n, 0, dispensable=n == 1)), b""))
+            for n in (1, 2)
+        ]
+        while len(at.conversation.waits) < 2:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0)
+        assert at.conversation.needed((0, 1)) == [0]  # by party 2
+        at.conversation.waits.pop(2)
+        assert at.conversation.needed((0, 1)) == []  # party 2 may say yet what it can go on without
+        assert at.conversation.needed((1, 2)) == []
+        assert at.conversation.needed((0, 1, 2)) == [1, 2]  # nobody is left to say so of these
+        for call in calls:
+            call.cancel()
+
+
+async def test_a_letter_that_is_not_waited_for_any_more_is_so_after_a_restart_and_nobody_says_so_of_itself(
+    tmp_path: Path,
+) -> None:
+    data = b"hello"
+    async with table(tmp_path, 2) as at:
+        listening = asyncio.create_task(anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 0, dispensable=True))))
+        while not at.conversation.waits:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0)
+        await at.conversation.go_without({0})
+        assert await listening == GONE
+        (tmp_path / "letters" / "0-1.letters").unlink()  # a power cut: only the note is synced
+        await at.conversation.aclose()
+        await at.open()
+        assert await anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 0))) == GONE
+        assert await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data)) == 1
+        assert await at.conversation.send("p0", letter(0, 1, 1, data), pieces(data)) == 2
+        assert await anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 1))) == data
+        with pytest.raises(WireError, match="that is for the server to say"):
+            await at.conversation.send("p0", letter(0, 1, 2, GONE), pieces(GONE))
 
 
 def _damage(folder: Path, how: str) -> None:

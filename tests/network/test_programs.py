@@ -14,12 +14,13 @@ from federation import PROJECT, Federation, federation
 
 from hansa.app import load_app
 from hansa.arrays import Arrays
-from hansa.distributed import Model, run
+from hansa.distributed import Model, run, secure_fedavg, star
 from hansa.errors import ConfigError, InputError, NotFoundError, PermissionDeniedError, WireError
 from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.client.diary import DIARY
 from hansa.network.client.ledger import LEDGER, departures
 from hansa.network.client.policy import Outbound, Privacy, SitePolicy
+from hansa.network.controller.conversation import Conversation
 from hansa.network.entrance import Entrance
 from hansa.programs.encoding import encode
 from hansa.programs.ending import load, numbers
@@ -394,6 +395,46 @@ async def test_a_party_that_is_killed_has_its_secrets_still_and_says_nothing_els
         plain = simulate(load_app(app), clients=3, rounds=3, seed=4, progress=False)
         assert [left(made, session, name).model for name in "abc"] == [plain.model] * 3
         assert list(made.folder.glob(f"*/memory/*/*/{DIARY}")) == []
+
+
+async def test_a_session_goes_on_without_a_party_that_stays_away_and_waits_for_as_many_as_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three clients one never comes; with a second one away the session ends, and goes on once that one is back."""
+    silent = {3}
+
+    def silence(said: Conversation, number: int, _now: float) -> float:
+        return 601.0 if number in silent and said.dispensable else 0.0
+
+    monkeypatch.setattr(Conversation, "silence", silence)
+    gate = tmp_path / "gate"
+    gate.touch()
+    app = written(tmp_path / "app", SECURE.replace('GATE")', f'{gate}")').replace("(2, 3)", "(9, 9)"))
+    spec = RunSpec(seed=4, parties=("central", "a", "b", "c"), rules=RULES)
+    async with federation(tmp_path) as made:
+        await joined(made, ("a", "b"))
+        session = await made.start(app, spec)
+        await appears(gate.with_suffix(".reached"))
+        await made.leave("b")  # its worker process is killed with it
+        silent.add(2)
+        made.tree.conversation(session.id).changed.set()
+        ended = await made.end(session)
+        assert ended.state is SessionState.FAILED
+        assert "1 clients are left of the 2 that secure aggregation needs" in ended.cause
+        gate.unlink()
+        silent.remove(2)
+        await made.client("b")
+        await made.controller.sessions.start(PROJECT, session.id)
+        await made.until_event(session, "session.finished")
+        (finished,) = await made.events(session, "session.finished")
+        assert finished.message == "3 of 4 parties have ended; c stayed away"
+        missed = (await made.events(session, "party.missed"))[0]
+        assert missed.message == (
+            "nothing was heard of party 3 (c) for 601 seconds: the others go on without it until it is back"
+        )
+        program = secure_fedavg(load_app(app), rounds=3, absent=lambda client, _: "keys" if client == 2 else None)
+        server, *_ = run(program, star(4), seed=4, over="process").results
+        assert [left(made, session, name).model for name in "ab"] == [server.arrays] * 2
 
 
 async def test_large_letters_arrive_whole(talk: Path, tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ NEWEST: dict[str, Capture] = {
     "samples_machine": up(Samples("alice", (Sample("cpu", 0.5, 0, 1.5e9),))),
     "letter": up(Letter(PROGRAM, 0, 2, 7, Blob("a1" * 32, 4, b"\0\1\2\3"))),
     "awaited": up(Awaited(PROGRAM, 2, 0, 7, 12, 11)),
+    "awaited_dispensable": up(Awaited(PROGRAM, 2, 0, 7, 12, 11, dispensable=True)),
     "welcome": down(Welcome("root", 5.0, "-----BEGIN PUBLIC KEY-----\n")),
     "open_round": down(OpenRound(ROUND, SPEC, Blob("c3" * 32, 3, b"abc"), ("alice", "bob"), Blob("d4" * 32, 9))),
     "open_round_counted": down(

@@ -56,13 +56,14 @@ from hansa.protocols.topology import (
     wheel,
 )
 from hansa.protocols.vertical import PartyTrained, Records, vertical
-from hansa.protocols.worker import Program, Worker
+from hansa.protocols.worker import Gone, Program, Worker
 
 __all__ = [
     "AlignedTrained",
     "Boosted",
     "Bottom",
     "EdgeTrained",
+    "Gone",
     "Model",
     "Outcome",
     "Parts",

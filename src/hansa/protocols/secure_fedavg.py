@@ -36,7 +36,7 @@ from hansa.protocols.secure_messages import (
     rows,
 )
 from hansa.protocols.secure_sum import Client, Scheme, Words, check_quorum, least_threshold
-from hansa.protocols.worker import Program, Worker
+from hansa.protocols.worker import Gone, Program, Worker
 
 __all__ = ["Absent", "Name", "Step", "secure_fedavg"]
 
@@ -89,7 +89,8 @@ def secure_fedavg(
         signers: the public keys with which clients sign what the server tells them, in the order of clients, as
             `hansa package key` prints them; with them a server that cheats is found out. Empty: nobody signs.
         signing_key: with `signers`, a client → its private key (Ed25519, PEM); asked on that client's machine alone.
-        absent: who drops out, and when; its change is counted where it has sent it; it goes on in the next round.
+        absent: who drops out, and when; its change is counted where it has sent it; it goes on in the next round. On a
+            network, who stays away for the session's deadline drops out likewise, without a word.
 
     Raises:
         QuorumNotMetError: fewer than `threshold` clients are left; it names the others.
@@ -117,13 +118,7 @@ def secure_fedavg(
             return await _serve(worker, first, mean, rounds, chosen, signs=bool(signers))
         local = LocalClient(learner, worker, worker.number - 1, clients)
         signer = None if signing_key is None else Signer(worker.number - 1, signing_key(local.info), signers)
-        for number in range(1, rounds + 1):
-            model = await _model(worker)
-            leaves = _step(absent(worker.number - 1, number), worker.number - 1)
-            one = chosen.client(worker.number - 1, _size(mean, model), worker.secret("secure sum", number))
-            part = _Part(worker, one, chosen, signer, number, model)
-            await part.take(partial(_change, mean, local, model, number), leaves)
-        return local.trained(await _model(worker))
+        return await _take_part(worker, local, signer, mean, rounds=rounds, scheme=chosen, absent=absent)
 
     return program
 
@@ -148,24 +143,21 @@ async def _serve(
     worker: Worker, model: Arrays, mean: WeightedMean, rounds: int, scheme: Scheme, *, signs: bool
 ) -> Model:
     """signs: clients do."""
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         worker.broadcast(Model(model))
-        total = await _summed(worker, scheme, _size(mean, model), signs=signs)
+        total = await _summed(worker, scheme, number, _size(mean, model), signs=signs)
         model = _moved(mean, model, total, scheme.clients)
     worker.broadcast(Model(model))
     return Model(model)
 
 
-async def _summed(worker: Worker, scheme: Scheme, size: int, *, signs: bool) -> Words:
+async def _summed(worker: Worker, scheme: Scheme, number: int, size: int, *, signs: bool) -> Words:
     """The sum of a round."""
-    told = {client: await _said(worker, client, Keys) for client in range(scheme.clients)}
+    told = {client: await _keys(worker, client, number) for client in range(scheme.clients)}
     keys = {client: said.values for client, said in told.items() if said is not None}
     check_quorum(keys, scheme)
     worker.broadcast(Roster(*rows(keys)), _workers(keys))
-    sharers = await _pass_on(worker, keys)
-    check_quorum(sharers, scheme)
-    if signs:
-        await _countersigned(worker, sharers)
+    sharers = await _pass_on(worker, keys, scheme, signs=signs)
     server = scheme.server(size, {client: key.tobytes() for client, key in keys.items()}, sharers)
     present = []
     for client in sharers:
@@ -175,54 +167,125 @@ async def _summed(worker: Worker, scheme: Scheme, size: int, *, signs: bool) -> 
             present.append(client)
     check_quorum(present, scheme)
     worker.broadcast(Present(np.array(present)), _workers(present))
-    revealing = await _countersigned(worker, present) if signs else present
-    check_quorum(revealing, scheme)
+    revealing = await _countersigned(worker, present, scheme) if signs else present
     shares = {client: await _said(worker, client, Revealed) for client in revealing}
     return server.unmasked({client: said.values.tobytes() for client, said in shares.items() if said is not None})
 
 
+async def _keys(worker: Worker, client: int, number: int) -> Keys | None:
+    """What a client says first in a round; before it comes what it said in others, which went on without it."""
+    while True:
+        said = await worker.receive(client + 1, Keys, Sealed, Signed, Masked, Revealed, Left, Gone)
+        if isinstance(said, Gone) or (isinstance(said, Left) and said.round == number):
+            return None
+        if isinstance(said, Keys) and said.round == number:
+            return said
+
+
 async def _said(worker: Worker, client: int, kind: type[M]) -> M | None:
-    """What a client says; None: it has left."""
-    said = await worker.receive(client + 1, kind, Left)
-    return None if isinstance(said, Left) else said
+    """What a client says; None: it has left, or stays away."""
+    said = await worker.receive(client + 1, kind, Left, Gone)
+    return None if isinstance(said, (Left, Gone)) else said
 
 
-async def _countersigned(worker: Worker, clients: Iterable[int]) -> list[int]:
+async def _signature(worker: Worker, client: int) -> bytes | None:
+    """What a client signs with; None: it has left, or stays away."""
+    said = await _said(worker, client, Signed)
+    return None if said is None else by_client(said).get(client, b"")
+
+
+async def _countersigned(worker: Worker, clients: Iterable[int], scheme: Scheme) -> list[int]:
     """Pass on to each what all of them have signed; who has."""
-    said = {client: await _said(worker, client, Signed) for client in clients}
-    signatures = {client: by_client(each).get(client, b"") for client, each in said.items() if each is not None}
+    told = {client: await _signature(worker, client) for client in clients}
+    signatures = {client: signature for client, signature in told.items() if signature is not None}
+    check_quorum(signatures, scheme)
     worker.broadcast(Signed(*rows(signatures)), _workers(signatures))
     return list(signatures)
 
 
-async def _pass_on(worker: Worker, clients: Iterable[int]) -> list[int]:
-    """Pass on what each client tells others, as much at once as memory is bounded by; who has told anything."""
-    sharers, held = [], 0
-    waiting: dict[int, dict[int, np.ndarray]] = {client: {} for client in clients}
-    for sender in waiting:
+async def _pass_on(worker: Worker, clients: Iterable[int], scheme: Scheme, *, signs: bool) -> list[int]:
+    """Pass on what each client tells others, and signs where it does; who has told all of it."""
+    signatures: dict[int, bytes] = {}
+    passing = _Passing(worker, {client: {} for client in clients})
+    for sender in passing.waiting:
+        told = await passing.hear(sender)
+        signature = await _signature(worker, sender) if told and signs else b""
+        if told and signature is not None:
+            signatures[sender] = signature
+        else:
+            passing.forget(sender)
+    check_quorum(signatures, scheme)
+    passing.pass_on(last=True)
+    if signs:
+        worker.broadcast(Signed(*rows(signatures)), _workers(signatures))
+    return list(signatures)
+
+
+@dataclass(slots=True)
+class _Passing:
+    """What clients tell each other through the server, which holds as much at once as memory is bounded by."""
+
+    worker: Worker
+    waiting: dict[int, dict[int, np.ndarray]]
+    """Receiver → what others have told it and is not passed on yet."""
+    held: int = 0
+
+    async def hear(self, sender: int) -> bool:
+        """What one tells; whether it has come to its end."""
         last = False
         while not last:
-            said = await _said(worker, sender, Sealed)
+            said = await _said(self.worker, sender, Sealed)
             if said is None:
-                break
+                return False
             for receiver, row in zip(said.clients.tolist(), said.values, strict=True):
-                if receiver not in waiting:
+                if receiver not in self.waiting:
                     raise InputError(f"client {sender} tells something to client {receiver}, who has told no keys")
-                waiting[receiver][sender] = row
-            held, last = held + said.values.nbytes, said.last
-            if held > _AT_ONCE:
-                for receiver, told in waiting.items():
-                    worker.send(receiver + 1, Sealed(*rows(told), last=False))
-                    told.clear()
-                held = 0
-        if last:
-            sharers.append(sender)
-    for receiver, told in waiting.items():
-        worker.send(receiver + 1, Sealed(*rows(told), last=True))
-    return sharers
+                self.waiting[receiver][sender] = row
+            self.held, last = self.held + said.values.nbytes, said.last
+            if self.held > _AT_ONCE:
+                self.pass_on(last=False)
+        return True
+
+    def forget(self, sender: int) -> None:
+        """It takes no part; who has been told something by it already will refuse to go on without its signature."""
+        for told in self.waiting.values():
+            told.pop(sender, None)
+
+    def pass_on(self, *, last: bool) -> None:
+        """Send what is held."""
+        for receiver, told in self.waiting.items():
+            self.worker.send(receiver + 1, Sealed(*rows(told), last=last))
+            told.clear()
+        self.held = 0
 
 
 # ── clients ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _take_part(
+    worker: Worker,
+    local: LocalClient,
+    signer: Signer | None,
+    mean: WeightedMean,
+    *,
+    rounds: int,
+    scheme: Scheme,
+    absent: Absent,
+) -> Trained:
+    """signer: where clients sign."""
+    client = worker.number - 1
+    model = await _model(worker)
+    for number in range(1, rounds + 1):
+        leaves = _step(absent(client, number), client)
+        one = scheme.client(client, _size(mean, model), worker.secret("secure sum", number))
+        part = _Part(worker, one, scheme, signer, number, model)
+        try:
+            await part.take(partial(_change, mean, local, model, number), leaves)
+        except _MissedError as missed:
+            model = missed.model
+        else:
+            model = await _model(worker)
+    return local.trained(model)
 
 
 async def _model(worker: Worker) -> Arrays:
@@ -231,6 +294,15 @@ async def _model(worker: Worker) -> Arrays:
         said = await worker.receive(SERVER, Model, Roster, Sealed, Present)
         if isinstance(said, Model):
             return said.arrays
+
+
+class _MissedError(Exception):
+    """The round went on without this client, as it was silent for too long; the next one has begun."""
+
+    def __init__(self, model: Arrays) -> None:
+        """model: of the next round."""
+        super().__init__()
+        self.model = model
 
 
 @dataclass(slots=True)
@@ -249,7 +321,7 @@ class _Part:
     """What is signed of it, where clients sign."""
 
     async def take(self, change: Callable[[], Words], leaves: Step | None) -> None:
-        """Each step in turn. change: trains; leaves: the step that it does not do."""
+        """Each step in turn; raises `_MissedError`. change: trains; leaves: the step that it does not do."""
         steps: Mapping[Step, Callable[[], Awaitable[None]]] = {
             "keys": self._tell_keys,
             "shares": self._share,
@@ -263,10 +335,10 @@ class _Part:
             await do()
 
     async def _tell_keys(self) -> None:
-        self.worker.send(SERVER, Keys(np.frombuffer(self.client.public, np.uint8)))
+        self.worker.send(SERVER, Keys(np.frombuffer(self.client.public, np.uint8), self.number))
 
     async def _share(self) -> None:
-        everybody = by_client(await self.worker.receive(SERVER, Roster))
+        everybody = by_client(await self._told(Roster))
         for some, last in _parts(self.client.sealed(everybody)):
             self.worker.send(SERVER, Sealed(*rows(some), last=last))
         if self.signer is not None:
@@ -275,7 +347,7 @@ class _Part:
         sharers: list[int] = []
         last = False
         while not last:
-            said = await self.worker.receive(SERVER, Sealed)
+            said = await self._told(Sealed)
             told, last = by_client(said), said.last
             self.client.opened(told)
             sharers += told
@@ -285,11 +357,17 @@ class _Part:
         self.worker.send(SERVER, Masked(self.client.masked(change())))
 
     async def _recover(self) -> None:
-        present = (await self.worker.receive(SERVER, Present)).clients.tolist()
+        present = (await self._told(Present)).clients.tolist()
         statement = present_statement(self.roster, present)
         self._sign(statement)
         await self._check(statement, "the list of who is present", present, self.scheme.threshold)
         self.worker.send(SERVER, Revealed(np.frombuffer(self.client.revealed(present), np.uint8)))
+
+    async def _told(self, kind: type[M]) -> M:
+        said = await self.worker.receive(SERVER, kind, Model)
+        if isinstance(said, Model):
+            raise _MissedError(said.arrays)
+        return said
 
     def _sign(self, statement: bytes) -> None:
         if self.signer is not None:
@@ -299,7 +377,7 @@ class _Part:
     async def _check(self, statement: bytes, what: str, clients: list[int], least: int | None = None) -> None:
         """Whether these clients have signed the same; least: as many of them; None: all."""
         if self.signer is not None:
-            signatures = by_client(await self.worker.receive(SERVER, Signed))
+            signatures = by_client(await self._told(Signed))
             if least is not None:
                 clients = [client for client in clients if client in signatures]
                 check_quorum(clients, self.scheme)

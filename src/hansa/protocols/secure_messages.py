@@ -19,6 +19,7 @@ class Keys:
 
     values: np.ndarray
     """uint8."""
+    round: int
 
 
 @message("secure.roster")

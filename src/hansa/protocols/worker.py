@@ -22,14 +22,24 @@ import numpy as np
 from blake3 import blake3
 
 from hansa.errors import InputError
-from hansa.protocols.message import name_of, schema_of
+from hansa.protocols.message import message, name_of, schema_of
 from hansa.protocols.topology import AnyTopology
 from hansa.statements import text
 
-__all__ = ["Program", "Receive", "Worker"]
+__all__ = ["Gone", "Program", "Receive", "Worker"]
 
 M = TypeVar("M")
 N = TypeVar("N")
+
+
+@message("program.gone")
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """In place of a message whose sender stays away, to a worker that names it among what it can receive.
+
+    On a network alone, and decided once: a worker that is run again is told the same. What the sender says in this
+    place when it is back is not heard; what it says next is the next message.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,11 @@ class Receive:
 
     def __await__(self) -> Generator["Receive", Any, Any]:
         return (yield self)
+
+    @property
+    def dispensable(self) -> bool:
+        """Whether it goes on where the sender stays away."""
+        return Gone in self.kinds
 
     def __str__(self) -> str:
         return f"{' or '.join(map(name_of, self.kinds))} from worker {self.sender}"
@@ -108,6 +123,9 @@ class Worker:
     async def receive(self, sender: int, /, *kinds: type[Any]) -> Any: ...
     async def receive(self, sender: int, /, *kinds: type[Any]) -> Any:
         """The next message from a sender, which must be of one of these kinds; waits for it.
+
+        With `Gone` among the kinds, not for ever on a network: it comes where the sender is silent for the session's
+        deadline.
 
         Raises `InputError` where the sender is no neighbour, `RunFailedError` where it has sent something else.
         """

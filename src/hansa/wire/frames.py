@@ -264,6 +264,8 @@ class Awaited:
     """Letters that the receiver has sent by now, to all."""
     kept: int = 0
     """How many of these the controller has said that it keeps."""
+    dispensable: bool = False
+    """The receiver can go on without it: of a sender that stays away, it is told so in the letter's place."""
 
 
 # ── from a parent to a node ──────────────────────────────────────────────────────────────────────────────────────────

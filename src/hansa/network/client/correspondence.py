@@ -7,6 +7,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
@@ -208,8 +209,7 @@ class Correspondence:
 
     async def _fetched(self, awaited: Awaited) -> Letter:
         async def ask() -> Blob | None:
-            now = Awaited(self.key, awaited.sender, self._number, awaited.number, sum(self._sent.values()), self._kept)
-            return await self._received(now)
+            return await self._received(replace(awaited, sent=sum(self._sent.values()), kept=self._kept))
 
         blob = None
         while blob is None:

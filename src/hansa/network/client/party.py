@@ -17,6 +17,7 @@ from hansa.network.client.outbox import letter_file, update_file
 from hansa.programs.crew import Crew
 from hansa.programs.encoding import decode
 from hansa.programs.ending import numbers
+from hansa.protocols.worker import Receive
 from hansa.wire.chunks import INLINE_LIMIT
 from hansa.wire.frames import Awaited, Blob, Evaluated, FromNode, Letter, OpenRound
 
@@ -72,7 +73,7 @@ class Party:
                 waits = crew.waits(number)
                 if waits is None:
                     raise AssertionError("a worker neither waits nor has ended")
-                crew.deliver(waits.sender, number, self._bring(waits.sender))
+                crew.deliver(waits.sender, number, self._bring(waits))
         finally:
             crew.close()
         result = crew.ended[number].result
@@ -103,9 +104,10 @@ class Party:
     def _open(self) -> None:
         self._diary = self._open_diary()
 
-    def _bring(self, sender: int) -> bytes:
+    def _bring(self, waits: Receive) -> bytes:
         """The next letter of a sender, once it is there."""
-        self._send(Awaited(self._opened.key, sender, self._number, self._read[sender]))
+        key, sender = self._opened.key, waits.sender
+        self._send(Awaited(key, sender, self._number, self._read[sender], dispensable=waits.dispensable))
         letter = self._receive()
         if (letter.sender, letter.receiver, letter.number) != (sender, self._number, self._read[sender]):
             raise WireError(f"letter {letter.number} of party {letter.sender} has come, and it is not the one awaited")

@@ -6,7 +6,7 @@ Nobody's queue is bounded but by the disk: with a bound, a program that ends in 
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, cast
 
@@ -27,7 +27,7 @@ from hansa.errors import (
     WireError,
 )
 from hansa.network.combiner.phase import LONGEST_METRIC
-from hansa.network.controller.letters import Letters, Pair
+from hansa.network.controller.letters import GONE_DIGEST, Letters, Pair
 from hansa.network.controller.quotas import Quotas
 from hansa.programs.encoding import decode, named
 from hansa.programs.ending import End
@@ -99,12 +99,17 @@ class Conversation:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _is_open: bool = False
     _over: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a party waits for a letter that it can go on without, or has ended."""
+    dispensable: set[int] = field(default_factory=set)
+    """Parties without whom others have said to be able to go on."""
 
     async def open(self) -> None:
         """Take up what was said before this process."""
         now = asyncio.get_running_loop().time()
         await asyncio.to_thread(self.letters.open)
         await self.room.need(self.letters.size)
+        self.dispensable |= self.letters.away()
         for number in range(len(self.parties)):
             self.heard[number] = now
             if self.letters.count((number, number)):
@@ -122,6 +127,9 @@ class Conversation:
         """
         pair = self._pair(party, letter, letter.sender)
         have = self.letters.count(pair)
+        if letter.number <= have and self.letters.is_gone(pair, letter.number):
+            self.letters.said_late(pair, letter.number)
+            return max(have, letter.number + 1)
         if letter.number < have:
             self._check_repeated(pair, letter)
             return have
@@ -129,7 +137,7 @@ class Conversation:
         with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self.letters.folder)) as whole:
             try:
                 await self.room.need(self.letters.size + letter.blob.size)
-                await _received(letter, pieces, cast("BinaryIO", whole))
+                await _received(letter, self._hearing(letter.sender, pieces), cast("BinaryIO", whole))
                 await self._keep(pair, letter, cast("BinaryIO", whole))
             except StorageUnavailableError as error:
                 self.away = str(error)
@@ -151,6 +159,9 @@ class Conversation:
         if awaited.kept > self.letters.sent(me):
             raise self._lost(me)
         self.waits[me] = awaited
+        if awaited.dispensable:
+            self.dispensable.add(awaited.sender)
+            self.changed.set()
         self._wake(me)
         news = self._news[me] = asyncio.Event()
         if self.letters.count(pair) <= awaited.number:
@@ -168,10 +179,8 @@ class Conversation:
 
     def said(self, number: int) -> str:
         """What a party does, in words."""
-        waits = self.waits.get(number)
-        if waits is None or self.letters.count((waits.sender, number)) > waits.number:
-            return "work"
-        return f"wait for {self.parties[waits.sender]}"
+        waits = self._open_waits().get(number)
+        return "work" if waits is None else f"wait for {self.parties[waits.sender]}"
 
     async def aclose(self) -> None:
         """The program is over: nothing is said any more, and nothing is being written."""
@@ -181,6 +190,23 @@ class Conversation:
             self._wake(number)
         async with self._writing:
             pass
+
+    def needed(self, silent: Collection[int]) -> list[int]:
+        """Parties among the silent ones without whom it does not go on, or might not."""
+        waits = self._open_waits().values()
+        firmly = {each.sender for each in waits if not each.dispensable}
+        if not self.dispensable or len(self.ended) + len(silent) == len(self.parties):  # else others may say so yet
+            firmly |= set(range(len(self.parties))) - self.dispensable
+        return [number for number in silent if number in firmly]
+
+    async def go_without(self, silent: Collection[int]) -> None:
+        """Let those go on who wait for parties that are silent; raises `StorageUnavailableError`, and may be repeated.
+
+        None of the silent ones is `needed`.
+        """
+        for waits in self._open_waits().values():
+            if waits.sender in silent:
+                await completed(self._go_without(waits))
 
     def silence(self, number: int, now: float) -> float:
         """Seconds since anything was heard of a party; 0 while it listens."""
@@ -214,6 +240,8 @@ class Conversation:
             raise WireError(f"{self._name(sender)} sends a letter of {size:,} bytes; it may have 1 to {limit:,}")
         if letter.number > have:
             raise self._lost(sender)
+        if letter.blob.digest == GONE_DIGEST:
+            raise WireError(f"{self._name(sender)} says that it is gone; that is for the server to say")
 
     def _check_repeated(self, pair: Pair, letter: Letter) -> None:
         """A party that was run again says what it has said before: its program would have no one result else."""
@@ -234,7 +262,9 @@ class Conversation:
             end = _end(whole.read(), len(self.parties))
         async with self._writing:
             self._need_open()
-            if self.letters.count(pair) == letter.number:
+            if self.letters.is_gone(pair, letter.number):  # meanwhile
+                self.letters.said_late(pair, letter.number)
+            elif self.letters.count(pair) == letter.number:
                 await completed(self._kept(pair, letter, whole, end))  # also where its sender is gone meanwhile
             else:  # the same letter has come by two calls
                 self._check_repeated(pair, letter)
@@ -250,6 +280,29 @@ class Conversation:
             self._note_end(letter.sender, end, new=True)
         self._check_going()
 
+    def _open_waits(self) -> dict[int, Awaited]:
+        """Parties that wait for a letter which is not there → which one."""
+        return {
+            number: waits
+            for number, waits in self.waits.items()
+            if number not in self.ended and self.letters.count((waits.sender, number)) <= waits.number
+        }
+
+    async def _go_without(self, waits: Awaited) -> None:
+        pair = waits.sender, waits.receiver
+        async with self._writing:
+            if not self._over and self.letters.count(pair) == waits.number:  # still
+                await asyncio.to_thread(self.letters.go_without, pair, waits.sent)
+        self._wake(waits.receiver)
+
+    async def _hearing(
+        self, number: int, pieces: AsyncIterator[tuple[int, memoryview]]
+    ) -> AsyncIterator[tuple[int, memoryview]]:
+        """The same pieces of a letter; who sends one is not silent, however long it takes."""
+        async for piece in pieces:
+            self.heard[number] = asyncio.get_running_loop().time()
+            yield piece
+
     async def _forget(self, pair: Pair, number: int, why: CorruptionError) -> None:
         """The disk has changed a letter. Its sender finds that letters of its own are missing, and runs again."""
         async with self._writing:
@@ -262,6 +315,7 @@ class Conversation:
 
     def _note_end(self, number: int, end: End, *, new: bool) -> None:
         self.ended[number] = end
+        self.changed.set()
         self.on_end(number, end, new)
 
     async def _news_of(self, number: int, news: asyncio.Event) -> None:
@@ -297,9 +351,10 @@ class Conversation:
         """Raise where a party waits for one that has ended, or all wait and nothing is on its way."""
         stuck = 0
         at_work = [number for number in range(len(self.parties)) if number not in self.ended]
+        waiting = self._open_waits()
         for number in at_work:
-            waits = self.waits.get(number)
-            if waits is None or self.letters.count((waits.sender, number)) > waits.number:
+            waits = waiting.get(number)
+            if waits is None:
                 continue
             if waits.sender in self.ended:
                 raise DeadlockError(f"{self._waiting(number)}, which has ended; send it what it waits for")
@@ -311,6 +366,8 @@ class Conversation:
     def _check_read(self) -> None:
         for sender, receiver in self.letters.pairs():
             read = int(self.ended[receiver].read[sender])
+            if sender in self.letters.away():  # what it says late is not heard
+                continue
             if sender != receiver and self.letters.count((sender, receiver)) > read:
                 first = next(self.letters.read((sender, receiver), read))
                 raise RunFailedError(

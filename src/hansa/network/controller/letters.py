@@ -1,8 +1,11 @@
 """The letters of one program, as files: what every party has sent to every other, in order, until the program is over.
 
 They are a cache, though one that outlives a `kill -9`: a program computes the same whenever it is run, so what is lost
-here is sent again by its sender, who runs from the beginning. So nothing is synced to the disk, and a file is believed
-as far as its digests hold.
+here is sent again by its sender, who runs from the beginning. So they are not synced to the disk, and a file
+is believed as far as its digests hold.
+
+But where a sender stays away and its receiver goes on without a letter, nothing computes that again. It is noted, with
+a sync, before the receiver is told; in the letter's place lies one and the same letter, `GONE`, whatever comes later.
 
 | bytes | of each letter in a file                  |
 |-------|-------------------------------------------|
@@ -11,6 +14,8 @@ as far as its digests hold.
 | size  | the encoded message                       |
 """
 
+import io
+import os
 import shutil
 import struct
 from array import array
@@ -21,9 +26,11 @@ from typing import BinaryIO, Final
 from blake3 import blake3
 
 from hansa.errors import CorruptionError
-from hansa.store.disk import explained
+from hansa.programs.encoding import encode
+from hansa.protocols.worker import Gone
+from hansa.store.disk import explained, sync_directory, write_whole
 
-__all__ = ["Letters", "Pair"]
+__all__ = ["GONE", "GONE_DIGEST", "Letters", "Pair"]
 
 Pair = tuple[int, int]
 """(sender, receiver)."""
@@ -32,6 +39,14 @@ _HEAD: Final = struct.Struct("<Q32s")
 _PIECE: Final = 1 << 20
 """Bytes that are read and written at a time."""
 _SUFFIX: Final = ".letters"
+
+GONE: Final = encode(Gone())
+"""What lies in the place of a letter that is not waited for any more."""
+GONE_DIGEST: Final = blake3(GONE).hexdigest()
+_NOTES: Final = "gone"
+"""The file of what is not waited for any more."""
+_NOTE: Final = struct.Struct("<4Q")
+"""Sender, receiver and number of a letter, and how many the receiver had sent by then."""
 
 
 class Letters:
@@ -46,6 +61,10 @@ class Letters:
         """Where each letter of a file ends."""
         self._digests: dict[Pair, bytearray] = {}
         """Of each letter of a file, 32 bytes: a disk may change what it says of itself, too."""
+        self._gone: dict[tuple[Pair, int], int] = {}
+        """Letters that are not waited for any more → how many their receiver had sent by then."""
+        self._unsaid: set[tuple[Pair, int]] = set()
+        """Those of them that their sender has not come with in this process."""
 
     def open(self) -> None:
         """Take up what an earlier process has kept, up to the first letter that is not whole. It may be repeated."""
@@ -56,10 +75,14 @@ class Letters:
                 sender, _, receiver = file.stem.partition("-")
                 for end, digest in _whole(file):
                     self._note((int(sender), int(receiver)), end, digest)
+        self._gone = dict(self._noted())
+        self._unsaid = set(self._gone)
+        for pair in {pair for pair, _ in self._gone}:
+            self._fill(pair)
 
     def remove(self) -> None:
         """Nobody needs them any more."""
-        self._ends, self._digests, self.size = {}, {}, 0
+        self._ends, self._digests, self._gone, self.size = {}, {}, {}, 0
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def count(self, pair: Pair) -> int:
@@ -67,8 +90,9 @@ class Letters:
         return len(self._ends.get(pair, ()))
 
     def sent(self, sender: int) -> int:
-        """How many there are of one sender to the others."""
-        return sum(self.count(pair) for pair in self.pairs() if pair[0] == sender != pair[1])
+        """How many there are of one sender to the others, which it has sent itself."""
+        unsaid = sum(pair[0] == sender and number < self.count(pair) for pair, number in tuple(self._unsaid))
+        return sum(self.count(pair) for pair in self.pairs() if pair[0] == sender != pair[1]) - unsaid
 
     def pairs(self) -> tuple[Pair, ...]:
         """Those who have written to each other, as of now: another thread may be writing a first letter."""
@@ -88,6 +112,48 @@ class Letters:
             letter.seek(0)
             shutil.copyfileobj(letter, file, _PIECE)
         self._note(pair, begin + _HEAD.size + size, bytes.fromhex(digest))
+        self._fill(pair)
+
+    def go_without(self, pair: Pair, sent: int) -> None:
+        """Nobody waits for the next letter of a pair any more, for good. sent: letters of its receiver by now."""
+        number = self.count(pair)
+        if not self.is_gone(pair, number):
+            with explained("note who stays away in", self.folder), (self.folder / _NOTES).open("ab") as file:
+                file.truncate(_NOTE.size * len(self._gone))  # what a note that failed has left
+                file.write(_NOTE.pack(*pair, number, sent))
+                file.flush()
+                os.fsync(file.fileno())
+                sync_directory(self.folder)
+            self._gone[pair, number] = sent
+            self._unsaid.add((pair, number))
+        self._fill(pair)
+
+    def is_gone(self, pair: Pair, number: int) -> bool:
+        """Whether a letter is not waited for any more."""
+        return (pair, number) in self._gone
+
+    def away(self) -> frozenset[int]:
+        """Of whom letters are not waited for."""
+        return frozenset(pair[0] for pair, _ in tuple(self._gone))
+
+    def said_late(self, pair: Pair, number: int) -> None:
+        """The sender of a letter that is not waited for any more has come with it."""
+        self._unsaid.discard((pair, number))
+
+    def wait_again(self) -> None:
+        """Wait again for those letters after which their receivers have said nothing: nothing rests on them yet."""
+        again = [place for place, sent in self._gone.items() if sent == self.sent(place[0][1])]
+        if not again:
+            return
+        for pair, number in sorted(again, reverse=True):
+            if self.count(pair) > number:
+                self.forget(pair, number)
+                with explained("shorten letters in", self.folder):
+                    os.truncate(self._file(pair), self._begin(pair, number))
+            del self._gone[pair, number]
+        notes = [_NOTE.pack(*pair, number, sent) for (pair, number), sent in self._gone.items()]
+        with explained("note who stays away in", self.folder):
+            write_whole(self.folder / _NOTES, b"".join(notes))
 
     def read(self, pair: Pair, number: int) -> Iterator[bytes]:
         """A letter in pieces; raises `CorruptionError` in place of the last one where the disk has changed it."""
@@ -116,6 +182,20 @@ class Letters:
         self.size += end - self._begin(pair, self.count(pair))
         self._digests.setdefault(pair, bytearray()).extend(digest)
         self._ends.setdefault(pair, array("Q")).append(end)  # last: by it the letter is there
+
+    def _fill(self, pair: Pair) -> None:
+        """Put `GONE` in the place of what is not waited for."""
+        if self.is_gone(pair, self.count(pair)):
+            self.append(pair, len(GONE), GONE_DIGEST, io.BytesIO(GONE))
+
+    def _noted(self) -> Iterator[tuple[tuple[Pair, int], int]]:
+        """Letters that are not waited for, as they are noted on the disk."""
+        file = self.folder / _NOTES
+        if not file.exists():
+            return
+        content = file.read_bytes()
+        for sender, receiver, number, sent in _NOTE.iter_unpack(content[: len(content) // _NOTE.size * _NOTE.size]):
+            yield ((sender, receiver), number), sent
 
     def _begin(self, pair: Pair, number: int) -> int:
         return self._ends[pair][number - 1] if number else 0

@@ -6,7 +6,7 @@ was said is kept, so that whoever runs again goes through it without waiting, to
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,7 +15,7 @@ import structlog
 from blake3 import blake3
 
 from hansa.algorithm import Partial
-from hansa.errors import RunFailedError, UserCodeError
+from hansa.errors import HansaError, RunFailedError, UserCodeError
 from hansa.messages import Kind
 from hansa.network.combiner.hub import Hub
 from hansa.network.controller.commit import Sign
@@ -27,7 +27,7 @@ from hansa.network.controller.row import SessionRow, failure
 from hansa.network.controller.telling import Telling
 from hansa.network.jobs import Jobs
 from hansa.programs.ending import End
-from hansa.rounds.why import Outstanding, RoundState, Why
+from hansa.rounds.why import Outstanding, RoundState, Why, listed
 from hansa.run import check_program
 from hansa.store.ports import MetadataStore, ObjectStore
 from hansa.store.records import EventRecord, MetricRecord, SessionRecord, SessionState
@@ -103,6 +103,8 @@ class ProgramRunner:
         self._noting: list[asyncio.Task[None]] = []
         self._jobs = Jobs()
         self._is_open = False
+        self._missed: frozenset[int] = frozenset()
+        """Parties without whom the others go on for now."""
 
     @property
     def session(self) -> SessionRecord:
@@ -219,18 +221,46 @@ class ProgramRunner:
                 if number not in said.ended and name != CENTRAL
             }
             late = {number: seconds for number, seconds in silent.items() if seconds >= deadline}
-            if late:
-                number = max(late, key=late.__getitem__)
-                raise RunFailedError(
-                    f"nothing was heard of party {number} ({self._parties[number]}) for {late[number]:.0f} seconds: "
-                    "see that its client runs, and resume the session: what was said is kept"
-                )
-            due = now + deadline - max(silent.values(), default=0.0)
-            await asyncio.wait([self._outcome], timeout=due - now)
+            self._check_late(late)
+            said.changed.clear()
+            await self.row.patiently(lambda: said.go_without(late))  # noqa: B023 - done before the next look
+            left = set(range(len(self._parties))) - said.ended.keys()
+            if left and left <= late.keys():
+                return f"{len(said.ended)} of {len(self._parties)} parties have ended; {self._named(left)} stayed away"
+            due = now + deadline - max((each for each in silent.values() if each < deadline), default=0.0)
+            await self._news(due - now)
             stood = loop.time() - due
             if stood > _STOOD_STILL:  # this process itself: what the parties have said is not read yet
                 self.conversation.heard = {each: at + stood for each, at in said.heard.items()}
         return await self._outcome
+
+    def _check_late(self, late: Mapping[int, float]) -> None:
+        """Raise where others need one that is silent; else tell of who is missed now. late: party → its silence, s."""
+        said = {
+            number: f"nothing was heard of party {number} ({self._parties[number]}) for {seconds:.0f} seconds"
+            for number, seconds in late.items()
+        }
+        needed = self.conversation.needed(late)
+        if needed:
+            longest = max(needed, key=late.__getitem__)
+            remedy = "see that its client runs, and resume the session: what was said is kept"
+            raise RunFailedError(f"{said[longest]}: {remedy}")
+        for number in late.keys() - self._missed:
+            told = f"{said[number]}: the others go on without it until it is back"
+            self._around.journal.later(self._telling.event("party.missed", told, client=self._parties[number]))
+        self._missed = frozenset(late)
+
+    async def _news(self, seconds: float) -> None:
+        """Wait for the outcome, or until something has changed in who waits for whom; at most so long."""
+        changed = asyncio.create_task(self.conversation.changed.wait())
+        try:
+            both: set[asyncio.Future[Any]] = {self._outcome, changed}
+            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+
+    def _named(self, numbers: Iterable[int]) -> str:
+        return listed(self._parties[number] for number in sorted(numbers))
 
     def _invite(self, names: tuple[str, ...]) -> None:
         """Those parties among them that are connected, and have not ended, are to run the program."""
@@ -284,6 +314,13 @@ class ProgramRunner:
             error = RunFailedError(said)
         self._outcome.set_exception(error)
 
+    async def _wait_again(self) -> None:
+        """For who stayed away at the last: with it, the session may come to another end when it is resumed."""
+        try:
+            await asyncio.to_thread(self._letters.wait_again)
+        except HansaError as error:
+            _log.warning("who stays away stays noted", session=self.session.id, why=str(error))
+
     async def _end(self, state: SessionState, cause: str) -> SessionRecord:
         await self.conversation.aclose()
         await self._jobs.aclose()
@@ -292,6 +329,8 @@ class ProgramRunner:
                 _log.error("what a party came to could not be stored", session=self.session.id, exc_info=flaw)
         if state is SessionState.FINISHED:
             await asyncio.to_thread(self._letters.remove)
+        else:
+            await self._wait_again()
         await self.row.end(state, cause)
         self._around.hub.receive_from_parent(Closed(self._key, (), cause.partition("\n")[0]))
         return self.session
