@@ -32,3 +32,23 @@ def test_other_data_are_refused() -> None:
         Shares("mnist")
     with pytest.raises(InputError, match="no client"):
         Shares([])
+
+
+def test_targets_of_any_shape_are_shared_by_what_looks_at_no_labels() -> None:
+    masks = np.arange(120 * 4).reshape(120, 2, 2)
+    shares = Shares((np.arange(120)[:, None], masks))
+    for scheme in ("iid", "quantity_skew:1.2"):
+        mine = [shares.of(k, 5, scheme, 0).y[:, 0, 0] // 4 for k in range(5)]
+        assert sorted(np.concatenate(mine).tolist()) == list(range(120))
+    with pytest.raises(
+        InputError, match=r"dirichlet is by labels, .* targets are of the shape \(120, 2, 2\): take iid"
+    ):
+        shares.of(0, 5, "dirichlet:0.5", 0)
+    with pytest.raises(InputError, match=r"shards is by labels, .* targets are fractions"):
+        Shares((np.arange(120), np.linspace(0, 1, 120))).of(0, 5, "shards:2", 0)
+
+
+@pytest.mark.parametrize("inputs", [{"ids": np.zeros(4)}, (np.zeros(4), np.zeros(4))])
+def test_inputs_of_several_arrays_are_told_what_to_be(inputs: object) -> None:
+    with pytest.raises(InputError, match="give one array with an example in each row"):
+        Shares((inputs, np.zeros(4)))

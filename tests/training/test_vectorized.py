@@ -520,6 +520,31 @@ def test_targets_that_a_loss_leaves_out_are_refused_in_a_stack() -> None:
         stacks(of).fit([model(of)], [task(0, lambda _: (x, y))])
 
 
+@pytest.mark.parametrize(
+    ("known", "targets"),
+    [
+        (lambda y: ~y.isnan(), lambda y: np.eye(3, dtype=np.float32)[y]),
+        (lambda y: y >= 0, lambda y: np.eye(3, dtype=np.float32)[y]),
+        (lambda y: y != -999, lambda y: y.astype(np.float32)[:, None]),
+        (lambda y: y != 255, lambda y: np.eye(3, dtype=np.int64)[y]),
+    ],
+    ids=["nan", "below", "single", "void"],
+)
+def test_a_loss_that_leaves_unknown_targets_out_is_found_where_the_first_client_has_none(
+    known: Any, targets: Any
+) -> None:
+    """The mean of a batch is over what is known, whose number others' batches would not have."""
+
+    def loss(outputs: Any, y: Any) -> Any:
+        there = known(y)
+        return ((outputs - torch.nan_to_num(y)).square() * there).sum() / there.sum()
+
+    x, y = examples(0)
+    of = trainer(lambda: nn.Linear(6, targets(y).shape[1]), loss=loss)
+    found = of.vectorized(model(of), task(0, lambda _: (x, targets(y))))
+    assert found == "the loss of a batch is not the mean of the losses of its examples"
+
+
 def test_losses_are_taken_apart_by_their_reduction_or_one_by_one() -> None:
     outputs, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
     expected = functional.cross_entropy(outputs, targets, reduction="none")

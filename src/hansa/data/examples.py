@@ -19,7 +19,7 @@ class Examples(NamedTuple):
     x: Array
     """Shape (n, …)."""
     y: Array
-    """Shape (n,)."""
+    """Shape (n,), or (n, …) where a target is more than a number."""
 
     def take(self, indices: npt.NDArray[np.int64]) -> "Examples":
         """The examples with these indices, copied."""

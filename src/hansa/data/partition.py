@@ -30,7 +30,7 @@ from hansa.data.partition_labels import (
     similarity,
 )
 from hansa.data.partition_sizes import grouped, iid, natural, quantity_dirichlet, quantity_lognormal, quantity_skew
-from hansa.data.parts import Indices, Partition, at_least, checked_labels
+from hansa.data.parts import Indices, Partition, at_least
 from hansa.errors import InputError
 
 __all__ = [
@@ -121,7 +121,7 @@ def partition(
         scheme: a name of `SCHEMES` or `ALIASES`, for example `dirichlet:0.5`, `shards:2`, `quantity_skew:1.2`. Values
             without a name are the function's options in their order. Every scheme takes `min_size=` as well: where it
             has no such option of its own, clients with fewer samples are given random ones of the largest (`at_least`).
-        labels: shape (n,), one for each sample.
+        labels: shape (n,), one for each sample; of schemes that look at no labels, anything of that length.
         num_clients: how many clients share the samples; `natural` has as many as there are owners, and refuses others.
         rng: the only source of randomness.
         x: shape (n, …), the features, for `clusters` and `octants`.
@@ -141,10 +141,10 @@ def partition(
     function = SCHEMES[kind]
     chosen = _parsed(kind, rest)
     least = chosen.pop("min_size", 0) if "min_size" not in options(kind) else 0
-    array = checked_labels(labels)
+    parameters = inspect.signature(function).parameters
+    array = _labels(kind, labels) if "labels" in parameters else np.asarray(labels)
     there: dict[str, Any] = {"labels": array, "num_samples": len(array), "num_clients": num_clients, "rng": rng}
     there |= {name: np.asarray(a) for name, a in (("x", x), ("owners", owners), ("coarse", coarse)) if a is not None}
-    parameters = inspect.signature(function).parameters
     for name in parameters:
         if name in _GIVEN and name not in there:
             raise InputError(f"the partition {kind} needs {name}: give {name}=, one for each sample")
@@ -156,6 +156,20 @@ def partition(
     if len(parts) != num_clients:
         raise InputError(f"the data have {len(parts)} owners, and so many clients, not {num_clients}; or use grouped")
     return at_least(parts, least, rng) if least else parts
+
+
+def _labels(kind: str, targets: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Targets that are one label for each sample."""
+    array = np.asarray(targets)
+    fractions = array.dtype.kind == "f" and not np.array_equal(array, np.round(array))
+    if array.ndim != 1 or fractions:
+        what = "fractions" if fractions else f"of the shape {array.shape}"
+        raise InputError(
+            f"the partition {kind} is by labels, a whole number or a text for each sample, and the targets are {what}: "
+            "take iid or one by quantity, give labels of your own to hansa.data.partition.partition, or a list of what "
+            "each client has"
+        )
+    return array
 
 
 def options(kind: str) -> dict[str, inspect.Parameter]:

@@ -74,6 +74,11 @@ def _parts(data: Any) -> tuple[Examples, Examples | None]:
         return Examples(*data.train), Examples(*data.test)
     if isinstance(data, tuple) and len(data) == 2:  # noqa: PLR2004 - a pair
         first, second = data
+        if isinstance(first, Mapping) or (isinstance(first, tuple) and not isinstance(second, tuple)):
+            raise InputError(
+                f"inputs are a {type(first).__name__}: give one array with an example in each row, which the model may "
+                "take apart, or an app whose @app.data and @app.train are your own"
+            )
         if isinstance(first, tuple):
             return Examples(*first), Examples(*second)
         arrays = [np.asarray(part) if isinstance(part, list) else part for part in data]
@@ -81,6 +86,6 @@ def _parts(data: Any) -> tuple[Examples, Examples | None]:
             return Examples(*arrays), None
         raise InputError("data is a pair of something without a length: give inputs and targets, one for each example")
     raise InputError(
-        f"data is a {type(data).__name__}: give a Split or a pair (x, y) to be shared, or a list or mapping of what "
-        "each client has"
+        f"data is a {type(data).__name__}: give a Split or a pair (x, y) to be shared, (x, x) for an autoencoder, or a "
+        "list or mapping of what each client has"
     )

@@ -110,11 +110,12 @@ def anchor_of(setup: Setup, module: torch.nn.Module, correction: GradientCorrect
 def slopes_of(setup: Setup, module: torch.nn.Module, model: Arrays, correction: GradientCorrection | None) -> Slopes:
     """How the gradients of a batch are found: of the loss with the correction's terms, and where that says."""
     asked, others = correction or GradientCorrection(), Others(setup)
-    forward = _forward_of(setup, module, model, asked, others)
+    forward, check = _forward_of(setup, module, model, asked, others), setup.pair_checker()
 
     def slopes(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with setup.routines():
             outputs, features, beside = setup.forward(forward, inputs)
+            check(outputs, targets)
             loss = setup.loss(outputs, targets)
             if asked.penalty is not None:
                 beside = beside + asked.penalty(LocalBatch(inputs, targets, Seen(outputs, features), others))

@@ -17,6 +17,12 @@ __all__ = ["alike", "enough", "is_mean_of", "mixes", "tolerance"]
 _ENOUGH = 8
 """Examples of which something that examples have to do with each other shows."""
 
+_LEFT_OUT = (math.nan, -1.0, 0.0, -100.0, -999.0, -9999.0)
+"""What stands for a target that is not known, where targets are numbers; a loss may leave such out of its mean."""
+
+_NO_CLASS = 255
+"""The same, where they are classes or whole numbers. Those below 0 are looked for among the targets themselves."""
+
 _NUMBERS = 1 << 20
 """In the outputs that a loss is tried on, at most."""
 
@@ -87,6 +93,26 @@ def _pairs(
     others = others[torch.arange(count, device=others.device) % len(others)]
     spread = repeated + torch.randn_like(repeated)
     yield (spread if _takes(each, spread, others) else repeated), others
+    yield from _with_unknown(each, outputs, targets)
+
+
+def _with_unknown(
+    each: PerExample, outputs: torch.Tensor, targets: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Targets of which some are what stands for a target that is not known, of example after example another number.
+
+    On the CPU: elsewhere a class that is none ends the process.
+    """
+    outputs, targets = outputs.cpu(), targets.cpu()
+    numbers = targets.flatten(1).shape[1] if targets.dim() > 1 else 1
+    place = torch.arange(len(targets) * numbers).view(targets.shape)
+    unknown = place % numbers < (place // numbers) % 3 * math.ceil(numbers / 3)
+    if numbers == 1:
+        unknown = place % 3 == 1
+    for value in _LEFT_OUT if targets.is_floating_point() else (_NO_CLASS,):
+        moved = torch.where(unknown, torch.full_like(targets, value), targets)
+        if _takes(each, outputs, moved):
+            yield outputs, moved
 
 
 def _takes(each: PerExample, outputs: torch.Tensor, targets: torch.Tensor) -> bool:

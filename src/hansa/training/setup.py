@@ -12,10 +12,11 @@ import torch
 from hansa.arrays import Arrays
 from hansa.messages import Task
 from hansa.training.local import Batch, LocalWork
+from hansa.training.pairs import accuracy, check_are_pairs
 from hansa.training.routines import Quick
 from hansa.training.tensors import load_into_module, taken
 
-__all__ = ["Loss", "Setup", "accuracy", "seed"]
+__all__ = ["Loss", "Setup", "seed"]
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) → a mean over the batch, of shape ()."""
@@ -60,6 +61,18 @@ class Setup:
             self.built.module = module.to(memory_format=self.format)  # type: ignore[call-overload]
             self.built.quick = Quick(module)
         return cast("torch.nn.Module", self.built.module)
+
+    def pair_checker(self) -> Callable[[Any, torch.Tensor], None]:
+        """Looks at the first outputs and targets that it is given: each output is to go with one target."""
+        seen = False
+
+        def check(outputs: Any, targets: torch.Tensor) -> None:
+            nonlocal seen
+            if not seen:
+                seen = True
+                check_are_pairs(self.loss, outputs, targets)
+
+        return check
 
     def neighbours(self, num_examples: int, task: Task) -> Iterator[slice]:
         """The examples in their order; each batch reports progress when the next one is asked for."""
@@ -152,15 +165,6 @@ class _TorchThreads:
 
 
 _torch_threads = _TorchThreads()
-
-
-def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The share of right answers.
-
-    outputs: shape (n, classes, …) with targets (n, …) of class numbers; or logits of the targets' shape for 0 and 1.
-    """
-    answers = outputs.argmax(dim=1) if outputs.dim() > targets.dim() else outputs > 0
-    return (answers == targets).double().mean()
 
 
 def _widened(outputs: Any) -> Any:

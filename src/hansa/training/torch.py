@@ -7,7 +7,7 @@ import numpy as np
 from hansa.arrays import Arrays, delta_dtype
 from hansa.errors import AppError, ConfigError, MissingExtraError
 from hansa.messages import GradientCorrection, Metrics, Task, Update
-from hansa.training.local import Batch, LocalWork, count, evaluation_examples, training_examples
+from hansa.training.local import LocalWork, count, evaluation_examples, training_examples
 
 try:
     import torch
@@ -15,7 +15,8 @@ except ImportError as error:
     raise MissingExtraError("hansa.training.torch", "torch") from error
 
 from hansa.training.corrections import LocalBatch, anchor_of, slopes_of, with_frozen
-from hansa.training.setup import Loss, Setup, accuracy
+from hansa.training.pairs import accuracy, explaining
+from hansa.training.setup import Loss, Setup
 from hansa.training.stacks import TorchStacks, prepare
 from hansa.training.steps import (
     Steps,
@@ -132,10 +133,8 @@ class TorchTrainer:
                 clear()
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 anchors = anchor(inputs, targets)
-                try:
+                with explaining(inputs, targets):
                     loss = differentiate(inputs, targets)
-                except ValueError as error:
-                    raise _explained(error, batch) from error
                 correct(parameters)
                 for parameter, gradient in anchors:
                     if parameter.grad is not None:
@@ -158,10 +157,13 @@ class TorchTrainer:
         with self._setup.seeded(task.rng):
             module.eval()
             module.zero_grad()
+            check = self._setup.pair_checker()
             for batch in self._setup.neighbours(len(x), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
-                with self._setup.routines():
-                    loss = self._setup.loss(self._setup.forward(module, inputs), targets)
+                with explaining(inputs, targets), self._setup.routines():
+                    outputs = self._setup.forward(module, inputs)
+                    check(outputs, targets)
+                    loss = self._setup.loss(outputs, targets)
                     (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
                 losses.append((loss.detach(), count(batch)))
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
@@ -185,19 +187,15 @@ class TorchTrainer:
         sums: dict[str, list[tuple[torch.Tensor, int]]] = {}
         with self._setup.seeded(task.rng), torch.no_grad():
             module.eval()
+            check = self._setup.pair_checker()
             for batch in self._setup.neighbours(len(x), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
-                outputs = self._setup.forward(module, inputs)
-                for name, function in self._setup.measures(targets).items():
-                    sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
+                with explaining(inputs, targets):
+                    outputs = self._setup.forward(module, inputs)
+                    check(outputs, targets)
+                    for name, function in self._setup.measures(targets).items():
+                        sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
         return Metrics({name: mean_of(values) for name, values in sums.items()}, len(x))
-
-
-def _explained(error: ValueError, batch: Batch) -> ValueError | AppError:
-    """What a module says of a batch, with the remedy where there is one."""
-    if count(batch) > 1 or "more than 1 value per channel" not in str(error):
-        return error
-    return AppError(f"BatchNorm cannot train on a last batch of one example: give drop_last=True ({error})")
 
 
 def _device(name: str | torch.device) -> torch.device:

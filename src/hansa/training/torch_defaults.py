@@ -8,6 +8,7 @@ import torch
 
 from hansa.errors import AppError
 from hansa.training.learning import BATCH, Learning, check_descent
+from hansa.training.pairs import check_are_signs, with_classes_second
 from hansa.training.torch import TorchTrainer
 
 __all__ = ["loss_by_targets", "optimizers", "torch_trainer"]
@@ -16,13 +17,27 @@ _SGD_RATE = 0.1
 
 
 def loss_by_targets(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy where the targets are whole numbers, of one logit where there is but one; else squared error."""
+    """Cross-entropy where the targets are whole numbers, of one logit where there is but one; else squared error.
+
+    outputs: as many as targets; or of classes, shape (n, classes, …) or (n, …, classes), for targets (n, …). Raises
+    `AppError` for others, and for targets of one logit that are not 0 and 1.
+    """
+    if not isinstance(outputs, torch.Tensor):
+        raise AppError(
+            f"the module returns a {type(outputs).__name__}, not a tensor: give a loss of (outputs, targets)"
+        )
+    if outputs.numel() != targets.numel() and targets.is_floating_point():
+        raise AppError(
+            f"the module's outputs have the shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}: to "
+            "numbers belong as many outputs; give whole numbers for classes, or a loss"
+        )
+    if outputs.numel() != targets.numel():
+        return torch.nn.functional.cross_entropy(with_classes_second(outputs, targets), targets)
+    outputs = outputs.reshape(targets.shape)
     if targets.is_floating_point():
-        return torch.nn.functional.mse_loss(outputs.reshape(targets.shape), targets)
-    if outputs.dim() > targets.dim() and outputs.shape[1] > 1:
-        return torch.nn.functional.cross_entropy(outputs, targets)
-    logits = outputs.reshape(targets.shape)
-    return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+        return torch.nn.functional.mse_loss(outputs, targets)
+    check_are_signs(targets)
+    return torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))
 
 
 def optimizers() -> dict[str, type[torch.optim.Optimizer]]:

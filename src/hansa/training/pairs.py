@@ -1,0 +1,117 @@
+"""Outputs and targets that belong together: what may be told of them before a loss or an accuracy is."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from hansa.errors import AppError
+
+__all__ = ["accuracy", "check_are_pairs", "check_are_signs", "explaining", "with_classes_second"]
+
+
+def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The share of right answers, among the targets that are not below 0: those are left out, as cross-entropy does.
+
+    outputs: shape (n, classes, …) or (n, …, classes) with targets (n, …) of class numbers; or as many logits as there
+    are targets, of 1 against 0. Raises `AppError` for other outputs.
+    """
+    if not isinstance(outputs, torch.Tensor):
+        raise AppError(
+            f"accuracy is of one tensor, and the module returns a {type(outputs).__name__}: give metrics of your own, "
+            "or metrics={} for none"
+        )
+    if outputs.numel() == targets.numel():
+        return (outputs.reshape(targets.shape) > 0).eq(targets).double().mean()
+    right = with_classes_second(outputs, targets).argmax(dim=1) == targets
+    return right.double().sum() / (targets >= 0).sum().clamp(min=1)
+
+
+def with_classes_second(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Shape (n, classes, …), of outputs that have their classes there already, or along the last axis.
+
+    targets: shape (n, …), of class numbers. Raises `AppError` where it might be either, or is neither.
+    """
+    second, last = outputs.shape[2:] == targets.shape[1:], outputs.shape[1:-1] == targets.shape[1:]
+    if second and last and outputs.dim() > 2:  # noqa: PLR2004 - (n, classes) is both
+        raise AppError(
+            f"outputs of the shape {tuple(outputs.shape)} have their classes along the second axis or the last one, "
+            "which cannot be told: give a loss and metrics of your own"
+        )
+    if not second and not last:
+        raise AppError(
+            f"the module's outputs have the shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}: whole "
+            "numbers are classes, for which outputs have one axis more, second or last"
+        )
+    return outputs if second else outputs.movedim(-1, 1)
+
+
+def check_are_signs(targets: torch.Tensor) -> None:
+    """Raise `AppError` unless the targets of single logits are 0 and 1; nothing is looked at within `torch.func`."""
+    if torch._C._are_functorch_transforms_active() or not targets.numel():  # noqa: SLF001 - torch.func does not tell
+        return
+    least, most = int(targets.min()), int(targets.max())
+    if least < 0 or most > 1:
+        raise AppError(
+            f"targets are whole numbers from {least} to {most}, and the module has one output for each: give the "
+            "targets as floats for a regression, as many outputs as classes for a classification, or a loss"
+        )
+
+
+@contextmanager
+def explaining(inputs: torch.Tensor, targets: torch.Tensor) -> Iterator[None]:
+    """Of what a module or a loss raises for a batch, an `AppError` with the remedy where there is one; else a note."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        if (explained := _explained(error, inputs, targets)) is not None:
+            raise explained from error
+        kinds = [f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}" for t in (inputs, targets)]
+        error.add_note(f"hansa: in a batch of inputs, {kinds[0]}, and targets, {kinds[1]}")
+        raise
+
+
+def _explained(error: Exception, inputs: torch.Tensor, targets: torch.Tensor) -> AppError | None:
+    said, kind = str(error), str(inputs.dtype).removeprefix("torch.")
+    if "more than 1 value per channel" in said and len(inputs) == 1:
+        return AppError(f"BatchNorm cannot train on a last batch of one example: give drop_last=True ({error})")
+    if isinstance(error, IndexError) and said.startswith("Target ") and not targets.is_floating_point():
+        least, most = int(targets.min()), int(targets.max())
+        return AppError(
+            f"targets are classes from {least} to {most}, and the module has no output for all of them: give it "
+            f"{most + 1} outputs, or number the classes from 0"
+        )
+    if "index out of range in self" in said and not inputs.is_floating_point():
+        least, most = int(inputs.min()), int(inputs.max())
+        return AppError(
+            f"inputs are whole numbers from {least} to {most}, and an embedding has no row for all of them: give it "
+            f"{most + 1} rows, or number the words from 0"
+        )
+    if "argument #1 'indices'" in said and inputs.is_floating_point():
+        return AppError(f"inputs are {kind}, and an embedding takes whole numbers: give them as int64")
+    if isinstance(error, RuntimeError) and "type" in said and not inputs.is_floating_point():
+        return AppError(f"inputs are {kind}, and a layer of the module takes floats: give them as float32 ({said})")
+    return None
+
+
+def check_are_pairs(loss: Callable[[Any, Any], Any], outputs: Any, targets: torch.Tensor) -> None:
+    """Raise `AppError` where a loss takes each output with every target, as (n, 1) and (n,) are broadcast."""
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() == targets.dim() or outputs.numel() < 2:  # noqa: PLR2004 - of one there is one pair
+        return
+    if not outputs.is_floating_point() or not targets.is_floating_point():
+        return
+    if outputs.squeeze().shape != targets.squeeze().shape:
+        return
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            fitted, found = loss(outputs.detach().reshape(targets.shape), targets), loss(outputs.detach(), targets)
+        except (RuntimeError, ValueError, IndexError):
+            return
+    if fitted.shape == found.shape and not torch.allclose(fitted, found, rtol=1e-3, equal_nan=True):
+        raise AppError(
+            f"the module's outputs have the shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}, so "
+            "that the loss takes each output with every target: give both the same shape, for example y[:, None]"
+        )

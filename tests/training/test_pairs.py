@@ -1,0 +1,100 @@
+"""Outputs and targets that do not belong together are told, where PyTorch would go on or say little."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hansa.errors import AppError
+from hansa.testing.federation import task_of
+
+torch = pytest.importorskip("torch")
+from hansa.training.torch import TorchTrainer, accuracy  # noqa: E402 - needs torch
+from hansa.training.torch_defaults import loss_by_targets  # noqa: E402 - needs torch
+
+nn = torch.nn
+RNG = np.random.default_rng(1)
+X = RNG.standard_normal((30, 6)).astype(np.float32)
+SUMS = X.sum(1)
+
+
+def trainer(make: Callable[[], Any], loss: Any = loss_by_targets, **more: Any) -> TorchTrainer:
+    return TorchTrainer(make, loss, lambda parameters: torch.optim.SGD(parameters, lr=0.1), **more)
+
+
+def trained(make: Callable[[], Any], x: Any, y: Any, loss: Any = loss_by_targets) -> dict[str, float]:
+    """The losses of training and of evaluation afterwards, and the accuracy where there is one."""
+    of = trainer(make, loss)
+    update = of.fit(of.initial_model(np.random.default_rng(0)), task_of("ada", {"ada": (x, y)}))
+    return dict(of.evaluate(update.arrays, task_of("ada", {"ada": (x, y)})).values) | {"train": update.metrics["loss"]}
+
+
+def one() -> Any:
+    return nn.Linear(6, 1)
+
+
+@pytest.mark.parametrize("targets", [RNG.poisson(20, 30), np.where(SUMS > 0, 1, -1)], ids=["counts", "signs"])
+def test_whole_numbers_that_are_no_answers_of_one_logit_are_not_learnt_as_such(targets: Any) -> None:
+    with pytest.raises(AppError, match="give the targets as floats for a regression"):
+        trained(one, X, targets)
+
+
+@pytest.mark.parametrize("loss", [nn.functional.mse_loss, lambda outputs, targets: (outputs - targets).abs().mean()])
+def test_a_loss_that_takes_each_output_with_every_target_is_refused(loss: Any) -> None:
+    with pytest.raises(AppError, match=r"shape \(30, 1\) and the targets \(30,\), so that the loss takes each output"):
+        trained(one, X, SUMS, loss)
+    fitting = trained(one, X, SUMS, lambda outputs, targets: nn.functional.mse_loss(outputs[:, 0], targets))
+    assert fitting == trained(one, X, SUMS[:, None], nn.functional.mse_loss) == trained(one, X, SUMS)
+
+
+def test_accuracy_is_of_one_logit_and_of_classes_second_or_last_and_leaves_out_what_is_below_0() -> None:
+    logits = torch.tensor([[3.0], [-1.0], [2.0], [-4.0]])
+    assert float(accuracy(logits, torch.tensor([1, 0, 0, 0]))) == 0.75
+    words = torch.eye(3)[torch.tensor([[0, 1], [2, 2]])]  # (n, length, classes)
+    targets = torch.tensor([[0, 2], [2, -100]])
+    assert float(accuracy(words, targets)) == float(accuracy(words.movedim(-1, 1), targets)) == 2 / 3
+    assert float(accuracy(words, torch.full((2, 2), -100))) == 0
+
+
+def test_the_default_loss_of_a_sequence_is_that_of_its_words() -> None:
+    outputs, targets = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20).view(4, 5) % 3
+    found = loss_by_targets(outputs, targets)
+    assert torch.allclose(found, nn.functional.cross_entropy(outputs.flatten(0, 1), targets.flatten()))
+    for function in (loss_by_targets, accuracy):
+        with pytest.raises(AppError, match="along the second axis or the last one, which cannot be told"):
+            function(torch.zeros(2, 5, 5), torch.zeros(2, 5, dtype=torch.int64))
+
+
+def test_outputs_that_have_no_place_for_targets_are_told_by_their_shapes() -> None:
+    with pytest.raises(AppError, match=r"\(30, 3\) and the targets \(30,\): to numbers belong as many outputs"):
+        trained(lambda: nn.Linear(6, 3), X, SUMS)
+    with pytest.raises(AppError, match="returns a tuple, not a tensor: give a loss"):
+        loss_by_targets((torch.zeros(2), torch.zeros(2)), torch.zeros(2))
+    with pytest.raises(AppError, match="metrics of your own"):
+        accuracy((torch.zeros(2), torch.zeros(2)), torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "y", "said"),
+    [
+        (lambda: nn.Linear(6, 3), X, np.arange(30) % 3 + 1, "classes from 1 to 3, .* give it 4 outputs"),
+        (lambda: nn.Linear(6, 3), X.astype(np.uint8), np.arange(30) % 3, "inputs are uint8, .* give them as float32"),
+        (lambda: nn.Embedding(5, 3), np.arange(30) % 6, np.arange(30) % 3, "from 0 to 5, .* give it 6 rows"),
+        (lambda: nn.Embedding(5, 3), np.arange(30.0) % 5, np.arange(30) % 3, "an embedding takes whole numbers"),
+    ],
+    ids=["labels", "bytes", "words", "floats"],
+)
+def test_what_pytorch_refuses_is_told_with_its_remedy(make: Any, x: Any, y: Any, said: str) -> None:
+    of = trainer(make)
+    task, model = task_of("ada", {"ada": (x, y)}), of.initial_model(np.random.default_rng(0))
+    for work in (of.fit, of.gradient, of.evaluate):
+        with pytest.raises(AppError, match=said):
+            work(model, task)
+
+
+def test_what_is_refused_for_another_reason_keeps_its_error_and_tells_the_shapes() -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as raised:
+        trained(lambda: nn.Linear(5, 3), X, np.arange(30) % 3)
+    noted = "hansa: in a batch of inputs, float32 of shape (30, 6), and targets, int64 of shape (30,)"
+    assert noted in raised.value.__notes__
