@@ -65,7 +65,7 @@ def _field(field: Any, runs: tuple[str, ...], depth: int) -> st.SearchStrategy[A
         keys, values = (_scalar(entry[name], runs) for name in ("key", "value"))
         return st.dictionaries(keys, values, max_size=3)
     one = _scalar(field, runs) if field.message_type is None else _nested(field, runs, depth)
-    return st.lists(one, max_size=3) | _many(one) if field.label == FieldDescriptor.LABEL_REPEATED else one
+    return st.lists(one, max_size=3) | _many(one) if field.is_repeated else one
 
 
 def _many(one: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:

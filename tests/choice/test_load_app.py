@@ -231,6 +231,25 @@ def test_a_program_is_simulated_as_any_app(tmp_path: Path) -> None:
     assert result.model_hash == codec.digest(result.model)
 
 
+def test_modules_beside_an_app_are_imported_anew_once_one_of_them_was_changed(tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    write(tmp_path / "nets" / "__init__.py", "from nets.sizes import SIZE\n")
+    write(tmp_path / "same.py", "")
+    file = write(
+        tmp_path / "app.py",
+        "import hansa, nets, same\napp = hansa.App()\napp.model(lambda rng: {'w': [nets.SIZE], 'id': [id(same)]})\n",
+    )
+
+    def loaded() -> Arrays:
+        return load_app(file).trainer.initial_model(np.random.default_rng(0))
+
+    sizes = write(tmp_path / "nets" / "sizes.py", "SIZE = 1.0\n")
+    first = loaded()
+    assert loaded() == first
+    write(sizes, "SIZE = 22.0\n")
+    assert (first["w"].tolist(), loaded()["w"].tolist()) == ([1.0], [22.0])
+
+
 def test_loading_an_app_of_functions_loads_no_framework(tmp_path: Path) -> None:
     file = write(tmp_path / "app.py", APP % "1.0")
     program = f"import sys; from hansa.app import load_app; load_app({str(file)!r}); print(*sys.modules)"

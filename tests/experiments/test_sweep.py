@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hansa.errors import ConfigError, ConflictError, InputError
-from hansa.experiments.cells import Cell
+from hansa.experiments.cells import Cell, cell_from, cell_to
 from hansa.experiments.pool import Progress, run_cells
 from hansa.experiments.sweep import Axis, parse_axis, sweep
 from hansa.messages import RunSpec
@@ -96,6 +96,26 @@ def test_a_sweep_that_was_killed_goes_on_to_the_identical_tables(app: Path, tmp_
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_a_sweep_goes_on_where_it_lies_in_its_apps_folder(app: Path) -> None:
+    for found in (0, 1):
+        told: list[Progress] = []
+        sweep(app.parent, {"lr": [1]}, folder=app.parent / "s", spec=SPEC, clients=1, seeds=1, told=told.append)
+        assert told[0].found == found
+
+
+def test_an_app_that_is_changed_meanwhile_gives_no_more_numbers(app: Path, tmp_path: Path) -> None:
+    app.with_name("rates.py").write_text("ONE = 1\n")
+    app.write_text("import rates\n" + app.read_text())
+
+    def change(progress: Progress) -> None:
+        if progress.cell is not None:
+            app.with_name("rates.py").write_text("ONE = 2\n")
+
+    done = sweep(app, {"lr": [1]}, folder=tmp_path / "s", spec=SPEC, clients=1, seeds=2, jobs=1, told=change)
+    assert len(done.rows[0].values) == 1
+    assert "has changed since the experiment began" in done.rows[0].broken[0].message
+
+
 def test_what_fails_is_told_and_tried_again(app: Path, tmp_path: Path) -> None:
     told: list[Progress] = []
     done = sweep(
@@ -140,9 +160,13 @@ def test_a_cells_name_is_of_what_decides_its_result_alone(app: Path) -> None:
     one = traced.key
     trace.write_text("client,start,end\na,0,90\n")
     assert traced.key != one
-    before = cell.key
-    app.write_text(app.read_text() + "\n# changed\n")
-    assert cell.key != before
+    app.with_name("rates.py").write_text("ONE = 1\n")
+    assert Cell(app, cell.spec, 3).key == cell.key
+    app.write_text(app.read_text() + "\nimport rates\n")
+    importing = Cell(app, cell.spec, 3)
+    app.with_name("rates.py").write_text("ONE = 2\n")
+    assert len({cell.key, importing.key, Cell(app, cell.spec, 3).key}) == 3
+    assert cell_from(cell_to(importing)) == importing
 
 
 # ── the grid ─────────────────────────────────────────────────────────────────────────────────────────────────────────

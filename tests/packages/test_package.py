@@ -15,6 +15,7 @@ from hansa.packages.manifest import MANIFEST, Manifest, Packed
 from hansa.packages.package import build, read, signed
 from hansa.packages.requirements import check_lock
 from hansa.packages.signature import SIGNATURE, new_key, public_key, read_key
+from hansa.store.results import mark_results
 
 APP = "import hansa\n\napp = hansa.App()\n"
 HASH = "--hash=sha256:" + "0" * 64
@@ -83,6 +84,34 @@ def test_hidden_files_caches_and_links_stay_at_home(tmp_path: Path) -> None:
     (source / "__pycache__" / "app.pyc").write_bytes(b"")
     (source / "passwords").symlink_to("/etc/passwd")
     assert sorted(read(build(source)).files) == ["app.py", "lib/part.py", "train.sh"]
+
+
+def test_a_file_takes_with_it_the_modules_beside_it_that_it_imports(tmp_path: Path) -> None:
+    files = {
+        "app.py": "import os, numpy, helper\nfrom lib.part import x\nfrom lib import *\n" + APP,
+        "helper.py": "from nets import small as net\n",
+        "nets/__init__.py": "",
+        "nets/small.py": "from . import layers\nfrom .. import app\nfrom ...far import away\n",
+        "nets/layers.py": "this is no Python",
+        "nets/large.py": "",
+        "lib/part.py": "import app\n",
+        "data.csv": "",
+        "other.py": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    taken = ["app.py", "helper.py", "lib/part.py", "nets/__init__.py", "nets/layers.py", "nets/small.py"]
+    assert sorted(read(build(tmp_path / "app.py")).files) == taken
+
+
+def test_results_of_runs_stay_at_home(tmp_path: Path) -> None:
+    source = make_app(tmp_path / "source")
+    before = build(source)
+    mark_results(source / "lib" / "sweep")
+    (source / "lib" / "sweep" / "cells").mkdir()
+    (source / "lib" / "sweep" / "cells" / "manifest.json").write_text("{}")
+    assert build(source) == before
 
 
 def test_a_folder_that_is_too_large_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,22 @@ def test_rounds_that_are_not_one_a_line_are_told(tmp_path: Path) -> None:
         simulate("fedavg", **GIVEN, checkpoint=here)
 
 
+def test_it_goes_on_in_its_apps_folder_and_names_the_files_that_another_run_has_changed(
+    app: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rates.py").write_text("ONE = 1\n")
+    app.write_text("import rates\n" + app.read_text())
+    here = tmp_path / "here"
+    for rounds in (1, 2):
+        assert len(simulate(tmp_path, clients=2, rounds=rounds, checkpoint=here).rounds) == rounds
+    (tmp_path / "rates.py").write_text("ONE = 2\n")
+    with pytest.raises(ConflictError, match=r"of its app's files rates.py differs; go on with that run, or give"):
+        simulate(tmp_path, clients=2, rounds=2, checkpoint=here)
+    (tmp_path / "log.csv").touch()
+    with pytest.raises(ConflictError, match=r"files log.csv, rates.py differ \(a .hansaignore names what is no part"):
+        simulate(tmp_path, clients=2, rounds=2, checkpoint=here)
+
+
 def test_what_has_no_place_between_rounds_is_refused(tmp_path: Path) -> None:
     given = {name: value for name, value in GIVEN.items() if name not in {"rules", "devices"}}
     with pytest.raises(ConfigError, match="clients of an asynchronous run are under way then"):

@@ -109,7 +109,8 @@ def test_an_app_in_memory_is_given_again(tmp_path: Path) -> None:
     assert replay(folder, app=made()).same
 
 
-def test_a_folder_is_recorded_with_what_its_app_imports(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [".", "app.py"], ids=["folder", "file"])
+def test_an_app_is_recorded_with_what_it_imports(named: str, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "helper.py").write_text("STEP = 1.5\n")
@@ -118,7 +119,12 @@ def test_a_folder_is_recorded_with_what_its_app_imports(tmp_path: Path) -> None:
         "app.model(lambda rng: {'w': np.zeros(1)})\n"
         "app.train(lambda model, task: hansa.Update({'w': model['w'] + STEP}, 1))\n"
     )
-    folder = simulate(project, clients=1, rounds=1).save_record(tmp_path / "record")
+    result = simulate(project / named, clients=1, rounds=1)
+    folder = result.save_record(tmp_path / "record")
+    assert result.given is not None
+    os.utime(project / "helper.py", (result.given.since + 1, result.given.since + 1))
+    with pytest.raises(AppError, match=r"helper.py has changed since it was simulated"):
+        result.save_record(tmp_path / "again")
     shutil.rmtree(project)
     assert replay(folder).same
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from hansa.app.app import App
+from hansa.app.imports import forget_changed
 from hansa.app.module import MODULE
 from hansa.errors import AppError
 from hansa.training import command
@@ -48,6 +49,7 @@ def _loaded(file: Path) -> App:
         raise AppError(f"{file} cannot be loaded: an app is a Python file (app.py) or a hansa.toml")
     module = importlib.util.module_from_spec(spec)
     _prefer(file.parent)
+    forget_changed(file)
     with ExitStack() as unless_it_loads:
         unless_it_loads.callback(sys.modules.pop, name, None)
         sys.modules[name] = module

@@ -45,7 +45,9 @@ def verify(
     ] = None,
     receipts: Annotated[
         list[Path] | None,
-        typer.Option("--receipts", exists=True, dir_okay=False, help="With --bundle: a client's receipts.jsonl."),
+        typer.Option(
+            "--receipts", metavar="FILE", exists=True, dir_okay=False, help="With --bundle: a client's receipts.jsonl."
+        ),
     ] = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="With --bundle: rounds from before hansa signed may be in it.")

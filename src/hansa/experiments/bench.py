@@ -14,6 +14,7 @@ from hansa.experiments.report import Chart, Fact, Line, Report, write_report
 from hansa.experiments.summary import band, best_of, rounds_until, spread, summed_up, value_of
 from hansa.simulation.record import Record
 from hansa.simulation.table import Table, number
+from hansa.store.results import mark_results
 
 __all__ = ["Measured", "Verdict", "run_recipe", "table_of"]
 
@@ -75,6 +76,7 @@ def run_recipe(
     chosen = _chosen(recipe, rows)
     config = {DATA: str(_data(recipe, data))} if recipe.data else {}
     cells = {row.name: _cells(recipe, row, seeds or row.seeds, config) for row in chosen}
+    mark_results(place)
     done = run_cells([cell for each in cells.values() for cell in each], place / "cells", jobs=jobs, told=told)
     outcomes = {name: [done[cell.key] for cell in each] for name, each in cells.items()}
     measured = [_measured(row, target, outcomes) for row in chosen for target in row.targets]

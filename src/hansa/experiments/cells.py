@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,12 @@ class Cell:
     """As `hansa.simulation.attacks` reads it; None: nobody attacks."""
     until: tuple[tuple[str, float], ...] = ()
     """Metrics and values: it ends when each has been as good as that; empty: after all rounds."""
+    code: str = ""
+    """Digest of the app's files; when it is made, of what they are then."""
+
+    def __post_init__(self) -> None:
+        if not self.code:
+            object.__setattr__(self, "code", app_digest(self.app))
 
     @property
     def key(self) -> str:
@@ -49,11 +54,12 @@ class Cell:
         config = {name: value for name, value in self.spec.config.items() if name != DATA}
         decides = {
             **cell_to(replace(self, spec=replace(self.spec, name="", project="", config=config))),
-            "app": _digest_of(self.app),
+            "app": self.code,  # wherever it lies
             "version": version("hansa"),
             **({"trace": blake3(trace.read_bytes()).hexdigest(12)} if kind == "trace" and trace.is_file() else {}),
             **({"plug_ins": [asdict(each) for each in brought]} if (brought := foreign(self.spec)) else {}),
         }
+        del decides["code"]
         return blake3(json.dumps(decides, sort_keys=True).encode()).hexdigest(12)
 
 
@@ -65,6 +71,7 @@ def cell_to(cell: Cell) -> dict[str, Any]:
         "clients": cell.clients,
         "devices": cell.devices,
         "engine": cell.engine,
+        "code": cell.code,
     }
     attacked = {"attack": cell.attack} if cell.attack else {}
     ended = {"until": [list(each) for each in cell.until]} if cell.until else {}
@@ -82,14 +89,5 @@ def cell_from(plain: Mapping[str, Any]) -> Cell:
         plain["engine"],
         plain.get("attack"),
         until,
+        plain["code"],
     )
-
-
-def _digest_of(app: Path) -> str:
-    """Looked at once for all cells of one state of the file."""
-    return _digest_at(app, app.stat().st_mtime_ns if app.is_file() else None)
-
-
-@cache
-def _digest_at(app: Path, _changed: int | None) -> str:
-    return app_digest(app)

@@ -32,6 +32,7 @@ from hansa.simulation.curves import shown_figure
 from hansa.simulation.load import load
 from hansa.simulation.record import Record
 from hansa.simulation.table import Table, number
+from hansa.store.results import mark_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -212,6 +213,7 @@ def sweep(
     start = Cell(Path(app).resolve(), spec or RunSpec(), clients, devices, engine, attack)
     rows = _rows(start, axes, seeds, load(start.app), seed_setting)
     place = Path(folder)
+    mark_results(place)
     outcomes = run_cells([c for row in rows for c in row.cells], place / "cells", jobs=jobs, told=told)
     rows = [_filled(row, outcomes) for row in rows]
     records = [record for row in rows for record in row.records]

@@ -15,13 +15,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hansa.errors import HansaError
+from hansa.errors import AppError, HansaError
 from hansa.experiments.cells import Cell, cell_from
 from hansa.experiments.summary import is_reached
 from hansa.simulation import RoundRecord, simulate
 from hansa.simulation.curves import numbers_of
 from hansa.simulation.named_devices import devices_of
 from hansa.simulation.pipes import Channel, receive, send
+from hansa.simulation.record import app_digest
 
 __all__ = ["main"]
 
@@ -61,6 +62,8 @@ def _simulate(cell: Cell, folder: Path, workers: int, answers: Channel) -> None:
                 del left[metric, aim]
         return not left
 
+    if app_digest(cell.app) != cell.code:
+        raise AppError(f"the app {cell.app} has changed since the experiment began: run that again, for all is anew")
     so_far = folder.with_name(f"{folder.name}.jsonl")
     result = simulate(
         cell.app,

@@ -1,5 +1,6 @@
 """Packages: built by whoever writes an app, opened and unpacked by whoever is to run it."""
 
+import os
 import shlex
 import stat
 import tempfile
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from hansa.app import find_app
+from hansa.app import find_app, modules_beside
 from hansa.errors import AppError
 from hansa.packages import archive
 from hansa.packages.archive import MAX_BYTES, MAX_FILES, File
@@ -19,6 +20,7 @@ from hansa.packages.manifest import MANIFEST, REQUIREMENTS, Manifest, Packed
 from hansa.packages.requirements import check_lock
 from hansa.packages.signature import SIGNATURE, Signature, sign
 from hansa.store.disk import explained
+from hansa.store.results import are_results
 from hansa.training.command import read_toml
 
 __all__ = ["SUFFIX", "Package", "build", "package_name", "read", "signed"]
@@ -92,15 +94,15 @@ class Package:
 
 
 def build(path: str | Path, *, name: str | None = None, key: str | None = None) -> bytes:
-    """The app at this path as an archive: the one file when a file is named, else the folder's files.
+    """The app at this path as an archive: a file with the modules beside it that it imports, or a folder's files.
 
-    Hidden files, `__pycache__`, `hansa-data` and what a `.hansaignore` names are left out. name: by default the app's;
-    key: a private key (PEM) that signs it. Raises `AppError` when it is too large, has no app, or a name that not every
-    system can write.
+    Of a folder, hidden files, `__pycache__`, `hansa-data`, results of runs and what a `.hansaignore` names are left
+    out. name: by default the app's; key: a private key (PEM) that signs it. Raises `AppError` when it is too large, has
+    no app, or a name that not every system can write.
     """
     given = Path(path)
     app = find_app(given)
-    found = dict(_files(given)) if given.is_dir() else {given.name: given}
+    found = dict(sorted(_files(given))) if given.is_dir() else {given.name: given, **modules_beside(given)}
     total = sum(file.stat().st_size for file in found.values())
     if total > MAX_BYTES or len(found) > MAX_FILES - 2:
         raise AppError(
@@ -157,8 +159,12 @@ def package_name(app: Path) -> str:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     is_ignored = ignored(folder)
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder)
-        hidden = any(part.startswith(".") or part in _LEFT_OUT for part in relative.parts)
-        if not hidden and file.is_file() and not file.is_symlink() and not is_ignored(relative.as_posix()):
-            yield relative.as_posix(), file
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        folders[:] = [
+            name for name in folders if not (name.startswith(".") or name in _LEFT_OUT or are_results(here / name))
+        ]
+        for file in (here / name for name in names if not name.startswith(".") and name not in _LEFT_OUT):
+            relative = file.relative_to(folder).as_posix()
+            if file.is_file() and not file.is_symlink() and not is_ignored(relative):
+                yield relative, file

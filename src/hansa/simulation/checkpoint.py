@@ -25,12 +25,15 @@ from hansa.simulation.given import Given
 from hansa.simulation.record import what_decides
 from hansa.simulation.result import RoundRecord
 from hansa.store.disk import alone_in, explained, sync_directory, write_whole
+from hansa.store.results import mark_results
 from hansa.wire import codec
 
 __all__ = ["Checkpoint", "Place", "check_can_be_kept"]
 
 _RUN, _ROUNDS, _ROUND, _HALF = "checkpoint.json", "rounds.jsonl", "round-", ".part-"
 _PARAMS, _SLOT = "params", "slot "
+_TOLD = 5
+"""Files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,18 @@ class Checkpoint:
                 if any(not each.name.startswith(".") for each in self._folder.iterdir()):
                     raise ConflictError(f"{self._folder} holds something else: give the checkpoint a folder of its own")
                 write_whole(run, json.dumps(mine, indent=1).encode(), 0o644)
+                mark_results(self._folder)
             there = json.loads(run.read_text(encoding="utf-8"))
         differ = [name for name in mine if mine[name] != there.get(name)]
         if differ:
             name = differ[0]
+            how = (
+                _other_app(there.get(name), mine[name])
+                if name == "app"
+                else f"its {name} was {there.get(name)!r}, and is {mine[name]!r}"
+            )
             raise ConflictError(
-                f"the checkpoint {self._folder} is of another run: its {name} was {there.get(name)!r}, and is "
-                f"{mine[name]!r}; go on with that run, or give another folder"
+                f"the checkpoint {self._folder} is of another run: {how}; go on with that run, or give another folder"
             )
 
     def load(self) -> Place | None:
@@ -149,6 +157,16 @@ def check_can_be_kept(*, asynchronous: bool, engine: str) -> None:
         raise ConfigError(
             "a checkpoint is of one process: with the engine mpi there is none; processes and ray have it"
         )
+
+
+def _other_app(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -> str:
+    """What of an app's files differs. Of each, its digest by its name; None: it was made in memory."""
+    if before is None or now is None:
+        return "one app was made in memory, and the other is in files"
+    files = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    told = ", ".join(files[:_TOLD]) + (f" and {len(files) - _TOLD} more" if len(files) > _TOLD else "")
+    remedy = "" if all(name.endswith(".py") for name in files) else " (a .hansaignore names what is no part of the app)"
+    return f"of its app's files {told} differ{'s' if len(files) == 1 else ''}{remedy}"
 
 
 def _record(plain: Mapping[str, Any]) -> RoundRecord:

@@ -1,13 +1,13 @@
 """The engine of a simulation: which one, how many workers it has, and where they are."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from hansa.app import App
+from hansa.app import App, modules_beside
 from hansa.arrays import Arrays
 from hansa.errors import AppError, ConfigError
 from hansa.run import Run
@@ -183,10 +183,10 @@ def _place(
     return Processes(choice.workers or cores(), started, here, None if choice.workers else pays)
 
 
-def _looks(app: Path) -> tuple[int, int] | None:
-    """By what a file is known to have been changed since: others would load another app. None: it has gone."""
+def _looks(app: Path) -> Mapping[Path, tuple[int, int]] | None:
+    """By what an app is known to have been changed since: others would load another one. None: it has gone."""
     try:
-        stat = app.stat()
+        files = [app, *(modules_beside(app).values() if app.suffix == ".py" else ())]
+        return {file: (stat.st_mtime_ns, stat.st_size) for file in files for stat in [file.stat()]}
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size

@@ -1,16 +1,14 @@
 """What of a run other packages have brought: its algorithm, aggregator, transforms and policy, and their code."""
 
-import ast
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from pathlib import Path
 
 from blake3 import blake3
 
+from hansa.app.imports import imported_names
 from hansa.messages import RunSpec
 from hansa.run import entry_point
 
@@ -60,7 +58,7 @@ def _code(package: Distribution, module: str) -> str:
         spec = _found(name) if name not in files and name.partition(".")[0] in own else None
         if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
             files[name] = Path(spec.origin)
-            left += _imported(files[name], files[name].stat().st_mtime_ns, spec.parent or "")
+            left += imported_names(files[name], spec.parent or "")
     whole = blake3()
     for name, file in sorted(files.items()):
         whole.update(f"{name}\n".encode())
@@ -73,20 +71,3 @@ def _found(module: str) -> ModuleSpec | None:
         return importlib.util.find_spec(module)
     except (ImportError, ValueError):  # it is something in a module
         return None
-
-
-@cache
-def _imported(file: Path, _changed: int, parent: str) -> tuple[str, ...]:
-    """Names of modules that a file may import; some are of things in modules."""
-    return tuple(_names(ast.parse(file.read_bytes()), parent))
-
-
-def _names(tree: ast.Module, parent: str) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            start = importlib.util.resolve_name("." * node.level, parent) if node.level else ""
-            source = ".".join(filter(None, (start, node.module)))
-            yield source
-            yield from (f"{source}.{each.name}" for each in node.names)

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hansa.app import find_app
+from hansa.app import find_app, modules_beside
 from hansa.arrays import Arrays
 from hansa.errors import AppError, ConflictError, InputError
 from hansa.messages import RunSpec
@@ -37,6 +37,7 @@ from hansa.simulation.pipes import spec_from, spec_to
 from hansa.simulation.table import Table
 from hansa.simulation.traces import Traces
 from hansa.store.disk import explained, make_directory, sync_directory, write_whole
+from hansa.store.results import mark_results
 from hansa.wire import codec
 
 __all__ = [
@@ -193,6 +194,7 @@ def write_record(
                 codec.save(given.initial_model, part / INITIAL)
             if with_model:
                 codec.save(model, part / MODEL)
+            mark_results(part)
             write_whole(part / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode(), 0o644)
             part.rename(place)
         finally:
@@ -216,7 +218,7 @@ def what_decides(given: Given, spec: RunSpec) -> dict[str, Any]:
         "attack": given.attack,
         "tolerate_failures": given.tolerate_failures,
         "initial_model": None if given.initial_model is None else codec.digest(given.initial_model),
-        "app": None if packed is None else _package().read(packed).digest,
+        "app": None if packed is None else {name: file.blake3 for name, file in _files_of(packed).items()},
         "plug_ins": [asdict(each) for each in foreign(spec)],
         "version": version("hansa"),
     }
@@ -265,10 +267,17 @@ def _packed(given: Given) -> bytes | None:
     if given.app.source is None:
         return None
     source = _whole(given.app.source)
-    if find_app(source).stat().st_mtime > given.since:
-        raise AppError(f"{find_app(source)} has changed since it was simulated: simulate it again, and record that")
+    app = find_app(source)
+    for file in [app, *(modules_beside(app).values() if app.suffix == ".py" else ())]:
+        if file.stat().st_mtime > given.since:
+            raise AppError(f"{file} has changed since it was simulated: simulate it again, and record that")
     packed: bytes = _package().build(source, name="app")
     return packed
+
+
+def _files_of(packed: bytes) -> Mapping[str, Any]:
+    files: Mapping[str, Any] = _package().read(packed).manifest.files
+    return files
 
 
 def _package() -> Any:

@@ -1,0 +1,97 @@
+"""What an app imports of the modules beside its file: they belong to it, as its own text does.
+
+It is found in their text, and not by running it; what is imported by a name that is only known then is not found.
+"""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+__all__ = ["forget_changed", "imported_names", "modules_beside"]
+
+Stamp = tuple[int, int]
+"""When a file was written, in ns, and its bytes."""
+
+
+def modules_beside(app: Path) -> Mapping[str, Path]:
+    """Path from the app's folder, with slashes → file, of all modules there that the app's file needs.
+
+    What cannot be read as Python imports nothing.
+    """
+    found: dict[str, Path] = {}
+    left = [(app, "")]
+    while left:
+        file, package = left.pop()
+        for name in imported_names(file, package):
+            for relative, parent in _places(app.parent, name):
+                module = app.parent / relative
+                if relative not in found and module != app:
+                    found[relative] = module
+                    left.append((module, parent))
+    return dict(sorted(found.items()))
+
+
+def imported_names(file: Path, package: str) -> tuple[str, ...]:
+    """Names of modules that a file of this package may import; some are of things in modules. package: empty for none.
+
+    Raises `OSError` where it cannot be read.
+    """
+    status = file.stat()
+    return _imported(file, (status.st_mtime_ns, status.st_size), package)
+
+
+def forget_changed(app: Path) -> None:
+    """Have the modules beside an app imported anew where any of them was written since the last call for this app."""
+    modules = modules_beside(app)
+    stamps = {file: _stamp(file) for file in modules.values()}
+    before = _seen.get(app)
+    if before is not None and any(before.get(file, stamp) != stamp for file, stamp in stamps.items()):
+        own = {str(file) for file in {*before, *stamps}}
+        for name, module in list(sys.modules.items()):
+            if getattr(getattr(module, "__spec__", None), "origin", None) in own:
+                del sys.modules[name]
+    _seen[app] = stamps
+
+
+_seen: dict[Path, dict[Path, Stamp]] = {}
+
+
+def _stamp(file: Path) -> Stamp:
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _places(folder: Path, name: str) -> Iterator[tuple[str, str]]:
+    """The files of a module and of the packages above it, and the package in which each of them imports."""
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        here, dotted = "/".join(parts[:length]), ".".join(parts[:length])
+        if (folder / here / "__init__.py").is_file():
+            yield f"{here}/__init__.py", dotted
+        elif (folder / f"{here}.py").is_file():
+            yield f"{here}.py", dotted.rpartition(".")[0]
+
+
+@cache
+def _imported(file: Path, _stamp: Stamp, package: str) -> tuple[str, ...]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return ()
+    return tuple(_names(tree, package))
+
+
+def _names(tree: ast.Module, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level and (not package or node.level > package.count(".") + 1):  # it would be refused
+                continue
+            start = importlib.util.resolve_name("." * node.level, package) if node.level else ""
+            source = ".".join(filter(None, (start, node.module)))
+            yield source
+            yield from (f"{source}.{each.name}" for each in node.names)
