@@ -109,10 +109,9 @@ def test_a_session_is_stopped_and_resumed_to_the_same_model(fresh: Served, app: 
 def test_why_says_whom_a_session_waits_for(served: Served, app: Path) -> None:
     client = served.client()
     session = client.sessions.start(app, name="lonely", rules=TWO)
-    waiting = client.sessions.why("lonely")
-    assert waiting.state is SessionState.RUNNING
+    while (waiting := client.sessions.why("lonely")).phase is None:  # until its first round is opened
+        assert waiting.state is SessionState.RUNNING
     assert "0 connected, 2 needed" in waiting.sentence
-    assert waiting.phase is not None
     assert (waiting.phase.needed, waiting.phase.outstanding) == (2, ())
     assert str(waiting.phase) == waiting.sentence
     client.sessions.stop(session.id)
