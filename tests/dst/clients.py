@@ -48,13 +48,15 @@ class WatchedAgent(Agent):
         outbox, name, history = self._outbox, client.name, world.history
         keep, forget = outbox.keep, outbox.forget
 
-        def kept(offer: Offer) -> None:
+        async def kept(offer: Offer) -> None:
+            await keep(offer)
+            if outbox.get(offer.key) is not offer:  # it was forgotten meanwhile
+                return
             before = history.held.get((name, offer.key))
             if before is not None:
                 history.violated(world.loop.now, "I1", f"{name} has learned {offer.key} again, which it had kept")
             history.note(world.loop.now, name, "kept", offer.key, offer.blob.digest)
             history.held[name, offer.key] = offer.blob.digest
-            keep(offer)
 
         def forgotten(key: Any) -> None:
             if outbox.get(key) is not None:

@@ -82,7 +82,7 @@ def injected(bench: Bench, injection: Injection) -> Finding:
         lab = bench.lab()
         victim = VICTIMS[injection.kind] or lab.busiest()
         sessions += 1
-        name = f"{injection.kind}-{injection.calls.replace(',', '.')}-{injection.threads}-{first}"
+        name = f"{injection.kind}-{injection.calls.replace(',', '.')}-{first}"
         with traced(lab, victim, replace(injection, first=first)) as tracer:
             flaws = judge(lab, Schedule(0, ()), name)
         hit = tracer.killed()

@@ -38,8 +38,8 @@ def record(process: Process) -> None:
     _, close = located(f"{AGENT}._close")
     kept, heard, closed = getattr(outbox, keep), getattr(agent, judged), getattr(agent, close)
 
-    def recorded_keep(self: Any, offer: Any) -> None:
-        kept(self, offer)
+    async def recorded_keep(self: Any, offer: Any) -> None:
+        await kept(self, offer)
         process.note("kept", **_key(offer.key), digest=offer.blob.digest, size=offer.blob.size)
 
     def recorded_judged(self: Any, verdict: Any) -> None:

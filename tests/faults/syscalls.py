@@ -2,7 +2,7 @@
 
 strace counts the calls of each thread by itself, so the N-th is that of the thread that comes to N first. Where all
 calls of one kind are made by one thread, that is every N: SQLite's `fdatasync` and `pwrite64` are the controller's one
-writer's, and a client's `fsync` of what it has learned is its main thread's. What was hit is read from the trace.
+writer's. What was hit is read from the trace. Processes that the node starts from now on are held too.
 """
 
 import os
@@ -39,8 +39,6 @@ class Injection:
     """As strace writes it: signal=…, which strikes before the call is made, or error=…, in its place."""
     first: int = 1
     onwards: bool = False
-    threads: bool = True
-    """All of the process, and processes that it starts from now on; else its main thread alone."""
     stride: int = 1
     """Of a sweep: every so many calls."""
 
@@ -50,7 +48,7 @@ class Injection:
         return f"inject={self.calls}:{self.effect}:when={self.first}{'+' * self.onwards}"
 
     def __str__(self) -> str:
-        return f"{self.kind} at {self.calls}" + (" of the main thread" if not self.threads else "")
+        return f"{self.kind} at {self.calls}"
 
 
 CALLS = (
@@ -58,7 +56,6 @@ CALLS = (
     Injection(CONTROLLER, "fsync"),
     Injection(CONTROLLER, "pwrite64", stride=16),
     Injection(COMBINER, "fsync,fdatasync"),
-    Injection(CLIENT, "fsync,fdatasync", threads=False),
     Injection(CLIENT, "fsync,fdatasync"),
 )
 """What the sweep goes through; of the pages that SQLite writes, some four hundred a session, every sixteenth."""
@@ -101,12 +98,11 @@ def traced(lab: Lab, name: str, injection: Injection) -> Iterator[Tracer]:
     process = lab.nodes[name].process
     assert process is not None
     trace = lab.folder / "logs" / f"{name}-{time.monotonic_ns()}.trace"
-    scope = ["-f"] if injection.threads else []
     options = ["-y", "-qq", "-e", f"trace={injection.calls}", "-e", injection.words, "-o", str(trace)]
     program = shutil.which("strace") or "strace"
-    strace = subprocess.Popen([program, *scope, *options, "-p", str(process.pid)], stderr=subprocess.PIPE)
+    strace = subprocess.Popen([program, "-f", *options, "-p", str(process.pid)], stderr=subprocess.PIPE)
     try:
-        _await_hold(strace, process.pid, threads=injection.threads)
+        _await_hold(strace, process.pid)
         yield Tracer(trace)
     finally:
         if process.poll() is None:
@@ -116,9 +112,9 @@ def traced(lab: Lab, name: str, injection: Injection) -> Iterator[Tracer]:
         strace.communicate(timeout=_PATIENCE)
 
 
-def _await_hold(strace: "subprocess.Popen[bytes]", pid: int, *, threads: bool) -> None:
+def _await_hold(strace: "subprocess.Popen[bytes]", pid: int) -> None:
     until = time.monotonic() + _PATIENCE
-    while not all(_is_held(pid, thread) for thread in (_threads(pid) if threads else [pid])):
+    while not all(_is_held(pid, thread) for thread in _threads(pid)):
         if strace.poll() is not None or time.monotonic() > until:
             said = strace.stderr.read().decode() if strace.poll() is not None and strace.stderr else ""
             raise StuckError(f"strace takes no hold of process {pid}: {said}")

@@ -27,7 +27,7 @@ KILLS = [
 ]
 CALLS = [
     ("controller", Injection("controller", "fdatasync", first=7)),
-    ("client-3", Injection("client", "fsync", first=5, threads=False)),
+    ("client-3", Injection("client", "fsync", first=3)),
 ]
 DISKS = [
     Injection("controller", "pwrite64", "error=ENOSPC", first=30, onwards=True),

@@ -199,7 +199,7 @@ async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
     made, _, _ = agent
     key = RoundKey("run", 1, Kind.TRAIN)
     update_file(made._objects, key).write_bytes(b"update")
-    made._outbox.keep(Offer(key, "ann", Blob("a" * 64, 6), (Contribution("ann", 1),)))
+    await made._outbox.keep(Offer(key, "ann", Blob("a" * 64, 6), (Contribution("ann", 1),)))
 
     sending = asyncio.create_task(made._uploads.send(Admission(key, "ann", "upload", 0)))
     made.receive(Closed(key, ("ann",)))
@@ -225,7 +225,7 @@ class Uploads:
 
 
 @pytest.fixture
-def uploads(
+async def uploads(
     agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Uploads, Offer]:
     """Of an agent that is connected, and has learned something."""
@@ -233,7 +233,7 @@ def uploads(
     found = Uploads()
     offer = Offer(RoundKey("run", 1, Kind.TRAIN), "ann", Blob("a" * 64, 6), (Contribution("ann", 1),))
     update_file(made._objects, offer.key).write_bytes(b"update")
-    made._outbox.keep(offer)
+    await made._outbox.keep(offer)
     monkeypatch.setattr(made._link, "upload", found)
     monkeypatch.setattr(made._link, "_outbox", asyncio.Queue())
     return found, offer
@@ -328,7 +328,7 @@ async def test_a_server_that_does_not_expect_an_update_yet_gets_it_with_the_task
     made, workshop, sent = agent
     task = opened("run", 60.0)
     offer = Offer(task.key, "ann", blob_of(MODEL), (Contribution("ann", 1),))
-    made._outbox.keep(offer)
+    await made._outbox.keep(offer)
 
     made.receive(Verdict(task.key, "ann", accepted=False, reason=reason, detail="not here"))
     made.receive(task)

@@ -85,11 +85,11 @@ async def test_no_client_is_lost_to_a_disk_that_refuses_a_model_or_an_update(
             raise OSError(errno.ENOSPC, "for a test")
         await download(self, *given)
 
-    def keep_some(self: Outbox, offer: Any) -> None:
+    async def keep_some(self: Outbox, offer: Any) -> None:
         refused[f"update {offer.sender}"] += 1
         if refused[f"update {offer.sender}"] == 1:
             raise StorageUnavailableError("for a test")
-        keep(self, offer)
+        await keep(self, offer)
 
     monkeypatch.setattr(Link, "_download_some", download_some)
     monkeypatch.setattr(Outbox, "keep", keep_some)

@@ -1,6 +1,8 @@
 """What a client finds again in its outbox after its process has died."""
 
+import asyncio
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +26,8 @@ def opened(folder: Path) -> Outbox:
     return made
 
 
-def test_what_was_kept_is_there_again_until_it_is_forgotten(tmp_path: Path) -> None:
-    opened(tmp_path).keep(OFFER)
+async def test_what_was_kept_is_there_again_until_it_is_forgotten(tmp_path: Path) -> None:
+    await opened(tmp_path).keep(OFFER)
     again = opened(tmp_path)
     assert again.get(KEY) == OFFER
     again.forget(KEY)
@@ -33,7 +35,7 @@ def test_what_was_kept_is_there_again_until_it_is_forgotten(tmp_path: Path) -> N
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
-def test_an_offer_whose_keeping_a_kill_has_cut_off_is_gone_without_a_trace(
+async def test_an_offer_whose_keeping_a_kill_has_cut_off_is_gone_without_a_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Taken for an offer, it would be there again after every start: nothing forgets it under its provisional name."""
@@ -44,13 +46,13 @@ def test_an_offer_whose_keeping_a_kill_has_cut_off_is_gone_without_a_trace(
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KilledError):
-        made.keep(OFFER)
+        await made.keep(OFFER)
     assert [file.name for file in (tmp_path / "outbox").iterdir()] == [".unfinished"]
     assert opened(tmp_path).get(KEY) is None
     assert list((tmp_path / "outbox").iterdir()) == []
 
 
-def test_forgetting_an_update_leaves_the_same_bytes_that_another_session_has_learned(tmp_path: Path) -> None:
+async def test_forgetting_an_update_leaves_the_same_bytes_that_another_session_has_learned(tmp_path: Path) -> None:
     """Left by the worker, and not kept yet."""
     made = opened(tmp_path)
     keys = KEY, replace(KEY, run="another")
@@ -58,9 +60,49 @@ def test_forgetting_an_update_leaves_the_same_bytes_that_another_session_has_lea
         update_file(tmp_path / "objects", key).write_bytes(b"update")
     first, second = (replace(OFFER, key=key, blob=Blob("a" * 64, 6)) for key in keys)
 
-    made.keep(first)
+    await made.keep(first)
     made.forget(first.key)
-    made.keep(second)
+    await made.keep(second)
 
     assert opened(tmp_path).get(second.key) == second
     assert [file.read_bytes() for file in (tmp_path / "objects").iterdir()] == [b"update"]
+
+
+class SlowDisk:
+    """In place of `os.fsync`: it takes its time, until the test lets it go on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.begun, self.gate = threading.Event(), threading.Event()
+        patch.setattr(os, "fsync", self)
+
+    def __call__(self, _: int) -> None:
+        self.begun.set()
+        self.gate.wait()
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "cancelled", "forgotten", "older"])
+async def test_nobody_waits_for_a_disk_but_who_keeps_an_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """The loop goes on, the offer is there only once it is on the disk, and what happens meanwhile holds."""
+    made, disk = opened(tmp_path), SlowDisk(monkeypatch)
+    keeping = asyncio.create_task(made.keep(OFFER))
+    await asyncio.to_thread(disk.begun.wait)
+    assert made.get(KEY) is None
+    asked = asyncio.create_task(made.settled(KEY))
+    if "cancelled" in meanwhile:
+        keeping.cancel()
+    match meanwhile:
+        case "forgotten":
+            made.forget(KEY)
+        case "older":
+            made.forget_before(replace(KEY, round=KEY.round + 1))
+        case _:
+            pass
+    await asyncio.sleep(0)
+    assert not keeping.done()
+    disk.gate.set()
+    await asyncio.wait([keeping])
+    expected = None if meanwhile in {"forgotten", "older"} else OFFER
+    assert await asked == made.get(KEY) == opened(tmp_path).get(KEY) == expected
+    assert keeping.cancelled() == ("cancelled" in meanwhile)

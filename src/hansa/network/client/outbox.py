@@ -4,12 +4,14 @@ A large update's bytes lie in the folder of objects, in a file of its phase: two
 the same time, and forgetting one of them must not take the other's.
 """
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from hansa.errors import WireError
+from hansa.store.completion import completed
 from hansa.store.disk import explained, sync_directory
 from hansa.wire import codec, framing, packing
 from hansa.wire.chunks import INLINE_LIMIT
@@ -32,6 +34,10 @@ class Outbox:
         self._folder = folder
         self._objects = objects
         self._offers: dict[RoundKey, Offer] = {}
+        self._coming: dict[RoundKey, bool] = {}
+        """Phases of which an offer is being written → whether it is still wanted."""
+        self._turn = asyncio.Lock()
+        """Held while one is written."""
 
     def open(self) -> None:
         """Take up what an earlier process left, and delete the objects that no offer needs."""
@@ -49,14 +55,41 @@ class Outbox:
                 file.unlink()
 
     def get(self, key: RoundKey) -> Offer | None:
-        """What was learned in this phase."""
+        """What was learned in this phase, and is on the disk."""
         return self._offers.get(key)
 
-    def keep(self, offer: Offer) -> None:
+    async def settled(self, key: RoundKey) -> Offer | None:
+        """The same, once what is being written is on the disk."""
+        if key in self._coming:
+            async with self._turn:  # behind those that were there before
+                pass
+        return self.get(key)
+
+    async def keep(self, offer: Offer) -> None:
         """Write an offer through to the disk before it is made: nothing that was learned is learned again.
 
-        Raises `StorageError`.
+        A thread waits for the disk, and the event loop for nothing. Who is cancelled meanwhile has it kept all the
+        same; what is forgotten meanwhile is not there. Raises `StorageError`.
         """
+        await completed(self._keep(offer))
+
+    async def _keep(self, offer: Offer) -> None:
+        key = offer.key
+        self._coming[key] = True
+        try:
+            async with self._turn:
+                if self._coming.get(key, True):
+                    await asyncio.to_thread(self._write, offer)
+                    self._offers[key] = offer
+        finally:
+            is_wanted = self._coming.pop(key, True)
+        if not is_wanted:
+            self.forget(key)
+        for older in list(self._offers)[:-_KEPT]:
+            self.forget(older)
+
+    def _write(self, offer: Offer) -> None:
+        """Blocking."""
         with explained("keep an update in", self._folder):
             if not offer.blob.inline:
                 sync_directory(self._objects)
@@ -67,20 +100,20 @@ class Outbox:
                 os.fsync(file.fileno())
             unfinished.replace(self._file(offer.key))
             sync_directory(self._folder)
-        self._offers[offer.key] = offer
-        for key in list(self._offers)[:-_KEPT]:
-            self.forget(key)
 
     def forget(self, key: RoundKey) -> None:
         """The phase is over, or has refused it."""
+        if key in self._coming:
+            self._coming[key] = False
         if self._offers.pop(key, None) is not None:
             self._file(key).unlink(missing_ok=True)
             update_file(self._objects, key).unlink(missing_ok=True)
 
     def forget_before(self, key: RoundKey) -> None:
         """A later round of the run has begun: what was learned before counts, or never will."""
-        for older in [older for older in self._offers if older.run == key.run and older.round < key.round]:
-            self.forget(older)
+        for older in [older for older in (*self._offers, *self._coming) if older.run == key.run]:
+            if older.round < key.round:
+                self.forget(older)
 
     def _file(self, key: RoundKey) -> Path:
         return self._folder / _name(key)

@@ -79,6 +79,9 @@ class TaskRunner:
 
     async def answer(self, opened: OpenRound, telling: Telling) -> Answer:
         """What is handed in. Raises `HansaError`, and `PermissionDeniedError` for what the site does not let."""
+        before = await self._outbox.settled(opened.key)
+        if before is not None:  # by a task that was ended while its update went to the disk
+            return before
         code = await self._approved(opened, telling)
         lease = opened.spec.rules.lease
         await telling.patiently(lambda: self._models.find(opened.model, telling.progress, lease))
@@ -90,7 +93,7 @@ class TaskRunner:
         if not isinstance(answer, Offer):
             return answer
         offer = replace(answer, base=opened.model.digest)
-        await telling.patiently(lambda: self._kept(offer))
+        await telling.patiently(lambda: self._outbox.keep(offer))
         return offer
 
     async def _worked(self, opened: OpenRound, telling: Telling, workplace: Workplace) -> Answer:
@@ -111,9 +114,6 @@ class TaskRunner:
         if packing.digest([content]) != update.digest:
             raise UserCodeError("the app's process has changed its update after it was written: it was ended")
         self._site.check_norm(content, model.inline or b"".join(pieces(self._objects / model.digest, model.size)))
-
-    async def _kept(self, offer: Offer) -> None:
-        self._outbox.keep(offer)
 
     # ── a program's ──────────────────────────────────────────────────────────────────────────────────────────────
 
