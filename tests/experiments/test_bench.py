@@ -7,11 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hansa.errors import ConfigError, NotFoundError
 from hansa.experiments import Verdict, load_recipe, recipe_names, run_recipe
-from hansa.experiments.summary import best_of, rounds_until
+from hansa.experiments.summary import best_of, grows, rounds_until, spread
 from hansa.run import resolve
 from hansa.simulation.named_devices import devices_of
 from hansa.simulation.record import Record
@@ -196,6 +197,24 @@ def test_a_target_that_asks_for_two_things_says_which(recipe: Path, old: str, ne
     recipe.write_text(UNTIL.replace(old, new))
     with pytest.raises(ConfigError, match=said):
         load_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("metric", "more"),
+    [
+        *(("central.accuracy", True), ("clients.auc", True), ("central.error_rate", False), ("train.loss", False)),
+        *(("central.nll", False), ("central.cross_entropy", False), ("central.val_mape", False)),
+        *(("central.answer", True), ("clients.cancer_recall", True), ("central.costly_found", True)),
+    ],
+)
+def test_what_is_better_is_told_by_a_metrics_name(metric: str, *, more: bool) -> None:
+    assert grows(metric) is more
+
+
+def test_a_deviation_is_that_of_a_sample_and_of_one_seed_there_is_none() -> None:
+    assert spread([1.0, 2.0, 4.0]) == pytest.approx(np.std([1.0, 2.0, 4.0], ddof=1))
+    assert math.isnan(spread([1.0]))
+    assert math.isnan(spread([1.0, math.inf]))
 
 
 def test_the_best_so_far_crosses_between_rounds_and_rounds_without_a_measurement_are_passed_over() -> None:

@@ -1,6 +1,7 @@
 """What several seeds of the same settings say together."""
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,26 @@ def main_metric(known: Sequence[str]) -> str:
 
 def grows(metric: str) -> bool:
     """Whether more of it is better, by its name."""
-    return not any(word in metric.lower() for word in ("loss", "error", "distance", "perplexity", "mse", "mae"))
+    name = metric.lower()
+    return not (any(word in name for word in _LESS) or _LESS_SHORT & set(re.split(r"[^a-z]+", name)))
+
+
+_LESS = (
+    "loss",
+    "error",
+    "distance",
+    "perplexity",
+    "mse",
+    "mae",
+    "entropy",
+    "divergence",
+    "regret",
+    "deviance",
+    "brier",
+)
+"""In the names of what is better when it is less."""
+_LESS_SHORT = frozenset({"nll", "mape", "ppl", "wer", "cer", "fid", "cost", "risk", "err"})
+"""The same, where the name has it between its other words."""
 
 
 def value_of(record: Record, metric: str, *, at: int | None = None, last: int = 1) -> float:
@@ -106,8 +126,8 @@ def rounds_until(record: Record, metric: str, aim: float) -> float:
 
 
 def spread(values: Sequence[float]) -> float:
-    """The deviation between seeds, about their own mean; 0 of one, NaN where one is not finite."""
-    return statistics.pstdev(values) if values and all(map(math.isfinite, values)) else math.nan
+    """The sample's deviation between seeds, with n - 1; NaN of fewer than two, and where one is not finite."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 
 def summed_up(values: Sequence[float], statistic: str) -> float:

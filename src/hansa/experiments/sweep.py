@@ -378,7 +378,7 @@ def _report(done: Sweep, start: Cell, axes: Sequence[Axis], seeds: int) -> Repor
     facts.append(Fact("Simulations", f"{runs:,}", f"{failed} failed" if failed else f"{seeds} per setting"))
     if done.best is not None:
         best = done.rows[done.best]
-        told = f"± {number(spread(best.values))} between seeds"
+        told = f"± {number(spread(best.values))} between seeds" if len(best.values) > 1 else "one seed"
         facts.insert(0, Fact(f"Best {done.metric}", number(summed_up(best.values, "mean")), told))
         facts.append(Fact("Best setting", best.name, ""))
     order = sorted(
