@@ -36,6 +36,13 @@ def test_any_map_style_data_set_is_read_item_by_item() -> None:
         adapters.from_torchvision(data, [])
 
 
+def test_targets_of_a_regression_stay_what_they_are() -> None:
+    items = [(np.zeros(2), 0.5), (np.ones(2), 1.5)]
+    assert adapters.from_torchvision(items).y.tolist() == [0.5, 1.5]
+    masks = [(np.zeros(2), np.eye(2, dtype=np.uint8))] * 3
+    assert adapters.from_torchvision(masks).y.shape == (3, 2, 2)
+
+
 def idx(file: Path, values: np.ndarray) -> None:
     head = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
     file.write_bytes(head + values.astype(np.uint8).tobytes())

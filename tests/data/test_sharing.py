@@ -52,3 +52,40 @@ def test_targets_of_any_shape_are_shared_by_what_looks_at_no_labels() -> None:
 def test_inputs_of_several_arrays_are_told_what_to_be(inputs: object) -> None:
     with pytest.raises(InputError, match="give one array with an example in each row"):
         Shares((inputs, np.zeros(4)))
+
+
+def test_two_parts_of_one_data_set_are_not_taken_for_two_clients() -> None:
+    part = (np.zeros((4, 1)), np.zeros(4))
+    with pytest.raises(InputError, match=r"give Split\(train, test\)"):
+        Shares({"train": part, "test": part})
+
+
+def test_a_data_set_of_items_is_told_how_to_become_examples() -> None:
+    class Items:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, place: int) -> tuple[float, int]:
+            return 0.0, place
+
+    with pytest.raises(InputError, match="from_torchvision of any data set with items"):
+        Shares(Items())
+
+
+def test_columns_of_a_table_are_taken_by_their_places_whatever_their_index() -> None:
+    class Column:
+        """As a Series of pandas: [] is by the index, which is shuffled here."""
+
+        iloc = None
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, labels: object) -> object:
+            raise AssertionError(labels)
+
+        def to_numpy(self) -> np.ndarray:
+            return np.arange(4) * 10
+
+    examples = Examples(np.arange(4), Column())  # type: ignore[arg-type]  # it is a table's column
+    assert examples.take(np.array([2, 0])).y.tolist() == [20, 0]

@@ -98,3 +98,26 @@ def test_what_is_refused_for_another_reason_keeps_its_error_and_tells_the_shapes
         trained(lambda: nn.Linear(5, 3), X, np.arange(30) % 3)
     noted = "hansa: in a batch of inputs, float32 of shape (30, 6), and targets, int64 of shape (30,)"
     assert noted in raised.value.__notes__
+
+
+def test_inputs_and_targets_that_are_no_numbers_are_told_by_their_kinds() -> None:
+    with pytest.raises(AppError, match="inputs float32 and targets <U1 cannot be tensors: give numbers"):
+        trained(lambda: nn.Linear(6, 2), X, np.array(["a", "b"])[np.arange(30) % 2])
+
+
+def test_a_module_that_names_its_tensors_anew_each_time_is_told() -> None:
+    built = 0
+
+    def make() -> Any:
+        nonlocal built
+        built += 1
+        return nn.ModuleDict({f"dense_{built}": nn.Linear(6, 2)})
+
+    with pytest.raises(AppError, match=r"'dense_1.weight' and 'dense_2.weight': name its layers"):
+        trained(make, X, np.arange(30) % 2)
+
+
+def test_a_keras_model_alone_is_refused_because_it_would_not_know_that_it_trains() -> None:
+    like_keras = type("Sequential", (nn.Linear,), {"__module__": "keras.src.models.sequential"})
+    with pytest.raises(AppError, match=r"net\(x, training=self.training\)"):
+        trained(lambda: like_keras(6, 2), X, np.arange(30) % 2)

@@ -21,7 +21,7 @@ __all__ = ["from_hugging_face", "from_torchvision"]
 
 
 def from_torchvision(dataset: Any, indices: Sequence[int] | None = None) -> Examples:
-    """The examples of a torchvision (or any map-style) data set: inputs as they come, labels int64 of shape (n,).
+    """The examples of a torchvision (or any map-style) data set: inputs as they come, whole numbers as int64.
 
     dataset: with `len`, and items `(input, label)`, each input a tensor, an array or an image, all of one shape. Where
     it holds arrays (`data` and `targets`) and transforms nothing, those are taken as they are; otherwise item by item.
@@ -31,14 +31,14 @@ def from_torchvision(dataset: Any, indices: Sequence[int] | None = None) -> Exam
     transforms = [getattr(dataset, name, None) for name in ("transforms", "transform", "target_transform")]
     if hasattr(dataset, "data") and hasattr(dataset, "targets") and not any(transforms):
         order = np.asarray(chosen, np.int64)
-        return Examples(np.asarray(dataset.data)[order], np.asarray(dataset.targets)[order].astype(np.int64))
+        return Examples(np.asarray(dataset.data)[order], _targets(np.asarray(dataset.targets)[order]))
     if not len(chosen):
         raise InputError("no examples are asked for; give at least one index")
     items = [dataset[int(index)] for index in chosen]
     inputs = [np.asarray(item[0]) for item in items]
     if shapes := {array.shape for array in inputs} - {inputs[0].shape}:
         raise InputError(f"the data set has inputs of shape {inputs[0].shape} and {min(shapes)}; give it a transform")
-    return Examples(np.stack(inputs), np.array([int(item[1]) for item in items], np.int64))
+    return Examples(np.stack(inputs), _targets(np.array([np.asarray(item[1]) for item in items])))
 
 
 @overload
@@ -76,7 +76,12 @@ def _rows(dataset: Any, x: str, y: str, rows: Array | None) -> Examples:
     chosen = dataset.select_columns(list(dict.fromkeys((x, y))))
     chosen = chosen if rows is None else chosen.select(rows.tolist())
     inputs, targets = _array(_column(chosen, x), x), _array(_column(chosen, y), y)
-    return Examples(inputs, targets.astype(np.int64) if targets.dtype.kind in "biu" else targets)
+    return Examples(inputs, _targets(targets))
+
+
+def _targets(found: Array) -> Array:
+    """Whole numbers as int64, others as they are."""
+    return found.astype(np.int64) if found.dtype.kind in "biu" else found
 
 
 def _column(dataset: Any, name: str) -> list[Any]:

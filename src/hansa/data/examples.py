@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,13 @@ class Examples(NamedTuple):
     """Shape (n,), or (n, …) where a target is more than a number."""
 
     def take(self, indices: npt.NDArray[np.int64]) -> "Examples":
-        """The examples with these indices, copied."""
-        return Examples(self.x[indices], self.y[indices])
+        """The examples with these indices, copied; of what pandas holds those at these places, whatever their index."""
+        return Examples(_places(self.x)[indices], _places(self.y)[indices])
+
+
+def _places(part: Any) -> Any:
+    """An array whose [] is by places; the columns of a table of pandas look into their index instead."""
+    return part.to_numpy() if hasattr(part, "iloc") else part
 
 
 @dataclass(frozen=True, slots=True)

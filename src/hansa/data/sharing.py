@@ -27,6 +27,11 @@ class Shares:
         """What nobody trains on, where a `Split` is shared."""
         if isinstance(data, list | Mapping):
             self._own = list(data.values()) if isinstance(data, Mapping) else data
+            if isinstance(data, Mapping) and set(data) == {"train", "test"}:
+                raise InputError(
+                    "data has the keys train and test, which would be two clients, one of which trains on the test "
+                    "data: give Split(train, test) of hansa.data; or a list, where they are clients"
+                )
             if not self._own:
                 raise InputError("data has no client: give a list or a mapping with the examples of each")
         else:
@@ -85,6 +90,11 @@ def _parts(data: Any) -> tuple[Examples, Examples | None]:
         if all(hasattr(part, "__len__") for part in arrays):
             return Examples(*arrays), None
         raise InputError("data is a pair of something without a length: give inputs and targets, one for each example")
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | np.ndarray):
+        raise InputError(
+            f"data is a {type(data).__name__}: make examples of it with hansa.data.adapters, from_torchvision of any "
+            "data set with items (x, y), or from_hugging_face; or give (x, y), the columns of a table"
+        )
     raise InputError(
         f"data is a {type(data).__name__}: give a Split or a pair (x, y) to be shared, (x, x) for an autoencoder, or a "
         "list or mapping of what each client has"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hansa.arrays import Arrays
+from hansa.errors import AppError
 from hansa.messages import Task
 from hansa.training.local import Batch, LocalWork
 from hansa.training.pairs import accuracy, check_are_pairs
@@ -57,6 +58,11 @@ class Setup:
         if not hasattr(self.built, "module"):
             with torch.random.fork_rng(devices=self.generators()):
                 module = self.build().to(self.device)
+            if any(kind.__module__.split(".")[0] == "keras" for kind in type(module).__mro__):
+                raise AppError(
+                    "a Keras model alone does not know when it trains, and leaves out dropout and batch normalization: "
+                    "give a function that makes a torch module of it, with a forward of net(x, training=self.training)"
+                )
             # An overload of torch's own misses that a format alone is enough.
             self.built.module = module.to(memory_format=self.format)  # type: ignore[call-overload]
             self.built.quick = Quick(module)
@@ -87,7 +93,11 @@ class Setup:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Some of the examples as tensors on the device, in the dtypes that the module needs. batch: as of `taken`."""
         dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
-        inputs, targets = taken(x, batch), taken(y, batch)
+        try:
+            inputs, targets = taken(x, batch), taken(y, batch)
+        except TypeError as error:
+            kinds = " and ".join(f"{what} {np.asarray(of).dtype}" for what, of in (("inputs", x), ("targets", y)))
+            raise AppError(f"{kinds} cannot be tensors: give numbers, of a class its own from 0") from error
         if inputs.is_floating_point():
             inputs = inputs.to(dtype)
         targets = targets.to(dtype if targets.is_floating_point() else torch.int64)

@@ -1,6 +1,7 @@
 """Arrays and the tensors of PyTorch: there and back, with the bits."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -50,6 +51,11 @@ def stack_of(arrays: Sequence[Array], like: torch.Tensor, *, transposed: bool = 
 def load_into_module(module: torch.nn.Module, arrays: Mapping[str, Array]) -> None:
     """Copy arrays into the module's parameters and buffers; raises `ArraysMismatchError` where they do not fit."""
     state = _state(module)
+    if list(state) != list(arrays) and list(map(_uncounted, state)) == list(map(_uncounted, arrays)):
+        raise AppError(
+            f"the module has other names each time that it is built, as {_changed(arrays, state)}: name its layers, or "
+            "begin to count anew in the function that makes it (keras.utils.clear_session())"
+        )
     check_same_structure(cast("Mapping[str, Array]", state), arrays, "the model received")  # names and shapes alone
     for name, tensor in state.items():
         if tensor.device.type == "cpu":
@@ -58,6 +64,15 @@ def load_into_module(module: torch.nn.Module, arrays: Mapping[str, Array]) -> No
             host = torch.empty(tensor.shape, dtype=tensor.dtype)
             np.copyto(_view(host), arrays[name], casting="same_kind")
             tensor.copy_(host)
+
+
+def _uncounted(name: str) -> str:
+    """A name without its numbers."""
+    return re.sub(r"\d+", "", name)
+
+
+def _changed(before: Iterable[str], now: Iterable[str]) -> str:
+    return next(f"{one!r} and {other!r}" for one, other in zip(before, now, strict=True) if one != other)
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -50,7 +50,10 @@ def torch_trainer(model: Any, **learning: Unpack[Learning]) -> Callable[..., Tor
     """A function that makes the trainer of a run's settings. model: a module, or what makes one."""
     build: Callable[[], torch.nn.Module] = model
     if isinstance(model, torch.nn.Module):
-        pattern = copy.deepcopy(model)  # the user may go on training the module that was handed over
+        try:
+            pattern = copy.deepcopy(model)  # the user may go on training the module that was handed over
+        except (RuntimeError, TypeError) as error:
+            raise AppError(f"the module cannot be copied: give a function that makes it ({error})") from error
         build = lambda: copy.deepcopy(pattern)  # noqa: E731 - one line says it
     else:
         _look_at(build)
