@@ -1,18 +1,23 @@
 """Networks with TLS: how their nodes know one another, and how certificates change while they run."""
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from federation import PROJECT, Federation, federation
+from structlog.testing import capture_logs
 
+from hansa.api.metrics import Metrics
+from hansa.api.state import system_state
 from hansa.errors import ConnectionFailedError, HansaError, InputError, PermissionDeniedError, UntrustedServerError
 from hansa.messages import ClientInfo, RoundRules, RunSpec
-from hansa.network.certificates import FromFiles
+from hansa.network.certificates import FromFiles, watch_end
 from hansa.network.client.agent import Agent
 from hansa.network.combiner.certificate import SignedByNetwork
 from hansa.network.controller.certificates import FromAuthority, Secured, names_of_host
@@ -28,6 +33,7 @@ from hansa.wire.frames import Role
 from hansa.wire.tls import Certificate, Trust
 from hansa.wire.transport import GRPC
 
+DAY = 86_400.0
 CORPORATE = Authority.new()
 """An authority that is not the network's."""
 
@@ -185,6 +191,51 @@ def test_files_are_read_again_when_they_change_and_a_bad_pair_leaves_the_last(tm
     assert shown() == second
     written(tmp_path, first)
     assert shown() == first
+
+
+async def test_a_certificate_that_ends_soon_or_has_ended_is_told_of_each_day_until_it_is_renewed(
+    tmp_path: Path,
+) -> None:
+    old, new = CORPORATE.certify(["a"]), CORPORATE.certify(["a"], datetime.now(UTC) + timedelta(days=90))
+    shown, ends = FromFiles(*written(tmp_path, old)), expires_at(old.chain)
+    now = ends - 15.5 * DAY
+    told: list[tuple[str, float]] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        told.extend((line["log_level"], round((now - ends) / DAY, 2)) for line in lines if "remedy" in line)
+        assert all("HANSA_TLS_CERT" in line["remedy"] for line in lines if "remedy" in line)
+        lines.clear()
+        now += seconds
+        if now > ends + 1.5 * DAY:
+            written(tmp_path, new)
+        if now > ends + 20 * DAY:
+            raise asyncio.CancelledError
+
+    with capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+        await watch_end(shown, clock=lambda: now, sleep=sleep)
+    warned = [("warning", pytest.approx(-14.0 + day, abs=0.05)) for day in range(14)]
+    assert told == [*warned, ("error", 0.0), ("error", 1.0)]
+
+
+async def test_a_server_tells_when_its_certificate_ends_where_operators_look(tmp_path: Path) -> None:
+    """In the log when it starts, to scrapers and in the state of the system; who runs without TLS has none."""
+    ended = CORPORATE.certify(["127.0.0.1"], datetime.now(UTC) - timedelta(days=91))
+    chain, key = written(tmp_path / "given", ended)
+    with capture_logs() as lines:
+        async with served(tmp_path, tls_cert=chain, tls_key=key) as made:
+            assert await made.controller.certificate_ends() == expires_at(ended.chain)
+            assert (await system_state(made.controller, tmp_path)).certificate_ends == expires_at(ended.chain)
+            text, _ = await Metrics(made.controller, tmp_path).text()
+            while not any("remedy" in line for line in lines):  # noqa: ASYNC110 - a thread reads the files
+                await asyncio.sleep(0)
+    (sample,) = re.findall("^hansa_certificate_expiry_timestamp_seconds (.*)$", text.decode(), re.MULTILINE)
+    assert float(sample) == expires_at(ended.chain)
+    assert [line["event"] for line in lines if "remedy" in line] == [
+        "the certificate has expired: whoever connects anew is refused"
+    ]
+    async with served(tmp_path / "plain", tls="off") as made:
+        assert await made.controller.certificate_ends() is None
 
 
 @pytest.mark.parametrize(

@@ -92,10 +92,11 @@ class Metrics:
         """(what is exposed, its media type). accept: the header of who asks."""
         encode, media_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept.lower() else "")
         stored, controller = _Stored(), self._controller
-        _, objects_up, disk = await asyncio.gather(
+        _, objects_up, disk, ends = await asyncio.gather(
             _answers(_read(controller.store, stored)),
             _answers(_look_at(controller.objects)),
             asyncio.to_thread(_disk, self._data),
+            controller.certificate_ends(),
         )
         for project in {*(stored.projects or ()), *controller.trees}:
             controller.counts.known(project)
@@ -113,6 +114,11 @@ class Metrics:
             _gauge("hansa_object_store_up", "Whether the object store answers.", [((), objects_up)]),
             _gauge("hansa_data_free_bytes", "Bytes free where the server's folder is.", disk[:1]),
             _gauge("hansa_data_size_bytes", "Bytes of the disk where the server's folder is.", disk[1:]),
+            _gauge(
+                "hansa_certificate_expiry_timestamp_seconds",
+                "When the certificate that the ports show expires, or the first that leads to its authority.",
+                [] if ends is None else [((), ends)],
+            ),
             *_of_store(stored),
         )
         return await asyncio.to_thread(encode, _Families(families)), media_type

@@ -338,5 +338,7 @@ class SystemState:
     """Event streams that are open."""
     lag: float | None
     """Seconds from an event to its being told, the longest of the newest hundred; None: nobody was told one yet."""
+    certificate_ends: float | None
+    """When the certificate that the ports show expires; None: they show none."""
     failing: tuple[Failing, ...]
     """Nodes that failed within the last hour or went away within the last day, the newest first."""

@@ -52,6 +52,7 @@ async def system_state(controller: Controller, data: Path, clock: Callable[[], f
         disk_size=disk.total,
         streams=controller.journal.following,
         lag=controller.journal.lag,
+        certificate_ends=await controller.certificate_ends(),
         failing=tuple(sorted(failing, key=lambda one: -one.last_at)[:_SHOWN]),
     )
 

@@ -1,20 +1,67 @@
-"""Certificates that an operator gives a server as files, shown in the place of those that the network signs."""
+"""Certificates that an operator gives a server as files, and the end of whatever certificate a server shows."""
 
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
 import structlog
 
 from hansa.errors import InputError
 from hansa.settings import Settings
-from hansa.wire.authority import check
+from hansa.wire.authority import check, earliest_end
 from hansa.wire.service import Shown
 from hansa.wire.tls import Certificate, read_pair, read_pem
 
-__all__ = ["FromFiles", "client_roots", "shown_from_files"]
+__all__ = ["SOON", "FromFiles", "client_roots", "shown_from_files", "watch_end"]
 
 _log = structlog.get_logger(__name__)
+
+SOON: Final = 14 * 86_400.0
+"""Seconds before the end of a certificate from which it is told of."""
+_LOOK: Final = 3600.0
+"""Seconds between two looks at it."""
+_REMINDER: Final = 86_400.0
+"""Seconds after which the log repeats it."""
+_OF_FILES: Final = (
+    "put a new one and its key in place of the files of HANSA_TLS_CERT and HANSA_TLS_KEY; they are read again without "
+    "a restart"
+)
+_OF_NETWORK: Final = (
+    "a server's own is renewed by itself while the controller can be reached: see that it can; where it is the "
+    "network's authority that ends, make another: docs/how-to/certificates.md"
+)
+
+
+async def watch_end(
+    certificate: Callable[[], Certificate],
+    *,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Log that what a server shows ends soon, or has ended: at once, and each day that it is so. It never returns.
+
+    certificate: what is shown now; clock: POSIX seconds.
+    """
+    remedy = _OF_FILES if isinstance(certificate, FromFiles) else _OF_NETWORK
+    told, told_at = 0.0, 0.0
+    while True:
+        now, ends = clock(), earliest_end((await asyncio.to_thread(certificate)).chain)
+        has_ended = ends <= now
+        changed = ends != told or (has_ended and told_at < ends)
+        if ends - now < SOON and (changed or now - told_at >= _REMINDER):
+            told, told_at = ends, now
+            date = datetime.fromtimestamp(ends, UTC).isoformat(timespec="minutes")
+            if has_ended:
+                _log.error("the certificate has expired: whoever connects anew is refused", ended=date, remedy=remedy)
+            else:
+                days = round((ends - now) / 86_400, 1)
+                _log.warning("the certificate expires soon", ends=date, days=days, remedy=remedy)
+        await sleep(min(_LOOK, max(ends - now, 1.0)) if not has_ended else _LOOK)
 
 
 def shown_from_files(settings: Settings) -> Shown | None:

@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hansa.errors import InputError
 from hansa.wire.tls import CONTROLLER, Certificate, fingerprint
 
-__all__ = ["Authority", "check", "expires_at", "new_request"]
+__all__ = ["Authority", "check", "earliest_end", "expires_at", "new_request"]
 
 _TEN_YEARS: Final = timedelta(days=3650)
 _QUARTER: Final = timedelta(days=90)
@@ -107,6 +107,14 @@ def expires_at(chain: str) -> float:
     """When the first certificate of a chain (PEM) ends, in POSIX seconds; raises `InputError` for what is none."""
     try:
         return _read(chain).not_valid_after_utc.timestamp()
+    except ValueError as error:
+        raise InputError(f"this is no certificate in PEM: {error}") from error
+
+
+def earliest_end(chain: str) -> float:
+    """When the first of all certificates of a chain (PEM) ends, in POSIX seconds: nobody believes the chain then."""
+    try:
+        return min(each.not_valid_after_utc.timestamp() for each in x509.load_pem_x509_certificates(chain.encode()))
     except ValueError as error:
         raise InputError(f"this is no certificate in PEM: {error}") from error
 

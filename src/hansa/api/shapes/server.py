@@ -79,6 +79,8 @@ class SystemStateShape(Shape):
     """Event streams that are open."""
     lag: float | None
     """Seconds from an event to its being told, the longest of the newest hundred; null: nobody was told one yet."""
+    certificate_ends: float | None
+    """When the certificate that the ports show expires; null: they show none."""
     failing: list[FailingShape]
     """Nodes that failed within the last hour or went away within the last day, the newest first."""
 

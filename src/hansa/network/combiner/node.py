@@ -18,6 +18,7 @@ from hansa.errors import (
     PermissionDeniedError,
     WireError,
 )
+from hansa.network.certificates import watch_end
 from hansa.network.combiner.certificate import SignedByNetwork
 from hansa.network.combiner.hub import Hub
 from hansa.network.combiner.service import NodeService
@@ -106,6 +107,8 @@ class CombinerNode:
         scheme, shown = await self._certificate()
         port = self._transport.bind(server, self._listen, shown)
         await server.start()
+        if shown is not None:
+            self._start(watch_end(shown.certificate))
         host = self._listen.rpartition(":")[0]
         address = (f"{scheme}://" if scheme else "") + (self._advertise or f"{host}:{port}")
         hello = Hello(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import structlog
 
 from hansa.errors import AuthenticationError, ConfigError, HansaError, NotFoundError
+from hansa.network.certificates import watch_end
 from hansa.network.client.confinement import NO_CONFINEMENT, Confinement
 from hansa.network.client.limits import Limits
 from hansa.network.combiner.hub import Hub
@@ -38,6 +39,7 @@ from hansa.network.controller.signing_keys import SigningKeys
 from hansa.network.controller.traces import Span, Traces
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.controller.walls import Walls
+from hansa.network.jobs import Jobs
 from hansa.network.patience import patiently
 from hansa.run import plugin
 from hansa.store.paging import every
@@ -45,8 +47,10 @@ from hansa.store.ports import MetadataStore, ObjectStore, Query
 from hansa.store.records import INSTALLATION, PredictionRecord, ProjectRecord, SessionRecord, SessionState, TokenRecord
 from hansa.store.retention import KEEP_ALL, Policy
 from hansa.wire import tokens
+from hansa.wire.authority import earliest_end
 from hansa.wire.frames import CENTRAL, ROOT, Role
 from hansa.wire.node_key import NodeKey
+from hansa.wire.tls import Certificate
 from hansa.wire.tokens import Identity
 
 __all__ = ["Controller"]
@@ -55,6 +59,10 @@ _log = structlog.get_logger(__name__)
 
 _TIME_TO_JOIN = 7 * 86_400.0
 """Seconds for which a join token holds, where its maker does not say it."""
+
+
+def _unwatched(error: BaseException) -> None:
+    _log.error("nobody sees when the certificate ends", exc_info=error)
 
 
 class Controller:
@@ -80,6 +88,7 @@ class Controller:
         spool: Path | None = None,
         data: Path | None = None,
         spans: Callable[[Iterable[Span]], None] | None = None,
+        shown: Callable[[], Certificate] | None = None,
     ) -> None:
         """keys: those that sign tokens, and did; address: host:port at which nodes reach the root.
 
@@ -87,7 +96,8 @@ class Controller:
         confinement: of apps that run beside it, functions: limits of one call of their functions; sign_on: logging in
         by an OpenID provider, None: nobody does; telemetry: seconds for which what machines tell of themselves is kept;
         quotas: of projects that have none of their own; spool: folder for updates of aggregators that keep them; data:
-        folder that code beside it may read; spans: told of those of each round that is over, None: nobody is.
+        folder that code beside it may read; spans: told of those of each round that is over, None: nobody is; shown:
+        what its ports show, None: no certificate.
         """
         self.store = store
         self.objects = objects
@@ -163,6 +173,8 @@ class Controller:
         self._opened = asyncio.Event()
         """Set once the sessions are taken up that were running."""
         self._finishing: asyncio.Task[None] | None = None
+        self._shown = shown
+        self._jobs = Jobs()
 
     async def recall(self) -> None:
         """Remember who may call: before anybody can."""
@@ -176,6 +188,8 @@ class Controller:
     async def open(self) -> None:
         """Take up every session that was running when the controller last ended, and what was to be removed."""
         self._finishing = asyncio.create_task(self._finish())
+        if self._shown is not None:
+            self._jobs.start(watch_end(self._shown), _unwatched)
         for project in await self._projects():
             await self.tree(project.id).mark_absent()
             running = Query(project.id, where={"state": SessionState.RUNNING.value})
@@ -190,6 +204,7 @@ class Controller:
         if self._finishing is not None:
             self._finishing.cancel()
             await asyncio.gather(self._finishing, return_exceptions=True)
+        await self._jobs.aclose()
         for tree in self._trees.values():
             await tree.aclose()
         await self._central.aclose()
@@ -212,6 +227,12 @@ class Controller:
                 "this server knows no OpenID provider: log in with a name and a password, or have HANSA_OIDC_ISSUER set"
             )
         return self._sign_on
+
+    async def certificate_ends(self) -> float | None:
+        """When what its ports show ends, in POSIX seconds; None: they show none."""
+        if self._shown is None:
+            return None
+        return earliest_end((await asyncio.to_thread(self._shown)).chain)
 
     def tree(self, project: str) -> ProjectTree:
         """A project's network."""

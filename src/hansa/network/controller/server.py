@@ -118,6 +118,7 @@ class ControllerServer:
                 spool=settings.data,
                 data=_central_data(settings),
                 spans=collector.export if collector is not None else None,
+                shown=secure.shown.certificate if secure.shown is not None else None,
             )
             advertised = bool(settings.advertise)
             self = cls(controller, address, listening, secure, advertised, server, store, leadership, collector)

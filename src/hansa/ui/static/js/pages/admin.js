@@ -66,6 +66,7 @@ export function System() {
 }
 
 const PER_MINUTE = 60;
+const SOON = 14 * 86400;
 
 function State({ state, server }) {
   const waiting = state.replicas.length - 1;
@@ -83,6 +84,7 @@ function State({ state, server }) {
       { label: "Failing nodes", value: count(failed), sub: `in the last hour; ${count(state.failing.length - failed)} away` },
     ]} />
     ${state.disk_free < 0.05 * state.disk_size && html`<${Notice} kind="warn">The disk of the data folder is nearly full: sessions wait when it is. Prune projects in their settings, or give it room.<//>`}
+    ${state.certificate_ends !== null && state.certificate_ends - Date.now() / 1000 < SOON && html`<${Notice} kind="warn">The server's certificate expires <${Ago} at=${state.certificate_ends} />: whoever connects after that is refused. Renew the files of HANSA_TLS_CERT and HANSA_TLS_KEY; it needs no restart.<//>`}
     <div class="grid-2">
       <${Card} title="Replicas" note="servers over this database"><${Rows} label="Replicas" rows=${state.replicas} identify=${(one) => one.name} columns=${[
         { id: "name", label: "Process", show: (one) => html`<span class="name">${one.name}</span>` },
