@@ -1,6 +1,8 @@
 """Traces of sessions, as a collector receives them over HTTP."""
 
 import asyncio
+import io
+import json
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ from typing import Any
 
 import cradle
 import pytest
+import structlog
 from federation import PROJECT, Federation
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Told
@@ -22,6 +25,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from servers import free_port
 from structlog.testing import capture_logs
 
+from hansa.cli.running import log_to, log_traces
 from hansa.errors import ConfigError, MissingExtraError
 from hansa.messages import EvaluationRules, RoundRules, RunSpec
 from hansa.network.controller import traces
@@ -180,6 +184,31 @@ async def test_a_round_is_a_trace_of_its_tasks_aggregation_and_evaluation(
         assert measured.start_time_unix_nano > span.end_time_unix_nano
         assert seconds(measured.end_time_unix_nano) == pytest.approx(evaluated[record.number - 1].at, abs=1e-6)
         assert attributes(measured.attributes)["hansa.metric.mse"] > 0
+
+
+async def test_log_lines_have_the_ids_of_the_spans_of_their_session_and_round(
+    app: Path, tmp_path: Path, receiver: Receiver
+) -> None:
+    """Also the last one, which is written when the session is over."""
+    stream = io.StringIO()
+    log_to(stream, level="info", as_json=True)
+    async with traced(tmp_path) as made:
+        log_traces(made.controller.place_of)
+        session = await made.create(app, RunSpec(rounds=1))
+        journal, told = made.controller.journal, partial(event, PROJECT, session.id)
+        await journal.record(told("session.started", "it begins"), told(OPENED, "opened", round=1, invited=["ann"]))
+        await journal.record(told("session.failed", "too few clients"))
+        while made.controller.place_of(session.id, None) is None:  # noqa: ASYNC110 - its follower reads the store
+            await asyncio.sleep(0.01)
+        log = structlog.get_logger()
+        log.warning("of a round", session=session.id, round=1)
+        log.info("of a session", session=session.id, round="a word")
+        log.info("of another", session="another", round=1)
+    lines = {line["event"]: line for line in map(json.loads, stream.getvalue().splitlines())}
+    for line, name in (("of a round", "round"), ("of a session", "session")):
+        (span,) = receiver.named(name)
+        assert (lines[line]["trace_id"], lines[line]["span_id"]) == (span.trace_id.hex(), span.span_id.hex())
+    assert "trace_id" not in lines["of another"]
 
 
 async def test_a_session_that_fails_says_so_in_its_round(app: Path, tmp_path: Path, receiver: Receiver) -> None:

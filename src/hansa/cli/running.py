@@ -6,15 +6,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from contextlib import suppress
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 import typer
 
 from hansa.cli.root import INTERRUPTED
 
-__all__ = ["WhileStdin", "interrupt_on_sigterm", "log_to", "run_until_stopped"]
+if TYPE_CHECKING:
+    from hansa.network.controller.traces import Place
+
+__all__ = ["WhileStdin", "interrupt_on_sigterm", "log_to", "log_traces", "run_until_stopped"]
+
+Find: TypeAlias = "Callable[[str, int | None], Place | None]"
+"""(session, round, or None) → where its span is found."""
 
 _GRACE = 10.0
 """Seconds that an orderly end may take once the starter is gone."""
@@ -81,6 +87,29 @@ def log_to(stream: TextIO, *, level: str, as_json: bool = False) -> None:
         logger_factory=lambda *_names: _Writer(stream),
         cache_logger_on_first_use=False,
     )
+
+
+def log_traces(find: Find) -> None:
+    """Give log lines of a session, or a round, the ids of its span; what an earlier call has named is asked no more."""
+    import structlog
+
+    others = [each for each in structlog.get_config()["processors"] if not isinstance(each, _Traced)]
+    structlog.configure(processors=[_Traced(find), *others])
+
+
+class _Traced:
+    """Adds `trace_id` and `span_id` in OpenTelemetry's words for logs: 32 and 16 hexadecimal digits."""
+
+    def __init__(self, find: Find) -> None:
+        self._find = find
+
+    def __call__(self, _logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        session, number = entry.get("session"), entry.get("round")
+        if isinstance(session, str):
+            place = self._find(session, number if isinstance(number, int) else None)
+            if place is not None:
+                entry.update(trace_id=f"{place.trace:032x}", span_id=f"{place.span:016x}")
+        return entry
 
 
 class _Writer:

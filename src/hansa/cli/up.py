@@ -9,7 +9,7 @@ import typer
 
 from hansa.cli.options import Json
 from hansa.cli.output import in_terminal, print_json, say
-from hansa.cli.running import WhileStdin, log_to, run_until_stopped
+from hansa.cli.running import WhileStdin, log_to, log_traces, run_until_stopped
 
 if TYPE_CHECKING:
     from hansa.api.server import ApiServer
@@ -115,6 +115,7 @@ async def _lead(server: "ApiServer", settings: "Settings", *, first: bool, as_js
     """Serve until this controller leads no more: why. The server is closed then."""
     async with AsyncExitStack() as beside:
         beside.push_async_callback(server.aclose)
+        log_traces(server.controller.place_of)
         seen = as_json or sys.stdout.isatty()
         facts = await _facts(server, settings, first=first, secrets=seen)
         if settings.fedn:

@@ -215,7 +215,13 @@ class Agent:
         if task.cancelled():
             return
         if (error := task.exception()) is not None:
-            _log.error("a task failed in hansa itself", client=self.client.name, round=key.round, exc_info=error)
+            _log.error(
+                "a task failed in hansa itself",
+                client=self.client.name,
+                session=key.run,
+                round=key.round,
+                exc_info=error,
+            )
             self._link.send(TaskFailed(key, self.client.name, f"{type(error).__name__}: {error}"))
         elif repeated is not None and not task.result():
             self._open(repeated)
@@ -230,7 +236,9 @@ class Agent:
 
     def _withdraw(self, frame: Withdraw) -> None:
         """Stop, and say so: whoever stood still for a while and is back may have its place again, if it is free."""
-        _log.warning("task withdrawn", client=self.client.name, round=frame.key.round, why=frame.why)
+        _log.warning(
+            "task withdrawn", client=self.client.name, session=frame.key.run, round=frame.key.round, why=frame.why
+        )
         self._cancel(frame.key)
         self._link.send(Progress(frame.key, self.client.name, "idle", 0, 0))
 
@@ -240,6 +248,7 @@ class Agent:
             _log.warning(
                 "update rejected",
                 client=self.client.name,
+                session=verdict.key.run,
                 round=verdict.key.round,
                 reason=reason,
                 detail=verdict.detail,
@@ -258,7 +267,12 @@ class Agent:
         """One that the server has signed, whoever it is: whose key that is, people can compare."""
         signed, (part,) = told.signature, offer.contributions
         if not holds(signed, round_statement(told.link)):
-            _log.warning("a receipt is not signed, and not kept", client=self.client.name, round=offer.key.round)
+            _log.warning(
+                "a receipt is not signed, and not kept",
+                client=self.client.name,
+                session=offer.key.run,
+                round=offer.key.round,
+            )
             return
         receipt = Receipt(
             at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -274,7 +288,13 @@ class Agent:
         try:
             keep_receipt(self._work / RECEIPTS, receipt)
         except StorageError as error:
-            _log.warning("a receipt cannot be kept", client=self.client.name, round=offer.key.round, why=str(error))
+            _log.warning(
+                "a receipt cannot be kept",
+                client=self.client.name,
+                session=offer.key.run,
+                round=offer.key.round,
+                why=str(error),
+            )
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -291,10 +311,10 @@ class Agent:
             answer = TaskFailed(key, name, f"{name} refuses this session: {error}")
             _log.warning("session refused", client=name, session=key.run, round=key.round, why=str(error))
         except UserCodeError as error:
-            _log.error("the app failed", client=name, round=key.round, error=str(error))
+            _log.error("the app failed", client=name, session=key.run, round=key.round, error=str(error))
             answer = await telling.failed(error)
         except NotFoundError as error:  # the round is closed, or its server has not opened it again yet
-            _log.info("task dropped", client=name, round=key.round, why=str(error))
+            _log.info("task dropped", client=name, session=key.run, round=key.round, why=str(error))
             return False
         except (HansaError, OSError) as error:
             answer = TaskFailed(key, name, f"{type(error).__name__}: {error}")

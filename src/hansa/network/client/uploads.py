@@ -75,6 +75,12 @@ class Uploads:
         try:
             await self._link.upload(admission.upload, data, admission.offset)
         except (ConnectionFailedError, NotFoundError, WireError) as error:
-            _log.info("upload interrupted", client=self._client, round=admission.key.round, why=str(error))
+            _log.info(
+                "upload interrupted",
+                client=self._client,
+                session=admission.key.run,
+                round=admission.key.round,
+                why=str(error),
+            )
             if self._link.connected and self._outbox.get(admission.key) is offer:
                 self._offer(offer)

@@ -291,7 +291,7 @@ class Hub:
                     self._upstream.send(Progress(frame.key, client, "model", 0, model.size))
 
     def _not_vouched(self, key: RoundKey, error: BaseException) -> None:
-        _log.error("leases could not be renewed", server=self.name, round=key.round, exc_info=error)
+        _log.error("leases could not be renewed", server=self.name, session=key.run, round=key.round, exc_info=error)
 
     async def _seal(self, key: RoundKey) -> None:
         phase = self._phases.find(key)
@@ -406,7 +406,7 @@ class Hub:
 
     def _not_sealed(self, key: RoundKey, error: BaseException) -> None:
         """Whoever waits for the sum gets one, even if it is empty."""
-        _log.error("a sum could not be handed up", server=self.name, round=key.round, exc_info=error)
+        _log.error("a sum could not be handed up", server=self.name, session=key.run, round=key.round, exc_info=error)
         if self._phases.find(key) is not None:
             line = f"{self.name} could not hand up its sum: {type(error).__name__}: {error}"
             self._upstream.send(LogLine(key, self.name, line, "warning"))

@@ -157,7 +157,9 @@ class CombinerNode:
                 self._start(self._upload(frame))
             case Verdict() if not frame.digest or self._holds(frame):  # else of a sum that is no more
                 if not frame.accepted:
-                    _log.error("the parent rejected the sum", round=frame.key.round, detail=frame.detail)
+                    _log.error(
+                        "the parent rejected the sum", session=frame.key.run, round=frame.key.round, detail=frame.detail
+                    )
                     self._hub.drop(frame.key, f"its sum was not taken: {frame.detail}")
                 self._forget_sums([frame.key])
             case _:

@@ -36,7 +36,7 @@ from hansa.network.controller.samples import KEPT_FOR
 from hansa.network.controller.sessions import Sessions
 from hansa.network.controller.sign_on import SignOn
 from hansa.network.controller.signing_keys import SigningKeys
-from hansa.network.controller.traces import Span, Traces
+from hansa.network.controller.traces import Place, Span, Traces
 from hansa.network.controller.tree import ProjectTree
 from hansa.network.controller.walls import Walls
 from hansa.network.jobs import Jobs
@@ -227,6 +227,10 @@ class Controller:
                 "this server knows no OpenID provider: log in with a name and a password, or have HANSA_OIDC_ISSUER set"
             )
         return self._sign_on
+
+    def place_of(self, session: str, number: int | None) -> Place | None:
+        """Where the span of a session is found in traces, or that of a round of it; None where nobody is told any."""
+        return self._traces.place_of(session, number) if self._traces is not None else None
 
     async def certificate_ends(self) -> float | None:
         """When what its ports show ends, in POSIX seconds; None: they show none."""

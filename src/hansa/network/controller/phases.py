@@ -257,7 +257,7 @@ class Phase:
         the others in it.
         """
         if not self._awaited:
-            _log.error("a sum that nobody awaits was dropped", round=self.plan.key.round)
+            _log.error("a sum that nobody awaits was dropped", session=self.plan.key.run, round=self.plan.key.round)
             return
         self._awaited = False
         counted = {name for part in self.partials for name in part.contributions}
@@ -265,7 +265,12 @@ class Phase:
             names = partial.contributions.keys()
             odd = sorted((names & counted) | self._strangers(names))
             if odd:
-                _log.error("a sum was dropped", round=self.plan.key.round, counted_or_uninvited=odd[:3])
+                _log.error(
+                    "a sum was dropped",
+                    session=self.plan.key.run,
+                    round=self.plan.key.round,
+                    counted_or_uninvited=odd[:3],
+                )
             else:
                 self.partials.append(partial)
                 counted |= names

@@ -32,6 +32,8 @@ MOST_TASKS: Final = 100
 """Tasks of one round that have spans of their own: first those that came to nothing, then the slowest."""
 
 _MOST_MOMENTS: Final = 100
+_MOST_KNOWN: Final = 1000
+"""Sessions of which it is known where their spans are found, those that ended among them."""
 _LONGEST: Final = 4096
 """Characters of a traceback, from its end."""
 _TIME_TO_LEAVE: Final = 1.0
@@ -148,7 +150,7 @@ class _SessionTraces:
 
     def __init__(self, session: SessionRecord, started: EventRecord) -> None:
         """started: the first time since it was created, or has ended."""
-        self.place = Place.of("session", session.id, started.id)
+        self.place = _place(session.id, started.id, None)
         self._session = session.id
         self._started = started
         self._common: Attributes = {
@@ -170,7 +172,7 @@ class _SessionTraces:
         self._unevaluated: dict[int, tuple[float, str]] = {}
 
     def round_place(self, number: int) -> Place:
-        return Place.of("round", self._session, self._started.id, number)
+        return _place(self._session, self._started.id, number)
 
     def fold(self, told: EventRecord) -> None:
         """Keep what a stored event says of what is not over."""
@@ -349,6 +351,8 @@ class Traces:
         self._journal = journal
         self._export = export
         self._sessions: dict[str, _SessionTraces] = {}
+        self._starts: dict[str, int] = {}
+        """By session, the newest last: the event that started it."""
         self._heard: dict[str, _Heard] = {}
         self._following: dict[str, asyncio.Task[None]] = {}
         self._seen: dict[str, int] = {}
@@ -376,6 +380,11 @@ class Traces:
         for task in self._following.values():
             task.cancel()
         await asyncio.gather(*self._following.values(), return_exceptions=True)
+
+    def place_of(self, session: str, number: int | None) -> Place | None:
+        """Where the span of a session is found, or that of one of its rounds; None where it has heard of none."""
+        started = self._starts.get(session)
+        return None if started is None else _place(session, started, number)
 
     def _unfollowed(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -442,6 +451,10 @@ class Traces:
         if len(starts) > 1:
             session.restarted(told.at)
         self._sessions[told.session] = session
+        self._starts.pop(told.session, None)
+        self._starts[told.session] = starts[-1].id
+        if len(self._starts) > _MOST_KNOWN:
+            del self._starts[next(iter(self._starts))]
 
     async def _back(
         self, told: EventRecord, kinds: Collection[str], until: Collection[str]
@@ -466,6 +479,11 @@ class Traces:
         working = told.data.get("working")
         at_work = cast("Mapping[str, int]", working) if isinstance(working, Mapping) else {}
         self._export(session.committed(record, parts, given, heard, at_work))
+
+
+def _place(session: str, started: int, number: int | None) -> Place:
+    """Of a session since it was started by an event, or of a round of it."""
+    return Place.of("session", session, started) if number is None else Place.of("round", session, started, number)
 
 
 def _exception(told: EventRecord) -> Moment:
