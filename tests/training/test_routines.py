@@ -1,5 +1,7 @@
 """Faster routines for layers of PyTorch: the same function, and the module is left as it was."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -163,3 +165,38 @@ def test_what_was_compiled_stays_as_it_is() -> None:
     module = nn.Sequential(nn.Linear(512, 256), torch.jit.script(nn.Linear(256, 256)))
     with routines.Quick(module):
         assert "forward" not in vars(module[0])
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_an_optimizer_is_made_without_the_compiler_which_works_as_ever_afterwards(optimizer: str) -> None:
+    program = f"""
+import sys, torch
+from hansa.training.routines import without_compiler
+parameters = [torch.nn.Parameter(torch.ones(2))]
+with without_compiler():
+    made = torch.optim.{optimizer}(parameters, lr=0.5)
+assert "torch._dynamo" not in sys.modules
+assert not vars(torch.optim.Optimizer.add_param_group.__wrapped__).keys() - {{"__module__", "__doc__"}}
+parameters[0].grad = torch.ones(2)
+made.step(), made.zero_grad()
+assert torch.allclose(parameters[0], torch.full((2,), 0.5))
+other = torch.optim.{optimizer}(parameters, lr=0.5)
+assert torch._dynamo.is_compiling() is False
+assert torch.equal(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)), torch.full((2,), 2.0))
+with without_compiler():
+    torch.optim.{optimizer}(parameters, lr=0.5)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_plain_gradient_descent_needs_no_compiler() -> None:
+    program = """
+import sys, numpy as np, torch
+from hansa.testing.federation import task_of
+from hansa.training.torch import TorchTrainer
+trainer = TorchTrainer(lambda: torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(), torch.optim.SGD, batch_size=4)
+data = np.ones((8, 3), np.float32), np.zeros(8, np.int64)
+trainer.fit(trainer.initial_model(np.random.default_rng(0)), task_of("a", {"a": data}))
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -6,13 +6,16 @@ comes in another order, which costs two copies of the images. Values differ from
 are the same to the bit in every run and every process on a machine.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any, Final, cast
 
 import torch
 from torch.nn.functional import linear
 
-__all__ = ["Quick"]
+__all__ = ["Quick", "without_compiler"]
 
 _LEAST_PRODUCTS: Final = 2**21
 _LEAST_ROWS: Final = 4
@@ -43,6 +46,30 @@ class Quick:
         self._depth -= 1
         for layer, _method in self._methods if not self._depth else ():
             vars(layer).pop("forward", None)
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Within it, PyTorch's optimizers are made without its compiler, unless that is there already.
+
+    They load it to tell it that it is to leave alone how they are made: as long as PyTorch itself takes, and 70 MB.
+    """
+    functions = [getattr(function, "__wrapped__", None) for function in _LOADING]
+    if "torch._dynamo" in sys.modules or None in functions:
+        yield
+        return
+    for function in functions:
+        setattr(function, _LEFT_ALONE, function)
+    try:
+        yield
+    finally:
+        for function in functions:
+            vars(function).pop(_LEFT_ALONE, None)
+
+
+_LOADING: Final = (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad)
+_LEFT_ALONE: Final = "__dynamo_disable"
+"""Where `torch._compile` looks for what a function is to be without the compiler."""
 
 
 def _way_of(layer: torch.nn.Module) -> MethodType | None:

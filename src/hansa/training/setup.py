@@ -14,7 +14,7 @@ from hansa.errors import AppError
 from hansa.messages import Task
 from hansa.training.local import Batch, LocalWork
 from hansa.training.pairs import accuracy, check_are_pairs
-from hansa.training.routines import Quick
+from hansa.training.routines import Quick, without_compiler
 from hansa.training.tensors import load_into_module, taken
 
 __all__ = ["Loss", "Setup", "seed"]
@@ -29,7 +29,7 @@ class Setup:
 
     build: Callable[[], torch.nn.Module]
     loss: Loss
-    optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+    new_optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
     work: LocalWork
     metrics: Mapping[str, Loss] | None
     evaluation_batch_size: int
@@ -79,6 +79,11 @@ class Setup:
                 check_are_pairs(self.loss, outputs, targets)
 
         return check
+
+    def optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """A new one of these parameters."""
+        with without_compiler():
+            return self.new_optimizer(parameters)
 
     def neighbours(self, num_examples: int, task: Task) -> Iterator[slice]:
         """The examples in their order; each batch reports progress when the next one is asked for."""

@@ -95,7 +95,7 @@ class TorchTrainer:
         self._setup = Setup(
             build=module,
             loss=loss,
-            optimizer=optimizer,
+            new_optimizer=optimizer,
             work=LocalWork(batch_size, epochs, steps, drop_last),
             metrics=metrics,
             evaluation_batch_size=evaluation_batch_size,

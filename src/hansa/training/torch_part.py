@@ -24,7 +24,7 @@ def part_setup(
     return Setup(
         build=build,
         loss=loss,
-        optimizer=optimizer,
+        new_optimizer=optimizer,
         work=LocalWork(),
         metrics=None,
         evaluation_batch_size=1024,
