@@ -11,7 +11,7 @@ from hansa.testing.federation import task_of
 
 torch = pytest.importorskip("torch")
 from hansa.training.torch import TorchTrainer, accuracy  # noqa: E402 - needs torch
-from hansa.training.torch_defaults import loss_by_targets  # noqa: E402 - needs torch
+from hansa.training.torch_defaults import loss_by_targets, torch_trainer  # noqa: E402 - needs torch
 
 nn = torch.nn
 RNG = np.random.default_rng(1)
@@ -121,3 +121,45 @@ def test_a_keras_model_alone_is_refused_because_it_would_not_know_that_it_trains
     like_keras = type("Sequential", (nn.Linear,), {"__module__": "keras.src.models.sequential"})
     with pytest.raises(AppError, match=r"net\(x, training=self.training\)"):
         trained(lambda: like_keras(6, 2), X, np.arange(30) % 2)
+
+
+def classes() -> Any:
+    return nn.Linear(6, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (nn.CrossEntropyLoss(reduction="none"), r"a tensor of shape \(30,\): it must return a tensor of one number"),
+        (lambda outputs, targets: nn.functional.cross_entropy(outputs, targets).item(), "a float: it must return"),
+        (lambda outputs, targets: nn.functional.cross_entropy(outputs.detach(), targets), "take it of the outputs as"),
+    ],
+    ids=["many", "float", "detached"],
+)
+def test_a_loss_that_is_none_is_told(loss: Any, said: str) -> None:
+    with pytest.raises(AppError, match=said):
+        trained(classes, X, np.arange(30) % 2, loss)
+
+
+@pytest.mark.parametrize(
+    ("make", "optimizer", "said"),
+    [
+        (nn.ReLU, torch.optim.SGD, "no parameter with a gradient: nothing can be trained"),
+        (classes, lambda p: torch.optim.lr_scheduler.StepLR(torch.optim.SGD(p), 1), "returns a StepLR: it must"),
+        (classes, lambda _: torch.optim.SGD(classes().parameters()), "other parameters than those that it was given"),
+    ],
+    ids=["none", "schedule", "others"],
+)
+def test_an_optimizer_that_trains_nothing_is_told(make: Any, optimizer: Any, said: str) -> None:
+    of = TorchTrainer(make, nn.functional.cross_entropy, optimizer)
+    with pytest.raises(AppError, match=said):
+        of.fit(of.initial_model(np.random.default_rng(0)), task_of("ada", {"ada": (X, np.arange(30) % 2)}))
+
+
+def test_a_module_without_sizes_and_metrics_without_names_are_told() -> None:
+    with pytest.raises(AppError, match="'weight' of the module has no shape before it has seen an input"):
+        trainer(lambda: nn.LazyLinear(2)).initial_model(np.random.default_rng(0))
+    with pytest.raises(AppError, match="give functions of"):
+        trainer(classes, metrics=["accuracy"])
+    with pytest.raises(AppError, match=r"model cannot be called without arguments .*: give a module, or a lambda"):
+        torch_trainer(nn.Linear)

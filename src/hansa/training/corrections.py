@@ -11,6 +11,7 @@ import torch
 from hansa.arrays import Arrays
 from hansa.errors import AppError
 from hansa.messages import GradientCorrection
+from hansa.training.pairs import check_is_loss
 from hansa.training.setup import Setup
 from hansa.training.steps import dense, trained_parameters
 from hansa.training.tensors import load_into_module
@@ -117,6 +118,7 @@ def slopes_of(setup: Setup, module: torch.nn.Module, model: Arrays, correction: 
             outputs, features, beside = setup.forward(forward, inputs)
             check(outputs, targets)
             loss = setup.loss(outputs, targets)
+            check_is_loss(loss)
             if asked.penalty is not None:
                 beside = beside + asked.penalty(LocalBatch(inputs, targets, Seen(outputs, features), others))
             (loss + beside).backward()

@@ -9,7 +9,7 @@ import torch
 
 from hansa.errors import AppError
 
-__all__ = ["accuracy", "check_are_pairs", "check_are_signs", "explaining", "with_classes_second"]
+__all__ = ["accuracy", "check_are_pairs", "check_are_signs", "check_is_loss", "explaining", "with_classes_second"]
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -48,6 +48,17 @@ def with_classes_second(outputs: torch.Tensor, targets: torch.Tensor) -> torch.T
     return outputs if second else outputs.movedim(-1, 1)
 
 
+def check_is_loss(loss: Any) -> None:
+    """Raise `AppError` unless it is one number that has a gradient."""
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = (
+            f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+        )
+        raise AppError(f"the loss is {what}: it must return a tensor of one number, the mean over the batch")
+    if not loss.requires_grad:
+        raise AppError("the loss does not depend on what is trained: take it of the outputs as they are, not detached")
+
+
 def check_are_signs(targets: torch.Tensor) -> None:
     """Raise `AppError` unless the targets of single logits are 0 and 1; nothing is looked at within `torch.func`."""
     if torch._C._are_functorch_transforms_active() or not targets.numel():  # noqa: SLF001 - torch.func does not tell
@@ -76,7 +87,10 @@ def explaining(inputs: torch.Tensor, targets: torch.Tensor) -> Iterator[None]:
 def _explained(error: Exception, inputs: torch.Tensor, targets: torch.Tensor) -> AppError | None:
     said, kind = str(error), str(inputs.dtype).removeprefix("torch.")
     if "more than 1 value per channel" in said and len(inputs) == 1:
-        return AppError(f"BatchNorm cannot train on a last batch of one example: give drop_last=True ({error})")
+        return AppError(
+            "BatchNorm cannot train on a last batch of one example: give drop_last=True, and leave out who has one, "
+            f"of a partition by min_size=2 ({error})"
+        )
     if isinstance(error, IndexError) and said.startswith("Target ") and not targets.is_floating_point():
         least, most = int(targets.min()), int(targets.max())
         return AppError(

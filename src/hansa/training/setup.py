@@ -1,7 +1,7 @@
 """What every task of a PyTorch app shares: its settings, one module per thread, random numbers and threads."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -67,6 +67,24 @@ class Setup:
             self.built.module = module.to(memory_format=self.format)  # type: ignore[call-overload]
             self.built.quick = Quick(module)
         return cast("torch.nn.Module", self.built.module)
+
+    def optimizer_of(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """A new one, which moves these parameters or some of them; raises `AppError` for another."""
+        if not parameters:
+            raise AppError("the module has no parameter with a gradient: nothing can be trained")
+        made: object = self.optimizer(parameters)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise AppError(
+                f"the function that makes the optimizer returns a {type(made).__name__}: it must return one of "
+                "torch.optim, to whose steps a schedule may be hooked"
+            )
+        known = set(map(id, parameters))
+        if any(id(parameter) not in known for group in made.param_groups for parameter in group["params"]):
+            raise AppError(
+                "the optimizer moves other parameters than those that it was given: make it of these, as "
+                "lambda parameters: torch.optim.SGD(parameters, lr=0.1) does"
+            )
+        return made
 
     def pair_checker(self) -> Callable[[Any, torch.Tensor], None]:
         """Looks at the first outputs and targets that it is given: each output is to go with one target."""

@@ -93,7 +93,7 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     with setup.seeded(np.random.default_rng(0)):
         module.train()
         inputs, targets = setup.batch(x, y, slice(0, min(len(x), _TRIED)), module)
-        optimizer = setup.optimizer(list(trained_parameters(module).values()))
+        optimizer = setup.optimizer_of(list(trained_parameters(module).values()))
         tried = rehearse(module, setup.loss, each, optimizer, x=inputs, y=targets)
     if tried.obstacle is not None:
         return tried.obstacle

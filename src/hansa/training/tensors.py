@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from hansa.arrays import DTYPES, Array, Arrays, check_same_structure, stacked
 from hansa.errors import AppError
@@ -78,6 +79,8 @@ def _changed(before: Iterable[str], now: Iterable[str]) -> str:
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     state = module.state_dict()
     for name, value in state.items():
+        if is_lazy(value):
+            raise AppError(f"{name!r} of the module has no shape before it has seen an input: give its layer all sizes")
         if not isinstance(value, torch.Tensor):
             raise AppError(f"{name!r} in the module's state_dict is a {type(value).__name__}; only tensors can travel")
     return state

@@ -90,6 +90,10 @@ class TorchTrainer:
         for name, given in (("module", module), ("loss", loss), ("optimizer", optimizer)):
             if not callable(given):
                 raise AppError(f"{name} is {given!r}; TorchTrainer takes functions or classes")
+        if not isinstance(metrics, Mapping | None):
+            raise AppError(
+                f"metrics is {metrics!r}; give functions of (outputs, targets) by name, as {{'error': error}}"
+            )
         if not isinstance(representation, str | None):
             raise AppError(f"representation is {representation!r}; it must be the name of a submodule")
         self._setup = Setup(
@@ -119,7 +123,7 @@ class TorchTrainer:
         with self._setup.seeded(task.rng):
             trained = trained_parameters(module)
             parameters = list(trained.values())
-            optimizer = self._setup.optimizer(parameters)
+            optimizer = self._setup.optimizer_of(parameters)
             correction = task.correction or GradientCorrection()
             offsets = [stack[0] for stack in stacked_offsets([correction], trained)]
             held = [index for index, name in enumerate(trained) if name in correction.frozen]

@@ -1,6 +1,7 @@
 """The trainer of a PyTorch module where its user says little: an optimizer by name, a loss by the targets."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Unpack, cast
 
@@ -119,6 +120,12 @@ def _optimizer(
 
 def _look_at(build: Callable[[], Any]) -> None:
     """Raise `AppError` unless it makes modules."""
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise AppError(f"model cannot be called without arguments ({error}): give a module, or a lambda") from None
+    except ValueError:
+        pass  # some functions in C do not tell
     with torch.random.fork_rng():
         made = build()
     if not isinstance(made, torch.nn.Module):
