@@ -652,7 +652,7 @@ def _matcher(kind: RecordType, query: Query) -> Callable[[Row], bool]:  # noqa: 
         plain, where = field_types(kind)[name][0], f"{TABLES[kind].name}.{name}"
         several = isinstance(value, Sequence) and not isinstance(value, str)
         values: Iterable[Any] = value if several else (value,)  # type: ignore[assignment]
-        wanted[name] = tuple(queries._value(plain, each, where) for each in values)
+        wanted[name] = (None,) if value is None else tuple(queries._value(plain, each, where) for each in values)
     any_project = kind is ProjectRecord and not query.project
 
     def matches(row: Mapping[str, Any]) -> bool:

@@ -12,8 +12,13 @@ from servers import PostgresServer, S3Server
 from hansa.errors import ConfigError, ConflictError, PrunedError, StorageUnavailableError
 from hansa.evidence.stored import verify_session
 from hansa.messages import EvaluationRules, Kind, RoundRules, RunSpec
+from hansa.network.controller.artifacts import Artifacts
+from hansa.network.controller.quotas import Quotas
+from hansa.network.controller.retention import Retention
+from hansa.store.opening import open_objects, open_store
 from hansa.store.ports import Query
 from hansa.store.records import InstallationRecord, ModelRecord, SessionRecord, SessionState
+from hansa.store.retention import KEEP_ALL
 
 RULES = RoundRules(min_clients=2, quorum=2, deadline=60)
 ADAM = RunSpec(
@@ -23,6 +28,28 @@ ADAM = RunSpec(
     rules=RULES,
     evaluation=EvaluationRules(every=1),
 )
+
+
+@pytest.mark.parametrize("kept", [0, 1000])
+async def test_a_model_is_found_that_more_rounds_have_reached_and_given_up_than_a_page_has(
+    kept: int, tmp_path: Path
+) -> None:
+    """A model that no longer changes is one object; the bytes are there as long as one row holds on to them."""
+    store = open_store(f"sqlite:///{tmp_path / 'hansa.db'}")
+    await store.open()
+    rows = [
+        ModelRecord(
+            "a" * 64, PROJECT, "s", n, None, 9, float(n), pruned_at=None if n == kept else 1.0, pruned_by="best 1"
+        )
+        for n in range(1001)
+    ]
+    await store.put(*rows, ModelRecord("b" * 64, PROJECT, "s", 1001, None, 9, 1.0, pruned_at=2.0, pruned_by="best 1"))
+    objects = open_objects(str(tmp_path / "objects"))
+    artifacts = Artifacts(store, Retention(store, objects, KEEP_ALL, lambda: True), Quotas(store))
+    assert await artifacts.model_with_bytes(PROJECT, "a" * 64) == rows[kept]
+    with pytest.raises(PrunedError, match=rf"kept are the models of rounds {kept} "):
+        await artifacts.model_with_bytes(PROJECT, "b" * 64)
+    await store.close()
 
 
 async def started(made: Federation, app: Path, spec: RunSpec, keep: str | None) -> SessionRecord:

@@ -42,6 +42,14 @@ async def test_without_a_sort_the_oldest_comes_first(store: MetadataStore):
     assert [s.id for s in (await store.list(SessionRecord, Query(PROJECT))).items] == ["z", "a", "m"]
 
 
+async def test_what_has_no_value_is_found_by_that(store: MetadataStore):
+    await store.put(a_session("a", started_at=2.0), a_session("b"), a_session("c"))
+
+    page = await store.list(SessionRecord, Query(PROJECT, {"started_at": None}, limit=1))
+
+    assert ([each.id for each in page.items], page.total) == (["b"], 2)
+
+
 async def test_what_has_no_value_is_sorted_last_in_both_directions(store: MetadataStore):
     await store.put(a_session("a", started_at=2.0), a_session("b"), a_session("c", started_at=1.0))
 

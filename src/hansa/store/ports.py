@@ -43,8 +43,9 @@ class Query:
 
     project: str
     """Empty: all projects, in a list of `ProjectRecord` only."""
-    where: Mapping[str, str | int | float | bool | Sequence[str]] = field(default_factory=dict)
-    """Column → the value that it equals, or the values it may have. An unknown column is a `ConfigError`.
+    where: Mapping[str, str | int | float | bool | Sequence[str] | None] = field(default_factory=dict)
+    """Column → the value that it equals, or the values it may have; None: it has none. An unknown column is a
+    `ConfigError`.
 
     `search` is a part of the name, in any case, of records that have one.
     """

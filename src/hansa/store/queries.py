@@ -116,6 +116,8 @@ def _condition(kind: RecordType, name: str, wanted: object) -> ColumnElement[boo
     column = _searchable(kind, name, "filter by")
     plain = field_types(kind)[name][0]
     where = f"{TABLES[kind].name}.{name}"
+    if wanted is None:
+        return column.is_(None)
     if isinstance(wanted, Sequence) and not isinstance(wanted, str):
         return column.in_([_value(plain, item, where) for item in wanted])
     return column == _value(plain, wanted, where)

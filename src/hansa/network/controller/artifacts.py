@@ -58,23 +58,25 @@ class Artifacts:
 
     async def find_model(self, project: str, digest: str) -> ModelRecord:
         """A model's record, one that holds on to its bytes if there is one; raises `NotFoundError`."""
-        page = await self._store.list(ModelRecord, Query(project, where={"id": digest}, limit=1000))
-        if not page.items:
-            raise NotFoundError(f"there is no model {digest!r} in project {project!r}")
-        return min(page.items, key=lambda record: record.pruned_at is not None)
+        for where in ({"id": digest, "pruned_at": None}, {"id": digest}):
+            found = (await self._store.list(ModelRecord, Query(project, where, limit=1))).items
+            if found:
+                return found[0]
+        raise NotFoundError(f"there is no model {digest!r} in project {project!r}")
 
     async def model_with_bytes(self, project: str, digest: str) -> ModelRecord:
         """The same, and its bytes are there; raises `PrunedError` that says which models are."""
         record = await self.find_model(project, digest)
         if record.pruned_at is None:
             return record
-        newest = Query(project, where={"session": record.session}, sort="-round", limit=1000)
-        kept = [str(m.round) for m in (await self._store.list(ModelRecord, newest)).items if m.pruned_at is None]
-        more = " …" if len(kept) > _SHOWN else ""
+        kept = Query(project, {"session": record.session, "pruned_at": None}, sort="-round", limit=_SHOWN)
+        newest = await self._store.list(ModelRecord, kept)
+        rounds = ", ".join(str(each.round) for each in newest.items)
+        more = " …" if newest.total > _SHOWN else ""
         raise PrunedError(
             f"model {digest[:12]}… of round {record.round} of session {record.session} was pruned on "
             f"{time.strftime('%Y-%m-%d', time.gmtime(record.pruned_at))} by the policy `keep {record.pruned_by}`: its "
-            f"record is kept, its bytes are not; kept are the models of rounds {', '.join(kept[:_SHOWN])}{more} "
+            f"record is kept, its bytes are not; kept are the models of rounds {rounds}{more} "
             f"(hansa model list --session {record.session})"
         )
 
