@@ -50,6 +50,67 @@ def test_push_sum_goes_where_directions_are_and_dsgd_says_so(hansa: Callable[...
     assert hansa("decentralize", tiny, *options).exit_code == 0  # equal degrees: uniform weights are doubly stochastic
 
 
+TRAINED = """
+import numpy as np
+
+import hansa
+from hansa.training.numpy import NumpyTrainer, softmax_regression
+
+app = hansa.App(NumpyTrainer(softmax_regression(2, 2), learning_rate=0.1, batch_size=2))
+
+
+@app.data
+def load(client, *, alpha=1.0):
+    return np.ones((4, 2), np.float32), np.zeros(4, np.int64)
+"""
+SETTINGS = """
+import numpy as np
+
+import hansa
+
+app = hansa.App()
+
+
+@app.model
+def initial_model(rng, *, start=0.0):
+    return {"w": np.full(3, start, np.float32)}
+
+
+@app.data
+def load(client, *, share=1.0):
+    return np.float32(share)
+
+
+@app.train
+def train(model, task, *, step=1.0):
+    return hansa.Update({"w": model["w"] + task.data * np.float32(step)}, num_examples=10)
+
+
+@app.central_evaluate
+def judge(model, rng, *, scale=1.0):
+    return hansa.Metrics({"first": scale * float(model["w"][0])}, num_examples=1)
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["dsgd", "pushsum"])
+def test_settings_reach_all_functions_of_the_app(
+    hansa: Callable[..., Result], write_app: Callable[[str], Path], algorithm: str
+) -> None:
+    given = ("--set", "start=5.0", "--set", "share=2.0", "--set", "step=3.0", "--set", "scale=10.0")
+    options = ("--workers", 3, "--rounds", 2, "--algorithm", algorithm, "--json")
+    app = write_app(SETTINGS)
+    (told,) = json_lines(hansa("decentralize", app, *options, *given).stdout)
+    assert told["metrics"] == {"first": pytest.approx(10 * (5 + 2 * 2 * 3))}
+    (told,) = json_lines(hansa("decentralize", app, *options).stdout)
+    assert told["metrics"] == {"first": pytest.approx(2.0)}
+
+
+def test_a_setting_that_nobody_reads_is_refused(hansa: Callable[..., Result], write_app: Callable[[str], Path]) -> None:
+    app = write_app(TRAINED)
+    refused = hansa("decentralize", app, "--workers", 3, "--rounds", 1, "--set", "stepp=3")
+    assert "the app has no setting 'stepp', and nothing else of it reads --set" in refused.output
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hansa.cli.options import AppPath, Json, app_name
+from hansa.cli.options import AppPath, Json, app_name, check_settings, values
 from hansa.cli.output import counted, print_json, say
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hansa.app import App
     from hansa.arrays import Arrays
+    from hansa.messages import Value
     from hansa.protocols.topology import AnyTopology
 
 __all__ = ["decentralize", "parse_topology"]
@@ -46,12 +47,19 @@ def decentralize(
         typer.Option("--algorithm", help="dsgd: doubly stochastic weights; pushsum: for directed topologies."),
     ] = "dsgd",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random number of the run.")] = 0,
+    set_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="KEY=VALUE", show_default=False,
+            help="A setting of the app, in `task.config`; may be repeated.",
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File for the mean model, in the safetensors format.", dir_okay=False),
     ] = None,
     as_json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Train an app without a server: every worker has a model, and mixes it with its neighbours'.
 
     Under mpirun the workers are shared out among its processes, and the result is the same, to the bit.
@@ -59,10 +67,11 @@ def decentralize(
     from hansa.app import load_app
     from hansa.run import derive_rng
 
-    loaded = load_app(app)
+    loaded, config = load_app(app), values(set_config or (), "--set")
     loaded.check()
+    check_settings(loaded, config)
     graph = parse_topology(topology, workers, derive_rng(seed, "topology"))
-    told, mean = _trained(loaded, graph, algorithm, rounds, seed)
+    told, mean = _trained(loaded, config, graph, algorithm, rounds=rounds, seed=seed)
     if told["rank"]:
         return
     told = {"app": app_name(app), **told, "saved": save}
@@ -77,24 +86,26 @@ def decentralize(
 
 
 def _trained(
-    app: "App", graph: "AnyTopology", algorithm: str, rounds: int, seed: int
+    app: "App", config: "Mapping[str, Value]", graph: "AnyTopology", algorithm: str, *, rounds: int, seed: int
 ) -> "tuple[dict[str, Any], Arrays]":
     """What is told of a run, and the mean model."""
     from hansa import distributed as d
+    from hansa.app.configured import Configured
     from hansa.run import derive_rng
     from hansa.wire import codec
 
+    learner = Configured(app, config)
     if algorithm == "pushsum":
-        mixing, program = d.column_stochastic, d.pushsum(app, rounds=rounds)
+        mixing, program = d.column_stochastic, d.pushsum(learner, rounds=rounds)
     else:
         mixing = d.metropolis if graph.is_symmetric else d.uniform
-        program = d.dsgd(app, rounds=rounds, mixing=mixing)
+        program = d.dsgd(learner, rounds=rounds, mixing=mixing)
     rate = d.second_eigenvalue(graph, mixing)
     outcome = d.run(program, graph, seed=seed)
     models = [result.model for result in outcome.results]
     mean = d.mean_model(models)
     measured = [
-        dict(app.evaluate_centrally(model, derive_rng(seed, "central", rounds)).values)
+        dict(app.evaluate_centrally(model, derive_rng(seed, "central", rounds), config).values)
         for model in [mean, *models]
         if app.can_evaluate_centrally
     ]
