@@ -16,6 +16,7 @@ __all__ = [
     "Settings",
     "environment_for_packages",
     "environment_for_user_code",
+    "environment_for_workers",
     "launched_by_mpi",
     "quiet_grpc",
     "quiet_ray",
@@ -26,6 +27,9 @@ _PREFIX = "HANSA_"
 _USUAL = frozenset(
     {"PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "SYSTEMROOT", "PATHEXT"}
 )
+_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+"""For glibc: memory that a worker asks for in each step, of a model's size, is used again, and not fetched page by page
+from the system. Whoever has set it otherwise has it so."""
 _USUAL_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_")
 """Where programs and libraries are, in which language they speak, and which processors they may use; nothing secret."""
 
@@ -353,11 +357,16 @@ def traces_wanted() -> bool:
 
 def environment_for_packages(names: Collection[str] = ()) -> dict[str, str]:
     """What code that a session brought gets of the environment: what programs need to run, and these names."""
-    return {
+    return _HEAP | {
         name: value
         for name, value in environment_for_user_code().items()
-        if name in names or name.upper() in _USUAL or name.upper().startswith(_USUAL_PREFIXES)
+        if name in names or name in _HEAP or name.upper() in _USUAL or name.upper().startswith(_USUAL_PREFIXES)
     }
+
+
+def environment_for_workers() -> dict[str, str]:
+    """That of a worker process which runs its owner's code, in a simulation or at a client."""
+    return _HEAP | environment_for_user_code()
 
 
 def launched_by_mpi() -> bool:

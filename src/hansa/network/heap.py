@@ -1,11 +1,11 @@
-"""How much memory the process of a server holds on to."""
+"""How much memory the processes of a network hold on to."""
 
 import ctypes
 import sys
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["share_heap"]
+__all__ = ["give_back", "share_heap"]
 
 _M_ARENA_MAX: Final = -8
 """Of glibc's <malloc.h>."""
@@ -20,3 +20,14 @@ def share_heap() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Give the system what this process has freed; of glibc alone.
+
+    A worker keeps the memory of each step for the next one (`hansa.settings.environment_for_workers`), and would keep
+    it between two tasks, when other processes need it.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

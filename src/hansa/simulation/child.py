@@ -22,9 +22,6 @@ import_module(sys.argv[2]).main(*map(int, sys.argv[3:]))
 _PIPE = 1 << 20
 """Bytes that a pipe holds, where the system allows it: fewer would have models wait for their reader too often."""
 
-_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
-"""For glibc: memory that is asked for in each step, of a model's size, is used again, and not fetched page by page."""
-
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
@@ -37,7 +34,7 @@ def start(module: str, *, stdout: int | None = None) -> tuple[subprocess.Popen[b
 
     It leads a group of processes of its own. stdout: a descriptor for what it prints; None: that of this process.
     """
-    from hansa.settings import environment_for_user_code  # noqa: PLC0415 - slow to import, and only needed here
+    from hansa.settings import environment_for_workers  # noqa: PLC0415 - slow to import, and only needed here
 
     jobs_end, jobs = Pipe(duplex=False)
     answers, answers_end = Pipe(duplex=False)
@@ -52,7 +49,7 @@ def start(module: str, *, stdout: int | None = None) -> tuple[subprocess.Popen[b
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             pass_fds=descriptors,
-            env=_HEAP | environment_for_user_code() | ONE_THREAD,
+            env=environment_for_workers() | ONE_THREAD,
             start_new_session=True,
         )
     finally:

@@ -27,6 +27,7 @@ from hansa.network.client.memory import Memory
 from hansa.network.client.outbox import leave
 from hansa.network.client.party import Party
 from hansa.network.client.pipe import FramePipe
+from hansa.network.heap import give_back
 from hansa.run import Run, resolve
 from hansa.store.disk import explained
 from hansa.wire import codec, framing, packing
@@ -122,6 +123,7 @@ class Worker:
             frame = framing.decode_to_node(raw)
             if isinstance(frame, OpenRound):
                 self._work(frame)
+                give_back()
 
     def _warm_up(self) -> None:
         """Load the app before the first task; whatever is wrong with it is said when a task needs it."""

@@ -25,7 +25,7 @@ from hansa.network.client.outbox import letter_file, update_file
 from hansa.network.client.pipe import read_frame, write_frame
 from hansa.network.client.printed import Printed
 from hansa.network.patience import patiently
-from hansa.settings import environment_for_user_code
+from hansa.settings import environment_for_workers
 from hansa.store.disk import bytes_in, explained
 from hansa.wire import framing
 from hansa.wire.frames import (
@@ -166,7 +166,7 @@ class Workshop:
     def _command(self, descriptor: int) -> tuple[Sequence[str], Mapping[str, str]]:
         """(arguments, environment) of the worker process; a package's files are laid out for it."""
         if not self._code.package:
-            return self._arguments(descriptor, self._code.path), environment_for_user_code()
+            return self._arguments(descriptor, self._code.path), environment_for_workers()
         with explained("lay out the package in", self._objects):
             _make_room(self._memory)
             self._scratch = scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self._objects.parent))
