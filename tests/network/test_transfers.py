@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from federation import PROJECT, federation
 from rig import LARGE, Node, Rig, blob_of, filled, parts_of, proxy, rig, stopped
 
 from hansa.arrays import Arrays
@@ -251,6 +252,17 @@ async def test_the_sum_of_a_resumed_upload_has_the_bits_of_one_in_one_piece(app:
     assert straight is not None
     assert resumed is not None
     assert straight.sums["w"].tobytes() == resumed.sums["w"].tobytes()
+
+
+async def test_a_controller_counts_uploads_and_their_seconds(large_app: Path, tmp_path: Path) -> None:
+    async with federation(tmp_path) as made:
+        await made.clients(2)
+        session = await made.run(large_app, RunSpec(rounds=2, rules=RoundRules(min_clients=2, quorum=2)))
+        value = made.controller.counts.registry.get_sample_value
+        rounds = sum(each.closed_at - each.opened_at for each in await made.rounds(session))
+    told = {"project": PROJECT}
+    assert value("hansa_upload_duration_seconds_count", told) == 4
+    assert 0 < (value("hansa_upload_duration_seconds_sum", told) or 0) < 2 * rounds
 
 
 # ── what is checked ──────────────────────────────────────────────────────────────────────────────────────────────

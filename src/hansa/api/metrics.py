@@ -35,6 +35,8 @@ __all__ = ["Metrics"]
 _PATIENCE: Final = 2.0
 """Seconds in which a store has to answer; Prometheus itself waits for 10."""
 _OPENMETRICS: Final = "application/openmetrics-text"
+_LOGIN: Final = "/api/v1/login"
+_REFUSED: Final = ("401", "429")
 _NOBODYS: Final = "0" * 64
 """A digest that no object has."""
 
@@ -83,6 +85,8 @@ class Metrics:
             ("method", "route", "status"),
             registry=self._registry,
         )
+        for status in _REFUSED:  # from 0 on, so that the first burst is an increase
+            self._requests.labels("POST", _LOGIN, status)
 
     def answered(self, method: str, route: str, status: int) -> None:
         """Count an answer. method, route: of the API, never as a stranger may have typed them."""

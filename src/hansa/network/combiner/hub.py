@@ -87,12 +87,14 @@ class Hub:
         keys_of: KeysOf | None = None,
         refusal: Callable[[Present], str] = lambda _: "",
         spool: Path | None = None,
+        uploaded: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """slots: updates held in memory at once; lease: seconds of silence after which a child or an upload is lost.
 
         keys_of: what clients sign with; None: as the access tokens of its own children say. refusal: why one that a
         combiner says is below it is none of the network; empty: it is, or nobody knows here. spool: folder for updates
-        of aggregators that keep them; None: the system's for temporary files.
+        of aggregators that keep them; None: the system's for temporary files. uploaded: told of each upload how many
+        seconds it took from its admission to its last byte.
         """
         self.name = name
         self.keys_of = keys_of if keys_of is not None else self._keys_of_child
@@ -100,7 +102,7 @@ class Hub:
         self.dismissed = Dismissed()
         self._upstream = upstream
         self._blobs = Blobs(upstream.fetch, _FETCHED_KEPT)
-        self._uploads = Uploads(slots, lease, spool)
+        self._uploads = Uploads(slots, lease, spool, uploaded)
         self.slot = self._uploads.slots
         """Held by whoever works on an update in this process, as uploads hold it."""
         self.spool = spool

@@ -143,11 +143,18 @@ class Uploads:
     that takes long while others wait goes on on the disk, and its slot to the next.
     """
 
-    def __init__(self, slots: int, silence: float, spool: Path | None = None) -> None:
-        """silence: seconds without a byte after which a slot is given to another; spool: as of `Hub`."""
+    def __init__(
+        self,
+        slots: int,
+        silence: float,
+        spool: Path | None = None,
+        uploaded: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """silence: seconds without a byte after which a slot is given to another; spool, uploaded: as of `Hub`."""
         self.slots = Slots(slots)
         self._silence = silence
         self._spool = spool
+        self._uploaded = uploaded
         self._stashed_limit = slots
         self._active: dict[str, Upload] = {}
         self._stashed: OrderedDict[tuple[RoundKey, str, str], Upload] = OrderedDict()
@@ -197,9 +204,11 @@ class Uploads:
             assembly = Assembly(offer.blob.size, offer.blob.digest, place)
             upload = Upload(offer.key, offer.sender, assembly, aside=place is not None)
         self._active[upload.name] = upload
+        began = asyncio.get_running_loop().time()
         announce(upload)
         try:
             if await self._complete(upload, turn):
+                self._uploaded(asyncio.get_running_loop().time() - began)
                 return await asyncio.to_thread(upload.take)
         finally:
             del self._active[upload.name]

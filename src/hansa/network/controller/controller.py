@@ -169,6 +169,7 @@ class Controller:
             letters=letters,
             telemetry=telemetry,
             spool=spool,
+            uploaded=self.counts.uploaded,
         )
         self._opened = asyncio.Event()
         """Set once the sessions are taken up that were running."""

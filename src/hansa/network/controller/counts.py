@@ -38,6 +38,13 @@ class Counts:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._uploads = Histogram(
+            "hansa_upload_duration_seconds",
+            "Seconds from an upload's admission at the controller to its last byte.",
+            ("project",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self._updates = counter("hansa_updates", "What became of those invited to committed rounds.", "outcome")
         self._rejected = counter("hansa_updates_rejected", "Updates that were refused, when they were.", "reason")
         self._tasks = counter("hansa_tasks_failed", "Tasks that clients reported as failed.")
@@ -47,7 +54,7 @@ class Counts:
 
     def known(self, project: str) -> None:
         """Show a project's numbers from 0 on, so that the first event of a kind is an increase."""
-        for one in (self._rounds, self._seconds, self._tasks, self._left):
+        for one in (self._rounds, self._seconds, self._uploads, self._tasks, self._left):
             one.labels(project)
         for outcome in _OUTCOMES:
             self._updates.labels(project, outcome)
@@ -57,6 +64,10 @@ class Counts:
             self._rejected.labels(project, reason)
         for role in _CONNECTED.values():
             self._connected.labels(project, role)
+
+    def uploaded(self, project: str, seconds: float) -> None:
+        """Count an upload."""
+        self._uploads.labels(project).observe(seconds)
 
     def happened(self, told: EventRecord | Live) -> None:
         """Count what the journal was told."""

@@ -71,12 +71,14 @@ class ProjectTree:
         letters: Path,
         telemetry: float,
         spool: Path | None = None,
+        uploaded: Callable[[str, float], None] = lambda _project, _seconds: None,
     ) -> None:
         """address: host:port of the controller's own gRPC server; slots, silence: see `Hub`.
 
         refusal: (project, name, grant) → why a node that has come is none of the network; empty: it is.
         keys_of: (project, name) → the public keys that a node may sign with, empty: none; sign: with the server's own
-        key; beside, letters: see `ProgramSurroundings`; spool: see `Hub`; telemetry: seconds for which it is kept.
+        key; beside, letters: see `ProgramSurroundings`; spool: see `Hub`; telemetry: seconds for which it is kept;
+        uploaded: told of each upload, (project, seconds).
         """
         self.project = project
         self.directory = Directory(address, balancer)
@@ -88,6 +90,7 @@ class ProjectTree:
             keys_of=partial(keys_of, project),
             refusal=lambda present: refusal(project, present.client, present.grant),
             spool=spool,
+            uploaded=partial(uploaded, project),
         )
         self._sign = sign
         self._store = store
