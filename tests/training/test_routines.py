@@ -189,12 +189,13 @@ with without_compiler():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_plain_gradient_descent_needs_no_compiler() -> None:
+def test_gradient_descent_needs_no_compiler() -> None:
     program = """
 import sys, numpy as np, torch
 from hansa.testing.federation import task_of
 from hansa.training.torch import TorchTrainer
-trainer = TorchTrainer(lambda: torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(), torch.optim.SGD, batch_size=4)
+descent = lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+trainer = TorchTrainer(lambda: torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(), descent, batch_size=4)
 data = np.ones((8, 3), np.float32), np.zeros(8, np.int64)
 trainer.fit(trainer.initial_model(np.random.default_rng(0)), task_of("a", {"a": data}))
 assert "torch._dynamo" not in sys.modules

@@ -9,7 +9,7 @@ from hansa.training.steps import clearer, stepper  # noqa: E402 - needs torch
 
 
 def taken(step_of: Any, **settings: Any) -> tuple[list[Any], Any]:
-    """Three steps of two parameters and one that has no gradient."""
+    """Three steps of two parameters and one that has no gradient: what they are, and what is remembered of them."""
     torch.manual_seed(0)
     parameters = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(2)), torch.zeros(1)]
     first, *others = parameters
@@ -19,16 +19,23 @@ def taken(step_of: Any, **settings: Any) -> tuple[list[Any], Any]:
         for parameter in parameters[:2]:
             parameter.grad = torch.randn(parameter.shape)
         step()
-    return [parameter.detach() for parameter in parameters], step
+    remembered = [optimizer.state[p]["momentum_buffer"] for p in parameters[:2] if settings.get("momentum")]
+    return [parameter.detach() for parameter in (*parameters, *remembered)], step
 
 
 @pytest.mark.parametrize(
     ("settings", "is_plain"),
-    [({}, True), ({"momentum": 0.9}, False), ({"weight_decay": 0.1}, False), ({"maximize": True}, False)],
+    [
+        *(({}, True), ({"momentum": 0.9}, True), ({"weight_decay": 0.1}, True), ({"maximize": True}, False)),
+        ({"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}, True),
+        ({"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, True),
+        ({"foreach": True}, False),
+    ],
 )
 def test_a_step_is_that_of_the_optimizer_to_the_bit(settings: dict[str, Any], *, is_plain: bool) -> None:
     found, step = taken(stepper, **settings)
     expected, _ = taken(lambda optimizer: optimizer.step, **settings)
+    assert len(found) == len(expected) == (5 if settings.get("momentum") else 3)
     assert all(map(torch.equal, found, expected))
     assert (step.__name__ == "step" and not hasattr(step, "__self__")) == is_plain
 

@@ -1,7 +1,7 @@
 """What a step of local training with PyTorch has beside the optimizer's own: the correction, and how far it goes."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 
@@ -32,8 +32,8 @@ def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]
 
 Found = TypeVar("Found")
 
-_MORE_THAN_PLAIN = ("momentum", "weight_decay", "nesterov", "maximize", "differentiable")
-"""Settings of torch.optim.SGD that plain gradient descent has not."""
+_LEFT_TO_TORCH = ("maximize", "differentiable", "foreach", "fused")
+"""Settings of torch.optim.SGD with which it does the steps itself."""
 
 Correct: TypeAlias = Callable[[Sequence[torch.Tensor]], None]
 """Corrects the gradients of these parameters, in place."""
@@ -135,12 +135,14 @@ def calls_others(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """Its `step`; of plain gradient descent w ← w − ηg the same to the bit, without what takes longer than that.
+    """Its `step`; of torch.optim.SGD the same to the bit, without what takes longer than that.
+
+    That is a record for the profiler, and PyTorch's compiler, which is loaded to say that it is to pass it by.
 
     The parameters are those of its groups at each step; nothing but them may be changed meanwhile.
     """
-    plain = type(optimizer) is torch.optim.SGD and not calls_others(optimizer)
-    if not plain or any(any(group[key] for key in _MORE_THAN_PLAIN) for group in optimizer.param_groups):
+    known = type(optimizer) is torch.optim.SGD and not calls_others(optimizer)
+    if not known or any(any(group[key] for key in _LEFT_TO_TORCH) for group in optimizer.param_groups):
         return optimizer.step
 
     def step() -> None:
@@ -148,9 +150,28 @@ def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        parameter.add_(parameter.grad, alpha=-group["lr"])
+                        parameter.add_(_direction(parameter, group, optimizer.state), alpha=-group["lr"])
 
     return step
+
+
+def _direction(parameter: torch.Tensor, group: Mapping[str, Any], state: dict[Any, Any]) -> torch.Tensor:
+    """Against which torch.optim.SGD moves a parameter; what it remembers for the next step is in `state`, as there."""
+    gradient = cast("torch.Tensor", parameter.grad)
+    if group["weight_decay"]:
+        gradient = gradient.add(parameter, alpha=group["weight_decay"])
+    momentum = group["momentum"]
+    if not momentum:
+        return gradient
+    buffer: torch.Tensor | None = state[parameter].get(_BUFFER)
+    if buffer is None:
+        buffer = state[parameter][_BUFFER] = gradient.detach().clone()
+    else:
+        buffer.mul_(momentum).add_(gradient, alpha=1 - group["dampening"])
+    return gradient.add(buffer, alpha=momentum) if group["nesterov"] else buffer
+
+
+_BUFFER = "momentum_buffer"
 
 
 def clearer(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
