@@ -56,7 +56,7 @@ BROKEN: dict[str, tuple[object, str]] = {
     ),
     "a user twice": (_document(a=([[1]], [1])) | {"users": ["a", "a"], "num_samples": [1, 1]}, "1 of them distinct"),
     "x longer than y": (_document(a=([[1], [2]], [1])), "2 inputs and 1 targets"),
-    "ragged inputs": (_document(a=([[1], [2, 3]], [1, 2])), "not a LEAF file"),
+    "ragged inputs": (_document(a=([[1], [2, 3]], [1, 2])), "inputs or targets of several lengths: fill them up"),
 }
 
 

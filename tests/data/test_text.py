@@ -53,3 +53,17 @@ def test_tiny_shakespeare_has_its_speakers(shared_data: Path) -> None:
     assert duke.train.x.shape == (len(speakers["GLOUCESTER"].train.x[0]) - 80, 80)
     assert np.array_equal(duke.train.x[1:, -1], duke.train.y[:-1])
     assert duke.train.x.min() > 0
+
+
+def test_windows_with_the_character_after_each_are_leafs() -> None:
+    whole = "to be, or not to be"
+    windows = Examples(np.array([whole[i : i + 8] for i in range(11)]), np.array([whole[i + 8] for i in range(11)]))
+    texts = Examples(np.array([whole]), np.array([whole]))
+    leafs = text.next_characters(Split(windows, windows.take(np.arange(0))), length=8)
+    plays = text.next_characters(Split(texts, texts), length=8)
+    assert np.array_equal(leafs.train.x, plays.train.x)
+    assert np.array_equal(leafs.train.y, plays.train.y)
+    assert np.array_equal(text.next_characters(Split(windows, windows), length=5).train.x, leafs.train.x[:, 3:])
+    assert leafs.test.x.shape == (0, 8)
+    with pytest.raises(InputError, match="a text has 8 characters, and windows are of 80: give length="):
+        text.next_characters(Split(windows, windows))

@@ -118,7 +118,10 @@ def _check_new(known: Mapping[str, object], users: Mapping[str, object], file: P
 
 
 def _examples(data: dict[str, Any], whose: str) -> Examples:
-    x, y = np.asarray(data["x"]), np.asarray(data["y"])
+    try:
+        x, y = np.asarray(data["x"]), np.asarray(data["y"])
+    except ValueError as error:
+        raise InputError(f"{whose} has inputs or targets of several lengths: fill them up to one ({error})") from error
     if len(x) != len(y):
         raise InputError(f"{whose} has {len(x)} inputs and {len(y)} targets; they must be as many")
     if x.dtype.kind in "iuf":

@@ -30,11 +30,13 @@ def next_characters(split: Split, *, length: int = 80, step: int = 1, alphabet: 
     """Windows of `length` characters and the character after each: int64 of shape (n, length), and of shape (n,).
 
     split: its x are texts, shape (n,); one of m characters gives ⌈(m − length) / step⌉ examples, none where it is no
-    longer than a window. step: characters from one window to the next. For other lengths use a lambda with `map`.
+    longer than a window. Where its y are single characters, as in LEAF's files, each is the one after its text, whose
+    last `length` characters are the window; `InputError` where a text is shorter. step: characters from one window to
+    the next. For other lengths use a lambda with `map`.
     """
     if length < 1 or step < 1 or not alphabet:
         raise InputError(f"length is {length}, step {step}, the alphabet {alphabet!r}; the first must be at least 1")
-    return Split(*(_windows(part.x.tolist(), length, step, alphabet) for part in (split.train, split.test)))
+    return Split(*(_windows(_texts_of(part, length), length, step, alphabet) for part in (split.train, split.test)))
 
 
 def read_plays(path: str | Path, *, min_length: int = 0) -> FederatedData:
@@ -66,6 +68,16 @@ def read_plays(path: str | Path, *, min_length: int = 0) -> FederatedData:
         return Split(*(Examples(_texts([piece]), _texts([piece])) for piece in (whole[who][:cut], whole[who][cut:])))
 
     return FederatedData(Names(whole), split, what="speaker")
+
+
+def _texts_of(part: Examples, length: int) -> list[str]:
+    """Of windows with the character after each, the window and that; else the texts as they are."""
+    texts, after = list(map(str, part.x.tolist())), part.y.tolist()
+    if texts == after or not all(isinstance(letter, str) and len(letter) == 1 for letter in after):
+        return texts
+    if short := [text for text in texts if len(text) < length]:
+        raise InputError(f"a text has {len(short[0])} characters, and windows are of {length}: give length=")
+    return [text[-length:] + letter for text, letter in zip(texts, after, strict=True)]
 
 
 def _texts(pieces: Sequence[str]) -> Array:
