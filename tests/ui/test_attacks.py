@@ -137,6 +137,7 @@ def test_what_a_hostile_client_is_called_is_found_and_pinned_like_any_other(look
     page.get_by_role("button", name=f"Pin {NAME}").click()
     expect(page.get_by_role("button", name=f"Remove {NAME}").first).to_be_visible()
     page.keyboard.press("Control+k")
+    expect(page.get_by_role("combobox", name="Where to")).to_be_focused()
     page.keyboard.type("<SCRIPT>")
     page.get_by_role("option", name=NAME).click()
     expect(page.get_by_role("heading", name=NAME, exact=True)).to_be_visible()
