@@ -399,12 +399,38 @@ async def test_a_party_that_another_waits_for_whatever_happens_is_needed(tmp_pat
         while len(at.conversation.waits) < 2:  # noqa: ASYNC110 - the same
             await asyncio.sleep(0)
         assert at.conversation.needed((0, 1)) == [0]  # by party 2
+        await at.conversation.go_without((0, 1))
+        assert [at.conversation.letters.count((0, n)) for n in (1, 2)] == [1, 0]  # party 2 could not read it
         at.conversation.waits.pop(2)
         assert at.conversation.needed((0, 1)) == []  # party 2 may say yet what it can go on without
         assert at.conversation.needed((1, 2)) == []
         assert at.conversation.needed((0, 1, 2)) == [1, 2]  # nobody is left to say so of these
         for call in calls:
             call.cancel()
+
+
+def test_who_has_ended_is_not_waited_for_again(tmp_path: Path) -> None:
+    """What it said in a place that was given up is not there, and nobody runs it again: it would not come."""
+    letters = Letters(tmp_path)
+    letters.open()
+    letters.go_without((1, 0), 0)
+    letters.said_late((1, 0), 0)
+    letters.append((1, 1), 3, blake3(b"end").hexdigest(), io.BytesIO(b"end"))
+    letters.wait_again()
+    assert letters.is_gone((1, 0), 0)
+
+
+def test_a_place_that_is_waited_for_again_stays_so_when_a_power_cut_brings_an_older_file_back(tmp_path: Path) -> None:
+    """Its sender would be blamed for a letter that is another than the one there."""
+    letters = Letters(tmp_path)
+    letters.open()
+    letters.append((1, 0), 5, blake3(b"hello").hexdigest(), io.BytesIO(b"hello"))
+    letters.go_without((1, 0), 0)
+    before = (tmp_path / "1-0.letters").read_bytes()
+    letters.wait_again()
+    (tmp_path / "1-0.letters").write_bytes(before)
+    letters.open()
+    assert (letters.count((1, 0)), letters.size) == (1, 45)
 
 
 async def test_a_letter_that_is_not_waited_for_any_more_is_so_after_a_restart_and_nobody_says_so_of_itself(

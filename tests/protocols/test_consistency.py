@@ -17,10 +17,11 @@ from hansa.arrays import Arrays
 from hansa.distributed import run, secure_fedavg, star
 from hansa.errors import ConfigError, HansaError
 from hansa.messages import ClientInfo
+from hansa.protocols import secure_fedavg as secure
 from hansa.protocols.consistency import Signer, present_statement, roster_statement
 from hansa.protocols.models import Model
 from hansa.protocols.secagg import SecAgg
-from hansa.protocols.secure_messages import Present, Roster, Signed
+from hansa.protocols.secure_messages import Left, Present, Roster, Sealed, Signed, by_client, rows
 from hansa.protocols.worker import Program, Worker
 
 
@@ -142,6 +143,30 @@ def test_a_client_that_signs_nothing_is_told(values: Any, words: str) -> None:
 
     with pytest.raises(HansaError, match=words):
         run(silent, star(6), seed=2)
+
+
+@pytest.mark.parametrize("scheme", ["secagg", "lightsecagg"])
+def test_whose_signature_is_missing_once_its_shares_were_passed_on_is_left_out(
+    scheme: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model, shares are passed on before all have come."""
+    app, _, _ = classified(5, batch_size=7)
+    share = secure._Part._share
+
+    async def no_more_than_shares(part: secure._Part) -> None:
+        if (part.worker.number, part.number) != (2, 1):
+            return await share(part)
+        for some, last in secure._parts(part.client.sealed(by_client(await part._told(Roster)))):
+            part.worker.send(0, Sealed(*rows(some), last=last))
+        part.worker.send(0, Left(1))
+        raise secure._MissedError(await secure._model(part.worker))
+
+    leaving = run(
+        signed(app, scheme=scheme, absent=lambda c, r: "shares" if (c, r) == (1, 1) else None), star(6), seed=2
+    )
+    monkeypatch.setattr(secure, "_AT_ONCE", 1)
+    monkeypatch.setattr(secure._Part, "_share", no_more_than_shares)
+    assert run(signed(app, scheme=scheme), star(6), seed=2).results[0] == leaving.results[0]
 
 
 def test_who_poses_as_all_others_learns_what_one_client_sends_unless_they_sign() -> None:

@@ -190,6 +190,11 @@ class LightSecAggClient:
             plain = self._sealing.open(other, text, _BYTES * length)
             self._held[other] = _checked(np.frombuffer(plain, "<u4").reshape(len(PRIMES), length), other)
 
+    def forget(self, others: Collection[int]) -> None:
+        """Hold none of their shares."""
+        for other in others:
+            del self._held[other]
+
     def masked(self, values: Words) -> Residues:
         """y_i of x_i, modulo each prime; shape (primes, size)."""
         check_quorum(self._held, self._scheme)

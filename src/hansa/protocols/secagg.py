@@ -142,6 +142,11 @@ class SecAggClient:
             plain = self._sealing.open(other, text, 2 * SHARE_BYTES)
             self._held[other] = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
 
+    def forget(self, others: Collection[int]) -> None:
+        """Neither hold their shares nor mask with them."""
+        for other in others:
+            del self._held[other]
+
     def masked(self, values: Words) -> Words:
         """y_u of x_u."""
         check_quorum(self._held, self._scheme)

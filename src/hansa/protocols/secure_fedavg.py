@@ -247,7 +247,7 @@ class _Passing:
         return True
 
     def forget(self, sender: int) -> None:
-        """It takes no part; who has been told something by it already will refuse to go on without its signature."""
+        """It takes no part; who has been told something by it already, and is told no signature of it, forgets it."""
         for told in self.waiting.values():
             told.pop(sender, None)
 
@@ -351,7 +351,8 @@ class _Part:
             told, last = by_client(said), said.last
             self.client.opened(told)
             sharers += told
-        await self._check(self.roster, "the keys and the model", sharers)
+        signed = await self._check(self.roster, "the keys and the model", sharers)
+        self.client.forget(set(sharers) - set(signed))
 
     async def _upload(self, change: Callable[[], Words]) -> None:
         self.worker.send(SERVER, Masked(self.client.masked(change())))
@@ -360,7 +361,7 @@ class _Part:
         present = (await self._told(Present)).clients.tolist()
         statement = present_statement(self.roster, present)
         self._sign(statement)
-        await self._check(statement, "the list of who is present", present, self.scheme.threshold)
+        check_quorum(await self._check(statement, "the list of who is present", present), self.scheme)
         self.worker.send(SERVER, Revealed(np.frombuffer(self.client.revealed(present), np.uint8)))
 
     async def _told(self, kind: type[M]) -> M:
@@ -374,14 +375,14 @@ class _Part:
             own = {self.worker.number - 1: self.signer.sign(statement)}
             self.worker.send(SERVER, Signed(*rows(own)))
 
-    async def _check(self, statement: bytes, what: str, clients: list[int], least: int | None = None) -> None:
-        """Whether these clients have signed the same; least: as many of them; None: all."""
-        if self.signer is not None:
-            signatures = by_client(await self._told(Signed))
-            if least is not None:
-                clients = [client for client in clients if client in signatures]
-                check_quorum(clients, self.scheme)
-            self.signer.check(statement, signatures, clients, what)
+    async def _check(self, statement: bytes, what: str, clients: list[int]) -> list[int]:
+        """Who of these clients has signed the same, where clients sign, else all; none has signed anything else."""
+        if self.signer is None:
+            return clients
+        signatures = by_client(await self._told(Signed))
+        clients = [client for client in clients if client in signatures]
+        self.signer.check(statement, signatures, clients, what)
+        return clients
 
 
 def _parts(told: Mapping[int, bytes]) -> Iterator[tuple[dict[int, bytes], bool]]:

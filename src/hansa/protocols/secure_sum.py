@@ -63,6 +63,9 @@ class Client(Protocol):
     def opened(self, told: Mapping[int, bytes]) -> None:
         """Keep what others have told it, by client; may be called again. `InputError` names whose word was changed."""
 
+    def forget(self, others: Collection[int]) -> None:
+        """As if these had told it nothing; before `masked`."""
+
     def masked(self, values: Words) -> npt.NDArray[Any]:
         """Its vector: without what others know it is uniformly random, whatever the values are."""
 

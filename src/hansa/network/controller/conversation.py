@@ -202,10 +202,10 @@ class Conversation:
     async def go_without(self, silent: Collection[int]) -> None:
         """Let those go on who wait for parties that are silent; raises `StorageUnavailableError`, and may be repeated.
 
-        None of the silent ones is `needed`.
+        Who needs a letter whatever happens goes on waiting.
         """
         for waits in self._open_waits().values():
-            if waits.sender in silent:
+            if waits.sender in silent and waits.dispensable:
                 await completed(self._go_without(waits))
 
     def silence(self, number: int, now: float) -> float:

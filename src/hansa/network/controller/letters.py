@@ -76,6 +76,11 @@ class Letters:
                 for end, digest in _whole(file):
                     self._note((int(sender), int(receiver)), end, digest)
         self._gone = dict(self._noted())
+        for pair in self.pairs():
+            for number in range(self.count(pair)):
+                if self.digest(pair, number) == GONE_DIGEST and not self.is_gone(pair, number):
+                    self.forget(pair, number)  # it is waited for again, and a power cut has brought the file back
+                    break
         self._unsaid = set(self._gone)
         for pair in {pair for pair, _ in self._gone}:
             self._fill(pair)
@@ -141,8 +146,15 @@ class Letters:
         self._unsaid.discard((pair, number))
 
     def wait_again(self) -> None:
-        """Wait again for those letters after which their receivers have said nothing: nothing rests on them yet."""
-        again = [place for place, sent in self._gone.items() if sent == self.sent(place[0][1])]
+        """Wait again for those letters after which their receivers have said nothing: nothing rests on them yet.
+
+        Not for those of a sender that has ended: it came with them late, and is not run again.
+        """
+        again = [
+            ((sender, receiver), number)
+            for ((sender, receiver), number), sent in self._gone.items()
+            if sent == self.sent(receiver) and not self.count((sender, sender))
+        ]
         if not again:
             return
         for pair, number in sorted(again, reverse=True):
