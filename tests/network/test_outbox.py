@@ -106,3 +106,19 @@ async def test_nobody_waits_for_a_disk_but_who_keeps_an_update(
     expected = None if meanwhile in {"forgotten", "older"} else OFFER
     assert await asked == made.get(KEY) == opened(tmp_path).get(KEY) == expected
     assert keeping.cancelled() == ("cancelled" in meanwhile)
+
+
+async def test_nothing_is_left_of_an_update_that_is_forgotten_before_its_turn_at_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, disk = opened(tmp_path), SlowDisk(monkeypatch)
+    offers = [replace(OFFER, key=replace(KEY, run=run), blob=Blob("a" * 64, 6)) for run in ("first", "second")]
+    for offer in offers:
+        update_file(tmp_path / "objects", offer.key).write_bytes(b"update")
+    keeping = [asyncio.create_task(made.keep(offer)) for offer in offers]
+    await asyncio.to_thread(disk.begun.wait)
+    made.forget(offers[1].key)
+    disk.gate.set()
+    await asyncio.gather(*keeping)
+    assert [made.get(offer.key) for offer in offers] == [offers[0], None]
+    assert list((tmp_path / "objects").iterdir()) == [update_file(tmp_path / "objects", offers[0].key)]

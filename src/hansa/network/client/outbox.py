@@ -82,9 +82,9 @@ class Outbox:
                     await asyncio.to_thread(self._write, offer)
                     self._offers[key] = offer
         finally:
-            is_wanted = self._coming.pop(key, True)
-        if not is_wanted:
-            self.forget(key)
+            if not self._coming.pop(key, True):
+                self._offers.pop(key, None)
+                self._remove(key)
         for older in list(self._offers)[:-_KEPT]:
             self.forget(older)
 
@@ -106,14 +106,17 @@ class Outbox:
         if key in self._coming:
             self._coming[key] = False
         if self._offers.pop(key, None) is not None:
-            self._file(key).unlink(missing_ok=True)
-            update_file(self._objects, key).unlink(missing_ok=True)
+            self._remove(key)
 
     def forget_before(self, key: RoundKey) -> None:
         """A later round of the run has begun: what was learned before counts, or never will."""
         for older in [older for older in (*self._offers, *self._coming) if older.run == key.run]:
             if older.round < key.round:
                 self.forget(older)
+
+    def _remove(self, key: RoundKey) -> None:
+        self._file(key).unlink(missing_ok=True)
+        update_file(self._objects, key).unlink(missing_ok=True)
 
     def _file(self, key: RoundKey) -> Path:
         return self._folder / _name(key)
