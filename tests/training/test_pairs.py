@@ -10,6 +10,7 @@ from hansa.errors import AppError
 from hansa.testing.federation import task_of
 
 torch = pytest.importorskip("torch")
+from hansa.training.pairs import check_are_pairs  # noqa: E402 - needs torch
 from hansa.training.torch import TorchTrainer, accuracy  # noqa: E402 - needs torch
 from hansa.training.torch_defaults import loss_by_targets, torch_trainer  # noqa: E402 - needs torch
 
@@ -44,8 +45,29 @@ def test_whole_numbers_that_are_no_answers_of_one_logit_are_not_learnt_as_such(t
 def test_a_loss_that_takes_each_output_with_every_target_is_refused(loss: Any) -> None:
     with pytest.raises(AppError, match=r"shape \(30, 1\) and the targets \(30,\), so that the loss takes each output"):
         trained(one, X, SUMS, loss)
+    with pytest.raises(AppError, match=r"shape \(30,\) and the targets \(30, 1\)"):
+        trained(lambda: nn.Sequential(one(), nn.Flatten(0)), X, SUMS[:, None], loss)
     fitting = trained(one, X, SUMS, lambda outputs, targets: nn.functional.mse_loss(outputs[:, 0], targets))
     assert fitting == trained(one, X, SUMS[:, None], nn.functional.mse_loss) == trained(one, X, SUMS)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda outputs, targets: nn.functional.mse_loss(outputs, targets[:, None]),
+        lambda outputs, targets: (outputs - targets[:, None]).abs().sum(),
+        lambda outputs, targets: nn.functional.huber_loss(outputs[..., 0], targets),
+        lambda outputs, targets: nn.functional.mse_loss(outputs.sum(-1), targets + torch.randn_like(targets)),
+    ],
+    ids=["targets get an axis", "a sum", "outputs lose an axis", "drawn"],
+)
+@pytest.mark.parametrize("targets", [SUMS, np.sort(SUMS), np.ones_like(SUMS)], ids=["any", "sorted", "alike"])
+def test_a_loss_that_brings_outputs_and_targets_to_one_shape_is_taken(loss: Any, targets: Any) -> None:
+    torch.manual_seed(0)
+    check_are_pairs(loss, torch.linspace(-1, 1, 30)[:, None], torch.from_numpy(targets))
+    drawn = torch.randn(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.randn(1))
 
 
 def test_accuracy_is_of_one_logit_and_of_classes_second_or_last_and_leaves_out_what_is_below_0() -> None:

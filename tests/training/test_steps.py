@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402 - needs torch
+
 from hansa.training.steps import clearer, stepper  # noqa: E402 - needs torch
 
 
@@ -49,6 +51,21 @@ def test_who_has_hooked_on_to_the_steps_is_called_at_each() -> None:
 
     taken(hooked)
     assert len(called) == 3
+
+
+def test_who_has_hooked_on_to_the_steps_of_all_optimizers_is_called_too() -> None:
+    called = []
+    hook = register_optimizer_step_post_hook(lambda *_: called.append(1))
+    try:
+        taken(stepper)
+    finally:
+        hook.remove()
+    assert len(called) == 3
+
+
+def test_a_rate_in_a_tensor_of_any_shape_is_left_to_the_optimizer() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=torch.tensor([0.1]))
+    assert stepper(optimizer) == optimizer.step
 
 
 def test_another_optimizer_steps_by_itself() -> None:

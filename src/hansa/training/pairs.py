@@ -1,7 +1,7 @@
 """Outputs and targets that belong together: what may be told of them before a loss or an accuracy is."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,21 +111,56 @@ def _explained(error: Exception, inputs: torch.Tensor, targets: torch.Tensor) ->
 
 
 def check_are_pairs(loss: Callable[[Any, Any], Any], outputs: Any, targets: torch.Tensor) -> None:
-    """Raise `AppError` where a loss takes each output with every target, as (n, 1) and (n,) are broadcast."""
-    if not isinstance(outputs, torch.Tensor) or outputs.dim() == targets.dim() or outputs.numel() < 2:  # noqa: PLR2004 - of one there is one pair
+    """Raise `AppError` where a loss takes each output with every target, as (n, 1) and (n,) are broadcast.
+
+    That shows in the loss of answers that are all right: it is the same of targets in another order, and another one
+    where the answers have the targets' shape. What the loss draws meanwhile is not missing afterwards.
+    """
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() == targets.dim() or outputs.squeeze().dim() == 0:
         return
     if not outputs.is_floating_point() or not targets.is_floating_point():
         return
-    if outputs.squeeze().shape != targets.squeeze().shape:
+    spread = [axis for axis in range(-targets.dim(), 0) if _along(outputs, axis) == 1 < targets.shape[axis]]
+    if (
+        outputs.squeeze().shape != targets.squeeze().shape
+        or not spread
+        or bool((targets == targets.flatten()[0]).all())
+    ):
         return
+
+    def told(outputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        with torch.random.fork_rng(devices=[outputs.device] if outputs.is_cuda else []):
+            return loss(outputs, targets)
+
+    right = targets.to(outputs.dtype)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            fitted, found = loss(outputs.detach().reshape(targets.shape), targets), loss(outputs.detach(), targets)
+            found, fitted = told(right.reshape(outputs.shape), targets), told(right, targets)
+            moved = told(right.reshape(outputs.shape), _reordered(targets, spread))
         except (RuntimeError, ValueError, IndexError):
             return
-    if fitted.shape == found.shape and not torch.allclose(fitted, found, rtol=1e-3, equal_nan=True):
+    if _are_same(found, moved) and not _are_same(found, fitted):
         raise AppError(
             f"the module's outputs have the shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}, so "
             "that the loss takes each output with every target: give both the same shape, for example y[:, None]"
         )
+
+
+def _along(tensor: torch.Tensor, axis: int) -> int:
+    """Its length along an axis that is counted from the last one; 1 where it has none."""
+    return tensor.shape[axis] if -axis <= tensor.dim() else 1
+
+
+def _reordered(tensor: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """The same numbers, moved along these axes in one cycle: unless all are the same, some are where others were."""
+    for axis in axes:
+        order = torch.randperm(tensor.shape[axis], generator=torch.Generator().manual_seed(0))
+        whence = torch.empty_like(order)
+        whence[order] = order.roll(1)
+        tensor = tensor.index_select(axis, whence.to(tensor.device))
+    return tensor
+
+
+def _are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, equal_nan=True)

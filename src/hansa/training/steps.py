@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from hansa.messages import GradientCorrection
 from hansa.training.local import known_distance
@@ -130,7 +131,8 @@ class Steps:
 
 def calls_others(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a step is more than the optimizer's own: it has hooks, or another function in its place."""
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # noqa: SLF001 - not told elsewhere
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)  # noqa: SLF001 - not told elsewhere
+    hooks = (*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
     return "step" in vars(optimizer) or any(hooks)
 
 
@@ -142,7 +144,7 @@ def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     The parameters are those of its groups at each step; nothing but them may be changed meanwhile.
     """
     known = type(optimizer) is torch.optim.SGD and not calls_others(optimizer)
-    if not known or any(any(group[key] for key in _LEFT_TO_TORCH) for group in optimizer.param_groups):
+    if not known or any(_is_left_to_torch(group) for group in optimizer.param_groups):
         return optimizer.step
 
     def step() -> None:
@@ -153,6 +155,10 @@ def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
                         parameter.add_(_direction(parameter, group, optimizer.state), alpha=-group["lr"])
 
     return step
+
+
+def _is_left_to_torch(group: Mapping[str, Any]) -> bool:
+    return isinstance(group["lr"], torch.Tensor) or any(group[key] for key in _LEFT_TO_TORCH)
 
 
 def _direction(parameter: torch.Tensor, group: Mapping[str, Any], state: dict[Any, Any]) -> torch.Tensor:
