@@ -103,6 +103,15 @@ def test_a_file_takes_with_it_the_modules_beside_it_that_it_imports(tmp_path: Pa
         (tmp_path / name).write_text(content)
     taken = ["app.py", "helper.py", "lib/part.py", "nets/__init__.py", "nets/layers.py", "nets/small.py"]
     assert sorted(read(build(tmp_path / "app.py")).files) == taken
+    link = tmp_path / "nets" / "link.py"
+    link.symlink_to(tmp_path / "app.py")  # what runs is what it points to
+    assert read(build(link, name="app")).files == read(build(tmp_path / "app.py", name="app")).files
+
+
+def test_a_folder_has_the_digest_that_it_has_always_had(tmp_path: Path) -> None:
+    """Its files are in the order of paths; in that of their names, `lib.py` would come before `lib/part.py`."""
+    names = list(read(build(make_app(tmp_path / "source", **{"lib.py": "", "lib-x.py": ""}))).files)
+    assert names == ["app.py", "lib/part.py", "lib-x.py", "lib.py", "train.sh"]
 
 
 def test_results_of_runs_stay_at_home(tmp_path: Path) -> None:

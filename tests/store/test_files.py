@@ -1,6 +1,8 @@
 """What the directory of objects promises beyond the port: corruption, crashes, full and forbidden disks."""
 
 import asyncio
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 from blake3 import blake3
 
 from hansa.errors import CorruptionError, InputError, NotFoundError, StorageError, StorageUnavailableError
+from hansa.store.disk import alone_in
 from hansa.store.files import DirectoryObjects
 
 BODY = bytes(range(256)) * 8192  # 2 MiB
@@ -277,3 +280,12 @@ async def test_a_directory_cannot_be_stored_as_a_file(store: DirectoryObjects, t
     with pytest.raises(InputError, match="directory"):
         await store.put_file(tmp_path)
     assert files(store) == []
+
+
+def test_a_disk_that_cannot_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StorageError, match=f"cannot lock {tmp_path}: No locks available"), alone_in(tmp_path, "busy"):
+        pass

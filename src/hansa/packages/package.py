@@ -102,7 +102,7 @@ def build(path: str | Path, *, name: str | None = None, key: str | None = None) 
     """
     given = Path(path)
     app = find_app(given)
-    found = dict(sorted(_files(given))) if given.is_dir() else {given.name: given, **modules_beside(given)}
+    found = dict(_files(given)) if given.is_dir() else {app.name: app, **modules_beside(app)}
     total = sum(file.stat().st_size for file in found.values())
     if total > MAX_BYTES or len(found) > MAX_FILES - 2:
         raise AppError(
@@ -157,7 +157,12 @@ def package_name(app: Path) -> str:
     return kept.strip(".-")[:100] or "app"
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """In the order in which each folder's are together: by it, the same files have the digest that they always had."""
+    return sorted(_found(folder), key=lambda each: each[0].split("/"))
+
+
+def _found(folder: Path) -> Iterator[tuple[str, Path]]:
     is_ignored = ignored(folder)
     for place, folders, names in os.walk(folder):
         here = Path(place)

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -118,17 +118,18 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def alone_in(folder: Path, busy: str) -> Iterator[None]:
     """Make a folder, and hold it until the block ends, or the process.
 
-    Raise `ConflictError(busy)` while another process holds it. A file `.lock` stays in it.
+    Raise `ConflictError(busy)` while another process holds it, `StorageError`. A file `.lock` stays in it.
     """
-    with explained("lock", folder):
-        make_directory(folder)
-        # A file and not the folder itself, and open for writing: NFS locks nothing else for one process alone.
-        descriptor = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(busy) from error
+    with ExitStack() as held:
+        with explained("lock", folder):
+            make_directory(folder)
+            # A file and not the folder itself, and open for writing: NFS locks nothing else for one process alone.
+            lock = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+            held.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConflictError(busy) from error
         yield
 
 

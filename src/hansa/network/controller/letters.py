@@ -63,8 +63,8 @@ class Letters:
         """Of each letter of a file, 32 bytes: a disk may change what it says of itself, too."""
         self._gone: dict[tuple[Pair, int], int] = {}
         """Letters that are not waited for any more → how many their receiver had sent by then."""
-        self._unsaid: set[tuple[Pair, int]] = set()
-        """Those of them that their sender has not come with in this process."""
+        self._unsaid: dict[int, set[tuple[Pair, int]]] = {}
+        """By sender, those of them that it has not come with in this process."""
 
     def open(self) -> None:
         """Take up what an earlier process has kept, up to the first letter that is not whole. It may be repeated."""
@@ -81,7 +81,9 @@ class Letters:
                 if self.digest(pair, number) == GONE_DIGEST and not self.is_gone(pair, number):
                     self.forget(pair, number)  # it is waited for again, and a power cut has brought the file back
                     break
-        self._unsaid = set(self._gone)
+        self._unsaid = {}
+        for place in self._gone:
+            self._note_unsaid(place)
         for pair in {pair for pair, _ in self._gone}:
             self._fill(pair)
 
@@ -96,7 +98,7 @@ class Letters:
 
     def sent(self, sender: int) -> int:
         """How many there are of one sender to the others, which it has sent itself."""
-        unsaid = sum(pair[0] == sender and number < self.count(pair) for pair, number in tuple(self._unsaid))
+        unsaid = sum(number < self.count(pair) for pair, number in tuple(self._unsaid.get(sender, ())))
         return sum(self.count(pair) for pair in self.pairs() if pair[0] == sender != pair[1]) - unsaid
 
     def pairs(self) -> tuple[Pair, ...]:
@@ -130,7 +132,7 @@ class Letters:
                 os.fsync(file.fileno())
                 sync_directory(self.folder)
             self._gone[pair, number] = sent
-            self._unsaid.add((pair, number))
+            self._note_unsaid((pair, number))
         self._fill(pair)
 
     def is_gone(self, pair: Pair, number: int) -> bool:
@@ -143,7 +145,7 @@ class Letters:
 
     def said_late(self, pair: Pair, number: int) -> None:
         """The sender of a letter that is not waited for any more has come with it."""
-        self._unsaid.discard((pair, number))
+        self._unsaid.get(pair[0], set()).discard((pair, number))
 
     def wait_again(self) -> None:
         """Wait again for those letters after which their receivers have said nothing: nothing rests on them yet.
@@ -163,6 +165,7 @@ class Letters:
                 with explained("shorten letters in", self.folder):
                     os.truncate(self._file(pair), self._begin(pair, number))
             del self._gone[pair, number]
+            self.said_late(pair, number)
         notes = [_NOTE.pack(*pair, number, sent) for (pair, number), sent in self._gone.items()]
         with explained("note who stays away in", self.folder):
             write_whole(self.folder / _NOTES, b"".join(notes))
@@ -194,6 +197,9 @@ class Letters:
         self.size += end - self._begin(pair, self.count(pair))
         self._digests.setdefault(pair, bytearray()).extend(digest)
         self._ends.setdefault(pair, array("Q")).append(end)  # last: by it the letter is there
+
+    def _note_unsaid(self, place: tuple[Pair, int]) -> None:
+        self._unsaid.setdefault(place[0][0], set()).add(place)
 
     def _fill(self, pair: Pair) -> None:
         """Put `GONE` in the place of what is not waited for."""
