@@ -121,6 +121,9 @@ def test_results_of_runs_stay_at_home(tmp_path: Path) -> None:
     (source / "lib" / "sweep" / "cells").mkdir()
     (source / "lib" / "sweep" / "cells" / "manifest.json").write_text("{}")
     assert build(source) == before
+    (source / "app.py").write_text(f"from lib.part import x\n{APP}")
+    mark_results(source / "lib")  # by who keeps them beside the app's modules
+    assert sorted(read(build(source)).files) == ["app.py", "lib/part.py", "train.sh"]
 
 
 def test_a_folder_that_is_too_large_is_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from blake3 import blake3
@@ -102,7 +102,8 @@ def build(path: str | Path, *, name: str | None = None, key: str | None = None) 
     """
     given = Path(path)
     app = find_app(given)
-    found = dict(_files(given)) if given.is_dir() else {app.name: app, **modules_beside(app)}
+    modules = modules_beside(app)
+    found = _files(given, modules) if given.is_dir() else {app.name: app, **modules}
     total = sum(file.stat().st_size for file in found.values())
     if total > MAX_BYTES or len(found) > MAX_FILES - 2:
         raise AppError(
@@ -157,19 +158,30 @@ def package_name(app: Path) -> str:
     return kept.strip(".-")[:100] or "app"
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    """In the order in which each folder's are together: by it, the same files have the digest that they always had."""
-    return sorted(_found(folder), key=lambda each: each[0].split("/"))
+def _files(folder: Path, modules: Mapping[str, Path]) -> dict[str, Path]:
+    """In the order in which each folder's are together: by it, the same files have the digest that they always had.
+
+    modules: of the app; they belong to it also where results lie beside them.
+    """
+    is_ignored = ignored(folder)
+    among_results = {
+        relative: file
+        for relative, file in modules.items()
+        if any(are_results(folder / place) for place in PurePosixPath(relative).parents if place.name)
+    }
+    found = {
+        relative: file
+        for relative, file in {**dict(_found(folder)), **among_results}.items()
+        if file.is_file() and not file.is_symlink() and not is_ignored(relative)
+    }
+    return dict(sorted(found.items(), key=lambda each: each[0].split("/")))
 
 
 def _found(folder: Path) -> Iterator[tuple[str, Path]]:
-    is_ignored = ignored(folder)
     for place, folders, names in os.walk(folder):
         here = Path(place)
         folders[:] = [
             name for name in folders if not (name.startswith(".") or name in _LEFT_OUT or are_results(here / name))
         ]
         for file in (here / name for name in names if not name.startswith(".") and name not in _LEFT_OUT):
-            relative = file.relative_to(folder).as_posix()
-            if file.is_file() and not file.is_symlink() and not is_ignored(relative):
-                yield relative, file
+            yield file.relative_to(folder).as_posix(), file
