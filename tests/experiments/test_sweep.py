@@ -103,6 +103,14 @@ def test_a_sweep_goes_on_where_it_lies_in_its_apps_folder(app: Path) -> None:
         assert told[0].found == found
 
 
+def test_an_app_may_write_into_its_folder_meanwhile(app: Path, tmp_path: Path) -> None:
+    def write(progress: Progress) -> None:
+        (app.parent / "cache.npy").write_bytes(bytes(progress.finished))
+
+    done = sweep(app.parent, {"lr": [1]}, folder=tmp_path / "s", spec=SPEC, clients=1, seeds=2, jobs=1, told=write)
+    assert not done.rows[0].broken
+
+
 def test_an_app_that_is_changed_meanwhile_gives_no_more_numbers(app: Path, tmp_path: Path) -> None:
     app.with_name("rates.py").write_text("ONE = 1\n")
     app.write_text("import rates\n" + app.read_text())

@@ -122,6 +122,12 @@ def test_what_is_refused_for_another_reason_keeps_its_error_and_tells_the_shapes
     assert noted in raised.value.__notes__
 
 
+def test_what_a_loss_says_of_targets_is_not_laid_to_the_words_before_them() -> None:
+    make = lambda: nn.Sequential(nn.Embedding(9, 1), nn.Flatten(), nn.Linear(5, 1), nn.Flatten(0))  # noqa: E731 - one line
+    with pytest.raises(RuntimeError, match="desired output type Long"):
+        trained(make, np.ones((30, 5), np.int64), np.arange(30) % 2, nn.functional.binary_cross_entropy_with_logits)
+
+
 def test_inputs_and_targets_that_are_no_numbers_are_told_by_their_kinds() -> None:
     with pytest.raises(AppError, match="inputs float32 and targets <U1 cannot be tensors: give numbers"):
         trained(lambda: nn.Linear(6, 2), X, np.array(["a", "b"])[np.arange(30) % 2])

@@ -12,7 +12,7 @@ from blake3 import blake3
 from hansa.messages import RunSpec
 from hansa.simulation.foreign import foreign
 from hansa.simulation.pipes import spec_from, spec_to
-from hansa.simulation.record import app_digest
+from hansa.simulation.record import app_digest, code_digest
 
 __all__ = ["DATA", "Cell", "cell_from", "cell_to"]
 
@@ -36,12 +36,15 @@ class Cell:
     """As `hansa.simulation.attacks` reads it; None: nobody attacks."""
     until: tuple[tuple[str, float], ...] = ()
     """Metrics and values: it ends when each has been as good as that; empty: after all rounds."""
-    code: str = ""
+    files: str = ""
     """Digest of the app's files; when it is made, of what they are then."""
+    code: str = ""
+    """The same of its code alone, which may not change until the simulation begins."""
 
     def __post_init__(self) -> None:
-        if not self.code:
-            object.__setattr__(self, "code", app_digest(self.app))
+        if not self.files:
+            object.__setattr__(self, "files", app_digest(self.app))
+            object.__setattr__(self, "code", code_digest(self.app))
 
     @property
     def key(self) -> str:
@@ -54,12 +57,12 @@ class Cell:
         config = {name: value for name, value in self.spec.config.items() if name != DATA}
         decides = {
             **cell_to(replace(self, spec=replace(self.spec, name="", project="", config=config))),
-            "app": self.code,  # wherever it lies
+            "app": self.files,  # wherever it lies
             "version": version("hansa"),
             **({"trace": blake3(trace.read_bytes()).hexdigest(12)} if kind == "trace" and trace.is_file() else {}),
             **({"plug_ins": [asdict(each) for each in brought]} if (brought := foreign(self.spec)) else {}),
         }
-        del decides["code"]
+        del decides["files"], decides["code"]
         return blake3(json.dumps(decides, sort_keys=True).encode()).hexdigest(12)
 
 
@@ -71,6 +74,7 @@ def cell_to(cell: Cell) -> dict[str, Any]:
         "clients": cell.clients,
         "devices": cell.devices,
         "engine": cell.engine,
+        "files": cell.files,
         "code": cell.code,
     }
     attacked = {"attack": cell.attack} if cell.attack else {}
@@ -89,5 +93,6 @@ def cell_from(plain: Mapping[str, Any]) -> Cell:
         plain["engine"],
         plain.get("attack"),
         until,
+        plain["files"],
         plain["code"],
     )

@@ -22,7 +22,7 @@ from hansa.simulation import RoundRecord, simulate
 from hansa.simulation.curves import numbers_of
 from hansa.simulation.named_devices import devices_of
 from hansa.simulation.pipes import Channel, receive, send
-from hansa.simulation.record import app_digest
+from hansa.simulation.record import code_digest
 
 __all__ = ["main"]
 
@@ -62,7 +62,7 @@ def _simulate(cell: Cell, folder: Path, workers: int, answers: Channel) -> None:
                 del left[metric, aim]
         return not left
 
-    if app_digest(cell.app) != cell.code:
+    if code_digest(cell.app) != cell.code:
         raise AppError(f"the app {cell.app} has changed since the experiment began: run that again, for all is anew")
     so_far = folder.with_name(f"{folder.name}.jsonl")
     result = simulate(

@@ -86,7 +86,7 @@ class Checkpoint:
             name = differ[0]
             how = (
                 _other_app(there.get(name), mine[name])
-                if name == "app"
+                if name == "app" and isinstance(there.get(name), Mapping | None)
                 else f"its {name} was {there.get(name)!r}, and is {mine[name]!r}"
             )
             raise ConflictError(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from blake3 import blake3
 
 from hansa.app import find_app, modules_beside
 from hansa.arrays import Arrays
@@ -48,6 +49,7 @@ __all__ = [
     "Record",
     "app_digest",
     "check_place",
+    "code_digest",
     "here",
     "open_record",
     "plain_round",
@@ -226,8 +228,22 @@ def what_decides(given: Given, spec: RunSpec) -> dict[str, Any]:
 
 def app_digest(source: str | Path) -> str:
     """By which a record names the app of this path: of its files alone, wherever they lie."""
+    return str(_manifest(source).digest)
+
+
+def code_digest(source: str | Path) -> str:
+    """Of what is sure to be an app's code: its Python files, of a black-box app all. Others it may write itself."""
+    manifest = _manifest(source)
+    entry, whole = str(manifest.entry), blake3()
+    for name, file in sorted(manifest.files.items()):
+        if name.endswith(".py") or not entry.endswith(".py"):
+            whole.update(f"{name} {file.blake3}\n".encode())
+    return whole.hexdigest()
+
+
+def _manifest(source: str | Path) -> Any:
     package = _package()
-    return str(package.read(package.build(_whole(Path(source)), name="app")).digest)
+    return package.read(package.build(_whole(Path(source)), name="app")).manifest
 
 
 def plain_round(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,9 +105,19 @@ def _explained(error: Exception, inputs: torch.Tensor, targets: torch.Tensor) ->
         )
     if "argument #1 'indices'" in said and inputs.is_floating_point():
         return AppError(f"inputs are {kind}, and an embedding takes whole numbers: give them as int64")
-    if isinstance(error, RuntimeError) and "type" in said and not inputs.is_floating_point():
+    if any(words in said for words in _OF_LAYERS) and not inputs.is_floating_point():
         return AppError(f"inputs are {kind}, and a layer of the module takes floats: give them as float32 ({said})")
     return None
+
+
+_OF_LAYERS = (
+    "mat1 and mat2 must have the same",
+    "m1 and m2 to have the same",
+    "Input type (",
+    "mixed dtype",
+    "does not match weight dtype",
+)
+"""What layers say of inputs in another dtype than their weights, and losses do not say of targets."""
 
 
 def check_are_pairs(loss: Callable[[Any, Any], Any], outputs: Any, targets: torch.Tensor) -> None:
