@@ -433,6 +433,31 @@ def test_a_place_that_is_waited_for_again_stays_so_when_a_power_cut_brings_an_ol
     assert (letters.count((1, 0)), letters.size) == (1, 45)
 
 
+async def test_a_letter_that_comes_while_it_is_given_up_is_late_and_its_sender_was_heard_meanwhile(
+    tmp_path: Path,
+) -> None:
+    gate, data = asyncio.Event(), b"hello"
+
+    async def slowly() -> AsyncIterator[tuple[int, memoryview]]:
+        await gate.wait()
+        async for piece in pieces(data):
+            yield piece
+
+    async with table(tmp_path, 2) as at:
+        said = at.conversation
+        sending = asyncio.create_task(said.send("p0", letter(0, 1, 0, data), slowly()))
+        listening = asyncio.create_task(anext(said.receive("p1", Awaited(KEY, 0, 1, 0, dispensable=True))))
+        while not said.waits:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0)
+        await said.go_without({0})
+        said.heard[0] -= 1000
+        gate.set()
+        assert await sending == 1
+        assert await listening == GONE
+        assert said.silence(0, asyncio.get_running_loop().time()) < 1000
+        assert not at.failures
+
+
 async def test_a_letter_that_is_not_waited_for_any_more_is_so_after_a_restart_and_nobody_says_so_of_itself(
     tmp_path: Path,
 ) -> None:
@@ -446,9 +471,12 @@ async def test_a_letter_that_is_not_waited_for_any_more_is_so_after_a_restart_an
         (tmp_path / "letters" / "0-1.letters").unlink()  # a power cut: only the note is synced
         await at.conversation.aclose()
         await at.open()
+        assert at.conversation.needed({0}) == []
         assert await anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 0))) == GONE
+        assert at.conversation.letters.sent(0) == 0  # it has said nothing yet
         assert await at.conversation.send("p0", letter(0, 1, 0, data), pieces(data)) == 1
         assert await at.conversation.send("p0", letter(0, 1, 1, data), pieces(data)) == 2
+        assert at.conversation.letters.sent(0) == 2
         assert await anext(at.conversation.receive("p1", Awaited(KEY, 0, 1, 1))) == data
         with pytest.raises(WireError, match="that is for the server to say"):
             await at.conversation.send("p0", letter(0, 1, 2, GONE), pieces(GONE))
