@@ -446,6 +446,35 @@ def test_why_clients_cannot_train_together_is_said_in_words(of: TorchTrainer, wh
     assert torch.equal(torch.get_rng_state(), random)
 
 
+class Counting(nn.Linear):
+    """Trains its weights from the sixth batch on."""
+
+    batches = 0
+
+    def forward(self, x: Any) -> Any:
+        self.batches += 1
+        return functional.linear(x, self.weight if self.batches > 5 else self.weight.detach(), self.bias)
+
+
+def test_a_module_that_counts_its_batches_trains_alone_and_has_not_counted_those_that_were_tried() -> None:
+    made = Counting(6, 3)
+    of = trainer(lambda: made)
+    assert of.vectorized(model(of), task(0)) == (
+        "the module remembers numbers from one batch to the next (does it count them?)"
+    )
+    assert made.batches == 0
+
+
+def test_a_module_may_remember_what_its_last_batch_was() -> None:
+    class Noting(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            self.size = len(x)
+            return super().forward(x)
+
+    of = trainer(lambda: Noting(6, 3))
+    assert not isinstance(of.vectorized(model(of), task(0)), str)
+
+
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_a_loss_that_broadcasts_a_row_over_a_column_is_no_mean_of_losses() -> None:
     """(n, 1) and (n,) are n² differences, each of two clients' where many share a stack."""

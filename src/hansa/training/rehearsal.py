@@ -93,6 +93,7 @@ def rehearse(
     with torch.no_grad():  # some things do not show where all are zeros
         for parameter in trained_parameters(module).values():
             parameter.add_(_noise(parameter, parameter.shape))
+    before = {layer: _numbers_of(layer) for layer in module.modules()}
     try:
         x, y = enough(x, y)
         why = _plain_obstacle(module, loss, each, x, y)
@@ -105,6 +106,17 @@ def rehearse(
         if "randomness" in said:
             return Rehearsal("the module draws random numbers while it trains (is it dropout?)")
         return Rehearsal(f"the module cannot run on stacked parameters: {said.splitlines()[0]}")
+    finally:
+        for layer, numbers in before.items():
+            for name in _numbers_of(layer).keys() - numbers.keys():
+                delattr(layer, name)
+            vars(layer).update(numbers)
+
+
+def _numbers_of(layer: torch.nn.Module) -> dict[str, Any]:
+    """What it has of numbers and texts of its own, by the attribute's name."""
+    kinds = int | float | str | None
+    return {name: value for name, value in vars(layer).items() if isinstance(value, kinds) and name != "training"}
 
 
 def _known_obstacle(module: torch.nn.Module, loss: Loss, optimizer: torch.optim.Optimizer) -> str | None:
@@ -147,7 +159,18 @@ def _plain_obstacle(
             return "the loss of a batch is not the mean of the losses of its examples"
     with _Hooks() as hooks:
         module(x.clone())
-    return "the module hooks functions of its own to its gradients" if hooks.called else None
+    if hooks.called:
+        return "the module hooks functions of its own to its gradients"
+    return _counts(module, x)
+
+
+def _counts(module: torch.nn.Module, x: torch.Tensor) -> str | None:
+    """Look at what it remembers of a batch, and of the same once more."""
+    before = list(map(_numbers_of, module.modules()))
+    with torch.no_grad():
+        module(x.clone())
+    same = list(map(_numbers_of, module.modules())) == before
+    return None if same else "the module remembers numbers from one batch to the next (does it count them?)"
 
 
 def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torch.Tensor) -> Rehearsal:
