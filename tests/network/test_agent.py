@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,36 @@ async def test_an_update_waits_for_a_disk_that_is_full_and_keeps_its_lease(
     ]
     assert "the disk is full: free some space" in told[0].line
     assert "the disk reports an input/output error" in told[2].line
+
+
+async def test_a_task_that_is_given_again_while_its_update_goes_to_the_disk_is_not_done_again(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, workshop, sent = agent
+    task, done = opened("run", 60.0), []
+    offer = Offer(task.key, "ann", blob_of(MODEL), (Contribution("ann", 1),))
+    begun, gate = threading.Event(), threading.Event()
+
+    async def work(again: OpenRound, _on_frame: object) -> Offer:
+        done.append(again.key)
+        return offer
+
+    def slow(_offer: Offer) -> None:
+        begun.set()
+        gate.wait()
+
+    monkeypatch.setattr(workshop, "work", work)
+    monkeypatch.setattr(made._outbox, "_write", slow)
+    made.receive(task)
+    await asyncio.to_thread(begun.wait)
+    made.receive(Withdraw(task.key, "ann", "it was silent"))
+    made.receive(task)
+    gate.set()
+    async with asyncio.timeout(20):
+        told = [await sent.get() for _ in range(2)]
+    await made.aclose()
+    assert told == [Progress(task.key, "ann", "idle", 0, 0), replace(offer, base=task.model.digest)]
+    assert done == [task.key]
 
 
 async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(
