@@ -74,18 +74,31 @@ def test_a_data_set_of_items_is_told_how_to_become_examples() -> None:
 
 def test_columns_of_a_table_are_taken_by_their_places_whatever_their_index() -> None:
     class Column:
-        """As a Series of pandas: [] is by the index, which is shuffled here."""
+        """As a Series of pandas: [] is by the index, which is shuffled here, and to_numpy may copy all that it has."""
 
-        iloc = None
+        def __init__(self, values: np.ndarray) -> None:
+            self._values = values
+
+        @property
+        def iloc(self) -> "ByPlace":
+            return ByPlace(self._values)
 
         def __len__(self) -> int:
-            return 4
+            return len(self._values)
 
         def __getitem__(self, labels: object) -> object:
             raise AssertionError(labels)
 
         def to_numpy(self) -> np.ndarray:
-            return np.arange(4) * 10
+            assert len(self._values) == 2
+            return self._values
 
-    examples = Examples(np.arange(4), Column())  # type: ignore[arg-type]  # it is a table's column
+    class ByPlace:
+        def __init__(self, values: np.ndarray) -> None:
+            self._values = values
+
+        def __getitem__(self, places: np.ndarray) -> Column:
+            return Column(self._values[places])
+
+    examples = Examples(np.arange(4), Column(np.arange(4) * 10))  # type: ignore[arg-type]  # it is a table's column
     assert examples.take(np.array([2, 0])).y.tolist() == [20, 0]

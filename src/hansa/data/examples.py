@@ -23,12 +23,12 @@ class Examples(NamedTuple):
 
     def take(self, indices: npt.NDArray[np.int64]) -> "Examples":
         """The examples with these indices, copied; of what pandas holds those at these places, whatever their index."""
-        return Examples(_places(self.x)[indices], _places(self.y)[indices])
+        return Examples(_at(self.x, indices), _at(self.y, indices))
 
 
-def _places(part: Any) -> Any:
-    """An array whose [] is by places; the columns of a table of pandas look into their index instead."""
-    return part.to_numpy() if hasattr(part, "iloc") else part
+def _at(part: Any, indices: npt.NDArray[np.int64]) -> Any:
+    """What is at these places; [] of the columns of a table of pandas looks into their index instead."""
+    return part.iloc[indices].to_numpy() if hasattr(part, "iloc") else part[indices]
 
 
 @dataclass(frozen=True, slots=True)
