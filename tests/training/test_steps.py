@@ -68,6 +68,11 @@ def test_a_rate_in_a_tensor_of_any_shape_is_left_to_the_optimizer() -> None:
     assert stepper(optimizer) == optimizer.step
 
 
+def test_another_device_is_left_to_the_optimizer() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1, device="meta"))])
+    assert stepper(optimizer) == optimizer.step
+
+
 def test_another_optimizer_steps_by_itself() -> None:
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
     assert stepper(optimizer) == optimizer.step

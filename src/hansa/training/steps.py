@@ -137,7 +137,7 @@ def calls_others(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """Its `step`; of torch.optim.SGD the same to the bit, without what takes longer than that.
+    """Its `step`; of torch.optim.SGD on a CPU the same to the bit, without what takes longer than that.
 
     That is a record for the profiler, and PyTorch's compiler, which is loaded to say that it is to pass it by.
 
@@ -158,7 +158,9 @@ def stepper(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
 
 
 def _is_left_to_torch(group: Mapping[str, Any]) -> bool:
-    return isinstance(group["lr"], torch.Tensor) or any(group[key] for key in _LEFT_TO_TORCH)
+    """On a GPU, too, where PyTorch moves all parameters at once."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in group["params"])
+    return not on_cpu or isinstance(group["lr"], torch.Tensor) or any(group[key] for key in _LEFT_TO_TORCH)
 
 
 def _direction(parameter: torch.Tensor, group: Mapping[str, Any], state: dict[Any, Any]) -> torch.Tensor:
