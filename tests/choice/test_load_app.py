@@ -1,9 +1,11 @@
 """An app is found and loaded from a file, a folder or a hansa.toml, and its own errors keep their lines."""
 
+import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 from types import ModuleType
 
@@ -248,6 +250,27 @@ def test_modules_beside_an_app_are_imported_anew_once_one_of_them_was_changed(tm
     assert loaded() == first
     write(sizes, "SIZE = 22.0\n")
     assert (first["w"].tolist(), loaded()["w"].tolist()) == ([1.0], [22.0])
+
+
+def test_a_module_that_was_changed_within_a_second_is_not_taken_from_its_bytecode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = write(
+        tmp_path / "app.py", "import hansa, rate\napp = hansa.App()\napp.model(lambda rng: {'w': [rate.ONE]})\n"
+    )
+    module = tmp_path / "rate.py"
+
+    def loaded(text: str, written: float, taken: float) -> list[float]:
+        """written, taken: in a second of its own, when the text was, and when its bytecode is to have been."""
+        write(module, text)
+        os.utime(module, ns=(int((1.7e9 + written) * 1e9),) * 2)
+        found = load_app(file).trainer.initial_model(np.random.default_rng(0))["w"].tolist()
+        os.utime(cache_from_source(str(module)), ns=(int((1.7e9 + taken) * 1e9),) * 2)
+        return found
+
+    assert loaded("ONE = 1.0\n", 0.1, 0.2) == [1.0]
+    assert loaded("ONE = 2.0\n", 0.5, 0.6) == [2.0]
 
 
 def test_loading_an_app_of_functions_loads_no_framework(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 __all__ = ["forget_changed", "imported_names", "modules_beside"]
 
-Stamp = tuple[int, int]
+Stamp: TypeAlias = "tuple[int, int]"
 """When a file was written, in ns, and its bytes."""
 
 
@@ -47,6 +49,8 @@ def forget_changed(app: Path) -> None:
     """Have the modules beside an app imported anew where any of them was written since the last call for this app."""
     modules = modules_beside(app)
     stamps = {file: _stamp(file) for file in modules.values()}
+    for file in stamps:
+        _forget_bytecode(file)
     before = _seen.get(app)
     if before is not None and any(before.get(file, stamp) != stamp for file, stamp in stamps.items()):
         own = {str(file) for file in {*before, *stamps}}
@@ -54,6 +58,14 @@ def forget_changed(app: Path) -> None:
             if getattr(getattr(module, "__spec__", None), "origin", None) in own:
                 del sys.modules[name]
     _seen[app] = stamps
+
+
+def _forget_bytecode(module: Path) -> None:
+    """Python takes a module's bytecode for as new as its text where both are of one second and one size."""
+    bytecode = Path(importlib.util.cache_from_source(str(module)))
+    with suppress(OSError):  # there is none, or it is not ours to remove
+        if bytecode.stat().st_mtime_ns < module.stat().st_mtime_ns:
+            bytecode.unlink()
 
 
 _seen: dict[Path, dict[Path, Stamp]] = {}
