@@ -43,6 +43,13 @@ def test_targets_of_a_regression_stay_what_they_are() -> None:
     assert adapters.from_torchvision(masks).y.shape == (3, 2, 2)
 
 
+def test_items_with_several_inputs_by_name_are_examples_of_such() -> None:
+    items = [({"image": np.full((2, 2), k), "age": k}, k % 2) for k in range(3)]
+    examples = adapters.from_torchvision(items)
+    assert {name: array.shape for name, array in examples.x.items()} == {"image": (3, 2, 2), "age": (3,)}
+    assert examples.x["age"].tolist() == [0, 1, 2]
+
+
 def idx(file: Path, values: np.ndarray) -> None:
     head = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
     file.write_bytes(head + values.astype(np.uint8).tobytes())
@@ -95,5 +102,8 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert owners["b"].train.y.tolist() == [0, 2, 2]
     words = adapters.from_hugging_face(loaded, "text", "label", client="who", test_fraction=0)
     assert words["a"].train.x.tolist() == ["v", "y"]
-    with pytest.raises(InputError, match="no column 'colour'; it has image, label, who, text"):
-        adapters.from_hugging_face(loaded, "colour", "label")
+    both = adapters.from_hugging_face(loaded, ["image", "text"], "label", client="who", test_fraction=0)["a"].train
+    assert (both.x["image"].shape, both.x["text"].tolist()) == ((2, 4, 4, 3), ["v", "y"])
+    for x in ("colour", ["image", "colour"]):
+        with pytest.raises(InputError, match="no column 'colour'; it has image, label, who, text"):
+            adapters.from_hugging_face(loaded, x, "label")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from hansa.data import Examples, Split
+from hansa.data.examples import joined, pooled
 from hansa.data.sharing import Shares
 from hansa.errors import InputError
 
@@ -48,9 +49,32 @@ def test_targets_of_any_shape_are_shared_by_what_looks_at_no_labels() -> None:
         Shares((np.arange(120), np.linspace(0, 1, 120))).of(0, 5, "shards:2", 0)
 
 
-@pytest.mark.parametrize("inputs", [{"ids": np.zeros(4)}, (np.zeros(4), np.zeros(4))])
-def test_inputs_of_several_arrays_are_told_what_to_be(inputs: object) -> None:
-    with pytest.raises(InputError, match="give one array with an example in each row"):
+def test_several_inputs_by_name_are_shared_joined_and_held_out_together() -> None:
+    x = {"left": np.arange(120)[:, None], "right": list(range(120))}
+    shares = Shares((x, LABELS))
+    mine = [shares.of(k, 3, "dirichlet:1.0", 0, 0.25) for k in range(3)]
+    for examples in (part for split in mine for part in (split.train, split.test)):
+        assert np.array_equal(examples.x["left"][:, 0], examples.x["right"])
+        assert np.array_equal(LABELS[examples.x["right"]], examples.y)
+    together = pooled(mine)
+    assert sorted([*together.train.x["right"], *together.test.x["right"]]) == list(range(120))
+    with pytest.raises(InputError, match="different inputs cannot be pooled: left; one array"):
+        joined([Examples(np.zeros(2), LABELS[:2]), Examples({"left": np.zeros(2)}, LABELS[:2])])
+    with pytest.raises(InputError, match="the partition clusters needs x: give x="):
+        shares.of(0, 3, "clusters", 0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ((np.zeros(4), np.zeros(4)), "give several inputs of an example by name, as a mapping"),
+        ({"ids": np.zeros(4), "mask": np.zeros(3)}, "data has 3 inputs and 4 targets"),
+        ({"ids": [[1], [2, 3], [4], [5]]}, "rows of several lengths: fill them up to one"),
+    ],
+    ids=["tuple", "fewer", "lengths"],
+)
+def test_inputs_that_are_none_are_told_what_to_be(inputs: object, said: str) -> None:
+    with pytest.raises(InputError, match=said):
         Shares((inputs, np.zeros(4)))
 
 

@@ -190,6 +190,24 @@ def test_data_that_cannot_be_poisoned_are_refused(data: object):
         hansa.simulate(app, clients=1, rounds=1, attack="label-flip:0.9")
 
 
+def test_labels_of_several_inputs_are_turned_around_and_a_backdoor_into_them_is_refused():
+    seen: set[tuple[int, ...]] = set()
+    app = hansa.App()
+    app.model(lambda _: {"w": np.zeros(1)})
+    app.data(lambda _: ({"left": np.zeros(3), "right": np.ones((3, 2))}, np.array([0, 1, 2])))
+
+    @app.train
+    def train(model: Arrays, task: hansa.Task) -> Update:
+        assert set(task.data[0]) == {"left", "right"}
+        seen.add(tuple(task.data[1].tolist()))
+        return Update(model, 1)
+
+    hansa.simulate(app, clients=2, rounds=1, attack="label-flip:0.5")
+    assert seen == {(0, 1, 2), (2, 1, 0)}
+    with pytest.raises(AppError, match="no trigger for inputs by name"):
+        hansa.simulate(app, clients=2, rounds=1, attack="backdoor:0.5")
+
+
 # ── engines ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SCAFFOLD = RunSpec(

@@ -384,7 +384,14 @@ def test_numbers_are_in_the_order_of_the_names(total: int) -> None:
 
 def test_examples_are_counted_in_whatever_an_app_gives() -> None:
     x, y = np.zeros((7, 2)), np.zeros(7)
-    for data in ((x, y), ((x, y), (x[:2], y[:2])), Split(Examples(x, y), Examples(x[:1], y[:1])), [1] * 7, x):
+    for data in (
+        (x, y),
+        ((x, y), (x[:2], y[:2])),
+        Split(Examples(x, y), Examples(x[:1], y[:1])),
+        [1] * 7,
+        x,
+        ({"a": x}, y),
+    ):
         assert count_examples(data, "client-0") == 7
     with pytest.raises(AppError, match="client-0 has a NoneType"):
         count_examples(None, "client-0")

@@ -91,7 +91,7 @@ def test_the_default_loss_of_a_sequence_is_that_of_its_words() -> None:
 def test_outputs_that_have_no_place_for_targets_are_told_by_their_shapes() -> None:
     with pytest.raises(AppError, match=r"\(30, 3\) and the targets \(30,\): to numbers belong as many outputs"):
         trained(lambda: nn.Linear(6, 3), X, SUMS)
-    with pytest.raises(AppError, match="returns a tuple, not a tensor: give a loss"):
+    with pytest.raises(AppError, match="returns a tuple, neither a tensor nor something with logits: give a loss"):
         loss_by_targets((torch.zeros(2), torch.zeros(2)), torch.zeros(2))
     with pytest.raises(AppError, match="metrics of your own"):
         accuracy((torch.zeros(2), torch.zeros(2)), torch.zeros(2))

@@ -1,5 +1,6 @@
 """The examples of a client, for algorithms that look at them themselves and for trainers: what `task.data` may be."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,39 +45,56 @@ def _checked(inputs: Any, num_features: int, task: Task) -> npt.NDArray[np.float
     return x
 
 
-def training_examples(task: Task) -> tuple[Any, Any]:
-    """`(x, y)` to train on; raises `InputError` when there are none, `AppError` when `task.data` is something else."""
-    return _examples(task, "train")
+def training_examples(task: Task, *, named: bool = False) -> tuple[Any, Any]:
+    """`(x, y)` to train on; raises `InputError` when there are none, `AppError` when `task.data` is something else.
+
+    named: whoever asks takes several inputs by name, too; then x is a dict of arrays.
+    """
+    return _examples(task, "train", named=named)
 
 
-def evaluation_examples(task: Task) -> tuple[Any, Any]:
+def evaluation_examples(task: Task, *, named: bool = False) -> tuple[Any, Any]:
     """`(x, y)` to evaluate on: the test examples where `task.data` has some of its own, else the training examples."""
-    return _examples(task, "test")
+    return _examples(task, "test", named=named)
 
 
-def _examples(task: Task, part: str) -> tuple[Any, Any]:
+def _examples(task: Task, part: str, *, named: bool) -> tuple[Any, Any]:
     who, data = task.client.name, task.data
     if hasattr(data, "train") and hasattr(data, "test"):
         pair = getattr(data, part)
-    elif _is_pair(data) and isinstance(data[0], tuple):
+    elif _is_pair(data) and all(isinstance(of_part, tuple) for of_part in data):
         pair = data[("train", "test").index(part)]
     else:
         pair = data
-    if not _is_pair(pair) or not all(getattr(array, "shape", ()) for array in pair):
+    if not _is_pair(pair) or not all(map(_is_of_arrays, pair)) or isinstance(pair[1], Mapping):
         raise AppError(
             f"{who} has {_described(data)} as its data: let @app.data return a tuple of two arrays, (x, y), "
-            "or a tuple of two such tuples, (train, test)"
+            "or a tuple of two such tuples, (train, test); several inputs of an example are a mapping, x by name"
         )
     x, y = pair
-    if len(x) != len(y):
-        raise AppError(f"{who} has {len(x)} inputs and {len(y)} targets in its {part} data: there must be as many")
-    if not len(x):
+    if isinstance(x, Mapping) and not named:
+        raise AppError(
+            f"{who} has several inputs by name, {', '.join(map(str, x))}, which only TorchTrainer takes: give one "
+            "array with an example in each row"
+        )
+    sizes = {name: len(array) for name, array in x.items()} if isinstance(x, Mapping) else {"": len(x)}
+    if wrong := next(((name, size) for name, size in sizes.items() if size != len(y)), None):
+        what = f"inputs {wrong[0]!r}" if isinstance(x, Mapping) else "inputs"
+        raise AppError(f"{who} has {wrong[1]} {what} and {len(y)} targets in its {part} data: there must be as many")
+    if not len(y):
         verb = "train" if part == "train" else "evaluate"
         raise InputError(
             f"{who} has no examples to {verb} on: its {part} data are empty; leave this client out, or give it data, "
             "of a partition by min_size=1"
         )
-    return x, y
+    return dict(x) if isinstance(x, Mapping) else x, y
+
+
+def _is_of_arrays(part: Any) -> bool:
+    """Whether it has a row for each example: an array, or arrays by name."""
+    if isinstance(part, Mapping):
+        return bool(part) and all(isinstance(name, str) and getattr(each, "shape", ()) for name, each in part.items())
+    return bool(getattr(part, "shape", ()))
 
 
 def _is_pair(value: Any) -> bool:

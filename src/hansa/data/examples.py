@@ -1,6 +1,6 @@
 """What one client holds: examples, some of them kept apart for testing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ __all__ = ["Examples", "Split", "hold_out", "joined", "pooled"]
 class Examples(NamedTuple):
     """Inputs and targets of the same length, as a pair: `x, y = split.train`; there are `len(split.train.y)`."""
 
-    x: Array
-    """Shape (n, …)."""
+    x: Any
+    """Shape (n, …); or several inputs by name, a mapping of such arrays: `{"input_ids": …, "attention_mask": …}`."""
     y: Array
     """Shape (n,), or (n, …) where a target is more than a number."""
 
@@ -28,6 +28,8 @@ class Examples(NamedTuple):
 
 def _at(part: Any, indices: npt.NDArray[np.int64]) -> Any:
     """What is at these places; [] of the columns of a table of pandas looks into their index instead."""
+    if isinstance(part, Mapping):
+        return {name: _at(each, indices) for name, each in part.items()}
     return part.iloc[indices].to_numpy() if hasattr(part, "iloc") else part[indices]
 
 
@@ -61,7 +63,16 @@ def pooled(splits: Sequence[Split]) -> Split:
 def joined(several: Sequence[Examples]) -> Examples:
     """All these examples, in their order. Raises `InputError` where their shapes differ."""
     some = [examples for examples in several if len(examples.y)] or several[:1]
-    shapes = {examples.x.shape[1:] for examples in some}
+    return Examples(_joined([each.x for each in some]), np.concatenate([each.y for each in some]))
+
+
+def _joined(inputs: Sequence[Any]) -> Any:
+    if any(isinstance(each, Mapping) for each in inputs):
+        kinds = sorted({", ".join(sorted(each)) if isinstance(each, Mapping) else "one array" for each in inputs})
+        if len(kinds) > 1:
+            raise InputError(f"examples with different inputs cannot be pooled: {'; '.join(kinds)}")
+        return {name: _joined([each[name] for each in inputs]) for name in inputs[0]}
+    shapes = {each.shape[1:] for each in inputs}
     if len(shapes) > 1:
         raise InputError(f"examples of different shapes cannot be pooled: {', '.join(map(str, sorted(shapes)))}")
-    return Examples(np.concatenate([each.x for each in some]), np.concatenate([each.y for each in some]))
+    return np.concatenate(inputs)

@@ -174,7 +174,8 @@ class Partitioned:
             scheme: as `hansa.data.partition.partition` takes it, for example `shards:2`.
             seed: of the partition, and of each client's choice of test examples.
             test_fraction: 0 ≤ f < 1 of each client's examples are for its own testing.
-            **beside: `owners` or `coarse`, where the scheme needs them; `x` is the examples' own unless it is given.
+            **beside: `owners` or `coarse`, where the scheme needs them; `x` is the examples' own unless it is given,
+                or they have several inputs by name.
 
         """
         _check_drawn(scheme, seed)
@@ -199,7 +200,7 @@ class Partitioned:
         found = self._parts.get(num_clients)
         if found is None:
             x, y = self.examples
-            beside: dict[str, Any] = {"x": x} | self._beside
+            beside: dict[str, Any] = ({} if isinstance(x, Mapping) else {"x": x}) | self._beside
             found = partition(self._scheme, y, num_clients, np.random.default_rng(self._seed), **beside)
             self._parts = {num_clients: found}
         return found

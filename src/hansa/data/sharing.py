@@ -37,10 +37,11 @@ class Shares:
         else:
             self._whole, self.test = _parts(data)
             for examples in filter(None, (self._whole, self.test)):
-                if len(examples.x) != len(examples.y):
-                    raise InputError(
-                        f"data has {len(examples.x)} inputs and {len(examples.y)} targets: each input has one target"
-                    )
+                for inputs in examples.x.values() if isinstance(examples.x, Mapping) else (examples.x,):
+                    if len(inputs) != len(examples.y):
+                        raise InputError(
+                            f"data has {len(inputs)} inputs and {len(examples.y)} targets: each input has one target"
+                        )
         self._partitioned: dict[tuple[str, int, float], Partitioned] = {}
 
     @property
@@ -73,22 +74,31 @@ class Shares:
         return self._whole.take(shared.parts(total)[index])
 
 
+def _array(part: Any) -> Any:
+    """A list as an array; else it is one."""
+    try:
+        return np.asarray(part) if isinstance(part, list) else part
+    except ValueError as error:
+        raise InputError(f"a list of data has rows of several lengths: fill them up to one ({error})") from error
+
+
 def _parts(data: Any) -> tuple[Examples, Examples | None]:
     """Training and test examples, as `hansa.training.local` reads data of one owner."""
     if hasattr(data, "train") and hasattr(data, "test"):
         return Examples(*data.train), Examples(*data.test)
     if isinstance(data, tuple) and len(data) == 2:  # noqa: PLR2004 - a pair
         first, second = data
-        if isinstance(first, Mapping) or (isinstance(first, tuple) and not isinstance(second, tuple)):
+        if isinstance(first, tuple) and not isinstance(second, tuple):
             raise InputError(
-                f"inputs are a {type(first).__name__}: give one array with an example in each row, which the model may "
-                "take apart, or an app whose @app.data and @app.train are your own"
+                "inputs are a tuple: give several inputs of an example by name, as a mapping with the names by which "
+                "a torch module is called, or one array with an example in each row"
             )
         if isinstance(first, tuple):
             return Examples(*first), Examples(*second)
-        arrays = [np.asarray(part) if isinstance(part, list) else part for part in data]
-        if all(hasattr(part, "__len__") for part in arrays):
-            return Examples(*arrays), None
+        inputs = {name: _array(each) for name, each in first.items()} if isinstance(first, Mapping) else _array(first)
+        parts = Examples(inputs, _array(second))
+        if all(hasattr(part, "__len__") for part in (inputs.values() if isinstance(inputs, dict) else parts)):
+            return parts, None
         raise InputError("data is a pair of something without a length: give inputs and targets, one for each example")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | np.ndarray):
         raise InputError(

@@ -271,6 +271,8 @@ def _label_flip(examples: Examples, options: Options, _: np.random.Generator) ->
 
 def _backdoor(examples: Examples, options: Options, rng: np.random.Generator) -> Examples:
     chosen = rng.permutation(len(examples.y))[: int(options["poisoned"] * len(examples.y))]
+    if isinstance(examples.x, Mapping):
+        raise AppError("the attack backdoor sets the last numbers of one array: it has no trigger for inputs by name")
     x, y = np.array(examples.x), np.array(examples.y)
     x[chosen] = triggered(x[chosen], size=int(options["size"]), value=options["value"])
     y[chosen] = int(options["target"])
@@ -294,13 +296,19 @@ def _poisoned(data: Any, poison: Poison, options: Options, rng: np.random.Genera
     match data:
         case Split():
             return replace(data, train=poison(data.train, options, rng))
-        case (np.ndarray() as x, np.ndarray() as y) if len(x) == len(y):
+        case (np.ndarray() | Mapping() as x, np.ndarray() as y) if _are_of(x, len(y)):
             return poison(Examples(x, _labels(y, name)), options, rng)
         case _:
             raise AppError(
                 f"the attack {name} changes data that are a pair (x, y) of numpy arrays, or a hansa.data.Split of "
                 f"them; @app.data returned a {type(data).__name__}"
             )
+
+
+def _are_of(x: Any, size: int) -> bool:
+    """Whether inputs, or each of them by name, are an array of so many examples."""
+    parts = x.values() if isinstance(x, Mapping) else (x,)
+    return all(isinstance(part, np.ndarray) and len(part) == size for part in parts)
 
 
 def _labels(y: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

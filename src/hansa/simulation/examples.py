@@ -1,5 +1,6 @@
 """How many examples a client trains on, before it trains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hansa.errors import AppError
@@ -11,7 +12,7 @@ def count_examples(data: Any, client: str) -> int:
     """Of what `@app.data` returned: `(x, y)`, `(train, test)`, an object with a `train`, or anything with a length."""
     part = data.train if hasattr(data, "train") else data
     while isinstance(part, tuple) and part:
-        part = part[0]
+        part = next(iter(part[0].values()), ()) if isinstance(part[0], Mapping) else part[0]
     try:
         return len(part)
     except TypeError as error:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -14,7 +14,7 @@ from hansa.messages import GradientCorrection
 from hansa.training.pairs import check_is_loss
 from hansa.training.setup import Setup
 from hansa.training.steps import dense, trained_parameters
-from hansa.training.tensors import load_into_module
+from hansa.training.tensors import Inputs, called, copied, load_into_module
 
 __all__ = [
     "Anchor",
@@ -29,13 +29,13 @@ __all__ = [
     "with_frozen",
 ]
 
-Anchor: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], Sequence[tuple[torch.nn.Parameter, torch.Tensor]]]"
+Anchor: TypeAlias = "Callable[[Inputs, torch.Tensor], Sequence[tuple[torch.nn.Parameter, torch.Tensor]]]"
 """(inputs, targets) → the gradients at the model received, of the parameters that have one."""
 
-Forward: TypeAlias = "Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | float]]"
+Forward: TypeAlias = "Callable[[Inputs], tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | float]]"
 """inputs → (outputs, their representations where somebody asks for them, what is added to the loss)."""
 
-Slopes: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+Slopes: TypeAlias = "Callable[[Inputs, torch.Tensor], torch.Tensor]"
 """(inputs, targets) → their loss, without what is added to it; the gradients of all that is trained are set."""
 
 
@@ -58,7 +58,8 @@ class Seen(NamedTuple):
 class LocalBatch:
     """What `GradientCorrection.penalty` is given in each step: the examples, and what the local model makes of them."""
 
-    inputs: torch.Tensor
+    inputs: Inputs
+    """A tensor, or a dict of them where the examples have several inputs by name."""
     targets: torch.Tensor
     seen: Seen
     others: "Others"
@@ -97,10 +98,14 @@ def anchor_of(setup: Setup, module: torch.nn.Module, correction: GradientCorrect
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     start = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def gradients(inputs: torch.Tensor, targets: torch.Tensor) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    def gradients(inputs: Inputs, targets: torch.Tensor) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
         held = {name: tensor.clone().requires_grad_(name in trained) for name, tensor in start.items()}
+
+        def there(*unnamed: torch.Tensor, **named: torch.Tensor) -> Any:
+            return torch.func.functional_call(module, held, unnamed, named)
+
         with torch.random.fork_rng(devices=setup.generators()), setup.routines():
-            outputs = setup.forward(lambda x: torch.func.functional_call(module, held, (x.clone(),)), inputs)
+            outputs = setup.forward(lambda x: called(there, copied(x)), inputs)
             loss = setup.loss(outputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this one method unannotated
         return [(p, dense(g)) for name, p in trained.items() if (g := held[name].grad) is not None]
@@ -113,7 +118,7 @@ def slopes_of(setup: Setup, module: torch.nn.Module, model: Arrays, correction: 
     asked, others = correction or GradientCorrection(), Others(setup)
     forward, check = _forward_of(setup, module, model, asked, others), setup.pair_checker()
 
-    def slopes(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def slopes(inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
         with setup.routines():
             outputs, features, beside = setup.forward(forward, inputs)
             check(outputs, targets)
@@ -128,10 +133,10 @@ def slopes_of(setup: Setup, module: torch.nn.Module, model: Arrays, correction: 
         return slopes
     climbing = [p for name, p in trained_parameters(module).items() if name not in asked.frozen]
 
-    def uphill(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def uphill(inputs: Inputs, targets: torch.Tensor) -> torch.Tensor:
         module.zero_grad()  # also what the optimizer does not have
         with torch.random.fork_rng(devices=setup.generators()):  # both have the same dropout
-            loss = slopes(inputs.clone(), targets)  # a module may change its inputs in place
+            loss = slopes(copied(inputs), targets)  # a module may change its inputs in place
         with _moved_uphill(climbing, asked.sharpness), _buffers_kept(module):
             module.zero_grad()
             slopes(inputs, targets)
@@ -171,13 +176,13 @@ class Others:
         self._setup = setup
         self._modules: dict[int, tuple[Arrays, torch.nn.Module]] = {}
 
-    def seen(self, model: Arrays, inputs: torch.Tensor) -> Seen:
+    def seen(self, model: Arrays, inputs: Inputs) -> Seen:
         """What such a model makes of a batch."""
         with torch.no_grad():
             outputs, features = self._setup.forward(lambda x: self.run(model, x), inputs)
         return Seen(outputs, features)
 
-    def run(self, model: Arrays, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def run(self, model: Arrays, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same, in the dtypes in which it is computed."""
         if id(model) not in self._modules:
             with torch.random.fork_rng(devices=self._setup.generators()):
@@ -194,13 +199,13 @@ def _forward_of(
     term = asked.contrast
     if term is None:
         if asked.penalty is None:
-            return lambda inputs: (module(inputs), None, 0.0)
+            return lambda inputs: (called(module, inputs), None, 0.0)
         return lambda inputs: (*_represented(module, setup.representation, inputs), 0.0)
     if setup.representation is None:
         raise AppError('this algorithm compares representations: give TorchTrainer representation="encoder"')
     compared = (model, term.previous)
 
-    def forward(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    def forward(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         seen = Seen(*_represented(module, setup.representation, inputs))
         with torch.no_grad():
             standing = [Seen(*others.run(other, inputs)).representation for other in compared]
@@ -211,18 +216,16 @@ def _forward_of(
     return forward
 
 
-def _represented(
-    module: torch.nn.Module, name: str | None, inputs: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _represented(module: torch.nn.Module, name: str | None, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The outputs of a module, and those of its submodule of this name, of shape (n, features)."""
     if name is None:
-        return module(inputs.clone()), None  # it may change them in place, and they are looked at again
+        return called(module, copied(inputs)), None  # it may change them in place, and they are looked at again
     seen: list[torch.Tensor] = []
     if name not in (there := [each for each, _ in module.named_modules() if each]):
         raise AppError(f"representation is {name!r}, and the module has no such submodule; it has: {', '.join(there)}")
     hook = module.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     try:
-        outputs = module(inputs.clone())
+        outputs = called(module, copied(inputs))
     finally:
         hook.remove()
     return outputs, seen[0].flatten(1)

@@ -6,7 +6,8 @@
 - `(train, test)`, each of them `(x, y)`: examples to train on, and others to evaluate on;
 - an object with the attributes `train` and `test`, each `(x, y)`, as `hansa.data.Split` is.
 
-`x` and `y` are arrays or tensors of the same length, one example after the other; the pairs are tuples.
+`x` and `y` are arrays or tensors of the same length, one example after the other; the pairs are tuples. For PyTorch, x
+may be several inputs by name, a mapping of such.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The trainer of a model, whatever that is: a torch module, a scikit-learn estimator, a numpy model, or a trainer."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 import numpy as np
@@ -102,6 +102,8 @@ def _sklearn(
     from hansa.training.sklearn import SklearnTrainer  # noqa: PLC0415 - only where scikit-learn is loaded
 
     x, y = examples()
+    if isinstance(x, Mapping):
+        raise AppError("inputs are several by name, and a scikit-learn estimator takes one array: shape (n, features)")
     classes = np.unique(np.asarray(y)) if is_classifier(estimator) else None
     batch = BATCH if hasattr(estimator, "partial_fit") else None
 

@@ -8,24 +8,43 @@ from typing import Any
 import torch
 
 from hansa.errors import AppError
+from hansa.training.tensors import Inputs
 
-__all__ = ["accuracy", "check_are_pairs", "check_are_signs", "check_is_loss", "explaining", "with_classes_second"]
+__all__ = [
+    "accuracy",
+    "check_are_pairs",
+    "check_are_signs",
+    "check_is_loss",
+    "explaining",
+    "scores",
+    "with_classes_second",
+]
 
 
-def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def scores(outputs: Any) -> torch.Tensor:
+    """Outputs, or the `logits` among them where they are several, as those of Hugging Face's models are.
+
+    Raises `AppError` where there is no such tensor.
+    """
+    found: object = outputs if isinstance(outputs, torch.Tensor) else getattr(outputs, "logits", None)
+    if not isinstance(found, torch.Tensor):
+        raise AppError(
+            f"the module returns a {type(outputs).__name__}, neither a tensor nor something with logits: give a loss "
+            "of (outputs, targets), and metrics of your own, or metrics={} for none"
+        )
+    return found
+
+
+def accuracy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
     """The share of right answers, among the targets that are not below 0: those are left out, as cross-entropy does.
 
     outputs: shape (n, classes, …) or (n, …, classes) with targets (n, …) of class numbers; or as many logits as there
-    are targets, of 1 against 0. Raises `AppError` for other outputs.
+    are targets, of 1 against 0; or what has such `logits`. Raises `AppError` for other outputs.
     """
-    if not isinstance(outputs, torch.Tensor):
-        raise AppError(
-            f"accuracy is of one tensor, and the module returns a {type(outputs).__name__}: give metrics of your own, "
-            "or metrics={} for none"
-        )
-    if outputs.numel() == targets.numel():
-        return (outputs.reshape(targets.shape) > 0).eq(targets).double().mean()
-    right = with_classes_second(outputs, targets).argmax(dim=1) == targets
+    found = scores(outputs)
+    if found.numel() == targets.numel():
+        return (found.reshape(targets.shape) > 0).eq(targets).double().mean()
+    right = with_classes_second(found, targets).argmax(dim=1) == targets
     return right.double().sum() / (targets >= 0).sum().clamp(min=1)
 
 
@@ -72,16 +91,42 @@ def check_are_signs(targets: torch.Tensor) -> None:
 
 
 @contextmanager
-def explaining(inputs: torch.Tensor, targets: torch.Tensor) -> Iterator[None]:
+def explaining(inputs: Inputs, targets: torch.Tensor) -> Iterator[None]:
     """Of what a module or a loss raises for a batch, an `AppError` with the remedy where there is one; else a note."""
     try:
         yield
-    except (RuntimeError, ValueError, IndexError) as error:
-        if (explained := _explained(error, inputs, targets)) is not None:
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        named = inputs if isinstance(inputs, dict) else None
+        explained = _explained(error, inputs, targets) if named is None else _explained_by_name(error, named)
+        if isinstance(error, TypeError) and "must be Tensor, not" in str(error):
+            explained = AppError(
+                "the loss is given what the module returns, and takes a tensor: give one that takes that apart, "
+                f"as lambda outputs, targets: cross_entropy(outputs.logits, targets) ({error})"
+            )
+        if explained is not None:
             raise explained from error
-        kinds = [f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}" for t in (inputs, targets)]
-        error.add_note(f"hansa: in a batch of inputs, {kinds[0]}, and targets, {kinds[1]}")
+        several = {"inputs": inputs} if named is None else named
+        kinds = ", ".join(f"{name}, {_kind(each)}" for name, each in several.items())
+        error.add_note(f"hansa: in a batch of {kinds}, and targets, {_kind(targets)}")
         raise
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def _explained_by_name(error: Exception, inputs: dict[str, torch.Tensor]) -> AppError | None:
+    said = str(error)
+    if "forward() got an unexpected keyword" in said or "forward() missing" in said:
+        return AppError(f"the module is called with the inputs {', '.join(inputs)} by name, and takes others ({said})")
+    if "index out of range in self" in said:
+        spans = [
+            f"{name} from {int(each.min())} to {int(each.max())}"
+            for name, each in inputs.items()
+            if not each.is_floating_point() and each.numel()
+        ]
+        return AppError(f"an embedding has no row for all of the whole numbers that it is given: {', '.join(spans)}")
+    return None
 
 
 def _explained(error: Exception, inputs: torch.Tensor, targets: torch.Tensor) -> AppError | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from hansa.arrays import Arrays
 from hansa.errors import AppError
@@ -15,7 +16,7 @@ from hansa.messages import Task
 from hansa.training.local import Batch, LocalWork
 from hansa.training.pairs import accuracy, check_are_pairs
 from hansa.training.routines import Quick, without_compiler
-from hansa.training.tensors import load_into_module, taken
+from hansa.training.tensors import Inputs, load_into_module, taken
 
 __all__ = ["Loss", "Setup", "seed"]
 
@@ -111,23 +112,28 @@ class Setup:
             yield slice(start, end)
             task.progress(end, num_examples)
 
-    def batch(
-        self, x: Any, y: Any, batch: "Batch | None", module: torch.nn.Module
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, x: Any, y: Any, batch: "Batch | None", module: torch.nn.Module) -> tuple[Inputs, torch.Tensor]:
         """Some of the examples as tensors on the device, in the dtypes that the module needs. batch: as of `taken`."""
         dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+        named = x if isinstance(x, dict) else {"inputs": x}
         try:
-            inputs, targets = taken(x, batch), taken(y, batch)
+            tensors = {name: taken(each, batch) for name, each in named.items()}
+            targets = taken(y, batch)
         except TypeError as error:
-            kinds = " and ".join(f"{what} {np.asarray(of).dtype}" for what, of in (("inputs", x), ("targets", y)))
+            kinds = " and ".join(f"{what} {np.asarray(of).dtype}" for what, of in (*named.items(), ("targets", y)))
             raise AppError(f"{kinds} cannot be tensors: give numbers, of a class its own from 0") from error
+        targets = targets.to(dtype if targets.is_floating_point() else torch.int64)
+        inputs = {name: self._placed(each, dtype) for name, each in tensors.items()}
+        return inputs if isinstance(x, dict) else inputs["inputs"], targets.to(self.device)
+
+    def _placed(self, inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """On the device; floats in this dtype."""
         if inputs.is_floating_point():
             inputs = inputs.to(dtype)
-        targets = targets.to(dtype if targets.is_floating_point() else torch.int64)
         channels = self.format if inputs.dim() == 4 else torch.preserve_format  # noqa: PLR2004 - (n, c, h, w)
-        return inputs.to(self.device, memory_format=channels), targets.to(self.device)
+        return inputs.to(self.device, memory_format=channels)
 
-    def forward(self, function: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> Any:
+    def forward(self, function: Callable[[Inputs], Any], inputs: Inputs) -> Any:
         """A forward pass of this thread's module, by the quickest routines.
 
         With `bfloat16` its products are in that dtype, and what comes of it is in float32 again.
@@ -201,10 +207,8 @@ _torch_threads = _TorchThreads()
 
 
 def _widened(outputs: Any) -> Any:
-    if isinstance(outputs, tuple):
-        return tuple(map(_widened, outputs))
-    narrow = isinstance(outputs, torch.Tensor) and outputs.dtype == torch.bfloat16
-    return outputs.float() if narrow else outputs
+    """Tensors in whatever torch's trees know: tuples, dicts, outputs of Hugging Face's models."""
+    return tree_map_only(torch.Tensor, lambda one: one.float() if one.dtype == torch.bfloat16 else one, outputs)
 
 
 def seed(rng: np.random.Generator) -> int:

@@ -84,7 +84,9 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
 
     model, task: those of one client, on whose examples the module is tried. Nothing of the task is drawn.
     """
-    x, y = training_examples(task)
+    x, y = training_examples(task, named=True)
+    if isinstance(x, dict):
+        return "its examples have several inputs by name, with which it is called for one client at a time"
     why = obstacle(task.correction) or (_NARROW if setup.bfloat16 else None)
     if why is not None:
         return why

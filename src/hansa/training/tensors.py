@@ -1,8 +1,8 @@
 """Arrays and the tensors of PyTorch: there and back, with the bits."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,14 +13,31 @@ from hansa.errors import AppError
 from hansa.training.local import Batch
 
 __all__ = [
+    "Inputs",
     "array_in",
     "array_of_tensor",
     "arrays_of_module",
+    "called",
+    "copied",
     "joined",
     "load_into_module",
     "stack_of",
     "taken",
 ]
+
+
+Inputs: TypeAlias = Any
+"""Of a batch: a tensor, or several by name, a dict, with whose names a module is called."""
+
+
+def called(module: Callable[..., Any], inputs: Inputs) -> Any:
+    """What a module makes of a batch."""
+    return module(**inputs) if isinstance(inputs, dict) else module(inputs)
+
+
+def copied(inputs: Inputs) -> Inputs:
+    """The same, which a module may change in place."""
+    return {name: each.clone() for name, each in inputs.items()} if isinstance(inputs, dict) else inputs.clone()
 
 
 def arrays_of_module(module: torch.nn.Module) -> Arrays:

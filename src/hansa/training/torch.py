@@ -1,6 +1,7 @@
 """Local training of PyTorch modules."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from hansa.training.steps import (
     stepper,
     trained_parameters,
 )
-from hansa.training.tensors import array_of_tensor, arrays_of_module, load_into_module
+from hansa.training.tensors import array_of_tensor, arrays_of_module, called, load_into_module
 
 __all__ = ["LocalBatch", "TorchTrainer", "accuracy", "array_of_tensor", "arrays_of_module", "load_into_module"]
 
@@ -40,7 +41,8 @@ class TorchTrainer:
     The model is the module's state_dict, in its order: parameters and buffers. BatchNorm's counters travel too, as
     int64, and are averaged to the nearest whole number; its running means and variances are averaged as floats.
 
-    `task.data` is what `hansa.training.local` says, as tensors or ndarrays. Floating inputs and targets are cast to the
+    `task.data` is what `hansa.training.local` says, as tensors or ndarrays; several inputs by name are what the module
+    is called with, `module(**inputs)`. Floating inputs and targets are cast to the
     module's floating dtype, integer targets to int64. `fit` reports the loss, a mean over the examples of all steps,
     each before its step; `evaluate` reports the loss and the metrics.
 
@@ -117,7 +119,7 @@ class TorchTrainer:
 
     def fit(self, model: Arrays, task: Task) -> Update:
         """Train from `model` as far as `task.work` goes."""
-        x, y = training_examples(task)
+        x, y = training_examples(task, named=True)
         module = self._setup.loaded(model)
         losses: list[tuple[torch.Tensor, int]] = []
         with self._setup.seeded(task.rng):
@@ -133,7 +135,7 @@ class TorchTrainer:
             steps = Steps(optimizer, trained, correction.proximal)
             step, clear = stepper(optimizer), clearer(optimizer)
             module.train()
-            for batch in self._setup.work.batches(len(x), task):
+            for batch in self._setup.work.batches(len(y), task):
                 clear()
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 anchors = anchor(inputs, targets)
@@ -148,34 +150,34 @@ class TorchTrainer:
                 losses.append((loss.detach(), count(batch)))
             clear()
         arrays = with_frozen(arrays_of_module(module), model, correction)
-        return Update(arrays, len(x), {"loss": mean_of(losses)}, step_sum=every_name(module, steps.sums()))
+        return Update(arrays, len(y), {"loss": mean_of(losses)}, step_sum=every_name(module, steps.sums()))
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.
 
         Tensors that no gradient reaches, buffers among them, have zeros.
         """
-        x, y = training_examples(task)
+        x, y = training_examples(task, named=True)
         module = self._setup.loaded(model)
         losses: list[tuple[torch.Tensor, int]] = []
         with self._setup.seeded(task.rng):
             module.eval()
             module.zero_grad()
             check = self._setup.pair_checker()
-            for batch in self._setup.neighbours(len(x), task):
+            for batch in self._setup.neighbours(len(y), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 with explaining(inputs, targets), self._setup.routines():
-                    outputs = self._setup.forward(module, inputs)
+                    outputs = self._setup.forward(partial(called, module), inputs)
                     check(outputs, targets)
                     loss = self._setup.loss(outputs, targets)
-                    (loss * (count(batch) / len(x))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+                    (loss * (count(batch) / len(y))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
                 losses.append((loss.detach(), count(batch)))
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
             gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
             for name, gradient in every_name(module, gradients).items():
                 arrays[name] = array_of_tensor(dense(gradient)).astype(delta_dtype(model[name].dtype), copy=False)
             module.zero_grad()
-        return Update(arrays, len(x), {"loss": mean_of(losses)})
+        return Update(arrays, len(y), {"loss": mean_of(losses)})
 
     def vectorized(self, model: Arrays, task: Task) -> TorchStacks | str:
         """What trains many clients in one computation; or why nothing can, as the end of a sentence.
@@ -186,20 +188,20 @@ class TorchTrainer:
 
     def evaluate(self, model: Arrays, task: Task) -> Metrics:
         """The loss and the metrics over the client's evaluation examples."""
-        x, y = evaluation_examples(task)
+        x, y = evaluation_examples(task, named=True)
         module = self._setup.loaded(model)
         sums: dict[str, list[tuple[torch.Tensor, int]]] = {}
         with self._setup.seeded(task.rng), torch.no_grad():
             module.eval()
             check = self._setup.pair_checker()
-            for batch in self._setup.neighbours(len(x), task):
+            for batch in self._setup.neighbours(len(y), task):
                 inputs, targets = self._setup.batch(x, y, batch, module)
                 with explaining(inputs, targets):
-                    outputs = self._setup.forward(module, inputs)
+                    outputs = self._setup.forward(partial(called, module), inputs)
                     check(outputs, targets)
                     for name, function in self._setup.measures(targets).items():
                         sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
-        return Metrics({name: mean_of(values) for name, values in sums.items()}, len(x))
+        return Metrics({name: mean_of(values) for name, values in sums.items()}, len(y))
 
 
 def _device(name: str | torch.device) -> torch.device:

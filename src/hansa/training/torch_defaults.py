@@ -9,7 +9,7 @@ import torch
 
 from hansa.errors import AppError
 from hansa.training.learning import BATCH, Learning, check_descent
-from hansa.training.pairs import check_are_signs, with_classes_second
+from hansa.training.pairs import check_are_signs, scores, with_classes_second
 from hansa.training.torch import TorchTrainer
 
 __all__ = ["loss_by_targets", "optimizers", "torch_trainer"]
@@ -17,16 +17,13 @@ __all__ = ["loss_by_targets", "optimizers", "torch_trainer"]
 _SGD_RATE = 0.1
 
 
-def loss_by_targets(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def loss_by_targets(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy where the targets are whole numbers, of one logit where there is but one; else squared error.
 
-    outputs: as many as targets; or of classes, shape (n, classes, …) or (n, …, classes), for targets (n, …). Raises
-    `AppError` for others, and for targets of one logit that are not 0 and 1.
+    outputs: as many as targets; or of classes, shape (n, classes, …) or (n, …, classes), for targets (n, …); or what
+    has such `logits`. Raises `AppError` for others, and for targets of one logit that are not 0 and 1.
     """
-    if not isinstance(outputs, torch.Tensor):
-        raise AppError(
-            f"the module returns a {type(outputs).__name__}, not a tensor: give a loss of (outputs, targets)"
-        )
+    outputs = scores(outputs)
     if outputs.numel() != targets.numel() and targets.is_floating_point():
         raise AppError(
             f"the module's outputs have the shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}: to "
