@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rig import MODEL, blob_of
 
-from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reason
-from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec
+from hansa.errors import ConnectionFailedError, HansaError, NotFoundError, Reason, UserCodeError
+from hansa.messages import ClientInfo, Contribution, Kind, RoundRules, RunSpec, Sample
 from hansa.network import patience
 from hansa.network.client.agent import Agent
 from hansa.network.client.code import Code
@@ -30,6 +30,7 @@ from hansa.wire.frames import (
     Progress,
     Role,
     RoundKey,
+    Samples,
     TaskFailed,
     Verdict,
     Welcome,
@@ -194,34 +195,68 @@ async def test_an_update_waits_for_a_disk_that_is_full_and_keeps_its_lease(
     assert "the disk reports an input/output error" in told[2].line
 
 
-async def test_a_task_that_is_given_again_while_its_update_goes_to_the_disk_is_not_done_again(
-    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("disk", ["_outbox._write", "_site.leaves", "_site.says"])
+async def test_a_task_that_is_withdrawn_while_its_update_goes_to_the_disk_is_not_done_again(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"],
+    monkeypatch: pytest.MonkeyPatch,
+    disk: str,
+    again: bool,  # noqa: FBT001 - a case
 ) -> None:
+    """The ledger and the outbox are each written by a thread. It delivers, and counts while nobody has its place."""
     made, workshop, sent = agent
     task, done = opened("run", 60.0), []
     offer = Offer(task.key, "ann", blob_of(MODEL), (Contribution("ann", 1),))
     begun, gate = threading.Event(), threading.Event()
 
-    async def work(again: OpenRound, _on_frame: object) -> Offer:
-        done.append(again.key)
+    async def work(opened: OpenRound, on_frame: Callable[[FromNode], None]) -> Offer:
+        done.append(opened.key)
+        on_frame(Samples("ann", (Sample("loss", 1.0),), opened.key))  # what `says` writes down
         return offer
 
-    def slow(_offer: Offer) -> None:
+    def slow(*_: object) -> None:
         begun.set()
         gate.wait()
 
     monkeypatch.setattr(workshop, "work", work)
-    monkeypatch.setattr(made._outbox, "_write", slow)
+    owner, name = disk.split(".")
+    monkeypatch.setattr(getattr(made, owner), name, slow)
     made.receive(task)
     await asyncio.to_thread(begun.wait)
     made.receive(Withdraw(task.key, "ann", "it was silent"))
+    if again:
+        made.receive(task)
+    gate.set()
+    async with asyncio.timeout(20):
+        told = [await sent.get() for _ in range(3)]
+    await made.aclose()
+    assert told[1:] == [Progress(task.key, "ann", "idle", 0, 0), replace(offer, base=task.model.digest)]
+    assert (done, sent.empty()) == ([task.key], True)
+
+
+async def test_a_failure_is_told_also_where_its_task_is_withdrawn_while_it_is_written_down(
+    agent: tuple[Agent, Workshop, "asyncio.Queue[FromNode]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, workshop, sent = agent
+    task, (begun, gate) = opened("run", 60.0), (threading.Event(), threading.Event())
+
+    async def work(*_: object) -> Offer:
+        raise UserCodeError("no data")
+
+    def slow(*_: object) -> None:
+        begun.set()
+        gate.wait()
+
+    monkeypatch.setattr(workshop, "work", work)
+    monkeypatch.setattr(made._site, "says", slow)
     made.receive(task)
+    await asyncio.to_thread(begun.wait)
+    made.receive(Withdraw(task.key, "ann", "it was silent"))
     gate.set()
     async with asyncio.timeout(20):
         told = [await sent.get() for _ in range(2)]
     await made.aclose()
-    assert told == [Progress(task.key, "ann", "idle", 0, 0), replace(offer, base=task.model.digest)]
-    assert done == [task.key]
+    assert told == [Progress(task.key, "ann", "idle", 0, 0), TaskFailed(task.key, "ann", "no data")]
 
 
 async def test_an_update_that_is_forgotten_while_it_was_to_be_sent_is_no_error(

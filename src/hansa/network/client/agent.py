@@ -119,6 +119,8 @@ class Agent:
             open_workshop=workshop,
         )
         self._tasks: dict[RoundKey, asyncio.Task[bool]] = {}
+        self._tellings: dict[RoundKey, Telling] = {}
+        """What each of these has to tell."""
         self._repeated: dict[RoundKey, OpenRound] = {}
         """What was given again while it was in hand."""
         self._jobs = Jobs()
@@ -203,14 +205,15 @@ class Agent:
         elif key in self._tasks:
             self._repeated[key] = opened
         else:
-            task = self._tasks[key] = asyncio.create_task(self._perform(opened))
+            telling = self._tellings[key] = Telling(opened, self.client.name, self._site, self._link)
+            task = self._tasks[key] = asyncio.create_task(self._perform(opened, telling))
             task.add_done_callback(lambda done: self._performed(key, done))
 
     def _performed(self, key: RoundKey, task: "asyncio.Task[bool]") -> None:
         if self._tasks.get(key) is not task:  # it was ended, and perhaps given again
             repeated = None
         else:
-            del self._tasks[key]
+            del self._tasks[key], self._tellings[key]
             repeated = self._repeated.pop(key, None)
         if task.cancelled():
             return
@@ -229,17 +232,23 @@ class Agent:
     def _cancel(self, key: RoundKey) -> None:
         """End a task; the same one may be given again at once, and then begins anew."""
         task = self._tasks.pop(key, None)
+        self._tellings.pop(key, None)
         self._repeated.pop(key, None)
         if task is not None:
             task.cancel()
             self._jobs.adopt(task)
 
     def _withdraw(self, frame: Withdraw) -> None:
-        """Stop, and say so: whoever stood still for a while and is back may have its place again, if it is free."""
+        """Stop, and say so: whoever stood still for a while and is back may have its place again, if it is free.
+
+        Where only the disk is waited for, it goes on: what was learned is not learned again, and counts if it comes.
+        """
         _log.warning(
             "task withdrawn", client=self.client.name, session=frame.key.run, round=frame.key.round, why=frame.why
         )
-        self._cancel(frame.key)
+        telling = self._tellings.get(frame.key)
+        if telling is None or not telling.code_has_ended:
+            self._cancel(frame.key)
         self._link.send(Progress(frame.key, self.client.name, "idle", 0, 0))
 
     def _judged(self, verdict: Verdict) -> None:
@@ -298,10 +307,9 @@ class Agent:
 
     # ── a task ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _perform(self, opened: OpenRound) -> bool:
+    async def _perform(self, opened: OpenRound, telling: Telling) -> bool:
         """Do a task, and hand in the result or the failure; False when it was dropped."""
         key, name = opened.key, self.client.name
-        telling = Telling(opened, name, self._site, self._link)
         answer: FromNode | None
         try:
             with self._models.needed(opened.model):

@@ -80,7 +80,7 @@ class TaskRunner:
     async def answer(self, opened: OpenRound, telling: Telling) -> Answer:
         """What is handed in. Raises `HansaError`, and `PermissionDeniedError` for what the site does not let."""
         before = await self._outbox.settled(opened.key)
-        if before is not None:  # by a task that was ended while its update went to the disk
+        if before is not None:  # by a task that ended while this one began
             return before
         code = await self._approved(opened, telling)
         lease = opened.spec.rules.lease
@@ -101,6 +101,7 @@ class TaskRunner:
         try:
             return await workplace.work(opened, telling.pass_on)
         finally:
+            telling.code_has_ended = True
             started.cancel()
             await telling.settle()
 

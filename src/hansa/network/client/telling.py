@@ -40,6 +40,8 @@ class Telling:
         self._logged: Counter[str] = Counter()
         """The same of numbers, by their names."""
         self._has_logged = False
+        self.code_has_ended = False
+        """Whether all that is left to do is to write down what became of it, and to say so."""
 
     # ── of hansa's own ───────────────────────────────────────────────────────────────────────────────────────────
 
