@@ -14,12 +14,14 @@ from hansa.algorithms.fednova import fednova
 from hansa.algorithms.fedprox import fedprox
 from hansa.algorithms.fedsgd import fedsgd
 from hansa.algorithms.mime import mime
+from hansa.algorithms.qfedavg import qfedavg
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays
 from hansa.testing.federation import play, task_of
+from hansa.training.convert import as_arrays
 
 torch = pytest.importorskip("torch")
-from hansa.training.torch import TorchTrainer, arrays_of_module  # noqa: E402 - needs torch
+from hansa.training.torch import TorchTrainer, arrays_of_module, load_into_module  # noqa: E402 - needs torch
 
 nn = torch.nn
 WORDS, WIDTH, LENGTH = 12, 8, 5
@@ -69,6 +71,7 @@ ALGORITHMS = {
     "fednova": lambda: fednova(WeightedMean()),
     "feddyn": lambda: feddyn(WeightedMean(), num_clients=2),
     "fedsgd": lambda: fedsgd(WeightedMean()),
+    "qfedavg": lambda: qfedavg(WeightedMean(), learning_rate=0.3),
     "afl": lambda: afl(WeightedMean(), num_clients=2, learning_rate=0.1),
     "mime": lambda: mime(WeightedMean()),
 }
@@ -81,10 +84,22 @@ def learnt(name: str, make: Callable[[], Any]) -> Arrays:
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_weights_with_two_names_learn_what_they_do_with_one(name: str) -> None:
-    """They are one parameter: a gradient, and how far it was moved, belong to both names."""
+    """They are one parameter, which travels once: norms, noise and sums count it once."""
     once, twice = learnt(name, partial(Words, "weights")), learnt(name, partial(Words, "tied"))
-    assert np.array_equal(twice["embedding.weight"], twice["last.weight"])
+    assert list(twice) == list(once) == ["embedding.weight"]
     assert np.allclose(twice["embedding.weight"], once["embedding.weight"], rtol=0, atol=1e-6)
+
+
+def test_weights_with_two_names_are_the_first_of_a_state_dict_too_and_are_loaded_into_both() -> None:
+    module, other = Words("tied"), Words("tied")
+    arrays = as_arrays(module.state_dict())
+    assert arrays == arrays_of_module(module)
+    load_into_module(other, arrays)
+    assert other.last.weight is other.embedding.weight
+    assert torch.equal(other.last.weight, module.last.weight)
+    own = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    own["b"].load_state_dict(own["a"].state_dict())
+    assert len(arrays_of_module(own)) == 4  # they are equal, and not one
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))

@@ -28,12 +28,21 @@ def as_arrays(model: Any) -> Arrays:
 
         return arrays_of_estimator(model)
     if isinstance(model, Mapping):
-        return Arrays({name: _array(value, torch) for name, value in model.items()})
+        return Arrays({name: _array(value, torch) for name, value in _distinct(model, torch).items()})
     kind = "nothing" if model is None else f"a {type(model).__name__}"
     raise AppError(
         f"the model is {kind}, which cannot be read as named arrays: return a mapping of name to array, "
         "a torch module, or a fitted scikit-learn estimator"
     )
+
+
+def _distinct(model: Mapping[str, Any], torch: Any) -> Mapping[str, Any]:
+    """Without other names of the same weights, as in the state_dict of a torch module."""
+    if torch is None:
+        return model
+    from hansa.training.tensors import distinct  # noqa: PLC0415 - only where torch is loaded already
+
+    return distinct(model)
 
 
 def _array(value: Any, torch: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a step of local training with PyTorch has beside the optimizer's own: the correction, and how far it goes."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
@@ -17,7 +17,6 @@ __all__ = [
     "clearer",
     "corrector",
     "dense",
-    "every_name",
     "first_rows",
     "mean_of",
     "stacked_offsets",
@@ -30,8 +29,6 @@ def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     """The parameters that are not frozen, by name, each once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
-
-Found = TypeVar("Found")
 
 _LEFT_TO_TORCH = ("maximize", "differentiable", "foreach", "fused")
 """Settings of torch.optim.SGD with which it does the steps itself."""
@@ -80,13 +77,6 @@ def stacked_offsets(
 def dense(gradient: torch.Tensor) -> torch.Tensor:
     """The gradient itself, or of a sparse one, as embeddings may have, all numbers."""
     return gradient.to_dense() if gradient.is_sparse else gradient
-
-
-def every_name(module: torch.nn.Module, of_parameters: Mapping[str, Found]) -> dict[str, Found]:
-    """What is said of parameters by their first names, of all names that they have: tied weights have several."""
-    first = {id(parameter): name for name, parameter in module.named_parameters()}
-    names = {name: first[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
-    return {name: of_parameters[one] for name, one in names.items() if one in of_parameters}
 
 
 def first_rows(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

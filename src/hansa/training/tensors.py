@@ -1,7 +1,7 @@
 """Arrays and the tensors of PyTorch: there and back, with the bits."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "arrays_of_module",
     "called",
     "copied",
+    "distinct",
     "joined",
     "load_into_module",
     "stack_of",
@@ -41,7 +42,7 @@ def copied(inputs: Inputs) -> Inputs:
 
 
 def arrays_of_module(module: torch.nn.Module) -> Arrays:
-    """A copy of the module's parameters and buffers, in the order of its state_dict."""
+    """A copy of the module's parameters and buffers, in the order of its state_dict; of tied ones the first."""
     return Arrays({name: array_of_tensor(tensor) for name, tensor in _state(module).items()})
 
 
@@ -94,13 +95,23 @@ def _changed(before: Iterable[str], now: Iterable[str]) -> str:
 
 
 def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What travels of a module: what has several names, as tied weights have, once, by the first of them."""
     state = module.state_dict()
     for name, value in state.items():
         if is_lazy(value):
             raise AppError(f"{name!r} of the module has no shape before it has seen an input: give its layer all sizes")
         if not isinstance(value, torch.Tensor):
             raise AppError(f"{name!r} in the module's state_dict is a {type(value).__name__}; only tensors can travel")
-    return state
+    return distinct(state)
+
+
+def distinct(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Without tensors that are the memory of one before them."""
+    first: dict[Hashable, str] = {}
+    for name, tensor in tensors.items():
+        view = isinstance(tensor, torch.Tensor) and tensor.numel()
+        first.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if view else name, name)
+    return {name: tensors[name] for name in first.values()}
 
 
 def _view(tensor: torch.Tensor) -> Array:

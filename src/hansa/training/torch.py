@@ -24,7 +24,6 @@ from hansa.training.steps import (
     clearer,
     corrector,
     dense,
-    every_name,
     mean_of,
     stacked_offsets,
     stepper,
@@ -39,12 +38,13 @@ class TorchTrainer:
     """Trains a module with any `torch.optim` optimizer, new in every round.
 
     The model is the module's state_dict, in its order: parameters and buffers. BatchNorm's counters travel too, as
-    int64, and are averaged to the nearest whole number; its running means and variances are averaged as floats.
+    int64, and are averaged to the nearest whole number; its running means and variances are averaged as floats. Tied
+    weights travel once, by the first of their names.
 
     `task.data` is what `hansa.training.local` says, as tensors or ndarrays; several inputs by name are what the module
-    is called with, `module(**inputs)`. Floating inputs and targets are cast to the
-    module's floating dtype, integer targets to int64. `fit` reports the loss, a mean over the examples of all steps,
-    each before its step; `evaluate` reports the loss and the metrics.
+    is called with, `module(**inputs)`. Floating inputs and targets are cast to the module's floating dtype, integer
+    targets to int64. `fit` reports the loss, a mean over the examples of all steps, each before its step; `evaluate`
+    reports the loss and the metrics.
 
     One module per thread is built and used for every task, so a module must keep its state in its state_dict. Dropout
     draws from torch's one random state: a process that trains in several threads at once gives up reproducible bits.
@@ -150,7 +150,7 @@ class TorchTrainer:
                 losses.append((loss.detach(), count(batch)))
             clear()
         arrays = with_frozen(arrays_of_module(module), model, correction)
-        return Update(arrays, len(y), {"loss": mean_of(losses)}, step_sum=every_name(module, steps.sums()))
+        return Update(arrays, len(y), {"loss": mean_of(losses)}, step_sum=steps.sums())
 
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.
@@ -174,7 +174,7 @@ class TorchTrainer:
                 losses.append((loss.detach(), count(batch)))
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
             gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-            for name, gradient in every_name(module, gradients).items():
+            for name, gradient in gradients.items():
                 arrays[name] = array_of_tensor(dense(gradient)).astype(delta_dtype(model[name].dtype), copy=False)
             module.zero_grad()
         return Update(arrays, len(y), {"loss": mean_of(losses)})
