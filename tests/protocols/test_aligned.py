@@ -76,3 +76,8 @@ def test_what_cannot_be_is_refused_by_name() -> None:
     short = lambda client: Split(data(client).train[: TRAIN - client.index % 2])  # noqa: E731 - as long as its name
     with pytest.raises(InputError, match=r"party 1 sends an output of shape \(17, 3\) for training records, and 18"):
         run(program(data=short), star(3))
+    gaps = lambda client: Split(data(client).train * (1 if client.index != 2 else np.nan))  # noqa: E731
+    with pytest.raises(InputError, match="party-2 has inputs that are not finite"):
+        run(program(data=gaps), star(3))
+    with pytest.raises(InputError, match="party-0 has no labels to train with"):
+        run(program(data=lambda client: Split(data(client).train[:0])), star(3))

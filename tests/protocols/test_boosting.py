@@ -9,7 +9,7 @@ import pytest
 xgboost = pytest.importorskip("xgboost")
 
 from hansa.distributed import bagging, cyclic, directed_ring, ring, run, star  # noqa: E402 - after what may be missing
-from hansa.errors import ConfigError, InputError  # noqa: E402
+from hansa.errors import AppError, ConfigError, InputError  # noqa: E402
 from hansa.messages import ClientInfo  # noqa: E402
 from hansa.training.xgboost_trees import XGBoostTrees  # noqa: E402
 
@@ -88,6 +88,32 @@ def test_different_rows_are_learnt_from_by_both():
         run(cyclic(TREES, thirds, rounds=30), directed_ring(3)),
     ):
         assert ((TREES.predict(bytes(outcome.results[0]), X) > 0.5) == Y).mean() > 0.8
+
+
+def test_the_learning_rate_is_shared_out_by_either_of_its_names():
+    named = XGBoostTrees({"objective": "binary:logistic", "max_depth": 3, "learning_rate": 0.3})
+    of_eta, of_name = (run(bagging(each, thirds, rounds=2), star(1 + 3)).results[0] for each in (TREES, named))
+    assert bytes(of_name) == bytes(of_eta)
+    with pytest.raises(ConfigError, match="one parameter is given by two names"):
+        XGBoostTrees({**PARAMETERS, "learning_rate": 0.1})
+
+
+def test_each_round_draws_columns_of_its_own():
+    drawing = XGBoostTrees({**PARAMETERS, "colsample_bytree": 0.25})
+    ensemble = bytes(run(bagging(drawing, everybody, rounds=8), star(2)).results[0])
+    trees = json.loads(ensemble)["learner"]["gradient_booster"]["model"]["trees"]
+    assert len({tree["split_indices"][0] for tree in trees}) > 1
+
+
+def test_missing_inputs_are_the_librarys_affair_and_what_it_says_is_told_by_client():
+    gaps = np.where(X > 1, np.nan, X)
+    server, _ = run(bagging(TREES, lambda _: (gaps, Y), rounds=2), star(2)).results
+    assert TREES.predict(bytes(server), X).shape == (120,)
+    with pytest.raises(InputError, match="x has 2 features, and the ensemble was grown on 4"):
+        TREES.predict(bytes(server), X[:, :2])
+    with pytest.raises(AppError, match=r"XGBoost cannot train on these examples: .*label must be in") as caught:
+        run(bagging(TREES, lambda _: (X, Y * 2), rounds=2), star(2))
+    assert "Stack trace" not in str(caught.value)
 
 
 def test_what_is_no_ensemble_is_refused():

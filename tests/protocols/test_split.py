@@ -107,3 +107,27 @@ def test_wrong_data_sizes_topologies_and_settings_are_refused() -> None:
         examples_of((np.zeros(2), np.zeros(3)), "client-0")
     with pytest.raises(ConfigError, match="cut is 3"):
         mlp_parts(SIZES, 3, learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (X[0], Y[0] - 1, "y has classes from -1 to 1; this model has 3"),
+        (X[0], Y[0][:, None], r"y has the shape \(20, 1\); this model takes \(n,\)"),
+        (X[0][:, :5], Y[0], r"inputs have the shape \(20, 5\); this part takes \(n, 6\)"),
+        (np.full_like(X[0], np.nan), Y[0], "client-0 has inputs that are not finite"),
+    ],
+)
+@pytest.mark.parametrize(("protocol", "topology"), [(split_learning, wheel(2)), (splitfed, hubs(2, 3))])
+def test_examples_that_would_teach_something_else_are_refused(
+    protocol: Any, topology: Any, x: Any, y: Any, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(protocol(PARTS, lambda _: (x, y)), topology)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    wild = mlp_parts(SIZES, 2, learning_rate=1e300, dtype=np.float64)
+    with pytest.raises(AppError, match="a batch of worker 1 has the loss nan, with which nothing is learnt"):
+        run(split_learning(wild, share, rounds=3), wheel(2))

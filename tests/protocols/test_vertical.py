@@ -110,7 +110,7 @@ def test_records_are_aligned_to_the_people_that_all_parties_know() -> None:
 
 
 def test_identifiers_are_compared_as_text_and_hashed_with_the_salt() -> None:
-    assert digests([7, "8"], SALT, "x") == digests(["7", 8], SALT, "x")
+    assert digests([7, "8", "ü"], SALT, "x") == digests(["7", b"8", "ü".encode()], SALT, "x")
     assert digests([7], SALT, "x") != digests([7], SALT + b"!", "x")
     own = digests(["a", "b", "c"], SALT, "x")
     shared = np.frombuffer(b"".join(sorted([own[2], own[0]])), np.uint8).reshape(2, 32)
@@ -137,11 +137,24 @@ def changed(**changes: Any) -> Callable[[ClientInfo], Records]:
         (changed(y=(0, None)), AppError, "party 0 has no labels"),
         (changed(x=(2, None)), AppError, "party-2 has no features"),
         (lambda _: (X, LABELS), AppError, "the data of party-0 are a tuple"),
+        (changed(ids=(1, [None, *NAMES[KNOWN[1]][1:]])), InputError, r"party 1 has no identifier in record 0 \(None\)"),
+        (changed(ids=(2, [np.nan, *range(len(KNOWN[2]) - 1)])), InputError, "party 2 has no identifier in record 0"),
+        (changed(ids=(1, [[name] for name in NAMES[KNOWN[1]]])), InputError, "several values as the identifier of"),
+        (changed(ids=(1, NAMES[KNOWN[1]][1:])), InputError, "party-1 has 54 identifiers and 55 rows of features"),
+        (changed(y=(0, LABELS[1:])), InputError, "party-0 has 60 identifiers and 59 labels"),
+        (changed(y=(0, 2 * LABELS - 1)), InputError, "y has targets from -1 to 1; this model has the labels 0 and 1"),
+        (changed(x=(1, np.full((len(KNOWN[1]), 2), np.inf))), InputError, "party-1 has inputs that are not finite"),
+        (changed(x=(1, np.zeros((len(KNOWN[1]), 3)))), InputError, r"this part takes \(n, 2\)"),
     ],
 )
 def test_records_that_cannot_be_used_are_refused_by_party(data: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         run(vertical(logistic_parts(FEATURES, learning_rate=0.1), data, salt=SALT), star(3))
+
+
+def test_parts_for_another_number_of_parties_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the parts are for 3 parties, and star\(2\) has 2"):
+        run(vertical(logistic_parts(FEATURES, learning_rate=0.1), records, salt=SALT), star(2))
 
 
 def test_a_short_salt_is_refused() -> None:

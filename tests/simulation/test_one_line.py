@@ -274,6 +274,7 @@ def test_a_keyword_that_is_none_says_what_was_meant(keywords: dict[str, Any], sa
         (np.zeros((4, 2)), np.zeros(3, int), "data has 4 inputs and 3 targets"),
         (np.zeros((4, 3)), np.zeros(4, int), r"x has the shape \(2, 3\); this model takes \(n, 2\)"),
         (np.zeros((4, 2)), np.zeros(4), "y is float64; this model takes class numbers"),
+        (np.zeros((4, 2)), np.zeros((4, 1), int), r"y has the shape \(2, 1\); this model takes \(n,\)"),
         (np.zeros((4, 2)), np.full(4, -1), "y has classes from -1 to -1; this model has 2, numbered from 0"),
         (np.zeros((4, 2)), np.full(4, 2), "y has classes from 2 to 2; this model has 2, numbered from 0"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hansa.distributed import fedgkt, run, star
-from hansa.errors import ConfigError, InputError
+from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import ClientInfo
 from hansa.protocols.fedgkt import Logits, by_sample
 from hansa.run import derive_rng
@@ -119,3 +119,12 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
         teams(alpha=-1)
     with pytest.raises(ConfigError, match="server_epochs is 0"):
         fedgkt(teams(), share, rounds=1, server_epochs=0)
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    def wild(parameters: Any) -> Any:
+        return torch.optim.SGD(parameters, lr=1e30)
+
+    unbounded = torch_teams(lambda: nn.Linear(4, 5), lambda: nn.Linear(5, 3), large, wild)
+    with pytest.raises(AppError, match=r"round 1 of worker 1 has the loss (nan|inf)"):
+        run(fedgkt(unbounded, share, rounds=2, batch_size=4), star(2))

@@ -18,7 +18,7 @@ from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, InputError
 from hansa.messages import ClientInfo
 from hansa.protocols.message import message
-from hansa.protocols.parts import Bottom, Data, Top, check_count
+from hansa.protocols.parts import Bottom, Data, Top, check_count, check_inputs, check_loss
 from hansa.protocols.split import Slope
 from hansa.protocols.vertical import Finished, Output, joined, parted
 from hansa.protocols.worker import Program, Worker
@@ -85,6 +85,8 @@ def aligned_vertical(
         records = data(info)
         if not isinstance(records, Split):
             raise AppError(f"the data of {info.name} are a {type(records).__name__}; give hansa.distributed.Split")
+        if worker.number and isinstance(records.train, np.ndarray):
+            check_inputs(records.train, info.name)
         if worker.number == 0:
             return await _lead(worker, top, records, score, rounds)
         assert bottom is not None  # noqa: S101 - refused above
@@ -96,13 +98,16 @@ def aligned_vertical(
 async def _lead(
     worker: Worker, make: Callable[[int, np.random.Generator], Top], labels: Split, score: Score, rounds: int
 ) -> AlignedTrained:
+    if not len(labels.train):
+        raise InputError("party-0 has no labels to train with")
     made: Top | None = None
     losses, tests = np.zeros(rounds), np.zeros((rounds if labels.test is not None else 0, 2))
     for number in range(rounds):
         outputs = await _asked(worker, len(labels.train), testing=False)
         z = joined(outputs, "concatenate")
         top = made = make(z.shape[1], worker.rng("init", "top")) if made is None else made
-        losses[number], slope = top.step(z, labels.train)
+        loss, slope = top.step(z, labels.train)
+        losses[number] = check_loss(loss, f"round {number + 1}")
         for party, each in parted(slope, outputs, "concatenate").items():
             worker.send(party, Slope(np.ascontiguousarray(each)))
         if labels.test is not None:

@@ -24,6 +24,8 @@ __all__ = ["Digests", "align", "common", "digests", "rows_of"]
 
 _BYTES = 32
 _SHORTEST, _LONGEST = 16, 64
+_NOTHING = frozenset({"", "nan", "NaN", "NaT", "<NA>"})
+"""Missing values of NumPy and pandas, as text."""
 
 
 @message("alignment.digests")
@@ -38,8 +40,8 @@ class Digests:
 async def align(worker: Worker, ids: Sequence[object], salt: bytes) -> npt.NDArray[np.int64]:
     """The rows of one's own records that all parties have, in the order that is common to all.
 
-    Worker 0 of a star is party 0. ids: one identifier for each record, compared as text. Raises `InputError` for an
-    identifier that is there twice, and where no record is common to all.
+    Worker 0 of a star is party 0. ids: one identifier for each record, compared as text, bytes as UTF-8. Raises
+    `InputError` for an identifier that is there twice or missing (None, NaN), and where no record is common to all.
     """
     mine = digests(ids, salt, f"party {worker.number}")
     told = Digests(_stacked(sorted(mine)))
@@ -59,12 +61,22 @@ def digests(ids: Sequence[object], salt: bytes, who: str) -> list[bytes]:
     """The keyed hash of each identifier, in the order of the records. salt: 16 to 64 bytes."""
     if not _SHORTEST <= len(salt) <= _LONGEST:
         raise ConfigError(f"the salt has {len(salt)} bytes; it must have {_SHORTEST} to {_LONGEST}, drawn at random")
-    hashed = [hashlib.blake2b(str(each).encode(), key=salt, digest_size=_BYTES).digest() for each in ids]
+    texts = [_text(each, row, who) for row, each in enumerate(ids)]
+    hashed = [hashlib.blake2b(text, key=salt, digest_size=_BYTES).digest() for text in texts]
     if len(set(hashed)) != len(hashed):
-        seen: set[str] = set()
-        twice = next(text for text in map(str, ids) if text in seen or seen.add(text))  # type: ignore[func-returns-value]
-        raise InputError(f"{who} has the identifier {twice!r} twice; keep one record of each")
+        seen: set[bytes] = set()
+        twice = next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
+        raise InputError(f"{who} has the identifier {twice.decode()!r} twice; keep one record of each")
     return hashed
+
+
+def _text(identifier: object, row: int, who: str) -> bytes:
+    """An identifier in UTF-8. Records without one are refused: all of them would be one and the same person."""
+    if isinstance(identifier, np.ndarray | Sequence) and not isinstance(identifier, str | bytes):
+        raise InputError(f"{who} has several values as the identifier of record {row}: make them one text")
+    if identifier is None or str(identifier) in _NOTHING:
+        raise InputError(f"{who} has no identifier in record {row} ({identifier!r}): leave that record out")
+    return identifier if isinstance(identifier, bytes) else str(identifier).encode()
 
 
 def common(parties: Iterable[npt.NDArray[np.uint8]]) -> list[bytes]:

@@ -81,7 +81,9 @@ def cyclic(trees: Trees, data: Data, *, rounds: int) -> Program:
 
     async def program(worker: Worker) -> Boosted:
         if len(worker.senders) != 1 or len(worker.receivers) != 1:
-            raise ConfigError(f"trees that grow in turn need a directed ring, not {worker.topology.name}")
+            raise ConfigError(
+                f"trees that grow in turn need a directed ring of at least two clients, not {worker.topology.name}"
+            )
         (before,), (after,) = worker.senders, worker.receivers
         x, y = _examples(worker, data, worker.number, worker.size)
         ensemble = _told(b"")
@@ -120,4 +122,4 @@ def _told(ensemble: bytes) -> Boosted:
 
 def _examples(worker: Worker, data: Data, index: int, total: int) -> tuple[Array, Array]:
     info = ClientInfo(f"client-{index}", index, total, worker.settings)
-    return examples_of(data(info), info.name)
+    return examples_of(data(info), info.name, gaps=True)

@@ -19,7 +19,7 @@ from hansa.arrays import Array, Arrays
 from hansa.errors import InputError
 from hansa.messages import ClientInfo
 from hansa.protocols.message import message
-from hansa.protocols.parts import Data, batches, check_count, examples_of
+from hansa.protocols.parts import Data, batches, check_count, check_loss, examples_of
 from hansa.protocols.worker import Program, Worker
 
 __all__ = ["Edge", "EdgeTrained", "Knowledge", "Server", "ServerTrained", "Teams", "by_sample", "fedgkt"]
@@ -150,7 +150,7 @@ async def _learn(worker: Worker, edge: Edge, examples: tuple[Array, Array], roun
             edge.step(x[rows], y[rows], None if teacher is None else teacher[rows])
             for rows in pace.rows(len(x), worker.rng("train", number))
         ]
-        losses.append(np.mean(steps))
+        losses.append(check_loss(float(np.mean(steps)), f"round {number} of worker {worker.number}"))
         features, logits = edge.extract(x)
         worker.send(SERVER, Knowledge(np.arange(len(x)), features, logits, y))
         teacher = by_sample(await worker.receive(SERVER, Logits), len(x))
@@ -169,7 +169,7 @@ async def _serve(worker: Worker, server: Server, rounds: int, pace: _Pace) -> Se
             server.step(features[rows], y[rows], teacher[rows])
             for rows in pace.rows(len(y), worker.rng("train", number))
         ]
-        losses.append(np.mean(steps))
+        losses.append(check_loss(float(np.mean(steps)), f"round {number} of the server"))
         for client, knowledge in told.items():
             worker.send(client, Logits(knowledge.samples, server.logits(knowledge.features)))
     return ServerTrained(server.arrays(), np.array(losses))

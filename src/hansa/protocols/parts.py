@@ -3,6 +3,7 @@
 Trainers of parts are in `hansa.training`: `numpy_parts`, `torch_parts`.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,7 +15,20 @@ from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import ClientInfo
 
-__all__ = ["Bottom", "Data", "Join", "Parts", "Top", "VerticalParts", "Work", "batches", "check_count", "examples_of"]
+__all__ = [
+    "Bottom",
+    "Data",
+    "Join",
+    "Parts",
+    "Top",
+    "VerticalParts",
+    "Work",
+    "batches",
+    "check_count",
+    "check_inputs",
+    "check_loss",
+    "examples_of",
+]
 
 Data = Callable[[ClientInfo], Any]
 """A client → its data; `app.load_data` of a `hansa.App` is one."""
@@ -73,6 +87,8 @@ class VerticalParts:
     """(party, rng) → its bottom; party 0 has the labels."""
     top: Callable[[np.random.Generator], Top]
     join: Join = "concatenate"
+    parties: int | None = None
+    """For how many it is made, party 0 among them; None: for any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +125,31 @@ def batches(num_examples: int, batch_size: int | None, rng: np.random.Generator)
         yield order[start : start + batch_size]
 
 
-def examples_of(data: Any, name: str) -> tuple[Array, Array]:
-    """The training examples (x, y) of a client's data, of which it has some: a pair, or what has a pair as `train`."""
+def check_inputs(x: Array, name: str) -> None:
+    """Raise `InputError` unless all inputs are finite."""
+    if x.dtype.kind == "f" and not np.all(np.isfinite(x)):
+        raise InputError(f"{name} has inputs that are not finite: fill what is missing, or leave it out")
+
+
+def check_loss(loss: float, what: str) -> float:
+    """The loss; raises `AppError` where it is no number, as nothing is learnt of it. what: whose, of which step."""
+    if not math.isfinite(loss):
+        raise AppError(f"{what} has the loss {loss}, with which nothing is learnt: lower the learning rate")
+    return loss
+
+
+def examples_of(data: Any, name: str, *, gaps: bool = False) -> tuple[Array, Array]:
+    """The training examples (x, y) of a client's data, of which it has some: a pair, or what has a pair as `train`.
+
+    gaps: whether inputs may be missing, as NaN; else they must be finite.
+    """
     pair = getattr(data, "train", data)
     if not isinstance(pair, tuple) or len(pair) != 2 or not all(getattr(a, "shape", ()) for a in pair):  # noqa: PLR2004
         raise AppError(f"the data of {name} must be a tuple of two arrays, (x, y), not a {type(pair).__name__}")
     x, y = pair
     if len(x) != len(y) or not len(x):
         raise InputError(f"{name} has {len(x)} inputs and {len(y)} labels; it must have as many of both, and some")
-    return np.asarray(x), np.asarray(y)
+    inputs = np.asarray(x)
+    if not gaps:
+        check_inputs(inputs, name)
+    return inputs, np.asarray(y)

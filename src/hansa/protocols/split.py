@@ -17,7 +17,7 @@ from hansa.errors import ConfigError
 from hansa.messages import ClientInfo
 from hansa.protocols.message import message
 from hansa.protocols.models import Model
-from hansa.protocols.parts import Bottom, Data, Parts, Top, Work, batches, examples_of
+from hansa.protocols.parts import Bottom, Data, Parts, Top, Work, batches, check_loss, examples_of
 from hansa.protocols.worker import Program, Worker
 
 __all__ = [
@@ -103,9 +103,10 @@ async def train_bottom(worker: Worker, server: int, bottom: Bottom, inputs: Arra
     bottom.backward((await worker.receive(server, Slope)).values)
 
 
-def serve_batch(top: Top, activations: Activations) -> tuple[float, Slope]:
-    """One batch at the server: the sum of its losses, and what the client gets back."""
+def serve_batch(top: Top, activations: Activations, client: int) -> tuple[float, Slope]:
+    """One batch of a client, which is a worker, at the server: the sum of its losses, and what the client gets back."""
     loss, slope = top.step(activations.values, activations.labels)
+    check_loss(loss, f"a batch of worker {client}")
     return loss * len(activations.labels), Slope(slope)
 
 
@@ -115,7 +116,7 @@ async def _serve(worker: Worker, top: Top, rounds: int) -> SplitTop:
         seen = 0
         for client in worker.senders:
             while isinstance(said := await worker.receive(client, Activations, TurnOver), Activations):
-                total, slope = serve_batch(top, said)
+                total, slope = serve_batch(top, said, client)
                 losses[number] += total
                 worker.send(client, slope)
             seen += said.num_examples

@@ -60,7 +60,7 @@ async def _serve(worker: Worker, parts: Parts, rounds: int) -> SplitTop:
                 if isinstance(said, TurnOver):
                     examples[client] = said.num_examples
                     continue
-                total, slope = serve_batch(tops[client], said)
+                total, slope = serve_batch(tops[client], said, client)
                 worker.send(client, slope)
                 losses[number] += total
                 seen += len(said.labels)

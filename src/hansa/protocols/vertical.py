@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from hansa.arrays import Array, Arrays
-from hansa.errors import AppError, ConfigError
+from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import ClientInfo
 from hansa.protocols.alignment import align
 from hansa.protocols.message import message
-from hansa.protocols.parts import Data, Join, VerticalParts, Work, batches
+from hansa.protocols.parts import Data, Join, VerticalParts, Work, batches, check_inputs, check_loss
 from hansa.protocols.split import Slope
 from hansa.protocols.worker import Program, Worker
 
@@ -86,13 +86,11 @@ def vertical(
 
     async def program(worker: Worker) -> PartyTrained:
         info = ClientInfo(f"party-{worker.number}", worker.number, worker.size, worker.settings)
-        records = data(info)
-        if not isinstance(records, Records):
-            raise AppError(f"the data of {info.name} are a {type(records).__name__}; give hansa.distributed.Records")
-        if worker.number == 0 and records.y is None:
-            raise AppError("party 0 has no labels; it is the one that must have them")
-        if worker.number and records.x is None:
-            raise AppError(f"{info.name} has no features; only party 0 may have labels alone")
+        if parts.parties not in {None, worker.size}:
+            raise ConfigError(
+                f"the parts are for {parts.parties} parties, and {worker.topology.name} has {worker.size}"
+            )
+        records = _checked(data(info), info)
         rows = await align(worker, records.ids, salt)
         side = None if records.x is None else _Side(parts, worker, np.asarray(records.x)[rows])
         losses, top = np.zeros(0), Arrays()
@@ -103,6 +101,21 @@ def vertical(
         return PartyTrained(Arrays() if side is None else side.bottom.arrays(), top, rows, losses)
 
     return program
+
+
+def _checked(records: Any, party: ClientInfo) -> Records:
+    if not isinstance(records, Records):
+        raise AppError(f"the data of {party.name} are a {type(records).__name__}; give hansa.distributed.Records")
+    if party.index == 0 and records.y is None:
+        raise AppError("party 0 has no labels; it is the one that must have them")
+    if party.index and records.x is None:
+        raise AppError(f"{party.name} has no features; only party 0 may have labels alone")
+    for what, values in (("rows of features", records.x), ("labels", records.y)):
+        if values is not None and len(values) != len(records.ids):
+            raise InputError(f"{party.name} has {len(records.ids)} identifiers and {len(values)} {what}: give as many")
+    if records.x is not None:
+        check_inputs(np.asarray(records.x), party.name)
+    return records
 
 
 def joined(outputs: dict[int, Array], join: Join) -> Array:
@@ -142,6 +155,7 @@ async def _lead(worker: Worker, parts: VerticalParts, side: _Side | None, y: Arr
             outputs = {} if side is None else {0: side.output(batch)}
             outputs |= {party: output.values for party, output in (await worker.gather(Output)).items()}
             loss, slope = top.step(joined(outputs, parts.join), y[batch])
+            check_loss(loss, f"a batch of epoch {epoch + 1}")
             losses[epoch] += loss * len(batch) / len(y)
             slopes = parted(slope, outputs, parts.join)
             if side is not None:

@@ -18,6 +18,7 @@ __all__ = [
     "NumpyModel",
     "NumpyTrainer",
     "binary_loss",
+    "check_binary",
     "cross_entropy",
     "logistic_regression",
     "mlp",
@@ -229,7 +230,7 @@ def softmax_regression(num_features: int, num_classes: int, dtype: npt.DTypeLike
     def loss_and_gradient(params: Params, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
         logits = x @ params["weight"]
         logits += params["bias"]
-        loss, slope = cross_entropy(logits, y)
+        loss, slope = _cross_entropy(logits, y)
         return loss, {"weight": x.T @ slope, "bias": slope.sum(axis=0)}
 
     def evaluate(params: Params, x: Array, y: Array) -> dict[str, float]:
@@ -260,8 +261,7 @@ def logistic_regression(num_features: int, dtype: npt.DTypeLike = np.float32) ->
 
     def check(x: Array, y: Array) -> None:
         _check_features(x, num_features)
-        if y.size and not (y.min() >= 0 and y.max() <= 1):
-            raise InputError(f"y has targets from {y.min()} to {y.max()}; this model has the labels 0 and 1")
+        check_binary(y)
 
     return NumpyModel(init, loss_and_gradient, evaluate, check)
 
@@ -289,7 +289,7 @@ def mlp(sizes: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> NumpyModel
 
     def loss_and_gradient(params: Params, x: Array, y: Array) -> tuple[float, dict[str, Array]]:
         *inputs, logits = _forward(params, x, layers)
-        loss, slope = cross_entropy(logits, y)
+        loss, slope = _cross_entropy(logits, y)
         gradient: dict[str, Array] = {}
         for layer in reversed(layers):
             gradient[f"weight{layer}"] = inputs[layer].T @ slope
@@ -315,14 +315,33 @@ def _classes_of(num_features: int, num_classes: int) -> Callable[[Array, Array],
 
     def check(x: Array, y: Array) -> None:
         _check_features(x, num_features)
-        if y.dtype.kind not in "iu":
-            raise InputError(f"y is {y.dtype}; this model takes class numbers, which are whole: y.astype(np.int64)")
-        if y.size and not (y.min() >= 0 and y.max() < num_classes):
-            raise InputError(
-                f"y has classes from {y.min()} to {y.max()}; this model has {num_classes}, numbered from 0"
-            )
+        _check_classes(y, num_classes)
 
     return check
+
+
+def check_binary(y: Array) -> None:
+    """Raise `InputError` unless y has shape (n,) and the labels 0 and 1, or what lies between."""
+    _check_row(y)
+    if y.size and not (y.min() >= 0 and y.max() <= 1):
+        raise InputError(f"y has targets from {y.min()} to {y.max()}; this model has the labels 0 and 1")
+
+
+def _check_classes(y: Array, num_classes: int) -> None:
+    _check_row(y)
+    if y.dtype.kind not in "iu":
+        raise InputError(f"y is {y.dtype}; this model takes class numbers, which are whole: y.astype(np.int64)")
+    if y.size and not (y.min() >= 0 and y.max() < num_classes):
+        raise InputError(f"y has classes from {y.min()} to {y.max()}; this model has {num_classes}, numbered from 0")
+
+
+def _check_row(y: Array) -> None:
+    """A column of targets would be taken with every output of its batch."""
+    if y.ndim != 1:
+        raise InputError(
+            f"y has the shape {y.shape}; this model takes (n,), a number for each example: y.ravel() of a column, "
+            "y.argmax(axis=1) of one-hot rows"
+        )
 
 
 def _forward(params: Params, x: Array, layers: range) -> list[Array]:
@@ -338,7 +357,16 @@ def _forward(params: Params, x: Array, layers: range) -> list[Array]:
 
 
 def cross_entropy(logits: Array, y: Array) -> tuple[float, Array]:
-    """The mean of −log softmax(logits)[y], and its slope with respect to the logits, which are overwritten."""
+    """The mean of −log softmax(logits)[y], and its slope with respect to the logits, which are overwritten.
+
+    logits: shape (n, classes); y: class numbers, shape (n,). Raises `InputError` for others.
+    """
+    _check_classes(y, logits.shape[1])
+    return _cross_entropy(logits, y)
+
+
+def _cross_entropy(logits: Array, y: Array) -> tuple[float, Array]:
+    """The same of labels that were checked."""
     rows = np.arange(len(y))
     logits -= logits.max(axis=1, keepdims=True)
     chosen = logits[rows, y]
@@ -353,7 +381,7 @@ def cross_entropy(logits: Array, y: Array) -> tuple[float, Array]:
 
 def _classified(logits: Array, y: Array) -> dict[str, float]:
     accuracy = float(np.mean(logits.argmax(axis=1) == y))
-    loss, _ = cross_entropy(logits, y)
+    loss, _ = _cross_entropy(logits, y)
     return {"loss": loss, "accuracy": accuracy}
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.arrays import Array, Arrays, check_same_structure
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, InputError
 from hansa.protocols.parts import Parts, VerticalParts
-from hansa.training.numpy import binary_loss, cross_entropy, mlp
+from hansa.training.learning import check_descent
+from hansa.training.numpy import binary_loss, check_binary, cross_entropy, mlp
 
 __all__ = ["DenseBottom", "DenseTop", "LossAndSlope", "logistic_parts", "mlp_parts", "vertical_mlp_parts"]
 
@@ -21,8 +22,7 @@ class _Dense:
     """Some layers of an `mlp`, whose tensors have their names there: weight0, bias0, weight1 and so on."""
 
     def __init__(self, tensors: Mapping[str, npt.ArrayLike], learning_rate: float, *, rectify_last: bool) -> None:
-        if not learning_rate > 0:
-            raise ConfigError(f"learning_rate is {learning_rate}; it must be above 0")
+        check_descent(learning_rate=learning_rate)
         self._tensors = {name: np.array(array) for name, array in tensors.items()}
         self._layers = sorted({int(name.removeprefix("weight").removeprefix("bias")) for name in tensors})
         self._rate = learning_rate
@@ -62,6 +62,9 @@ class _Dense:
         return slope
 
     def _computed(self, x: Array) -> list[Array]:
+        takes = len(self._tensors[f"weight{self._layers[0]}"])
+        if x.ndim != 2 or x.shape[1] != takes:  # noqa: PLR2004 - a row of each example
+            raise InputError(f"inputs have the shape {x.shape}; this part takes (n, {takes}): look at the party's data")
         values = [x]
         for position, layer in enumerate(self._layers):
             value = values[-1] @ self._tensors[f"weight{layer}"]
@@ -123,6 +126,7 @@ class _LogisticTop:
 
     def step(self, activations: Array, y: Any) -> tuple[float, Array]:
         z, labels = self.predict(activations), np.asarray(y)
+        check_binary(labels)
         slope = ((0.5 * np.tanh(0.5 * z) + 0.5 - labels) / len(labels)).astype(z.dtype)
         self._bias = self._bias - self._bias.dtype.type(self._rate) * slope.sum(keepdims=True)
         return binary_loss(z, labels), slope[:, None]
@@ -137,6 +141,7 @@ def mlp_parts(sizes: tuple[int, ...], cut: int, *, learning_rate: float, dtype: 
 
     The tensors of both together are those of the whole network, by name.
     """
+    check_descent(learning_rate=learning_rate)
     if not 1 <= cut < len(sizes) - 1:
         raise ConfigError(f"cut is {cut}; it must be at least 1 and below the number of layers, {len(sizes) - 1}")
     init = mlp(sizes, dtype).init
@@ -161,7 +166,8 @@ def logistic_parts(
     def bottom(party: int, _: np.random.Generator) -> DenseBottom:
         return DenseBottom({"weight0": np.zeros((num_features[party], 1), dtype)}, learning_rate, rectify_last=False)
 
-    return VerticalParts(bottom, lambda _: _LogisticTop(learning_rate, dtype), "sum")
+    check_descent(learning_rate=learning_rate)
+    return VerticalParts(bottom, lambda _: _LogisticTop(learning_rate, dtype), "sum", len(num_features))
 
 
 def vertical_mlp_parts(
@@ -182,7 +188,8 @@ def vertical_mlp_parts(
     def make_top(rng: np.random.Generator) -> DenseTop:
         return DenseTop(mlp(top, dtype).init(rng), learning_rate, cross_entropy)
 
-    return VerticalParts(make_bottom, make_top, "concatenate")
+    check_descent(learning_rate=learning_rate)
+    return VerticalParts(make_bottom, make_top, "concatenate", len(bottoms))
 
 
 def _of_layers(tensors: Mapping[str, npt.ArrayLike], layers: range) -> dict[str, npt.ArrayLike]:
