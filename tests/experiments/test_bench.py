@@ -205,6 +205,13 @@ def test_a_target_that_asks_for_two_things_says_which(recipe: Path, old: str, ne
         *(("central.accuracy", True), ("clients.auc", True), ("central.error_rate", False), ("train.loss", False)),
         *(("central.nll", False), ("central.cross_entropy", False), ("central.val_mape", False)),
         *(("central.answer", True), ("clients.cancer_recall", True), ("central.costly_found", True)),
+        *(("central.lossless_share", True), ("central.maestro", True), ("central.glossary_hits", True)),
+        *(("train.seconds", False), ("train.bytes_sent", False), ("clients.fpr", False)),
+        *(("clients.false_positive_rate", False), ("clients.true_positive_rate", True)),
+        *(("central.valLoss", False), ("central.RMSE", False), ("central.logloss", False), ("central.errors", False)),
+        *(("train.samples_per_second", True), ("central.bits_per_character", False), ("central.loss_per_word", False)),
+        *(("central.neg_mean_squared_error", True), ("central.negative_log_likelihood", False)),
+        *(("central.log_likelihood", True), ("central.MAESTRO", True), ("central.timeliness", True)),
     ],
 )
 def test_what_is_better_is_told_by_a_metrics_name(metric: str, *, more: bool) -> None:

@@ -58,27 +58,34 @@ def main_metric(known: Sequence[str]) -> str:
 
 
 def grows(metric: str) -> bool:
-    """Whether more of it is better, by its name."""
-    name = metric.lower()
-    return not (any(word in name for word in _LESS) or _LESS_SHORT & set(re.split(r"[^a-z]+", name)))
+    """Whether more of it is better, by the words of its name: `val_loss`, `valLoss` and `val.logloss` have the same.
+
+    What is counted per something is what counts: more `samples_per_second`, fewer `bits_per_character`. A `neg` turns
+    it around, as in scikit-learn's `neg_mean_squared_error`.
+    """
+    words = [word.lower() for word in _WORDS.findall(metric)]
+    counted = words[: words.index("per")] if "per" in words else words
+    less = any(word in _LESS or word.endswith(_LESS_ENDS) for word in counted)
+    return less if "neg" in words else not less and "negative log" not in " ".join(words)
 
 
-_LESS = (
-    "loss",
-    "error",
-    "distance",
-    "perplexity",
-    "mse",
-    "mae",
-    "entropy",
-    "divergence",
-    "regret",
-    "deviance",
-    "brier",
-)
-"""In the names of what is better when it is less."""
-_LESS_SHORT = frozenset({"nll", "mape", "ppl", "wer", "cer", "fid", "cost", "risk", "err"})
-"""The same, where the name has it between its other words."""
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""Letters that belong together: `valMSE`, `val_mse` and `ValMse` are two words."""
+_LESS_ENDS = (
+    "loss", "losses", "error", "errors", "distance", "distances", "perplexity", "mse", "mae", "mape", "entropy",
+    "divergence", "regret", "deviance", "brier", "latency",
+)  # fmt: skip
+"""What words end with, crossentropy and RMSE too, of what is better when it is less."""
+_LESS = frozenset(
+    {
+        "nll", "ppl", "wer", "cer", "fid", "lpips", "kl", "err", "rmsle", "ece", "cost", "costs", "risk", "risks",
+        "false", "fpr", "fnr", "fdr", "frr", "eer", "misses", "miss", "failures", "variance", "deviation", "std",
+        "gap", "gini", "unfairness", "hausdorff", "epsilon", "time", "times", "seconds", "milliseconds", "ms",
+        "minutes", "hours", "duration", "delay", "lag", "bytes", "kilobytes", "megabytes", "gigabytes", "kb", "mb",
+        "gb", "bits", "traffic", "memory", "flops", "energy", "joules", "watts",
+    }
+)  # fmt: skip
+"""Whole words of the same."""
 
 
 def value_of(record: Record, metric: str, *, at: int | None = None, last: int = 1) -> float:
