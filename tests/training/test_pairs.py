@@ -1,5 +1,6 @@
 """Outputs and targets that do not belong together are told, where PyTorch would go on or say little."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,12 @@ def test_the_default_loss_of_a_sequence_is_that_of_its_words() -> None:
     for function in (loss_by_targets, accuracy):
         with pytest.raises(AppError, match="along the second axis or the last one, which cannot be told"):
             function(torch.zeros(2, 5, 5), torch.zeros(2, 5, dtype=torch.int64))
+    square, words = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(1)), torch.arange(10).view(2, 5) % 5
+    last = functools.partial(accuracy, classes=-1)
+    assert float(last(square, words)) == float(accuracy(square.flatten(0, 1), words.flatten()))
+    assert float(accuracy(square.mT, words, classes=1)) == float(last(square, words))
+    expected = nn.functional.cross_entropy(square.flatten(0, 1), words.flatten())
+    assert torch.allclose(loss_by_targets(square, words, classes=-1), expected)
 
 
 def test_outputs_that_have_no_place_for_targets_are_told_by_their_shapes() -> None:

@@ -35,30 +35,36 @@ def scores(outputs: Any) -> torch.Tensor:
     return found
 
 
-def accuracy(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+def accuracy(outputs: Any, targets: torch.Tensor, *, classes: int | None = None) -> torch.Tensor:
     """The share of right answers, among the targets that are not below 0: those are left out, as cross-entropy does.
 
     outputs: shape (n, classes, …) or (n, …, classes) with targets (n, …) of class numbers; or as many logits as there
-    are targets, of 1 against 0; or what has such `logits`. Raises `AppError` for other outputs.
+    are targets, of 1 against 0; or what has such `logits`. classes: their axis, 1 or -1, where it cannot be told, as
+    `functools.partial(accuracy, classes=-1)`. Raises `AppError` for other outputs.
     """
     found = scores(outputs)
     if found.numel() == targets.numel():
         return (found.reshape(targets.shape) > 0).eq(targets).double().mean()
-    right = with_classes_second(found, targets).argmax(dim=1) == targets
+    right = with_classes_second(found, targets, classes).argmax(dim=1) == targets
     return right.double().sum() / (targets >= 0).sum().clamp(min=1)
 
 
-def with_classes_second(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def with_classes_second(outputs: torch.Tensor, targets: torch.Tensor, classes: int | None = None) -> torch.Tensor:
     """Shape (n, classes, …), of outputs that have their classes there already, or along the last axis.
 
-    targets: shape (n, …), of class numbers. Raises `AppError` where it might be either, or is neither.
+    targets: shape (n, …), of class numbers. classes: the axis, 1 or -1, where it might be either. Raises `AppError`
+    where it is not said then, or is neither.
     """
     second, last = outputs.shape[2:] == targets.shape[1:], outputs.shape[1:-1] == targets.shape[1:]
     if second and last and outputs.dim() > 2:  # noqa: PLR2004 - (n, classes) is both
-        raise AppError(
-            f"outputs of the shape {tuple(outputs.shape)} have their classes along the second axis or the last one, "
-            "which cannot be told: give a loss and metrics of your own"
-        )
+        if classes not in {1, -1}:
+            raise AppError(
+                f"outputs of the shape {tuple(outputs.shape)} have their classes along the second axis or the last "
+                'one, which cannot be told: give metrics={"accuracy": partial(accuracy, classes=-1)}, or 1 for the '
+                "second, and a loss of your own, or partial(loss_by_targets, classes=-1) (of hansa.training.torch and "
+                "torch_defaults)"
+            )
+        return outputs if classes == 1 else outputs.movedim(-1, 1)
     if not second and not last:
         raise AppError(
             f"the module's outputs have the shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}: whole "

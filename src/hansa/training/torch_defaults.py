@@ -17,11 +17,12 @@ __all__ = ["loss_by_targets", "optimizers", "torch_trainer"]
 _SGD_RATE = 0.1
 
 
-def loss_by_targets(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+def loss_by_targets(outputs: Any, targets: torch.Tensor, *, classes: int | None = None) -> torch.Tensor:
     """Cross-entropy where the targets are whole numbers, of one logit where there is but one; else squared error.
 
     outputs: as many as targets; or of classes, shape (n, classes, …) or (n, …, classes), for targets (n, …); or what
-    has such `logits`. Raises `AppError` for others, and for targets of one logit that are not 0 and 1.
+    has such `logits`. classes: as of `accuracy`. Raises `AppError` for others, and for targets of one logit that are
+    not 0 and 1.
     """
     outputs = scores(outputs)
     if outputs.numel() != targets.numel() and targets.is_floating_point():
@@ -30,7 +31,7 @@ def loss_by_targets(outputs: Any, targets: torch.Tensor) -> torch.Tensor:
             "numbers belong as many outputs; give whole numbers for classes, or a loss"
         )
     if outputs.numel() != targets.numel():
-        return torch.nn.functional.cross_entropy(with_classes_second(outputs, targets), targets)
+        return torch.nn.functional.cross_entropy(with_classes_second(outputs, targets, classes), targets)
     outputs = outputs.reshape(targets.shape)
     if targets.is_floating_point():
         return torch.nn.functional.mse_loss(outputs, targets)
