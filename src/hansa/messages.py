@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -36,6 +37,7 @@ __all__ = [
     "Value",
     "merge_metrics",
     "stacked_updates",
+    "value_from",
 ]
 
 Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value] | None"
@@ -547,7 +549,10 @@ def _transform(given: object) -> TransformSpec:
             pairs = [pair.partition("=") for pair in options.split(",") if pair]
             if any(not key or not equals for key, equals, _ in pairs):
                 raise ConfigError(f"transform {given!r} cannot be read: write {name}:option=value,option=value")
-            return TransformSpec(name.strip(), {key.strip(): _option(value) for key, _, value in pairs})
+            chosen = {key.strip(): value_from(value) for key, _, value in pairs}
+            if len(chosen) < len(pairs):
+                raise ConfigError(f"transform {given!r} gives an option twice")
+            return TransformSpec(name.strip(), chosen)
         case {"name": str(name), "options": Mapping() as given_options, **rest} if not rest:
             return TransformSpec(name, given_options)
         case {"name": str(name), **rest} if not rest:
@@ -556,12 +561,16 @@ def _transform(given: object) -> TransformSpec:
             raise ConfigError(f'transform {given!r} cannot be read: write "name:option=value,option=value"')
 
 
-def _option(text: str) -> Any:
-    """The value of a text that is JSON (0.1, true), else the text."""
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)\.\d*|\.\d+)([eE][+-]?\d+)?")
+"""With a point, which JSON wants between two digits; 007 is text."""
+
+
+def value_from(text: str) -> Any:
+    """The value of a text that is JSON (0.1, true), or a number as people write it (.1, 1.), else the text."""
     try:
         return json.loads(text)
     except ValueError:
-        return text
+        return float(text) if _NUMBER.fullmatch(text.strip()) else text
 
 
 def _whole(num_examples: object, what: str) -> int:

@@ -11,7 +11,7 @@ import hansa
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithms.hist_gbdt import hist_gbdt, scores
 from hansa.arrays import Array, Arrays
-from hansa.errors import AppError, ConfigError
+from hansa.errors import AppError, ConfigError, InputError
 from hansa.testing.federation import play, task_of
 from hansa.training.trees import BoostedTreesTrainer, predict
 
@@ -153,7 +153,14 @@ def test_it_learns_what_scikit_learns_trees_learn_on_the_joined_rows():
 
 
 def test_what_does_not_fit_is_refused():
-    for wrong in ({"depth": 13}, {"classes": 1}, {"trees": 0}, {"edges": [[2.0, 1.0]]}, {"edges": [1.0]}):
+    for wrong in (
+        {"depth": 13},
+        {"classes": 1},
+        {"trees": 0},
+        {"edges": [[2.0, 1.0]]},
+        {"edges": [1.0]},
+        {"edges": [[1.0], []]},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             BoostedTreesTrainer(**{"edges": [[0.0, 1.0]], **wrong})
     with pytest.raises(ConfigError, match="BoostedTreesTrainer"):
@@ -162,5 +169,10 @@ def test_what_does_not_fit_is_refused():
     asked = algorithm.broadcast(algorithm.init(trainer.initial_model(np.random.default_rng(0))))
     with pytest.raises(AppError, match="no whole numbers from 0 to 1"):
         algorithm.client_update(trainer, asked, task_of("c", {"c": (np.zeros((2, 1)), np.array([0, 2]))}))
+    model = trainer.initial_model(np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"x has the shape \(3, 2\); these trees take \(n, 1\)"):
+        predict(model, np.zeros((3, 2)))
+    with pytest.raises(InputError, match="not finite, which these trees have no side for"):
+        predict(model, np.full((3, 1), np.nan))
     with pytest.raises(AppError, match="algorithm hist-gbdt"):
         trainer.fit(asked, task_of("c", {"c": None}))

@@ -113,6 +113,18 @@ def test_a_simulation_ends_in_a_table():
     assert bin_edges(result.model).tolist() == [[50.0]]
 
 
+def test_of_a_column_without_a_value_nothing_is_told():
+    app = hansa.App(TableTrainer(["age", "dose"]))
+    app.data(lambda client: {"age": [np.nan], "dose": [client.index]})
+    model = hansa.simulate(app, clients=2, rounds=3, algorithm="statistics").model
+    age, dose = summary(model)
+    assert (age["count"], age["missing"], dose["max"]) == (0, 2, pytest.approx(1, rel=1e-3))
+    assert all(np.isnan(age[name]) for name in ("mean", "std", "min", "q0.5", "max", "uncertain"))
+    with pytest.raises(InputError, match="nobody has a value in the column 'age'"):
+        bin_edges(model)
+    assert bin_edges(model, ["dose"]).shape == (1, 3)
+
+
 def test_what_is_no_table_of_numbers_is_refused():
     trainer, algorithm = TableTrainer(["age"]), statistics(MEAN)
     asked = algorithm.broadcast(algorithm.init(trainer.initial_model(np.random.default_rng(0))))
@@ -121,6 +133,8 @@ def test_what_is_no_table_of_numbers_is_refused():
         ({"age": ["old"]}, AppError, "not of numbers"),
         ({"age": [np.inf]}, InputError, "finite numbers"),
         ({"age": []}, InputError, "no rows"),
+        ({"age": np.array(["2026-11-29"], "M8[D]")}, AppError, r"not of numbers, but datetime64\[D\]"),
+        ({"age": [1j]}, AppError, "not of numbers, but complex128"),
         ({"age": [1e30]}, InputError, "larger unit"),
         ([1, 2], AppError, "but a list"),
     ):
@@ -133,7 +147,8 @@ def test_what_is_no_table_of_numbers_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"columns": []}, {"columns": ["a", "a"]}, {"quantiles": (2,)}, {"bins": 3, "quantiles": (0.5,)}]
+    "wrong",
+    [{"columns": []}, {"columns": ["a", "a"]}, {"quantiles": (2,)}, {"bins": 3, "quantiles": (0.5,)}, {"bins": 2.5}],
 )
 def test_a_table_that_cannot_be_is_refused(wrong: dict[str, Any]):
     with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} is"):

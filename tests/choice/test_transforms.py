@@ -39,11 +39,17 @@ def test_a_value_is_read_as_json_where_it_is_json():
     assert spec.options == {"a": True, "b": 1e-3, "c": "text", "d": math.inf}
 
 
+def test_a_number_with_a_bare_point_is_one_and_digits_with_zeros_before_them_are_text():
+    (spec,) = RunSpec(transforms=("t:a=.1,b=1.,c=-.5e-2,d=007,e=1.2.3,f=.",)).transforms  # type: ignore[arg-type]
+    assert spec.options == {"a": 0.1, "b": 1.0, "c": -0.005, "d": "007", "e": "1.2.3", "f": "."}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ("clip:norm=1", "transforms is 'clip:norm=1'; it must be a list"),
         (7, "transforms is 7; it must be a list"),
+        (["clip:norm=1,norm=2"], "transform 'clip:norm=1,norm=2' gives an option twice"),
         (["clip:1.0"], "transform 'clip:1.0' cannot be read: write clip:option=value"),
         ([{"name": "clip", "norm": 1}], "cannot be read"),
         ([7], 'transform 7 cannot be read: write "name:option=value'),

@@ -81,6 +81,13 @@ def test_what_is_no_image_or_claims_too_much_is_refused_by_name(tmp_path: Path) 
         assert "0.png" in str(caught.value)
 
 
+def test_images_of_16_bits_are_refused_whose_values_would_nearly_all_be_white(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 6), 300, np.uint16)).save(tmp_path / "a" / "scan.png")
+    with pytest.raises(InputError, match=r"scan\.png has more than 8 bits a value"):
+        images.read(tmp_path, channels="L")
+
+
 def test_folders_that_do_not_fit_say_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         images.read(tmp_path / "none")

@@ -56,6 +56,10 @@ BROKEN: dict[str, tuple[object, str]] = {
     ),
     "a user twice": (_document(a=([[1]], [1])) | {"users": ["a", "a"], "num_samples": [1, 1]}, "1 of them distinct"),
     "x longer than y": (_document(a=([[1], [2]], [1])), "2 inputs and 1 targets"),
+    "null among the inputs": (_document(a=([[None]], [1])), "a of .* has inputs that are null"),
+    "text among numbers": (_document(a=([["b", 1]], [1])), "inputs of which some are text and some are numbers"),
+    "a target beyond 64 bits": (_document(a=([[1]], [2**70])), "targets that are null, or whole numbers of more than"),
+    "inputs without an end": (_document(a=([[float("nan")]], [1])), "has inputs that are not finite"),
     "ragged inputs": (_document(a=([[1], [2, 3]], [1, 2])), "inputs or targets of several lengths: fill them up"),
 }
 

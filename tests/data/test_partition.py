@@ -225,3 +225,13 @@ def test_feature_noise_refuses_what_cannot_be() -> None:
         partition.feature_noise(np.zeros(3), 4, 4, 0.1, rng)
     with pytest.raises(InputError, match=r"variance is -0\.1"):
         partition.feature_noise(np.zeros(3), 0, 4, -0.1, rng)
+
+
+def test_clusters_of_values_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(InputError, match="x has values that are not finite"):
+        partition.clusters(np.array([[0.0, np.nan], [1.0, 2.0]]), 2, np.random.default_rng(0))
+
+
+def test_a_value_too_many_is_told_the_options_there_are() -> None:
+    with pytest.raises(InputError, match="iid:3 has a value too many; its options are min_size"):
+        partition.partition("iid:3", [0, 1], 2, np.random.default_rng(0))

@@ -216,3 +216,38 @@ def test_the_census_is_a_federation_by_employer(shared_data: Path) -> None:
 def test_one_text_in_the_place_of_several_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"it must be a list, for example \['"):
         Columns("ill", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"features": ["age", "ill"]}, "the target 'ill' is among the features"),
+        ({"features": ["age", "age"]}, "which has one of them twice"),
+        ({"classes": ["no", "no"]}, "which has one of them twice"),
+        ({"categories": {"sex": ["M", "M"]}}, "which has one of them twice"),
+        ({"missing": {"age": 0.0}}, "missing is .* it must be a finite number"),
+        ({"missing": np.nan}, "missing is nan; it must be a finite number"),
+    ],
+)
+def test_columns_that_would_teach_something_else_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Columns("ill", **given)
+
+
+def test_numbers_that_float32_cannot_hold_are_refused_and_not_infinite(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("dose,ill\n1e38,0\n4e38,1\n")
+    with pytest.raises(InputError, match=r"column 'dose' has 4e\+38, which float32 cannot hold"):
+        csv_table.read(table, "ill")
+    table.write_text("dose,ill\n1,0\n2,-1e39\n")
+    with pytest.raises(InputError, match=r"column 'ill' has -1e\+39"):
+        csv_table.read(table, Columns("ill", regression=True))
+
+
+def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pa.table({"age": pa.array([], pa.float64()), "ill": pa.array([], pa.int64())}), tmp_path / "none.parquet"
+    )
+    with pytest.raises(InputError, match=r"none\.parquet has no rows"):
+        parquet.read(tmp_path / "none.parquet", "ill")

@@ -8,7 +8,19 @@ from quadratics import classified, mean_of, quadratics
 
 import hansa
 from hansa.arrays import Arrays
-from hansa.distributed import complete, dsgd, exponential, one_peer_exponential, ring, run, star, torus, uniform
+from hansa.distributed import (
+    complete,
+    dsgd,
+    exponential,
+    from_edges,
+    one_peer_exponential,
+    pushsum,
+    ring,
+    run,
+    star,
+    torus,
+    uniform,
+)
 from hansa.errors import AppError, ConfigError
 from hansa.training.numpy import softmax_regression
 
@@ -100,6 +112,10 @@ def test_weights_that_are_stochastic_by_rows_alone_are_refused() -> None:
         run(dsgd(app, rounds=1, mixing=by_rows), star(4))
     with pytest.raises(ConfigError, match="is directed"):
         run(dsgd(app, rounds=1), exponential(4))
+    with pytest.raises(ConfigError, match="pairs is not connected: some workers never hear of some others"):
+        run(dsgd(app, rounds=1), from_edges(4, [(0, 1), (2, 3)], name="pairs"))
+    with pytest.raises(ConfigError, match="pairs is not connected"):
+        run(pushsum(app, rounds=1), from_edges(4, [(0, 1), (2, 3)], name="pairs"))
     with pytest.raises(ConfigError, match="order is 'both'"):
         dsgd(app, rounds=1, order="both")  # type: ignore[arg-type]
 

@@ -46,6 +46,8 @@ def test_other_topologies_are_refused() -> None:
     app, _, _ = quadratics(3)
     with pytest.raises(ConfigError, match=r"a tree of root, heads and members, not star\(3\)"):
         run(hierarchical(app, rounds=1, inner_rounds=1), star(3))
+    with pytest.raises(ConfigError, match=r"a tree of root, heads and members, not ring\(4\)"):
+        run(hierarchical(app, rounds=1, inner_rounds=1), ring(4))
     with pytest.raises(ConfigError, match="inner_rounds is 0"):
         hierarchical(app, rounds=1, inner_rounds=0)
     assert ring(3).size == 3

@@ -96,6 +96,7 @@ def test_a_time_varying_topology_has_its_phases_in_turn_and_the_edges_of_all() -
         (lambda: Topology(((1, 1), (0,))), "worker 0 sends to"),
         (lambda: Topology(((2,), (0,))), "worker 0 sends to"),
         (lambda: t.from_edges(2, [(0, 2)]), "edge \\(0, 2\\)"),
+        (lambda: t.from_edges(2, [("a", "b")]), "edge \\('a', 'b'\\).* take networkx"),  # type: ignore[list-item]
         (lambda: t.ring(0), "ring of 0 workers"),
         (lambda: t.random_regular(5, 3, rng()), "degree is 3"),
         (lambda: t.erdos_renyi(3, 0.0, rng()), "none of 1000 graphs was connected"),

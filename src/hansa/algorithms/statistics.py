@@ -192,8 +192,11 @@ def _column(task: Task, name: str) -> Floats:
         raise AppError(
             f"{task.client.name} has no column {name!r}, but {has}: let @app.data return a mapping of name to values"
         )
+    given = np.asarray(data[name])
+    if given.dtype.kind in "Mmc":
+        raise AppError(f"{task.client.name}: the column {name!r} is not of numbers, but {given.dtype}: convert it")
     try:
-        values = np.asarray(data[name], np.float64)
+        values = np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
         raise AppError(f"{task.client.name}: the column {name!r} is not of numbers: {error}") from error
     if values.ndim != 1 or np.isinf(values).any():

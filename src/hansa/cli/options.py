@@ -1,7 +1,6 @@
 """Options that several commands share, each declared once: a run's, a connection's, `--json`."""
 
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
@@ -321,11 +320,6 @@ def pairs(given: Iterable[str], option: str) -> dict[str, str]:
 
 def values(given: Iterable[str], option: str) -> "Mapping[str, Value]":
     """KEY=VALUE texts, each value read as JSON where it is JSON (0.1, true, null, [1, 2]) and else as text."""
-    return {key: _value(text) for key, text in pairs(given, option).items()}
+    from hansa.messages import value_from
 
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return {key: value_from(text) for key, text in pairs(given, option).items()}

@@ -14,6 +14,7 @@ __all__ = ["Columns", "values_of"]
 
 _MISSING = frozenset({"", "?", "NA"})
 """Cells without a value."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,12 @@ class Columns:
         for name, given in several.items():
             if isinstance(given, str):
                 raise InputError(f"{name} is {given!r}; it must be a list, for example [{given!r}]")
+            if given is not None and len({str(each) for each in given}) < len(given):
+                raise InputError(f"{name} is {list(given)!r}, which has one of them twice")
+        if self.target in (self.features or ()):
+            raise InputError(f"the target {self.target!r} is among the features, from which it is to be learnt")
+        if self.missing is not None and not _is_number(self.missing):
+            raise InputError(f"missing is {self.missing!r}; it must be a finite number, or None")
 
     def inputs(self, header: Sequence[str], where: str, besides: Sequence[str | None] = ()) -> list[str]:
         """The columns that are inputs; besides: columns that are something else. Raises where one is not there."""
@@ -67,6 +74,8 @@ class Columns:
         table: column → its cells, numbers, or objects that are `str`, or None where there is no value.
         """
         count = len(table[self.target])
+        if not count:
+            raise InputError(f"{where} has no rows")
         made = [self._input(table[name], name, where) for name in inputs]
         return Examples(np.concatenate(made, axis=1).reshape(count, -1), self._target(table[self.target], where))
 
@@ -76,7 +85,7 @@ class Columns:
                 values_of(cells, self.categories[name], f"{where}, column {name!r}")
             ]
         numbers = _numbers(cells, f"{where}, column {name!r}", self.missing, f"categories={{{name!r}: […]}}")
-        return numbers.astype(np.float32)[:, None]
+        return _narrowed(numbers, f"{where}, column {name!r}")[:, None]
 
     def _target(self, cells: Array, where: str) -> Array:
         what = f"{where}, column {self.target!r}"
@@ -84,7 +93,7 @@ class Columns:
             return values_of(cells, self.classes, what)
         numbers = _numbers(cells, what, None, "classes=[…]")
         if self.regression:
-            return numbers.astype(np.float32)
+            return _narrowed(numbers, what)
         whole = np.abs(numbers) < 2**53
         if not np.all(whole & (numbers == np.trunc(numbers))):
             broken = numbers[~(whole & (numbers == np.trunc(numbers)))][0]
@@ -119,6 +128,18 @@ def _numbers(cells: Array, what: str, missing: float | None, remedy: str) -> Arr
     if not np.isfinite(numbers).all():
         raise InputError(f"{what} has a number that is not finite; give numbers")
     return numbers
+
+
+def _narrowed(numbers: Array, what: str) -> Array:
+    """Numbers as float32, in which 1e39 would be infinite."""
+    beyond = numbers[np.abs(numbers) > _LARGEST]
+    if beyond.size:
+        raise InputError(f"{what} has {beyond[0]:g}, which float32 cannot hold; choose a larger unit")
+    return numbers.astype(np.float32)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
 
 
 def _text(cell: Any) -> str:

@@ -135,12 +135,22 @@ def _image(file: Path, size: tuple[int, int] | None, channels: str) -> Array:
     try:
         with Image.open(file, formats=_FORMATS) as opened:
             _check_size(opened.width, opened.height)
+            _check_depth(opened.mode, file)
             image = opened.convert(channels)
             if size is not None and image.size != (size[1], size[0]):
                 image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             return np.asarray(image, np.uint8)
     except (*failures, *bombs) as error:
         raise InputError(f"{file} cannot be read: {error}; is it an image, and complete?") from error
+
+
+def _check_depth(mode: str, file: Path) -> None:
+    """Of 16 bits Pillow would keep the lowest values alone, and take all others for white."""
+    if mode.startswith(("I", "F")):
+        raise InputError(
+            f"{file} has more than 8 bits a value, of which most would be lost: scale it to 8 bits, or read it by a "
+            "function of your own (hansa.data.FederatedData)"
+        )
 
 
 def _check_size(width: int, height: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hansa.arrays import Array
 from hansa.data.examples import Examples, Split
 from hansa.data.federated import FederatedData, Names
 from hansa.errors import InputError
@@ -124,11 +125,27 @@ def _examples(data: dict[str, Any], whose: str) -> Examples:
         raise InputError(f"{whose} has inputs or targets of several lengths: fill them up to one ({error})") from error
     if len(x) != len(y):
         raise InputError(f"{whose} has {len(x)} inputs and {len(y)} targets; they must be as many")
+    for what, array in (("inputs", x), ("targets", y)):
+        _check_values(array, data["x" if what == "inputs" else "y"], f"{whose} has {what}")
     if x.dtype.kind in "iuf":
         x = x.astype(np.float32)
     if y.dtype.kind in "iuf" and np.array_equal(y, np.trunc(y)):
         y = y.astype(np.int64)
     return Examples(x, y)
+
+
+def _check_values(array: Array, given: object, what: str) -> None:
+    """Numbers that are finite, or text; not both, which would all become text, and no null."""
+    if array.dtype.kind == "O":
+        raise InputError(f"{what} that are null, or whole numbers of more than 64 bits")
+    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+        raise InputError(f"{what} that are not finite: fill what is missing, or leave it out")
+    if array.dtype.kind == "U" and not _is_text(given):
+        raise InputError(f"{what} of which some are text and some are numbers")
+
+
+def _is_text(given: object) -> bool:
+    return all(map(_is_text, given)) if isinstance(given, list) else isinstance(given, str)
 
 
 def _none_like(examples: Examples) -> Examples:

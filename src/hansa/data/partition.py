@@ -188,7 +188,7 @@ def _parsed(kind: str, text: str) -> dict[str, Any]:
         name, equals, value = piece.strip().partition("=")
         if not equals:
             if place >= len(in_order):
-                raise InputError(f"{kind}:{text} has a value too many; its options are {', '.join(in_order) or 'none'}")
+                raise InputError(f"{kind}:{text} has a value too many; its options are {', '.join(known)}")
             name, value = in_order[place], name
         if name not in known:
             raise InputError(f"the partition {kind} has no option {name!r}; it has: {', '.join(known)}")

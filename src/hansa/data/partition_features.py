@@ -105,6 +105,8 @@ def _rows(x: npt.ArrayLike) -> Array:
     features = np.asarray(x)
     if features.ndim < 2 or features.dtype.kind not in "biuf":  # noqa: PLR2004 - samples and features
         raise InputError(f"x is {features.dtype} of shape {features.shape}; give numbers, shape (n, …)")
+    if features.dtype.kind == "f" and not np.all(np.isfinite(features)):
+        raise InputError("x has values that are not finite: fill what is missing, or take another partition")
     return features.reshape(len(features), -1)
 
 

@@ -25,7 +25,7 @@ from hansa.experiments.summary import (
     summed_up,
     value_of,
 )
-from hansa.messages import RoundRules, RunSpec, Value
+from hansa.messages import RoundRules, RunSpec, Value, value_from
 from hansa.run import options_of
 from hansa.simulation.attacks import Attack
 from hansa.simulation.curves import shown_figure
@@ -175,7 +175,7 @@ def parse_axis(text: str) -> Axis:
     try:
         values = tuple(json.loads(f"[{listed}]"))
     except ValueError:
-        values = tuple(_value(part) for part in listed.split(","))
+        values = tuple(value_from(part) for part in listed.split(","))
     return Axis(name, values)
 
 
@@ -358,13 +358,6 @@ def _best(rows: Sequence[Row], metric: str) -> int | None:
         return None
     choose = max if grows(metric) else min
     return choose(whole, key=lambda position: whole[position])
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 # ── the report ───────────────────────────────────────────────────────────────────────────────────────────────────────

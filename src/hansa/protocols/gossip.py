@@ -9,6 +9,8 @@ from typing import Any
 from hansa.arrays import Arrays
 from hansa.protocols.mixing import Matrix, Mixing, check_doubly_stochastic, metropolis, mix
 from hansa.protocols.models import Model
+from hansa.protocols.parts import check_count
+from hansa.protocols.topology import check_connected
 from hansa.protocols.worker import Program, Worker
 
 __all__ = ["Watch", "gossip", "row", "share"]
@@ -28,6 +30,7 @@ def gossip(
 
     start: worker → its tensors, of the same names and shapes. mixing: doubly stochastic weights.
     """
+    check_count("steps", steps)
 
     async def program(worker: Worker) -> Model:
         arrays = Arrays(start(worker.number))
@@ -43,6 +46,8 @@ def gossip(
 
 def row(worker: Worker, step: int, mixing: Mixing) -> dict[int, float]:
     """The weights with which a worker takes what it and its neighbours have, by worker, ascending."""
+    if step == 0:
+        check_connected(worker.topology)
     topology = worker.topology.at(step)
     weights: Matrix = mixing(topology)
     if step < len(worker.topology.phases):

@@ -14,6 +14,7 @@ from hansa.protocols.worker import Program, Worker
 __all__ = ["hierarchical"]
 
 ROOT = 0
+_SHAPE = "hierarchical averaging needs a tree of root, heads and members, not {}"
 
 
 def hierarchical(learner: Learner, *, rounds: int, inner_rounds: int) -> Program:
@@ -38,7 +39,7 @@ def hierarchical(learner: Learner, *, rounds: int, inner_rounds: int) -> Program
 
 async def _lead(worker: Worker, model: Arrays, below: tuple[int, ...], rounds: int) -> Arrays:
     if not below or any(len(worker.topology.receivers[head]) < 2 for head in below):  # noqa: PLR2004 - root and a member
-        raise ConfigError(f"hierarchical averaging needs a tree of root, heads and members, not {worker.topology.name}")
+        raise ConfigError(_SHAPE.format(worker.topology.name))
     for _ in range(rounds):
         worker.broadcast(Model(model), below)
         model = weighted_mean(await worker.gather(Weighted, below))
@@ -63,6 +64,8 @@ async def _head(worker: Worker, rounds: int, inner_rounds: int) -> Arrays:
 
 
 async def _member(worker: Worker, learner: Learner, steps: int) -> Trained:
+    if len(worker.senders) != 1:
+        raise ConfigError(_SHAPE.format(worker.topology.name))
     (head,) = worker.senders
     first = 1 + len(worker.topology.receivers[ROOT])
     client = LocalClient(learner, worker, worker.number - first, worker.size - first)

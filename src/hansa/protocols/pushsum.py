@@ -17,6 +17,7 @@ from hansa.protocols.learner import Learner, LocalClient
 from hansa.protocols.message import message
 from hansa.protocols.mixing import Mixing, check_column_stochastic, column_stochastic, mix, rounded
 from hansa.protocols.parts import check_count
+from hansa.protocols.topology import check_connected
 from hansa.protocols.worker import Program, Worker
 
 __all__ = ["Mass", "Pushed", "debias", "push", "pushsum", "received"]
@@ -98,6 +99,8 @@ def debias(mass: Mass, like: Arrays) -> Arrays:
 
 
 async def _shared(worker: Worker, step: int, mass: Mass, mixing: Mixing) -> Mass:
+    if step == 0:
+        check_connected(worker.topology)
     topology = worker.topology.at(step)
     weights = mixing(topology)
     if step < len(worker.topology.phases):

@@ -27,6 +27,7 @@ __all__ = [
     "AnyTopology",
     "TimeVarying",
     "Topology",
+    "check_connected",
     "complete",
     "directed_ring",
     "erdos_renyi",
@@ -159,12 +160,25 @@ class TimeVarying:
 AnyTopology = Topology | TimeVarying
 
 
+def check_connected(topology: AnyTopology) -> None:
+    """Raise `ConfigError` where somebody never hears of somebody else, over however many workers."""
+    if not topology.is_connected:
+        raise ConfigError(
+            f"{topology.name} is not connected: some workers never hear of some others, and there would be several "
+            "models; add edges, or run each part alone"
+        )
+
+
 def from_edges(size: int, edges: Iterable[tuple[int, int]], *, directed: bool = False, name: str = "edges") -> Topology:
     """A topology of given edges; both ways unless directed. `from_edges(len(g), g.edges)` takes a networkx graph."""
     receivers: list[set[int]] = [set() for _ in range(size)]
+    workers = range(size)
     for a, b in edges:
-        if not (0 <= a < size and 0 <= b < size):
-            raise ConfigError(f"{name}: there is an edge ({a}, {b}), but workers are 0 to {size - 1}")
+        if a not in workers or b not in workers:
+            raise ConfigError(
+                f"{name}: there is an edge ({a!r}, {b!r}), but workers are the numbers 0 to {size - 1}; of a "
+                "graph whose nodes have names take networkx.convert_node_labels_to_integers"
+            )
         receivers[a].add(b)
         if not directed:
             receivers[b].add(a)

@@ -32,11 +32,12 @@ y) of arrays, or a `hansa.data.Split` of them. What a malicious client reports o
 is honest. A client that the aggregator trusts by name (FLTrust) does not attack.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from statistics import NormalDist
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,16 @@ from hansa.messages import Packing, Task, Update
 from hansa.run import Run, derive_rng
 
 __all__ = ["ATTACKS", "Attack", "Attackers", "Collusion", "attackers_of", "flipped", "moments", "triggered"]
+
+_RANGES: Final = {
+    "sigma": (0, math.inf),
+    "classes": (1, math.inf),
+    "target": (0, math.inf),
+    "size": (1, math.inf),
+    "poisoned": (0, 1),
+}
+"""Option → (least, most); others are any finite numbers."""
+_WHOLE: Final = frozenset({"classes", "target", "size"})
 
 _MOST_CERTAIN = 0.999
 """The share of a normal distribution that ALIE hides behind at most, where it has the majority anyway."""
@@ -106,9 +117,8 @@ class Attack:
         if unknown or not self.kinds:
             alike = [each for name in unknown for each in get_close_matches(name, ATTACKS, n=1)]
             meant = f"; do you mean {', '.join(alike)}?" if alike else ""
-            raise ConfigError(
-                f"there is no attack {', '.join(unknown) or 'named'}; there is: {', '.join(ATTACKS)}{meant}"
-            )
+            named = ", ".join(kind or "''" for kind in unknown) or "named"
+            raise ConfigError(f"there is no attack {named}; there is: {', '.join(ATTACKS)}{meant}")
         if not 0 < self.share < 1:
             raise ConfigError(f"the share of malicious clients is {self.share}; it must be above 0 and below 1")
         known = {option for kind in self.kinds for option in ATTACKS[kind].options}
@@ -116,6 +126,7 @@ class Attack:
             if option not in known:
                 has = f"has {', '.join(sorted(known))}" if known else "has none"
                 raise ConfigError(f"the attack {'+'.join(self.kinds)} has no option {option!r}; it {has}")
+            _check_option(option, self.options[option])
 
     @classmethod
     def parse(cls, text: str) -> "Attack":
@@ -125,6 +136,8 @@ class Attack:
         given = [pair.partition("=") for pair in pairs]
         try:
             options = {name.strip(): float(number) for name, _, number in given}
+            if len(options) < len(given):
+                raise ConfigError(f"the attack {text!r} gives an option twice")
             return cls(tuple(name.strip() for name in names.split("+")), float(share), options)
         except ValueError:
             said = "" if colon else ": the share of malicious clients is missing"
@@ -135,6 +148,15 @@ class Attack:
     def __str__(self) -> str:
         options = "".join(f",{name}={number!r}" for name, number in self.options.items())
         return f"{'+'.join(self.kinds)}:{self.share!r}{options}"
+
+
+def _check_option(name: str, value: float) -> None:
+    least, most = _RANGES.get(name, (-math.inf, math.inf))
+    fits = math.isfinite(value) and least <= value <= most and (name not in _WHOLE or value == math.trunc(value))
+    if not fits:
+        said = "a whole number" if name in _WHOLE else "a finite number"
+        bounds = f" from {least:g} to {most:g}" if math.isfinite(most) else f" of at least {least:g}"
+        raise ConfigError(f"the attack's {name} is {value:g}; it must be {said}{bounds * math.isfinite(least)}")
 
 
 def attackers_of(attack: Attack | str | None, run: Run, clients: Sequence[str]) -> "Attackers | None":

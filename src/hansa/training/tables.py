@@ -8,7 +8,7 @@ import numpy as np
 
 from hansa.algorithms.statistics import columns_of, empty
 from hansa.arrays import Arrays
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, InputError
 from hansa.messages import Metrics, Task, Update
 from hansa.training.unaveraged import only_by
 
@@ -38,7 +38,7 @@ class TableTrainer:
             raise ConfigError(f"columns is {self.columns!r}; it must be a list of different names")
         if not all(0 <= q <= 1 for q in self.quantiles):
             raise ConfigError(f"quantiles is {self.quantiles!r}; each must be at least 0 and at most 1")
-        if self.bins < 0 or (self.bins and not {0, 1} <= set(self.quantiles)):
+        if type(self.bins) is not int or self.bins < 0 or (self.bins and not {0, 1} <= set(self.quantiles)):
             raise ConfigError(
                 f"bins is {self.bins}: give a whole number, and the quantiles 0 and 1, between which they are"
             )
@@ -68,7 +68,8 @@ def summary(model: Arrays) -> list[dict[str, Any]]:
     """One row per column, which `hansa.simulation.Table` and `pandas.DataFrame` show.
 
     `min`, `max` and the quantiles (`q0.5`) are the middle of their bounds, and `uncertain` is the largest half
-    distance of bounds: 0 after eight rounds. `std` is the root of the variance, NaN for fewer than two rows.
+    distance of bounds: 0 after eight rounds. `std` is the root of the variance, NaN for fewer than two rows; of a
+    column without a value all are NaN.
     """
     return [_row(name, model) for name in columns_of(model)]
 
@@ -76,10 +77,13 @@ def summary(model: Arrays) -> list[dict[str, Any]]:
 def bin_edges(model: Arrays, columns: Sequence[str] | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The quantiles between 0 and 1 of each column, shape (columns, Q): bins that hold about as many rows each.
 
-    For `hansa.training.trees`: a value between the bounds of each quantile, ascending. columns: all by default.
+    For `hansa.training.trees`: a value between the bounds of each quantile, ascending. columns: all by default. Raises
+    `InputError` for a column without a value.
     """
     found = []
     for name in columns if columns is not None else columns_of(model):
+        if not int(model[f"{name}/count"]):
+            raise InputError(f"nobody has a value in the column {name!r}, which has no bins: leave it out of `columns`")
         q, low, high = model[f"{name}/quantiles"].T
         found.append(np.sort((low / 2 + high / 2)[(q > 0) & (q < 1)]))
     return np.array(found)
@@ -93,7 +97,8 @@ def _row(name: str, model: Mapping[str, Any]) -> dict[str, Any]:
     row["std"] = float(model[f"{name}/variance"]) ** 0.5 if count > 1 else float("nan")
     widths = [0.0]
     for q, low, high in model[f"{name}/quantiles"].tolist():
-        row[names.get(q, f"q{q:g}")] = low / 2 + high / 2 if low != high else low
+        middle = low / 2 + high / 2 if low != high else low
+        row[names.get(q, f"q{q:g}")] = middle if count else float("nan")
         widths.append(high / 2 - low / 2)
-    row["uncertain"] = max(widths)
+    row["uncertain"] = max(widths) if count else float("nan")
     return row

@@ -11,7 +11,7 @@ from hansa.algorithms.examples import labelled
 from hansa.algorithms.hist_gbdt import empty, losses, scores
 from hansa.algorithms.options import check_count, check_whole
 from hansa.arrays import Arrays
-from hansa.errors import ConfigError
+from hansa.errors import ConfigError, InputError
 from hansa.messages import Metrics, Task, Update
 from hansa.training.unaveraged import only_by
 
@@ -37,7 +37,12 @@ class BoostedTreesTrainer:
         check_count("BoostedTreesTrainer", "trees", self.trees)
         check_count("BoostedTreesTrainer", "depth", self.depth)
         check_whole("BoostedTreesTrainer", "classes", self.classes)
-        table = np.asarray(self.edges, np.float64)
+        try:
+            table = np.asarray(self.edges, np.float64)
+        except ValueError as error:
+            raise ConfigError(
+                "edges has rows of several lengths; give each feature as many (repeat its last)"
+            ) from error
         if self.depth > _DEEPEST or self.classes == 1:
             raise ConfigError(f"depth is {self.depth} and classes {self.classes}: at most {_DEEPEST}, and not 1")
         if table.ndim != 2 or not table.size or not np.isfinite(table).all() or (np.diff(table) < 0).any():  # noqa: PLR2004 - a table
@@ -75,8 +80,13 @@ class BoostedTreesTrainer:
 
 
 def predict(model: Arrays, x: npt.ArrayLike) -> np.ndarray[Any, np.dtype[Any]]:
-    """Classes, or numbers where there are none, shape (n,); x: shape (n, features)."""
-    found = scores(model, np.asarray(x, np.float64))
+    """Classes, or numbers where there are none, shape (n,); x: shape (n, features), finite."""
+    inputs, features = np.asarray(x, np.float64), len(model["edges"])
+    if inputs.ndim != 2 or inputs.shape[1] != features:  # noqa: PLR2004 - a row of each example
+        raise InputError(f"x has the shape {inputs.shape}; these trees take (n, {features})")
+    if not np.all(np.isfinite(inputs)):
+        raise InputError("x has values that are not finite, which these trees have no side for: fill what is missing")
+    found = scores(model, inputs)
     if not int(model["classes"]):
         return found[:, 0]
     return (found[:, 0] > 0).astype(np.int64) if found.shape[1] == 1 else found.argmax(axis=1)
