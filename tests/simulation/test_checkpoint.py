@@ -12,7 +12,8 @@ import hansa
 from hansa.data import Examples, Split
 from hansa.errors import ConfigError, ConflictError, CorruptionError
 from hansa.messages import EvaluationRules, RoundRules
-from hansa.simulation import Dropouts, RoundRecord, SimulationResult, simulate
+from hansa.simulation import Dropouts, LogNormalSpeeds, RoundRecord, SimulationResult, Traces, simulate
+from hansa.simulation.traces import Window
 from hansa.training.numpy import softmax_regression
 
 RNG = np.random.default_rng(0)
@@ -152,10 +153,46 @@ def test_it_goes_on_in_its_apps_folder_and_names_the_files_that_another_run_has_
         simulate(tmp_path, clients=2, rounds=2, checkpoint=here)
 
 
-def test_what_has_no_place_between_rounds_is_refused(tmp_path: Path) -> None:
-    given = {name: value for name, value in GIVEN.items() if name not in {"rules", "devices"}}
-    with pytest.raises(ConfigError, match="clients of an asynchronous run are under way then"):
-        simulate("fedbuff", **given, algorithm_options={"buffer": 2}, checkpoint=tmp_path / "here")
+COMING_AND_GOING = Traces(
+    [Window(f"client-{k}", begin, begin + 5 + k, 0.1) for k in range(6) for begin in (2.0 * k, 20.0 + k)], period=40.0
+)
+ASYNCHRONOUS: dict[str, dict[str, Any]] = {
+    "different speeds": {"algorithm_options": {"buffer": 2}, "devices": LogNormalSpeeds(sigma=1.0, dropout=0.1)},
+    "little staleness": {
+        "algorithm_options": {"buffer": 3, "max_staleness": 1},
+        "devices": LogNormalSpeeds(sigma=1.5, jitter=0.5),
+        "transforms": ["top-k:share=0.5"],
+    },
+    "coming and going": {
+        "algorithm_options": {"buffer": 2},
+        "devices": COMING_AND_GOING,
+        "rules": RoundRules(selection="count", count=4, lease=3.0, deadline=30.0),
+    },
+}
+
+
+@pytest.mark.parametrize("case", list(ASYNCHRONOUS))
+def test_an_asynchronous_run_goes_on_with_whom_it_had_at_work(tmp_path: Path, case: str) -> None:
+    """It is cut off after each round: leases, models, and what is under way are those of one that was not."""
+    given: dict[str, Any] = {**GIVEN, "rounds": 8, "evaluation": EvaluationRules(), **ASYNCHRONOUS[case]}
+    whole = simulate("fedbuff", **given)
+    assert max(record.max_staleness for record in whole.rounds) >= 1
+    for number in range(1, 8):
+        with pytest.raises(CutOffError):
+            simulate("fedbuff", **given, checkpoint=tmp_path / "here", on_round=cut_off(number))
+    same(simulate("fedbuff", **given, checkpoint=tmp_path / "here"), whole)
+
+
+def test_processes_that_go_on_have_the_models_of_those_who_were_at_work(app: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"clients": 6, "rounds": 6, "algorithm": "fedasync", "devices": LogNormalSpeeds(sigma=1.5)}
+    whole = simulate(app, **given)
+    spread = {**given, "engine": "processes", "workers": 2, "checkpoint": tmp_path / "here", "checkpoint_every": 2}
+    with pytest.raises(CutOffError):
+        simulate(app, **spread, on_round=cut_off(5))
+    same(simulate(app, **spread), whole)
+
+
+def test_a_number_of_rounds_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="checkpoint_every is 0; it must be a whole number, at least 1"):
-        simulate("fedavg", **given, checkpoint=tmp_path / "here", checkpoint_every=0)
+        simulate("fedavg", **GIVEN, checkpoint=tmp_path / "here", checkpoint_every=0)
     assert not (tmp_path / "here").exists()

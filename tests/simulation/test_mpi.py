@@ -116,6 +116,27 @@ sys.stdout.write(hansa.simulate("app.py", clients=5, rounds=1, engine="mpi").mod
         run(engine="mpi", workers=2)
 
 
+KEPT = """
+import sys
+import hansa
+
+told = []
+for rounds in (1, 3):
+    result = hansa.simulate(
+        "app.py", clients=5, rounds=rounds, engine="mpi", algorithm="fedasync", devices="lognormal:1.5",
+        checkpoint="place", on_round=lambda record: told.append(record.round)
+    )
+sys.stdout.write(f"{result.model_hash} {told}\\n")
+"""
+
+
+def test_the_first_rank_keeps_where_the_simulation_is_and_all_go_on_from_there(folder: Path) -> None:
+    done = launched(2, folder, "-c", KEPT)
+    assert done.returncode == 0, done.stderr
+    alone = simulate(folder / "app.py", clients=5, rounds=3, algorithm="fedasync", devices="lognormal:1.5")
+    assert sorted(done.stdout.splitlines()) == [f"{alone.model_hash} [1, 2, 3]", f"{alone.model_hash} []"]
+
+
 ERRORS = """
 import sys
 import hansa

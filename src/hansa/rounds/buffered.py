@@ -133,6 +133,14 @@ class Buffered:
         self.at_work = {client: Place(base, Working(now)) for client, base in sorted(bases.items())}
         self._returned = dict.fromkeys(self.at_work)
 
+    def go_on(self, number: int, at_work: Mapping[str, tuple[int, float]], now: float) -> None:
+        """Go on between two rounds as another one would have, whose leases run on.
+
+        at_work: of whom, the round of its model and when it was heard of last; in the order of the other one's.
+        """
+        self.number, self._now = number, now
+        self.at_work = {client: Place(base, Working(since)) for client, (base, since) in at_work.items()}
+
     def engages(self, client: str) -> bool:
         """Whether a client is at work, or is counted in a round of which it has not been told; see `Round`."""
         return client in self.at_work or client in self._lapsed or client in self.counted

@@ -41,7 +41,7 @@ from hansa.simulation.attendance import RoundAttendance
 from hansa.simulation.devices import Behaviour
 from hansa.simulation.fold import Assignment, Engine, Failed, Folded, Outcome, Refused
 
-__all__ = ["Flow", "Played", "check_asynchronous"]
+__all__ = ["Between", "Flow", "Played", "check_asynchronous"]
 
 Behave: TypeAlias = Callable[[int, int, Sequence[str], float], Sequence[Behaviour]]
 """(round, bytes of its model, clients invited together, virtual seconds since the run began) → their behaviour."""
@@ -99,6 +99,24 @@ class _Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Between:
+    """What is under way between two rounds."""
+
+    now: float
+    """Virtual seconds since the run began."""
+    wake: float
+    at_work: Mapping[str, tuple[int, float]]
+    """As of `Buffered.go_on`."""
+    arrivals: Sequence[tuple[float, int, str, float]]
+    """When, of which round's model, whose, with how much of the work; a heap, as `changes` is."""
+    changes: Sequence[tuple[float, str]]
+    there: Sequence[str]
+    alive: Sequence[str]
+    models: Mapping[int, Arrays]
+    """Of the rounds on which somebody is at work."""
+
+
+@dataclass(frozen=True, slots=True)
 class Played:
     """How a round went."""
 
@@ -138,6 +156,35 @@ class Flow:
         self._keeps_partial_work = keeps_partial_work
         self._stage = _Stage(machine)
         self._began = False
+        self._models: Mapping[int, Arrays] = {}
+        """Of the rounds on which somebody is at work."""
+
+    def between(self) -> Between:
+        """Where things stand after a round."""
+        stage = self._stage
+        places = stage.machine.at_work
+        return Between(
+            stage.now,
+            stage.wake,
+            {client: (place.base, place.since) for client, place in places.items()},
+            [(at, base, client, task.work) for at, base, client, task in stage.arrivals],
+            list(stage.changes),
+            sorted(stage.there),
+            sorted(stage.alive),
+            {base: self._models[base] for base in sorted({place.base for place in places.values()})},
+        )
+
+    def go_on(self, number: int, between: Between) -> None:
+        """Go on after this round, where another one stood so; the engine has begun nothing yet."""
+        stage, self._began, self._models = self._stage, True, between.models
+        stage.machine.go_on(number, between.at_work, between.now)
+        stage.now, stage.wake = between.now, between.wake
+        stage.arrivals = [
+            (at, base, client, Assignment(client, work, base)) for at, base, client, work in between.arrivals
+        ]
+        stage.changes, stage.there, stage.alive = list(between.changes), set(between.there), set(between.alive)
+        for base, model in sorted(between.models.items()):
+            self._engine.begin(base, model, self._config, frozenset(between.models))
 
     def play(self, number: int, broadcast: Arrays) -> Played:
         """The next round, from the end of the one before. Afterwards the engine's sum is of whom it accepted."""
@@ -145,6 +192,7 @@ class Flow:
         if not self._began:
             self._begin()
         needed = frozenset(place.base for place in self._stage.machine.at_work.values())
+        self._models = {base: self._models[base] for base in needed} | {number: broadcast}
         known: dict[tuple[int, tuple[str, ...], float], Sequence[Behaviour]] = {}
 
         def behave(base: int, clients: tuple[str, ...], at: float) -> Sequence[Behaviour]:

@@ -3,7 +3,8 @@
 checkpoint.json    which run it is: all that decides its bits, but for the number of rounds
 rounds.jsonl       a line for each round so far; those that no state is of are written again
 round-7/           the state after round 7, in a folder that is there whole or not at all:
-                   state.safetensors, clients.safetensors (what each remembers) and state.json
+                   state.safetensors, clients.safetensors (what each remembers) and state.json;
+                   of an asynchronous run models.safetensors, too: those on which somebody is at work
 """
 
 import json
@@ -12,15 +13,16 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from hansa.algorithm import State
 from hansa.arrays import Arrays
-from hansa.errors import ConfigError, ConflictError, CorruptionError
+from hansa.errors import ConflictError, CorruptionError
 from hansa.messages import RunSpec, Sample, Value
 from hansa.run import slots_from_arrays, slots_to_arrays
+from hansa.simulation.asynchronous import Between
 from hansa.simulation.given import Given
 from hansa.simulation.record import what_decides
 from hansa.simulation.result import RoundRecord
@@ -28,12 +30,13 @@ from hansa.store.disk import alone_in, explained, sync_directory, write_whole
 from hansa.store.results import mark_results
 from hansa.wire import codec
 
-__all__ = ["Checkpoint", "Place", "check_can_be_kept"]
+__all__ = ["Checkpoint", "Place"]
 
 _RUN, _ROUNDS, _ROUND, _HALF = "checkpoint.json", "rounds.jsonl", "round-", ".part-"
 _PARAMS, _SLOT = "params", "slot "
 _TOLD = 5
 """Files."""
+_UNDER_WAY = tuple(each.name for each in fields(Between) if each.name != "models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Place:
     """What the app's functions have left for later calls."""
     kept: Mapping[str, Arrays] = field(default_factory=dict)
     """What each client remembers."""
+    between: Between | None = None
+    """Of an asynchronous run: what is under way."""
 
 
 class Checkpoint:
@@ -112,6 +117,8 @@ class Checkpoint:
                 )
             write_whole(self._folder / _ROUNDS, b"".join(lines), 0o644)
             parts = slots_from_arrays(codec.load(place / "state.safetensors"))
+            under_way = told.get("under_way")
+            between = None if under_way is None else _between(under_way, codec.load(place / "models.safetensors"))
         params = parts.pop(_PARAMS)
         slots = {name.removeprefix(_SLOT): arrays for name, arrays in parts.items()}
         return Place(
@@ -120,6 +127,7 @@ class Checkpoint:
             told["now"],
             told["memory"],
             slots_from_arrays(codec.load(place / "clients.safetensors")),
+            between,
         )
 
     def keep(self, place: Place, *, last: bool) -> None:
@@ -137,7 +145,11 @@ class Checkpoint:
             slots = {f"{_SLOT}{name}": arrays for name, arrays in place.state.slots.items()}
             codec.save(slots_to_arrays({_PARAMS: place.state.params, **slots}), part / "state.safetensors")
             codec.save(slots_to_arrays(place.kept), part / "clients.safetensors")
-            told = {"now": place.now, "memory": dict(place.memory)}
+            told: dict[str, Any] = {"now": place.now, "memory": dict(place.memory)}
+            if place.between is not None:
+                told["under_way"] = {name: getattr(place.between, name) for name in _UNDER_WAY}
+                models = {str(base): model for base, model in place.between.models.items()}
+                codec.save(slots_to_arrays(models), part / "models.safetensors")
             write_whole(part / "state.json", json.dumps(told).encode(), 0o644)
             part.rename(self._folder / f"{_ROUND}{number}")
             sync_directory(self._folder)
@@ -149,14 +161,12 @@ class Checkpoint:
         return [(int(each.name.removeprefix(_ROUND)), each) for each in found if each.is_dir()]
 
 
-def check_can_be_kept(*, asynchronous: bool, engine: str) -> None:
-    """Raise `ConfigError` for a run that cannot go on from between two rounds."""
-    if asynchronous:
-        raise ConfigError("a checkpoint is between two rounds, and clients of an asynchronous run are under way then")
-    if engine == "mpi":
-        raise ConfigError(
-            "a checkpoint is of one process: with the engine mpi there is none; processes and ray have it"
-        )
+def _between(told: Mapping[str, Any], models: Arrays) -> Between:
+    """What was under way, from JSON."""
+    of_base = {int(base): model for base, model in slots_from_arrays(models).items()}
+    pairs = {name: [tuple(each) for each in told[name]] for name in ("arrivals", "changes")}
+    at_work = {client: (base, since) for client, (base, since) in told["at_work"].items()}
+    return Between(**{**told, **pairs, "at_work": at_work}, models=of_base)
 
 
 def _other_app(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -> str:

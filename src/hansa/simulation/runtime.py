@@ -27,7 +27,7 @@ from hansa.simulation.arguments import check_arguments, whole
 from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
 from hansa.simulation.attendance import attendance
-from hansa.simulation.checkpoint import Checkpoint, Place, check_can_be_kept
+from hansa.simulation.checkpoint import Checkpoint, Place
 from hansa.simulation.chosen import Labels, chosen_clients, labels_of
 from hansa.simulation.clients import SomeClients, VirtualClients
 from hansa.simulation.clock import Rehearsal, rehearse
@@ -125,8 +125,8 @@ def simulate(
         progress: whether a bar shows how far it is; by default where standard error is a terminal, and in notebooks.
         tracker: who is told of each round (`hansa.tracking`): for example "csv:out.csv", or several.
         labels: of the clients, by which `rules` may choose them: name → labels, or a function of a `ClientInfo`.
-        checkpoint: a folder in which the place of the simulation is kept between rounds. The same call goes on from
-            there, to the same bits, whatever ended it; also with more rounds.
+        checkpoint: a folder in which the place of the simulation is kept between rounds, by rank 0 of "mpi". The same
+            call goes on from there, to the same bits, whatever ended it; also with more rounds.
         checkpoint_every: in rounds; the last is kept, too.
         **settings: fields of `RunSpec`, and with `model` those of `hansa.App.of`. An algorithm that asks for
             `num_clients` gets `clients`, where its options do not say it.
@@ -167,7 +167,6 @@ def simulate(
         ranks = None if together is None else partial(together.place, workers=workers)
         kept = None
         if checkpoint is not None:
-            check_can_be_kept(asynchronous=run.algorithm.buffering is not None, engine=engine)
             kept = Checkpoint(checkpoint, given, run.spec, whole("checkpoint_every", checkpoint_every) or 1)
         making = made(choice, workload, started, ranks, tolerate=tolerate)
         simulation = Simulation(
@@ -332,7 +331,11 @@ class Simulation:
         self.now, self.memory, self.kept = before.now, dict(before.memory), dict(before.kept)
         if self.kept:
             self.engine.remember(self.kept)
-        play = self._play if self.setup.algorithm.buffering is None else self._flow(self.setup.algorithm.buffering).play
+        buffering = self.setup.algorithm.buffering
+        flow = None if buffering is None else self._flow(buffering)
+        if flow is not None and before.between is not None:
+            flow.go_on(len(records), before.between)
+        play = self._play if flow is None else flow.play
         self.profile.restart()
         for number in range(len(records) + 1, self.setup.spec.rounds + 1):
             began = time.perf_counter()
@@ -343,7 +346,8 @@ class Simulation:
             record = replace(record, seconds=time.perf_counter() - began)
             records.append(record)
             if checkpoint is not None:
-                place = Place(state, records, self.now, self.memory, self.kept)
+                between = None if flow is None else flow.between()
+                place = Place(state, records, self.now, self.memory, self.kept, between)
                 checkpoint.keep(place, last=number == self.setup.spec.rounds)
             if on_round is not None:
                 on_round(record)
