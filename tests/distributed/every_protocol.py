@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import structlog
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -66,6 +67,17 @@ def side(client: ClientInfo) -> Split:
     )
 
 
+class Failing:
+    """A learner of whose clients one has no data."""
+
+    trainer = app.trainer
+
+    def load_data(self, client: ClientInfo) -> Any:
+        if client.index == 1:
+            raise ValueError("no data here")
+        return app.load_data(client)
+
+
 def runs() -> Iterator[tuple[str, Outcome]]:
     yield "gossip", run(gossip(lambda i: {"w": X[i]}, steps=5), torus(2, 4))
     yield "large messages", run(gossip(lambda i: {"w": np.full(300_000, i, np.float32)}, steps=2), ring(5))
@@ -76,6 +88,7 @@ def runs() -> Iterator[tuple[str, Outcome]]:
     yield "split learning", run(split_learning(PARTS, share, rounds=2, batch_size=8), wheel(4), seed=1)
     yield "splitfed", run(splitfed(PARTS, share, rounds=2, batch_size=8), hubs(2, 5), seed=1)
     yield "secure averaging", run(secure_fedavg(app, rounds=2), star(5), seed=1)
+    yield "secure averaging without who fails", run(secure_fedavg(Failing(), rounds=2), star(5), seed=1)
     leaves = lambda client, number: {(0, 1): "recovery", (3, 2): "shares"}.get((client, number))  # noqa: E731
     keys = [Ed25519PrivateKey.from_private_bytes(bytes([client]) * 32) for client in range(4)]
     pem = lambda client: keys[client.index].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()  # noqa: E731
@@ -93,6 +106,7 @@ def runs() -> Iterator[tuple[str, Outcome]]:
     yield "aligned vertical", run(program, star(3), seed=1)
 
 
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # of who fails
 for name, outcome in runs():
     digest = blake3(b"".join(encode(result) for result in outcome.results)).hexdigest()
     if outcome.rank == 0:

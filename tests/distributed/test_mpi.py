@@ -59,7 +59,7 @@ def test_every_protocol_gives_the_bits_that_it_gives_in_one_process(processes: i
     done = launched(processes, str(HERE / "every_protocol.py"))
     assert done.returncode == 0, done.stderr
     assert done.stdout == in_process()
-    assert len(done.stdout.splitlines()) == 12
+    assert len(done.stdout.splitlines()) == 13
 
 
 def test_a_worker_that_fails_ends_all_processes_and_is_named() -> None:

@@ -51,7 +51,9 @@ def cheating(program: Program, kind: type[Any], change: Callable[[Any], Any]) ->
                 worker._post((receiver,), change(message) if isinstance(message, kind) and receiver == 2 else message)
 
         if worker.number == 0:
-            return await program(Worker(0, worker.topology, post, worker._draw, secret=worker._secret))
+            return await program(
+                Worker(0, worker.topology, post, worker._draw, secret=worker._secret, tell=worker.tell)
+            )
         return await program(worker)
 
     return cheats
@@ -138,7 +140,7 @@ def test_a_client_that_signs_nothing_is_told(values: Any, words: str) -> None:
             nothing = isinstance(message, Signed) and worker.number == 3
             worker._post(receivers, replace(message, values=values) if nothing else message)
 
-        changed = Worker(worker.number, worker.topology, post, worker._draw, secret=worker._secret)
+        changed = Worker(worker.number, worker.topology, post, worker._draw, secret=worker._secret, tell=worker.tell)
         return await signed(app)(changed)
 
     with pytest.raises(HansaError, match=words):

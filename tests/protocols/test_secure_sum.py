@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from rounds_of_sums import chi_square, clients_of, seed_of, summed, values_of
 import hansa
 from hansa.distributed import ring, run, secure_fedavg, star
 from hansa.errors import ConfigError, HansaError, InputError, QuorumNotMetError
+from hansa.programs import crew
+from hansa.programs.encoding import encode
 from hansa.protocols import secure_fedavg as program
 from hansa.protocols.lightsecagg import LightSecAgg
 from hansa.protocols.secagg import SecAgg
@@ -225,6 +228,59 @@ def test_who_drops_out_is_counted_where_it_has_sent_its_change_and_comes_back_in
     assert outcome.results[0].arrays == plain.model
 
 
+@of_every_scheme
+@pytest.mark.parametrize("what", ["data", "training"])
+def test_whose_code_fails_leaves_the_round_and_is_told_with_its_traceback(
+    name: Any, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, _, _ = classified(5, batch_size=7)
+    absent = lambda client, number: "upload" if (client, number) == (1, 1) else None  # noqa: E731 - as long as its name
+    expected = run(secure_fedavg(app, rounds=3, scheme=name, absent=absent), star(1 + 5), seed=2)
+    failed = []
+
+    class Failing:
+        """A learner whose client 1 fails once."""
+
+        trainer = SimpleNamespace(
+            initial_model=app.trainer.initial_model,
+            fit=lambda model, task: app.trainer.fit(model, fails("training", task.client, task)),
+        )
+
+        def load_data(self, client: Any) -> Any:
+            return app.load_data(fails("data", client, client))
+
+    def fails(step: str, client: Any, given: Any) -> Any:
+        if step == what and client.index == 1 and not failed:
+            failed.append(step)
+            raise ValueError("none today")
+        return given
+
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(crew._log, "warning", lambda event, **words: told.append({"event": event, **words}))
+    outcome = run(secure_fedavg(Failing(), rounds=3, scheme=name), star(1 + 5), seed=2)
+    assert [encode(each) for each in outcome.results] == [encode(each) for each in expected.results]
+    (only,) = told
+    assert (only["worker"], only["error"]) == (2, "ValueError: none today (it takes no part in round 1)")
+    assert 'raise ValueError("none today")' in only["exception"]
+
+
+@of_every_scheme
+def test_too_few_whose_code_does_not_fail_end_the_run_with_the_first_traceback(name: Any) -> None:
+    app, _, _ = classified(5, batch_size=7)
+
+    class Failing:
+        trainer = app.trainer
+
+        def load_data(self, client: Any) -> Any:
+            if client.index < 3:
+                raise ValueError(f"no data at {client.name}")
+            return app.load_data(client)
+
+    with pytest.raises(QuorumNotMetError, match=r"2 clients are left .* missing: clients 0, 1, 2") as raised:
+        run(secure_fedavg(Failing(), rounds=1, scheme=name), star(1 + 5))
+    assert "worker 1 said: ValueError: no data at client-0" in "\n".join(raised.value.__notes__)
+
+
 def _init(seed: int) -> np.random.Generator:
     from hansa.run import derive_rng  # noqa: PLC0415 - of this one test
 
@@ -246,7 +302,7 @@ def test_too_few_that_are_left_after_any_step_end_the_run_and_name_who_is_missin
     ("change", "error", "words"),
     [
         ({"threshold": 2}, "ConfigError", "it must be 3 to 5"),
-        ({"max_weight": 2}, "UpdateRejectedError", "max_weight"),
+        ({"max_weight": 2}, "QuorumNotMetError", "max_weight"),
         ({"absent": lambda *_: True}, "ConfigError", "absent is True for client 0; it is None, keys, shares, upload"),
         ({"scheme": "lightsecagg", "threshold": 4, "colluders": 4}, "ConfigError", "it must be 1 to 3"),
     ],
@@ -278,7 +334,7 @@ def test_who_tells_something_to_nobody_is_named() -> None:
             stray = isinstance(message, Sealed) and worker.number == 1
             worker._post(receivers, replace(message, clients=message.clients + 5) if stray else message)
 
-        changed = Worker(worker.number, worker.topology, post, worker._draw, secret=worker._secret)
+        changed = Worker(worker.number, worker.topology, post, worker._draw, secret=worker._secret, tell=worker.tell)
         return await secure_fedavg(app, rounds=1)(changed)
 
     with pytest.raises(HansaError, match="client 0 tells something to client 6, who has told no keys"):

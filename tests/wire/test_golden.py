@@ -172,6 +172,7 @@ NEWEST: dict[str, Capture] = {
     "presence_granted": up(Presence((Present("alice", {}, "combiner-1", "9f" * 16),))),
     "task_started": up(TaskStarted(ROUND, "alice")),
     "progress": up(Progress(ROUND, "alice", "train", 3.0, 10.0)),
+    "task_failed_goes_on": up(TaskFailed(PROGRAM, "alice", "ValueError: no data", "Traceback …", goes_on=True)),
     "task_failed": up(TaskFailed(EVALUATION, "alice", "the app raised ValueError", "Traceback …")),
     "evaluated": up(Evaluated(EVALUATION, "alice", 40, {"accuracy": 0.5})),
     "evaluated_signed": up(Evaluated(EVALUATION, "alice", 40, {"accuracy": 0.5}, SIGNATURE)),

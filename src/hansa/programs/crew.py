@@ -13,6 +13,9 @@ from functools import cache, partial
 from secrets import token_bytes
 from typing import Any
 
+import structlog
+
+from hansa.app import users_traceback
 from hansa.errors import DeadlockError, HansaError, InputError, RunFailedError, UserCodeError
 from hansa.programs.encoding import decode, encode
 from hansa.protocols.message import name_of
@@ -20,10 +23,14 @@ from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program, Receive, Worker
 from hansa.run import derive_rng
 
-__all__ = ["Crew", "Ended", "Post"]
+__all__ = ["Crew", "Ended", "Post", "Tell"]
+
+_log = structlog.get_logger(__name__)
 
 Post = Callable[[int, int, bytes], None]
 """(sender, receiver, frame): carries a message to another process."""
+Tell = Callable[[UserCodeError], None]
+"""Tells people of what a program goes on without, with its traceback."""
 
 _SHOWN = 8
 """Workers that a message of an error names."""
@@ -64,19 +71,34 @@ class Crew:
         *,
         settings: Mapping[str, str] | None = None,
         secret: Callable[[], bytes] | None = None,
+        has_sent: Callable[[int, bytes], bool] = lambda _receiver, _frame: False,
+        tell: Tell | None = None,
     ) -> None:
         """numbers: the workers that are run here; post: for messages to the others; settings: see `Worker`.
 
-        secret: see `Worker`; None: each draws its own.
+        secret: see `Worker`; None: each draws its own. has_sent: whether an earlier run has sent this frame next;
+        tell: None: the log.
         """
         self.ended: dict[int, Ended] = {}
         """By worker, of this process and of others, as these are told by `end`."""
         self._size = topology.size
         self._post = post
+        self._tell_people = tell
+        self._told_first = ""
+        """Of what the program goes on without, the first."""
         self._members: dict[int, _Member] = {}
         for number in numbers:
             draw, own = partial(derive_rng, seed), secret or _drawn()
-            worker = Worker(number, topology, self._sends(number), draw, settings, secret=own)
+            worker = Worker(
+                number,
+                topology,
+                self._sends(number),
+                draw,
+                settings,
+                secret=own,
+                has_said=lambda receiver, message: has_sent(receiver, encode(message)),
+                tell=partial(self._tell, number),
+            )
             coroutine = program(worker)
             if not inspect.iscoroutine(coroutine):
                 raise InputError(
@@ -159,6 +181,16 @@ class Crew:
 
         return post
 
+    def _tell(self, number: int, error: BaseException, what: str) -> None:
+        """Of what a worker goes on without."""
+        said = str(error) if isinstance(error, HansaError) else f"{type(error).__name__}: {error}"
+        failed = UserCodeError(f"{said} ({what})", users_traceback(error))
+        self._told_first = self._told_first or f"worker {number} said: {failed}\n{failed.traceback}".rstrip()
+        if self._tell_people is not None:
+            self._tell_people(failed)
+        else:
+            _log.warning("a worker failed", worker=number, of=self._size, error=str(failed), exception=failed.traceback)
+
     def _go_on(self, number: int) -> None:
         """Let a worker go on until it waits for what has not arrived, or ends."""
         member = self._members[number]
@@ -184,6 +216,8 @@ class Crew:
             yield
         except HansaError as error:
             error.add_note(f"in worker {number} of {self._size}")
+            if self._told_first:
+                error.add_note(self._told_first)
             raise
         except Exception as error:  # what a user's program raises, whatever it is, is told with its worker
             raise UserCodeError(

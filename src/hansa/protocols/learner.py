@@ -4,6 +4,7 @@ Worker i trains as the client `client-i`, with the random numbers of this client
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,8 +49,12 @@ class LocalClient:
         self._worker = worker
         self.info = ClientInfo(f"client-{index}", index, total, worker.settings)
         """Who it is."""
-        self._data = learner.load_data(self.info)
         self._losses: list[float] = []
+
+    @cached_property
+    def _data(self) -> Any:
+        """Loaded when it is first needed."""
+        return self._learner.load_data(self.info)
 
     def initial_model(self) -> Arrays:
         """The model of round 0, the same for all workers."""

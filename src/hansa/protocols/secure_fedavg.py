@@ -90,7 +90,8 @@ def secure_fedavg(
             `hansa package key` prints them; with them a server that cheats is found out. Empty: nobody signs.
         signing_key: with `signers`, a client → its private key (Ed25519, PEM); asked on that client's machine alone.
         absent: who drops out, and when; its change is counted where it has sent it; it goes on in the next round. On a
-            network, who stays away for the session's deadline drops out likewise, without a word.
+            network, who stays away for the session's deadline drops out likewise, without a word. So does, anywhere,
+            whose data or training fails in a round, which people are told.
 
     Raises:
         QuorumNotMetError: fewer than `threshold` clients are left; it names the others.
@@ -296,6 +297,10 @@ async def _model(worker: Worker) -> Arrays:
             return said.arrays
 
 
+class _FailedError(Exception):
+    """The code of this client has failed: it leaves the round."""
+
+
 class _MissedError(Exception):
     """The round went on without this client, as it was silent for too long; the next one has begun."""
 
@@ -321,18 +326,26 @@ class _Part:
     """What is signed of it, where clients sign."""
 
     async def take(self, change: Callable[[], Words], leaves: Step | None) -> None:
-        """Each step in turn; raises `_MissedError`. change: trains; leaves: the step that it does not do."""
+        """Each step in turn; raises `_MissedError`. change: trains; leaves: the step that it does not do.
+
+        Where training fails, it leaves in place of the upload.
+        """
         steps: Mapping[Step, Callable[[], Awaitable[None]]] = {
             "keys": self._tell_keys,
             "shares": self._share,
             "upload": partial(self._upload, change),
             "recovery": self._recover,
         }
-        for step, do in steps.items():
-            if leaves == step:
-                self.worker.send(SERVER, Left(self.number))
+        try:
+            for step, do in steps.items():
+                if leaves == step:
+                    break
+                await do()
+            else:
                 return
-            await do()
+        except _FailedError:
+            pass
+        self.worker.send(SERVER, self._left)
 
     async def _tell_keys(self) -> None:
         self.worker.send(SERVER, Keys(np.frombuffer(self.client.public, np.uint8), self.number))
@@ -355,7 +368,18 @@ class _Part:
         self.client.forget(set(sharers) - set(signed))
 
     async def _upload(self, change: Callable[[], Words]) -> None:
-        self.worker.send(SERVER, Masked(self.client.masked(change())))
+        if self.worker.has_said(SERVER, self._left):  # by an earlier run of this party, in which it failed
+            raise _FailedError
+        try:
+            values = change()
+        except (Exception, SystemExit) as error:  # user code may raise anything: the round goes on without it
+            self.worker.tell(error, f"it takes no part in round {self.number}")
+            raise _FailedError from error
+        self.worker.send(SERVER, Masked(self.client.masked(values)))
+
+    @property
+    def _left(self) -> Left:
+        return Left(self.number)
 
     async def _recover(self) -> None:
         present = (await self._told(Present)).clients.tolist()

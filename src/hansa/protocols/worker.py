@@ -37,9 +37,14 @@ N = TypeVar("N")
 class Gone:
     """In place of a message whose sender stays away, to a worker that names it among what it can receive.
 
-    On a network alone, and decided once: a worker that is run again is told the same. What the sender says in this
-    place when it is back is not heard; what it says next is the next message.
+    On a network alone, and decided once: a worker that is run again is told the same. Its code has failed, or nothing
+    was heard of it for the session's deadline. What the sender says in this place when it is back is not heard; what it
+    says next is the next message.
     """
+
+
+def _never(_receiver: int, _message: Any) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +78,13 @@ class Worker:
         settings: Mapping[str, str] | None = None,
         *,
         secret: Callable[[], bytes],
+        has_said: Callable[[int, Any], bool] = _never,
+        tell: Callable[[BaseException, str], None],
     ) -> None:
         """post: delivers a message to workers; draw: random numbers for a purpose and keys, from the run's seed.
 
         settings: what the owner of the machine has set there; None: nothing. secret: 32 bytes of this worker's own,
-        the same whenever they are asked for.
+        the same whenever they are asked for. has_said, tell: see the methods.
         """
         self.number = number
         """From 0."""
@@ -87,6 +94,8 @@ class Worker:
         self._post = post
         self._draw = draw
         self._secret = secret
+        self._has_said = has_said
+        self._tell = tell
 
     @property
     def size(self) -> int:
@@ -153,6 +162,17 @@ class Worker:
         run again; two runs have others.
         """
         return blake3(b"".join(text(str(each)) for each in (purpose, *keys)), key=self._secret()).digest()
+
+    def has_said(self, receiver: int, message: Any) -> bool:
+        """Whether an earlier run of this worker has sent just this next: what it met need not be met again.
+
+        So a failure, which a program cannot compute, is said again. On a network alone, once it has asked for a secret.
+        """
+        return self._has_said(receiver, message)
+
+    def tell(self, error: BaseException, what: str) -> None:
+        """Tell people of something that has failed, and that the program goes on without. what: is done without."""
+        self._tell(error, what)
 
     def _check(self, other: int, neighbours: tuple[int, ...], what: str, role: str) -> None:
         if other not in neighbours:

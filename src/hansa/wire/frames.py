@@ -162,6 +162,8 @@ class TaskFailed:
     client: str
     message: str
     traceback: str = ""
+    goes_on: bool = False
+    """Of a party's program, which does without what has failed."""
 
 
 @dataclass(frozen=True, slots=True)

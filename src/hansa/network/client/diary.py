@@ -52,8 +52,7 @@ class Diary:
 
     def note(self, receiver: int, digest: str) -> None:
         """Before a letter is sent. Raises `RunFailedError` where an earlier run has sent another in its place."""
-        own = blake3(number(receiver) + text(digest)).digest()
-        before = self._notes[_SIZE * self._sent : _SIZE * (self._sent + 1)]
+        own, before = _note(receiver, digest), self._next()
         if not before:
             self._append(own)
         elif before != own:
@@ -64,6 +63,14 @@ class Diary:
             )
         self._sent += 1
 
+    def foresees(self, receiver: int, digest: str) -> bool:
+        """Whether an earlier run has sent just this letter next."""
+        return self._next() == _note(receiver, digest)
+
+    def _next(self) -> bytes:
+        """What is noted of the letter that is next; empty where no run has come to it."""
+        return self._notes[_SIZE * self._sent : _SIZE * (self._sent + 1)]
+
     def _append(self, note: bytes) -> None:
         with self._file.open("r+b") as file:
             file.truncate(_SIZE + len(self._notes))
@@ -72,3 +79,7 @@ class Diary:
             file.flush()
             os.fsync(file.fileno())
         self._notes += note
+
+
+def _note(receiver: int, digest: str) -> bytes:
+    return blake3(number(receiver) + text(digest)).digest()

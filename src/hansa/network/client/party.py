@@ -10,7 +10,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from hansa.app import App
-from hansa.errors import AppError, WireError
+from hansa.errors import AppError, UserCodeError, WireError
 from hansa.messages import ClientInfo
 from hansa.network.client.diary import Diary
 from hansa.network.client.outbox import letter_file, update_file
@@ -19,7 +19,7 @@ from hansa.programs.encoding import decode
 from hansa.programs.ending import numbers
 from hansa.protocols.worker import Receive
 from hansa.wire.chunks import INLINE_LIMIT
-from hansa.wire.frames import Awaited, Blob, Evaluated, FromNode, Letter, OpenRound
+from hansa.wire.frames import Awaited, Blob, Evaluated, FromNode, Letter, OpenRound, TaskFailed
 
 __all__ = ["Party"]
 
@@ -67,7 +67,17 @@ class Party:
                 f"{topology.size} workers; make them as many"
             )
         settings, secret = self._info.settings, self._secret
-        crew = Crew((number,), program, topology, spec.seed, self._post, settings=settings, secret=secret)
+        crew = Crew(
+            (number,),
+            program,
+            topology,
+            spec.seed,
+            self._post,
+            settings=settings,
+            secret=secret,
+            has_sent=self._has_sent,
+            tell=self._tell,
+        )
         try:
             while not crew.advance():
                 waits = crew.waits(number)
@@ -92,6 +102,13 @@ class Party:
             self._write(lambda: _written(letter_file(self._out, letter), frame))
         self._sent[receiver] += 1
         self._send(letter)
+
+    def _has_sent(self, receiver: int, frame: bytes) -> bool:
+        return self._diary is not None and self._diary.foresees(receiver, blake3(frame).hexdigest())
+
+    def _tell(self, failed: UserCodeError) -> None:
+        name = self._opened.invited[0]
+        self._send(TaskFailed(self._opened.key, name, str(failed), failed.traceback, goes_on=True))
 
     def _secret(self) -> bytes:
         """That of an earlier run of this party, if there was any."""

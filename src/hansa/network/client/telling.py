@@ -37,6 +37,8 @@ class Telling:
         self._link = link
         self._printed = 0
         """Bytes that were told since it was written down."""
+        self._failed = 0
+        """The same of failures that a party goes on without."""
         self._logged: Counter[str] = Counter()
         """The same of numbers, by their names."""
         self._has_logged = False
@@ -110,6 +112,10 @@ class Telling:
         """What a worker says on the way: no words of its code where the site keeps them."""
         if isinstance(frame, Samples):
             self._log_numbers(frame)
+        elif isinstance(frame, TaskFailed):  # of a party that goes on
+            said = self._site.words(UserCodeError(frame.message, frame.traceback))
+            self._failed += len(str(said)) + len(said.traceback)
+            self._link.send(replace(frame, message=str(said), traceback=said.traceback))
         elif self._site.policy.outbound.prints:
             self._link.send(frame)
         elif isinstance(frame, Progress):
@@ -132,11 +138,13 @@ class Telling:
         return TaskFailed(self._key, self._client, str(said), said.traceback)
 
     async def settle(self) -> None:
-        """Write down what was told of prints and numbers."""
-        printed, logged = self._printed, self._logged
-        self._printed, self._logged = 0, Counter()
+        """Write down what was told of prints, failures and numbers."""
+        printed, failed, logged = self._printed, self._failed, self._logged
+        self._printed, self._failed, self._logged = 0, 0, Counter()
         if printed:
             await self._note("prints", printed)
+        if failed:
+            await self._note("failure", failed)
         if logged:
             await self._note("log", BYTES_OF_A_NUMBER * logged.total(), frozenset(logged))
 

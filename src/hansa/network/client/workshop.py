@@ -262,7 +262,7 @@ class Workshop:
                     "the app's process spoke of what is not its task, in hansa's own words: it was ended"
                 )
             match frame:
-                case TaskFailed():
+                case TaskFailed() if not frame.goes_on or correspondence is None:
                     self._failed_hard = False
                     raise UserCodeError(frame.message, frame.traceback)
                 case Offer() | Evaluated() | Predicted():

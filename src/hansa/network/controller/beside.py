@@ -18,7 +18,7 @@ from hansa.network.controller.conversation import Conversation
 from hansa.network.controller.journal import Journal, event
 from hansa.store.records import ModelRecord, SessionRecord
 from hansa.wire.chunks import CHUNK
-from hansa.wire.frames import CENTRAL, Awaited, Evaluated, Letter, OpenRound
+from hansa.wire.frames import CENTRAL, Awaited, Evaluated, FromNode, Letter, OpenRound, TaskFailed
 
 __all__ = ["BesideServer", "Keep"]
 
@@ -60,7 +60,7 @@ class BesideServer:
         workshop = Workshop(code, self._central.here, objects, self._print, self._central.confinement)
         try:
             try:
-                done = await workshop.work(opened, lambda _frame: None, correspondence)
+                done = await workshop.work(opened, _tell, correspondence)
             finally:
                 await workshop.aclose()
             await self._keep(session, update_file(objects, opened.key))
@@ -78,6 +78,14 @@ class BesideServer:
 
     def _print(self, line: str) -> None:
         _log.info("the app printed", client=CENTRAL, line=line)
+
+
+def _tell(frame: FromNode) -> None:
+    """Of what it goes on without."""
+    if isinstance(frame, TaskFailed):
+        _log.warning(
+            "the app failed", client=CENTRAL, session=frame.key.run, error=frame.message, traceback=frame.traceback
+        )
 
 
 class _Here:

@@ -103,6 +103,8 @@ class Conversation:
     """Set when a party waits for a letter that it can go on without, or has ended."""
     dispensable: set[int] = field(default_factory=set)
     """Parties without whom others have said to be able to go on."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Parties whose code has failed, and that have not been invited again → what they said."""
 
     async def open(self) -> None:
         """Take up what was said before this process."""
@@ -161,6 +163,7 @@ class Conversation:
         self.waits[me] = awaited
         if awaited.dispensable:
             self.dispensable.add(awaited.sender)
+        if awaited.dispensable or self.failed:
             self.changed.set()
         self._wake(me)
         news = self._news[me] = asyncio.Event()
@@ -192,20 +195,26 @@ class Conversation:
             pass
 
     def needed(self, silent: Collection[int]) -> list[int]:
-        """Parties among the silent ones without whom it does not go on, or might not."""
-        waits = self._open_waits().values()
-        firmly = {each.sender for each in waits if not each.dispensable}
-        if not self.dispensable or len(self.ended) + len(silent) == len(self.parties):  # else others may say so yet
-            firmly |= set(range(len(self.parties))) - self.dispensable
-        return [number for number in silent if number in firmly]
+        """Parties among those that are silent, or have failed, without whom it does not go on, or might not.
+
+        One may fail at once: it is not needed before each other one has said what it waits for first.
+        """
+        gone = {*silent, *self.failed}
+        firmly = {each.sender for each in self._open_waits().values() if not each.dispensable}
+        left = set(range(len(self.parties))) - self.ended.keys() - gone
+        if not left:  # nobody who may say yet whom it goes on without
+            firmly |= gone - self.dispensable
+        elif not self.dispensable:
+            firmly |= gone if left <= self.waits.keys() else set(silent)
+        return [number for number in sorted(gone) if number in firmly]
 
     async def go_without(self, silent: Collection[int]) -> None:
-        """Let those go on who wait for parties that are silent; raises `StorageUnavailableError`, and may be repeated.
+        """Let those go on who wait for parties that are silent, or have failed; may be repeated.
 
-        Who needs a letter whatever happens goes on waiting.
+        Raises `StorageUnavailableError`. Who needs a letter whatever happens goes on waiting.
         """
         for waits in self._open_waits().values():
-            if waits.sender in silent and waits.dispensable:
+            if waits.dispensable and (waits.sender in silent or waits.sender in self.failed):
                 await completed(self._go_without(waits))
 
     def silence(self, number: int, now: float) -> float:
@@ -285,7 +294,9 @@ class Conversation:
         return {
             number: waits
             for number, waits in self.waits.items()
-            if number not in self.ended and self.letters.count((waits.sender, number)) <= waits.number
+            if number not in self.ended
+            and number not in self.failed
+            and self.letters.count((waits.sender, number)) <= waits.number
         }
 
     async def _go_without(self, waits: Awaited) -> None:

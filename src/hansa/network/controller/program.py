@@ -105,6 +105,8 @@ class ProgramRunner:
         self._is_open = False
         self._missed: frozenset[int] = frozenset()
         """Parties without whom the others go on for now."""
+        self._said_first = ""
+        """What the first party said of whose failure people were told."""
 
     @property
     def session(self) -> SessionRecord:
@@ -139,7 +141,7 @@ class ProgramRunner:
                 if isinstance(frame, Progress):
                     self._activities[client] = frame
             case TaskFailed(client=client) if client in self._parties:
-                self._party_failed(client, frame.message, frame.traceback)
+                self._party_failed(client, frame.message, frame.traceback, goes_on=frame.goes_on)
             case _:
                 pass
 
@@ -177,7 +179,7 @@ class ProgramRunner:
         connected = self._around.connected()
         outstanding = []
         for number, name in enumerate(self._parties):
-            if number in said.ended:
+            if number in said.ended or number in said.failed:
                 continue
             here, silent = name == CENTRAL or name in connected, said.silence(number, now)
             shown = self._activities.get(name, Progress(self._key, name, "work", 0, 0))
@@ -191,7 +193,7 @@ class ProgramRunner:
         return Why(
             now=now, round=1, kind=Kind.PROGRAM, state=RoundState.OPEN, connected=len(connected), needed=size,
             invited=size, accepted=done, examples=0, quorum=size, enough=None, deadline=last,
-            outstanding=tuple(outstanding), withdrawn=(), rejected=0, failed=0,
+            outstanding=tuple(outstanding), withdrawn=(), rejected=0, failed=len(said.failed),
         )  # fmt: skip
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,15 +220,15 @@ class ProgramRunner:
             silent = {
                 number: said.silence(number, now)
                 for number, name in enumerate(self._parties)
-                if number not in said.ended and name != CENTRAL
+                if number not in said.ended and number not in said.failed and name != CENTRAL
             }
             late = {number: seconds for number, seconds in silent.items() if seconds >= deadline}
             self._check_late(late)
             said.changed.clear()
             await self.row.patiently(lambda: said.go_without(late))  # noqa: B023 - done before the next look
             left = set(range(len(self._parties))) - said.ended.keys()
-            if left and left <= late.keys():
-                return f"{len(said.ended)} of {len(self._parties)} parties have ended; {self._named(left)} stayed away"
+            if left and left <= {*late, *said.failed}:
+                return self._without(left)
             due = now + deadline - max((each for each in silent.values() if each < deadline), default=0.0)
             await self._news(due - now)
             stood = loop.time() - due
@@ -235,20 +237,31 @@ class ProgramRunner:
         return await self._outcome
 
     def _check_late(self, late: Mapping[int, float]) -> None:
-        """Raise where others need one that is silent; else tell of who is missed now. late: party → its silence, s."""
+        """Raise where others need one that is silent, or has failed; else tell of who is missed now.
+
+        late: party → its silence, s.
+        """
         said = {
             number: f"nothing was heard of party {number} ({self._parties[number]}) for {seconds:.0f} seconds"
             for number, seconds in late.items()
         }
+        failed = self.conversation.failed
         needed = self.conversation.needed(late)
+        for number in needed:
+            if number in failed:
+                raise self._fatal(number, failed[number])
         if needed:
             longest = max(needed, key=late.__getitem__)
             remedy = "see that its client runs, and resume the session: what was said is kept"
             raise RunFailedError(f"{said[longest]}: {remedy}")
-        for number in late.keys() - self._missed:
+        said |= {
+            number: f"party {number} ({self._parties[number]}) has failed"
+            for number in failed.keys() & self.conversation.dispensable
+        }
+        for number in sorted(said.keys() - self._missed):
             told = f"{said[number]}: the others go on without it until it is back"
             self._around.journal.later(self._telling.event("party.missed", told, client=self._parties[number]))
-        self._missed = frozenset(late)
+        self._missed = frozenset(said)
 
     async def _news(self, seconds: float) -> None:
         """Wait for the outcome, or until something has changed in who waits for whom; at most so long."""
@@ -259,8 +272,17 @@ class ProgramRunner:
         finally:
             changed.cancel()
 
-    def _named(self, numbers: Iterable[int]) -> str:
-        return listed(self._parties[number] for number in sorted(numbers))
+    def _without(self, left: Iterable[int]) -> str:
+        """How it has ended without some parties."""
+        failed = sorted(self.conversation.failed.keys() & left)
+        away = sorted(set(left) - self.conversation.failed.keys())
+        words = [
+            f"{listed(self._parties[number] for number in numbers)} {what}"
+            for numbers, what in ((failed, "failed"), (away, "stayed away"))
+            if numbers
+        ]
+        ended, size = len(self.conversation.ended), len(self._parties)
+        return f"{ended} of {size} parties have ended; {', '.join(words)}"
 
     def _invite(self, names: tuple[str, ...]) -> None:
         """Those parties among them that are connected, and have not ended, are to run the program."""
@@ -268,7 +290,10 @@ class ProgramRunner:
         due = {name for number, name in enumerate(self._parties) if number not in ended} & connected & set(names)
         if self._is_open and not self._outcome.done() and due:
             now = asyncio.get_running_loop().time()
-            self.conversation.heard |= {self._parties.index(name): now for name in due}
+            invited = {self._parties.index(name): now for name in due}
+            self.conversation.heard |= invited
+            for number in invited:
+                self.conversation.failed.pop(number, None)
             self._around.hub.receive_from_parent(self._opened(*sorted(due)))
 
     def _opened(self, *names: str) -> OpenRound:
@@ -299,19 +324,28 @@ class ProgramRunner:
         await self.row.patiently(lambda: self._around.store.put(*rows))
         self._around.journal.notify()
 
-    def _party_failed(self, client: str, message: str, said: str = "") -> None:
-        number = self._parties.index(client)
+    def _party_failed(self, client: str, message: str, said: str = "", *, goes_on: bool = False) -> None:
+        """Told at once; whether the others go on without it is found when they need it, or say that they do not."""
+        number, whole = self._parties.index(client), message + f"\n{said}" * bool(said)
         told = self._telling.event("task.failed", f"{client} failed: {message}", client=client, traceback=said)
         self._around.journal.later(told)
-        self._fail(RunFailedError(f"party {number} ({client}) failed: {message}" + f"\n{said}" * bool(said)))
+        self._said_first = self._said_first or f"{client} said: {whole}"
+        if not goes_on:
+            self.conversation.failed[number] = whole
+            self.conversation.changed.set()
+
+    def _fatal(self, number: int, said: str) -> RunFailedError:
+        """A party has failed that the others need; who failed before it may be why."""
+        before = self._said_first.partition(" said: ")[2] != said
+        told = f"party {number} ({self._parties[number]}) failed: {said}"
+        return RunFailedError(told + f"\n{self._said_first}" * bool(self._said_first and before))
 
     def _fail(self, error: BaseException) -> None:
         """It cannot go on; the first reason stands."""
         if self._outcome.done():
             return
         if isinstance(error, UserCodeError):
-            said = f"party {self._parties.index(CENTRAL)} ({CENTRAL}) failed: {error}\n{error.traceback}".rstrip()
-            error = RunFailedError(said)
+            error = self._fatal(self._parties.index(CENTRAL), f"{error}\n{error.traceback}".rstrip())
         self._outcome.set_exception(error)
 
     async def _wait_again(self) -> None:
