@@ -1,5 +1,6 @@
 import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,16 @@ def test_a_stopped_session_goes_on_where_it_was(hansa: Hansa, server: Server, ti
     assert hansa.json("session", "stop", "long")["round"] >= stopped["round"]
 
 
+def test_a_server_at_all_addresses_tells_one_that_can_be_dialled(hansa: Hansa) -> None:
+    process = hansa.start("up", "--host", "0.0.0.0", "--port", 0, "--grpc-port", 0)  # noqa: S104 - what is tested
+    printed = line_with(process, "REST API")
+    while "--join" not in printed:
+        printed += line_with(process, "")
+    assert "0.0." not in printed
+    assert printed.count(f"{socket.gethostname()}:") == 2
+    assert hansa.run("session", "list").returncode == 0
+
+
 def test_the_server_stops_on_ctrl_c_and_goes_on_when_it_is_started_again(hansa: Hansa, server: Server) -> None:
     assert server.facts["first_start"]
     assert server.facts["client_token"]
@@ -118,6 +129,10 @@ def test_a_client_and_a_combiner_stop_on_ctrl_c_and_on_sigterm(hansa: Hansa, ser
     client = hansa.client(server, "client-0")
     client.send_signal(signal.SIGINT)
     token = hansa.json("token", "create", "relay", "--role", "combiner")["token"]
+    everywhere = ("--listen", "0.0.0.0:0")
+    nowhere = hansa.run("combiner", "start", *server.join_options, *everywhere, HANSA_TOKEN=token)
+    assert nowhere.returncode == 1
+    assert "say how they reach it, with --advertise HOST:PORT" in nowhere.stderr
     combiner = hansa.start("combiner", "start", *server.join_options, "--json", HANSA_TOKEN=token)
     line_with(combiner, '"connected"')
     combiner.send_signal(signal.SIGTERM)

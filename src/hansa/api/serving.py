@@ -12,7 +12,7 @@ from hansa.api.connections import MAX_HEADERS, Doors, patient
 from hansa.api.encryption import server_context
 from hansa.errors import InputError
 from hansa.settings import Settings
-from hansa.wire.channel import address_at
+from hansa.wire.channel import address_at, is_everywhere
 from hansa.wire.service import Shown
 
 __all__ = ["Uvicorn", "listen", "serve_app"]
@@ -71,6 +71,8 @@ async def serve_app(
     await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
     host, port = listener.getsockname()[:2]
+    if is_everywhere(host):  # the URL is for this machine's own commands and browser
+        host = "::1" if ":" in host else "127.0.0.1"
     return server, serving, f"{'http' if shown is None else 'https'}://{address_at(host, port)}"
 
 

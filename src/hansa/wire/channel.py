@@ -332,6 +332,11 @@ def address_at(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def is_everywhere(host: str) -> bool:
+    """Whether who listens at this host does so at every address of the machine: nobody can dial it under that name."""
+    return host in {"", "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+
+
 def open_channel(address: str, trust: Trust | None) -> Channel:
     """A channel to host:port, within a running loop; nothing is sent yet. Raises `InputError` for another address.
 

@@ -14,6 +14,7 @@ from hansa.algorithm import Partial
 from hansa.errors import (
     AuthenticationError,
     ConnectionFailedError,
+    InputError,
     NotFoundError,
     PermissionDeniedError,
     WireError,
@@ -29,6 +30,7 @@ from hansa.network.link import Link
 from hansa.network.patience import patiently
 from hansa.store.disk import explained
 from hansa.wire import chunks, codec, tokens
+from hansa.wire.channel import address_at, is_everywhere, split_address
 from hansa.wire.frames import (
     Admission,
     Blob,
@@ -100,8 +102,14 @@ class CombinerNode:
         self._jobs = Jobs()
 
     async def run(self) -> None:
-        """Serve until dismissed; raises `InputError` when the port is taken."""
+        """Serve until dismissed; raises `InputError` when the port is taken, or nobody could dial the address."""
         await asyncio.to_thread(_emptied, self._work)
+        host, _ = split_address(self._listen)
+        if is_everywhere(host) and not self._advertise:
+            raise InputError(
+                f"combiner {self.name} listens at every address of this machine ({self._listen}), which tells clients "
+                "none that they could dial: say how they reach it, with --advertise HOST:PORT"
+            )
         face = NodeService(self._hub_of, self._authenticate, lambda: self._public_key)
         server = self._transport.create_server(*face.handlers())
         scheme, shown = await self._certificate()
@@ -109,8 +117,7 @@ class CombinerNode:
         await server.start()
         if shown is not None:
             self._start(watch_end(shown.certificate))
-        host = self._listen.rpartition(":")[0]
-        address = (f"{scheme}://" if scheme else "") + (self._advertise or f"{host}:{port}")
+        address = (f"{scheme}://" if scheme else "") + (self._advertise or address_at(host, port))
         hello = Hello(
             Role.COMBINER, self._entrance.identity.instance, hansa.__version__, labels=self._labels, address=address
         )

@@ -15,6 +15,7 @@ from hansa.network.certificates import client_roots, shown_from_files
 from hansa.settings import Settings
 from hansa.store.disk import explained, write_whole
 from hansa.wire.authority import Authority, expires_at, name_in
+from hansa.wire.channel import is_everywhere
 from hansa.wire.service import Shown
 from hansa.wire.tls import CONTROLLER, WORLD, Certificate, Scheme, Trust
 
@@ -133,7 +134,7 @@ def open_authority(folder: Path) -> Authority:
 def names_of_host(host: str, more: str = "") -> list[str]:
     """What this machine may be called by those who reach a server that listens at `host`; more: others, by commas."""
     names = ["localhost", "127.0.0.1", "::1"]
-    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+    if not is_everywhere(host):
         names.append(host)
     else:
         own = socket.gethostname()

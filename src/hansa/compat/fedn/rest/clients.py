@@ -23,6 +23,7 @@ from hansa.errors import (
     StorageUnavailableError,
 )
 from hansa.store.records import ClientRecord, SampleRecord
+from hansa.wire.channel import is_everywhere
 from hansa.wire.frames import ROOT
 
 __all__ = ["ClientRoutes"]
@@ -105,7 +106,7 @@ class ClientRoutes:
 
     def _reached(self, request: Request) -> str:
         """Where a client that came here finds the gRPC services."""
-        return request.url.hostname or self._host if self._host in {"", "0.0.0.0", "::"} else self._host  # noqa: S104
+        return request.url.hostname or self._host if is_everywhere(self._host) else self._host
 
     async def _config(self, request: Request) -> Response:
         told: dict[str, Any] = {
