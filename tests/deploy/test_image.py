@@ -54,13 +54,11 @@ class Buildah:
 
     @contextmanager
     def going_on(self, container: str, *arguments: str, **settings: str) -> Iterator["subprocess.Popen[str]"]:
-        with subprocess.Popen(
-            self.hansa(container, *arguments, **settings), stdout=subprocess.PIPE, text=True, env=self.environment
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.terminate()
+        """Until it is left: a signal would end buildah and leave what runs in the container."""
+        command = self.hansa(container, *arguments, "--json", "--while-stdin", **settings)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self.environment) as process:
+            yield process
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +90,17 @@ def test_server_and_client_are_containers_of_it(buildah: Buildah, tmp_path: Path
             ports.append(str(free.getsockname()[1]))
     settings = {"HANSA_PORT": ports[0], "HANSA_GRPC_PORT": ports[1], "HANSA_ADVERTISE": f"127.0.0.1:{ports[1]}"}
     with ExitStack() as started:
-        up = started.enter_context(buildah.going_on(server, "up", "--json", **settings))
+        up = started.enter_context(buildah.going_on(server, "up", **settings))
         facts = json.loads(line_with(up, "{"))
         who = run(buildah.command("run", server, "--", "id", "-u"), timeout=60, env=buildah.environment)
         assert who.stdout.strip() == "10001"
         token = run(buildah.hansa(server, "token", "create", "ward"), timeout=60, env=buildah.environment)
-        joining = ("client", "start", "--join", facts["grpc_address"], "--ca", facts["ca"], "--json")
+        joining = ("client", "start", "--join", facts["grpc_address"], "--ca", facts["ca"])
         ward = started.enter_context(buildah.going_on(client, *joining, HANSA_TOKEN=token.stdout.strip()))
         line_with(ward, '"connected"')
         app = written(tmp_path, TINY)
-        buildah.call("copy", "--chown", "10001:10001", server, str(app), "/var/lib/hansa/app.py")
-        session = buildah.hansa(server, "session", "start", "/var/lib/hansa/app.py", "--rounds", "2", "--json")
+        buildah.call("copy", "--chown", "10001:10001", server, str(app), "/srv/app.py")
+        session = buildah.hansa(server, "session", "start", "/srv/app.py", "--rounds", "2", "--json")
         done = run(session, timeout=120, env=buildah.environment)
         assert done.returncode == 0, done.stdout + done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["state"] == "finished"
