@@ -20,6 +20,7 @@ __all__ = [
     "launched_by_mpi",
     "quiet_grpc",
     "quiet_ray",
+    "ray_address",
     "traces_wanted",
 ]
 
@@ -336,6 +337,11 @@ def quiet_grpc() -> None:
 def quiet_ray() -> None:
     """Have Ray tell nobody of how it is used, unless somebody wants that; before it starts a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # noqa: TID251 - here
+
+
+def ray_address() -> str:
+    """The cluster that Ray's own variable names; empty: none."""
+    return _environment().get("RAY_ADDRESS", "")
 
 
 def traces_wanted() -> bool:

@@ -1,6 +1,7 @@
 """Simulations in a Ray cluster on this machine: the bits of one process, also where workers are lost."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hansa.errors import RunFailedError
 from hansa.simulation import simulate
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'hansa[ray]'")
@@ -88,3 +90,17 @@ def test_every_run_has_the_bits_of_one_process(tmp_path: Path) -> None:
             alone = simulate(tmp_path / "app.py", clients=7, rounds=2, **run)
             assert told[name] == ("ray", alone.model_hash, [[], []]), name
     assert told[fatal][2] == [["client-3"], ["client-3"]]
+
+
+@pytest.mark.parametrize("address", ["localhost:{port}", "ray://localhost:{port}", "localhost:many"])
+def test_an_address_where_no_cluster_is_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Ray itself would try for minutes."""
+    (tmp_path / "app.py").write_text(APP)
+    with socket.socket() as nobody:
+        nobody.bind(("localhost", 0))  # and does not listen
+        named = address.format(port=nobody.getsockname()[1])
+        monkeypatch.setenv("RAY_ADDRESS", named)
+        with pytest.raises(RunFailedError, match=f"RAY_ADDRESS is {named}, and no Ray cluster answers there"):
+            simulate(tmp_path / "app.py", clients=3, rounds=1, engine="ray", workers=1)

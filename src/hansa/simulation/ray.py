@@ -6,13 +6,15 @@ machine, is replaced, and its clients are trained again. Nothing but bytes and s
 """
 
 import json
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from hansa.arrays import Arrays
 from hansa.errors import ConfigError, MissingExtraError, RunFailedError
-from hansa.settings import quiet_ray
+from hansa.settings import quiet_ray, ray_address
 from hansa.simulation.child import ONE_THREAD
 from hansa.simulation.pipes import Body, Message, packed, unpacked
 from hansa.simulation.places import Link
@@ -29,6 +31,8 @@ except ImportError as error:
 
 __all__ = ["Cluster"]
 
+_ANSWERS = 5.0
+"""Seconds in which a cluster that RAY_ADDRESS names takes a connection; Ray itself would try for minutes."""
 _INLINE = 1 << 16
 """Bytes of a body from which on it is put into Ray's store once, where all workers of a machine share it."""
 
@@ -153,11 +157,29 @@ def _connected(workers: int | None) -> bool:
     if ray.is_initialized():
         return False
     quiet: dict[str, Any] = {"logging_level": "error"}
+    named = ray_address()
     try:
+        check_answers(named)
         ray.init(address="auto", **quiet)
-    except ConnectionError:
+    except OSError as error:  # a ConnectionError of Ray's is one
+        if named:
+            raise RunFailedError(
+                f"RAY_ADDRESS is {named}, and no Ray cluster answers there ({' '.join(str(error).split())}): start one "
+                "there by `ray start --head`, correct it, or unset it for a cluster on this machine"
+            ) from error
         _start(num_cpus=workers, include_dashboard=False, **quiet)
     return True
+
+
+def check_answers(address: str) -> None:
+    """Raise `OSError` unless something takes a connection there; address: host:port, or what names no other machine."""
+    try:
+        there = urlsplit(address if "://" in address else f"//{address}")
+        host, port = there.hostname, there.port
+    except ValueError as error:
+        raise OSError(f"that is no host:port: {error}") from error
+    if host is not None and port is not None:
+        socket.create_connection((host, port), _ANSWERS).close()
 
 
 def _start(**given: Any) -> None:
