@@ -20,6 +20,7 @@ from hansa.testing.federation import play, task_of
 from hansa.training.numpy import softmax_regression
 
 torch = pytest.importorskip("torch")
+from hansa.training.pairs import scores  # noqa: E402 - needs torch
 from hansa.training.torch import TorchTrainer  # noqa: E402 - needs torch
 
 nn = torch.nn
@@ -103,6 +104,14 @@ def test_a_model_and_data_by_name_need_no_more_said() -> None:
     ]
     assert len({result.model_hash for result in results}) == 1
     assert set(results[0].rounds[-1].central) == {"loss", "accuracy"}
+
+
+def test_scores_are_the_logits_among_several_outputs() -> None:
+    logits = torch.eye(3)
+    assert all(scores(outputs) is logits for outputs in (logits, Scored(logits), {"logits": logits, "loss": None}))
+    for other in ({"scores": logits}, (logits,), Scored(None), None):
+        with pytest.raises(AppError, match="neither a tensor nor something with logits: give a loss"):
+            scores(other)
 
 
 def test_clients_with_inputs_by_name_train_one_by_one() -> None:

@@ -110,6 +110,7 @@ def _array(values: list[Any], name: str) -> Array:
         return np.array(values)
     if shapes := {np.shape(value) for value in values} - {np.shape(values[0])} if values else set():
         raise InputError(
-            f"the column {name!r} has values of shape {np.shape(values[0])} and {min(shapes)}; make them one"
+            f"the column {name!r} has values of shape {np.shape(values[0])} and {min(shapes)}; make them one, "
+            "of tokens by padding='max_length'"
         )
     return np.asarray(values)

@@ -1,7 +1,7 @@
 """Outputs and targets that belong together: what may be told of them before a loss or an accuracy is."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,9 @@ def scores(outputs: Any) -> torch.Tensor:
 
     Raises `AppError` where there is no such tensor.
     """
-    found: object = outputs if isinstance(outputs, torch.Tensor) else getattr(outputs, "logits", None)
+    found: object = outputs
+    if not isinstance(outputs, torch.Tensor):
+        found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     if not isinstance(found, torch.Tensor):
         raise AppError(
             f"the module returns a {type(outputs).__name__}, neither a tensor nor something with logits: give a loss "
