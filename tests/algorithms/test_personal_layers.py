@@ -145,9 +145,13 @@ def test_a_model_with_nothing_to_keep_or_to_share_is_refused(
             lambda model, task: Update({name: a + 1 for name, a in model.items()}, len([task.correction])),
             "fedrep holds some tensors still, but 'w' has changed",
         ),
+        (
+            lambda model, task: Update({name: a * np.nan for name, a in model.items()}, len([task.correction])),
+            "fedrep holds some tensors still, but 'w' is NaN or infinite: look at the inputs",
+        ),
         (lambda model, task: Update(model, len([task.correction]), memory=model), "return no memory of the app's own"),
     ],
-    ids=["ignores the correction", "moves what is frozen", "keeps a memory of its own"],
+    ids=["ignores the correction", "moves what is frozen", "trains it to NaN", "keeps a memory of its own"],
 )
 def test_an_app_that_does_not_fit_is_told_what_to_do(
     mean: WeightedMean, task: Callable[..., Task], train: Callable[[Arrays, Task], Update], said: str

@@ -198,9 +198,11 @@ def test_what_is_no_message_is_neither_sent_nor_returned_nor_awaited() -> None:
 
     with pytest.raises(InputError, match="dict is no message"):
         run(program(sends, nothing), ring(2))
-    with pytest.raises(InputError, match="int is no message") as raised:
+    with pytest.raises(InputError, match="it returns a int; a program returns a message or None") as raised:
         run(returns, ring(2))
     assert raised.value.__notes__ == ["in worker 0 of 2"]
+    with pytest.raises(InputError, match=r"worker 0 receives no kind of message: await worker.receive\(1, Kind\)"):
+        run(lambda worker: worker.receive(1 - worker.number), ring(2))
     with pytest.raises(UserCodeError, match="it awaits a int; a worker awaits receive"):
         run(awaits, ring(2))
 
@@ -210,6 +212,10 @@ def test_settings_that_cannot_be_used_are_refused() -> None:
         run(nothing, ring(2), over="tcp")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="seed is -1"):
         run(nothing, ring(2), seed=-1)
+    with pytest.raises(ConfigError, match=r"seed is 1\.5"):
+        run(nothing, ring(2), seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"a program, .* and then a topology, .* not Topology and function"):
+        run(ring(2), nothing)  # type: ignore[arg-type]
 
 
 def test_a_program_that_is_no_async_function_is_refused() -> None:

@@ -55,6 +55,8 @@ def test_a_run_without_noise_promises_nothing():
     assert "the seed tells the noise" in spent([Noise("gaussian", 1.0, seeded=True)], 3).protects
     with pytest.raises(InputError, match="delta is 0; it must be above 0 and below 1"):
         spent([], 3, 0)
+    with pytest.raises(InputError, match="delta is '1e-5'"):
+        spent([], 3, "1e-5")  # type: ignore[arg-type]
 
 
 def test_where_the_library_is_needed_and_missing_its_extra_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -78,6 +80,7 @@ def test_with_the_library_laplace_and_secret_samples_are_accounted_for():
     assert spent([sampled], 100).epsilon == pytest.approx(accountant.get_epsilon(1e-5))
     known = Noise("gaussian", 2.0, local=False, clients=100)
     assert spent([sampled], 100).epsilon < spent([known], 100).epsilon / 4
+    assert spent([sampled], 100).protects.startswith("which client took part, one in the place of another")
 
 
 def test_with_the_library_the_published_value_of_the_moments_accountant_is_met():

@@ -116,6 +116,8 @@ def test_weights_that_are_stochastic_by_rows_alone_are_refused() -> None:
         run(dsgd(app, rounds=1), from_edges(4, [(0, 1), (2, 3)], name="pairs"))
     with pytest.raises(ConfigError, match="pairs is not connected"):
         run(pushsum(app, rounds=1), from_edges(4, [(0, 1), (2, 3)], name="pairs"))
+    with pytest.raises(ConfigError, match=r"'app.py' is no app: give the hansa.App itself"):
+        run(dsgd("app.py", rounds=1), ring(2))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="order is 'both'"):
         dsgd(app, rounds=1, order="both")  # type: ignore[arg-type]
 

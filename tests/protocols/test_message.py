@@ -1,6 +1,6 @@
 """What may be a message."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,15 @@ def test_what_can_change_has_other_fields_or_no_proper_name_is_refused() -> None
         message("test.nested")(Nested)
     with pytest.raises(InputError, match="'No Name'"):
         message("No Name")
+    with pytest.raises(InputError, match=r"a message's name is <class .*Nested'>; .*: @message\("):
+        message(Nested)  # type: ignore[arg-type]
+
+    @dataclass(frozen=True)
+    class Counted:
+        count: int = field(default=1, init=False)
+
+    with pytest.raises(InputError, match=r"Counted.count is not given to its constructor"):
+        message("test.counted")(Counted)
     assert schema_named("test.nested") is None
 
 

@@ -39,9 +39,9 @@ def corrected_fit(
         else []
     )
     if moved:
-        raise AppError(
-            f"{algorithm} holds some tensors still, but {min(moved)!r} has changed: honour correction.frozen"
-        )
+        whole = np.all(np.isfinite(update.arrays[min(moved)]))
+        why = "has changed: honour correction.frozen" if whole else "is NaN or infinite: look at the inputs"
+        raise AppError(f"{algorithm} holds some tensors still, but {min(moved)!r} {why}")
     return update
 
 

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from hansa.errors import ConfigError
 from hansa.programs.crew import Crew, Ended
 from hansa.programs.encoding import decode
-from hansa.protocols.topology import AnyTopology
+from hansa.protocols.topology import AnyTopology, TimeVarying, Topology
 from hansa.protocols.worker import Program
 
 __all__ = ["Outcome", "Over", "run"]
@@ -46,8 +48,13 @@ def run(program: Program, topology: AnyTopology, *, seed: int = 0, over: Over = 
         MissingExtraError: `hansa[mpi]` is not installed, and was asked for.
 
     """
-    if not 0 <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 − 1")
+    if not callable(program) or not isinstance(topology, Topology | TimeVarying):
+        raise ConfigError(
+            f"run takes a program, an async function of a worker, and then a topology, for example ring(4); not "
+            f"{type(program).__name__} and {type(topology).__name__}"
+        )
     match over:
         case "process":
             mpi = False

@@ -51,16 +51,17 @@ def spent(noises: Sequence[Noise], rounds: int, delta: float = 1e-5) -> Spent:
 
     Infinite where there is no noise. Raises `MissingExtraError` where dp-accounting is needed and not installed.
     """
-    if not 0 < delta < 1:
-        raise InputError(f"delta is {delta}; it must be above 0 and below 1, for example 1e-5")
+    if not isinstance(delta, float | int) or not 0 < delta < 1:
+        raise InputError(f"delta is {delta!r}; it must be above 0 and below 1, for example 1e-5")
     noise = noises[0] if noises else None
     if noise is None:
         return Spent(rounds, math.inf if rounds else 0.0, delta, "nothing: the run adds no noise")
-    said = (
-        "a client's update, against all who see what it sends"
-        if noise.local
-        else "whether a client took part, against all who see the models"
-    )
+    if noise.local:
+        said = "a client's update, against all who see what it sends"
+    elif _is_sampled(noise):
+        said = "which client took part, one in the place of another, against all who see the models"
+    else:
+        said = "whether a client took part, against all who see the models"
     if noise.seeded:
         said += ", but not on a network, where the seed tells the noise"
     return Spent(rounds, _epsilon(noise, rounds, delta), delta, said)
@@ -93,13 +94,17 @@ def _log_phi(x: float) -> float:
     return -x * x / 2 - math.log(-x * math.sqrt(2 * math.pi)) + math.log(series)
 
 
+def _is_sampled(noise: Noise) -> bool:
+    return noise.population is not None and noise.clients < noise.population
+
+
 @lru_cache(maxsize=4096)
 def _epsilon(noise: Noise, rounds: int, delta: float) -> float:
     if rounds == 0:
         return 0.0
     if not noise.multiplier:
         return math.inf
-    if noise.population is not None and noise.clients < noise.population:
+    if _is_sampled(noise):
         return _sampled(noise, rounds, delta)
     apart = 2 if noise.local else 1
     if noise.distribution == "gaussian":

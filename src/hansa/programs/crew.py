@@ -18,7 +18,7 @@ import structlog
 from hansa.app import users_traceback
 from hansa.errors import DeadlockError, HansaError, InputError, RunFailedError, UserCodeError
 from hansa.programs.encoding import decode, encode
-from hansa.protocols.message import name_of
+from hansa.protocols.message import name_of, schema_of
 from hansa.protocols.topology import AnyTopology
 from hansa.protocols.worker import Program, Receive, Worker
 from hansa.run import derive_rng
@@ -200,7 +200,7 @@ class Crew:
                 member.waits = member.coroutine.send(value)
             except StopIteration as returned:
                 member.waits = None
-                result = b"" if returned.value is None else encode(returned.value)
+                result = b"" if returned.value is None else _encoded(returned.value)
                 self.ended[number] = Ended(result, member.messages, member.sent)
                 return
             if not isinstance(member.waits, Receive):
@@ -249,6 +249,16 @@ class Crew:
                 return path
             number = waits.sender
         return path[path.index(number) :]
+
+
+def _encoded(result: Any) -> bytes:
+    try:
+        schema_of(type(result))
+    except InputError as error:
+        raise InputError(
+            f"it returns a {type(result).__name__}; a program returns a message or None: {error}"
+        ) from error
+    return encode(result)
 
 
 def _drawn() -> Callable[[], bytes]:

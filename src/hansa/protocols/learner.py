@@ -11,7 +11,7 @@ import numpy as np
 
 from hansa.algorithm import Trainer
 from hansa.arrays import Arrays, subtract
-from hansa.errors import AppError
+from hansa.errors import AppError, ConfigError
 from hansa.messages import ClientInfo, Kind, Task, Update
 from hansa.protocols.message import message
 from hansa.protocols.worker import Worker
@@ -45,6 +45,8 @@ class LocalClient:
 
     def __init__(self, learner: Learner, worker: Worker, index: int, total: int) -> None:
         """index, total: which share of a split data set is its own, and of how many."""
+        if not callable(getattr(learner, "load_data", None)):
+            raise ConfigError(f"{learner!r} is no app: give the hansa.App itself, `from app import app`")
         self._learner = learner
         self._worker = worker
         self.info = ClientInfo(f"client-{index}", index, total, worker.settings)
@@ -77,5 +79,8 @@ def _change(trained: Arrays, model: Arrays, name: str) -> Arrays:
     change = subtract(trained, model)
     broken = [tensor for tensor, array in change.items() if not np.all(np.isfinite(array.astype(np.float64)))]
     if broken:
-        raise AppError(f"{name} has trained {broken[0]!r} to NaN or infinity: lower the learning rate")
+        raise AppError(
+            f"{name} has trained {broken[0]!r} to NaN or infinity: lower the learning rate, or look for inputs that "
+            "are not finite"
+        )
     return change

@@ -50,10 +50,14 @@ _BY_KIND: Final[dict[type[Any], Schema]] = {}
 def message(name: str) -> Callable[[type[T]], type[T]]:
     """Register a frozen dataclass under a name, in lower case, unique in the process: for example "dsgd.model".
 
-    Raises `InputError` for a name that another class has, a class that is no frozen dataclass, a field of another type.
+    Raises `InputError` for a name that another class has, a class that is no frozen dataclass, a field of another type
+    or one that the constructor does not take.
     """
-    if not NAME.fullmatch(name):
-        raise InputError(f"a message's name is {name!r}; it must be lower-case letters, digits, dots and dashes")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(
+            f"a message's name is {name!r}; it must be a text of at most 64 lower-case letters, digits, dots and "
+            'dashes: @message("a-name")'
+        )
 
     def register(kind: type[T]) -> type[T]:
         before = _BY_NAME.get(name)
@@ -91,6 +95,11 @@ def _fields(kind: type[Any]) -> Mapping[str, type[Any]]:
     parameters = getattr(kind, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise InputError(f"{kind.__name__} is no frozen dataclass: put @dataclass(frozen=True) below @message")
+    for field in dataclasses.fields(kind):
+        if not field.init:
+            raise InputError(
+                f"{kind.__name__}.{field.name} is not given to its constructor, by which a message is made"
+            )
     hints = get_type_hints(kind)
     return MappingProxyType(
         {field.name: _kind(kind, field.name, hints[field.name]) for field in dataclasses.fields(kind)}

@@ -136,9 +136,12 @@ class Worker:
         With `Gone` among the kinds, not for ever on a network: it comes where the sender is silent for the session's
         deadline.
 
-        Raises `InputError` where the sender is no neighbour, `RunFailedError` where it has sent something else.
+        Raises `InputError` where the sender is no neighbour or no kind is named, `RunFailedError` where it has sent
+        something else.
         """
         self._check(sender, self.senders, f"worker {self.number} receives from worker {sender}", "senders")
+        if not kinds:
+            raise InputError(f"worker {self.number} receives no kind of message: await worker.receive({sender}, Kind)")
         for kind in kinds:
             schema_of(kind)
         return await Receive(sender, kinds)
