@@ -7,6 +7,7 @@ import pytest
 
 import hansa
 from hansa.distributed import Records, complete, dsgd, hubs, run, split_learning, splitfed, star, vertical, wheel
+from hansa.errors import AppError
 from hansa.messages import ClientInfo
 from hansa.run import derive_rng
 
@@ -38,6 +39,27 @@ def adam(parameters: Any) -> Any:
 
 
 PARTS = torch_parts(bottom, top, nn.functional.cross_entropy, adam)
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "x", "y", "said"),
+    [
+        ("mse_loss", 1, X[0], X[0][:, 0], r"the loss takes each output with every target: give both the same shape"),
+        ("cross_entropy", 2, X[0], Y[0], r"targets are classes from 0 to 2, and the module has no output for all"),
+        ("cross_entropy", 3, Y, Y[0], r"inputs are int64, and a layer of the module takes floats"),
+        (lambda outputs, _: outputs, 3, X[0], Y[0], r"the loss is a tensor of shape \(12, 3\)"),
+    ],
+)
+def test_examples_that_do_not_fit_the_parts_are_told_as_a_trainer_tells_them(
+    loss: Any, outputs: int, x: Any, y: Any, said: str
+) -> None:
+    named = getattr(nn.functional, loss) if isinstance(loss, str) else loss
+    parts = torch_parts(bottom, lambda: nn.Linear(6, outputs), named, adam)
+    with pytest.raises(AppError, match=said):
+        run(
+            split_learning(parts, lambda _: (x[: len(y)] if len(x) == len(y) else np.tile(x[0][:4], (12, 1)), y)),
+            wheel(2),
+        )
 
 
 def test_decentralized_sgd_of_a_module_is_gradient_descent_on_all_examples_where_all_hear_all() -> None:

@@ -48,13 +48,7 @@ def run(program: Program, topology: AnyTopology, *, seed: int = 0, over: Over = 
         MissingExtraError: `hansa[mpi]` is not installed, and was asked for.
 
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise ConfigError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 − 1")
-    if not callable(program) or not isinstance(topology, Topology | TimeVarying):
-        raise ConfigError(
-            f"run takes a program, an async function of a worker, and then a topology, for example ring(4); not "
-            f"{type(program).__name__} and {type(topology).__name__}"
-        )
+    _check(program, topology, seed)
     match over:
         case "process":
             mpi = False
@@ -71,6 +65,16 @@ def run(program: Program, topology: AnyTopology, *, seed: int = 0, over: Over = 
 
         return _outcome(*run_over_mpi(program, topology, seed))
     return _outcome(_in_process(program, topology, seed), 0)
+
+
+def _check(program: object, topology: object, seed: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed!r}; it must be a whole number from 0 to 2^63 − 1")
+    if not callable(program) or not isinstance(topology, Topology | TimeVarying):
+        raise ConfigError(
+            f"run takes a program, an async function of a worker, and then a topology, for example ring(4); not "
+            f"{type(program).__name__} and {type(topology).__name__}"
+        )
 
 
 def _in_process(program: Program, topology: AnyTopology, seed: int) -> dict[int, Ended]:

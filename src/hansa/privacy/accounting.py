@@ -51,7 +51,7 @@ def spent(noises: Sequence[Noise], rounds: int, delta: float = 1e-5) -> Spent:
 
     Infinite where there is no noise. Raises `MissingExtraError` where dp-accounting is needed and not installed.
     """
-    if not isinstance(delta, float | int) or not 0 < delta < 1:
+    if not _is_share(delta):
         raise InputError(f"delta is {delta!r}; it must be above 0 and below 1, for example 1e-5")
     noise = noises[0] if noises else None
     if noise is None:
@@ -92,6 +92,10 @@ def _log_phi(x: float) -> float:
         return math.log(math.erfc(-x / math.sqrt(2)) / 2)
     series = 1 - 1 / x**2 + 3 / x**4 - 15 / x**6
     return -x * x / 2 - math.log(-x * math.sqrt(2 * math.pi)) + math.log(series)
+
+
+def _is_share(given: object) -> bool:
+    return isinstance(given, float | int) and 0 < given < 1
 
 
 def _is_sampled(noise: Noise) -> bool:

@@ -53,7 +53,7 @@ def message(name: str) -> Callable[[type[T]], type[T]]:
     Raises `InputError` for a name that another class has, a class that is no frozen dataclass, a field of another type
     or one that the constructor does not take.
     """
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not _is_name(name):
         raise InputError(
             f"a message's name is {name!r}; it must be a text of at most 64 lower-case letters, digits, dots and "
             'dashes: @message("a-name")'
@@ -71,6 +71,10 @@ def message(name: str) -> Callable[[type[T]], type[T]]:
         return kind
 
     return register
+
+
+def _is_name(given: object) -> bool:
+    return isinstance(given, str) and NAME.fullmatch(given) is not None
 
 
 def schema_of(kind: type[Any]) -> Schema:

@@ -15,6 +15,7 @@ except ImportError as error:
 
 from torch.nn import functional
 
+from hansa.training.pairs import explaining
 from hansa.training.setup import Setup
 from hansa.training.torch_part import MakeModule, MakeOptimizer, TorchPart, part_setup
 
@@ -42,8 +43,9 @@ class _Taught(TorchPart):
             self.module.train()
             self.optimizer.zero_grad()
             inputs, targets = self.batch(x, y)
-            logits = self.module(inputs)
-            loss = self.setup.loss(logits, targets)
+            with explaining(inputs, targets):
+                logits = self.module(inputs)
+                loss = self.setup.loss(logits, targets)
             if teacher is not None:
                 taught = torch.from_numpy(teacher.copy()).to(logits)
                 loss = loss + self._alpha * distillation(logits, taught, self._temperature)

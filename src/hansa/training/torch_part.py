@@ -8,6 +8,7 @@ import torch
 
 from hansa.arrays import Array, Arrays
 from hansa.training.local import LocalWork
+from hansa.training.pairs import check_is_loss, explaining
 from hansa.training.setup import Loss, Setup
 from hansa.training.tensors import array_of_tensor, arrays_of_module, load_into_module
 
@@ -45,6 +46,7 @@ class TorchPart:
         with setup.seeded(rng):
             self.module = setup.build().to(setup.device)
         self.optimizer = setup.optimizer(self.module.parameters())
+        self._check_pairs = setup.pair_checker()
 
     def arrays(self) -> Arrays:
         """A copy of the module's parameters and buffers."""
@@ -61,6 +63,15 @@ class TorchPart:
             self.module.eval()
             outputs: torch.Tensor = (module or self.module)(self.batch(x, x)[0])
         return array_of_tensor(outputs)
+
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch; raises `AppError` where it takes each output with every target, or is none."""
+        with explaining(inputs, targets):
+            outputs = self.module(inputs)
+            self._check_pairs(outputs, targets)
+            loss: torch.Tensor = self.setup.loss(outputs, targets)
+        check_is_loss(loss)
+        return loss
 
     def batch(self, x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets as tensors, in the dtypes that the module needs."""

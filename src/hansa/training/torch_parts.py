@@ -14,6 +14,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("hansa.training.torch_parts", "torch") from error
 
+from hansa.training.pairs import explaining
 from hansa.training.setup import Loss
 from hansa.training.tensors import array_of_tensor
 from hansa.training.torch_part import MakeModule, MakeOptimizer, TorchPart, part_setup
@@ -30,7 +31,9 @@ class TorchBottom(TorchPart):
         """The activations, in training mode."""
         with self.setup.seeded(self.rng):
             self.module.train()
-            self._outputs = self.module(self.batch(x, x)[0])
+            inputs, _ = self.batch(x, x)
+            with explaining(inputs, inputs):
+                self._outputs = self.module(inputs)
         return array_of_tensor(self._outputs)
 
     def backward(self, slope: Array) -> None:
@@ -52,7 +55,7 @@ class TorchTop(TorchPart):
             self.optimizer.zero_grad()
             inputs, targets = self.batch(activations, y)
             inputs = inputs.detach().requires_grad_()
-            loss = self.setup.loss(self.module(inputs), targets)
+            loss = self.loss(inputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]  # as above
             self.optimizer.step()
         if inputs.grad is None:
