@@ -51,6 +51,7 @@ __all__ = [
     "Run",
     "check_networked",
     "check_program",
+    "check_settings",
     "check_synchronous",
     "counted",
     "derive_rng",
@@ -459,6 +460,28 @@ def suit(spec: RunSpec, app: App) -> RunSpec:
     )
     has = tuple(name for name in FUNCTIONS if app.has(name))
     return replace(spec, evaluation=evaluation, functions=spec.functions or has)
+
+
+def check_settings(app: App, spec: RunSpec) -> None:
+    """Refuse a setting that nothing of the app reads: a typing error would make no difference, and nobody would know.
+
+    Raises `ConfigError`, which names the setting that is most like it, or the option that it is of what the run names.
+    """
+    name = next((name for name in spec.config if name not in app.settings), None)
+    if name is None or app.reads_config:
+        return
+    told = ", ".join(app.settings) or "none (of a function that makes the trainer, the parameters are settings)"
+    alike = get_close_matches(name, app.settings, n=1)
+    there = [] if spec.parties else [("algorithm", spec.algorithm), ("aggregator", spec.aggregator)]
+    options = [
+        f". It is an option of {plug_in}: --set-{kind} {name}={spec.config[name]}"
+        for kind, plug_in in there
+        if name in options_of(f"hansa.{kind}s", plug_in)
+    ]
+    raise ConfigError(
+        f"the app has no setting {name!r}, and nothing else of it reads --set; its settings: {told}{''.join(options)}"
+        + (f". Did you mean {alike[0]!r}?" if alike and not options else "")
+    )
 
 
 def counted(spec: RunSpec, clients: int) -> RunSpec:

@@ -19,6 +19,7 @@ from hansa.api.credentials import Credentials, save_credentials
 from hansa.app import load_app
 from hansa.errors import (
     AuthenticationError,
+    ConfigError,
     ConflictError,
     ConnectionFailedError,
     CorruptionError,
@@ -127,6 +128,27 @@ def test_a_metric_that_is_nan_travels_as_null(fresh: Served, app: Path) -> None:
     assert metrics.total > 0
     assert all(math.isnan(metric.value) for metric in metrics)
     assert math.isnan(client.rounds.get(session.id, 1).metrics["loss"])
+
+
+LEARNS = """
+import hansa
+from hansa.training.numpy import NumpyTrainer, softmax_regression
+
+def local(learning_rate=0.1):
+    return NumpyTrainer(softmax_regression(2, 2), learning_rate)
+
+app = hansa.App(local)
+"""
+
+
+def test_a_setting_that_the_app_does_not_read_is_refused_unless_clients_bring_their_own(
+    served: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(LEARNS)
+    client = served.client()
+    with pytest.raises(ConfigError, match=r"the app has no setting 'learning_rat', .* Did you mean 'learning_rate'\?"):
+        client.sessions.prepare(tmp_path / "app.py", config={"learning_rat": 1.0})
+    client.sessions.prepare(tmp_path / "app.py", config={"path": "/data"}, package=False)
 
 
 def test_a_name_that_two_sessions_have_must_be_an_id(served: Served, app: Path) -> None:

@@ -1,5 +1,7 @@
 """An app is found and loaded from a file, a folder or a hansa.toml, and its own errors keep their lines."""
 
+import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -250,6 +252,44 @@ def test_modules_beside_an_app_are_imported_anew_once_one_of_them_was_changed(tm
     assert loaded() == first
     write(sizes, "SIZE = 22.0\n")
     assert (first["w"].tolist(), loaded()["w"].tolist()) == ([1.0], [22.0])
+
+
+def test_a_module_that_a_notebook_imported_before_is_imported_anew_where_it_was_changed_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("noted", "steady"):
+        write(tmp_path / f"{name}.py", "ONE = 1.0\n")
+    noted, steady = (importlib.import_module(name) for name in ("noted", "steady"))
+    model = "lambda rng: {'w': [noted.ONE], 'id': [id(steady)]}"
+    app = f"import hansa, noted, steady\napp = hansa.App()\napp.model({model})\n"
+    assert loaded_model(write(tmp_path / "app.py", app))["id"] == [id(steady)]
+    assert sys.modules["noted"] is noted
+
+    write(tmp_path / "noted.py", "ONE = 22.0\n")
+    other = write(tmp_path / "other.py", app)  # the first load of this one
+    assert loaded_model(other)["w"] == [22.0]
+
+
+def loaded_model(file: Path) -> dict[str, list[float]]:
+    model = load_app(file).trainer.initial_model(np.random.default_rng(0))
+    return {name: array.tolist() for name, array in model.items()}
+
+
+def test_a_module_beside_an_app_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "app.py", "import hansa, secret\napp = hansa.App()\n")
+    secret = write(tmp_path / "secret.py", "")
+
+    def refused(path: Path) -> bytes:
+        if path == secret:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        with path.open("rb") as file:
+            return file.read()
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(AppError, match=r"secret\.py cannot be read \(Permission denied\), and the app needs it"):
+        load_app(file)
 
 
 def test_a_module_that_was_changed_within_a_second_is_not_taken_from_its_bytecode(

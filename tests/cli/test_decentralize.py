@@ -23,7 +23,7 @@ def judge(model, rng):
 def test_it_says_how_the_workers_mix_and_what_their_models_are_worth(
     hansa: Callable[..., Result], write_app: Callable[[str], Path]
 ) -> None:
-    done = hansa("decentralize", write_app(TINY + CENTRAL), "--workers", 3, "--rounds", 2)
+    done = hansa("decentralize", write_app(TINY + CENTRAL), "--clients", 3, "--rounds", 2)
     assert done.exit_code == 0, done.output
     assert "dsgd on ring(3), 3 workers, 2 rounds" in done.stdout
     # worker i adds i + 1 to each of three values in each round: the mean is 4, the sum of its values 12
@@ -36,7 +36,7 @@ def test_the_saved_mean_model_is_that_of_the_python_api(
 ) -> None:
     file = tmp_path / "mean.safetensors"
     (told,) = json_lines(
-        hansa("decentralize", tiny, "--workers", 3, "--rounds", 2, "--seed", 4, "--json", "--output", file).stdout
+        hansa("decentralize", tiny, "--clients", 3, "--rounds", 2, "--seed", 4, "--json", "--output", file).stdout
     )
     outcome = run(dsgd(load(tiny), rounds=2), ring(3), seed=4)
     expected = mean_model([result.model for result in outcome.results])
@@ -45,7 +45,7 @@ def test_the_saved_mean_model_is_that_of_the_python_api(
 
 
 def test_push_sum_goes_where_directions_are_and_dsgd_says_so(hansa: Callable[..., Result], tiny: Path) -> None:
-    options = ("--workers", 4, "--rounds", 1, "--topology", "directed-ring")
+    options = ("--clients", 4, "--rounds", 1, "--topology", "directed-ring")
     assert hansa("decentralize", tiny, *options, "--algorithm", "pushsum").exit_code == 0
     assert hansa("decentralize", tiny, *options).exit_code == 0  # equal degrees: uniform weights are doubly stochastic
 
@@ -97,7 +97,7 @@ def test_settings_reach_all_functions_of_the_app(
     hansa: Callable[..., Result], write_app: Callable[[str], Path], algorithm: str
 ) -> None:
     given = ("--set", "start=5.0", "--set", "share=2.0", "--set", "step=3.0", "--set", "scale=10.0")
-    options = ("--workers", 3, "--rounds", 2, "--algorithm", algorithm, "--json")
+    options = ("--clients", 3, "--rounds", 2, "--algorithm", algorithm, "--json")
     app = write_app(SETTINGS)
     (told,) = json_lines(hansa("decentralize", app, *options, *given).stdout)
     assert told["metrics"] == {"first": pytest.approx(10 * (5 + 2 * 2 * 3))}
@@ -107,8 +107,15 @@ def test_settings_reach_all_functions_of_the_app(
 
 def test_a_setting_that_nobody_reads_is_refused(hansa: Callable[..., Result], write_app: Callable[[str], Path]) -> None:
     app = write_app(TRAINED)
-    refused = hansa("decentralize", app, "--workers", 3, "--rounds", 1, "--set", "stepp=3")
+    refused = hansa("decentralize", app, "--clients", 3, "--rounds", 1, "--set", "stepp=3")
     assert "the app has no setting 'stepp', and nothing else of it reads --set" in refused.output
+
+
+def test_the_old_name_of_clients_is_told_with_the_new_one(
+    hansa: Callable[..., Result], write_app: Callable[[str], Path]
+) -> None:
+    refused = hansa("decentralize", write_app(TRAINED), "--workers", 3)
+    assert "--workers is called --clients here, as in `hansa simulate`: write --clients 3" in refused.output
 
 
 @pytest.mark.parametrize(
@@ -127,5 +134,5 @@ def test_a_topology_is_named_with_its_numbers(text: str, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["cube", "ring:3", "torus", "random-regular:many", "torus:2:3"])
 def test_a_topology_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"there is no topology|must be as many"):
+    with pytest.raises(ConfigError, match=r"there is no topology|write --clients 6"):
         parse_topology(text, 12, np.random.default_rng(0))

@@ -14,7 +14,7 @@ from hansa.errors import InputError, NotFoundError
 from hansa.evidence.findings import Verification
 from hansa.messages import RunSpec
 from hansa.network.controller.journal import Live
-from hansa.run import check_networked, check_program, resolve, suit
+from hansa.run import check_networked, check_program, check_settings, resolve, suit
 from hansa.store.disk import whole_file
 from hansa.store.documents import spec_to_json
 from hansa.store.records import EventRecord, SessionRecord, SessionState
@@ -91,6 +91,8 @@ class Sessions(Listed[SessionRecord]):
         loaded = load_app(app)
         given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms as text
         wanted = given if given.parties else suit(given, loaded)
+        if package:  # else clients bring code of their own, which may read others
+            check_settings(loaded, wanted)
         if keep is not None:
             Policy.parse(keep)
         if wanted.parties:

@@ -5,34 +5,41 @@ It is found in their text, and not by running it; what is imported by a name tha
 
 import ast
 import importlib.util
+import struct
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+from hansa.errors import AppError
 
 __all__ = ["forget_changed", "imported_names", "modules_beside"]
 
 Stamp: TypeAlias = "tuple[int, int]"
 """When a file was written, in ns, and its bytes."""
 
+_BYTECODE: Final = struct.Struct("<4s3I")
+"""How a file of bytecode begins (PEP 552): magic number, flags, and the seconds and bytes of its source."""
+
 
 def modules_beside(app: Path) -> Mapping[str, Path]:
     """Path from the app's folder, with slashes → file, of all modules there that the app's file needs.
 
-    What cannot be read as Python imports nothing.
+    What is no Python imports nothing. Raises `AppError` for a file that cannot be read.
     """
     found: dict[str, Path] = {}
     left = [(app, "")]
     while left:
         file, package = left.pop()
-        for name in imported_names(file, package):
-            for relative, parent in _places(app.parent, name):
-                module = app.parent / relative
-                if relative not in found and module != app:
-                    found[relative] = module
-                    left.append((module, parent))
+        with _readable(file):
+            for name in imported_names(file, package):
+                for relative, parent in _places(app.parent, name):
+                    module = app.parent / relative
+                    if relative not in found and module != app:
+                        found[relative] = module
+                        left.append((module, parent))
     return dict(sorted(found.items()))
 
 
@@ -46,18 +53,52 @@ def imported_names(file: Path, package: str) -> tuple[str, ...]:
 
 
 def forget_changed(app: Path) -> None:
-    """Have the modules beside an app imported anew where any of them was written since the last call for this app."""
-    modules = modules_beside(app)
-    stamps = {file: _stamp(file) for file in modules.values()}
+    """Have the modules beside an app imported anew where any of them was written since the last call for this app.
+
+    At the first call: since somebody else imported it, as far as its bytecode tells. Raises as `modules_beside`.
+    """
+    stamps = {}
+    for file in modules_beside(app).values():
+        with _readable(file):
+            stamps[file] = _stamp(file)
+    before = _seen.get(app, {})
+    loaded = {name: getattr(getattr(module, "__spec__", None), "origin", None) for name, module in sys.modules.items()}
+    there = set(loaded.values())
+    changed = [
+        file
+        for file, stamp in stamps.items()
+        if (before[file] != stamp if file in before else str(file) in there and _is_not_its_bytecodes(file, stamp))
+    ]
     for file in stamps:
         _forget_bytecode(file)
-    before = _seen.get(app)
-    if before is not None and any(before.get(file, stamp) != stamp for file, stamp in stamps.items()):
+    if changed:
         own = {str(file) for file in {*before, *stamps}}
-        for name, module in list(sys.modules.items()):
-            if getattr(getattr(module, "__spec__", None), "origin", None) in own:
-                del sys.modules[name]
+        for name in [name for name, origin in loaded.items() if origin in own]:
+            del sys.modules[name]
     _seen[app] = stamps
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Raise `AppError` for what the system does not let be read."""
+    try:
+        yield
+    except OSError as error:
+        raise AppError(
+            f"{error.filename or file} cannot be read ({error.strerror or error}), and the app needs it: see that this "
+            "user may read it"
+        ) from error
+
+
+def _is_not_its_bytecodes(module: Path, stamp: Stamp) -> bool:
+    """Whether its text is another than the one of which Python has kept the bytecode when it was imported."""
+    try:
+        with Path(importlib.util.cache_from_source(str(module))).open("rb") as file:
+            _, flags, seconds, size = _BYTECODE.unpack(file.read(_BYTECODE.size))
+    except (OSError, struct.error):  # there is none: nothing tells
+        return False
+    mtime, length = stamp
+    return not flags and (seconds, size) != (mtime // 10**9 & 0xFFFFFFFF, length & 0xFFFFFFFF)
 
 
 def _forget_bytecode(module: Path) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hansa.cli.options import AppPath, Json, app_name, check_settings, values
+from hansa.cli.options import AppPath, Json, app_name, values
 from hansa.cli.output import in_terminal, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -56,10 +56,12 @@ def show(
     from hansa.data import drawing
     from hansa.data.statistics import count_labels, statistics
     from hansa.errors import AppError
+    from hansa.messages import RunSpec
+    from hansa.run import check_settings
     from hansa.simulation.clients import VirtualClients
 
     loaded, everybody, config = load_app(app), VirtualClients(clients), values(set_config or (), "--set")
-    check_settings(loaded, config)
+    check_settings(loaded, RunSpec(config=config))
     names = [f"client-{k}" for k in range(min(clients, first or clients))]
     shares = [loaded.load_data(everybody.share(name), config) for name in names]
     if all(share is None for share in shares):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hansa.cli.options import AppPath, Json, app_name, check_settings, values
+from hansa.cli.options import AppPath, Json, app_name, values
 from hansa.cli.output import counted, print_json, say
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _TOPOLOGIES = (
 )  # fmt: skip
 
 
+_CLIENTS = 8
+
+
 def _complete_topology(incomplete: str) -> list[str]:
     return [name for name in (each.partition(":")[0] for each in _TOPOLOGIES) if name.startswith(incomplete)]
 
@@ -40,7 +43,13 @@ def decentralize(
             "--topology", autocompletion=_complete_topology, help="Who talks to whom: " + ", ".join(_TOPOLOGIES) + "."
         ),
     ] = "ring",
-    workers: Annotated[int, typer.Option("--workers", "-n", min=1, help="Workers, each a client of the app.")] = 8,
+    clients: Annotated[
+        int | None,
+        typer.Option(
+            "--clients", "-n", min=1, show_default=False,
+            help="Clients of the app, each a worker; by default as many as its data say, else 8.",
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of local training and mixing.")] = 10,
     algorithm: Annotated[
         Literal["dsgd", "pushsum"],
@@ -58,19 +67,24 @@ def decentralize(
         Path | None,
         typer.Option("--output", "-o", help="File for the mean model, in the safetensors format.", dir_okay=False),
     ] = None,
+    workers: Annotated[str | None, typer.Option("--workers", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Train an app without a server: every worker has a model, and mixes it with its neighbours'.
+    """Train an app without a server: every client has a model, and mixes it with its neighbours'.
 
-    Under mpirun the workers are shared out among its processes, and the result is the same, to the bit.
+    Under mpirun the clients are shared out among its processes, and the result is the same, to the bit.
     """
     from hansa.app import load_app
-    from hansa.run import derive_rng
+    from hansa.errors import ConfigError
+    from hansa.messages import RunSpec
+    from hansa.run import check_settings, derive_rng
 
+    if workers is not None:
+        raise ConfigError(f"--workers is called --clients here, as in `hansa simulate`: write --clients {workers}")
     loaded, config = load_app(app), values(set_config or (), "--set")
     loaded.check()
-    check_settings(loaded, config)
-    graph = parse_topology(topology, workers, derive_rng(seed, "topology"))
+    check_settings(loaded, RunSpec(config=config, parties=("workers",)))  # no rounds, and none of their plug-ins
+    graph = parse_topology(topology, clients or loaded.clients or _CLIENTS, derive_rng(seed, "topology"))
     told, mean = _trained(loaded, config, graph, algorithm, rounds=rounds, seed=seed)
     if told["rank"]:
         return
@@ -143,28 +157,28 @@ def _show(told: "Mapping[str, Any]") -> None:
     say(f"mean model {told['model_hash']}" + (f"; it is in {told['saved']}" if told["saved"] else ""))
 
 
-def parse_topology(text: str, workers: int, rng: "np.random.Generator") -> "AnyTopology":
+def parse_topology(text: str, clients: int, rng: "np.random.Generator") -> "AnyTopology":
     """`name` or `name:number:number` as a topology; raises `ConfigError` that lists those there are."""
     from hansa import distributed as d
     from hansa.errors import ConfigError
 
     makers: dict[str, Callable[..., AnyTopology]] = {
-        "ring": lambda: d.ring(workers),
+        "ring": lambda: d.ring(clients),
         "torus": lambda rows, columns: d.torus(int(rows), int(columns)),
-        "complete": lambda: d.complete(workers),
-        "star": lambda: d.star(workers),
-        "random-regular": lambda degree: d.random_regular(workers, int(degree), rng),
-        "erdos-renyi": lambda probability: d.erdos_renyi(workers, float(probability), rng),
-        "watts-strogatz": lambda near, probability: d.watts_strogatz(workers, int(near), float(probability), rng),
-        "directed-ring": lambda: d.directed_ring(workers),
-        "exponential": lambda: d.exponential(workers),
-        "one-peer-exponential": lambda: d.one_peer_exponential(workers),
+        "complete": lambda: d.complete(clients),
+        "star": lambda: d.star(clients),
+        "random-regular": lambda degree: d.random_regular(clients, int(degree), rng),
+        "erdos-renyi": lambda probability: d.erdos_renyi(clients, float(probability), rng),
+        "watts-strogatz": lambda near, probability: d.watts_strogatz(clients, int(near), float(probability), rng),
+        "directed-ring": lambda: d.directed_ring(clients),
+        "exponential": lambda: d.exponential(clients),
+        "one-peer-exponential": lambda: d.one_peer_exponential(clients),
     }
     name, *numbers = text.split(":")
     try:
         made = makers[name](*numbers)
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"there is no topology {text}; there is: {', '.join(_TOPOLOGIES)}") from None
-    if made.size != workers:
-        raise ConfigError(f"{text} has {made.size} workers, and --workers is {workers}; they must be as many")
+    if made.size != clients:
+        raise ConfigError(f"{text} is of {made.size} clients, and there are {clients}: write --clients {made.size}")
     return made

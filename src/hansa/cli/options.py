@@ -24,7 +24,6 @@ __all__ = [
     "Limit",
     "SpecOptions",
     "app_name",
-    "check_settings",
     "expand",
     "names_of",
     "pairs",
@@ -288,21 +287,6 @@ def app_name(path: Path, app: "App | None" = None) -> str:
     name = resolved.parent.name if stem in {"app", "hansa"} and resolved.suffix else stem
     safe = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
     return safe.strip("._-")[:100] or "run"
-
-
-def check_settings(app: "App", config: "Mapping[str, Value]", also: str = "") -> None:
-    """Refuse a setting that nobody reads: a typing error would make no difference, and nobody would know.
-
-    also: what else is said of the first one.
-    """
-    from hansa.errors import ConfigError
-
-    unread = [name for name in config if name not in app.settings]
-    if unread and not app.reads_config:
-        said = ", ".join(app.settings) or "none (of a function that makes the trainer, the parameters are settings)"
-        raise ConfigError(
-            f"the app has no setting {unread[0]!r}, and nothing else of it reads --set; its settings: {said}{also}"
-        )
 
 
 def pairs(given: Iterable[str], option: str) -> dict[str, str]:

@@ -13,13 +13,12 @@ import typer
 
 from hansa.cli.board import Row, open_board
 from hansa.cli.browsing import open_link
-from hansa.cli.options import AppPath, Json, SpecOptions, app_name, check_settings, expand, names_of
+from hansa.cli.options import AppPath, Json, SpecOptions, app_name, expand, names_of
 from hansa.cli.output import counted, print_json, say, size, span
 from hansa.cli.privacy import sentence
 from hansa.cli.studio import local_studio, until_interrupted
 
 if TYPE_CHECKING:
-    from hansa.app import App
     from hansa.messages import RunSpec
     from hansa.privacy.accounting import Spent
     from hansa.simulation import RoundRecord, SimulationResult
@@ -134,13 +133,14 @@ def simulate(
     Many clients in one computation are the same but for rounding.
     With --json every round is one JSON object on a line, and the last line sums up.
     """
+    from hansa.run import check_settings
     from hansa.simulation import simulate as run
     from hansa.simulation.chosen import read_labels
     from hansa.simulation.load import load
     from hansa.simulation.named_devices import devices_of
 
     given, loaded = spec.spec(name or app_name(app)), load(app)
-    _check_settings(loaded, given)
+    check_settings(loaded, given)
     _check_places(save, record)
     clients = clients or loaded.clients or _CLIENTS
     began = time.perf_counter()
@@ -190,19 +190,6 @@ def simulate(
         if followed is not None:
             sys.stdout.flush()
             until_interrupted()
-
-
-def _check_settings(app: "App", spec: "RunSpec") -> None:
-    """As `check_settings`, and of an option that has gone there by mistake where it belongs."""
-    from hansa.run import options_of
-
-    unread = next((name for name in spec.config if name not in app.settings), "")
-    there = [
-        f". It is an option of {name}: --set-{kind} {unread}={spec.config[unread]}"
-        for kind, name in (("algorithm", spec.algorithm), ("aggregator", spec.aggregator))
-        if unread and not app.reads_config and unread in options_of(f"hansa.{kind}s", name)
-    ]
-    check_settings(app, spec.config, "".join(there))
 
 
 def _check_places(save: Path | None, record: Path | None) -> None:

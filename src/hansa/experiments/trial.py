@@ -13,10 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from hansa.app import load_app
+from hansa.app import App, load_app
 from hansa.errors import HansaError
+from hansa.messages import RunSpec
 from hansa.network.client.limits import Limits
-from hansa.run import check_networked, resolve, suit
+from hansa.run import check_networked, check_settings, resolve, suit
 from hansa.simulation import RoundRecord, simulate
 from hansa.simulation.pipes import spec_from
 from hansa.simulation.record import plain_round
@@ -29,7 +30,7 @@ __all__ = ["draw", "main", "run"]
 def draw(app: Path, spec: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write the app's initial model, and return the spec without what the app has no functions for."""
     loaded = load_app(app)
-    suited = suit(spec_from(spec), loaded)
+    suited = _suited(loaded, spec)
     resolved = resolve(suited)
     check_networked(resolved)
     out.write_bytes(b"".join(codec.encode(resolved.initial_model(loaded))))
@@ -43,8 +44,15 @@ def run(app: Path, spec: dict[str, Any], out: Path, clients: int, told: IO[str])
         _say(told, json.dumps(plain_round(asdict(done))))
 
     loaded = load_app(app)
-    result = simulate(app, suit(spec_from(spec), loaded), clients=clients, on_round=tell, progress=False)
+    result = simulate(app, _suited(loaded, spec), clients=clients, on_round=tell, progress=False)
     out.write_bytes(b"".join(codec.encode(result.model)))
+
+
+def _suited(app: App, spec: dict[str, Any]) -> RunSpec:
+    """Raises `ConfigError` for a setting that the app does not read."""
+    suited = suit(spec_from(spec), app)
+    check_settings(app, suited)
+    return suited
 
 
 def main(arguments: list[str]) -> int:
