@@ -175,6 +175,16 @@ def test_clients_that_found_the_controller_before_the_combiners_do_not_stay_with
     assert verdict.sessions == {"finished": 1}
 
 
+def test_a_combiner_that_was_away_for_long_has_its_share_of_the_clients_again(pool: Pool) -> None:
+    """They go between two rounds, and none of them is missed: each round has all four."""
+    longer = plan(Fault("kill", 3.0, "east", 30.0))
+    spec = replace(longer.specs[0], rounds=8, rules=replace(longer.specs[0].rules, quorum=4))
+    verdict = pool.apply(verdict_on, ((replace(longer, specs=(spec,)), ""),))
+
+    assert verdict.wrong == ()
+    assert verdict.sessions == {"finished": 1}
+
+
 @pytest.mark.parametrize("seed", FOUND)
 def test_a_schedule_that_once_violated_an_invariant_does_so_no_more(pool: Pool, seed: int) -> None:
     assert pool.apply(verdict_on, ((draw(seed), ""),)).wrong == ()

@@ -523,12 +523,16 @@ class World:
         self._check_nobody_strays()
 
     def _check_nobody_strays(self) -> None:
-        """Below the root there are combiners, and clients below those."""
+        """Below the root there are combiners, and clients below those, each with its share."""
         directory = self.nodes[self.leader].tree(PROJECT).directory
         strays = sorted(name for name, present in directory.clients.items() if present.combiner == ROOT)
         if strays and directory.combiners:
             said = f"{strays} are at the root still, though {sorted(directory.combiners)} serve"
             self.history.violated(self.loop.now, "placement", said)
+        misplaced = directory.misplaced(self.loop.now)
+        if misplaced and not self.gone:  # that a client has left for good makes no others move
+            places = {name: present.combiner for name, present in sorted(directory.clients.items())}
+            self.history.violated(self.loop.now, "placement", f"{misplaced} should be elsewhere: {places}")
 
 
 async def _prune(controller: Controller) -> None:

@@ -156,3 +156,52 @@ def test_who_does_not_reach_the_only_combiner_is_no_stray() -> None:
     assert [ask(made, "ward", now=now) for now in (0, 1, 2)] == ["a", "a", ROOT]
     joined(made, "ward", ROOT)
     assert made.strays(3) == []
+
+
+# ── clients below one combiner that another would have now ───────────────────────────────────────────────────────────
+
+
+def levelled(made: Directory, clients: dict[str, str], preferred: str = "", **labels: str) -> list[str]:
+    """Who is misplaced of clients that have asked and came to these servers, before all combiners were there."""
+    for name, server in clients.items():
+        ask(made, name, preferred=preferred, **labels)
+        made.apply(Presence(joined=(Present(name, labels, server),)))
+    return made.misplaced(0)
+
+
+def test_a_combiner_that_is_back_gets_its_share_and_no_more() -> None:
+    clients = {f"client-{i}": "b" for i in range(5)}
+    assert levelled(directory("a", "b"), clients) == ["client-0", "client-1"]
+    assert levelled(directory("a", "b", "c", "d"), clients) == ["client-0", "client-1", "client-2"]
+
+
+@pytest.mark.parametrize("servers", ["ab", "ba"])
+def test_nobody_goes_for_a_difference_of_one(servers: str) -> None:
+    more, fewer = servers
+    assert levelled(directory("a", "b"), {"x": more, "y": more, "z": fewer}) == []
+    assert levelled(directory("a", "b"), {"x": more}) == []
+    assert levelled(directory("a", "b"), {"x": more, "y": more}) == ["x"]
+
+
+def test_those_at_the_root_are_placed_first() -> None:
+    assert levelled(directory("a", "b"), {"x": "a", "y": "a", "at-root": ROOT, "too": ROOT}) == []
+
+
+def test_a_preference_and_labels_count_whatever_the_load() -> None:
+    clients = {"x": "a", "y": "a"}
+    assert levelled(directory("a", "b"), clients, preferred="a") == []
+    assert levelled(directory("a", "b"), {**clients, "z": "b"}, preferred="b") == ["x", "y"]
+    labels = {"a": "north", "b": "south"}
+    assert levelled(directory("a", "b", labels=labels), {**clients, "z": "b"}, site="south") == ["x", "y"]
+    assert levelled(directory("a", "b", labels=labels), clients, site="north") == []
+
+
+def test_clients_go_down_to_a_combiner_that_came_below_theirs() -> None:
+    assert levelled(directory("a", "leaf", parents={"leaf": "a"}), {"x": "a"}) == ["x"]
+
+
+def test_who_has_not_asked_this_controller_stays() -> None:
+    made = directory("a", "b")
+    for name in "xyz":
+        joined(made, name, "a")
+    assert made.misplaced(0) == []

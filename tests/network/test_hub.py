@@ -13,6 +13,7 @@ from hansa.messages import Contribution, Kind, RoundRules, RunSpec
 from hansa.network.combiner import service
 from hansa.wire.channel import Stream
 from hansa.wire.frames import (
+    SENDS_ON,
     Admission,
     Blob,
     Closed,
@@ -29,12 +30,14 @@ from hansa.wire.frames import (
     Role,
     RoundKey,
     Seal,
+    SendOn,
     Settled,
     TaskFailed,
     TaskStarted,
     ToNode,
     Verdict,
     Welcome,
+    Withdraw,
 )
 
 OTHER = RoundKey("other", 1, Kind.TRAIN)
@@ -46,6 +49,25 @@ def client(name: str) -> Hello:
 
 def combiner(name: str, address: str = "127.0.0.1:1") -> Hello:
     return Hello(Role.COMBINER, f"process of {name}", "0", address=address)
+
+
+async def test_clients_are_sent_on_here_and_below_by_who_knows_how() -> None:
+    async with rig() as made, made.stream("ward") as ward:
+        await ward.send(client("ward"))
+        assert isinstance(await ward.receive(), Welcome)
+        knows = replace(combiner("west"), capabilities=(SENDS_ON,))
+        async with made.node("west", knows) as west, made.node("east", combiner("east")) as east:
+            for node, name in ((west, "far"), (east, "old")):
+                node.send(Presence(joined=(Present(name, {}, node.name),)))
+            there: set[str] = set()
+            while there != {"ward", "far", "old"}:
+                there |= {present.client for present in (await made.told(Presence)).joined}
+            for name in ("ward", "far", "old"):
+                made.hub.receive_from_parent(SendOn(name, "there is a better one"))
+            made.hub.receive_from_parent(Withdraw(KEY, "old", "for another reason"))
+            assert await ward.receive() == Redirect("there is a better one")
+            assert await west.told(SendOn) == SendOn("far", "there is a better one")
+            assert isinstance(await east.frames.get(), Withdraw)  # of another version: it would not know the word
 
 
 # ── presence ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -67,7 +67,7 @@ def decentralize(
         Path | None,
         typer.Option("--output", "-o", help="File for the mean model, in the safetensors format.", dir_okay=False),
     ] = None,
-    workers: Annotated[str | None, typer.Option("--workers", hidden=True)] = None,
+    workers: Annotated[str | None, typer.Option("--workers", hidden=True, help="What --clients was called.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Train an app without a server: every client has a model, and mixes it with its neighbours'.

@@ -24,6 +24,8 @@ from hansa.wire import codec
 __all__ = ["decode", "encode", "head", "named"]
 
 _ALIGNMENT: Final = 8
+_OTHERS: Final = "; if its sender runs another version of hansa, or of the app, let all parties run the same"
+"""What is mostly the reason."""
 _SCALARS: Final = {bool: DTYPES["BOOL"], int: DTYPES["I64"], float: DTYPES["F64"]}
 
 
@@ -41,12 +43,14 @@ def decode(frame: bytes | memoryview) -> Any:
     name, tensors = named(frame)
     schema = schema_named(name)
     if schema is None:
-        raise WireError(f"a message {name!r} has arrived, for which no class is registered here: import its module")
+        raise WireError(
+            f"a message {name!r} has arrived, for which no class is registered here: import its module{_OTHERS}"
+        )
     arrays = codec.decode(tensors)
     rest = dict(arrays)
     values = {field: _read(schema, field, kind, rest) for field, kind in schema.fields.items()}
     if rest:
-        raise WireError(f"a message {name!r} has arrived with the unknown field {next(iter(rest))!r}")
+        raise WireError(f"a message {name!r} has arrived with the unknown field {next(iter(rest))!r}{_OTHERS}")
     return schema.kind(**values)
 
 
@@ -102,7 +106,7 @@ def _read(schema: Schema, field: str, kind: type[Any], rest: dict[str, Array]) -
         return Arrays({name.removeprefix(prefix): rest.pop(name) for name in list(rest) if name.startswith(prefix)})
     array = rest.pop(field, None)
     if array is None:
-        raise WireError(f"a message {schema.name!r} has arrived without its field {field!r}")
+        raise WireError(f"a message {schema.name!r} has arrived without its field {field!r}{_OTHERS}")
     if kind is np.ndarray:
         return array
     expected, shape = (DTYPES["U8"], array.shape[:1]) if kind is str else (_SCALARS[kind], ())

@@ -16,6 +16,7 @@ from hansa.messages import Contribution, Kind, RunSpec, Sample, Signature
 __all__ = [
     "CENTRAL",
     "ROOT",
+    "SENDS_ON",
     "Admission",
     "Answer",
     "Awaited",
@@ -41,6 +42,7 @@ __all__ = [
     "RoundKey",
     "Samples",
     "Seal",
+    "SendOn",
     "Settled",
     "TaskFailed",
     "TaskStarted",
@@ -56,6 +58,9 @@ CENTRAL = "central"
 
 ROOT = "root"
 """The name of the controller's own aggregation server; no combiner may have it."""
+
+SENDS_ON = "send-on"
+"""The capability of a combiner that knows `SendOn`."""
 
 
 class Role(StrEnum):
@@ -102,6 +107,7 @@ class Hello:
     version: str
     """Of the software, for people."""
     capabilities: tuple[str, ...] = ()
+    """What the node can do beyond what all can, as `SENDS_ON`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     address: str = ""
     """Where a combiner's children reach it: host:port, after a scheme (`tls.Scheme`); empty for a client."""
@@ -396,6 +402,17 @@ class Dismiss:
 
 
 @dataclass(frozen=True, slots=True)
+class SendOn:
+    """A client below the receiver is to ask the controller for a server: there is a better one for it now.
+
+    To combiners that say `SENDS_ON` of themselves.
+    """
+
+    client: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Redirect:
     """Leave this stream: ask the controller for another server, or stop when `final`."""
 
@@ -422,4 +439,6 @@ FromNode: TypeAlias = (
     | Samples
     | Predicted
 )
-ToNode: TypeAlias = Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect | Dismiss | Letter
+ToNode: TypeAlias = (
+    Welcome | OpenRound | Withdraw | Admission | Verdict | Seal | Closed | Redirect | Dismiss | SendOn | Letter
+)

@@ -25,6 +25,7 @@ from hansa.network.combiner.uploads import Uploads
 from hansa.network.jobs import Jobs
 from hansa.rounds.seats import ABOUT_THE_ROUND
 from hansa.wire.frames import (
+    SENDS_ON,
     Awaited,
     Blob,
     Closed,
@@ -45,6 +46,7 @@ from hansa.wire.frames import (
     RoundKey,
     Samples,
     Seal,
+    SendOn,
     Settled,
     TaskFailed,
     TaskStarted,
@@ -177,7 +179,7 @@ class Hub:
 
     # ── phases, driven from above ────────────────────────────────────────────────────────────────────────────────
 
-    def receive_from_parent(self, frame: OpenRound | Withdraw | Seal | Closed | Dismiss) -> None:
+    def receive_from_parent(self, frame: OpenRound | Withdraw | Seal | Closed | Dismiss | SendOn) -> None:
         """A command from above; the root's driver calls this too."""
         match frame:
             case OpenRound():
@@ -192,6 +194,8 @@ class Hub:
                 self._close(frame)
             case Dismiss():
                 self._dismiss(frame)
+            case SendOn():
+                self._send_on(frame)
 
     def drop(self, key: RoundKey, why: str) -> None:
         """Forget a phase whose sum goes nowhere, here and in the combiners below; clients keep what they learned."""
@@ -365,6 +369,16 @@ class Hub:
             self._forward(frame, (frame.client,))
         elif child.grant == frame.grant:
             child.close(frame.why)
+
+    def _send_on(self, frame: SendOn) -> None:
+        """Here or below, as far as the combiners on the way know how."""
+        child = self.children.streams.get(frame.client)
+        if child is not None:
+            child.close(frame.why)
+            return
+        for below in self.children.route((frame.client,)):
+            if SENDS_ON in below.hello.capabilities:
+                below.send(frame)
 
     def _forward(self, frame: ToNode, names: tuple[str, ...]) -> None:
         for child in self.children.route(names):

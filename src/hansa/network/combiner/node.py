@@ -32,6 +32,7 @@ from hansa.store.disk import explained
 from hansa.wire import chunks, codec, tokens
 from hansa.wire.channel import address_at, is_everywhere, split_address
 from hansa.wire.frames import (
+    SENDS_ON,
     Admission,
     Blob,
     Closed,
@@ -43,6 +44,7 @@ from hansa.wire.frames import (
     Role,
     RoundKey,
     Seal,
+    SendOn,
     ToNode,
     Verdict,
     Welcome,
@@ -119,7 +121,12 @@ class CombinerNode:
             self._start(watch_end(shown.certificate))
         address = (f"{scheme}://" if scheme else "") + (self._advertise or address_at(host, port))
         hello = Hello(
-            Role.COMBINER, self._entrance.identity.instance, hansa.__version__, labels=self._labels, address=address
+            Role.COMBINER,
+            self._entrance.identity.instance,
+            hansa.__version__,
+            (SENDS_ON,),
+            labels=self._labels,
+            address=address,
         )
         self._link = Link(self, entrance=self._entrance, hello=hello, preferred=self._parent)
         self._start(self._hub.watch())
@@ -158,7 +165,7 @@ class CombinerNode:
     def receive(self, frame: ToNode) -> None:
         """A frame from the parent."""
         match frame:
-            case OpenRound() | Withdraw() | Seal() | Closed() | Dismiss():
+            case OpenRound() | Withdraw() | Seal() | Closed() | Dismiss() | SendOn():
                 self._hub.receive_from_parent(frame)
             case Admission():
                 self._start(self._upload(frame))

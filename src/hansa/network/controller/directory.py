@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hansa.errors import ConflictError, NotFoundError, PermissionDeniedError
 from hansa.network.controller.balancers import Asker, Balancer, Server
@@ -75,10 +75,7 @@ class Directory:
         self._preferred[name] = preferred
         if name in self._placed:
             self._in_vain.setdefault(name, Counter())[self._placed[name][0]] += 1
-        server = servers.get(preferred)
-        if server is None or not self._reaches(name, preferred):
-            open_to = self._leaves(name, servers) or [servers[ROOT]]
-            server = self.balancer(open_to, Asker(name, {**labels, **self.assigned.get(name, {})}))
+        server = self._chosen(name, labels, servers)
         if not self._reaches(name, server.name):  # nor the root: one of them will be there again
             del self._in_vain[name]
         self._placed[name] = server.name, now
@@ -95,10 +92,49 @@ class Directory:
             and self._leaves(name, servers)
         ]
 
+    def misplaced(self, now: float) -> list[str]:
+        """Clients below combiners that would be sent to another server if they asked now, and for whom it is better.
+
+        As though one after the other went, after those that are at the root: a crowd is not sent to one server. Where
+        only load speaks for another, it must have two clients less, so that none goes back and forth.
+        """
+        servers = self._servers(now)
+        for name in self.strays(now):
+            there = self._chosen(name, self.clients[name].labels, servers)
+            servers[there.name] = _with(there, 1)
+        found = []
+        for name, present in sorted(self.clients.items()):
+            here = servers.get(present.combiner)
+            if here is None or here.name == ROOT or name in self._placed or name not in self._preferred:
+                continue
+            left = {**servers, here.name: _with(here, -1)}
+            there = self._chosen(name, present.labels, left)
+            if there.name != here.name and self._is_better(name, left[here.name], there, left):
+                found.append(name)
+                servers = {**left, there.name: _with(there, 1)}
+        return found
+
+    def _is_better(self, client: str, here: Server, there: Server, servers: Mapping[str, Server]) -> bool:
+        """Whether a client should go from one server to another, which is the choice for it. servers: without it."""
+        wanted = there.name == self._preferred[client]
+        if wanted or here not in self._leaves(client, servers) or there.clients < here.clients:
+            return True
+        after = {**servers, there.name: _with(there, 1)}
+        return self._chosen(client, self.clients[client].labels, after).name == there.name
+
+    def _chosen(self, client: str, labels: Mapping[str, str], servers: Mapping[str, Server]) -> Server:
+        """The server for a client that has asked: the preferred one while it is there; else the balancer's choice."""
+        preferred = servers.get(self._preferred[client])
+        if preferred is not None and self._reaches(client, preferred.name):
+            return preferred
+        open_to = self._leaves(client, servers) or [servers[ROOT]]
+        return self.balancer(open_to, Asker(client, {**labels, **self.assigned.get(client, {})}))
+
     def _leaves(self, client: str, servers: Mapping[str, Server]) -> list[Server]:
         """The combiners that clients are sent to: the lowest ones, but for those that this client does not reach."""
         found = [server for server in servers.values() if server.name != ROOT and self._reaches(client, server.name)]
-        return [server for server in found if not self._has_combiners(server.name)] or found
+        above = {present.combiner for present in self.combiners.values()}
+        return [server for server in found if server.name not in above] or found
 
     def _reaches(self, client: str, server: str) -> bool:
         """Whether it is to be tried (again)."""
@@ -127,9 +163,6 @@ class Directory:
         for name in [name for name, (_, since) in self._placed.items() if now - since > _ON_ITS_WAY]:
             del self._placed[name]
 
-    def _has_combiners(self, name: str) -> bool:
-        return any(present.combiner == name for present in self.combiners.values())
-
     def _above(self, name: str) -> list[str]:
         """A combiner and its ancestors."""
         chain: list[str] = []
@@ -137,3 +170,7 @@ class Directory:
             chain.append(name)
             name = self.combiners[name].combiner
         return chain
+
+
+def _with(server: Server, more: int) -> Server:
+    return replace(server, clients=server.clients + more)
