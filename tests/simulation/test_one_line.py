@@ -130,6 +130,7 @@ def test_two_ways_at_once_are_refused(arguments: list[object], keywords: dict[st
         ({"partition": 0.5}, "partition is 0.5; it must be a text, for example dirichlet:0.5"),
         ({"partition_seed": None}, "the seed of the partition is None; it must be a whole number, at least 0"),
         ({"partition_seed": [1]}, r"the seed of the partition is \[1\]"),
+        ({"lr": 0.1}, "simulate takes no 'lr': do you mean learning_rate"),
         ({"data": (1, 2)}, "data is a pair of something without a length"),
     ],
 )

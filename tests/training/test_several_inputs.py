@@ -147,8 +147,9 @@ def test_products_in_bfloat16_leave_every_output_in_float32() -> None:
         (({"ids": IDS.tolist(), "mask": MASK}, LABELS), "several inputs of an example are a mapping, x by name"),
         (({}, LABELS), "several inputs of an example are a mapping"),
         (((IDS, MASK), LABELS), "ada has a tuple of 2 as its data"),
+        (torch.utils.data.TensorDataset(torch.zeros(2)), r"items \(x, y\) .*from_torchvision makes a pair"),
     ],
-    ids=["other names", "words", "fewer", "lists", "none", "tuple"],
+    ids=["other names", "words", "fewer", "lists", "none", "tuple", "data set"],
 )
 def test_what_does_not_go_together_is_told(data: Any, said: str) -> None:
     of = trainer(Named)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hansa
 from hansa.aggregators.mean import WeightedMean
 from hansa.algorithms.afl import afl
 from hansa.algorithms.feddyn import feddyn
@@ -59,6 +60,15 @@ class Deep(nn.Module):  # type: ignore[misc,name-defined]  # the same
     def forward(self, x: Any) -> Any:
         run = torch.utils.checkpoint.checkpoint
         return run(self.layers, x, use_reentrant=False) if self.again else self.layers(x)
+
+
+def test_a_module_or_its_state_dict_is_an_initial_model() -> None:
+    module = Words("tied")
+    given: dict[str, Any] = {"model": partial(Words, "tied"), "data": list(DATA.values()), "rounds": 1, "batch_size": 4}
+    module_s, state_s, own = (
+        hansa.simulate("fedavg", **given, initial_model=start) for start in (module, module.state_dict(), None)
+    )
+    assert module_s.model_hash == state_s.model_hash != own.model_hash
 
 
 def trainer(make: Callable[[], Any], loss: Any = nn.functional.cross_entropy, **more: Any) -> TorchTrainer:

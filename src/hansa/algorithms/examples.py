@@ -66,10 +66,12 @@ def _examples(task: Task, part: str, *, named: bool) -> tuple[Any, Any]:
         pair = data[("train", "test").index(part)]
     else:
         pair = data
+    listed = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, tuple | list | Mapping)
+    hint = "; of a data set with items (x, y) hansa.data.adapters.from_torchvision makes a pair" if listed else ""
     if not _is_pair(pair) or not all(map(_is_of_arrays, pair)) or isinstance(pair[1], Mapping):
         raise AppError(
             f"{who} has {_described(data)} as its data: let @app.data return a tuple of two arrays, (x, y), "
-            "or a tuple of two such tuples, (train, test); several inputs of an example are a mapping, x by name"
+            f"or a tuple of two such tuples, (train, test); several inputs of an example are a mapping, x by name{hint}"
         )
     x, y = pair
     if isinstance(x, Mapping) and not named:

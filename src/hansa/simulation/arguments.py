@@ -18,12 +18,10 @@ def whole(name: str, value: object) -> int | None:
     return int(value)
 
 
-def check_arguments(*, spec: object, initial_model: object, on_round: object, stop: object, labels: object) -> None:
+def check_arguments(*, spec: object, on_round: object, stop: object, labels: object) -> None:
     """Raise `ConfigError` for what is not of its kind; None is what is not given."""
     if not isinstance(spec, RunSpec | None):
         raise ConfigError(f"spec is {spec!r}; it must be a hansa.RunSpec: the fields of a run are also keywords")
-    if not isinstance(initial_model, Mapping | None):
-        raise ConfigError(f"initial_model is a {type(initial_model).__name__}; it must be a mapping of names to arrays")
     for name, called in (("on_round", on_round), ("stop", stop)):
         if called is not None and not callable(called):
             raise ConfigError(f"{name} is {called!r}; it must be a function of a round's record")

@@ -45,11 +45,21 @@ class Keywords(Settings, OneLine, total=False):
     """Both."""
 
 
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "num_clients": "clients",
+    "n_clients": "clients",
+    "local_steps": "steps",
+    "test_size": "test_fraction",
+}
+"""What others call it."""
+
+
 def _instead_of(name: str) -> str:
     """What somebody may have meant."""
     if name in {each.name for each in fields(RoundRules)}:
         return f"it is one of the rules, as in rules=hansa.RoundRules({name}=…)"
-    alike = get_close_matches(name, Keywords.__annotations__, n=1)
+    alike = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, Keywords.__annotations__, n=1)
     said = f"do you mean {alike[0]}? " if alike else ""
     return f"{said}An option of the algorithm goes into algorithm_options, a setting of the app into config"
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hansa.algorithm import Aggregate, Buffering, Cohort, Partial, Plan, State
 from hansa.app import App
 from hansa.arrays import Array, Arrays
-from hansa.errors import ConfigError, QuorumNotMetError, RunFailedError
+from hansa.errors import AppError, ConfigError, QuorumNotMetError, RunFailedError
 from hansa.messages import Candidate, EvaluationRules, Kind, RunSpec, Value, merge_metrics
 from hansa.rounds import Round
 from hansa.rounds.buffered import Buffered
@@ -45,6 +45,7 @@ from hansa.simulation.result import RoundRecord, SimulationResult
 from hansa.simulation.tracked import tracked
 from hansa.simulation.worker import Serving
 from hansa.tracking import Tracker
+from hansa.training import as_arrays
 from hansa.wire import codec
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def simulate(
     devices: Devices | str | None = None,
     tolerate_failures: bool | None = None,
     attack: Attack | str | None = None,
-    initial_model: Mapping[str, Array] | None = None,
+    initial_model: Any = None,
     on_round: Callable[[RoundRecord], None] | None = None,
     stop: Callable[[RoundRecord], bool] | None = None,
     progress: bool | None = None,
@@ -119,7 +120,8 @@ def simulate(
             traceback with "inline" and "vectorized". A worker process that dies only ever fails its client.
         attack: what malicious clients do, for example "sign-flip:0.2" (`hansa.simulation.attacks`); who they are is
             drawn by the seed, and told by the result.
-        initial_model: the model of round 0, in place of the app's.
+        initial_model: the model of round 0, in place of the app's: a mapping of arrays or tensors, a torch module, a
+            fitted estimator, or another result's model.
         on_round: called after each round.
         stop: called after each round; True ends the run.
         progress: whether a bar shows how far it is; by default where standard error is a terminal, and in notebooks.
@@ -141,7 +143,7 @@ def simulate(
 
     """
     check_not_loading()
-    check_arguments(spec=spec, initial_model=initial_model, on_round=on_round, stop=stop, labels=labels)
+    check_arguments(spec=spec, on_round=on_round, stop=stop, labels=labels)
     workers, behaving = whole("workers", workers), devices_of(devices)
     began = time.time()
     with _together(engine) as together, _old_objects_at_rest(), early(engine, app, workers) as started:
@@ -263,9 +265,15 @@ def _app_and_spec(
     return made, replace(spec, algorithm=app, **settings)
 
 
-def _start_of(initial_model: Mapping[str, Array], run: Run, app: App) -> Arrays:
-    """The model that was given; raises `ConfigError` where an app that makes one makes another kind."""
-    start = Arrays(initial_model)
+def _start_of(initial_model: Any, run: Run, app: App) -> Arrays:
+    """The model that was given; raises `ConfigError` for what is none, and where an app makes another kind."""
+    try:
+        start = as_arrays(initial_model)
+    except AppError as error:
+        raise ConfigError(
+            f"initial_model is a {type(initial_model).__name__}; it must be a mapping of names to arrays, a torch "
+            "module or a fitted scikit-learn estimator"
+        ) from error
     if app.makes_model:
         made = run.initial_model(app)
         for name in (*made, *start):
