@@ -271,9 +271,13 @@ class Connection:
         loop.at(loop.now + self.network.delay(self.link), self._established, process=self.client)
 
     def _established(self) -> None:
-        if not self.open.done():
-            self._patience.cancel()
-            self.open.set_result(None)
+        if self.open.done():
+            return
+        if self.server is not None and not self.server.alive and not self.dark:
+            self._refuse("Connection reset by peer")  # its host is up again, and knows nothing of it
+            return
+        self._patience.cancel()
+        self.open.set_result(None)
 
     def _refuse(self, why: str) -> None:
         if not self.open.done():

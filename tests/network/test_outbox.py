@@ -80,6 +80,15 @@ class SlowDisk:
         self.gate.wait()
 
 
+async def test_an_update_that_is_forgotten_as_soon_as_it_is_to_be_kept_is_not_there(tmp_path: Path) -> None:
+    made = opened(tmp_path)
+    keeping = asyncio.create_task(made.keep(OFFER))
+    await asyncio.sleep(0)  # it has begun, and the task that it makes has not
+    made.forget(KEY)
+    await keeping
+    assert made.get(KEY) is opened(tmp_path).get(KEY) is None
+
+
 @pytest.mark.parametrize("meanwhile", ["nothing", "cancelled", "forgotten", "older"])
 async def test_nobody_waits_for_a_disk_but_who_keeps_an_update(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str

@@ -71,11 +71,11 @@ class Outbox:
         A thread waits for the disk, and the event loop for nothing. Who is cancelled meanwhile has it kept all the
         same; what is forgotten meanwhile is not there. Raises `StorageError`.
         """
+        self._coming[offer.key] = True  # from now on: what is forgotten before its task begins is not there either
         await completed(self._keep(offer))
 
     async def _keep(self, offer: Offer) -> None:
         key = offer.key
-        self._coming[key] = True
         try:
             async with self._turn:
                 if self._coming.get(key, True):
