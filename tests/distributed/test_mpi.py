@@ -76,6 +76,20 @@ run(fails, complete(2))
     assert 'raise ValueError("by hand")' in done.stderr or "ValueError: by hand" in done.stderr
 
 
+def test_ranks_that_were_given_another_seed_are_told_and_not_mixed() -> None:
+    program = """
+import os
+async def counts(worker):
+    worker.broadcast(Token(worker.number))
+    await worker.gather(Token)
+run(counts, complete(2), seed=int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0"))))
+"""
+    done = launched(2, "-c", PREAMBLE + program)
+    assert done.returncode != 0
+    assert "every rank calls run with the same arguments" in done.stderr
+    assert "was given the seed" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "said"),
