@@ -117,7 +117,7 @@ def test_scores_are_the_logits_among_several_outputs() -> None:
 def test_clients_with_inputs_by_name_train_one_by_one() -> None:
     of = trainer(Named)
     why = of.vectorized(of.initial_model(np.random.default_rng(0)), task_of("ada", parts(BY_NAME)))
-    assert why == "its examples have several inputs by name, with which it is called for one client at a time"
+    assert why == "the examples have several inputs by name, with which a module is called for one client at a time"
 
 
 def test_products_in_bfloat16_leave_every_output_in_float32() -> None:

@@ -86,7 +86,7 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     """
     x, y = training_examples(task, named=True)
     if isinstance(x, dict):
-        return "its examples have several inputs by name, with which it is called for one client at a time"
+        return "the examples have several inputs by name, with which a module is called for one client at a time"
     why = obstacle(task.correction) or (_NARROW if setup.bfloat16 else None)
     if why is not None:
         return why
