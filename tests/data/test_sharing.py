@@ -64,6 +64,12 @@ def test_several_inputs_by_name_are_shared_joined_and_held_out_together() -> Non
         shares.of(0, 3, "clusters", 0)
 
 
+def test_inputs_without_targets_are_told() -> None:
+    for inputs in (np.zeros(4), {"ids": np.zeros(4)}):
+        with pytest.raises(InputError, match="a pair of something without a length: give inputs and targets"):
+            Shares((inputs, None))
+
+
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [

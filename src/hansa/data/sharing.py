@@ -96,9 +96,9 @@ def _parts(data: Any) -> tuple[Examples, Examples | None]:
         if isinstance(first, tuple):
             return Examples(*first), Examples(*second)
         inputs = {name: _array(each) for name, each in first.items()} if isinstance(first, Mapping) else _array(first)
-        parts = Examples(inputs, _array(second))
-        if all(hasattr(part, "__len__") for part in (inputs.values() if isinstance(inputs, dict) else parts)):
-            return parts, None
+        targets, each = _array(second), inputs.values() if isinstance(inputs, dict) else (inputs,)
+        if all(hasattr(part, "__len__") for part in (*each, targets)):
+            return Examples(inputs, targets), None
         raise InputError("data is a pair of something without a length: give inputs and targets, one for each example")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | np.ndarray):
         raise InputError(
