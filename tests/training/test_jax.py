@@ -371,6 +371,23 @@ def test_what_only_some_trainers_know_is_refused_in_words() -> None:
     assert "representations" in str(SHARED.vectorized(model(), task(0, contrast)))
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_a_loss_that_takes_each_output_with_every_target_is_refused(kind: Any) -> None:
+    def one(params: Any, x: Any) -> Any:
+        return mlp(params, x)[:, :1]
+
+    def pairs(outputs: Any, targets: Any) -> Any:
+        return jnp.mean((outputs - targets) ** 2)
+
+    data = examples(0)[0], examples(0)[1].astype(kind)
+    with pytest.raises(AppError, match=r"takes each output with every target: .* for example outputs\[\.\.\., 0\]"):
+        trainer(one, loss=pairs).fit(model(), task(0, data=data))
+    column = data[0], data[1][:, None]
+    alike = trainer(one, loss=pairs).fit(model(), task(0, data=column))
+    squeezed = trainer(one, loss=lambda o, t: pairs(o[:, 0], t)).fit(model(), task(0, data=data))
+    assert alike.metrics["loss"] == pytest.approx(squeezed.metrics["loss"])
+
+
 def test_an_error_of_the_users_function_passes_through() -> None:
     wrong = np.zeros((4, 5), np.float32), np.zeros(4, np.int64)
     with pytest.raises(TypeError, match="dot_general"):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hansa.arrays import Array, is_floating
+from hansa.errors import AppError
 from hansa.messages import Task
 from hansa.training.jax_tree import Tree
 from hansa.training.local import LocalWork
@@ -179,6 +180,8 @@ class JaxSetup:
         if sizes != {(_FILLED,)}:
             return "what the model makes of a batch does not have a row for each example"
         one = shape if isinstance(shape, jax.ShapeDtypeStruct) else None
+        if one is not None and one.shape[1:] == (*y.shape[1:], 1):
+            self._check_pairs(rng, one, y)
         classes = one.shape[-1] if one is not None and one.ndim == y.ndim + 1 else 2
         targets = _made_up(rng, y, classes)
         odd, every = targets[:_TRIED].copy(), targets[:_TRIED]
@@ -206,6 +209,30 @@ class JaxSetup:
         if not all(self._alike(mean, parts) for mean, parts in losses):
             return "the loss is not the mean of the losses of its examples"
         return None
+
+    def _check_pairs(self, rng: np.random.Generator, outputs: jax.ShapeDtypeStruct, like: Array) -> None:
+        """Raise `AppError` where the loss takes each output with every target, as (n, 1) and (n,) are broadcast.
+
+        That shows in the loss of answers that are all right: it is the same of targets in another order, and another
+        one where targets have the outputs' shape.
+        """
+        targets = _made_up(rng, like, 2)
+        if targets.dtype.kind in "iu":
+            targets.reshape(len(targets), -1)[:] = np.arange(len(targets))[:, None] % 2
+        right = targets[..., None]
+        answers = jnp.asarray(right, outputs.dtype)
+        found, moved = self.loss(answers, targets), self.loss(answers, np.roll(targets, 1, axis=0))
+        if not np.isfinite(found) or not self._alike(found, moved):
+            return
+        try:
+            fitted = self.loss(answers, right)
+        except (TypeError, ValueError):
+            return
+        if np.shape(fitted) == () and not self._alike(found, fitted):
+            raise AppError(
+                f"an output of the model has the shape {outputs.shape[1:]} and a target {like.shape[1:]}, so that the "
+                "loss takes each output with every target: give both the same shape, for example outputs[..., 0]"
+            )
 
     def _alike(self, one: Any, other: Any) -> bool:
         near = _TOLERANCE.get(np.asarray(one).dtype.name, _COARSE) if self.platform == "cpu" else _COARSE
