@@ -18,10 +18,19 @@ from hansa.training.pairs import accuracy, check_are_pairs
 from hansa.training.routines import Quick, without_compiler
 from hansa.training.tensors import Inputs, load_into_module, taken
 
-__all__ = ["Loss", "Setup", "seed"]
+__all__ = ["Loss", "Setup", "evaluated_at_once", "seed"]
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) → a mean over the batch, of shape ()."""
+
+
+def evaluated_at_once(device: torch.device) -> int:
+    """Examples, unless somebody says how many.
+
+    On a CPU what layers make of more images leaves its caches, and takes up to 2.5 times as long
+    (`python benchmarks/evaluation_batches.py`).
+    """
+    return 128 if device.type == "cpu" else 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ except ImportError as error:
 
 from hansa.training.corrections import LocalBatch, anchor_of, slopes_of, with_frozen
 from hansa.training.pairs import accuracy, explaining
-from hansa.training.setup import Loss, Setup
+from hansa.training.setup import Loss, Setup, evaluated_at_once
 from hansa.training.stacks import TorchStacks, prepare
 from hansa.training.steps import (
     Steps,
@@ -61,7 +61,7 @@ class TorchTrainer:
         steps: int | None = None,
         drop_last: bool = False,
         metrics: Mapping[str, Loss] | None = None,
-        evaluation_batch_size: int = 1024,
+        evaluation_batch_size: int | None = None,
         device: str = "cpu",
         threads: int | None = 1,
         channels_last: bool = False,
@@ -73,7 +73,9 @@ class TorchTrainer:
         module: makes a new module, for example its class. optimizer: makes one for these parameters, for example
         `lambda parameters: torch.optim.SGD(parameters, lr=0.1)`. batch_size, epochs, steps, drop_last: as in
         `LocalWork`; a module with BatchNorm needs drop_last, as it refuses a batch of one. metrics: each a mean over
-        the batch; None: accuracy where the targets are integers. threads: of torch while this trains; 1 gives the same
+        the batch; None: accuracy where the targets are integers. evaluation_batch_size: examples that are evaluated at
+        once, and those of each part of a whole gradient; None: 128 on a CPU, whose caches hold no more of images, else
+        1024. threads: of torch while this trains; 1 gives the same
         bits on every machine of a kind, None leaves torch's own setting, which is faster for a large model that has a
         machine for itself. channels_last: faster for convolutions. bfloat16: products in that dtype, by
         torch's autocast, and weights, losses and steps as they are: faster for convolutions on processors that know it,
@@ -98,14 +100,15 @@ class TorchTrainer:
             )
         if not isinstance(representation, str | None):
             raise AppError(f"representation is {representation!r}; it must be the name of a submodule")
+        on = _device(device)
         self._setup = Setup(
             build=module,
             loss=loss,
             new_optimizer=optimizer,
             work=LocalWork(batch_size, epochs, steps, drop_last),
             metrics=metrics,
-            evaluation_batch_size=evaluation_batch_size,
-            device=_device(device),
+            evaluation_batch_size=evaluated_at_once(on) if evaluation_batch_size is None else evaluation_batch_size,
+            device=on,
             threads=threads,
             format=torch.channels_last if channels_last else torch.preserve_format,
             representation=representation,

@@ -9,7 +9,7 @@ import torch
 from hansa.arrays import Array, Arrays
 from hansa.training.local import LocalWork
 from hansa.training.pairs import check_is_loss, explaining
-from hansa.training.setup import Loss, Setup
+from hansa.training.setup import Loss, Setup, evaluated_at_once
 from hansa.training.tensors import array_of_tensor, arrays_of_module, load_into_module
 
 __all__ = ["MakeModule", "MakeOptimizer", "TorchPart", "part_setup"]
@@ -28,7 +28,7 @@ def part_setup(
         new_optimizer=optimizer,
         work=LocalWork(),
         metrics=None,
-        evaluation_batch_size=1024,
+        evaluation_batch_size=evaluated_at_once(torch.device(device)),
         device=torch.device(device),
         threads=threads,
         format=torch.preserve_format,
