@@ -172,9 +172,8 @@ def check_connected(topology: AnyTopology) -> None:
 def from_edges(size: int, edges: Iterable[tuple[int, int]], *, directed: bool = False, name: str = "edges") -> Topology:
     """A topology of given edges; both ways unless directed. `from_edges(len(g), g.edges)` takes a networkx graph."""
     receivers: list[set[int]] = [set() for _ in range(size)]
-    workers = range(size)
     for a, b in edges:
-        if a not in workers or b not in workers:
+        if not (_is_number(a) and _is_number(b) and 0 <= a < size and 0 <= b < size):
             raise ConfigError(
                 f"{name}: there is an edge ({a!r}, {b!r}), but workers are the numbers 0 to {size - 1}; of a "
                 "graph whose nodes have names take networkx.convert_node_labels_to_integers"
@@ -359,6 +358,10 @@ def _reached(edges: tuple[tuple[int, ...], ...]) -> set[int]:
         reached |= found
         frontier += found
     return reached
+
+
+def _is_number(worker: object) -> bool:
+    return isinstance(worker, int | np.integer) and not isinstance(worker, bool)
 
 
 def _check(size: object, name: str) -> None:
