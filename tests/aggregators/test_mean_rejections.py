@@ -47,7 +47,7 @@ def test_rejects_a_value_that_is_not_finite(name: str, value: float):
     spoilt.reshape(-1)[1] = value
     error = rejection(GOOD | {name: spoilt})
     assert error.reason == Reason.NOT_FINITE
-    assert error.detail == f"{name!r} holds NaN or infinity"
+    assert error.detail == f"{name!r} holds NaN or infinity; check the inputs and the learning rate"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

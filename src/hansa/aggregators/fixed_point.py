@@ -191,7 +191,9 @@ def _checked(name: str, tensor: TensorPlan, array: Array) -> float:
             largest = max(largest, -low, high)
             continue
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise UpdateRejectedError(Reason.NOT_FINITE, f"{name!r} holds NaN or infinity")
+            raise UpdateRejectedError(
+                Reason.NOT_FINITE, f"{name!r} holds NaN or infinity; check the inputs and the learning rate"
+            )
         raise UpdateRejectedError(
             Reason.OUT_OF_RANGE,
             f"{name!r} changes by up to {max(-low, high):.3g}, more than {tensor.bound:.3g} is not summed; "
