@@ -465,21 +465,29 @@ def suit(spec: RunSpec, app: App) -> RunSpec:
 def check_settings(app: App, spec: RunSpec) -> None:
     """Refuse a setting that nothing of the app reads: a typing error would make no difference, and nobody would know.
 
+    Of parties it is the program's function alone that is given any.
+
     Raises `ConfigError`, which names the setting that is most like it, or the option that it is of what the run names.
     """
-    name = next((name for name in spec.config if name not in app.settings), None)
-    if name is None or app.reads_config:
+    known = app.settings_for("program") if spec.parties else app.settings
+    name = next((name for name in spec.config if name not in known), None)
+    if name is None or (app.reads_config and not spec.parties):
         return
-    told = ", ".join(app.settings) or "none (of a function that makes the trainer, the parameters are settings)"
-    alike = get_close_matches(name, app.settings, n=1)
+    if spec.parties:
+        hint = "none (what @app.program has after `*` are its settings)"
+    else:
+        hint = "none (of a function that makes the trainer, the parameters are settings)"
+    told = ", ".join(known) or hint
+    alike = get_close_matches(name, known, n=1)
     there = [] if spec.parties else [("algorithm", spec.algorithm), ("aggregator", spec.aggregator)]
     options = [
         f". It is an option of {plug_in}: --set-{kind} {name}={spec.config[name]}"
         for kind, plug_in in there
         if name in options_of(f"hansa.{kind}s", plug_in)
     ]
+    whose = "the app's program" if spec.parties else "the app"
     raise ConfigError(
-        f"the app has no setting {name!r}, and nothing else of it reads --set; its settings: {told}{''.join(options)}"
+        f"{whose} has no setting {name!r}, and nothing else of it reads --set; its settings: {told}{''.join(options)}"
         + (f". Did you mean {alike[0]!r}?" if alike and not options else "")
     )
 

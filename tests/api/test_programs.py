@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from served import Served
 
-from hansa.errors import AppError, InputError
+from hansa.errors import AppError, ConfigError, InputError
 from hansa.messages import RunSpec
 from hansa.store.records import ProjectRole, SessionState
 
@@ -51,9 +51,13 @@ def test_the_client_uploads_an_app_that_has_a_program_and_no_model(served: Serve
     app = tmp_path / "app.py"
     app.write_text(
         "import hansa\nfrom hansa.distributed import gossip, star\napp = hansa.App()\n"
-        "@app.program\ndef program(parties):\n    return gossip(lambda i: {'w': [i]}, steps=1), star(parties)\n"
+        "@app.data\ndef data(client, *, path=''):\n    return path\n"
+        "@app.program\ndef program(parties, *, steps=1):\n    return gossip(lambda i: {'w': [i]}, steps), "
+        "star(parties)\n"
     )
     api = served.client()
+    with pytest.raises(ConfigError, match=r"the app's program has no setting 'path', .*; its settings: steps"):
+        api.sessions.prepare(app, RunSpec(parties=("a", "b"), config={"path": "x"}))
     session = api.sessions.prepare(app, RunSpec(parties=("a", "b")))
     assert (session.state, session.seed_model, session.spec.parties) == (SessionState.CREATED, None, ("a", "b"))
     assert session.package is not None

@@ -7,21 +7,25 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hansa.errors import ConfigError, CorruptionError, NotFoundError
 from hansa.evidence.receipts import Receipt, keep_receipt, read_receipts
-from hansa.messages import RoundRules, RunSpec
+from hansa.messages import Kind, RoundRules, RunSpec
 from hansa.network.client import ledger
 from hansa.network.client.approvals import Approvals, Request
-from hansa.network.client.ledger import Departure, append, departures
-from hansa.network.client.policy import SitePolicy, read_policy
+from hansa.network.client.ledger import LEDGER, Departure, append, departures
+from hansa.network.client.policy import Outbound, SitePolicy, read_policy
+from hansa.network.client.site import Site
+from hansa.network.client.telling import Telling
 from hansa.network.local import PROJECT, LocalNetwork
 from hansa.packages.package import build, read
 from hansa.packages.signature import new_key, read_key
 from hansa.store.ports import Query
 from hansa.store.records import EventRecord, SessionRecord, SessionState
+from hansa.wire.frames import Blob, FromNode, OpenRound, RoundKey, TaskFailed
 
 APP = """
 import os, sys
@@ -416,3 +420,21 @@ def test_the_documented_policy_is_one(tmp_path: Path) -> None:
     assert read_one.model_fields_set == set(SitePolicy.model_fields)
     for part in (read_one.code, read_one.resources, read_one.outbound, read_one.privacy):
         assert part.model_fields_set == set(type(part).model_fields)
+
+
+@pytest.mark.parametrize(
+    ("prints", "said"),
+    [(True, ("no data", "Traceback …")), (False, ("the app failed; its site keeps back what it said", ""))],
+)
+async def test_what_a_party_goes_on_without_is_told_as_its_site_lets_it(
+    tmp_path: Path, *, prints: bool, said: tuple[str, str]
+) -> None:
+    sent: list[FromNode] = []
+    task = OpenRound(RoundKey("joint", 1, Kind.PROGRAM), RunSpec(), Blob("0" * 64, 0), ("ann",))
+    site = Site(tmp_path, SitePolicy(outbound=Outbound(prints=prints)))
+    telling = Telling(task, "ann", site, SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
+    telling.pass_on(TaskFailed(task.key, "ann", "no data", "Traceback …", goes_on=True))
+    await telling.settle()
+    assert sent == [TaskFailed(task.key, "ann", *said, goes_on=True)]
+    (left,) = departures(tmp_path / LEDGER)
+    assert (left.kind, left.bytes) == ("failure", sum(map(len, said)))

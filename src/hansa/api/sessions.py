@@ -91,12 +91,12 @@ class Sessions(Listed[SessionRecord]):
         loaded = load_app(app)
         given = replace(spec or RunSpec(), **settings)  # type: ignore[arg-type]  # RunSpec reads transforms as text
         wanted = given if given.parties else suit(given, loaded)
-        if package:  # else clients bring code of their own, which may read others
-            check_settings(loaded, wanted)
         if keep is not None:
             Policy.parse(keep)
         if wanted.parties:
             return self._prepare_program(wanted, loaded, app if package else None, keep)
+        if package:  # else clients bring code of their own, which may read others
+            check_settings(loaded, wanted)
         run = resolve(wanted)
         check_networked(run)
         seed = self._models.named(seed_model) if seed_model else self._models.upload(run.initial_model(loaded)).id
@@ -107,6 +107,7 @@ class Sessions(Listed[SessionRecord]):
         check_program(spec)
         if app is not None:
             loaded.function("program")
+            check_settings(loaded, spec)
         return self.create(spec, package=self._packages.upload(app).id if app is not None else None, keep=keep)
 
     def create(

@@ -230,6 +230,10 @@ class App:
         """The settings of a run that its functions name, with their defaults."""
         return {name: default for taken in self._settings.values() for name, default in taken.items()}
 
+    def settings_for(self, role: str) -> dict[str, Any]:
+        """Those of its function for one role."""
+        return dict(self._settings.get(role, {}))
+
     @property
     def reads_config(self) -> bool:
         """Whether something of the app's own, a function or a trainer, may look up settings in `task.config`."""

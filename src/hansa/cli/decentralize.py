@@ -83,7 +83,7 @@ def decentralize(
         raise ConfigError(f"--workers is called --clients here, as in `hansa simulate`: write --clients {workers}")
     loaded, config = load_app(app), values(set_config or (), "--set")
     loaded.check()
-    check_settings(loaded, RunSpec(config=config, parties=("workers",)))  # no rounds, and none of their plug-ins
+    check_settings(loaded, RunSpec(config=config))
     graph = parse_topology(topology, clients or loaded.clients or _CLIENTS, derive_rng(seed, "topology"))
     told, mean = _trained(loaded, config, graph, algorithm, rounds=rounds, seed=seed)
     if told["rank"]:
