@@ -27,14 +27,14 @@ QUICK = (
     "remove-all",
 )
 """Planted bugs that a few schedules find; `make dst ARGS=--plants` looks for all."""
-FOUND = (5346, 26073, 57931, 53468, 177493, 181460, 192791, 302906, 500135, 720945)
+FOUND = (5346, 26073, 57931, 53468, 177493, 181460, 192791, 302906, 500135, 720945, 740110)
 """Seeds in whose schedules a large sweep has found something: updates of two sessions with the same bytes, of which one
 took the other's file; a model that a combiner had asked for too early, and asked for no more; a node that was killed
 while its key was stored, which the controller then did not know; a key that was stored while the store went away, which
 the controller then took for another's; a model that was removed before its file was read; a message to a node that
 reads nothing more, whose sender was cancelled twice; a client that came a moment before the combiners, and was looked
 at once in a silence; a session that was stopped as soon as a client was to keep an update, which it had still when the
-session was resumed."""
+session was resumed; a client whose own place counted against the server that it was sent to, as it asked again."""
 
 FLOWED = (
     ASYNCHRONOUS + 38,

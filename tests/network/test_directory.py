@@ -41,6 +41,13 @@ def test_who_asks_twice_counts_once() -> None:
     assert Counter(ask(made, f"client-{i}") for i in range(9)) in ({"a": 5, "b": 4}, {"a": 4, "b": 5})
 
 
+def test_who_asks_again_at_once_is_sent_to_the_same_server() -> None:
+    """It has not heard the answer, perhaps; its own place does not count against the server that has it."""
+    made = directory("a", "b")
+    made.apply(Presence(joined=(Present("client-0", {}, "a"),)))
+    assert [ask(made, "restless") for _ in range(2)] == ["b", "b"]
+
+
 def test_who_was_sent_and_never_came_is_forgotten() -> None:
     made = directory("a", "b")
     for i in range(4):

@@ -69,7 +69,7 @@ class Directory:
         """
         if role is Role.PERSON:
             raise PermissionDeniedError(f"{name} is a person: only clients and combiners are given a server")
-        servers = self._servers(now)
+        servers = self._servers(now, without=name)
         if role is Role.COMBINER:
             return self._parent(name, preferred, servers)
         self._preferred[name] = preferred
@@ -149,10 +149,12 @@ class Directory:
             raise ConflictError(f"{name} cannot be a child of {preferred}, which is below it: choose another parent")
         return servers[preferred]
 
-    def _servers(self, now: float) -> dict[str, Server]:
+    def _servers(self, now: float, without: str = "") -> dict[str, Server]:
+        """With their clients, but for the one that asks: it takes no place from itself."""
         self._forget(now)
-        load = Counter(present.combiner for name, present in self.clients.items() if name not in self._placed)
-        load.update(server for server, _ in self._placed.values())
+        others = {name: present.combiner for name, present in self.clients.items() if name != without}
+        others |= {name: server for name, (server, _) in self._placed.items() if name != without}
+        load = Counter(others.values())
         servers = {ROOT: Server(ROOT, self.root_address, load[ROOT])}
         for name, present in self.combiners.items():
             labels = {key: value for key, value in present.labels.items() if key not in {"address", "version"}}
