@@ -211,6 +211,7 @@ def test_a_target_that_asks_for_two_things_says_which(recipe: Path, old: str, ne
         *(("central.valLoss", False), ("central.RMSE", False), ("central.logloss", False), ("central.errors", False)),
         *(("train.samples_per_second", True), ("central.bits_per_character", False), ("central.loss_per_word", False)),
         *(("central.neg_mean_squared_error", True), ("central.negative_log_likelihood", False)),
+        *(("central.explained_variance", True), ("central.variance", False)),
         *(("central.log_likelihood", True), ("central.MAESTRO", True), ("central.timeliness", True)),
     ],
 )

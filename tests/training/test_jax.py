@@ -386,6 +386,10 @@ def test_a_loss_that_takes_each_output_with_every_target_is_refused(kind: Any) -
     alike = trainer(one, loss=pairs).fit(model(), task(0, data=column))
     squeezed = trainer(one, loss=lambda o, t: pairs(o[:, 0], t)).fit(model(), task(0, data=data))
     assert alike.metrics["loss"] == pytest.approx(squeezed.metrics["loss"])
+    flat = trainer(lambda params, x: mlp(params, x)[:, 0], loss=pairs)
+    with pytest.raises(AppError, match=r"takes each output with every target: .* for example y\[\.\.\., 0\]"):
+        flat.fit(model(), task(0, data=column))
+    assert flat.fit(model(), task(0, data=data)).metrics == squeezed.metrics
 
 
 def test_an_error_of_the_users_function_passes_through() -> None:

@@ -57,6 +57,16 @@ def test_the_accuracy_goes_up_and_the_loss_down(trainer: SklearnTrainer) -> None
         assert after["loss"] < 0.6 * before["loss"]
 
 
+def test_a_column_of_targets_is_learnt_and_measured_as_a_row_and_several_targets_are_refused() -> None:
+    trainer, numbers = SklearnTrainer(SGDRegressor(), num_features=6), X[:, 0] + 1
+    row, column = (trainer.fit(start(trainer), task((X, y))) for y in (numbers, numbers[:, None]))
+    assert column == row
+    model, labels = start(CLASSIFIERS["sgd"]), LABELS[:, None]
+    assert CLASSIFIERS["sgd"].evaluate(model, task((X, labels))) == CLASSIFIERS["sgd"].evaluate(model, task())
+    with pytest.raises(AppError, match=r"y has the shape \(90, 2\); this trainer takes \(n,\)"):
+        trainer.fit(start(trainer), task((X, X[:, :2])))
+
+
 @pytest.mark.parametrize("trainer", CLASSIFIERS.values(), ids=CLASSIFIERS)
 @pytest.mark.parametrize("classes", [(0, 1), (2,)])
 def test_a_client_with_some_of_the_classes_keeps_room_for_all(

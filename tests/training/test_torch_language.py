@@ -18,6 +18,7 @@ from hansa.algorithms.mime import mime
 from hansa.algorithms.qfedavg import qfedavg
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays
+from hansa.errors import AppError
 from hansa.testing.federation import play, task_of
 from hansa.training.convert import as_arrays
 
@@ -107,6 +108,8 @@ def test_weights_with_two_names_are_the_first_of_a_state_dict_too_and_are_loaded
     load_into_module(other, arrays)
     assert other.last.weight is other.embedding.weight
     assert torch.equal(other.last.weight, module.last.weight)
+    with pytest.raises(AppError, match=r"'last.weight' of the module is tied to a tensor before it.* travel once"):
+        load_into_module(other, Arrays({**arrays, "last.weight": arrays["embedding.weight"]}))
     own = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     own["b"].load_state_dict(own["a"].state_dict())
     assert len(arrays_of_module(own)) == 4  # they are equal, and not one

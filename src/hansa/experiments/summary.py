@@ -61,9 +61,11 @@ def grows(metric: str) -> bool:
     """Whether more of it is better, by the words of its name: `val_loss`, `valLoss` and `val.logloss` have the same.
 
     What is counted per something is what counts: more `samples_per_second`, fewer `bits_per_character`. A `neg` turns
-    it around, as in scikit-learn's `neg_mean_squared_error`.
+    it around, as in scikit-learn's `neg_mean_squared_error`, and more is better of what is `explained`.
     """
     words = [word.lower() for word in _WORDS.findall(metric)]
+    if "explained" in words:  # a share of the variance
+        return True
     counted = words[: words.index("per")] if "per" in words else words
     less = any(word in _LESS or word.endswith(_LESS_ENDS) for word in counted)
     return less if "neg" in words else not less and "negative log" not in " ".join(words)

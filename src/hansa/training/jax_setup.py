@@ -180,7 +180,7 @@ class JaxSetup:
         if sizes != {(_FILLED,)}:
             return "what the model makes of a batch does not have a row for each example"
         one = shape if isinstance(shape, jax.ShapeDtypeStruct) else None
-        if one is not None and one.shape[1:] == (*y.shape[1:], 1):
+        if one is not None and (one.shape[1:] == (*y.shape[1:], 1) or y.shape[1:] == (*one.shape[1:], 1)):
             self._check_pairs(rng, one, y)
         classes = one.shape[-1] if one is not None and one.ndim == y.ndim + 1 else 2
         targets = _made_up(rng, y, classes)
@@ -219,7 +219,7 @@ class JaxSetup:
         targets = _made_up(rng, like, 2)
         if targets.dtype.kind in "iu":
             targets.reshape(len(targets), -1)[:] = np.arange(len(targets))[:, None] % 2
-        right = targets[..., None]
+        right = targets.reshape(outputs.shape)
         answers = jnp.asarray(right, outputs.dtype)
         found, moved = self.loss(answers, targets), self.loss(answers, np.roll(targets, 1, axis=0))
         if not np.isfinite(found) or not self._alike(found, moved):
@@ -229,9 +229,10 @@ class JaxSetup:
         except (TypeError, ValueError):
             return
         if np.shape(fitted) == () and not self._alike(found, fitted):
+            example = "outputs[..., 0]" if outputs.ndim > like.ndim else "y[..., 0]"
             raise AppError(
                 f"an output of the model has the shape {outputs.shape[1:]} and a target {like.shape[1:]}, so that the "
-                "loss takes each output with every target: give both the same shape, for example outputs[..., 0]"
+                f"loss takes each output with every target: give both the same shape, for example {example}"
             )
 
     def _alike(self, one: Any, other: Any) -> bool:

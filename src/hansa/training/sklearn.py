@@ -197,7 +197,11 @@ def arrays_of_estimator(estimator: Any) -> Arrays:
 
 
 def _arrays(pair: tuple[Any, Any]) -> tuple[Array, Array]:
-    return np.asarray(pair[0], np.float64), np.asarray(pair[1])
+    """Inputs, and targets of shape (n,): of a column, as scikit-learn takes one."""
+    y = np.asarray(pair[1])
+    if y.size != len(y):
+        raise AppError(f"y has the shape {y.shape}; this trainer takes (n,), a target for each example")
+    return np.asarray(pair[0], np.float64), y.reshape(len(y))
 
 
 def _no_gradients() -> AppError:

@@ -75,6 +75,12 @@ def load_into_module(module: torch.nn.Module, arrays: Mapping[str, Array]) -> No
             f"the module has other names each time that it is built, as {_changed(arrays, state)}: name its layers, or "
             "begin to count anew in the function that makes it (keras.utils.clear_session())"
         )
+    unknown = arrays.keys() - state.keys()
+    if unknown and (tied := unknown & module.state_dict().keys()):
+        raise AppError(
+            f"{min(tied)!r} of the module is tied to a tensor before it, and tied weights travel once: begin with a "
+            "model without it, as arrays_of_module makes it"
+        )
     check_same_structure(cast("Mapping[str, Array]", state), arrays, "the model received")  # names and shapes alone
     for name, tensor in state.items():
         if tensor.device.type == "cpu":
