@@ -74,7 +74,7 @@ def test_inputs_without_targets_are_told() -> None:
     ("inputs", "said"),
     [
         ((np.zeros(4), np.zeros(4)), "give several inputs of an example by name, as a mapping"),
-        ({"ids": np.zeros(4), "mask": np.zeros(3)}, "data has 3 inputs and 4 targets"),
+        ({"ids": np.zeros(4), "mask": np.zeros(3)}, "data has 3 inputs 'mask' and 4 targets"),
         ({"ids": [[1], [2, 3], [4], [5]]}, "rows of several lengths: fill them up to one"),
     ],
     ids=["tuple", "fewer", "lengths"],

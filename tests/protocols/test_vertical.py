@@ -138,6 +138,8 @@ def changed(**changes: Any) -> Callable[[ClientInfo], Records]:
         (changed(x=(2, None)), AppError, "party-2 has no features"),
         (lambda _: (X, LABELS), AppError, "the data of party-0 are a tuple"),
         (changed(ids=(1, [None, *NAMES[KNOWN[1]][1:]])), InputError, r"party 1 has no identifier in record 0 \(None\)"),
+        (changed(ids=(1, np.array([b"", *NAMES[KNOWN[1]][1:].astype("S")]))), InputError, "no identifier in record 0"),
+        (changed(ids=(1, [b"\xff"] * len(KNOWN[1]))), InputError, "twice; keep one record of each"),
         (changed(ids=(2, [np.nan, *range(len(KNOWN[2]) - 1)])), InputError, "party 2 has no identifier in record 0"),
         (changed(ids=(1, [[name] for name in NAMES[KNOWN[1]]])), InputError, "several values as the identifier of"),
         (changed(ids=(1, NAMES[KNOWN[1]][1:])), InputError, "party-1 has 54 identifiers and 55 rows of features"),

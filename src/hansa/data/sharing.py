@@ -37,10 +37,12 @@ class Shares:
         else:
             self._whole, self.test = _parts(data)
             for examples in filter(None, (self._whole, self.test)):
-                for inputs in examples.x.values() if isinstance(examples.x, Mapping) else (examples.x,):
+                named = examples.x if isinstance(examples.x, Mapping) else {"": examples.x}
+                for name, inputs in named.items():
                     if len(inputs) != len(examples.y):
+                        what = f"inputs {name!r}" if isinstance(examples.x, Mapping) else "inputs"
                         raise InputError(
-                            f"data has {len(inputs)} inputs and {len(examples.y)} targets: each input has one target"
+                            f"data has {len(inputs)} {what} and {len(examples.y)} targets: each input has one target"
                         )
         self._partitioned: dict[tuple[str, int, float], Partitioned] = {}
 

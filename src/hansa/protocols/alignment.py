@@ -24,7 +24,7 @@ __all__ = ["Digests", "align", "common", "digests", "rows_of"]
 
 _BYTES = 32
 _SHORTEST, _LONGEST = 16, 64
-_NOTHING = frozenset({"", "nan", "NaN", "NaT", "<NA>"})
+_NOTHING = frozenset({b"", b"nan", b"NaN", b"NaT", b"<NA>"})
 """Missing values of NumPy and pandas, as text."""
 
 
@@ -66,7 +66,9 @@ def digests(ids: Sequence[object], salt: bytes, who: str) -> list[bytes]:
     if len(set(hashed)) != len(hashed):
         seen: set[bytes] = set()
         twice = next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
-        raise InputError(f"{who} has the identifier {twice.decode()!r} twice; keep one record of each")
+        raise InputError(
+            f"{who} has the identifier {twice.decode(errors='backslashreplace')!r} twice; keep one record of each"
+        )
     return hashed
 
 
@@ -74,9 +76,10 @@ def _text(identifier: object, row: int, who: str) -> bytes:
     """An identifier in UTF-8. Records without one are refused: all of them would be one and the same person."""
     if isinstance(identifier, np.ndarray | Sequence) and not isinstance(identifier, str | bytes):
         raise InputError(f"{who} has several values as the identifier of record {row}: make them one text")
-    if identifier is None or str(identifier) in _NOTHING:
+    text = identifier if isinstance(identifier, bytes) else str(identifier).encode()
+    if identifier is None or text in _NOTHING:
         raise InputError(f"{who} has no identifier in record {row} ({identifier!r}): leave that record out")
-    return identifier if isinstance(identifier, bytes) else str(identifier).encode()
+    return text
 
 
 def common(parties: Iterable[npt.NDArray[np.uint8]]) -> list[bytes]:
