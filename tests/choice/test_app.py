@@ -153,7 +153,7 @@ def test_a_model_function_takes_the_place_of_the_trainers_model() -> None:
 def test_a_model_function_that_returns_nothing_is_told_what_to_return() -> None:
     app = hansa.App()
     app.model(lambda _: None)
-    with pytest.raises(AppError, match=r"the model is nothing.*return a mapping of name to array"):
+    with pytest.raises(AppError, match=r"the model is nothing.*give a mapping of name to array"):
         app.trainer.initial_model(np.random.default_rng(0))
 
 

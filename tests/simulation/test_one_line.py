@@ -112,7 +112,10 @@ def test_two_ways_at_once_are_refused(arguments: list[object], keywords: dict[st
         ({"on_round": "print"}, "on_round is 'print'; it must be a function of a round's record"),
         ({"stop": 3}, "stop is 3; it must be a function"),
         ({"spec": {"rounds": 3}}, "spec is {'rounds': 3}; it must be a hansa.RunSpec"),
-        ({"initial_model": "model.safetensors"}, "initial_model is a str; it must be a mapping of names to arrays"),
+        (
+            {"initial_model": "model.safetensors"},
+            "initial_model: the model is a str, which cannot be read as named arrays",
+        ),
         (
             {"initial_model": {"weight": np.zeros((4, 2))}},
             r"shape \(4, 2\) 'weight', and the app's model has one of \(4, 3",

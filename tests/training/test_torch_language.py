@@ -18,7 +18,7 @@ from hansa.algorithms.mime import mime
 from hansa.algorithms.qfedavg import qfedavg
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays
-from hansa.errors import AppError
+from hansa.errors import AppError, ConfigError
 from hansa.testing.federation import play, task_of
 from hansa.training.convert import as_arrays
 
@@ -70,6 +70,8 @@ def test_a_module_or_its_state_dict_is_an_initial_model() -> None:
         hansa.simulate("fedavg", **given, initial_model=start) for start in (module, module.state_dict(), None)
     )
     assert module_s.model_hash == state_s.model_hash != own.model_hash
+    with pytest.raises(ConfigError, match="initial_model: 'weight' of the module has no shape before it has seen"):
+        hansa.simulate("fedavg", **given, initial_model=nn.LazyLinear(2))
 
 
 def trainer(make: Callable[[], Any], loss: Any = nn.functional.cross_entropy, **more: Any) -> TorchTrainer:

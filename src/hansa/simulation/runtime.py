@@ -270,10 +270,7 @@ def _start_of(initial_model: Any, run: Run, app: App) -> Arrays:
     try:
         start = as_arrays(initial_model)
     except AppError as error:
-        raise ConfigError(
-            f"initial_model is a {type(initial_model).__name__}; it must be a mapping of names to arrays, a torch "
-            "module or a fitted scikit-learn estimator"
-        ) from error
+        raise ConfigError(f"initial_model: {error}") from error
     if app.makes_model:
         made = run.initial_model(app)
         for name in (*made, *start):

@@ -31,7 +31,7 @@ def as_arrays(model: Any) -> Arrays:
         return Arrays({name: _array(value, torch) for name, value in _distinct(model, torch).items()})
     kind = "nothing" if model is None else f"a {type(model).__name__}"
     raise AppError(
-        f"the model is {kind}, which cannot be read as named arrays: return a mapping of name to array, "
+        f"the model is {kind}, which cannot be read as named arrays: give a mapping of name to array, "
         "a torch module, or a fitted scikit-learn estimator"
     )
 
