@@ -454,6 +454,16 @@ def test_metrics_do_not_depend_on_the_size_of_evaluation_batches() -> None:
     assert parts.evaluate(model, task()).values == pytest.approx(expected.values, rel=1e-6)
 
 
+def test_targets_that_are_left_out_count_for_nothing_whatever_the_size_of_evaluation_batches() -> None:
+    labels = LABELS.copy()
+    labels[5:13] = labels[::3] = -100
+    whole, parts = trainer(with_everything), trainer(with_everything, evaluation_batch_size=4)
+    model = start(whole)
+    ones, others = (of.evaluate(model, task((X, labels))).values for of in (whole, parts))
+    assert others == pytest.approx(ones)
+    assert np.isnan(parts.evaluate(model, task((X, np.full(len(X), -100)))).values["loss"])
+
+
 def test_evaluation_and_gradients_tell_how_far_they_are() -> None:
     given = trainer(evaluation_batch_size=15)
     model = start(given)

@@ -16,7 +16,7 @@ from hansa.training.corrections import obstacle
 from hansa.training.local import Filled, count, evaluation_examples, filled, padded, training_examples
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
-from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
+from hansa.training.steps import Steps, corrector, known_of, mean_of, stacked_offsets, trained_parameters
 from hansa.training.tensors import array_in, joined, stack_of
 from hansa.training.vectorized import (
     Fitted,
@@ -183,7 +183,9 @@ class TorchStacks:
     ) -> Metrics:
         batches = list(self.setup.neighbours(size, task))
         values = {
-            name: mean_of([(function(outputs[batch], targets[batch]), count(batch)) for batch in batches])
+            name: mean_of(
+                [(function(outputs[each], targets[each]), known_of(targets[each], count(each))) for each in batches]
+            )
             for name, function in measures.items()
         }
         return Metrics(values, size)

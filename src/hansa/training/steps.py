@@ -1,5 +1,6 @@
 """What a step of local training with PyTorch has beside the optimizer's own: the correction, and how far it goes."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -18,6 +19,7 @@ __all__ = [
     "corrector",
     "dense",
     "first_rows",
+    "known_of",
     "mean_of",
     "stacked_offsets",
     "stepper",
@@ -30,6 +32,8 @@ def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
+_LEFT_OUT = -100
+"""The target that PyTorch's losses leave out, unless they are told another."""
 _LEFT_TO_TORCH = ("maximize", "differentiable", "foreach", "fused")
 """Settings of torch.optim.SGD with which it does the steps itself."""
 
@@ -185,6 +189,13 @@ def clearer(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     return clear
 
 
-def mean_of(values: list[tuple[torch.Tensor, int]]) -> float:
-    """The mean of batch means, weighted by the examples of each batch."""
-    return sum(float(value) * size for value, size in values) / sum(size for _, size in values)
+def mean_of(values: Sequence[tuple[torch.Tensor, torch.Tensor | int]]) -> float:
+    """The mean of batch means, weighted by the examples of each batch; NaN where all have none."""
+    weighted = [(float(value), float(size)) for value, size in values]
+    known = [(value, size) for value, size in weighted if size]
+    return sum(value * size for value, size in known) / sum(size for _, size in known) if known else math.nan
+
+
+def known_of(targets: torch.Tensor, size: int) -> torch.Tensor | int:
+    """For how many of its examples a batch counts: not for what PyTorch's losses leave out, targets of -100."""
+    return size if targets.is_floating_point() else size * (targets != _LEFT_OUT).double().mean()

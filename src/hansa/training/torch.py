@@ -24,6 +24,7 @@ from hansa.training.steps import (
     clearer,
     corrector,
     dense,
+    known_of,
     mean_of,
     stacked_offsets,
     stepper,
@@ -193,7 +194,7 @@ class TorchTrainer:
         """The loss and the metrics over the client's evaluation examples."""
         x, y = evaluation_examples(task, named=True)
         module = self._setup.loaded(model)
-        sums: dict[str, list[tuple[torch.Tensor, int]]] = {}
+        sums: dict[str, list[tuple[torch.Tensor, torch.Tensor | int]]] = {}
         with self._setup.seeded(task.rng), torch.no_grad():
             module.eval()
             check = self._setup.pair_checker()
@@ -202,8 +203,9 @@ class TorchTrainer:
                 with explaining(inputs, targets):
                     outputs = self._setup.forward(partial(called, module), inputs)
                     check(outputs, targets)
+                    known = known_of(targets, count(batch))
                     for name, function in self._setup.measures(targets).items():
-                        sums.setdefault(name, []).append((function(outputs, targets), count(batch)))
+                        sums.setdefault(name, []).append((function(outputs, targets), known))
         return Metrics({name: mean_of(values) for name, values in sums.items()}, len(y))
 
 
