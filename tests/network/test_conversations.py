@@ -6,7 +6,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,6 +84,8 @@ class Table:
     away: set[int] = field(default_factory=set)
     """Parties that stay away, which everybody is told who can go on without them."""
     conversation: Conversation = field(init=False)
+    _kept: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when another letter of a party is kept."""
 
     async def open(self) -> None:
         self.conversation = Conversation(
@@ -98,7 +100,16 @@ class Table:
 
     async def send(self, letter: Letter, parts: Iterable[memoryview]) -> None:
         """The way of every party; see `Post`."""
-        await self._asked(self.conversation.send(f"p{letter.sender}", letter, pieces(b"".join(parts))))
+        try:
+            await self._asked(self.conversation.send(f"p{letter.sender}", letter, pieces(b"".join(parts))))
+        finally:
+            self._kept.set()
+
+    async def until(self, is_so: Callable[[Letters], bool]) -> None:
+        """Wait until it is so of the letters that are kept, and the parties have been told of them."""
+        while not is_so(self.conversation.letters):
+            self._kept.clear()
+            await self._kept.wait()
 
     async def receive(self, awaited: Awaited) -> AsyncGenerator[memoryview, None]:
         got = self.conversation.receive(f"p{awaited.receiver}", awaited)
@@ -191,8 +202,7 @@ async def attend(
 
 async def _gone(at: Table, number: int, sent: int) -> None:
     """Until it is back; all that it has sent is kept before."""
-    while at.conversation.letters.sent(number) < sent:  # noqa: ASYNC110 - one step of the others at a time
-        await asyncio.sleep(0)
+    await at.until(lambda letters: letters.sent(number) >= sent)
     at.away.add(number)
     while number in at.away:
         if not at.conversation.needed(at.away):
@@ -262,8 +272,7 @@ async def test_a_relay_that_is_restarted_and_has_lost_letters_is_told_them_again
     program, topology = PROGRAMS["large sums"]
     async with table(tmp_path, 3) as at:
         tasks = [asyncio.create_task(attend(at, n, program, topology, {5} if n == 1 else set())) for n in range(3)]
-        while at.conversation.letters.sent(0) < 4:  # noqa: ASYNC110 - one step of the others at a time
-            await asyncio.sleep(0)
+        await at.until(lambda letters: letters.sent(0) >= 4)
         await at.conversation.aclose()
         _damage(tmp_path / "letters", damage)
         await at.open()
@@ -279,8 +288,7 @@ async def test_a_letter_that_the_disk_changes_under_way_is_sent_again_by_who_run
     program, topology = PROGRAMS["large sums"]
     async with table(tmp_path, 3) as at:
         first = asyncio.create_task(attend(at, 0, program, topology, set()))
-        while at.conversation.letters.count((0, 1)) < 1:  # noqa: ASYNC110 - one step of the other at a time
-            await asyncio.sleep(0)
+        await at.until(lambda letters: letters.count((0, 1)) >= 1)
         _damage(tmp_path / "letters", damage)
         with pytest.raises(ConnectionFailedError, match=r"party 0 \(p0\) is to send it again"):
             [piece async for piece in at.conversation.receive("p1", Awaited(KEY, 0, 1, 0))]
@@ -360,8 +368,7 @@ async def test_secure_averaging_goes_on_without_who_stays_away_as_without_who_ha
             )
             for n in range(5)
         ]
-        while at.conversation.letters.count((0, 1)) < 6:  # noqa: ASYNC110 - one step of the others at a time
-            await asyncio.sleep(0)
+        await at.until(lambda letters: letters.count((0, 1)) >= 6)
         await at.conversation.aclose()
         await at.open()
         results = await asyncio.gather(*(tasks[n] for n in (0, 1, 3, 4)))
@@ -381,8 +388,7 @@ async def test_who_was_away_takes_part_again_once_it_is_back(tmp_path: Path) -> 
             asyncio.create_task(attend(at, n, program, star(5), set(), stays_away=3 if n == 2 else None))
             for n in range(5)
         ]
-        while at.conversation.letters.count((0, 1)) < 10:  # noqa: ASYNC110 - one step of the others at a time
-            await asyncio.sleep(0)
+        await at.until(lambda letters: letters.count((0, 1)) >= 10)
         at.away.clear()
         results = [decode(each) for each in await asyncio.gather(*tasks)]
         assert not at.failures

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,16 @@ from hansa.network.client.diary import DIARY
 from hansa.network.client.ledger import LEDGER, departures
 from hansa.network.client.policy import Outbound, Privacy, SitePolicy
 from hansa.network.controller.conversation import Conversation
+from hansa.network.controller.program import ProgramRunner
 from hansa.network.entrance import Entrance
 from hansa.programs.encoding import encode
 from hansa.programs.ending import load, numbers
 from hansa.run import check_program
 from hansa.simulation import simulate
 from hansa.store.ports import Query
-from hansa.store.records import ModelRecord, SessionRecord, SessionState
+from hansa.store.records import EventRecord, ModelRecord, SessionRecord, SessionState
 from hansa.wire import channel, chunks
-from hansa.wire.frames import Awaited, Blob, Letter, Role, RoundKey
+from hansa.wire.frames import Awaited, Blob, Letter, Role, RoundKey, TaskFailed
 from hansa.wire.limits import MAX_LETTER
 from hansa.wire.transport import GRPC
 
@@ -429,6 +431,7 @@ async def test_a_session_goes_on_without_a_party_that_stays_away_and_waits_for_a
         await made.client("b")
         await made.controller.sessions.start(PROJECT, session.id)
         await made.until_event(session, "session.finished")
+        await made.until_event(session, "session.finished")  # of one that had failed before, and is over
         (finished,) = await made.events(session, "session.finished")
         assert finished.message == "3 of 4 parties have ended; c stayed away"
         missed = (await made.events(session, "party.missed"))[0]
@@ -475,6 +478,19 @@ async def test_a_party_whose_code_fails_is_told_and_done_without_as_is_one_that_
         assert (ended.state, ended.cause) == (SessionState.FINISHED, "3 of 4 parties have ended; d failed")
         (told,) = await made.events(ended, "party.missed")
         assert told.message == "party 3 (d) has failed: the others go on without it until it is back"
+
+
+async def test_of_a_party_that_fails_without_end_the_first_hundred_failures_are_kept(tmp_path: Path) -> None:
+    kept: list[EventRecord] = []
+    journal = SimpleNamespace(later=kept.append)
+    around: Any = SimpleNamespace(store=None, journal=journal, sign=None, quotas=None, letters=tmp_path)
+    spec = RunSpec(parties=("a", "b"), rules=RULES)
+    runner = ProgramRunner(SessionRecord("s", PROJECT, "s", spec, SessionState.RUNNING, 0.0), around)
+    for number in range(150):
+        runner.receive(TaskFailed(RoundKey("s", 1, Kind.PROGRAM), "a", f"failure {number}", goes_on=True))
+    runner.receive(TaskFailed(RoundKey("s", 1, Kind.PROGRAM), "b", "of another"))
+    assert [each.message for each in kept[99:]] == ["a failed: failure 99", "b failed: of another"]
+    assert runner.conversation.failed == {1: "of another"}
 
 
 async def test_large_letters_arrive_whole(talk: Path, tmp_path: Path) -> None:

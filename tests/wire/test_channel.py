@@ -471,6 +471,23 @@ def test_addresses_may_be_names_and_numbers():
     assert channel.split_address(":7433") == ("", 7433)
 
 
+@pytest.mark.parametrize(
+    ("host", "everywhere"),
+    [
+        ("", True),
+        ("0.0.0.0", True),  # noqa: S104 - compared, not bound
+        ("::", True),
+        ("::0", True),
+        ("0:0:0:0:0:0:0:0", True),
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("ward-0.example.org", False),
+    ],
+)
+def test_who_listens_at_every_address_is_known_however_it_is_written(host: str, *, everywhere: bool) -> None:
+    assert channel.is_everywhere(host) is everywhere
+
+
 def test_the_keys_of_this_test_are_real():
     assert tokens.verify(tokens.public_key(KEY), TOKEN).name == "client-0"
 

@@ -230,7 +230,7 @@ class LocalNetwork:
                 return
             if happened.kind in _ENDS and isinstance(happened, EventRecord):
                 now = await self.session(session)
-                if f"session.{now.state}" in _ENDS:  # else somebody has resumed it
+                if f"session.{now.state}" == happened.kind:  # else somebody has resumed it
                     raise RunFailedError(f"session {session.id} is {now.state} without {kind}: {now.cause}")
 
     async def _joined(self, name: str, running: Coroutine[Any, Any, None], kind: str) -> None:

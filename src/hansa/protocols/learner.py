@@ -37,7 +37,7 @@ class Trained:
 
     model: Arrays
     losses: np.ndarray
-    """Shape (rounds,); NaN where local training reports no loss."""
+    """One of each round in which it trained; NaN where local training reports no loss."""
 
 
 class LocalClient:

@@ -6,6 +6,7 @@ was said is kept, so that whoever runs again goes through it without waiting, to
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ _log = structlog.get_logger(__name__)
 
 _STOOD_STILL: Final = 1.0
 """Seconds that a timer may be late, on a machine that has much to do."""
+_MOST_FAILURES: Final = 100
+"""Of one party, that are kept as events: one that goes on may say as many as it likes."""
 _NOTHING: Final = Blob(blake3(b"").hexdigest(), 0)
 """The model of a task that has none."""
 
@@ -105,6 +108,8 @@ class ProgramRunner:
         self._is_open = False
         self._missed: frozenset[int] = frozenset()
         """Parties without whom the others go on for now."""
+        self._failures: Counter[str] = Counter()
+        """Party → how often it has failed."""
         self._said_first = ""
         """What the first party said of whose failure people were told."""
 
@@ -327,8 +332,10 @@ class ProgramRunner:
     def _party_failed(self, client: str, message: str, said: str = "", *, goes_on: bool = False) -> None:
         """Told at once; whether the others go on without it is found when they need it, or say that they do not."""
         number, whole = self._parties.index(client), message + f"\n{said}" * bool(said)
-        told = self._telling.event("task.failed", f"{client} failed: {message}", client=client, traceback=said)
-        self._around.journal.later(told)
+        self._failures[client] += 1
+        if self._failures[client] <= _MOST_FAILURES:
+            told = self._telling.event("task.failed", f"{client} failed: {message}", client=client, traceback=said)
+            self._around.journal.later(told)
         self._said_first = self._said_first or f"{client} said: {whole}"
         if not goes_on:
             self.conversation.failed[number] = whole
