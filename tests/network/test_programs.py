@@ -458,6 +458,9 @@ async def test_a_party_whose_code_fails_is_told_and_done_without_as_is_one_that_
         await joined(made, spec.parties[1:])
         session = await made.start(app, spec)
         await made.until_event(session, "task.failed")
+        said = made.tree.conversation(session.id).letters
+        while said.count((3, 0)) < 7:  # noqa: ASYNC110 - four of round 1, two of round 2, and that it has left
+            await asyncio.sleep(0.01)
         await appears(gate.with_suffix(".reached"))
         await made.leave("c")  # its worker process is killed with it
         await made.gone("c")
