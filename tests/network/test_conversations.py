@@ -464,6 +464,26 @@ async def test_a_letter_that_comes_while_it_is_given_up_is_late_and_its_sender_w
         assert not at.failures
 
 
+async def test_who_has_letters_on_their_way_goes_on_without_another_once_they_are_kept(tmp_path: Path) -> None:
+    """Else it would not be known whether it has said more since, and a resumed session would not wait again."""
+    data = b"hello"
+    async with table(tmp_path, 3) as at:
+        said = at.conversation
+        awaited = Awaited(KEY, 0, 1, 0, sent=1, dispensable=True)
+        listening = asyncio.create_task(anext(said.receive("p1", awaited)))
+        while not said.waits:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0)
+        said.changed.clear()
+        await said.go_without({0})
+        assert not said.letters.is_gone((0, 1), 0)
+        assert await said.send("p1", letter(1, 2, 0, data), pieces(data)) == 1
+        assert said.changed.is_set()
+        await said.go_without({0})
+        assert await listening == GONE
+        said.letters.wait_again()
+        assert not said.letters.is_gone((0, 1), 0)
+
+
 async def test_a_letter_that_is_not_waited_for_any_more_is_so_after_a_restart_and_nobody_says_so_of_itself(
     tmp_path: Path,
 ) -> None:

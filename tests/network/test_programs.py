@@ -572,6 +572,8 @@ async def test_only_a_sessions_own_parties_send_and_hear_its_letters(talk: Path,
     async with federation(tmp_path) as made:
         spec = RunSpec(parties=("mallory", "b"), rules=RULES)
         session = await made.start(talk, spec)
+        while made.tree.why(session.id) is None:  # noqa: ASYNC110 - it reads what was said before
+            await asyncio.sleep(0.01)
         key = RoundKey(session.id, 1, Kind.PROGRAM)
         await made.controller.create_project("elsewhere")
         callers = {

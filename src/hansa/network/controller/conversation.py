@@ -99,6 +99,8 @@ class Conversation:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _is_open: bool = False
     _over: bool = False
+    _put_off: bool = False
+    """Whether somebody is to go on without a letter once all that it has sent is kept."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a party waits for a letter that it can go on without, or has ended."""
     dispensable: set[int] = field(default_factory=set)
@@ -211,11 +213,16 @@ class Conversation:
     async def go_without(self, silent: Collection[int]) -> None:
         """Let those go on who wait for parties that are silent, or have failed; may be repeated.
 
-        Raises `StorageUnavailableError`. Who needs a letter whatever happens goes on waiting.
+        Raises `StorageUnavailableError`. Who needs a letter whatever happens goes on waiting, and so does, for now,
+        who has sent letters that are not kept yet: by their number it is known whether it has said more since.
         """
+        self._put_off = False
         for waits in self._open_waits().values():
             if waits.dispensable and (waits.sender in silent or waits.sender in self.failed):
-                await completed(self._go_without(waits))
+                if waits.sent > self.letters.sent(waits.receiver):
+                    self._put_off = True
+                else:
+                    await completed(self._go_without(waits))
 
     def silence(self, number: int, now: float) -> float:
         """Seconds since anything was heard of a party; 0 while it listens."""
@@ -285,6 +292,8 @@ class Conversation:
         if self._over:
             return
         self._wake(pair[1])
+        if self._put_off:
+            self.changed.set()
         if end is not None and letter.sender not in self.ended:
             self._note_end(letter.sender, end, new=True)
         self._check_going()
