@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 
 import hansa
@@ -12,7 +11,9 @@ from hansa.data import Examples, Split
 from hansa.errors import AppError, ConfigError
 from hansa.training.numpy import NumpyTrainer, softmax_regression
 from hansa.training.sklearn import SklearnTrainer
-from hansa.training.torch import TorchTrainer
+
+torch = pytest.importorskip("torch")
+from hansa.training.torch import TorchTrainer  # noqa: E402 - torch is an extra
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 4)).astype(np.float32), RNG.integers(0, 3, 60)
