@@ -99,7 +99,8 @@ def test_a_server_at_all_addresses_tells_one_that_can_be_dialled(hansa: Hansa) -
     assert "/0." not in printed
     assert " 0." not in printed
     assert printed.count(f"{socket.gethostname()}:") == 2
-    assert hansa.run("session", "list").returncode == 0
+    token = hansa.run("token", "create", "ward")
+    assert f"--join {socket.gethostname()}:" in token.stderr
 
 
 def test_the_server_stops_on_ctrl_c_and_goes_on_when_it_is_started_again(hansa: Hansa, server: Server) -> None:

@@ -1,6 +1,5 @@
 """`hansa up`: one process that is the controller, the root of the aggregation tree and the REST API."""
 
-import socket
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -191,14 +190,13 @@ async def _operator(server: "ApiServer", settings: "Settings") -> tuple[str, boo
 
 
 def _welcome(facts: dict[str, Any]) -> None:
-    joined = _dialled(facts["grpc_address"])
     bold = (lambda text: typer.style(text, bold=True)) if in_terminal() else str
     say("")
     say(bold("hansa is up") + f"    data in {facts['data']}")
     say("")
     say(f"  Studio         {facts['studio']}")
     say(f"  REST API       {facts['url']}")
-    say(f"  nodes join at  {joined}")
+    say(f"  nodes join at  {facts['grpc_address']}")
     if "fedn_grpc_address" in facts:
         say(f"  FEDn clients   {facts['fedn_url']}, and gRPC at {facts['fedn_grpc_address']}")
     if facts["ca"]:
@@ -208,9 +206,9 @@ def _welcome(facts: dict[str, Any]) -> None:
     if facts["replaced_credentials"] is not None:
         say(f"  (in place of the one for {facts['replaced_credentials']}; `hansa login` goes back to it)")
     say("")
-    joining = f"--join {joined}" + (f" \\\n    --ca {facts['ca']}" if facts["ca"] else "")
+    joining = f"--join {facts['grpc_address']}" + (f" \\\n    --ca {facts['ca']}" if facts["ca"] else "")
     if facts["client_token"] is not None:
-        here = joined.rpartition("//")[2].startswith("127.")
+        here = facts["grpc_address"].rpartition("//")[2].startswith("127.")
         where = "on this machine (--host opens the server to others)" if here else "from any machine that reaches it"
         say(f"A first client joins, {where}, with the token that is shown this once:")
         say(f"  HANSA_TOKEN={facts['client_token']} \\\n    hansa client start {joining}")
@@ -227,12 +225,3 @@ def _welcome(facts: dict[str, Any]) -> None:
     say("  hansa session start app.py         a session; clients run the app that it brings")
     say("Ctrl-C stops the server; started again, it goes on where it was.")
     say("")
-
-
-def _dialled(address: str) -> str:
-    """What nodes can join: this machine's name where the server listens at every address of it."""
-    from hansa.wire.channel import address_at, is_everywhere, split_address
-
-    scheme, separator, place = address.rpartition("//")
-    host, port = split_address(place)
-    return scheme + separator + address_at(socket.gethostname() if is_everywhere(host) else host, port)

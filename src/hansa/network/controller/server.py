@@ -5,6 +5,7 @@ it then writes is fenced, so that a predecessor which is not quite dead can chan
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from hansa.store.ports import Leadership, MetadataStore
 from hansa.store.retention import Policy
 from hansa.wire import service
 from hansa.wire.calls import Assignment, AssignRequest
-from hansa.wire.channel import address_at
+from hansa.wire.channel import address_at, is_everywhere
 from hansa.wire.frames import ROOT, Role
 from hansa.wire.service import Shown
 from hansa.wire.tls import read_pem, server_name
@@ -99,7 +100,7 @@ class ControllerServer:
             undo.push_async_callback(server.stop, None)
             port = _bind(server, settings, secure.shown)
             listening = address_at(settings.host, port)
-            address = secure.scheme_of(settings.advertise or listening)
+            address = secure.scheme_of(settings.advertise or _dialled(settings.host, port))
             controller = Controller(
                 store.fenced(leadership),
                 objects,
@@ -194,6 +195,11 @@ async def _lead(leadership: Leadership) -> None:
         except StorageUnavailableError as error:
             _log.warning("the database is away; this controller waits for it", why=str(error))
             await asyncio.sleep(_PAUSE)
+
+
+def _dialled(host: str, port: int) -> str:
+    """What nodes are told to join: this machine's name where the server listens at every address of it."""
+    return address_at(socket.gethostname() if is_everywhere(host) else host, port)
 
 
 def _bind(server: Any, settings: Settings, shown: Shown | None) -> int:
