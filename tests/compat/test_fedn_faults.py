@@ -74,6 +74,7 @@ async def test_an_update_that_comes_twice_or_late_or_of_nowhere_changes_nothing(
     async with fleet(tmp_path) as made, scripts(made) as client:
         twice = client_of(made, "twice", 1)
         said: list[str] = []
+        told = asyncio.Event()  # the last answer comes after the session's end
 
         async def do_train(task: Any) -> None:
             for amount in (1, 1000):  # the second is another update of the same task
@@ -89,6 +90,7 @@ async def test_an_update_that_comes_twice_or_late_or_of_nowhere_changes_nothing(
                 said.append(await twice.update(first.model_id, name, meta))
                 await twice.calls.upload("strange", npz([np.full(2, 1000, np.float32)]))
                 said.append(await twice.update("no such model", "strange", {"training_metadata": {"num_examples": 1}}))
+                told.set()
 
         made_of: dict[str, Any] = {}
 
@@ -102,6 +104,7 @@ async def test_an_update_that_comes_twice_or_late_or_of_nowhere_changes_nothing(
         twice.do_train = knowing  # type: ignore[method-assign]
         await made.start(twice)
         result = await values(made, await start(client, rounds=2))
+        await told.wait()
     assert result == [2, 2]
     assert [each.rpartition(": ")[2] for each in said] == [
         "received", "duplicate", "received", "duplicate", "duplicate", "late",

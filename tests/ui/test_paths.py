@@ -167,6 +167,8 @@ def test_a_stream_from_which_nothing_comes_any_more_is_taken_up_anew(visitor: Vi
           window.feed = feed;
           window.become = (state) => new Promise((done) => feed.follow((told) => told.state === state && done(), 0));
           await window.become("live");
+          for (const name of ["message", "live", "pulse"])
+            feed.source.addEventListener(name, (event) => event.stopImmediatePropagation(), { capture: true });
           window.lost = window.become("lost");
         }""",
         module,
