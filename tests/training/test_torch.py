@@ -50,7 +50,7 @@ def with_everything() -> Any:
 
 
 def trainer(module: Any = linear, optimizer: Any = None, **more: Any) -> TorchTrainer:
-    return TorchTrainer(module, nn.CrossEntropyLoss(), optimizer or sgd(), **more)
+    return TorchTrainer(module, more.pop("loss", nn.CrossEntropyLoss()), optimizer or sgd(), **more)
 
 
 def task(data: Any = None, seed: int = 0, correction: GradientCorrection | None = None, **more: Any) -> Task:
@@ -454,14 +454,25 @@ def test_metrics_do_not_depend_on_the_size_of_evaluation_batches() -> None:
     assert parts.evaluate(model, task()).values == pytest.approx(expected.values, rel=1e-6)
 
 
-def test_targets_that_are_left_out_count_for_nothing_whatever_the_size_of_evaluation_batches() -> None:
+@pytest.mark.parametrize("left_out", [-100, 0])
+def test_targets_that_are_left_out_count_for_nothing_whatever_the_size_of_batches(left_out: int) -> None:
+    """Also in the accuracy, where the loss leaves out a class."""
     labels = LABELS.copy()
-    labels[5:13] = labels[::3] = -100
-    whole, parts = trainer(with_everything), trainer(with_everything, evaluation_batch_size=4)
+    labels[5:13] = labels[::3] = left_out
+    loss = nn.CrossEntropyLoss(ignore_index=left_out)
+    whole, parts = (trainer(with_everything, loss=loss, evaluation_batch_size=size) for size in (40, 4))
     model = start(whole)
     ones, others = (of.evaluate(model, task((X, labels))).values for of in (whole, parts))
     assert others == pytest.approx(ones)
-    assert np.isnan(parts.evaluate(model, task((X, np.full(len(X), -100)))).values["loss"])
+    among = np.where(labels == left_out, -100, labels)
+    assert ones["accuracy"] == trainer(with_everything).evaluate(model, task((X, among))).values["accuracy"]
+    one, other = (of.gradient(model, task((X, labels))) for of in (whole, parts))
+    assert other.metrics == pytest.approx(one.metrics)
+    for name, gradient in one.arrays.items():
+        np.testing.assert_allclose(other.arrays[name], gradient, atol=1e-6)
+    nothing = task((X, np.full(len(X), left_out)))
+    assert np.isnan(parts.evaluate(model, nothing).values["loss"])
+    assert not any(gradient.any() for gradient in parts.gradient(model, nothing).arrays.values())
 
 
 def test_evaluation_and_gradients_tell_how_far_they_are() -> None:

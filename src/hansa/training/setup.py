@@ -55,7 +55,20 @@ class Setup:
         """What is measured of a model, where these are the targets."""
         if self.metrics is not None:
             return {"loss": self.loss, **self.metrics}
-        return {"loss": self.loss} if targets.is_floating_point() else {"loss": self.loss, "accuracy": accuracy}
+        return {"loss": self.loss} if targets.is_floating_point() else {"loss": self.loss, "accuracy": self._accuracy}
+
+    def known(self, targets: torch.Tensor, size: int) -> torch.Tensor | int:
+        """For how many of its examples a batch counts: not for targets that the loss leaves out of its mean."""
+        return size if targets.is_floating_point() else size * (targets != self._left_out).double().mean()
+
+    @property
+    def _left_out(self) -> int:
+        """What such a target is, by the loss's own word; else what PyTorch's losses take unless they are told."""
+        return getattr(self.loss, "ignore_index", -100)
+
+    def _accuracy(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
+        """Among the targets that the loss does not leave out."""
+        return accuracy(outputs, targets if self._left_out < 0 else targets.where(targets != self._left_out, -1))
 
     def loaded(self, model: Arrays) -> torch.nn.Module:
         """This thread's module, with the tensors of `model`."""

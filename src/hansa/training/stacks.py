@@ -16,7 +16,7 @@ from hansa.training.corrections import obstacle
 from hansa.training.local import Filled, count, evaluation_examples, filled, padded, training_examples
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
-from hansa.training.steps import Steps, corrector, known_of, mean_of, stacked_offsets, trained_parameters
+from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
 from hansa.training.tensors import array_in, joined, stack_of
 from hansa.training.vectorized import (
     Fitted,
@@ -182,10 +182,9 @@ class TorchStacks:
         self, measures: Mapping[str, Loss], outputs: torch.Tensor, targets: torch.Tensor, task: Task, size: int
     ) -> Metrics:
         batches = list(self.setup.neighbours(size, task))
+        known = [self.setup.known(targets[each], count(each)) for each in batches]
         values = {
-            name: mean_of(
-                [(function(outputs[each], targets[each]), known_of(targets[each], count(each))) for each in batches]
-            )
+            name: mean_of([(function(outputs[each], targets[each]), k) for each, k in zip(batches, known, strict=True)])
             for name, function in measures.items()
         }
         return Metrics(values, size)

@@ -19,7 +19,6 @@ __all__ = [
     "corrector",
     "dense",
     "first_rows",
-    "known_of",
     "mean_of",
     "stacked_offsets",
     "stepper",
@@ -32,8 +31,6 @@ def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-_LEFT_OUT = -100
-"""The target that PyTorch's losses leave out, unless they are told another."""
 _LEFT_TO_TORCH = ("maximize", "differentiable", "foreach", "fused")
 """Settings of torch.optim.SGD with which it does the steps itself."""
 
@@ -189,13 +186,8 @@ def clearer(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     return clear
 
 
-def mean_of(values: Sequence[tuple[torch.Tensor, torch.Tensor | int]]) -> float:
+def mean_of(values: Sequence[tuple[torch.Tensor, torch.Tensor | float]]) -> float:
     """The mean of batch means, weighted by the examples of each batch; NaN where all have none."""
     weighted = [(float(value), float(size)) for value, size in values]
     known = [(value, size) for value, size in weighted if size]
     return sum(value * size for value, size in known) / sum(size for _, size in known) if known else math.nan
-
-
-def known_of(targets: torch.Tensor, size: int) -> torch.Tensor | int:
-    """For how many of its examples a batch counts: not for what PyTorch's losses leave out, targets of -100."""
-    return size if targets.is_floating_point() else size * (targets != _LEFT_OUT).double().mean()

@@ -24,7 +24,6 @@ from hansa.training.steps import (
     clearer,
     corrector,
     dense,
-    known_of,
     mean_of,
     stacked_offsets,
     stepper,
@@ -159,11 +158,12 @@ class TorchTrainer:
     def gradient(self, model: Arrays, task: Task) -> Update:
         """The gradient of the mean loss over all local examples, in evaluation mode: no dropout, BatchNorm as it is.
 
-        Tensors that no gradient reaches, buffers among them, have zeros.
+        Batches weigh what they have of targets that the loss does not leave out, as in `evaluate`. Tensors that no
+        gradient reaches, buffers among them, have zeros.
         """
         x, y = training_examples(task, named=True)
         module = self._setup.loaded(model)
-        losses: list[tuple[torch.Tensor, int]] = []
+        losses: list[tuple[torch.Tensor, float]] = []
         with self._setup.seeded(task.rng):
             module.eval()
             module.zero_grad()
@@ -174,12 +174,15 @@ class TorchTrainer:
                     outputs = self._setup.forward(partial(called, module), inputs)
                     check(outputs, targets)
                     loss = self._setup.loss(outputs, targets)
-                    (loss * (count(batch) / len(y))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-                losses.append((loss.detach(), count(batch)))
+                    if known := float(self._setup.known(targets, count(batch))):
+                        (loss * (known / len(y))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+                losses.append((loss.detach(), known))
+            counted = sum(known for _, known in losses)
             arrays = {name: np.zeros(array.shape, delta_dtype(array.dtype)) for name, array in model.items()}
             gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
             for name, gradient in gradients.items():
-                arrays[name] = array_of_tensor(dense(gradient)).astype(delta_dtype(model[name].dtype), copy=False)
+                whole = dense(gradient) if counted == len(y) else dense(gradient) * (len(y) / counted)
+                arrays[name] = array_of_tensor(whole).astype(delta_dtype(model[name].dtype), copy=False)
             module.zero_grad()
         return Update(arrays, len(y), {"loss": mean_of(losses)})
 
@@ -203,7 +206,7 @@ class TorchTrainer:
                 with explaining(inputs, targets):
                     outputs = self._setup.forward(partial(called, module), inputs)
                     check(outputs, targets)
-                    known = known_of(targets, count(batch))
+                    known = self._setup.known(targets, count(batch))
                     for name, function in self._setup.measures(targets).items():
                         sums.setdefault(name, []).append((function(outputs, targets), known))
         return Metrics({name: mean_of(values) for name, values in sums.items()}, len(y))
