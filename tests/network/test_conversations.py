@@ -271,11 +271,16 @@ async def test_parties_that_begin_anew_come_to_the_bits_of_one_process(name: str
 async def test_a_relay_that_is_restarted_and_has_lost_letters_is_told_them_again(damage: str, tmp_path: Path) -> None:
     program, topology = PROGRAMS["large sums"]
     async with table(tmp_path, 3) as at:
-        tasks = [asyncio.create_task(attend(at, n, program, topology, {5} if n == 1 else set())) for n in range(3)]
-        await at.until(lambda letters: letters.sent(0) >= 4)
+        parties = (attend(at, 0, program, topology, set()), attend(at, 1, program, topology, {5}),
+                   attend(at, 2, program, topology, set(), stays_away=5))  # fmt: skip
+        tasks = [asyncio.create_task(party) for party in parties]
+        await at.until(lambda letters: letters.sent(0) >= 4)  # not all: the third party keeps the others from their end
+        while not at.away:  # noqa: ASYNC110 - it has said what it says before that
+            await asyncio.sleep(0)
         await at.conversation.aclose()
         _damage(tmp_path / "letters", damage)
         await at.open()
+        at.away.clear()
         results = await asyncio.gather(*tasks)
         assert not at.failures
     assert results == [encode(each) for each in run(program, topology, over="process").results]

@@ -4,11 +4,11 @@ import asyncio
 import gc
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from federation import federation
+from federation import PROJECT, federation
 
 import hansa
 from hansa.aggregators.mean import SumPlan, WeightedMean
@@ -18,7 +18,7 @@ from hansa.messages import RoundRules, RunSpec
 from hansa.run import seeded
 from hansa.store.link import verify_chain
 from hansa.store.ports import Query
-from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, SessionState
+from hansa.store.records import ContributionRecord, MetricRecord, ModelRecord, SessionRecord, SessionState
 from hansa.wire import codec
 
 FOUR = RoundRules(min_clients=4, quorum=4, deadline=60)
@@ -160,6 +160,33 @@ async def test_a_stopped_session_resumes_to_the_bits_of_one_that_never_stopped(a
         session = await made.session(session)
     assert session.round == 5
     assert session.model == hansa.simulate(app, spec, clients=4).model_hash
+
+
+@pytest.mark.parametrize("then", ["resumed", "deleted"])
+async def test_a_session_that_is_stored_as_ended_is_resumed_and_deleted_at_once(
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Who reads that it has ended does not hear that it is running, whatever is left for its server to tell."""
+    stored, told = asyncio.Event(), asyncio.Event()
+    async with federation(tmp_path) as made:
+        sessions, put = made.controller.sessions, made.controller.store.put
+
+        async def puts(*given: Any) -> None:
+            await put(*given)
+            if isinstance(given[0], SessionRecord) and given[0].state is SessionState.FAILED:
+                stored.set()
+                await told.wait()
+
+        monkeypatch.setattr(made.controller.store, "put", puts)
+        session = await made.start(app, RunSpec(rules=RoundRules(min_clients=1, quorum=1, deadline=0.01)))
+        await stored.wait()
+        assert (await made.session(session)).state is SessionState.FAILED
+        asked = sessions.start(PROJECT, session.id) if then == "resumed" else sessions.delete(PROJECT, session.id)
+        asking = asyncio.create_task(asked)
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        told.set()
+        await asking
 
 
 async def test_a_controller_that_comes_back_goes_on_with_its_sessions(app: Path, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class SessionRow:
         """As it is stored now."""
         self.under_way = asyncio.Event()
         """Set when the session is stored as running."""
+        self.ending = False
+        """Whether all that is left to do is to store that it is over, and to tell who took part."""
         self.away = ""
         """Which store it waits for, and what to do about it; empty while there is none."""
         self.leaving = asyncio.Event()
@@ -67,6 +69,7 @@ class SessionRow:
 
     async def end(self, state: SessionState, cause: str) -> None:
         """Store that it is over, and why, which the server signs."""
+        self.ending = True
         seal = await self.patiently(lambda: sealed(self.session, state, cause, self._store, self._sign))
         await self._note(f"session.{state}", cause, {"state": state, "cause": cause, "ended_at": time.time()}, **seal)
         _log.info("session ended", session=self.session.id, state=state.value, cause=cause)

@@ -119,7 +119,7 @@ class Sessions:
             _check_not_simulated(session)
             if _runs_beside(session):
                 await self._walls.need(project, by)
-            if not tree.is_running(session_id):
+            if not await _runs(tree, session):
                 await self._quotas.need_session(project, tree.running, by)
                 session = await self._continued(session, further)
             tree.start(session)
@@ -159,7 +159,7 @@ class Sessions:
         async with self._changing:
             session = await self._store.get(SessionRecord, project, session_id)
             simulating = session.engine is not None and session.state is SessionState.RUNNING
-            if simulating or self._tree(project).is_running(session_id):
+            if simulating or await _runs(self._tree(project), session):
                 raise ConflictError(f"session {session.name} is running; stop it before you delete it")
             told = audit_line(project, by, "session.delete", session_id, detail=session.name)
             await self._store.delete_session(project, session_id, told)
@@ -235,6 +235,13 @@ def _check_not_simulated(session: SessionRecord) -> None:
             f"session {session.name} is a simulation, which is driven by its own process: start its app as a session, "
             "or simulate it again"
         )
+
+
+async def _runs(tree: ProjectTree, session: SessionRecord) -> bool:
+    """Whether a session runs; of one that has just been stored as ended, what is left of its end is awaited."""
+    if session.ended_at is not None:
+        await tree.over(session.id)
+    return tree.is_running(session.id)
 
 
 def _runs_beside(session: SessionRecord) -> bool:

@@ -216,6 +216,12 @@ class ProjectTree:
         await asyncio.wait([noted, task], return_when=asyncio.FIRST_COMPLETED)
         noted.cancel()
 
+    async def over(self, session: str) -> None:
+        """Wait for the rest of a session that is stored as ended: its last words to those who took part."""
+        runner = self._runners.get(session)
+        if runner is not None and runner.row.ending:
+            await asyncio.wait([self._tasks[session]])
+
     async def stop(self, session: str, cause: str) -> None:
         """Stop a running session and wait until it has; raises `ConflictError` when it does not run."""
         if session not in self._runners:
