@@ -3,6 +3,7 @@
 import gc
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,11 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; else as collected."""
+    """Long files first; else as collected. Of tests of the same name, a worker would run the first alone."""
+    named = Counter(item.nodeid for item in items)
+    if len(named) < len(items):
+        twice = [f"{name} ({count})" for name, count in named.items() if count > 1]
+        raise pytest.UsageError(f"there is more than one test of these names: {', '.join(twice)}")
     last = len(LONGEST)
     rank = {room: position for position, room in enumerate(LONGEST)}
     root = Path(__file__).parent

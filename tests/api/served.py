@@ -45,6 +45,11 @@ class Served:
     def url(self) -> str:
         return self.server.url
 
+    @property
+    def believed(self) -> str:
+        """The file of the authority whose certificate the server has."""
+        return str(self.folder / "controller" / "keys" / "authority.crt")
+
     def token(self, role: Role | ProjectRole = ProjectRole.OWNER, project: str = "default", name: str = "ada") -> str:
         """A token for a node, or for a member who has this role in the project from now on."""
         if isinstance(role, Role):

@@ -53,7 +53,7 @@ def test_a_caller_that_knows_no_fingerprint_is_told_which_to_ask_for(served: Ser
 
 
 def test_the_authority_may_be_a_file_and_the_host_is_in_the_certificate(served: Served) -> None:
-    file = served.folder / "controller" / "keys" / "authority.crt"
+    file = Path(served.believed)
     with connect(served.url, served.token(), ca=str(file)) as api:
         assert api.me().name == "ada"
 

@@ -3,18 +3,22 @@
 Of another project nobody learns a word, and nothing there changes.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings, strategies
 from schemathesis.checks import not_a_server_error
-from schemathesis.config import CoveragePhaseConfig, PhasesConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
+from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -50,23 +54,29 @@ OPEN = {
 }
 
 
-def _schema(*, boundaries: bool) -> Any:
-    """Requests to draw. boundaries: also each kind of value that is just within or just without, of every parameter."""
-    phases = PhasesConfig(coverage=CoveragePhaseConfig(enabled=boundaries))
-    config = SchemathesisConfig(projects=ProjectsConfig(default=ProjectConfig(phases=phases)))
-    made = schemathesis.openapi.from_dict(_without_security(), config=config)
-    return made.exclude(path_regex="/(stream|logout)$")
+def _operations() -> dict[str, APIOperation]:
+    schema = schemathesis.openapi.from_dict(_without_security()).exclude(path_regex=NEVER_DRAWN)
+    return {made.ok().label: made.ok() for made in schema.get_all_operations()}
 
 
-thorough, schema = _schema(boundaries=True), _schema(boundaries=False)
-of_projects = schema.include(path_regex="\\{project\\}")
+NEVER_DRAWN = "/(stream|logout)$"
+OPERATIONS = _operations()
+of_everything = pytest.mark.parametrize("operation", OPERATIONS)
+of_projects = pytest.mark.parametrize("operation", [label for label in OPERATIONS if "{project}" in label])
+draws = given(data=strategies.data())
 bounded = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[requests.Session]:
+    """Of a connection that is kept; a browser's login of one request is in no other."""
     with requests.Session() as made:
+        made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         yield made
+
+
+def drawn(operation: str, data: strategies.DataObject) -> schemathesis.Case:
+    return data.draw(OPERATIONS[operation].as_strategy())
 
 
 def call(
@@ -76,23 +86,48 @@ def call(
     if "project" in case.path_parameters:
         case.path_parameters["project"] = project
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    believed = str(served.folder / "controller" / "keys" / "authority.crt")
-    return case.call_and_validate(base_url=served.url, headers=headers, session=session, checks=CHECKS, verify=believed)
+    return case.call_and_validate(
+        base_url=served.url, headers=headers, session=session, checks=CHECKS, verify=served.believed
+    )
 
 
-@thorough.parametrize()
-@settings(bounded, max_examples=5)
+@of_everything
+@settings(bounded, max_examples=4)
+@draws
 def test_no_request_of_a_site_administrator_makes_the_server_fail(
-    served: Served, session: requests.Session, admin: str, case: schemathesis.Case
+    served: Served, session: requests.Session, admin: str, operation: str, data: strategies.DataObject
 ) -> None:
-    call(served, session, admin, case)
+    call(served, session, admin, drawn(operation, data))
 
 
-@schema.parametrize()
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_request_at_the_boundaries_of_a_parameter_makes_the_server_fail(
+    served: Served, admin: str, tmp_path: Path
+) -> None:
+    """Each kind of value that is just within or just without, of every parameter, which takes minutes."""
+    document = _without_security()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "project":
+                    parameter["schema"] = {"type": "string", "enum": ["default"]}
+    (tmp_path / "openapi.json").write_text(json.dumps(document))
+    command = [str(Path(sys.executable).with_name("st")), "run", str(tmp_path / "openapi.json"), "--url", served.url]
+    command += ["--header", f"Authorization: Bearer {admin}", "--tls-verify", served.believed, "--no-color"]
+    command += ["--phases", "coverage", "--checks", ",".join(check.__name__ for check in CHECKS)]
+    command += ["--exclude-path-regex", NEVER_DRAWN, "--generation-deterministic", "--warnings", "off"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (ran.returncode, f"✅ {len(OPERATIONS)} passed" in ran.stdout) == (0, True), ran.stdout
+
+
+@of_everything
 @settings(bounded, max_examples=1)
+@draws
 def test_every_request_of_a_client_is_refused(
-    served: Served, session: requests.Session, node: str, case: schemathesis.Case
+    served: Served, session: requests.Session, node: str, operation: str, data: strategies.DataObject
 ) -> None:
+    case = drawn(operation, data)
     answered = call(served, session, node, case).status_code
     assert answered == 403 or case.path in {"/api/v1/me", "/healthz"} or case.path.startswith("/api/v1/login")
 
@@ -153,43 +188,51 @@ def theirs(served: Served) -> Theirs:
     )
 
 
-@schema.parametrize()
+@of_everything
 @settings(bounded, max_examples=2)
+@draws
 def test_every_request_of_nobody_is_refused_where_it_is_not_open_to_all(
-    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+    served: Served, session: requests.Session, theirs: Theirs, operation: str, data: strategies.DataObject
 ) -> None:
+    case = drawn(operation, data)
     answered = call(served, session, "", case, THEIRS)
     assert answered.status_code == 401 or (case.method.upper(), case.path) in OPEN
     assert theirs.known_in(answered.text.replace(THEIRS, "")) == []
 
 
-@schema.parametrize()
+@of_everything
 @settings(bounded, max_examples=2)
+@draws
 def test_a_viewer_changes_nothing_but_tokens_of_their_own_and_hears_of_no_other_project(
-    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+    served: Served, session: requests.Session, theirs: Theirs, operation: str, data: strategies.DataObject
 ) -> None:
+    case = drawn(operation, data)
     before = theirs.but_tokens_of("vera")
     answered = call(served, session, theirs.viewer, case)
     assert theirs.but_tokens_of("vera") == before
     assert theirs.known_in(answered.text) == []
 
 
-@schema.parametrize()
+@of_everything
 @settings(bounded, max_examples=2)
+@draws
 def test_an_owner_hears_of_no_other_project_and_the_server_does_not_fail(
-    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+    served: Served, session: requests.Session, theirs: Theirs, operation: str, data: strategies.DataObject
 ) -> None:
+    case = drawn(operation, data)
     before = theirs.state()
     assert theirs.known_in(call(served, session, theirs.strangers, case).text) == []
     assert theirs.state() == before
 
 
-@of_projects.parametrize()
+@of_projects
 @settings(bounded, max_examples=2)
+@draws
 def test_an_owner_of_another_project_finds_nothing_and_changes_nothing(
-    served: Served, session: requests.Session, theirs: Theirs, case: schemathesis.Case
+    served: Served, session: requests.Session, theirs: Theirs, operation: str, data: strategies.DataObject
 ) -> None:
     """With ids that there are, where the path has one: their names do not help."""
+    case = drawn(operation, data)
     for name, value in zip(("session", "model", "token"), sorted(theirs.ids), strict=False):
         if name in case.path_parameters:
             case.path_parameters[name] = value
