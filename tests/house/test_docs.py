@@ -133,8 +133,10 @@ def test_every_public_name_has_a_docstring(reference: ModuleType) -> None:
 # ── examples ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-LONG = frozenset({"pytorch.md", "jax.md", "simulate-fast.md"})
-"""Pages whose examples compile, or train in many processes."""
+LONG = frozenset({
+    "pytorch.md", "jax.md", "simulate-fast.md", "split-and-vertical.md", "experiments.md", "statistics-and-trees.md",
+})  # fmt: skip
+"""Pages whose examples compile, or train in many processes, or for seconds."""
 
 
 def pages_with(language: str) -> list[Any]:

@@ -340,7 +340,7 @@ def test_it_ends_with_its_agent_though_that_is_killed_and_it_is_busy(tool: Tool,
 # ── what it can use up ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("tool", ALL)
+@pytest.mark.parametrize("tool", tools(Tool.BWRAP, Tool.NOTHING))  # which has no part in it
 @pytest.mark.parametrize(
     ("limits", "body", "said"),
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import some
 
 import hansa
 from hansa.aggregators.mean import WeightedMean
@@ -248,7 +249,7 @@ WIDE = PLAIN.replace("softmax_regression(6, 3)", "softmax_regression(60, 3)").re
 """With a tensor that is large enough to travel in fewer bytes."""
 
 
-@pytest.mark.parametrize("transform", ["random-mask:share=0.5", "quantize:bits=4"])
+@pytest.mark.parametrize("transform", some(("random-mask:share=0.5", "quantize:bits=4"), always=("quantize:bits=4",)))
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_every_attack_runs_against_what_travels_in_fewer_bytes(
     write_app: Callable[[str], Path], kind: str, transform: str

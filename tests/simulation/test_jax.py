@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import slow
 
 from hansa.app import App
 from hansa.messages import RoundRules, RunSpec
@@ -107,7 +108,7 @@ def assert_same_history(mine: SimulationResult, theirs: SimulationResult) -> Non
         np.testing.assert_allclose(mine.model[name], array, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
-@pytest.mark.parametrize("algorithm", ["fedprox", "scaffold", "mime", "fedsgd"])
+@pytest.mark.parametrize("algorithm", [slow("fedprox"), slow("scaffold"), "mime", "fedsgd"])
 def test_an_algorithm_runs_as_with_one_client_after_another(path: Path, algorithm: str) -> None:
     def run(engine: Any) -> SimulationResult:
         options = OPTIONS.get(algorithm, {})

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from cases import slow
 from memory_apps import CONTRASTING, COUNTING, DRIFTING, written
 
 import hansa
@@ -18,17 +19,17 @@ HALF = RoundRules(selection="fraction", fraction=0.5)
     ("algorithm", "options"),
     [
         ("scaffold", {"num_clients": 9}),
-        ("scaffold", {"num_clients": 9, "weighted": True}),
-        ("fednova", {"mu": 0.1, "momentum": 0.5}),
+        slow("scaffold", {"num_clients": 9, "weighted": True}),
+        slow("fednova", {"mu": 0.1, "momentum": 0.5}),
         ("feddyn", {"num_clients": 9}),
-        ("mimelite", {}),
+        slow("mimelite", {}),
         ("mime", {}),
-        ("qfedavg", {"learning_rate": 0.2, "q": 2.0}),
-        ("afl", {"num_clients": 9}),
+        slow("qfedavg", {"learning_rate": 0.2, "q": 2.0}),
+        slow("afl", {"num_clients": 9}),
         ("ditto", {}),
-        ("fedper", {"personal": "bias"}),
+        slow("fedper", {"personal": "bias"}),
         ("fedrep", {"personal": "bias", "head_passes": 2}),
-        ("pfedme", {"penalty": 1.0, "local_rounds": 3}),
+        slow("pfedme", {"penalty": 1.0, "local_rounds": 3}),
     ],
 )
 def test_an_algorithm_has_the_same_bits_in_every_way(

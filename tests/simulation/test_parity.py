@@ -84,7 +84,7 @@ def test_differences_name_the_first_tensor() -> None:
     assert differences(variants) == {"z": "b"}
 
 
-@hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_tree_and_any_order_of_arrival_give_the_bits_of_one_sum(app: Path, data: st.DataObject) -> None:
     combiners = data.draw(st.integers(1, 7))
@@ -96,5 +96,6 @@ def test_any_tree_and_any_order_of_arrival_give_the_bits_of_one_sum(app: Path, d
     tree = Tree(Folding(loaded, run, names, tolerate_failures=False), parents, np.random.default_rng(order))
     climbed = Simulation(run, loaded, names, tree, Instant()).run(None, None, None)
     assert climbed.model_hash == simulate(loaded, spec, clients=9, devices=Shuffled(order)).model_hash
-    assert climbed.model_hash == simulate(loaded, spec, clients=9).model_hash
-    assert climbed.rounds[0].evaluation == simulate(loaded, spec, clients=9).rounds[0].evaluation
+    plain = simulate(loaded, spec, clients=9)
+    assert climbed.model_hash == plain.model_hash
+    assert climbed.rounds[0].evaluation == plain.rounds[0].evaluation

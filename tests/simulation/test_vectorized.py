@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import some
 
 from hansa.aggregators.mean import WeightedMean
 from hansa.app import App
@@ -118,9 +119,11 @@ def assert_same_history(mine: SimulationResult, theirs: SimulationResult) -> Non
 
 OTHER_MODELS = {"statistics", "kmeans", "hist-gbdt", "heavy-hitters", "fedbn", "fednas"}
 """What has a model of its own kind, or needs BatchNorm or tensors of an architecture."""
+APART = ("fedavg", "fedprox", "scaffold", "fednova", "feddyn", "mime", "fedsgd", "ditto", "fedrep", "fedbuff", "moon")
+"""Whose clients do what those of no other here do."""
 
 
-@pytest.mark.parametrize("algorithm", sorted({*names("hansa.algorithms")} - OTHER_MODELS))
+@pytest.mark.parametrize("algorithm", some(sorted({*names("hansa.algorithms")} - OTHER_MODELS), always=APART))
 def test_every_algorithm_runs_as_with_one_client_after_another(app: Path, algorithm: str) -> None:
     def run(engine: Any) -> SimulationResult:
         options = OPTIONS.get(algorithm, {})

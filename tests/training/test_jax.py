@@ -6,6 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from cases import slow
 
 from hansa.arrays import Array, Arrays
 from hansa.errors import AppError, ArraysMismatchError, ConfigError, InputError
@@ -115,7 +116,7 @@ OFFSET = Arrays({name: np.full(array.shape, 0.05, np.float32) for name, array in
     [
         None,
         GradientCorrection(proximal=0.5, offset=OFFSET, anchored=True),
-        GradientCorrection(offset=OFFSET, frozen=frozenset({"bias"})),
+        slow(GradientCorrection(offset=OFFSET, frozen=frozenset({"bias"}))),
         GradientCorrection(sharpness=0.7, proximal=0.5, frozen=frozenset({"bias"})),
     ],
     ids=["plain", "corrected", "frozen", "uphill"],
@@ -250,7 +251,7 @@ def test_gradients_and_evaluations_together_are_those_of_each_alone() -> None:
         assert mine.values == pytest.approx(theirs.values, rel=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [8, None])
+@pytest.mark.parametrize("batch_size", [8, slow(None)])
 def test_a_client_has_the_same_bits_in_any_stack(batch_size: int | None) -> None:
     of = SHARED if batch_size else trainer(batch_size=None, steps=3, epochs=None)
     start, together = model(of), stacks(of)
@@ -371,7 +372,7 @@ def test_what_only_some_trainers_know_is_refused_in_words() -> None:
     assert "representations" in str(SHARED.vectorized(model(), task(0, contrast)))
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.int64])
+@pytest.mark.parametrize("kind", [np.float32, slow(np.int64)])
 def test_a_loss_that_takes_each_output_with_every_target_is_refused(kind: Any) -> None:
     def one(params: Any, x: Any) -> Any:
         return mlp(params, x)[:, :1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import slow
 
 from hansa.arrays import Arrays
 from hansa.testing.federation import task_of
@@ -167,7 +168,7 @@ def test_what_was_compiled_stays_as_it_is() -> None:
         assert "forward" not in vars(module[0])
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("optimizer", ["SGD", slow("Adam")])
 def test_an_optimizer_is_made_without_the_compiler_which_works_as_ever_afterwards(optimizer: str) -> None:
     program = f"""
 import sys, torch

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 from browser import Visit
+from cases import some
 from places import PLACES
 from playwright.sync_api import Route, expect
 from studied import Studied
@@ -22,7 +23,7 @@ ASKS_FOR_NOTHING = {"p/default/clients/join", "p/default/nowhere", "projects/new
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state or "loaded")
+@pytest.mark.parametrize("state", some(STATES, always=("", "error")), ids=lambda state: state or "loaded")
 def test_a_page_is_without_a_fault_in_both_themes(visitor: Visit, studied: Studied, state: str, place: str) -> None:
     with studied.unwell_as(state):
         visitor.expected = ("Failed to load resource",) if state else ()
