@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hansa.errors import AppError
+from hansa.errors import AppError, InputError
 from hansa.testing.federation import task_of
 
 torch = pytest.importorskip("torch")
@@ -69,6 +69,50 @@ def test_a_loss_that_brings_outputs_and_targets_to_one_shape_is_taken(loss: Any,
     drawn = torch.randn(1)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.randn(1))
+
+
+SIGNS = np.where(SUMS > 0, 1, -1).astype(np.float32)[:, None]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.BCEWithLogitsLoss(),
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0])),
+        lambda outputs, targets: nn.functional.binary_cross_entropy(outputs.sigmoid(), targets),
+        lambda outputs, targets: nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], targets[:, 0]),
+    ],
+)
+def test_labels_of_which_a_binary_cross_entropy_is_none_are_refused_in_whichever_batch(loss: Any) -> None:
+    of = trainer(one, loss, batch_size=1)
+    model = of.initial_model(np.random.default_rng(0))
+    for work in (of.fit, of.gradient, of.evaluate):
+        with pytest.raises(
+            AppError, match=r"from 0 to 1, and these go from -1 to .*\(y \+ 1\) / 2 for labels -1 and 1"
+        ):
+            work(model, task_of("ada", {"ada": (X, SIGNS)}))
+    ones = task_of("ada", {"ada": (X, np.ones_like(SIGNS))})
+    together = of.vectorized(model, ones)
+    assert not isinstance(together, str)
+    together.fit([model], [ones])
+    with pytest.raises(InputError, match="below 0 or above 1"):
+        together.fit([model], [task_of("ada", {"ada": (X, SIGNS)})])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, y: nn.functional.binary_cross_entropy_with_logits(o, (y + 1) / 2),
+        lambda o, y: nn.functional.binary_cross_entropy_with_logits(o, y, weight=(y >= 0).float()),
+        lambda o, y: nn.functional.binary_cross_entropy_with_logits(o, y, reduction="none")[y >= 0].mean(),
+        nn.SoftMarginLoss(),
+        nn.MSELoss(),
+    ],
+    ids=["moved", "weighted", "masked", "margin", "squares"],
+)
+def test_labels_below_0_that_a_loss_knows_are_learnt(loss: Any) -> None:
+    losses = trained(one, X, SIGNS, loss)
+    assert losses["loss"] < losses["train"]
 
 
 def test_accuracy_is_of_one_logit_and_of_classes_second_or_last_and_leaves_out_what_is_below_0() -> None:

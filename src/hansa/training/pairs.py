@@ -6,17 +6,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from hansa.errors import AppError
 from hansa.training.tensors import Inputs
 
 __all__ = [
     "accuracy",
+    "are_shares",
     "check_are_pairs",
     "check_are_signs",
     "check_is_loss",
     "explaining",
     "scores",
+    "takes_shares",
     "with_classes_second",
 ]
 
@@ -227,3 +231,50 @@ def _reordered(tensor: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
 
 def _are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, equal_nan=True)
+
+
+def are_shares(targets: torch.Tensor) -> bool:
+    """Whether none is below 0 or above 1."""
+    if not targets.numel():
+        return True
+    least, most = targets.aminmax()
+    return not bool(least < 0) and not bool(most > 1)
+
+
+def takes_shares(loss: Callable[[Any, Any], Any], outputs: Any, targets: torch.Tensor) -> bool:
+    """Whether a loss takes the mean of binary cross-entropies, which are such of targets from 0 to 1.
+
+    Raises `AppError` where it is given others: it would fall without end. One that weighs its targets, or takes the
+    mean itself, may leave such out. What the loss draws meanwhile is not missing afterwards.
+    """
+    if isinstance(outputs, torch.Tensor) and outputs.numel() != targets.numel():
+        return False
+    entropies = _Entropies()
+    with torch.random.fork_rng(devices=[targets.device] if targets.is_cuda else []), entropies:
+        loss(outputs, targets)
+    return entropies.found
+
+
+class _Entropies(TorchFunctionMode):
+    """Looks for binary cross-entropies whose mean or sum is taken as it is, and at their targets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in _ENTROPIES and given["reduction"] != "none" and given["weight"] is None:
+            self.found, targets = True, args[1]  # the other arguments are given by name
+            if not are_shares(targets):
+                raise AppError(
+                    "the loss is a binary cross-entropy, of targets from 0 to 1, and these go from "
+                    f"{float(targets.min()):g} to {float(targets.max()):g}: give (y + 1) / 2 for labels -1 and 1, or "
+                    "another loss, as SoftMarginLoss"
+                )
+        return func(*args, **given)
+
+
+_ENTROPIES = (functional.binary_cross_entropy, functional.binary_cross_entropy_with_logits)

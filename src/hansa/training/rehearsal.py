@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hansa.training.chain import Layer, chain_of, is_cross_entropy
 from hansa.training.dense import Dense, NotDenseError
+from hansa.training.pairs import are_shares, takes_shares
 from hansa.training.probing import alike, enough, is_mean_of, mixes
 from hansa.training.setup import Loss
 from hansa.training.steps import calls_others, trained_parameters
@@ -69,6 +70,8 @@ class Rehearsal:
     """How clients train whose examples are such as these."""
     others: Way = field(default_factory=Way)
     """How clients do with examples of another shape or dtype."""
+    of_shares: bool = False
+    """Whether the loss is of targets from 0 to 1, as these are."""
     saved_bytes: int = 0
     """What the forward pass of one example keeps for the backward pass."""
 
@@ -225,7 +228,9 @@ class _Alone:
                 for name, parameter in trained.items():
                     parameter.copy_(self._rows[name][row])
             module.zero_grad()
-            found = loss(module(x[: self._counts[row]].clone()), y[: self._counts[row]])
+            outputs, targets = module(x[: self._counts[row]].clone()), y[: self._counts[row]]
+            self.of_shares = takes_shares(loss, outputs, targets) and are_shares(targets)
+            found = loss(outputs, targets)
             found.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             self._found[row] = found.detach(), {name: parameter.grad for name, parameter in trained.items()}
         module.zero_grad()
@@ -249,6 +254,7 @@ class _Alone:
 
 def _compared(tried: Rehearsal, alone: _Alone) -> Rehearsal:
     """Leave what finds other gradients than the module has alone."""
+    tried = replace(tried, of_shares=alone.of_shares)
     if tried.way.dense and not alone.agrees_with(tried.way):
         way = Way(multiple=_LANES)
         tried = replace(tried, way=way, others=way)

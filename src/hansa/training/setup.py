@@ -14,7 +14,7 @@ from hansa.arrays import Arrays
 from hansa.errors import AppError
 from hansa.messages import Task
 from hansa.training.local import Batch, LocalWork
-from hansa.training.pairs import accuracy, check_are_pairs
+from hansa.training.pairs import accuracy, are_shares, check_are_pairs, takes_shares
 from hansa.training.routines import Quick, without_compiler
 from hansa.training.tensors import Inputs, load_into_module, taken
 
@@ -110,14 +110,19 @@ class Setup:
         return made
 
     def pair_checker(self) -> Callable[[Any, torch.Tensor], None]:
-        """Looks at the first outputs and targets that it is given: each output is to go with one target."""
-        seen = False
+        """Looks at outputs and targets: each output is to go with one target, and one that the loss is made for.
+
+        Unless the loss is of targets from 0 to 1, only the first batch that it is given tells.
+        """
+        seen = of_shares = False
 
         def check(outputs: Any, targets: torch.Tensor) -> None:
-            nonlocal seen
+            nonlocal seen, of_shares
             if not seen:
-                seen = True
                 check_are_pairs(self.loss, outputs, targets)
+            if not seen or (of_shares and not are_shares(targets)):
+                of_shares = takes_shares(self.loss, outputs, targets)
+            seen = True
 
         return check
 

@@ -14,6 +14,7 @@ from hansa.errors import AppError, InputError
 from hansa.messages import GradientCorrection, Metrics, Task, Updates
 from hansa.training.corrections import obstacle
 from hansa.training.local import Filled, count, evaluation_examples, filled, padded, training_examples
+from hansa.training.pairs import are_shares
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
 from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
@@ -108,7 +109,7 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
         room = int(_SHARE_OF_DEVICE * torch.cuda.mem_get_info(setup.device)[1])
     share = math.ceil(_SHARE_BYTES / parameters) if tried.way.layers else 0
     kind = kind_of(inputs, targets)
-    return TorchStacks(setup, each, tried.way, tried.others, kind, max(1, room // per_client), share)
+    return TorchStacks(setup, each, tried.way, tried.others, kind, max(1, room // per_client), share, tried.of_shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class TorchStacks:
     """Clients in one stack, by its memory."""
     share: int = 0
     """As of `hansa.algorithm.Vectorized`: a `Chain` lets other threads work most of the time, others do not."""
+    of_shares: bool = False
+    """Whether the loss is of targets from 0 to 1."""
 
     @property
     def on_cpu(self) -> bool:
@@ -250,6 +253,8 @@ class TorchStacks:
         if not y.is_floating_point() and int(y.min()) < 0:
             name = next(each.name for each in clients if int(each.y.min()) < 0)
             raise InputError(f"{name} has targets below 0, which a loss may leave out of its mean")
+        if self.of_shares and not are_shares(y):
+            raise InputError("a client has targets below 0 or above 1, of which the loss is none")
         if not _alike(kind_of(x, y), self.kind):
             raise InputError(
                 f"{clients[0].name} has inputs or targets of other axes or dtypes than those that were tried"
