@@ -19,6 +19,7 @@ from hansa.algorithms.qfedavg import qfedavg
 from hansa.algorithms.scaffold import scaffold
 from hansa.arrays import Arrays
 from hansa.errors import AppError, ConfigError
+from hansa.messages import Task, Update
 from hansa.testing.federation import play, task_of
 from hansa.training.convert import as_arrays
 
@@ -115,6 +116,21 @@ def test_weights_with_two_names_are_the_first_of_a_state_dict_too_and_are_loaded
     own = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     own["b"].load_state_dict(own["a"].state_dict())
     assert len(arrays_of_module(own)) == 4  # they are equal, and not one
+
+
+def test_a_loop_of_ones_own_that_misses_the_second_name_is_told_what_knows_it() -> None:
+    module = Words("tied")
+    app = hansa.App()
+    app.model(lambda _rng: module)
+
+    @app.train
+    def train(model: Arrays, _task: Task) -> Update:
+        module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in model.items()})
+        raise AssertionError
+
+    with pytest.raises(RuntimeError, match=r"last\.weight") as told:
+        hansa.simulate(app, clients=1, rounds=1)
+    assert "load_into_module(module, model)" in "".join(told.value.__notes__)
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))

@@ -14,6 +14,7 @@ import numpy as np
 from hansa.algorithm import Trainer, Vectorized
 from hansa.app.returned import as_metrics, kind_of, like, to_json
 from hansa.app.roles import check_takes, is_same_cell, name_of
+from hansa.app.tracebacks import noting_names
 from hansa.arrays import Arrays
 from hansa.data.examples import Examples, Split
 from hansa.data.sharing import Shares
@@ -384,7 +385,8 @@ class _AppTrainer:
 
     def fit(self, model: Arrays, task: Task) -> Update:
         given = self._app.given_trainer(task.config)
-        update = (self._app.function("train", task.config) if given is None else given.fit)(model, task)
+        with noting_names():
+            update = (self._app.function("train", task.config) if given is None else given.fit)(model, task)
         if not isinstance(update, Update):
             raise AppError(f"train() returned {kind_of(update)}; return hansa.Update(new_model, num_examples=n)")
         return replace(update, arrays=like(model, update.arrays))
@@ -399,4 +401,5 @@ class _AppTrainer:
         given = self._app.given_trainer(task.config)
         if given is not None and not self._app.has("evaluate"):
             return given.evaluate(model, task)
-        return as_metrics(self._app.function("evaluate", task.config)(model, task), "evaluate")
+        with noting_names():
+            return as_metrics(self._app.function("evaluate", task.config)(model, task), "evaluate")

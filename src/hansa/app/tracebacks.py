@@ -1,12 +1,14 @@
 """What of an error is an app's own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from traceback import format_exception
 from types import TracebackType
 
 from hansa.app.module import MODULE
 from hansa.errors import HansaError
 
-__all__ = ["outer_frame", "users_frame", "users_traceback"]
+__all__ = ["noting_names", "outer_frame", "users_frame", "users_traceback"]
 
 
 def users_frame(error: BaseException) -> TracebackType | None:
@@ -40,3 +42,17 @@ def users_traceback(error: BaseException) -> str:
     if frame is None:
         return "".join(format_exception(type(error), error, outer_frame(error)))
     return "".join(format_exception(type(error), error, frame))
+
+
+@contextmanager
+def noting_names() -> Iterator[None]:
+    """Where PyTorch misses names in a model that an app's function loads, a note of the weights that have several."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Missing key(s) in state_dict" in str(error):
+            error.add_note(
+                "hansa: tied weights travel once, by the first of their names: load a model by "
+                "hansa.training.torch.load_into_module(module, model), which knows the others"
+            )
+        raise
