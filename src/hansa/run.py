@@ -481,14 +481,14 @@ def check_settings(app: App, spec: RunSpec) -> None:
     alike = get_close_matches(name, known, n=1)
     there = [] if spec.parties else [("algorithm", spec.algorithm), ("aggregator", spec.aggregator)]
     options = [
-        f". It is an option of {plug_in}: --set-{kind} {name}={spec.config[name]}"
+        f". It is an option of {plug_in}: --set-{kind} {name}={spec.config[name]}, or {kind}_options"
         for kind, plug_in in there
         if name in options_of(f"hansa.{kind}s", plug_in)
     ]
     whose = "the app's program" if spec.parties else "the app"
     raise ConfigError(
-        f"{whose} has no setting {name!r}, and nothing else of it reads --set; its settings: {told}{''.join(options)}"
-        + (f". Did you mean {alike[0]!r}?" if alike and not options else "")
+        f"{whose} has no setting {name!r}, and nothing else of it reads --set or config; "
+        f"its settings: {told}{''.join(options)}" + (f". Did you mean {alike[0]!r}?" if alike and not options else "")
     )
 
 

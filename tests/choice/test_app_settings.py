@@ -7,7 +7,7 @@ import pytest
 
 import hansa
 from hansa.arrays import Arrays
-from hansa.errors import AppError
+from hansa.errors import AppError, ConfigError
 from hansa.messages import ClientInfo, Metrics, Task, Update
 from hansa.run import resolve
 from hansa.training.numpy import NumpyTrainer, softmax_regression
@@ -56,6 +56,20 @@ def test_a_text_in_the_place_of_a_number_is_refused_by_the_settings_name() -> No
     with pytest.raises(AppError, match=said):
         hansa.App(local).given_trainer({"learning_rate": "abc"})
     assert hansa.App(local).given_trainer({"learning_rate": 1, "steps": 2}) is not None
+
+
+def test_a_simulation_refuses_a_setting_that_nothing_of_the_app_reads() -> None:
+    app, x = hansa.App(local), np.eye(2, dtype=np.float32)
+    app.data(lambda _, *, scale=1: (scale * x, np.arange(2)))
+    with pytest.raises(
+        ConfigError, match=r"no setting 'rate', and nothing else .*; its settings: learning_rate, steps, sc"
+    ):
+        hansa.simulate(app, clients=1, rounds=1, config={"rate": 1})
+    read = {"learning_rate": 0.2, "scale": 2}
+    hansa.simulate(app, clients=1, rounds=1, config=read)
+    app.evaluate(lambda _model, task: Metrics({"rate": task.config.get("rate", 0)}, 1))
+    result = hansa.simulate(app, clients=1, rounds=1, config=read | {"rate": 1})
+    assert result.rounds[-1].evaluation == {"rate": 1}
 
 
 def test_a_parameter_before_the_star_is_no_setting() -> None:

@@ -51,7 +51,9 @@ def test_show_takes_settings_of_the_app_and_refuses_what_nobody_reads(hansa: Any
     assert labels[0] > 3
     assert labels[1] == 1
     done = hansa("data", "show", app, "--set", "knd=iid")
-    assert "the app has no setting 'knd', and nothing else of it reads --set; its settings: kind" in done.stderr
+    assert (
+        "the app has no setting 'knd', and nothing else of it reads --set or config; its settings: kind" in done.stderr
+    )
 
 
 @pytest.mark.parametrize(

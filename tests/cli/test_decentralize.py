@@ -108,7 +108,7 @@ def test_settings_reach_all_functions_of_the_app(
 def test_a_setting_that_nobody_reads_is_refused(hansa: Callable[..., Result], write_app: Callable[[str], Path]) -> None:
     app = write_app(TRAINED)
     refused = hansa("decentralize", app, "--clients", 3, "--rounds", 1, "--set", "stepp=3")
-    assert "the app has no setting 'stepp', and nothing else of it reads --set" in refused.output
+    assert "the app has no setting 'stepp', and nothing else of it reads --set or config" in refused.output
 
 
 def test_the_old_name_of_clients_is_told_with_the_new_one(

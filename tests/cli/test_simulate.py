@@ -122,8 +122,8 @@ def test_a_setting_that_nobody_reads_is_refused(hansa: Callable[..., Result], wr
     app = write_app(LEARNS)
     told = failure(hansa("simulate", app, "--set", "lerning_rate=1"))
     assert (
-        "the app has no setting 'lerning_rate', and nothing else of it reads --set; its settings: learning_rate. "
-        "Did you mean 'learning_rate'?" in told
+        "the app has no setting 'lerning_rate', and nothing else of it reads --set or config; its settings: "
+        "learning_rate. Did you mean 'learning_rate'?" in told
     )
     told = failure(hansa("simulate", app, "--algorithm", "fedprox", "--set", "mu=0.5"))
     assert "It is an option of fedprox: --set-algorithm mu=0.5" in told

@@ -133,14 +133,12 @@ def simulate(
     Many clients in one computation are the same but for rounding.
     With --json every round is one JSON object on a line, and the last line sums up.
     """
-    from hansa.run import check_settings
     from hansa.simulation import simulate as run
     from hansa.simulation.chosen import read_labels
     from hansa.simulation.load import load
     from hansa.simulation.named_devices import devices_of
 
     given, loaded = spec.spec(name or app_name(app)), load(app)
-    check_settings(loaded, given)
     _check_places(save, record)
     clients = clients or loaded.clients or _CLIENTS
     began = time.perf_counter()

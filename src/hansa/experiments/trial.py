@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from hansa.app import App, load_app
+from hansa.app import load_app
 from hansa.errors import HansaError
-from hansa.messages import RunSpec
 from hansa.network.client.limits import Limits
 from hansa.run import check_networked, check_settings, resolve, suit
 from hansa.simulation import RoundRecord, simulate
@@ -30,7 +29,8 @@ __all__ = ["draw", "main", "run"]
 def draw(app: Path, spec: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write the app's initial model, and return the spec without what the app has no functions for."""
     loaded = load_app(app)
-    suited = _suited(loaded, spec)
+    suited = suit(spec_from(spec), loaded)
+    check_settings(loaded, suited)
     resolved = resolve(suited)
     check_networked(resolved)
     out.write_bytes(b"".join(codec.encode(resolved.initial_model(loaded))))
@@ -43,16 +43,8 @@ def run(app: Path, spec: dict[str, Any], out: Path, clients: int, told: IO[str])
     def tell(done: RoundRecord) -> None:
         _say(told, json.dumps(plain_round(asdict(done))))
 
-    loaded = load_app(app)
-    result = simulate(app, _suited(loaded, spec), clients=clients, on_round=tell, progress=False)
+    result = simulate(app, spec_from(spec), clients=clients, on_round=tell, progress=False)
     out.write_bytes(b"".join(codec.encode(result.model)))
-
-
-def _suited(app: App, spec: dict[str, Any]) -> RunSpec:
-    """Raises `ConfigError` for a setting that the app does not read."""
-    suited = suit(spec_from(spec), app)
-    check_settings(app, suited)
-    return suited
 
 
 def main(arguments: list[str]) -> int:

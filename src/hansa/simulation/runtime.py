@@ -22,7 +22,7 @@ from hansa.rounds import Round
 from hansa.rounds.buffered import Buffered
 from hansa.rounds.events import Completed, NotMet
 from hansa.rounds.events import Outcome as Ended
-from hansa.run import Run, counted, derive_rng, names, resolve, suit
+from hansa.run import Run, check_settings, counted, derive_rng, names, resolve, suit
 from hansa.simulation.arguments import check_arguments, whole
 from hansa.simulation.asynchronous import Flow, Played, check_asynchronous
 from hansa.simulation.attacks import Attack, attackers_of
@@ -150,6 +150,7 @@ def simulate(
         loaded, given_spec = _app_and_spec(app, spec or RunSpec(), model, data, settings)
         registered = _registered(clients, loaded)
         run = resolve(suit(counted(given_spec, registered), loaded))
+        check_settings(loaded, run.spec)
         clients_named = VirtualClients(registered)
         chosen, labelled = chosen_clients(run.spec.rules, clients_named, labels)
         attackers = attackers_of(attack, run, clients_named)
