@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 from federation import PROJECT, Federation, federation
 from google.protobuf.wrappers_pb2 import UInt32Value
+from servers import free_port
 
 from hansa.compat.fedn._generated import fedn_pb2
 from hansa.compat.fedn.server import FednServer
@@ -212,6 +213,12 @@ class FleetClient:
         meta = {"training_metadata": metadata, "processing_time": 0.1, "config": task.data}
         await self.update(task.model_id, name, meta)
 
+    async def replied(self, times: int) -> None:
+        """Until it was answered so often: the last answer may come after the end of a session."""
+        async with asyncio.timeout(20):
+            while len(self.replies) < times:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.01)
+
     async def do_forward(self, task: Any) -> None:
         output = self.forward(self.client_id, json.loads(task.data)["is_sl_inference"])
         file, name = io.BytesIO(), str(uuid.uuid4())
@@ -376,8 +383,8 @@ async def fleet(folder: Path, combiners: Sequence[str] = (), **settings: Any) ->
             "fedn_tls": "off",
             "fedn_weak": "joining",
             "silence": 5.0,
-            "fedn_grpc_port": 0,
-            "fedn_port": 0,
+            "fedn_grpc_port": free_port(),
+            "fedn_port": free_port(),
         } | settings
         here = Settings(data=folder / "controller", host="127.0.0.1", project=PROJECT, **chosen)
         server = await FednServer.open(made.server, here)

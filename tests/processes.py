@@ -11,11 +11,12 @@ from typing import IO, Any
 
 import cradle
 import psutil
+from servers import free_port
 from typer.testing import CliRunner, Result
 
 from hansa.cli import app
 
-_PATIENCE = 60.0
+_PATIENCE = 100.0
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Hansa:
         return process
 
     def up(self, *arguments: object) -> Server:
-        process = self.start("up", "--json", "--port", 0, "--grpc-port", 0, *arguments)
+        process = self.start("up", "--json", "--port", free_port(), "--grpc-port", free_port(), *arguments)
         return Server(process, json.loads(line_with(process, "{")))
 
     def client(self, server: Server, name: str, index: int = 0, total: int = 1, *arguments: object) -> Any:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import quote
 
@@ -41,6 +42,8 @@ SECRET_KEY = "harbour-secret"  # noqa: S105
 _KEY_ID = "harbour"
 _OWNER = "nobody"
 """Who runs PostgreSQL where the tests run as root, which PostgreSQL refuses."""
+_PORTS = range(12_000, 32_000)
+"""Below those that the system gives to outgoing connections."""
 _FAST = "-c fsync=off -c full_page_writes=off"
 """The machine is not switched off in these tests, and what a killed process has written is there without fsync."""
 
@@ -233,7 +236,7 @@ class Gate:
     def __init__(self, target: int) -> None:
         self.target = target
         """The port that new connections lead to."""
-        self.port = 0
+        self.port = free_port()
         self.up = self.down = 0
         """Bytes to the target and from it."""
         self._server: asyncio.Server | None = None
@@ -293,10 +296,12 @@ def _programs_of_postgres() -> Path | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that no connection is given by the system: who was killed, or has ended, finds it free again."""
+    for port in Random().choices(_PORTS, k=1000):  # noqa: S311 - no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def _port_of(process: "subprocess.Popen[str]", said: Any) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 from nodes import access_token
+from servers import free_port
 
 from hansa.api.client import Client
 from hansa.api.encryption import client_context
@@ -20,6 +21,9 @@ from hansa.store.records import ProjectRole
 from hansa.wire.frames import Role
 
 T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds for which an answer is waited: a busy machine takes its time."""
 
 
 class Served:
@@ -35,10 +39,10 @@ class Served:
         self.nodes: LocalNetwork = LocalNetwork(self.server.control, folder)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
 
     async def opened(self, port: int = 0) -> ApiServer:
-        settings = Settings(data=self.folder / "controller", port=port, grpc_port=0, silence=5.0)
+        settings = Settings(data=self.folder / "controller", port=port or free_port(), grpc_port=0, silence=5.0)
         return await ApiServer.open(settings)
 
     @property
@@ -76,6 +80,7 @@ class Served:
             base_url=self.url,
             headers=headers,
             trust_env=False,
+            timeout=PATIENCE,
             verify=client_context(self.server.trust),
             limits=httpx.Limits(max_keepalive_connections=0),  # a client for each request must not fill the doors
         )

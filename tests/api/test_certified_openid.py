@@ -63,7 +63,7 @@ class Browser:
         self.last = ""
 
     def open(self, address: str) -> None:
-        with httpx.Client(trust_env=False, follow_redirects=True) as http:
+        with httpx.Client(trust_env=False, follow_redirects=True, timeout=60) as http:
             page = http.get(address)
             while found := re.search(r"<form[^>]*action=\"([^\"]+)\"[^>]*>(.*?)</form>", page.text, re.DOTALL):
                 named = re.findall(r"<input[^>]*name=\"([^\"]+)\"(?:[^>]*value=\"([^\"]*)\")?", found[2])

@@ -167,7 +167,7 @@ def test_one_token_opens_so_many_streams_and_no_more(served: Served) -> None:
     opened: list[Iterator[str]] = []
     believed = client_context(served.server.trust)
     with httpx.Client(
-        base_url=served.url, headers=http.headers, trust_env=False, limits=httpx.Limits(), verify=believed
+        base_url=served.url, headers=http.headers, trust_env=False, limits=httpx.Limits(), verify=believed, timeout=60
     ) as many:
         requests = [many.send(many.build_request("GET", STREAM), stream=True) for _ in range(32)]
         for response in requests:
@@ -193,7 +193,7 @@ def test_the_server_ends_its_streams_at_once_when_it_ends(fresh: Served) -> None
         reader = threading.Thread(target=read)
         reader.start()
         fresh.restart()
-        assert ended.wait(2)
+        assert ended.wait(60)
         reader.join()
 
 
@@ -202,7 +202,7 @@ def test_of_many_streams_that_are_asked_for_at_once_none_is_too_many(served: Ser
     believed = client_context(served.server.trust)
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(
-        base_url=served.url, headers=headers, trust_env=False, limits=httpx.Limits(), verify=believed
+        base_url=served.url, headers=headers, trust_env=False, limits=httpx.Limits(), verify=believed, timeout=60
     ) as many:
 
         def ask(_: int) -> httpx.Response:

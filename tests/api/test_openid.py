@@ -138,7 +138,7 @@ def test_a_login_that_the_person_denies_is_told(at_scripted: Served) -> None:
     def deny(page: str) -> None:
         asked = {name: values[0] for name, values in parse_qs(urlsplit(page).query).items()}
         came = urlencode({"error": "access_denied", "state": asked["state"]})
-        httpx.get(f"{asked['redirect_uri']}?{came}", trust_env=False)
+        httpx.get(f"{asked['redirect_uri']}?{came}", trust_env=False, timeout=60)
 
     with pytest.raises(AuthenticationError, match="access_denied"):
         log_in_by_browser(at_scripted.url, deny, at_scripted.server.trust)
@@ -149,7 +149,7 @@ def test_nothing_but_the_answer_of_this_login_is_taken(at_scripted: Served, ther
     seen = []
 
     def browse(page: str) -> None:
-        with httpx.Client(trust_env=False) as browser:
+        with httpx.Client(trust_env=False, timeout=60) as browser:
             answer = browser.get(page).headers["location"]
             port = answer.partition("?")[0]
             seen.extend(

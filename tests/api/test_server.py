@@ -46,14 +46,14 @@ def test_a_signal_ends_the_server_and_its_streams_cleanly(tmp_path: Path, number
         headers = {"Authorization": f"Bearer {token}"}
         authority = ssl.create_default_context(cafile=tmp_path / "keys" / "authority.crt")
         with (
-            httpx.Client(base_url=url, headers=headers, trust_env=False, verify=authority) as http,
+            httpx.Client(base_url=url, headers=headers, trust_env=False, verify=authority, timeout=60) as http,
             http.stream("GET", "/api/v1/projects/default/events/stream") as response,
         ):
             lines = response.iter_lines()
             assert next(lines) == "retry: 1000"
             process.send_signal(number)
             assert list(lines) == [""]  # the stream ends as a stream does, with nothing cut off
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         assert errors == ""
     assert not list(tmp_path.rglob("*-wal"))

@@ -37,7 +37,10 @@ async def client(made: Fleet) -> AsyncIterator[httpx.AsyncClient]:
 async def test_no_route_is_open_but_health_and_what_has_moved(tmp_path: Path) -> None:
     """In either spelling, and with what a proxy might be told."""
     answered = {}
-    async with fleet(tmp_path, fedn_weak="off") as made, httpx.AsyncClient(base_url=made.server.url) as nobody:
+    async with (
+        fleet(tmp_path, fedn_weak="off") as made,
+        httpx.AsyncClient(base_url=made.server.url, timeout=60) as nobody,
+    ):
         for methods, path in SURFACE["routes"]:
             for given in (path, f"/{path[1:].replace('/', '//')}", f"{path.rstrip('/')}/"):
                 headers = {"X-Forwarded-For": "127.0.0.1", "X-Original-URL": "/health", "Authorization": "Bearer None"}

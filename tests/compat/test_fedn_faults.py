@@ -268,7 +268,7 @@ async def test_nobody_is_let_in_without_a_token_that_is_theirs(tmp_path: Path) -
     async with fleet(tmp_path, fedn_weak="off") as made, scripts(made) as client:
         tokens = [(await made.made.controller.issue_token("default", name, Role.CLIENT))[0] for name in ("a", "b")]
         add = {"client_id": "id-a", "name": "a", "package": "local"}
-        async with httpx.AsyncClient(base_url=made.server.url) as nobody:
+        async with httpx.AsyncClient(base_url=made.server.url, timeout=60) as nobody:
             refused = [
                 await nobody.get("/api/v1/models/"),
                 await nobody.post("/api/v1/metrics/list", json={}),
@@ -496,12 +496,13 @@ async def test_a_token_holds_for_its_client_when_it_has_expired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FEDn's clients have no other, and never renew it."""
-    monkeypatch.setattr(tokens, "_LEEWAY", 0)
+    monkeypatch.setattr(tokens, "_LEEWAY", 3600)  # as if all were an hour ago
     async with fleet(tmp_path, fedn_weak="off") as made, scripts(made) as client:
-        token, _ = await made.made.controller.issue_token("default", "a", Role.CLIENT, expires_in=4)
+        token, _ = await made.made.controller.issue_token("default", "a", Role.CLIENT, expires_in=-60)
         kotlin = KotlinClient(made.server.grpc_address, "id-a", adds(2, 1), name="a", token=token)
         await made.start(kotlin, token)
-        await until(lambda: expired(made, token))
+        monkeypatch.setattr(tokens, "_LEEWAY", 0)
+        assert expired(made, token)
         again = await client.post(
             "/api/v1/clients/add", json={"client_id": "id-a", "name": "a"}, headers={"Authorization": f"Bearer {token}"}
         )

@@ -57,6 +57,7 @@ async def test_they_need_no_certificate_where_other_callers_must_show_one(tmp_pa
         client = await made.start(FleetClient(made.server.grpc_address, "a", adds(1, 2)))
         async with scripts(made) as script:
             session = await ended(made, await start(script, rounds=2))
+        await client.replied(2)
         token, _ = await made.made.controller.issue_token("default", "ward", Role.CLIENT)
         with pytest.raises(HansaError):
             await Entrance(made.made.server.address, token, tmp_path / "keys", made.made.trust, GRPC).assigned("", {})
@@ -89,7 +90,7 @@ async def test_something_before_the_ports_may_end_tls_and_tokens_pass_it(tmp_pat
         verify = ssl.create_default_context(cadata=CORPORATE.certificate)
         headers = {"Authorization": f"Bearer {token}"}
         told = {"client_id": "a", "name": "a", "package": "local", "preferred_combiner": ""}
-        async with httpx.AsyncClient(base_url=f"https://{rest}", verify=verify, headers=headers) as client:
+        async with httpx.AsyncClient(base_url=f"https://{rest}", verify=verify, headers=headers, timeout=60) as client:
             assigned = (await client.post("/api/v1/clients/add", json=told)).json()
         root = CORPORATE.certificate.encode()
         client = FleetClient(grpc, "a", adds(1, 2), root=root, token=token)
@@ -98,6 +99,7 @@ async def test_something_before_the_ports_may_end_tls_and_tokens_pass_it(tmp_pat
         await stranger.run()
         async with scripts(made) as script:
             session = await ended(made, await start(script, rounds=2))
+        await client.replied(2)
         for each in made.running:
             each.cancel()
         await asyncio.gather(*made.running, return_exceptions=True)

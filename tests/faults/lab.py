@@ -4,22 +4,21 @@ import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from random import Random
 from ssl import PEM_cert_to_DER_cert
 from typing import Any, Final, TypeVar
 
 import cradle
 import psutil
+from servers import free_port
 
 from faults.history import History, Session, left_over, read_history
 from faults.plants import PLANT, PLANTS
@@ -48,8 +47,6 @@ _LOOKS = 6
 """At it, meanwhile."""
 _TIDY = 20.0
 """Seconds for a node that was killed to be there again, and to clear away what its predecessor left."""
-_PORTS = range(12_000, 32_000)
-"""Below those that the system gives to outgoing connections."""
 _TRIES = 5
 """Starts of a process that ends by itself, before it is given up: such an end is wrong in any case."""
 OVER: Final = (SessionState.FINISHED, SessionState.FAILED, SessionState.STOPPED)
@@ -151,7 +148,7 @@ class Lab:
         self.nodes: dict[str, Node] = {}
         self.tokens: list[str] = []
         self._clients, self._combiners, self._plant = clients, combiners, plant
-        self.rest, self.grpc = _free_port(), _free_port()
+        self.rest, self.grpc = free_port(), free_port()
         self.proxies: dict[str, Proxy] = {}
         """Before the controller's port for nodes, and before each combiner's."""
         self._connection: Client | None = None
@@ -181,7 +178,7 @@ class Lab:
         self._node(CONTROLLER, ["up", *ports])
         for name in self.combiners:
             token = self.ask(lambda api, name=name: api.tokens.create(name, "combiner")).token
-            own = _free_port()
+            own = free_port()
             door = self._proxied(name, own)
             self._join(name, "combiner", token, "--listen", f"127.0.0.1:{own}", "--advertise", f"127.0.0.1:{door}")
         self._until(lambda api: api.combiners.list(connected=True).total == self._combiners, "the combiners")
@@ -444,7 +441,7 @@ class Lab:
         self._node(name, arguments, HANSA_TOKEN=token)
 
     def _proxied(self, name: str, target: int) -> int:
-        port = _free_port()
+        port = free_port()
         self.proxies[name] = Proxy(port, target)
         return port
 
@@ -472,15 +469,6 @@ def laboratory(folder: Path, **options: Any) -> Iterator[Lab]:
         yield lab
     finally:
         lab.stop()
-
-
-def _free_port() -> int:
-    """One that no connection is given by the system: a node that was killed finds it free again."""
-    for port in Random().sample(_PORTS, len(_PORTS)):  # noqa: S311 - no secret
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise StuckError("no port is free")
 
 
 def _listens(process: "subprocess.Popen[bytes] | None") -> bool:

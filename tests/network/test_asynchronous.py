@@ -1,5 +1,6 @@
 """FedBuff and FedAsync over a real network: who is counted with which staleness decides the bits, and is on record."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,13 @@ def buffered(
 
 @pytest.fixture
 def slow_first(app: Path) -> Path:
-    """The app whose client-0 trains on the first model until the gate opens."""
-    slow = 'task.round == 1 and task.client.name == "client-0" and "gate"'
-    app.write_text(app.read_text().replace('task.round == 3 and "gate"', slow))
+    """The app whose client-0 trains on the first model until a first gate opens.
+
+    Clients 2 and 3 train on the fourth and later ones once another is open: until then no round is without client-0.
+    """
+    gates = '{"client-0": "first" * (task.round == 1), "client-1": ""}.get(task.client.name, "then" * (task.round > 3))'
+    text = app.read_text().replace('if task.round == 3 and "gate" in task.config:', f"gate = {gates}\n    if gate:")
+    app.write_text(text.replace('task.config["gate"]', "task.config[gate]"))
     return app
 
 
@@ -55,6 +60,13 @@ async def checked(made: Federation, app: Path, session: SessionRecord) -> list[C
     assert len({(part.client, part.base) for part in parts}) == len(parts)
     assert codec.digest(replayed(app, session.spec, 4, parts)) == session.model
     return parts
+
+
+async def accepted(made: Federation, session: SessionRecord, client: str) -> None:
+    """Wait until an update of a client counts."""
+    async for happened in made.controller.journal.follow(PROJECT, 0, session.id):
+        if (happened.kind, happened.data.get("client")) == ("client.accepted", client):
+            return
 
 
 async def test_rounds_are_made_of_whoever_has_come_and_the_record_says_from_which_model(
@@ -116,13 +128,17 @@ async def test_a_controller_that_comes_back_goes_on_with_who_was_at_work(gated: 
 async def test_an_update_that_is_too_stale_is_refused_and_its_client_gets_the_new_model(
     slow_first: Path, tmp_path: Path
 ) -> None:
-    app, gate = slow_first, tmp_path / "gate"
-    spec = replace(buffered(30, max_staleness=1, config={"gate": str(gate)}), evaluation=EvaluationRules(every=0))
+    app, first, then = slow_first, tmp_path / "first", tmp_path / "then"
+    config = {"first": str(first), "then": str(then)}
+    spec = replace(buffered(8, max_staleness=1, config=config), evaluation=EvaluationRules(every=0))
     async with federation(tmp_path) as made:
         await made.clients(4)
         session = await made.start(app, spec)
         await made.until_round(session, 3)
-        gate.touch()
+        counted = asyncio.create_task(accepted(made, session, "client-0"))
+        first.touch()
+        await counted
+        then.touch()
         session = await made.end(session)
         parts = await checked(made, app, session)
     (refused,) = (part for part in parts if (part.client, part.base, part.outcome) == ("client-0", 1, "rejected"))

@@ -67,7 +67,7 @@ class Desk:
         verifier = secrets.token_urlsafe(48)
         begun = await self.sign_on.begin(REDIRECT, _challenge_of(verifier), ADDRESS)
         verify = ssl.create_default_context(cadata=roots)
-        async with httpx.AsyncClient(trust_env=False, verify=verify) as browser:
+        async with httpx.AsyncClient(trust_env=False, verify=verify, timeout=60) as browser:
             location = (await browser.get(begun.authorization_url)).headers["location"]
         assert location.startswith(f"{REDIRECT}?")
         came = {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}

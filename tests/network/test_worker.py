@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cradle
 import numpy as np
@@ -242,6 +242,31 @@ async def test_a_start_that_is_cancelled_half_way_leaves_a_workshop_that_works(b
             starting.cancel()
             await asyncio.wait([starting])
         assert isinstance(await made.work(), Offer)
+
+
+async def test_a_process_whose_start_is_cancelled_and_cancelled_again_ends_with_its_workshop(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a session ends, and then the client: its end would not know of the process, which stayed unwaited for."""
+    create, begun, go_on = asyncio.create_subprocess_exec, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any, **given: Any) -> asyncio.subprocess.Process:
+        process = await create(*arguments, **given)
+        begun.set()
+        await go_on.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow)
+    async with bench(train("")) as made:
+        starting = asyncio.create_task(made.workshop.start())
+        await begun.wait()
+        for _ in range(2):
+            starting.cancel()
+            await asyncio.sleep(0)
+        ending = asyncio.create_task(made.workshop.aclose())
+        await asyncio.sleep(0)
+        go_on.set()
+        await ending
 
 
 async def test_an_end_that_is_cancelled_half_way_leaves_nothing_open(bench: Make) -> None:

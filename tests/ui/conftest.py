@@ -38,8 +38,9 @@ def _visitor(browser: Browser, studied: Studied) -> Iterator[Visit]:
 @pytest.fixture
 def visitor(_visitor: Visit, studied: Studied) -> Visit:
     """A site administrator's browser, which several tests use one after the other."""
-    _visitor.wrong.clear()
-    if not _visitor.context.cookies():
+    signed_in = _visitor.context.cookies()
+    _visitor.wrong.clear()  # what the page of the test before has said, too, of which one hears with the first call
+    if not signed_in:
         _visitor.forget()
         _visitor.arrive(studied.code())
     return _visitor

@@ -35,7 +35,7 @@ def hansa(tmp_path: Path) -> Iterator[Hansa]:
 def _ask(hansa: Hansa, url: str, method: str, path: str, body: Any = None) -> Any:
     saved = load_credentials(hansa.folder / "credentials.json")
     assert saved is not None
-    with httpx.Client(verify=client_context(saved.trust), trust_env=False) as http:
+    with httpx.Client(verify=client_context(saved.trust), trust_env=False, timeout=60) as http:
         answer = http.request(
             method, f"{url}/api/v1{path}", headers={"Authorization": f"Bearer {saved.token}"}, json=body
         )

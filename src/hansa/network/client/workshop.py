@@ -95,6 +95,8 @@ class Workshop:
         self._client = client
         self._objects = objects
         self._process: asyncio.subprocess.Process | None = None
+        self._spawning: asyncio.Task[None] | None = None
+        """Starts the process; nobody breaks it off: of a process that has half begun nobody would know."""
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._printed = Printed(on_line)
@@ -146,7 +148,9 @@ class Workshop:
         await self._stop()
         spawned = False
         try:
-            await self._spawn()
+            self._spawning = asyncio.create_task(self._spawn())
+            self._spawning.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody asks
+            await asyncio.shield(self._spawning)
             spawned = True
         finally:
             if not spawned:  # cancelled half way: what has been started does not stay
@@ -364,6 +368,8 @@ class Workshop:
         return f"exit status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
 
     async def _stop(self) -> None:
+        if self._spawning is not None and not self._spawning.done():
+            await asyncio.wait([self._spawning])
         self._kill()
         writer, self._writer = self._writer, None
         if writer is not None:
