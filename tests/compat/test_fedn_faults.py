@@ -344,6 +344,25 @@ async def test_a_server_that_comes_back_takes_the_update_that_was_trained_meanwh
     assert [json.loads(task.data)["session_id"] for task in patient.tasks][:1] == [session]
 
 
+async def test_who_calls_a_server_that_ends_has_no_agent_there_which_would_keep_its_name_from_the_next(
+    tmp_path: Path,
+) -> None:
+    """Its port still answers for a moment, and clients try again at once."""
+    async with fleet(tmp_path) as made, scripts(made) as client:
+        await made.start(client_of(made, "a", 2))
+        await made.server.gateway.aclose()
+        for name in ("a", "straight"):
+            sender = pb.Client(name=name, role=pb.CLIENT, client_id=name)
+            calls = Calls(made.server.grpc_address, (("client", name),))
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await calls.stream("TaskStream", pb.ClientAvailableMessage(sender=sender), pb.TaskRequest).read()
+            await calls.channel.close()
+            assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        await made.restart()
+        result = await values(made, await start(client))
+    assert result == [2, 2]
+
+
 async def test_momentum_outlives_rounds_combiners_and_a_session_that_is_continued(tmp_path: Path) -> None:
     """FedOpt below two combiners, in two goes and a restart, is FedAdam over all rounds at once."""
     kwargs = {"serveropt": "adam", "learning_rate": 0.1}

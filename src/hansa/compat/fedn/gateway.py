@@ -107,6 +107,7 @@ class Gateway:
         self.notes = Notes(controller.store, project)
         self.numbers = Numbers(self.notes)
         self._watching: asyncio.Task[None] | None = None
+        self._ends = False
 
     async def open(self) -> None:
         """Know again who was added before."""
@@ -119,7 +120,10 @@ class Gateway:
         self._watching = asyncio.create_task(self._watch())
 
     async def aclose(self) -> None:
-        """Send everybody away, to come again."""
+        """Send everybody away, to come again: at another server, though the port of this one answers for a moment."""
+        self._ends = True
+        for guest in self._guests.values():
+            guest.end()
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -379,7 +383,7 @@ class Gateway:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _guest(self, member: Membership) -> Guest:
-        return Guest(
+        guest = Guest(
             member,
             join=self._join,
             trust=self._trust,
@@ -390,6 +394,9 @@ class Gateway:
             silence=self._silence,
             round_id=lambda key: self.numbers.of(key.run, key.round),
         )
+        if self._ends:
+            guest.end()
+        return guest
 
     async def _fetch(self, blob: Blob, target: Path) -> bool:
         """A guest's agent has the server's own object, and no copy of it."""

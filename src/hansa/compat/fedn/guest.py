@@ -113,7 +113,7 @@ class Guest:
         self._running: asyncio.Task[None] | None = None
         self._agent: Agent | None = None
         self._barred: HansaError | None = None
-        """Why the network does not want it."""
+        """Why the network, or this server, does not want it."""
         client = ClientInfo(member.node)
         self._client = client
         self.desk = Desk(
@@ -198,9 +198,13 @@ class Guest:
     # ── its agent ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def arrive(self) -> None:
-        """It is there: have its agent join the network, unless it is in it."""
-        if self._running is None:
+        """It is there: have its agent join the network, unless it is in it, or may not be."""
+        if self._running is None and self._barred is None:
             self._running = asyncio.create_task(self._serve(), name=f"FEDn client {self.member.node}")
+
+    def end(self) -> None:
+        """This server ends: who calls is told to come again, and no agent begins, which would stay behind."""
+        self._barred = self._barred or ConnectionFailedError("this server ends: connect again")
 
     async def leave(self) -> None:
         """It is gone, or this server ends."""
