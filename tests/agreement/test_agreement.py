@@ -134,8 +134,8 @@ def test_a_wrong_forward_pass_of_stacks_is_left_to_vmap(monkeypatch: pytest.Monk
 
 
 def test_where_no_way_is_right_clients_train_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    def called(module: Any, parameters: Any, inputs: Any) -> Any:
-        return torch.func.functional_call(module, parameters, inputs) * 1.001
+    def called(module: Any, parameters: Any, *inputs: Any) -> Any:
+        return torch.func.functional_call(module, parameters, *inputs) * 1.001
 
     monkeypatch.setattr("hansa.training.vectorized.functional_call", called)
     verdict = judge(Case(layers=("linear", "softmax"), sizes=(7, 4, 8)))

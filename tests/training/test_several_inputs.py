@@ -114,10 +114,41 @@ def test_scores_are_the_logits_among_several_outputs() -> None:
             scores(other)
 
 
-def test_clients_with_inputs_by_name_train_one_by_one() -> None:
+class Rated(nn.Module):  # type: ignore[misc,name-defined]  # as above
+    """A logit of two embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.film, self.last = nn.Embedding(WORDS, 4), nn.Embedding(WORDS, 4), nn.Linear(5, 1)
+
+    def forward(self, user: Any, film: Any, hour: Any) -> Any:
+        return self.last(torch.cat([self.user(user) * self.film(film), hour[:, None]], dim=1)).squeeze(1)
+
+
+@pytest.mark.parametrize("work", ["fit", "gradient"])
+def test_clients_with_inputs_by_name_train_together_as_they_do_alone(work: str) -> None:
+    of = trainer(Rated, nn.BCEWithLogitsLoss(), evaluation_batch_size=6)
+    x = {"user": IDS[:, 0], "film": IDS[:, 1], "hour": RNG.random(40)}
+    examples = Examples(x, RNG.integers(0, 2, 40).astype(np.float32))
+    turned = Examples(dict(reversed(x.items())), examples.y)
+    data = {"ada": examples.take(np.arange(15)), "bo": examples.take(np.arange(15, 40)), "cy": turned}
+    model = of.initial_model(np.random.default_rng(0))
+    tasks = [[task_of(name, data) for name in data] for _ in range(3)]
+    together = of.vectorized(model, tasks[0][0])
+    assert not isinstance(together, str), together
+    for task, update in zip(tasks[1], getattr(together, work)([model] * 3, tasks[0]), strict=True):
+        alone = getattr(of, work)(model, task)
+        assert update.num_examples == alone.num_examples
+        for name, array in alone.arrays.items():
+            np.testing.assert_allclose(update.arrays[name], array, rtol=0, atol=1e-6)
+    for task, metrics in zip(tasks[1], together.evaluate(model, tasks[2]), strict=True):
+        assert metrics.values == pytest.approx(of.evaluate(model, task).values)
+
+
+def test_a_model_that_returns_several_outputs_trains_clients_one_by_one() -> None:
     of = trainer(Named)
     why = of.vectorized(of.initial_model(np.random.default_rng(0)), task_of("ada", parts(BY_NAME)))
-    assert why == "the examples have several inputs by name, with which a module is called for one client at a time"
+    assert why == "the module returns a Scored, not a tensor"
 
 
 def test_products_in_bfloat16_leave_every_output_in_float32() -> None:

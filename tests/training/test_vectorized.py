@@ -215,7 +215,7 @@ def test_convolutions_can_be_stacked_though_on_a_cpu_they_are_not() -> None:
 
     of = trainer(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3)))
     assert of.vectorized(model(of), task(0, data)) == "on a CPU its convolutions are faster for one client at a time"
-    kind = torch.Size((2, 6, 6)), torch.float32, torch.Size(()), torch.int64
+    kind = (torch.Size((2, 6, 6)), torch.float32), (torch.Size(()), torch.int64)
     together = TorchStacks(of._setup, per_example(functional.cross_entropy), Way(), Way(), kind, most=8)
     start = model(of)
     updates = together.fit([start] * len(SIZES), [task(client, data) for client in range(len(SIZES))])

@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from hansa.training.tensors import Inputs, called
+
 __all__ = ["Dense", "NotDenseError"]
 
 _OF_EACH_NUMBER = frozenset(
@@ -43,10 +45,10 @@ class Dense:
             owner, _, attribute = name.rpartition(".")
             setattr(self._module.get_submodule(owner), attribute, stack)
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: Inputs) -> torch.Tensor:
         """inputs: shape (rows, batch, …); raises `NotDenseError`."""
         with _Stacked():
-            outputs: torch.Tensor = self._module(inputs)
+            outputs: torch.Tensor = called(self._module, inputs)
         return outputs
 
 

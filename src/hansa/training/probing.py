@@ -5,11 +5,12 @@ numbers that are none. So there are made-up ones beside them.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from hansa.training.setup import Loss
+from hansa.training.tensors import Inputs, called, copied, mapped
 from hansa.training.vectorized import PerExample
 
 __all__ = ["alike", "enough", "is_mean_of", "mixes", "tolerance"]
@@ -51,21 +52,26 @@ def alike(left: torch.Tensor, right: torch.Tensor, size: float | None = None) ->
     return torch.allclose(left, right, rtol=0.0, atol=near, equal_nan=True)  # where some are infinite, or none at all
 
 
-def enough(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def enough(x: Inputs, y: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
     """Finite examples, and others made of them where there are few; targets between 0 and 1 stay there."""
+    of = [i % len(y) for i in range(_ENOUGH - len(y))]
+    near = [y[one] * (1 - i / 20) + i / 40 if y.is_floating_point() else y[one] for i, one in enumerate(of, 1)]
+    return mapped(lambda each: _with_turned(each, of), x), torch.stack([*y, *near])
+
+
+def _with_turned(x: torch.Tensor, of: Sequence[int]) -> torch.Tensor:
+    """Inputs, and some of them with their numbers in other places, and of the other sign."""
     if x.is_floating_point():
         x = torch.nan_to_num(x, 0.0, 1.0, -1.0)
-    of = [i % len(x) for i in range(_ENOUGH - len(x))]
     moved = [x[one].flatten().roll(i + 1).view_as(x[one]) for i, one in enumerate(of)]
-    near = [y[one] * (1 - i / 20) + i / 40 if y.is_floating_point() else y[one] for i, one in enumerate(of, 1)]
-    turned = [-each if i % 2 and x.is_floating_point() else each for i, each in enumerate(moved)]
-    return torch.stack([*x, *turned]), torch.stack([*y, *near])
+    return torch.stack([*x, *(-each if i % 2 and x.is_floating_point() else each for i, each in enumerate(moved))])
 
 
-def mixes(module: torch.nn.Module, x: torch.Tensor, outputs: torch.Tensor) -> bool:
+def mixes(module: torch.nn.Module, x: Inputs, outputs: torch.Tensor) -> bool:
     """Whether outputs of examples, which are those of `x` together, depend on the others, or on chance."""
+    size = float(outputs.abs().max())
     parts = [slice(1), slice(2, 5)]
-    return any(not alike(module(x[part].clone()), outputs[part], float(outputs.abs().max())) for part in parts)
+    return any(not alike(called(module, copied(x, part)), outputs[part], size) for part in parts)
 
 
 def is_mean_of(loss: Loss, each: PerExample, outputs: torch.Tensor, targets: torch.Tensor) -> bool:

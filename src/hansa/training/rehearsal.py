@@ -20,6 +20,7 @@ from hansa.training.pairs import are_shares, takes_shares
 from hansa.training.probing import alike, enough, is_mean_of, mixes
 from hansa.training.setup import Loss
 from hansa.training.steps import calls_others, trained_parameters
+from hansa.training.tensors import Inputs, called, copied, mapped
 from hansa.training.vectorized import PerExample, Stack, Way
 
 __all__ = ["OPTIMIZERS", "Rehearsal", "rehearse"]
@@ -82,7 +83,7 @@ def rehearse(
     each: PerExample,
     optimizer: torch.optim.Optimizer,
     *,
-    x: torch.Tensor,
+    x: Inputs,
     y: torch.Tensor,
 ) -> Rehearsal:
     """Try a step. loss: a mean over a batch; each: the same of each example; x, y: at least one example.
@@ -144,14 +145,12 @@ def _is_hooked(parameter: torch.nn.Parameter) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)  # noqa: SLF001 - not told elsewhere
 
 
-def _plain_obstacle(
-    module: torch.nn.Module, loss: Loss, each: PerExample, x: torch.Tensor, y: torch.Tensor
-) -> str | None:
+def _plain_obstacle(module: torch.nn.Module, loss: Loss, each: PerExample, x: Inputs, y: torch.Tensor) -> str | None:
     """Look at the module and the loss on their own."""
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with torch.no_grad():
         for mode in (False, True):
-            outputs = module.train(mode)(x.clone())
+            outputs = called(module.train(mode), copied(x))
             if any(not torch.equal(buffer, before[name]) for name, buffer in module.named_buffers()):
                 return "the module changes its buffers while it trains (is it batch normalization?)"
             if not isinstance(outputs, torch.Tensor):
@@ -161,22 +160,22 @@ def _plain_obstacle(
         if not is_mean_of(loss, each, outputs, y):
             return "the loss of a batch is not the mean of the losses of its examples"
     with _Hooks() as hooks:
-        module(x.clone())
+        called(module, copied(x))
     if hooks.called:
         return "the module hooks functions of its own to its gradients"
     return _counts(module, x)
 
 
-def _counts(module: torch.nn.Module, x: torch.Tensor) -> str | None:
+def _counts(module: torch.nn.Module, x: Inputs) -> str | None:
     """Look at what it remembers of a batch, and of the same once more."""
     before = list(map(_numbers_of, module.modules()))
     with torch.no_grad():
-        module(x.clone())
+        called(module, copied(x))
     same = list(map(_numbers_of, module.modules())) == before
     return None if same else "the module remembers numbers from one batch to the next (does it count them?)"
 
 
-def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torch.Tensor) -> Rehearsal:
+def _stacked(module: torch.nn.Module, each: PerExample, x: Inputs, y: torch.Tensor) -> Rehearsal:
     """One step of two rows that have one example each."""
     parameters = _rows_of(module, 2)
     dense = _is_dense(module, parameters, x)
@@ -194,11 +193,11 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
         warnings.simplefilter("always")
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             weights = next(iter(parameters.values())).new_ones((2, 1))
-            stack.differentiate(x.new_zeros((2, 1), dtype=torch.int64), weights)
+            stack.differentiate(y.new_zeros((2, 1), dtype=torch.int64), weights)
     if any("batching rule" in str(each.message) for each in warned):
         return Rehearsal("torch.vmap would run a part of the module for one client at a time")
     rest: list[int] = []
-    if x.device.type == "cpu":
+    if y.device.type == "cpu":
         if "convolution" in operations.sizes:
             return Rehearsal("on a CPU its convolutions are faster for one client at a time")
         rest = [size for name, sizes in operations.sizes.items() if name not in _ALIKE for size in sizes]
@@ -213,13 +212,13 @@ def _stacked(module: torch.nn.Module, each: PerExample, x: torch.Tensor, y: torc
 class _Alone:
     """The gradients of a module whose parameters are some rows', one row after the other."""
 
-    def __init__(self, module: torch.nn.Module, loss: Loss, each: PerExample, x: torch.Tensor, y: torch.Tensor) -> None:
+    def __init__(self, module: torch.nn.Module, loss: Loss, each: PerExample, x: Inputs, y: torch.Tensor) -> None:
         """The first row is the module, the others are like it; each leaves out one example more than the one before."""
         self.module, self.loss, self.each, self.x, self.y = module, loss, each, x, y
         self._rows = _rows_of(module, _ROWS)
         for stack in self._rows.values():
             stack[1:] += _noise(stack[1:], stack.shape[1:])
-        self._counts = [len(x) - row for row in range(_ROWS)]
+        self._counts = [len(y) - row for row in range(_ROWS)]
         trained = trained_parameters(module)
         self._found: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor | None]]] = {}
         """Of each row: its loss, and its gradients."""
@@ -228,7 +227,8 @@ class _Alone:
                 for name, parameter in trained.items():
                     parameter.copy_(self._rows[name][row])
             module.zero_grad()
-            outputs, targets = module(x[: self._counts[row]].clone()), y[: self._counts[row]]
+            part = slice(self._counts[row])
+            outputs, targets = called(module, copied(x, part)), y[part]
             self.of_shares = takes_shares(loss, outputs, targets) and are_shares(targets)
             found = loss(outputs, targets)
             found.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -238,8 +238,8 @@ class _Alone:
     def agrees_with(self, way: Way) -> bool:
         """Whether a stack of all rows has these losses and gradients."""
         stack = Stack(self.module, self._rows, self.each, self.x, self.y, way=way)
-        counts = torch.tensor(self._counts, device=self.x.device)[:, None]
-        place = torch.arange(len(self.x), device=self.x.device)
+        counts = torch.tensor(self._counts, device=self.y.device)[:, None]
+        place = torch.arange(len(self.y), device=self.y.device)
         weights = (place < counts).to(next(iter(self._rows.values())).dtype) / counts
         means = stack.differentiate(torch.where(place < counts, place, 0), weights)
         for row, (loss, gradients) in self._found.items():
@@ -267,7 +267,8 @@ def _compared(tried: Rehearsal, alone: _Alone) -> Rehearsal:
 
 def _layers(alone: _Alone) -> tuple[Layer, ...] | None:
     """What a `Chain` can run, with the loss, in training as in evaluation."""
-    if not is_cross_entropy(alone.loss) or alone.y.dim() != 1 or alone.y.is_floating_point():
+    named = isinstance(alone.x, dict)
+    if named or not is_cross_entropy(alone.loss) or alone.y.dim() != 1 or alone.y.is_floating_point():
         return None
     evaluated, trained = (chain_of(alone.module.train(mode), alone.x) for mode in (False, True))
     return trained if trained == evaluated else None
@@ -293,11 +294,11 @@ def _rows_of(module: torch.nn.Module, rows: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _is_dense(module: torch.nn.Module, parameters: Mapping[str, torch.Tensor], x: torch.Tensor) -> bool:
+def _is_dense(module: torch.nn.Module, parameters: Mapping[str, torch.Tensor], x: Inputs) -> bool:
     """Whether `Dense` can run it."""
     try:
         Dense(module, {name: torch.nn.Parameter(stack) for name, stack in parameters.items()})(
-            torch.stack([x[:1], x[:1]])
+            mapped(lambda each: torch.stack([each[:1], each[:1]]), x)
         )
     except NotDenseError:
         return False

@@ -1,6 +1,7 @@
 """Local work of many clients in one computation, with PyTorch: from tasks to stacks, and back to updates."""
 
 import math
+import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from hansa.training.pairs import are_shares
 from hansa.training.rehearsal import rehearse
 from hansa.training.setup import Loss, Setup, seed
 from hansa.training.steps import Steps, corrector, mean_of, stacked_offsets, trained_parameters
-from hansa.training.tensors import array_in, joined, stack_of
+from hansa.training.tensors import Inputs, array_in, called, joined, mapped, stack_of
 from hansa.training.vectorized import (
     Fitted,
     PerExample,
@@ -65,7 +66,7 @@ class _Client:
         """Clients in one stack have the same; shared: tensors of the model that all rows share."""
         asked = self.correction or GradientCorrection()
         places = [self.model[name].__array_interface__["data"][0] for name in shared]
-        kinds = [(each.shape[1:], getattr(each, "dtype", None)) for each in (self.x, self.y)]
+        kinds = [(each.shape[1:], getattr(each, "dtype", None)) for each in (*_unnamed(self.x), self.y)]
         return self.steps[0].shape[1], *kinds, *_asked(asked), *places
 
 
@@ -74,8 +75,8 @@ def _asked(correction: GradientCorrection) -> tuple[Hashable, ...]:
     return correction.proximal, correction.offset is None, correction.frozen, correction.sharpness
 
 
-Kind: TypeAlias = tuple[torch.Size, torch.dtype, torch.Size, torch.dtype]
-"""Shape and dtype of an input and of a target."""
+Kind: TypeAlias = tuple[tuple[torch.Size, torch.dtype], ...]
+"""Shape and dtype of each input of an example, and of its target."""
 
 _Work: TypeAlias = "Callable[[Stack, Schedule, Sequence[_Client], torch.nn.Module], Fitted]"
 
@@ -86,8 +87,6 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     model, task: those of one client, on whose examples the module is tried. Nothing of the task is drawn.
     """
     x, y = training_examples(task, named=True)
-    if isinstance(x, dict):
-        return "the examples have several inputs by name, with which a module is called for one client at a time"
     why = obstacle(task.correction) or (_NARROW if setup.bfloat16 else None)
     if why is not None:
         return why
@@ -95,13 +94,13 @@ def prepare(setup: Setup, model: Arrays, task: Task) -> "TorchStacks | str":
     each = per_example(setup.loss)
     with setup.seeded(np.random.default_rng(0)):
         module.train()
-        inputs, targets = setup.batch(x, y, slice(0, min(len(x), _TRIED)), module)
+        inputs, targets = setup.batch(x, y, slice(0, min(len(y), _TRIED)), module)
         optimizer = setup.optimizer_of(list(trained_parameters(module).values()))
         tried = rehearse(module, setup.loss, each, optimizer, x=inputs, y=targets)
     if tried.obstacle is not None:
         return tried.obstacle
-    size = min(len(x), setup.work.batch_size or len(x))
-    examples = (inputs[0].nbytes + targets[0].nbytes) * (len(x) + size)
+    size = min(len(y), setup.work.batch_size or len(y))
+    examples = sum(each[0].nbytes for each in (*_unnamed(inputs), targets)) * (len(y) + size)
     parameters = sum(parameter.nbytes for parameter in trained_parameters(module).values())
     per_client = _MODELS_PER_CLIENT * parameters + tried.saved_bytes * size * 2 + examples
     room = _STACK_BYTES
@@ -150,7 +149,7 @@ class TorchStacks:
             name: done.parameters[name] if name in done.parameters else stacked([model[name] for model in models])
             for name in models[0]
         }
-        return Updates(arrays, [len(each.x) for each in clients], done.metrics, done.step_sums)
+        return Updates(arrays, [len(each.y) for each in clients], done.metrics, done.step_sums)
 
     def gradient(self, models: Sequence[Arrays], tasks: Sequence[Task]) -> Updates:
         """As `TorchTrainer.gradient`, for each of them."""
@@ -162,21 +161,23 @@ class TorchStacks:
             else np.zeros((len(models), *array.shape), delta_dtype(array.dtype))
             for name, array in models[0].items()
         }
-        return Updates(gradients, [len(each.x) for each in clients], done.metrics, [0.0] * len(clients))
+        return Updates(gradients, [len(each.y) for each in clients], done.metrics, [0.0] * len(clients))
 
     def evaluate(self, model: Arrays, tasks: Sequence[Task]) -> list[Metrics]:
         """As `TorchTrainer.evaluate`, for each of them: all examples in common batches."""
         module = self.setup.loaded(model)
-        examples = [evaluation_examples(task) for task in tasks]
-        sizes = [len(x) for x, _ in examples]
-        if len({(x.dtype, y.dtype) for x, y in examples}) > 1:
+        examples = [evaluation_examples(task, named=True) for task in tasks]
+        sizes = [len(y) for _, y in examples]
+        if len({tuple(each.dtype for each in (*_unnamed(x), y)) for x, y in examples}) > 1:
             raise InputError("clients have examples of several dtypes, which have no common batch")
         for task in tasks:
             seed(task.rng)
         x, y = self.setup.batch(joined([x for x, _ in examples]), joined([y for _, y in examples]), None, module)
         with self.setup.on_threads(), torch.no_grad():
             module.eval()
-            outputs = torch.cat([module(each) for each in torch.split(x, self.setup.evaluation_batch_size)])
+            size = self.setup.evaluation_batch_size
+            batches = [slice(start, start + size) for start in range(0, len(y), size)]
+            outputs = torch.cat([called(module, mapped(operator.itemgetter(batch), x)) for batch in batches])
             measures = self.setup.measures(y)
             found = zip(torch.split(outputs, sizes), torch.split(y, sizes), tasks, sizes, strict=True)
             return [self._measured(measures, *each) for each in found]
@@ -203,10 +204,10 @@ class TorchStacks:
             why = obstacle(correction)
             if why is not None:
                 raise AppError(f"{task.client.name} cannot train with others: {why}")
-        examples = [training_examples(task) for task in tasks]
+        examples = [training_examples(task, named=True) for task in tasks]
         for task in tasks:
             seed(task.rng)  # drawn as by a client that trains alone; the module has no use for it
-        drawn = steps([len(x) for x, _ in examples])
+        drawn = steps([len(y) for _, y in examples])
         return [
             _Client(task.client.name, model, correction, x, y, filled)
             for task, model, correction, (x, y), filled in zip(tasks, models, corrections, examples, drawn, strict=True)
@@ -230,7 +231,7 @@ class TorchStacks:
         module.train(train)
         x, y = self._examples(clients, module)
         way = self.way if kind_of(x, y) == self.kind else self.others
-        starts = np.cumsum([0, *(len(each.x) for each in clients)])[:-1].tolist()
+        starts = np.cumsum([0, *(len(each.y) for each in clients)])[:-1].tolist()
         more = -len(clients) % way.multiple  # who is added fills up, and is not looked at
         clients, starts = [*clients, *[clients[-1]] * more], [*starts, *[starts[-1]] * more]
         turned = {
@@ -246,7 +247,7 @@ class TorchStacks:
         stack = Stack(module, parameters, self.each, x, y, way=way)
         return work(stack, schedule, clients, module)
 
-    def _examples(self, clients: Sequence[_Client], module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    def _examples(self, clients: Sequence[_Client], module: torch.nn.Module) -> tuple[Inputs, torch.Tensor]:
         """Of all of them, one client after the other."""
         given = joined([each.x for each in clients]), joined([each.y for each in clients])
         x, y = self.setup.batch(*given, None, module)
@@ -259,7 +260,7 @@ class TorchStacks:
             raise InputError(
                 f"{clients[0].name} has inputs or targets of other axes or dtypes than those that were tried"
             )
-        return x.contiguous(), y
+        return mapped(torch.Tensor.contiguous, x), y
 
     def _fitted(self, stack: Stack, schedule: Schedule, clients: Sequence[_Client], module: torch.nn.Module) -> Fitted:
         trained = trained_parameters(module)
@@ -279,18 +280,23 @@ def _in_order(setup: Setup, task: Task, num_examples: int) -> Filled:
     return filled(batches, padded(count(batches[0]), setup.evaluation_batch_size))  # no batch is larger than the first
 
 
-def kind_of(x: torch.Tensor, y: torch.Tensor) -> Kind:
+def _unnamed(x: Any) -> list[Any]:
+    """The inputs, in the order of their names; or the one that there is."""
+    return [x[name] for name in sorted(x)] if isinstance(x, dict) else [x]
+
+
+def kind_of(x: Inputs, y: torch.Tensor) -> Kind:
     """What has to be the same of examples, so that what holds for some of them holds for others."""
-    return x.shape[1:], x.dtype, y.shape[1:], y.dtype
+    return tuple((each.shape[1:], each.dtype) for each in (*_unnamed(x), y))
 
 
 def _alike(one: Kind, other: Kind) -> bool:
     """Whether examples have as many axes and the same dtypes: with others a loss may broadcast, and mix examples."""
-    return [len(one[0]), one[1], len(one[2]), one[3]] == [len(other[0]), other[1], len(other[2]), other[3]]
+    return [(len(shape), dtype) for shape, dtype in one] == [(len(shape), dtype) for shape, dtype in other]
 
 
 def _differentiated(stack: Stack, schedule: Schedule, clients: Sequence[_Client], _: torch.nn.Module) -> Fitted:
-    return stack.gradients(schedule, [len(each.x) for each in clients])
+    return stack.gradients(schedule, [len(each.y) for each in clients])
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ __all__ = [
     "distinct",
     "joined",
     "load_into_module",
+    "mapped",
     "stack_of",
     "taken",
 ]
@@ -36,9 +37,14 @@ def called(module: Callable[..., Any], inputs: Inputs) -> Any:
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
-def copied(inputs: Inputs) -> Inputs:
-    """The same, which a module may change in place."""
-    return {name: each.clone() for name, each in inputs.items()} if isinstance(inputs, dict) else inputs.clone()
+def mapped(function: Callable[[Any], Any], inputs: Inputs) -> Any:
+    """What a function makes of a batch, or of each input that it has by name."""
+    return {name: function(each) for name, each in inputs.items()} if isinstance(inputs, dict) else function(inputs)
+
+
+def copied(inputs: Inputs, part: slice = slice(None)) -> Inputs:
+    """The same, or some of the examples, which a module may change in place."""
+    return mapped(lambda each: each[part].clone(), inputs)
 
 
 def arrays_of_module(module: torch.nn.Module) -> Arrays:
@@ -129,7 +135,9 @@ def _view(tensor: torch.Tensor) -> Array:
 
 
 def joined(sources: Sequence[Any]) -> Any:
-    """Arrays or tensors, one after the other along their first axis."""
+    """Arrays or tensors, or mappings of such, one after the other along their first axis."""
+    if isinstance(sources[0], dict):
+        return {name: joined([source[name] for source in sources]) for name in sources[0]}
     if all(isinstance(source, torch.Tensor) for source in sources):
         return torch.cat(list(sources))
     return np.concatenate([np.asarray(source) for source in sources])

@@ -24,6 +24,7 @@ from hansa.training.chain import Chain, Layer
 from hansa.training.dense import Dense
 from hansa.training.local import Filled
 from hansa.training.steps import Correct, Steps, first_rows, stepper
+from hansa.training.tensors import Inputs, called, mapped
 
 __all__ = ["Fitted", "PerExample", "Schedule", "Stack", "Way", "per_example", "replace_parameters"]
 
@@ -130,7 +131,7 @@ class Stack:
         module: torch.nn.Module,
         parameters: Mapping[str, torch.Tensor],
         loss: PerExample,
-        x: torch.Tensor,
+        x: Inputs,
         y: torch.Tensor,
         *,
         way: Way,
@@ -146,7 +147,9 @@ class Stack:
         self._y = y
         self._chain = Chain(way.layers) if way.layers else None
         self._dense = Dense(module, self.parameters) if way.dense and not way.layers else None
-        self._vmapped = torch.vmap(lambda params, inputs: functional_call(module, params, (inputs,)))
+        self._vmapped = torch.vmap(
+            lambda params, inputs: called(lambda *x, **named: functional_call(module, params, x, named), inputs)
+        )
         self._multiple = way.multiple
 
     def differentiate(self, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -156,7 +159,7 @@ class Stack:
         """
         rows, size = index.shape
         chosen = index.reshape(-1)
-        inputs = self._x.index_select(0, chosen).view(rows, size, *self._x.shape[1:])
+        inputs = mapped(lambda x: x.index_select(0, chosen).view(rows, size, *x.shape[1:]), self._x)
         targets = self._y.index_select(0, chosen)
         if self._chain is not None:
             return self._chain.differentiate(self.parameters, inputs, targets, weights)
@@ -238,7 +241,7 @@ class Stack:
     def _on_device(self, schedule: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = next(stack.dtype for stack in self.parameters.values())
         index, weights = torch.from_numpy(schedule.index), torch.from_numpy(schedule.weights)
-        return index.to(self._x.device), weights.to(self._x.device, dtype)
+        return index.to(self._y.device), weights.to(self._y.device, dtype)
 
     def _narrow(self, rows: int, optimizer: torch.optim.Optimizer) -> None:
         """Go on with the first rows alone; the others keep what they have."""
