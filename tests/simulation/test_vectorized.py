@@ -17,7 +17,7 @@ from hansa.arrays import Arrays
 from hansa.errors import Reason, UpdateRejectedError
 from hansa.messages import EvaluationRules, Metrics, RoundRules, Update
 from hansa.run import names, plugin
-from hansa.simulation import LogNormalSpeeds, SimulationResult, Stragglers, simulate
+from hansa.simulation import LogNormalSpeeds, SimulationResult, Stragglers, runtime, simulate
 from hansa.simulation.fold import Folding
 from hansa.simulation.load import load
 from hansa.training.numpy import NumpyTrainer, softmax_regression
@@ -356,15 +356,26 @@ def test_who_fails_in_a_thread_fails_alone(app: Path, monkeypatch: pytest.Monkey
     assert failed[0][1]
 
 
-def test_what_was_there_before_a_run_is_left_to_the_next_search_for_garbage(app: Path) -> None:
+def test_what_was_there_before_a_run_is_left_to_the_next_search_for_garbage(
+    app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_at_rest_already", threading.Event())
     gc.unfreeze()  # as the tests have found it
     try:
         seen: list[int] = []
         simulate(app, clients=2, rounds=1, engine="vectorized", on_round=lambda _: seen.append(gc.get_freeze_count()))
         assert seen[0] > 0
         assert gc.get_freeze_count() == 0
+        assert not runtime._at_rest_already.is_set()
     finally:
         gc.freeze()
+
+
+def test_what_somebody_else_has_put_to_rest_stays_there(app: Path) -> None:
+    assert gc.get_freeze_count() > 0
+    simulate(app, clients=2, rounds=1, engine="vectorized")
+    assert gc.get_freeze_count() > 0
+    assert runtime._at_rest_already.is_set()
 
 
 def test_a_client_keeps_its_memory_where_it_is_trained_one_after_another(app: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import sys
 from contextlib import ExitStack
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -79,26 +80,26 @@ class _FromSource(SourceFileLoader):
 
 def _prefer(folder: Path) -> None:
     """Let an app import what lies beside it, also where an app of another folder has a module of the same name."""
-    loaded = {name: _folder(module) for name, module in list(sys.modules.items())}
-    others = {place for name, place in loaded.items() if name.startswith(MODULE)} - {folder, None}
-    taken = {name for name, place in loaded.items() if place in others and _is_in(folder, name)} - {"__main__"}
-    for name in loaded:
-        if name.partition(".")[0] in taken:
+    path, loaded = str(folder), list(sys.modules.items())
+    others = {_folder(module) for name, module in loaded if name.startswith(MODULE)} - {path, None}
+    if others:  # thousands of modules may be loaded: those inside packages are not looked at
+        whole = [(name, module) for name, module in loaded if "." not in name and name != "__main__"]
+        taken = {name for name, module in whole if _folder(module) in others and _is_in(folder, name)}
+        for name in [name for name, _ in loaded if taken and name.partition(".")[0] in taken]:
             del sys.modules[name]
-    path = str(folder)
     if path in sys.path:
         sys.path.remove(path)
     sys.path.insert(0, path)
 
 
-def _folder(module: object) -> Path | None:
+def _folder(module: object) -> str | None:
     """The folder from which `import` took a module that is not inside a package."""
     spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None  # getattr may answer anything
     if not isinstance(spec, ModuleSpec):
         return None
     places = list(spec.submodule_search_locations or ())
     place = places[0] if places else spec.origin if spec.has_location else None
-    return Path(place).parent if place else None
+    return os.path.dirname(place) if place else None  # noqa: PTH120 - a path for each of thousands takes long
 
 
 def _is_in(folder: Path, name: str) -> bool:

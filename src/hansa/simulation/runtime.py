@@ -1,6 +1,7 @@
 """A `Run` in this process or on its cores: rounds on a virtual clock, clients that exist only while they train."""
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -226,10 +227,15 @@ def _together(engine: str) -> "AbstractContextManager[Together | None]":
     return Together()
 
 
+_at_rest_already = threading.Event()
+"""Set once somebody else was found to have thought of old objects: these are counted one by one, each time."""
+
+
 @contextmanager
 def _old_objects_at_rest() -> Iterator[None]:
     """Whoever looks for garbage leaves alone what is there already: of a library, that is half a million objects."""
-    if gc.get_freeze_count():  # somebody has thought of it
+    if _at_rest_already.is_set() or gc.get_freeze_count():
+        _at_rest_already.set()
         yield
         return
     gc.freeze()
