@@ -43,5 +43,6 @@ class Jobs:
         """Cancel them all, and wait until they have ended."""
         tasks = tuple(self)
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # one that is ending already is not cut off in what it does to end
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
