@@ -62,9 +62,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """A command that a test ran in this process has its log lines go to a stream that is closed by now."""
+def _process_as_before() -> Iterator[None]:
+    """A command that a test ran in this process has its log lines go to a stream that is closed by now.
+
+    And where an app was loaded from is where every import of later tests would look first.
+    """
+    path = list(sys.path)
     yield
+    sys.path[:] = path
     structlog.reset_defaults()
 
 
