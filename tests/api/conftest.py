@@ -9,6 +9,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # served.py is a module of the t
 from served import Served
 
 APP = """
+import os
+import time
+
 import numpy as np
 
 import hansa
@@ -28,6 +31,8 @@ def load(client):
 
 @app.train
 def train(model, task):
+    while task.round == 2 and "gate" in task.config and not os.path.exists(task.config["gate"]):
+        time.sleep(0.01)
     target, n = task.data
     w = model["w"] + np.float32(0.5) * (target - model["w"])
     loss = float("nan") if task.config.get("nan") else float(np.mean((target - w) ** 2))

@@ -124,7 +124,7 @@ def test_headers_that_come_a_byte_at_a_time_are_ended_however_long_they_move(ser
 
 def test_a_body_that_moves_is_never_ended(served: Served) -> None:
     """A small step in each patience is enough: five times its length is waited for."""
-    steps, size = 10, 40_000
+    steps, size = 25, 16_000
     token = served.token()
     with connected(served) as slow:
         slow.sendall(
@@ -132,7 +132,7 @@ def test_a_body_that_moves_is_never_ended(served: Served) -> None:
             f"Content-Length: {steps * size}\r\nConnection: close\r\n\r\n".encode()
         )
         for _ in range(steps):
-            time.sleep(PATIENCE / 2)
+            time.sleep(PATIENCE / 5)
             slow.sendall(bytes(size))
         assert b" 422 " in slow.recv(4096)  # it is no model, and was read to its end
 
@@ -162,7 +162,8 @@ def test_an_event_stream_that_has_nothing_to_say_goes_on(served: Served) -> None
         assert served.server.doors.open == 1
 
 
-def test_one_address_cannot_take_every_connection(served: Served) -> None:
+def test_one_address_cannot_take_every_connection(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.server._server.config.http_protocol_class, "patience", 60.0)  # nobody goes meanwhile
     with ExitStack() as held:
         for _ in range(MOST):
             held.enter_context(connected(served))

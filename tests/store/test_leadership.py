@@ -274,10 +274,10 @@ async def test_a_leader_whose_database_is_away_for_a_whole_lease_leads_no_more_a
 async def test_a_lease_is_renewed_for_as_long_as_its_leader_is_there(postgres: PostgresServer, postgres_url: str):
     store = PostgresStore(postgres_url)
     await store.open()
-    async with store.leadership("controller", lease=0.6) as leadership:
+    async with store.leadership("controller", lease=1.5) as leadership:
         seen = {await until(postgres, store)}
         while len(seen) < 4:  # the server tells nobody
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
             seen.add(await until(postgres, store))
         assert leadership.epoch == 1
     assert await until(postgres, store) == 0.0
