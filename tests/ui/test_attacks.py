@@ -147,6 +147,7 @@ def test_what_a_hostile_client_is_called_is_found_and_pinned_like_any_other(look
 def test_metrics_named_like_parts_of_every_object_are_numbers_where_there_are_any(looker: Visit, beset: Beset) -> None:
     page = looker.turn_to(beset.fill("p/default/sessions/{session}?tab=clients"))
     page.get_by_role("combobox", name="Round").select_option("1")
+    looker.still()
     rows = page.get_by_role("region", name="Clients in the round").locator("tbody tr")
     expect(rows.filter(has_text=NAME)).to_contain_text("0.500")
     table = page.get_by_role("region", name="Clients in the round")
@@ -165,8 +166,7 @@ def test_metrics_named_like_parts_of_every_object_are_numbers_where_there_are_an
 
 def test_two_hundred_metrics_of_one_client_are_drawn_when_somebody_asks(looker: Visit, beset: Beset) -> None:
     page = looker.turn_to(beset.fill("p/default/sessions/{session}"))
-    expect(page.locator(".plot").first).to_be_visible()
-    assert page.locator(".plot").count() == 12
+    expect(page.locator(".plot")).to_have_count(12)
     page.get_by_role("button", name=re.compile(r"^Draw \d+ more")).click()
     expect(page.locator(".plot")).to_have_count(24)
     _untaken(looker)
@@ -263,11 +263,10 @@ def test_no_other_site_shows_the_studio_in_a_frame(looker: Visit, beset: Beset, 
     assert browser is not None
     context = browser.new_context(ignore_https_errors=True)
     page = context.new_page()
-    refused: list[str | None] = []
-    page.on("requestfailed", lambda request: refused.append(request.failure) if beset.url in request.url else None)
-    page.goto(other_site)
+    with page.expect_event("requestfailed", lambda request: beset.url in request.url) as refused:
+        page.goto(other_site)
+    assert refused.value.failure == "net::ERR_BLOCKED_BY_RESPONSE"
     page.wait_for_function("document.title === 'loaded'")
-    assert refused == ["net::ERR_BLOCKED_BY_RESPONSE"]
     context.close()
     headers = beset.http().get("/ui/p/default").headers
     assert headers["x-frame-options"] == "DENY"
