@@ -121,7 +121,7 @@ def test_a_session_whose_clients_return_other_shapes_fails_with_the_tensor(
         )
     )
     hansa.client(server, "client-0")
-    done = hansa.run("session", "start", tiny, "--rounds", 1, "--deadline", 5)
+    done = hansa.run("session", "start", tiny, "--rounds", 1, "--deadline", 60)
     assert done.returncode == 1
     assert "'w'" in done.stderr
     assert "what train() returned" in done.stderr
