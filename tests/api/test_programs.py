@@ -26,7 +26,9 @@ def test_a_viewer_sees_a_session_of_parties_and_starts_none(served: Served) -> N
         assert viewer.post(f"{one}/{verb}").status_code == 403
     assert viewer.get(one).json()["state"] == "created"
     assert scientist.post(f"{one}/start").json()["state"] == "running"
-    assert "0 of 2 parties have ended; it waits for bank (away" in viewer.get(f"{one}/why").json()["sentence"]
+    while (waits := viewer.get(f"{one}/why").json())["phase"] is None:  # until it is read what was said before
+        assert waits["state"] == "running"
+    assert "0 of 2 parties have ended; it waits for bank (away" in waits["sentence"]
     assert scientist.post(f"{one}/stop").json()["state"] == "stopped"
 
 
