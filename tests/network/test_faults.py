@@ -36,6 +36,15 @@ async def outcomes(made: Federation, session: SessionRecord) -> dict[str, tuple[
     return {row.client: (row.outcome, row.reason) for row in await made.contributions(session)}
 
 
+async def begun(made: Federation, app: Path, spec: RunSpec) -> SessionRecord:
+    """A session in which an update counts; that is told as it happens, and to who listens before it begins."""
+    session = await made.create(app, spec)
+    counts = asyncio.create_task(made.until_event(session, "client.accepted"))
+    await made.controller.sessions.start(PROJECT, session.id)
+    await counts
+    return session
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -111,8 +120,7 @@ async def test_clients_of_a_lost_combiner_go_to_another_and_the_bits_stay(large_
     spec = RunSpec(rounds=6, rules=rules)
     async with federation(tmp_path, ["a", "b"]) as made:
         await made.clients(4)
-        session = await made.start(large_app, spec)
-        await made.until_event(session, "client.accepted")
+        session = await begun(made, large_app, spec)
         await made.leave("a")
         session = await made.end(session)
         servers = {present.combiner for present in made.tree.directory.clients.values()}
@@ -126,8 +134,7 @@ async def test_a_round_closes_by_its_deadline_and_names_the_client_that_died(app
     spec = RunSpec(rounds=1, rules=rules, config={"bad": "client-2", "how": "hang"})
     async with federation(tmp_path) as made:
         await made.clients(3)
-        session = await made.start(app, spec)
-        await made.until_event(session, "client.accepted")
+        session = await begun(made, app, spec)
         await made.leave("client-2")
         session = await made.end(session)
         rows = await outcomes(made, session)
@@ -140,8 +147,7 @@ async def test_a_client_that_died_and_came_back_takes_its_place_again(app: Path,
     spec = RunSpec(rounds=1, rules=rules, config={"bad": "client-2", "how": "hang"})
     async with federation(tmp_path) as made:
         await made.clients(3)
-        session = await made.start(app, spec)
-        await made.until_event(session, "client.accepted")
+        session = await begun(made, app, spec)
         await made.leave("client-2")
         await made.client("client-2", 2, 3, app=healthy)
         session = await made.end(session)
