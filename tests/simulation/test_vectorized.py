@@ -366,6 +366,9 @@ def test_what_was_there_before_a_run_is_left_to_the_next_search_for_garbage(
         simulate(app, clients=2, rounds=1, engine="vectorized", on_round=lambda _: seen.append(gc.get_freeze_count()))
         assert seen[0] > 0
         assert gc.get_freeze_count() == 0
+        with runtime._old_objects_at_rest():  # of a simulation beside this one
+            simulate(app, clients=2, rounds=1, engine="vectorized")
+            assert gc.get_freeze_count() > 0
         assert not runtime._at_rest_already.is_set()
     finally:
         gc.freeze()

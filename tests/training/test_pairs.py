@@ -107,17 +107,26 @@ def test_labels_of_which_a_binary_cross_entropy_is_none_are_refused_in_whichever
         lambda o, y: nn.functional.binary_cross_entropy_with_logits(o, y, reduction="none")[y >= 0].mean(),
         nn.SoftMarginLoss(),
         nn.MSELoss(),
+        lambda o, y: torch.vmap(nn.functional.binary_cross_entropy_with_logits)(o, (y + 1) / 2).mean(),
     ],
-    ids=["moved", "weighted", "masked", "margin", "squares"],
+    ids=["moved", "weighted", "masked", "margin", "squares", "mapped"],
 )
 def test_labels_below_0_that_a_loss_knows_are_learnt(loss: Any) -> None:
     losses = trained(one, X, SIGNS, loss)
     assert losses["loss"] < losses["train"]
 
 
+def test_whole_numbers_for_a_loss_of_floats_are_told() -> None:
+    for loss in (nn.BCEWithLogitsLoss(), nn.HuberLoss()):
+        with pytest.raises(AppError, match="targets are whole numbers, and the loss takes floats"):
+            trained(one, X, (SIGNS > 0).astype(np.int64), loss)
+
+
 def test_accuracy_is_of_one_logit_and_of_classes_second_or_last_and_leaves_out_what_is_below_0() -> None:
     logits = torch.tensor([[3.0], [-1.0], [2.0], [-4.0]])
     assert float(accuracy(logits, torch.tensor([1, 0, 0, 0]))) == 0.75
+    assert float(accuracy(logits, torch.tensor([1, 0, -1, -100]))) == 1
+    assert float(accuracy(logits, torch.tensor([1, -1, -1, -1]))) == 0.75  # a label of its own where no 0 is
     words = torch.eye(3)[torch.tensor([[0, 1], [2, 2]])]  # (n, length, classes)
     targets = torch.tensor([[0, 2], [2, -100]])
     assert float(accuracy(words, targets)) == float(accuracy(words.movedim(-1, 1), targets)) == 2 / 3
@@ -175,7 +184,7 @@ def test_what_is_refused_for_another_reason_keeps_its_error_and_tells_the_shapes
 
 def test_what_a_loss_says_of_targets_is_not_laid_to_the_words_before_them() -> None:
     make = lambda: nn.Sequential(nn.Embedding(9, 1), nn.Flatten(), nn.Linear(5, 1), nn.Flatten(0))  # noqa: E731 - one line
-    with pytest.raises(RuntimeError, match="desired output type Long"):
+    with pytest.raises(AppError, match="targets are whole numbers, and the loss takes floats"):
         trained(make, np.ones((30, 5), np.int64), np.arange(30) % 2, nn.functional.binary_cross_entropy_with_logits)
 
 

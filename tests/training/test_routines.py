@@ -170,8 +170,10 @@ def test_what_was_compiled_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("optimizer", ["SGD", slow("Adam")])
 def test_an_optimizer_is_made_without_the_compiler_which_works_as_ever_afterwards(optimizer: str) -> None:
+    """And compiles no loss that is only looked at: it is run as it was written."""
     program = f"""
 import sys, torch
+from hansa.training.pairs import takes_shares
 from hansa.training.routines import without_compiler
 parameters = [torch.nn.Parameter(torch.ones(2))]
 with without_compiler():
@@ -186,6 +188,8 @@ assert torch._dynamo.is_compiling() is False
 assert torch.equal(torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)), torch.full((2,), 2.0))
 with without_compiler():
     torch.optim.{optimizer}(parameters, lr=0.5)
+loss = lambda outputs, targets: torch.nn.functional.binary_cross_entropy_with_logits(outputs, targets)
+assert takes_shares(torch.compile(loss, backend=lambda *_: 1 / 0, fullgraph=True), torch.zeros(3), torch.ones(3))
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

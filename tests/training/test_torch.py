@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -454,12 +455,23 @@ def test_metrics_do_not_depend_on_the_size_of_evaluation_batches() -> None:
     assert parts.evaluate(model, task()).values == pytest.approx(expected.values, rel=1e-6)
 
 
-@pytest.mark.parametrize("left_out", [-100, 0])
-def test_targets_that_are_left_out_count_for_nothing_whatever_the_size_of_batches(left_out: int) -> None:
-    """Also in the accuracy, where the loss leaves out a class."""
+WEIGHTS = torch.tensor([0.1, 1.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("left_out", "loss"),
+    [
+        (-100, nn.CrossEntropyLoss()),
+        (0, nn.CrossEntropyLoss(ignore_index=0)),
+        (0, partial(nn.functional.cross_entropy, ignore_index=0)),
+        (-1, nn.CrossEntropyLoss(ignore_index=-1, weight=WEIGHTS)),
+        (-100, partial(nn.functional.cross_entropy, weight=WEIGHTS)),
+    ],
+)
+def test_targets_that_are_left_out_count_for_nothing_whatever_the_size_of_batches(left_out: int, loss: Any) -> None:
+    """Also in the accuracy, where the loss leaves out a class; and classes count in the loss as it weighs them."""
     labels = LABELS.copy()
     labels[5:13] = labels[::3] = left_out
-    loss = nn.CrossEntropyLoss(ignore_index=left_out)
     whole, parts = (trainer(with_everything, loss=loss, evaluation_batch_size=size) for size in (40, 4))
     model = start(whole)
     ones, others = (of.evaluate(model, task((X, labels))).values for of in (whole, parts))
@@ -473,6 +485,30 @@ def test_targets_that_are_left_out_count_for_nothing_whatever_the_size_of_batche
     nothing = task((X, np.full(len(X), left_out)))
     assert np.isnan(parts.evaluate(model, nothing).values["loss"])
     assert not any(gradient.any() for gradient in parts.gradient(model, nothing).arrays.values())
+
+
+def test_a_batch_of_targets_that_are_left_out_leaves_the_loss_of_training_a_number() -> None:
+    labels = np.where(np.arange(40) % 2, LABELS, -100)
+    still, one = (trainer(optimizer=sgd(lr=0.0), batch_size=size) for size in (1, 40))
+    losses = [of.fit(start(of), task((X, labels))).metrics["loss"] for of in (still, one)]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_loss_that_says_it_leaves_nothing_out_is_taken_at_its_word() -> None:
+    """As `ignore_index=None` of losses of other libraries does."""
+
+    class Own(nn.CrossEntropyLoss):  # type: ignore[misc,name-defined]  # torch is imported at run time
+        def __init__(self) -> None:
+            super().__init__()
+            self.ignore_index = None
+
+        def forward(self, outputs: Any, targets: Any) -> Any:
+            return nn.functional.cross_entropy(outputs, targets, reduction=self.reduction)
+
+    of, plain = trainer(loss=Own()), trainer()
+    model = start(of)
+    assert of.evaluate(model, task()).values == plain.evaluate(model, task()).values
+    assert not isinstance(of.vectorized(model, task()), str)
 
 
 def test_evaluation_and_gradients_tell_how_far_they_are() -> None:

@@ -230,19 +230,28 @@ def _together(engine: str) -> "AbstractContextManager[Together | None]":
 _at_rest_already = threading.Event()
 """Set once somebody else was found to have thought of old objects: these are counted one by one, each time."""
 
+_resting = threading.Lock()
+"""Held by the simulation that has them at rest; one beside it, or within it, leaves that to it."""
+
 
 @contextmanager
 def _old_objects_at_rest() -> Iterator[None]:
     """Whoever looks for garbage leaves alone what is there already: of a library, that is half a million objects."""
-    if _at_rest_already.is_set() or gc.get_freeze_count():
-        _at_rest_already.set()
+    if not _resting.acquire(blocking=False):
         yield
         return
-    gc.freeze()
     try:
-        yield
+        if _at_rest_already.is_set() or gc.get_freeze_count():
+            _at_rest_already.set()
+            yield
+            return
+        gc.freeze()
+        try:
+            yield
+        finally:
+            gc.unfreeze()
     finally:
-        gc.unfreeze()
+        _resting.release()
 
 
 def _app_and_spec(

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from hansa.errors import AppError
+from hansa.training.routines import uncompiled
 from hansa.training.tensors import Inputs
 
 __all__ = [
@@ -45,12 +46,16 @@ def accuracy(outputs: Any, targets: torch.Tensor, *, classes: int | None = None)
     """The share of right answers, among the targets that are not below 0: those are left out, as cross-entropy does.
 
     outputs: shape (n, classes, …) or (n, …, classes) with targets (n, …) of class numbers; or as many logits as there
-    are targets, of 1 against 0; or what has such `logits`. classes: their axis, 1 or -1, where it cannot be told, as
-    `functools.partial(accuracy, classes=-1)`. Raises `AppError` for other outputs.
+    are targets, of 1 against 0, or of 1 against -1 where there are no others; or what has such `logits`. classes: their
+    axis, 1 or -1, where it cannot be told, as `functools.partial(accuracy, classes=-1)`. Raises `AppError` for other
+    outputs.
     """
     found = scores(outputs)
     if found.numel() == targets.numel():
-        return (found.reshape(targets.shape) > 0).eq(targets).double().mean()
+        are_signs = not ((targets == 0) | (targets < -1)).any()
+        signs = targets.clamp(min=0) if are_signs else targets
+        right = (found.reshape(targets.shape) > 0).eq(signs)
+        return right.double().sum() / (signs >= 0).sum().clamp(min=1)
     right = with_classes_second(found, targets, classes).argmax(dim=1) == targets
     return right.double().sum() / (targets >= 0).sum().clamp(min=1)
 
@@ -92,7 +97,7 @@ def check_is_loss(loss: Any) -> None:
 
 def check_are_signs(targets: torch.Tensor) -> None:
     """Raise `AppError` unless the targets of single logits are 0 and 1; nothing is looked at within `torch.func`."""
-    if torch._C._are_functorch_transforms_active() or not targets.numel():  # noqa: SLF001 - torch.func does not tell
+    if _is_transformed() or not targets.numel():
         return
     least, most = int(targets.min()), int(targets.max())
     if least < 0 or most > 1:
@@ -114,6 +119,10 @@ def explaining(inputs: Inputs, targets: torch.Tensor) -> Iterator[None]:
             explained = AppError(
                 "the loss is given what the module returns, and takes a tensor: give one that takes that apart, "
                 f"as lambda outputs, targets: cross_entropy(outputs.logits, targets) ({error})"
+            )
+        elif any(words in str(error) for words in _OF_LOSSES) and not targets.is_floating_point():
+            explained = AppError(
+                f"targets are whole numbers, and the loss takes floats: give them as float32 ({error})"
             )
         if explained is not None:
             raise explained from error
@@ -166,6 +175,9 @@ def _explained(error: Exception, inputs: torch.Tensor, targets: torch.Tensor) ->
         return AppError(f"inputs are {kind}, and a layer of the module takes floats: give them as float32 ({said})")
     return None
 
+
+_OF_LOSSES = ("cast to the desired output type Long", "Found dtype Long but expected")
+"""What they say of targets that are whole numbers."""
 
 _OF_LAYERS = (
     "mat1 and mat2 must have the same",
@@ -233,6 +245,11 @@ def _are_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, equal_nan=True)
 
 
+def _is_transformed() -> bool:
+    """Whether this runs within `torch.func`, where no tensor tells its numbers."""
+    return bool(torch._C._are_functorch_transforms_active())  # noqa: SLF001 - torch.func does not tell
+
+
 def are_shares(targets: torch.Tensor) -> bool:
     """Whether none is below 0 or above 1."""
     if not targets.numel():
@@ -250,7 +267,7 @@ def takes_shares(loss: Callable[[Any, Any], Any], outputs: Any, targets: torch.T
     if isinstance(outputs, torch.Tensor) and outputs.numel() != targets.numel():
         return False
     entropies = _Entropies()
-    with torch.random.fork_rng(devices=[targets.device] if targets.is_cuda else []), entropies:
+    with torch.random.fork_rng(devices=[targets.device] if targets.is_cuda else []), uncompiled(), entropies:
         loss(outputs, targets)
     return entropies.found
 
@@ -268,7 +285,7 @@ class _Entropies(TorchFunctionMode):
         given = kwargs or {}
         if func in _ENTROPIES and given["reduction"] != "none" and given["weight"] is None:
             self.found, targets = True, args[1]  # the other arguments are given by name
-            if not are_shares(targets):
+            if not _is_transformed() and not are_shares(targets):
                 raise AppError(
                     "the loss is a binary cross-entropy, of targets from 0 to 1, and these go from "
                     f"{float(targets.min()):g} to {float(targets.max()):g}: give (y + 1) / 2 for labels -1 and 1, or "

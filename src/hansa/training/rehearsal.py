@@ -18,7 +18,7 @@ from hansa.training.chain import Layer, chain_of, is_cross_entropy
 from hansa.training.dense import Dense, NotDenseError
 from hansa.training.pairs import are_shares, takes_shares
 from hansa.training.probing import alike, enough, is_mean_of, mixes
-from hansa.training.setup import Loss
+from hansa.training.setup import Loss, left_out_by
 from hansa.training.steps import calls_others, trained_parameters
 from hansa.training.tensors import Inputs, called, copied, mapped
 from hansa.training.vectorized import PerExample, Stack, Way
@@ -136,7 +136,7 @@ def _known_obstacle(module: torch.nn.Module, loss: Loss, optimizer: torch.optim.
         "one parameter of the module has two names": len(names) != len(list(module.parameters())),
         "the module hooks functions of its own to its gradients": any(map(_is_hooked, module.parameters()))
         or any(each._backward_hooks or each._backward_pre_hooks for each in module.modules()),  # noqa: SLF001 - not told elsewhere
-        "the loss leaves some targets out": getattr(loss, "ignore_index", -1) >= 0,
+        "the loss leaves some targets out": left_out_by(loss, -1) >= 0,
     }
     return next((why for why, is_so in obstacles.items() if is_so), None)
 

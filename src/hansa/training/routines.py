@@ -8,14 +8,14 @@ are the same to the bit in every run and every process on a machine.
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MethodType
 from typing import Any, Final, cast
 
 import torch
 from torch.nn.functional import linear
 
-__all__ = ["Quick", "without_compiler"]
+__all__ = ["Quick", "uncompiled", "without_compiler"]
 
 _LEAST_PRODUCTS: Final = 2**21
 _LEAST_ROWS: Final = 4
@@ -65,6 +65,11 @@ def without_compiler() -> Iterator[None]:
     finally:
         for function in functions:
             vars(function).pop(_LEFT_ALONE, None)
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Within it, what `torch.compile` has made runs as it was written, and is not compiled anew."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 _LOADING: Final = (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad)

@@ -18,10 +18,31 @@ from hansa.training.pairs import accuracy, are_shares, check_are_pairs, takes_sh
 from hansa.training.routines import Quick, without_compiler
 from hansa.training.tensors import Inputs, load_into_module, taken
 
-__all__ = ["Loss", "Setup", "evaluated_at_once", "seed"]
+__all__ = ["Loss", "Setup", "evaluated_at_once", "left_out_by", "seed"]
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) → a mean over the batch, of shape ()."""
+
+
+def left_out_by(loss: Any, otherwise: int) -> int:
+    """The target that a loss says it leaves out; otherwise, where it says nothing."""
+    said = _said(loss, "ignore_index")
+    return said if isinstance(said, int) else otherwise
+
+
+def _class_weights(loss: Any) -> torch.Tensor | None:
+    """By the sum of which, over the targets, a loss divides."""
+    if isinstance(loss, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss) or getattr(loss, "func", None) in _OF_CLASSES:
+        return cast("torch.Tensor | None", _said(loss, "weight"))
+    return None
+
+
+def _said(loss: Any, setting: str) -> Any:
+    """A setting of a loss, of its own or of a `functools.partial`; None where it has none."""
+    return getattr(loss, "keywords", {}).get(setting, getattr(loss, setting, None))
+
+
+_OF_CLASSES = (torch.nn.functional.cross_entropy, torch.nn.functional.nll_loss)
 
 
 def evaluated_at_once(device: torch.device) -> int:
@@ -57,14 +78,27 @@ class Setup:
             return {"loss": self.loss, **self.metrics}
         return {"loss": self.loss} if targets.is_floating_point() else {"loss": self.loss, "accuracy": self._accuracy}
 
-    def known(self, targets: torch.Tensor, size: int) -> torch.Tensor | int:
-        """For how many of its examples a batch counts: not for targets that the loss leaves out of its mean."""
-        return size if targets.is_floating_point() else size * (targets != self._left_out).double().mean()
+    def known(self, targets: torch.Tensor, size: int, of: Loss | None = None) -> torch.Tensor | int:
+        """For how many of its examples a batch counts: not for targets that the loss leaves out of its mean.
+
+        of: the loss, where the batch is weighed in a mean of losses: one that weighs classes divides by their weights.
+        """
+        if targets.is_floating_point():
+            return size
+        counted = (targets != self._left_out).double()
+        weights = _class_weights(of)
+        if weights is not None:
+            counted *= weights.to(counted)[targets.clamp(0, len(weights) - 1)]
+        return size * counted.mean()
+
+    def knows_all(self, y: Any) -> bool:
+        """Whether the loss leaves out none of these targets."""
+        return not bool((y == self._left_out).any())
 
     @property
     def _left_out(self) -> int:
         """What such a target is, by the loss's own word; else what PyTorch's losses take unless they are told."""
-        return getattr(self.loss, "ignore_index", -100)
+        return left_out_by(self.loss, -100)
 
     def _accuracy(self, outputs: Any, targets: torch.Tensor) -> torch.Tensor:
         """Among the targets that the loss does not leave out."""

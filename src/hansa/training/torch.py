@@ -124,7 +124,8 @@ class TorchTrainer:
         """Train from `model` as far as `task.work` goes."""
         x, y = training_examples(task, named=True)
         module = self._setup.loaded(model)
-        losses: list[tuple[torch.Tensor, int]] = []
+        losses: list[tuple[torch.Tensor, torch.Tensor | int]] = []
+        knows_all = self._setup.knows_all(y)
         with self._setup.seeded(task.rng):
             trained = trained_parameters(module)
             parameters = list(trained.values())
@@ -150,7 +151,8 @@ class TorchTrainer:
                         parameter.grad = dense(parameter.grad).sub_(gradient)
                 steps.count()
                 step()
-                losses.append((loss.detach(), count(batch)))
+                size = count(batch)
+                losses.append((loss.detach(), size if knows_all else self._setup.known(targets, size)))
             clear()
         arrays = with_frozen(arrays_of_module(module), model, correction)
         return Update(arrays, len(y), {"loss": mean_of(losses)}, step_sum=steps.sums())
@@ -174,7 +176,7 @@ class TorchTrainer:
                     outputs = self._setup.forward(partial(called, module), inputs)
                     check(outputs, targets)
                     loss = self._setup.loss(outputs, targets)
-                    if known := float(self._setup.known(targets, count(batch))):
+                    if known := float(self._setup.known(targets, count(batch), self._setup.loss)):
                         (loss * (known / len(y))).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
                 losses.append((loss.detach(), known))
             counted = sum(known for _, known in losses)
@@ -206,8 +208,8 @@ class TorchTrainer:
                 with explaining(inputs, targets):
                     outputs = self._setup.forward(partial(called, module), inputs)
                     check(outputs, targets)
-                    known = self._setup.known(targets, count(batch))
                     for name, function in self._setup.measures(targets).items():
+                        known = self._setup.known(targets, count(batch), function)
                         sums.setdefault(name, []).append((function(outputs, targets), known))
         return Metrics({name: mean_of(values) for name, values in sums.items()}, len(y))
 
