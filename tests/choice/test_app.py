@@ -78,7 +78,9 @@ def test_a_trainer_of_the_apps_own_may_read_every_setting() -> None:
     class Own(NumpyTrainer):
         pass
 
-    assert hansa.App(Own(softmax_regression(2, 2), learning_rate=0.1)).reads_config
+    own = Own(softmax_regression(2, 2), learning_rate=0.1)
+    assert hansa.App(own).reads_config
+    assert hansa.App(lambda *, _steps=1: own).reads_config
 
 
 def test_a_partial_function_may_be_decorated_and_is_refused_twice_as_any_other() -> None:

@@ -239,10 +239,11 @@ class App:
     def reads_config(self) -> bool:
         """Whether something of the app's own, a function or a trainer, may look up settings in `task.config`."""
         roles = {"train", "evaluate", "predict", "select", "configure", "aggregate"}
-        if roles & self._functions.keys() or getattr(self._given, "reads_config", False):
+        if roles & self._functions.keys():
             return True
-        own = self._given is not None and "trainer" not in self._settings
-        return own and not type(self._given).__module__.startswith("hansa.")
+        trainer = self.given_trainer({})
+        own = trainer is not None and not type(trainer).__module__.startswith("hansa.")
+        return own or bool(getattr(trainer, "reads_config", False))
 
     @property
     def makes_model(self) -> bool:
