@@ -359,6 +359,8 @@ async def test_who_calls_a_server_that_ends_has_no_agent_there_which_would_keep_
             await calls.channel.close()
             assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         await made.restart()
+        back = next(guest for guest in made.server.gateway.guests if guest.member.node == "a")
+        await until(lambda: back.listens and "a" in made.made.tree.directory.clients)
         result = await values(made, await start(client))
     assert result == [2, 2]
 
