@@ -116,6 +116,14 @@ def test_labels_below_0_that_a_loss_knows_are_learnt(loss: Any) -> None:
     assert losses["loss"] < losses["train"]
 
 
+def test_a_loss_that_changes_what_it_is_given_is_not_given_it_twice() -> None:
+    def in_place(outputs: Any, targets: Any) -> Any:
+        return nn.functional.mse_loss(outputs.sigmoid_(), targets.mul_(2))
+
+    plain = trained(one, X, SIGNS, lambda outputs, targets: nn.functional.mse_loss(outputs.sigmoid(), targets * 2))
+    assert trained(one, X, SIGNS.copy(), in_place) == plain
+
+
 def test_whole_numbers_for_a_loss_of_floats_are_told() -> None:
     for loss in (nn.BCEWithLogitsLoss(), nn.HuberLoss()):
         with pytest.raises(AppError, match="targets are whole numbers, and the loss takes floats"):

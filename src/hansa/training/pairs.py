@@ -262,10 +262,11 @@ def takes_shares(loss: Callable[[Any, Any], Any], outputs: Any, targets: torch.T
     """Whether a loss takes the mean of binary cross-entropies, which are such of targets from 0 to 1.
 
     Raises `AppError` where it is given others: it would fall without end. One that weighs its targets, or takes the
-    mean itself, may leave such out. What the loss draws meanwhile is not missing afterwards.
+    mean itself, may leave such out. What the loss draws or changes in place meanwhile is as it was afterwards.
     """
     if isinstance(outputs, torch.Tensor) and outputs.numel() != targets.numel():
         return False
+    outputs, targets = (each.clone() if isinstance(each, torch.Tensor) else each for each in (outputs, targets))
     entropies = _Entropies()
     with torch.random.fork_rng(devices=[targets.device] if targets.is_cuda else []), uncompiled(), entropies:
         loss(outputs, targets)
