@@ -326,6 +326,22 @@ def test_stacks_of_functions_that_treat_last_numbers_otherwise_have_none() -> No
     assert stacks(trainer()).way.multiple == 1
 
 
+def test_how_clients_train_is_found_alike_whatever_the_model_knows() -> None:
+    """Else a process that joins late, or goes on from a checkpoint, would come to other bits than one that did not."""
+    of, found = trainer(), set[tuple[bool, bool, int]]()
+    signs = np.kron(np.eye(3, dtype=np.float32), np.array([[1], [-1]], np.float32))  # each input, and its opposite
+    known = {"0.weight": np.zeros((9, 6), np.float32), "2.weight": np.zeros((3, 9), np.float32)}
+    known["0.weight"][:6, :3], known["2.weight"][:, :6] = signs, signs.T
+    for sure, seeds in ((1, range(10)), (40, (8, 87, 151, 205, 244)), (60, (162, 235)), (100, (19, 39, 235))):
+        taught = Arrays({**model(of), **{name: np.float32(sure) * array for name, array in known.items()}})
+        for seed in seeds:
+            x = np.random.default_rng(seed).standard_normal((20, 6)).astype(np.float32)
+            prepared = of.vectorized(taught, task(0, lambda _, x=x: (x, x[:, :3].argmax(1))))
+            assert isinstance(prepared, TorchStacks), prepared
+            found.add((prepared.way.dense, prepared.way.layers is not None, prepared.way.multiple))
+    assert found == {(True, True, 1)}
+
+
 def test_a_stack_has_as_many_clients_as_its_memory_allows() -> None:
     small, large = (
         stacks(trainer(lambda width=width: nn.Sequential(nn.Linear(6, width), nn.Linear(width, 3))))

@@ -88,15 +88,13 @@ def rehearse(
 ) -> Rehearsal:
     """Try a step. loss: a mean over a batch; each: the same of each example; x, y: at least one example.
 
-    The module is in training mode. Its parameters, which are moved a little, buffers and gradients, and torch's random
+    The module is in training mode. Its parameters, which are drawn anew, buffers and gradients, and torch's random
     state, are the caller's to restore.
     """
     why = _known_obstacle(module, loss, optimizer)
     if why is not None:
         return Rehearsal(why)
-    with torch.no_grad():  # some things do not show where all are zeros
-        for parameter in trained_parameters(module).values():
-            parameter.add_(_noise(parameter, parameter.shape))
+    _as_at_the_beginning(module)
     before = {layer: _numbers_of(layer) for layer in module.modules()}
     try:
         x, y = enough(x, y)
@@ -272,6 +270,21 @@ def _layers(alone: _Alone) -> tuple[Layer, ...] | None:
         return None
     evaluated, trained = (chain_of(alone.module.train(mode), alone.x) for mode in (False, True))
     return trained if trained == evaluated else None
+
+
+def _as_at_the_beginning(module: torch.nn.Module) -> None:
+    """Let it know nothing: of a model that is sure of its answers, gradients are differences of nearly equal numbers.
+
+    What is found then is rounding, and one process would find another way than the next. Numbers that may have to be
+    positive, as scales, stay about what they are; but some things do not show where all are zeros.
+    """
+    with torch.no_grad():
+        for parameter in trained_parameters(module).values():
+            drawn = _noise(parameter, parameter.shape)
+            if parameter.dim() > 1:
+                parameter.copy_(drawn / _MOVED)
+            else:
+                parameter.add_(drawn)
 
 
 def _noise(like: torch.Tensor, shape: torch.Size) -> torch.Tensor:
