@@ -27,8 +27,8 @@ ASKS_FOR_NOTHING = {"p/default/clients/join", "p/default/nowhere", "projects/new
 def test_a_page_is_without_a_fault_in_both_themes(visitor: Visit, studied: Studied, state: str, place: str) -> None:
     with studied.unwell_as(state):
         visitor.expected = ("Failed to load resource",) if state else ()
-        if "?" in place:
-            visitor.turn_to("p/default/nowhere")  # so that nothing is left of the page's other tabs
+        if state or "?" in place:
+            visitor.turn_to("p/default/nowhere")  # so that nothing is left of the page itself, or of its other tabs
         page = visitor.turn_to(studied.fill(place), still=state != "loading")
         if state and place not in ASKS_FOR_NOTHING:
             expect(page.locator(SAYS[state]).first).to_be_attached()
